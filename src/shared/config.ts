@@ -1,0 +1,122 @@
+/**
+ * The one module that reads the environment. Invariant: a process that runs has a valid configuration; a wrong
+ * variable stops it at start, with the variable's name.
+ */
+
+export interface Config {
+  readonly production: boolean
+  readonly port: number
+  readonly host: string
+  readonly database_url: string
+  readonly redis_url: string
+  /** Put before every Redis key and channel, so that several Holdfasts share one Redis. */
+  readonly redis_prefix: string
+  readonly api_keys: readonly string[]
+  readonly admin_keys: readonly string[]
+  readonly worker_concurrency: number
+  /** undefined: 9464, or any free port when that one is taken */
+  readonly metrics_port: number | undefined
+  readonly lease_ttl_ms: number
+  readonly shutdown_ms: number
+  readonly log_level: string
+}
+
+export class ConfigError extends Error {
+  readonly code = 'bad_configuration'
+  readonly variable: string
+  constructor(variable: string, detail: string) {
+    super(`${variable} ${detail}`)
+    this.variable = variable
+  }
+}
+
+type Env = Readonly<Record<string, string | undefined>>
+
+function text(env: Env, name: string): string | undefined {
+  const value = env[name]?.trim()
+  return value === '' ? undefined : value
+}
+
+function integer(env: Env, name: string, min: number, max: number): number | undefined {
+  const value = text(env, name)
+  if (value === undefined) return undefined
+  const number = Number(value)
+  if (!/^\d+$/.test(value) || number < min || number > max) {
+    throw new ConfigError(name, `must be a whole number from ${min} to ${max}, not ${JSON.stringify(value)}`)
+  }
+  return number
+}
+
+function choice(env: Env, name: string, choices: readonly string[]): string | undefined {
+  const value = text(env, name)
+  if (value !== undefined && !choices.includes(value)) {
+    throw new ConfigError(name, `must be one of ${choices.join(', ')}, not ${JSON.stringify(value)}`)
+  }
+  return value
+}
+
+/** Refuses what this version knows by name but cannot do, instead of running as if it were not asked for. */
+function only(env: Env, name: string, choices: readonly string[], supported: string): void {
+  const value = choice(env, name, choices)
+  if (value !== undefined && value !== supported) {
+    throw new ConfigError(name, `${JSON.stringify(value)} is not available in this version; use ${supported}`)
+  }
+}
+
+function url(env: Env, name: string, protocols: readonly string[]): string {
+  const value = text(env, name)
+  if (value === undefined) throw new ConfigError(name, 'is not set')
+  // The value itself stays out of the message: it may hold a password.
+  if (!URL.canParse(value) || !protocols.includes(new URL(value).protocol)) {
+    throw new ConfigError(name, `must be a URL that starts with ${protocols.map((p) => `${p}//`).join(' or ')}`)
+  }
+  return value
+}
+
+function keys(env: Env, name: string, production: boolean): readonly string[] {
+  const list = (text(env, name) ?? '').split(',').flatMap((key) => key.trim() || [])
+  if (production && list.length === 0) throw new ConfigError(name, 'must be set in production')
+  const short = production && list.find((key) => key.length < 16)
+  if (short) throw new ConfigError(name, 'has a key of fewer than 16 characters')
+  return list
+}
+
+/** Milliseconds a lease lives without renewal: long enough for a stalled event loop, short enough that the line
+ *  of a killed worker moves again soon. */
+const LEASE_TTL_MS = 5_000
+
+export function readConfig(env: Env): Config {
+  const production = choice(env, 'NODE_ENV', ['production', 'development', 'test']) === 'production'
+  only(env, 'LOCK_BACKEND', ['redis', 'redlock', 'etcd'], 'redis')
+  only(env, 'PAYMENTS', ['sandbox', 'stripe'], 'sandbox')
+  for (const name of ['LOCK_REDIS_URLS', 'ETCD_HOSTS', 'STRIPE_SECRET_KEY']) {
+    if (text(env, name) !== undefined) throw new ConfigError(name, 'is not used by this version; unset it')
+  }
+  if (choice(env, 'LAB', ['0', '1']) === '1' && production) throw new ConfigError('LAB', 'must not be 1 in production')
+  return {
+    production,
+    port: integer(env, 'PORT', 0, 65_535) ?? 3000,
+    host: text(env, 'HOST') ?? '0.0.0.0',
+    database_url: url(env, 'DATABASE_URL', ['postgres:', 'postgresql:']),
+    redis_url: url(env, 'REDIS_URL', ['redis:', 'rediss:']),
+    redis_prefix: text(env, 'REDIS_PREFIX') ?? '',
+    api_keys: keys(env, 'API_KEYS', production),
+    admin_keys: keys(env, 'ADMIN_KEYS', production),
+    worker_concurrency: integer(env, 'WORKER_CONCURRENCY', 1, 1_000) ?? 16,
+    metrics_port: integer(env, 'METRICS_PORT', 0, 65_535),
+    lease_ttl_ms: integer(env, 'LEASE_TTL_MS', 200, 600_000) ?? LEASE_TTL_MS,
+    shutdown_ms: integer(env, 'SHUTDOWN_MS', 100, 600_000) ?? 15_000,
+    log_level: choice(env, 'LOG_LEVEL', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']) ?? 'info',
+  }
+}
+
+/** For entry files: the configuration, or one line on stderr and exit code 1. */
+export function configOrExit(): Config {
+  try {
+    return readConfig(process.env)
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    process.stderr.write(`holdfast: ${error.message}\n`)
+    process.exit(1)
+  }
+}

@@ -1,0 +1,81 @@
+/**
+ * Postgres connections. Invariant: every connection has explicit time limits, and a transaction whose client stopped
+ * answering is ended by the server, so that its row locks never outlive the lease they were taken under.
+ */
+import { type SQL, sql } from 'drizzle-orm'
+import { PgDialect } from 'drizzle-orm/pg-core'
+import { drizzle, type PostgresJsDatabase } from 'drizzle-orm/postgres-js'
+import { migrate } from 'drizzle-orm/postgres-js/migrator'
+import postgres from 'postgres'
+
+export interface DbOptions {
+  /** connections in the pool */
+  max: number
+  /** shown in pg_stat_activity */
+  name: string
+  /** milliseconds a transaction may stand idle before the server ends it: the lease's TTL */
+  idle_in_transaction_ms: number
+}
+
+export interface Db {
+  readonly client: postgres.Sql
+  readonly orm: PostgresJsDatabase
+  close(): Promise<void>
+}
+
+export function openDb(url: string, options: DbOptions): Db {
+  const client = postgres(url, {
+    max: options.max,
+    // postgres.js backs off up to 20 s between reconnects; a line of buyers wants to know sooner.
+    backoff: () => 0.2,
+    connect_timeout: 2,
+    idle_timeout: 60,
+    onnotice: () => {},
+    connection: {
+      application_name: options.name,
+      idle_in_transaction_session_timeout: options.idle_in_transaction_ms,
+    },
+  })
+  // drizzle switches off postgres.js's JSON and date handling: columns arrive as drizzle's schema says.
+  const orm = drizzle(client)
+  return { client, orm, close: () => client.end({ timeout: 2 }) }
+}
+
+const dialect = new PgDialect()
+
+/**
+ * Runs one drizzle `sql` statement as a named prepared statement. drizzle's own `execute` sends it unnamed, which costs
+ * postgres.js a second round trip a statement (Describe, then Bind).
+ */
+export async function run<Row>(on: postgres.Sql | postgres.TransactionSql, statement: SQL): Promise<Row[]> {
+  const { sql: text, params } = dialect.sqlToQuery(statement)
+  return (await on.unsafe(text, params as never[], { prepare: true })) as unknown as Row[]
+}
+
+/** One number a database, so that two migrating processes never interleave (drizzle's migrate takes no lock). */
+const MIGRATION_LOCK = 4_077_001
+
+/** Applies drizzle/ to the database; safe from many processes at once. */
+export async function migrateDb(url: string): Promise<void> {
+  const client = postgres(url, { max: 1, connect_timeout: 5, onnotice: () => {} })
+  try {
+    const orm = drizzle(client)
+    await orm.execute(sql`SELECT pg_advisory_lock(${MIGRATION_LOCK})`)
+    // Released with the session: a killed migrator never leaves it behind.
+    await migrate(orm, { migrationsFolder: new URL('../../drizzle', import.meta.url).pathname })
+  } finally {
+    await client.end({ timeout: 5 })
+  }
+}
+
+/** SQLSTATE of a Postgres error, or undefined for anything else (a broken connection, a bug). */
+export function sqlState(error: unknown): string | undefined {
+  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
+  return cause instanceof postgres.PostgresError ? cause.code : undefined
+}
+
+/** The data itself is at fault (classes 22 and 23, RAISE): the same statement fails again for ever. */
+export function isDataError(error: unknown): boolean {
+  const state = sqlState(error)
+  return state !== undefined && (state.startsWith('22') || state.startsWith('23') || state === 'P0001')
+}

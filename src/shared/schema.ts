@@ -1,0 +1,234 @@
+/**
+ * The tables. Invariant: what must never happen is forbidden here (CHECK, UNIQUE, EXCLUDE, triggers in drizzle/), so
+ * that the database is right even when every lock is wrong. What drizzle-kit cannot say (EXCLUDE, triggers, fill
+ * factors) stands in the hand-written migration drizzle/0001_guards.sql.
+ */
+import { sql } from 'drizzle-orm'
+import {
+  bigint,
+  check,
+  customType,
+  index,
+  integer,
+  jsonb,
+  pgSequence,
+  pgTable,
+  primaryKey,
+  smallint,
+  text,
+  timestamp,
+  uniqueIndex,
+  uuid,
+} from 'drizzle-orm/pg-core'
+
+/** Byte order, so that Postgres sorts references as JavaScript does: both sides lock in one order. */
+const ref = customType<{ data: string }>({ dataType: () => 'text COLLATE "C"' })
+const tstzrange = customType<{ data: string }>({ dataType: () => 'tstzrange' })
+const units = (name: string) => bigint(name, { mode: 'number' })
+const at = (name: string) => timestamp(name, { withTimezone: true, mode: 'string' })
+
+export const PURCHASE_STATUSES = [
+  'queued',
+  'held',
+  'confirmed',
+  'rejected',
+  'failed',
+  'cancelled',
+  'expired',
+  'refunded',
+] as const
+export type PurchaseStatus = (typeof PURCHASE_STATUSES)[number]
+
+export const COMMANDS = ['confirm', 'cancel', 'refund'] as const
+export type CommandKind = (typeof COMMANDS)[number]
+
+/** One line of a purchase: whole units of a resource `type:id`. */
+export interface Line {
+  resource: string
+  units: number
+}
+export type Payment = { method: 'none' } | { method: 'card'; token: string } | { method: 'wallet'; account: string }
+
+/** Everything that stands in a line takes its place from this one sequence. */
+export const lineSeq = pgSequence('line_seq')
+
+export const resources = pgTable(
+  'resources',
+  {
+    ref: ref('ref').primaryKey(),
+    kind: text('kind').$type<'units' | 'calendar'>().notNull(),
+    name: text('name').notNull().default(''),
+    total: units('total').notNull().default(0),
+    available: units('available').notNull().default(0),
+    /** Set aside by holds. Sold is total - available - held, so the three can never disagree. */
+    held: units('held').notNull().default(0),
+    /** In the currency's minor unit (cents). */
+    price: units('price').notNull().default(0),
+    currency: text('currency').notNull().default('USD'),
+    /** The ETag: rises with every change of the definition, not with sales. */
+    version: integer('version').notNull().default(1),
+    fence: units('fence').notNull().default(0),
+    created_at: at('created_at').notNull().defaultNow(),
+    updated_at: at('updated_at').notNull().defaultNow(),
+  },
+  (t) => [
+    check('resources_available_check', sql`${t.available} BETWEEN 0 AND ${t.total}`),
+    check('resources_held_check', sql`${t.held} >= 0 AND ${t.available} + ${t.held} <= ${t.total}`),
+    check('resources_kind_check', sql`${t.kind} IN ('units', 'calendar')`),
+    check('resources_price_check', sql`${t.price} >= 0`),
+  ],
+)
+
+export const purchases = pgTable(
+  'purchases',
+  {
+    id: uuid('id').primaryKey().defaultRandom(),
+    seq: units('seq').notNull().default(sql`nextval('line_seq')`),
+    /** The resource whose line this purchase stands in. */
+    queue: ref('queue').notNull(),
+    customer: text('customer').notNull().default(''),
+    lines: jsonb('lines').$type<Line[]>().notNull(),
+    /** Minor units; null until it is priced under the lease. */
+    amount: units('amount'),
+    currency: text('currency'),
+    payment: jsonb('payment').$type<Payment>().notNull().default({ method: 'none' }),
+    hold_seconds: integer('hold_seconds'),
+    status: text('status').$type<PurchaseStatus>().notNull().default('queued'),
+    reason: text('reason'),
+    fence: units('fence'),
+    expires_at: at('expires_at'),
+    idempotency_key: text('idempotency_key'),
+    idempotency_scope: text('idempotency_scope').notNull().default(''),
+    request_hash: text('request_hash'),
+    created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
+    settled_at: at('settled_at'),
+  },
+  (t) => [
+    uniqueIndex('purchases_idempotency_key')
+      .on(t.idempotency_key, t.idempotency_scope)
+      .where(sql`idempotency_key IS NOT NULL`),
+    index('purchases_line').on(t.queue, t.seq).where(sql`status = 'queued'`),
+    index('purchases_by_queue').on(t.queue, t.seq),
+    index('purchases_by_customer').on(t.customer, t.seq),
+    index('purchases_held_lines').using('gin', sql`lines jsonb_path_ops`).where(sql`status = 'held'`),
+    index('purchases_held_wallets').on(sql`(payment ->> 'account')`).where(sql`status = 'held'`),
+    index('purchases_held_until').on(t.expires_at).where(sql`status = 'held'`),
+    index('purchases_carts').using('gin', sql`lines jsonb_path_ops`).where(sql`jsonb_array_length(lines) > 1`),
+    check(
+      'purchases_status_check',
+      sql`${t.status} IN ('queued', 'held', 'confirmed', 'rejected', 'failed', 'cancelled', 'expired', 'refunded')`,
+    ),
+    check('purchases_lines_check', sql`jsonb_typeof(${t.lines}) = 'array'`),
+    check('purchases_held_check', sql`${t.status} <> 'held' OR ${t.expires_at} IS NOT NULL`),
+  ],
+)
+
+/** Confirm, cancel and refund stand in the same line as what they are about. */
+export const commands = pgTable(
+  'commands',
+  {
+    id: uuid('id').primaryKey().defaultRandom(),
+    seq: units('seq').notNull().default(sql`nextval('line_seq')`),
+    queue: ref('queue').notNull(),
+    purchase: uuid('purchase')
+      .notNull()
+      .references(() => purchases.id),
+    command: text('command').$type<CommandKind>().notNull(),
+    status: text('status').$type<'queued' | 'done' | 'rejected'>().notNull().default('queued'),
+    reason: text('reason'),
+    /** The purchase's status that the command met. */
+    met: text('met').$type<PurchaseStatus>(),
+    fence: units('fence'),
+    idempotency_key: text('idempotency_key'),
+    idempotency_scope: text('idempotency_scope').notNull().default(''),
+    created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
+    settled_at: at('settled_at'),
+  },
+  (t) => [
+    uniqueIndex('commands_idempotency_key')
+      .on(t.idempotency_key, t.idempotency_scope)
+      .where(sql`idempotency_key IS NOT NULL`),
+    index('commands_line').on(t.queue, t.seq).where(sql`status = 'queued'`),
+    index('commands_by_purchase').on(t.purchase),
+    check('commands_command_check', sql`${t.command} IN ('confirm', 'cancel', 'refund')`),
+    check('commands_status_check', sql`${t.status} IN ('queued', 'done', 'rejected')`),
+  ],
+)
+
+export const bookings = pgTable(
+  'bookings',
+  {
+    id: uuid('id').primaryKey().defaultRandom(),
+    seq: units('seq').notNull().default(sql`nextval('line_seq')`),
+    kind: text('kind').$type<'stay' | 'ride'>().notNull().default('stay'),
+    resource: ref('resource').notNull(),
+    customer: text('customer').notNull().default(''),
+    during: tstzrange('during').notNull(),
+    status: text('status').notNull().default('queued'),
+    reason: text('reason'),
+    fence: units('fence'),
+    created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
+    settled_at: at('settled_at'),
+  },
+  (t) => [
+    uniqueIndex('bookings_active_ride')
+      .on(t.customer)
+      .where(sql`kind = 'ride' AND status IN ('requested', 'accepted')`),
+    index('bookings_line').on(t.resource, t.seq).where(sql`status = 'queued'`),
+    index('bookings_by_customer').on(t.customer, t.seq),
+    check('bookings_kind_check', sql`${t.kind} IN ('stay', 'ride')`),
+    check('bookings_during_check', sql`NOT isempty(${t.during})`),
+    check(
+      'bookings_status_check',
+      sql`${t.status} IN ('queued', 'requested', 'accepted', 'completed', 'rejected', 'declined', 'cancelled', 'expired')`,
+    ),
+  ],
+)
+
+/**
+ * The ledger, append-only. Stock in and out has neither purchase nor booking; a purchase writes hold and release, sale
+ * and refund, each at most once a resource. So by resource: total = sum without purchase, held = -(hold + release),
+ * sold = -(sale + refund), available = sum of all.
+ */
+export const movements = pgTable(
+  'movements',
+  {
+    id: bigint('id', { mode: 'number' }).generatedAlwaysAsIdentity(),
+    resource: ref('resource').notNull(),
+    purchase: uuid('purchase'),
+    booking: uuid('booking'),
+    delta: units('delta').notNull(),
+    reason: text('reason').notNull(),
+    fence: units('fence'),
+    idempotency_key: text('idempotency_key'),
+    idempotency_scope: text('idempotency_scope').notNull().default(''),
+    created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
+  },
+  (t) => [
+    primaryKey({ columns: [t.resource, t.id] }),
+    uniqueIndex('movements_effect').on(t.resource, t.purchase, t.reason).where(sql`purchase IS NOT NULL`),
+    uniqueIndex('movements_booking_effect').on(t.resource, t.booking, t.reason).where(sql`booking IS NOT NULL`),
+    uniqueIndex('movements_idempotency_key')
+      .on(t.idempotency_key, t.idempotency_scope)
+      .where(sql`idempotency_key IS NOT NULL`),
+  ],
+)
+
+export const charges = pgTable(
+  'charges',
+  {
+    id: uuid('id').primaryKey().defaultRandom(),
+    purchase: uuid('purchase')
+      .notNull()
+      .references(() => purchases.id),
+    /** charge or refund */
+    purpose: text('purpose').notNull(),
+    provider_id: text('provider_id'),
+    amount: units('amount').notNull().default(0),
+    attempts: smallint('attempts').notNull().default(0),
+    status: text('status').notNull().default('pending'),
+    created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
+    settled_at: at('settled_at'),
+  },
+  (t) => [uniqueIndex('charges_effect').on(t.purchase, t.purpose)],
+)
