@@ -1,0 +1,42 @@
+/**
+ * The seam between the lease core and a lock server. The invariant: every verb is one atomic step on the server that
+ * checks the id, and may be repeated with the same id without changing the outcome. Clocks stay on their own side: the
+ * server answers with durations, the core counts validity on its own monotonic clock from before it asked.
+ */
+
+export interface Attempt {
+  resource: string
+  /** Random and unguessable, one per acquisition: who knows it is the owner. */
+  id: string
+  ttl_ms: number
+  owner: string
+  above: number
+  /** Stand in line when the lock is busy. The ticket is 0 on the first attempt, then what the server gave. */
+  line?: { place_ttl_ms: number; ticket: number }
+}
+
+export type Answer =
+  | { granted: true; token: number }
+  | {
+      granted: false
+      ticket: number
+      /** How many stand before this one. */
+      ahead: number
+      waiting: number
+      /** When the lock, or the turn of the one that may take it, ends by itself; negative when it does not. */
+      free_in_ms: number
+      holder: string | undefined
+    }
+
+export interface Backend {
+  newId(): string
+  attempt(attempt: Attempt): Promise<Answer>
+  /** How many wait behind the renewed lock, or why there is nothing to renew. */
+  extend(resource: string, id: string, ttl_ms: number): Promise<number | 'expired' | 'taken'>
+  release(resource: string, id: string): Promise<'released' | 'expired' | 'taken'>
+  /** Takes away the lock or the place in line that the id has, if any, and hands on its turn. */
+  cancel(resource: string, id: string): Promise<void>
+  /** Begins to deliver wake-ups; idempotent. Until it works, waiters live by their rechecks alone. */
+  listen(woken: (id: string | 'all') => void): void
+  close(): Promise<void>
+}

@@ -1,0 +1,114 @@
+/**
+ * Leases on one Redis. The invariant: every verb is one Lua script over the keys of one resource, which share a
+ * Cluster slot by their braces; `lock:{type:id}` itself exists exactly while somebody has the lock.
+ */
+import { createHash, randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { hostname } from 'node:os'
+import type { Redis } from 'ioredis'
+import type { Backend } from './backend.ts'
+import type { LockEvents, Locks } from './lease.ts'
+import { createLocksOn } from './locks.ts'
+
+interface Script {
+  lua: string
+  sha: string
+}
+
+const line = readFileSync(new URL('./line.lua', import.meta.url), 'utf8')
+
+function script(verb: string): Script {
+  const lua = line + readFileSync(new URL(`./${verb}.lua`, import.meta.url), 'utf8')
+  return { lua, sha: createHash('sha1').update(lua).digest('hex') }
+}
+
+const ACQUIRE = script('acquire')
+const EXTEND = script('extend')
+const RELEASE = script('release')
+const CANCEL = script('cancel')
+
+export interface RedisLocksOptions {
+  /** For commands; stays the caller's to close. It is duplicated for the one subscriber. */
+  redis: Redis
+  /** In front of every key and channel. */
+  prefix?: string
+  ttl_ms: number
+  /** Shown as the holder when an acquire names no owner. Default host:pid. */
+  instance?: string
+  events?: LockEvents
+}
+
+export function createLocks({ redis, prefix = '', ttl_ms, instance, events = {} }: RedisLocksOptions): Locks {
+  const backend = redisBackend(redis, prefix)
+  return createLocksOn(backend, { ttl_ms, instance: instance ?? `${hostname()}:${process.pid}`, events })
+}
+
+function redisBackend(redis: Redis, prefix: string): Backend {
+  // Every createLocks has a channel of its own, so that a wake-up reaches the one process that it is for.
+  const process_id = randomUUID().slice(0, 13)
+  const channels = `${prefix}lock:wake:`
+  let subscriber: Redis | undefined
+
+  async function run({ sha, lua }: Script, keys: string[], args: (string | number)[]): Promise<unknown> {
+    try {
+      return await redis.evalsha(sha, keys.length, ...keys, ...args)
+    } catch (error) {
+      // A restarted or failed over server does not know the script; sending it once teaches it.
+      if (!(error instanceof Error && error.message.startsWith('NOSCRIPT'))) throw error
+      return redis.eval(lua, keys.length, ...keys, ...args)
+    }
+  }
+
+  const lockKey = (resource: string) => `${prefix}lock:{${resource}}`
+
+  return {
+    newId: () => `${process_id}/${randomUUID()}`,
+
+    async attempt({ resource, id, ttl_ms, owner, above, line }) {
+      const lock = lockKey(resource)
+      const keys = [lock, `${lock}:fence`, `${lock}:queue`, `${lock}:alive`]
+      const place = line ? [line.place_ttl_ms, line.ticket] : [0, 0]
+      const answer = (await run(ACQUIRE, keys, [id, ttl_ms, owner, above, ...place, channels])) as (number | string)[]
+      if (answer[0] === 1) return { granted: true, token: Number(answer[1]) }
+      const [, ticket, ahead, waiting, free_in_ms] = answer.map(Number) as [number, number, number, number, number]
+      const holder = answer[5] ? String(answer[5]) : undefined
+      return { granted: false, ticket, ahead, waiting, free_in_ms, holder }
+    },
+
+    async extend(resource, id, ttl_ms) {
+      const lock = lockKey(resource)
+      const waiting = Number(await run(EXTEND, [lock, `${lock}:alive`], [id, ttl_ms]))
+      return waiting >= 0 ? waiting : waiting === -1 ? 'expired' : 'taken'
+    },
+
+    async release(resource, id) {
+      const lock = lockKey(resource)
+      const answer = Number(await run(RELEASE, [lock, `${lock}:queue`, `${lock}:alive`], [id, channels]))
+      return answer === 1 ? 'released' : answer === 0 ? 'expired' : 'taken'
+    },
+
+    async cancel(resource, id) {
+      const lock = lockKey(resource)
+      await run(CANCEL, [lock, `${lock}:queue`, `${lock}:alive`], [id, channels])
+    },
+
+    listen(woken) {
+      if (subscriber) return
+      // Subscribes by hand, because what matters is the moment after: whoever was told in the gap must ask again.
+      const own = redis.duplicate({ autoResubscribe: false, maxRetriesPerRequest: null, enableOfflineQueue: true })
+      subscriber = own
+      own.on('error', () => {}) // It reconnects by itself; until then waiters live by their rechecks.
+      own.on('message', (_channel, id) => woken(id))
+      own.on('ready', () => {
+        own.subscribe(channels + process_id).then(
+          () => woken('all'),
+          () => {},
+        )
+      })
+    },
+
+    async close() {
+      subscriber?.disconnect()
+    },
+  }
+}
