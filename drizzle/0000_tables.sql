@@ -117,8 +117,8 @@ CREATE UNIQUE INDEX "movements_booking_effect" ON "movements" USING btree ("reso
 CREATE UNIQUE INDEX "movements_idempotency_key" ON "movements" USING btree ("idempotency_key","idempotency_scope") WHERE idempotency_key IS NOT NULL;--> statement-breakpoint
 CREATE UNIQUE INDEX "purchases_idempotency_key" ON "purchases" USING btree ("idempotency_key","idempotency_scope") WHERE idempotency_key IS NOT NULL;--> statement-breakpoint
 CREATE INDEX "purchases_line" ON "purchases" USING btree ("queue","seq") WHERE status = 'queued';--> statement-breakpoint
-CREATE INDEX "purchases_by_queue" ON "purchases" USING btree ("queue","seq");--> statement-breakpoint
-CREATE INDEX "purchases_by_customer" ON "purchases" USING btree ("customer","seq");--> statement-breakpoint
+CREATE INDEX "purchases_by_queue" ON "purchases" USING btree ("queue","id");--> statement-breakpoint
+CREATE INDEX "purchases_by_customer" ON "purchases" USING btree ("customer","id");--> statement-breakpoint
 CREATE INDEX "purchases_held_lines" ON "purchases" USING gin (lines jsonb_path_ops) WHERE status = 'held';--> statement-breakpoint
 CREATE INDEX "purchases_held_wallets" ON "purchases" USING btree ((payment ->> 'account')) WHERE status = 'held';--> statement-breakpoint
 CREATE INDEX "purchases_held_until" ON "purchases" USING btree ("expires_at") WHERE status = 'held';--> statement-breakpoint

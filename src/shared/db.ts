@@ -17,8 +17,11 @@ export interface DbOptions {
   idle_in_transaction_ms: number
 }
 
+export type Client = postgres.Sql<{ int8: number }>
+export type Transaction = postgres.TransactionSql<{ int8: number }>
+
 export interface Db {
-  readonly client: postgres.Sql
+  readonly client: Client
   readonly orm: PostgresJsDatabase
   close(): Promise<void>
 }
@@ -31,8 +34,11 @@ export function openDb(url: string, options: DbOptions): Db {
     connect_timeout: 2,
     idle_timeout: 60,
     onnotice: () => {},
+    // Every bigint of the schema is bounded below 2^53.
+    types: { int8: { to: 20, from: [20], parse: Number, serialize: String } },
     connection: {
       application_name: options.name,
+      TimeZone: 'UTC',
       idle_in_transaction_session_timeout: options.idle_in_transaction_ms,
     },
   })
@@ -47,7 +53,7 @@ const dialect = new PgDialect()
  * Runs one drizzle `sql` statement as a named prepared statement. drizzle's own `execute` sends it unnamed, which costs
  * postgres.js a second round trip a statement (Describe, then Bind).
  */
-export async function run<Row>(on: postgres.Sql | postgres.TransactionSql, statement: SQL): Promise<Row[]> {
+export async function run<Row>(on: Client | Transaction, statement: SQL): Promise<Row[]> {
   const { sql: text, params } = dialect.sqlToQuery(statement)
   return (await on.unsafe(text, params as never[], { prepare: true })) as unknown as Row[]
 }

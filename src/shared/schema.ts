@@ -108,8 +108,9 @@ export const purchases = pgTable(
       .on(t.idempotency_key, t.idempotency_scope)
       .where(sql`idempotency_key IS NOT NULL`),
     index('purchases_line').on(t.queue, t.seq).where(sql`status = 'queued'`),
-    index('purchases_by_queue').on(t.queue, t.seq),
-    index('purchases_by_customer').on(t.customer, t.seq),
+    // Lists go by id (UUIDv7, so by time): an index on (queue, seq) would tempt the planner away from the partial one.
+    index('purchases_by_queue').on(t.queue, t.id),
+    index('purchases_by_customer').on(t.customer, t.id),
     index('purchases_held_lines').using('gin', sql`lines jsonb_path_ops`).where(sql`status = 'held'`),
     index('purchases_held_wallets').on(sql`(payment ->> 'account')`).where(sql`status = 'held'`),
     index('purchases_held_until').on(t.expires_at).where(sql`status = 'held'`),

@@ -1,0 +1,60 @@
+/** Loads the sample resources into DATABASE_URL, once: what exists is left as it is. */
+import postgres from 'postgres'
+import { SAMPLES } from '../src/api/purchases.ts'
+
+const units = (ref: string, name: string, total: number, price: number) => ({ ref, kind: 'units', name, total, price })
+const calendar = (ref: string, name: string) => ({ ref, kind: 'calendar', name, total: 0, price: 0 })
+
+const RESOURCES = [
+  units('product:1', 'iPhone 15', 10, 99_900),
+  units('product:2', 'MacBook Pro', 5, 249_900),
+  units('product:3', 'AirPods Pro', 20, 24_900),
+  units('event:1', 'Concert', 100, 5_000),
+  // An account's unit is a cent, so its total is a balance: 1,000.00.
+  units('account:1', 'Wallet', 100_000, 1),
+  calendar('driver:1', 'Driver 1'),
+  calendar('driver:2', 'Driver 2'),
+  calendar('driver:3', 'Driver 3'),
+  calendar('property:42', 'Lake house'),
+  // The purchases that the API's examples name.
+  units('sample:1', 'Sample', 1_000, 100),
+]
+
+const url = process.env.DATABASE_URL
+if (!url) {
+  process.stderr.write('holdfast: DATABASE_URL is not set\n')
+  process.exit(1)
+}
+const sql = postgres(url, { max: 1, onnotice: () => {} })
+try {
+  const loaded = await sql.begin(async (tx) => {
+    const made = await tx`
+      INSERT INTO resources ${tx(RESOURCES.map((one) => ({ ...one, available: one.total, currency: 'USD' })))}
+      ON CONFLICT DO NOTHING RETURNING ref, total`
+    for (const { ref, total } of made) {
+      if (Number(total) > 0) {
+        await tx`INSERT INTO movements (resource, delta, reason) VALUES (${ref}, ${total}, 'created')`
+      }
+    }
+    const a_week_s = 604_800
+    for (const [id, hold] of [
+      [SAMPLES.confirmed, null],
+      [SAMPLES.held, a_week_s],
+      [SAMPLES.cancellable, a_week_s],
+    ] as const) {
+      await tx`
+        INSERT INTO purchases (id, queue, customer, lines, hold_seconds)
+        VALUES (${id}, 'sample:1', 'sample', ${tx.json([{ resource: 'sample:1', units: 1 }])}, ${hold})
+        ON CONFLICT DO NOTHING`
+    }
+    return made.length
+  })
+  process.stdout.write(
+    loaded > 0 ? `seed: ${loaded} sample resources loaded\n` : 'seed: the samples are there already\n',
+  )
+} catch (error) {
+  process.stderr.write(`seed: ${error instanceof Error ? error.message : error}\n`)
+  process.exitCode = 1
+} finally {
+  await sql.end()
+}

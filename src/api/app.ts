@@ -1,0 +1,194 @@
+/**
+ * The API without its process: buildApp(deps) registers everything by hand, in this order. Invariant: every error
+ * leaves here as a problem, and what the client sent wrong is never a 5xx.
+ */
+import swagger from '@fastify/swagger'
+import swaggerUi from '@fastify/swagger-ui'
+import { Ajv, type ErrorObject } from 'ajv'
+import addFormats from 'ajv-formats'
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  LogController,
+} from 'fastify'
+import { UnavailableError } from '../shared/breaker.ts'
+import type { Config } from '../shared/config.ts'
+import { type Health, healthRoutes } from '../shared/health.ts'
+import { LeaseLostError, LockBusyError } from '../shared/locks/lease.ts'
+import type { Log } from '../shared/log.ts'
+import { type FieldError, Problem, ProblemSchema, problemBody } from '../shared/problem.ts'
+import { requireKeys } from './auth.ts'
+import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './purchases.ts'
+import { lockBusy, type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './resources.ts'
+
+/** Bytes of a body: a hundred lines of the longest references are a tenth of it. */
+const BODY_LIMIT = 256 * 1024
+/** Milliseconds for a request that does not wait for a settlement. */
+const HANDLER_MS = 10_000
+
+export interface AppDeps extends PurchaseRoutesDeps, ResourceRoutesDeps {
+  config: Pick<Config, 'api_keys' | 'admin_keys'>
+  health: Health
+  log: Log
+}
+
+export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
+  const { config, health, log } = deps
+  const app = Fastify({
+    loggerInstance: log as FastifyBaseLogger,
+    // One line a batch says more than two lines a request; a request's own line is at debug.
+    logController: new LogController({ disableRequestLogging: true }),
+    bodyLimit: BODY_LIMIT,
+    requestTimeout: 30_000,
+    handlerTimeout: HANDLER_MS,
+    routerOptions: { ignoreTrailingSlash: true, maxParamLength: 200 },
+    forceCloseConnections: 'idle',
+    exposeHeadRoutes: false,
+  })
+  validators(app)
+  errors(app, log)
+  bodies(app)
+  requireKeys(app, [...config.api_keys, ...config.admin_keys])
+  for (const schema of [ProblemSchema, ResourceSchema, PurchaseSchema]) app.addSchema(schema)
+  await document(app)
+  healthRoutes(app, health)
+  resourceRoutes(app, deps)
+  purchaseRoutes(app, deps)
+  app.get('/', { schema: { hide: true } }, async (_request, reply) => reply.redirect('/docs'))
+  app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
+  await app.ready()
+  return app
+}
+
+/** Bodies are taken as they are: "2" is no number. Parameters are text, so there "2" is one. */
+function validators(app: FastifyInstance): void {
+  const options = { allErrors: false, discriminator: true, useDefaults: true, strict: false }
+  const body = new Ajv({ ...options, coerceTypes: false })
+  const text = new Ajv({ ...options, coerceTypes: true })
+  for (const ajv of [body, text]) addFormats.default(ajv)
+  app.setValidatorCompiler(({ schema, httpPart }) => (httpPart === 'body' ? body : text).compile(schema as object))
+}
+
+/** `/lines/0/units` as `lines[0].units`. */
+const fieldOf = ({ instancePath, params, keyword }: ErrorObject, context: string): string => {
+  const path = instancePath
+    .split('/')
+    .slice(1)
+    .map((part) => part.replaceAll('~1', '/').replaceAll('~0', '~'))
+  if (keyword === 'required') path.push(params.missingProperty)
+  if (keyword === 'additionalProperties') path.push(params.additionalProperty)
+  if (keyword === 'discriminator') path.push(params.tag)
+  const field = path.reduce((all, part) => (/^\d+$/.test(part) ? `${all}[${part}]` : all ? `${all}.${part}` : part), '')
+  return field || context
+}
+
+function fieldErrors(error: FastifyError): FieldError[] {
+  const found = (error.validation as unknown as ErrorObject[]).map((one) => {
+    const field = fieldOf(one, error.validationContext ?? 'body')
+    if (one.keyword === 'additionalProperties') return { field, detail: 'is not a known field' }
+    if (one.keyword === 'required') return { field, detail: 'is missing' }
+    if (one.keyword === 'discriminator') return { field, detail: 'is not one of the known kinds' }
+    if (one.keyword === 'enum') return { field, detail: `must be one of ${one.params.allowedValues.join(', ')}` }
+    return { field, detail: one.message ?? 'is not valid' }
+  })
+  return [...new Map(found.map((one) => [one.field, one])).values()]
+}
+
+/** The one place where errors become problems. */
+export function toProblem(error: unknown): Problem {
+  if (error instanceof Problem) return error
+  if (error instanceof UnavailableError) {
+    return new Problem(503, 'unavailable', `${error.dependency} does not answer. Nothing was lost; try again.`, {
+      retry_after: 1,
+    })
+  }
+  if (error instanceof LockBusyError) return lockBusy(error)
+  if (error instanceof LeaseLostError) {
+    return new Problem(503, 'lease_lost', 'The lease was lost while it was used; nothing was written.', {
+      retry_after: 1,
+    })
+  }
+  const { validation, code, statusCode = 500, message } = error as FastifyError
+  if (validation) {
+    const errors = fieldErrors(error as FastifyError)
+    const detail = errors.map((one) => `${one.field} ${one.detail}`).join('; ')
+    return new Problem(400, 'invalid_request', detail, { errors })
+  }
+  if (code === 'FST_ERR_CTP_BODY_TOO_LARGE') {
+    return new Problem(413, 'body_too_large', `The body is larger than ${BODY_LIMIT} bytes.`, {
+      errors: [{ field: 'body', detail: `is larger than ${BODY_LIMIT} bytes` }],
+    })
+  }
+  if (code === 'FST_ERR_HANDLER_TIMEOUT') {
+    return new Problem(503, 'timeout', 'The request took too long.', { retry_after: 1 })
+  }
+  if (statusCode >= 400 && statusCode < 500) {
+    const field = statusCode === 415 ? 'Content-Type' : 'body'
+    const named = statusCode === 400 || statusCode === 415 ? { errors: [{ field, detail: message }] } : {}
+    return new Problem(statusCode, CODES[statusCode] ?? 'bad_request', message, named)
+  }
+  return new Problem(500, 'internal_error', 'A fault of the server; it was logged.')
+}
+
+const CODES: Record<number, string> = { 400: 'invalid_request', 404: 'not_found', 415: 'unsupported_media_type' }
+
+function errors(app: FastifyInstance, log: Log): void {
+  const send = (problem: Problem, request: FastifyRequest, reply: FastifyReply) => {
+    if (problem.extras.retry_after !== undefined) reply.header('retry-after', problem.extras.retry_after)
+    if (problem.status === 401) reply.header('www-authenticate', 'Bearer')
+    const [instance = '/'] = request.url.split('?')
+    return reply.code(problem.status).type('application/problem+json').send(problemBody(problem, instance))
+  }
+  app.setErrorHandler((error, request, reply) => {
+    const problem = toProblem(error)
+    if (problem.status === 500) log.error({ error, method: request.method, url: request.url }, 'request failed')
+    else log.debug({ error, method: request.method, url: request.url }, 'request refused')
+    return send(problem, request, reply)
+  })
+  app.setNotFoundHandler((request, reply) =>
+    send(new Problem(404, 'not_found', `There is no ${request.method} ${request.url.split('?')[0]}.`), request, reply),
+  )
+}
+
+/** An empty body is no body, also when curl calls it JSON: commands take none. */
+function bodies(app: FastifyInstance): void {
+  const parse = app.getDefaultJsonParser('error', 'error')
+  app.removeContentTypeParser(['application/json', 'text/plain'])
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
+    if (body === '') done(null, undefined)
+    else void parse(request, body as string, done)
+  })
+}
+
+async function document(app: FastifyInstance): Promise<void> {
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'Holdfast',
+        version: '0.1.0',
+        description: 'Sell and book scarce things exactly once.',
+        license: { name: 'MIT', identifier: 'MIT' },
+      },
+      servers: [{ url: '/' }],
+      tags: [
+        { name: 'resources', description: 'What is for sale, and its ledger' },
+        { name: 'purchases', description: 'Buying: a place in the line, settled under a lease' },
+        { name: 'operating', description: 'Health and metrics' },
+      ],
+      components: {
+        securitySchemes: {
+          bearer: { type: 'http', scheme: 'bearer' },
+          key: { type: 'apiKey', in: 'header', name: 'X-Api-Key' },
+        },
+      },
+      // The empty one: an API without configured keys is open.
+      security: [{ bearer: [] }, { key: [] }, {}],
+    },
+    refResolver: { buildLocalReference: (json, _base, _fragment, i) => String(json.$id ?? `def-${i}`) },
+  })
+  await app.register(swaggerUi, { routePrefix: '/docs', uiConfig: { tryItOutEnabled: true, docExpansion: 'list' } })
+}

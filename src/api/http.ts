@@ -1,0 +1,121 @@
+/**
+ * What the routes share: schema pieces, headers, cursors. Invariant: a header or parameter that cannot be understood
+ * is a 400 that names it, except preferences, which HTTP lets a server ignore (RFC 7240 §2).
+ */
+import { createHash } from 'node:crypto'
+import type { FastifyRequest } from 'fastify'
+import Type, { type TSchema } from 'typebox'
+import { badField } from '../shared/problem.ts'
+import { ID_PATTERN, REF_PATTERN, TYPE_PATTERN } from '../shared/resource.ts'
+
+/** Seconds that Prefer: wait may ask for. */
+export const MAX_WAIT_S = 30
+/** Rows of one page. */
+export const MAX_LIMIT = 100
+
+/** Postgres stores no NUL in text. */
+export const PLAIN_TEXT = '^[^\\u0000]*$'
+
+export const Nullable = <T extends TSchema>(schema: T) =>
+  Type.Unsafe<Type.Static<T> | null>({ ...schema, type: [(schema as unknown as { type: string }).type, 'null'] })
+
+export const Ref = (examples: string[]) =>
+  Type.String({ pattern: REF_PATTERN, maxLength: 161, description: '`type:id`', examples })
+
+export const Time = Type.String({ format: 'date-time' })
+
+export const ResourceParams = Type.Object({
+  type: Type.String({ pattern: `^${TYPE_PATTERN}$`, examples: ['product'] }),
+  id: Type.String({ pattern: `^${ID_PATTERN}$`, examples: ['1'] }),
+})
+
+export const pageQuery = <T extends Record<string, TSchema>>(filters: T) =>
+  Type.Object(
+    {
+      ...filters,
+      limit: Type.Optional(Type.Integer({ minimum: 1, maximum: MAX_LIMIT, default: 20 })),
+      cursor: Type.Optional(Type.String({ maxLength: 400, description: 'next_cursor of the page before' })),
+    },
+    { additionalProperties: false },
+  )
+
+export const page = (items: TSchema) => Type.Object({ data: Type.Array(items), next_cursor: Nullable(Type.String()) })
+
+const REASONS: Record<number, string> = {
+  400: 'The request is malformed; `errors` names the fields',
+  401: 'No valid API key',
+  402: 'The payment failed',
+  404: 'Not found',
+  409: 'The state does not allow it; `code` says why',
+  412: 'If-Match names another version',
+  413: 'The body is too large',
+  415: 'The body is not JSON',
+  422: 'Understood, but it contradicts what is stored',
+  428: 'If-Match is missing',
+  500: 'A fault of the server',
+  503: 'Postgres or this process cannot take it now; Retry-After says when',
+}
+
+/** Responses of these statuses as problems; 401, 500 and 503 can come from every route. */
+export function problems(...statuses: number[]) {
+  const entries = [...new Set([...statuses, 401, 500, 503])].map((status) => [
+    status,
+    {
+      description: REASONS[status] ?? 'Problem',
+      content: { 'application/problem+json': { schema: Type.Ref('Problem') } },
+    },
+  ])
+  return Object.fromEntries(entries) as Record<number, TSchema>
+}
+
+const header = (request: FastifyRequest, name: string): string | undefined => {
+  const value = request.headers[name]
+  return Array.isArray(value) ? value[0] : value
+}
+
+/** Seconds asked for by `Prefer: wait=N`, at most MAX_WAIT_S; undefined when not asked for or not understood. */
+export function preferredWait(request: FastifyRequest): number | undefined {
+  const prefer = header(request, 'prefer')
+  const match = prefer === undefined ? undefined : /(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?(?=$|[,;\s])/i.exec(prefer)
+  return match?.[1] === undefined ? undefined : Math.min(Number(match[1]), MAX_WAIT_S)
+}
+
+/** The Idempotency-Key header, or null. */
+export function idempotencyKey(request: FastifyRequest): string | null {
+  const key = header(request, 'idempotency-key')
+  if (key === undefined) return null
+  if (!/^[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?$/.test(key)) {
+    throw badField('Idempotency-Key', 'must be 1 to 255 printable ASCII characters')
+  }
+  return key
+}
+
+/** Keys are scoped to the caller and the route: the same key elsewhere is another key. */
+export function idempotencyScope(request: FastifyRequest, route: string): string {
+  return createHash('sha256').update(`${route}\n${request.caller}`).digest('base64url').slice(0, 22)
+}
+
+/** Versions named by If-Match; '*' for any; undefined without the header. Tags are compared as written by us: `"3"`. */
+export function ifMatch(request: FastifyRequest): Set<number> | '*' | undefined {
+  const value = header(request, 'if-match')?.trim()
+  if (value === undefined) return undefined
+  if (value === '*') return '*'
+  const tags = value.split(',').map((tag) => /^(?:"(\d{1,15})"|(\d{1,15}))$/.exec(tag.trim()))
+  if (tags.some((tag) => tag === null)) throw badField('If-Match', 'must be an ETag of this resource, as in "3"')
+  return new Set(tags.map((tag) => Number(tag?.[1] ?? tag?.[2])))
+}
+
+export const toCursor = (after: string) => Buffer.from(after).toString('base64url')
+
+/** What toCursor was given, if it looks like that. */
+export function fromCursor(cursor: string | undefined, pattern: RegExp): string | undefined {
+  if (cursor === undefined) return undefined
+  const after = Buffer.from(cursor, 'base64url').toString()
+  if (!pattern.test(after) || toCursor(after) !== cursor) throw badField('cursor', 'is not a cursor of this list')
+  return after
+}
+
+export const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
+
+/** Postgres's text form of a timestamp as RFC 3339. */
+export const iso = (at: string) => new Date(at).toISOString()

@@ -1,0 +1,204 @@
+/**
+ * Group commit of purchases: requests that arrive together share one INSERT. Invariants: a purchase is acknowledged
+ * after its commit, never before; flushes run one at a time under one advisory lock of the database, so that seq is
+ * the order of commit too and no worker can see a purchase before an earlier one, from whichever API process.
+ */
+import { sql } from 'drizzle-orm'
+import { type Breaker, UnavailableError } from '../shared/breaker.ts'
+import { type Db, isDataError, openDb, run } from '../shared/db.ts'
+import type { Log } from '../shared/log.ts'
+import { Problem } from '../shared/problem.ts'
+import type { Line, Payment } from '../shared/schema.ts'
+
+export interface NewPurchase {
+  id: string
+  queue: string
+  customer: string
+  lines: Line[]
+  payment: Payment
+  hold_seconds: number | null
+  idempotency_key: string | null
+  idempotency_scope: string
+  request_hash: string | null
+}
+
+export type Taken =
+  | { id: string; replayed: false; seq: number; created_at: string }
+  /** the row of an earlier request with this key */
+  | { id: string; replayed: true; same_body: boolean }
+
+interface Waiting {
+  row: NewPurchase
+  resolve(taken: Taken): void
+  reject(error: unknown): void
+}
+
+/** Requests that wait for the next INSERT: about a second's worth, after which 503 is the honest answer. */
+const BUFFER = 10_000
+/** Rows in one INSERT. */
+const ROWS_PER_FLUSH = 1_000
+/** Milliseconds for one flush, so that a caller knows within two seconds that the database is away. */
+export const FLUSH_MS = 1_500
+/** Milliseconds after which the server ends an intake transaction whose API process stopped, and frees its lock. */
+const IDLE_MS = 1_000
+const INTAKE_LOCK = 4_077_002
+
+export interface Intake {
+  /** Resolves after the commit. Rejects with UnavailableError, or Problem 503 when the buffer is full. */
+  take(row: NewPurchase): Promise<Taken>
+  close(): Promise<void>
+}
+
+export interface IntakeDeps {
+  database_url: string
+  breaker: Breaker
+  log: Log
+  nudge(resources: Iterable<string>): void
+}
+
+export function createIntake({ database_url, breaker, log, nudge }: IntakeDeps): Intake {
+  const connect = () => openDb(database_url, { max: 1, name: 'holdfast-intake', idle_in_transaction_ms: IDLE_MS })
+  let db = connect()
+  let buffer: Waiting[] = []
+  let flushing: Promise<void> | undefined
+  let closed = false
+
+  async function flush(): Promise<void> {
+    while (buffer.length > 0) {
+      const batch = buffer.splice(0, ROWS_PER_FLUSH)
+      try {
+        await insert(batch)
+      } catch (error) {
+        // Whoever waited behind this flush has waited as long: all are told now, instead of one timeout each.
+        const others = buffer
+        buffer = []
+        for (const waiting of [...batch, ...others]) waiting.reject(error)
+        log.warn({ error, purchases: batch.length + others.length }, 'intake failed')
+      }
+    }
+    flushing = undefined
+  }
+
+  async function insert(batch: Waiting[]): Promise<void> {
+    try {
+      const taken = await breaker.run(() => commit(db, batch))
+      batch.forEach((waiting, i) => {
+        const answer = taken[i]
+        if (answer) waiting.resolve(answer)
+        else waiting.reject(new Error('an INSERT returned fewer rows than it was given'))
+      })
+      nudge(new Set(batch.flatMap(({ row }, i) => (taken[i]?.replayed === false ? [row.queue] : []))))
+    } catch (error) {
+      if (isDataError(error)) {
+        const [only] = batch
+        if (batch.length === 1 && only) {
+          log.error({ error, row: only.row }, 'Postgres refused a purchase that the schema let through')
+          only.reject(new Problem(400, 'invalid_request', 'The database cannot store this purchase.'))
+        } else {
+          for (const waiting of batch) await insert([waiting])
+        }
+        return
+      }
+      // An open breaker sent nothing.
+      if (error instanceof UnavailableError && error.attempted && !closed) {
+        const old = db
+        db = connect()
+        // Cutting the connection rolls back a transaction that has not reached its COMMIT.
+        void old.client.end({ timeout: 0 }).catch(() => {})
+        void withdraw(batch.map(({ row }) => row))
+      }
+      throw error
+    }
+  }
+
+  /**
+   * A COMMIT whose answer was lost may have happened, and its callers were told 503. Their purchases are cancelled
+   * before a worker sees them, which is after the sweeper's second: nobody nudged them. Purchases with an idempotency
+   * key stay: the retry that 503 asks for finds them.
+   */
+  async function withdraw(rows: NewPurchase[]): Promise<void> {
+    const ids = rows.filter((row) => row.idempotency_key === null).map((row) => row.id)
+    for (let attempt = 0; ids.length > 0 && attempt < 300 && !closed; attempt++) {
+      try {
+        const found = await run<{ id: string }>(
+          db.client,
+          sql`UPDATE purchases SET status = 'cancelled', reason = 'not_acknowledged', settled_at = clock_timestamp()
+              WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(ids)}::json)::uuid) AND status = 'queued'
+              RETURNING id`,
+        )
+        if (found.length > 0) log.warn({ purchases: found.map((row) => row.id) }, 'cancelled what was not acknowledged')
+        return
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, 200))
+      }
+    }
+  }
+
+  return {
+    take(row) {
+      if (closed) return Promise.reject(new Problem(503, 'stopping', 'This process is stopping.', { retry_after: 1 }))
+      if (buffer.length >= BUFFER) {
+        return Promise.reject(
+          new Problem(503, 'overloaded', 'Too many purchases are waiting to be written.', { retry_after: 1 }),
+        )
+      }
+      return new Promise((resolve, reject) => {
+        buffer.push({ row, resolve, reject })
+        // Everything that the event loop has already received joins this flush.
+        flushing ??= new Promise((go) => setImmediate(go)).then(flush)
+      })
+    },
+    async close() {
+      closed = true
+      await flushing
+      await db.close()
+    },
+  }
+}
+
+/** One transaction: the lock, the INSERT in order of arrival, and what earlier requests with the same keys wrote. */
+async function commit(db: Db, batch: readonly Waiting[]): Promise<Taken[]> {
+  const rows = batch.map(({ row }, n) => ({ n, ...row }))
+  return await db.client.begin(async (tx) => {
+    const lock = run(tx, sql`SELECT pg_advisory_xact_lock(${INTAKE_LOCK}::bigint)`)
+    // seq follows arrival; the rows go in by key, so that two processes with the same keys cannot deadlock.
+    const insert = run<{ id: string; seq: number; created_at: string }>(
+      tx,
+      sql`
+      WITH d AS MATERIALIZED (
+        SELECT t.*, nextval('line_seq') AS seq FROM (
+          SELECT * FROM json_to_recordset(${JSON.stringify(rows)}::json)
+            AS d(n int, id uuid, queue text, customer text, lines jsonb, payment jsonb, hold_seconds int,
+                 idempotency_key text, idempotency_scope text, request_hash text)
+          ORDER BY n) t
+      )
+      INSERT INTO purchases (id, seq, queue, customer, lines, payment, hold_seconds,
+                             idempotency_key, idempotency_scope, request_hash)
+      SELECT id, seq, queue, customer, lines, payment, hold_seconds, idempotency_key, idempotency_scope, request_hash
+      FROM d ORDER BY idempotency_key, idempotency_scope, n
+      ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
+      RETURNING id, seq, created_at`,
+    )
+    const [, inserted] = await Promise.all([lock, insert])
+    const fresh = new Map(inserted.map((row) => [row.id, row]))
+    const keyed = rows.filter((row) => !fresh.has(row.id))
+    const earlier = new Map<string, { id: string; request_hash: string | null }>()
+    if (keyed.length > 0) {
+      const wanted = keyed.map(({ idempotency_key: key, idempotency_scope: scope }) => ({ key, scope }))
+      const found = await run<{ id: string; key: string; scope: string; request_hash: string | null }>(
+        tx,
+        sql`SELECT DISTINCT p.id, k.key, k.scope, p.request_hash
+            FROM json_to_recordset(${JSON.stringify(wanted)}::json) AS k(key text, scope text)
+            JOIN purchases p ON p.idempotency_key = k.key AND p.idempotency_scope = k.scope`,
+      )
+      for (const row of found) earlier.set(JSON.stringify([row.key, row.scope]), row)
+    }
+    return rows.map((row): Taken => {
+      const own = fresh.get(row.id)
+      if (own) return { id: own.id, replayed: false, seq: own.seq, created_at: own.created_at }
+      const first = earlier.get(JSON.stringify([row.idempotency_key, row.idempotency_scope]))
+      if (!first) throw new Error(`the purchase with idempotency key ${row.idempotency_key} is gone`)
+      return { id: first.id, replayed: true, same_body: first.request_hash === row.request_hash }
+    })
+  })
+}

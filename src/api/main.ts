@@ -1,0 +1,23 @@
+/** The API process: takes purchases until it is told to stop. */
+import { configOrExit } from '../shared/config.ts'
+import { createLog } from '../shared/log.ts'
+import { createMetrics } from '../shared/metrics.ts'
+import { onStop } from '../shared/shutdown.ts'
+import { startApi } from './server.ts'
+
+const config = configOrExit()
+const log = createLog(config.log_level, 'api')
+const api = await startApi({ config, metrics: createMetrics(), log })
+
+onStop(log, config.shutdown_ms, [
+  ['readiness off', () => api.stopping()],
+  ['finish requests, close', () => api.close()],
+])
+
+try {
+  const address = await api.app.listen({ host: config.host, port: config.port })
+  log.info({ address, docs: `${address}/docs` }, 'api is taking purchases')
+} catch (error) {
+  process.stderr.write(`holdfast: PORT or HOST: ${(error as Error).message}\n`)
+  process.exit(1)
+}

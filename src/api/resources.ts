@@ -1,0 +1,399 @@
+/**
+ * Resources and their ledger. Invariant: every change of a total writes its movement in the same transaction.
+ * Definitions change by version (If-Match, nobody waits); stock changes under the resource's lease and fence.
+ */
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import { sql } from 'drizzle-orm'
+import type { FastifyInstance, FastifyReply } from 'fastify'
+import Type from 'typebox'
+import { type Client, run, sqlState, type Transaction } from '../shared/db.ts'
+import type { LockBusyError, Locks } from '../shared/locks/lease.ts'
+import { badField, Problem } from '../shared/problem.ts'
+import {
+  fromCursor,
+  idempotencyKey,
+  idempotencyScope,
+  ifMatch,
+  iso,
+  Nullable,
+  PLAIN_TEXT,
+  page,
+  pageQuery,
+  problems,
+  Ref,
+  ResourceParams,
+  Time,
+  toCursor,
+} from './http.ts'
+
+/** Largest stock and price: their product with MAX_UNITS stays an exact number for every cart that can be sold. */
+const MAX_TOTAL = 1_000_000_000_000
+const MAX_PRICE = 1_000_000_000_000
+
+const Price = Type.Object(
+  {
+    amount: Type.Integer({ minimum: 0, maximum: MAX_PRICE, description: 'In the minor unit: 99900 is 999.00' }),
+    currency: Type.String({ pattern: '^[A-Za-z]{3}$', description: 'ISO 4217' }),
+  },
+  { additionalProperties: false },
+)
+const Name = Type.String({ minLength: 1, maxLength: 200, pattern: PLAIN_TEXT })
+const Units = Type.Object(
+  {
+    name: Name,
+    kind: Type.Literal('units'),
+    total: Type.Integer({ minimum: 0, maximum: MAX_TOTAL }),
+    price: Price,
+  },
+  { additionalProperties: false },
+)
+const Calendar = Type.Object(
+  { name: Name, kind: Type.Literal('calendar'), price: Type.Optional(Price) },
+  { additionalProperties: false },
+)
+const Definition = Type.Unsafe<Type.Static<typeof Units> | Type.Static<typeof Calendar>>({
+  type: 'object',
+  discriminator: { propertyName: 'kind' },
+  required: ['kind'],
+  oneOf: [Units, Calendar],
+  examples: [
+    { name: 'Noise-cancelling headphones', kind: 'units', total: 50, price: { amount: 19900, currency: 'USD' } },
+  ],
+})
+
+export const ResourceSchema = Type.Object(
+  {
+    resource: Ref(['product:1']),
+    type: Type.String(),
+    id: Type.String(),
+    name: Type.String(),
+    kind: Type.Enum(['units', 'calendar']),
+    total: Type.Integer(),
+    available: Type.Integer(),
+    held: Type.Integer(),
+    sold: Type.Integer(),
+    price: Type.Object({ amount: Type.Integer(), currency: Type.String() }),
+    version: Type.Integer({ description: 'Also the ETag' }),
+    created_at: Time,
+    updated_at: Time,
+  },
+  { $id: 'Resource' },
+)
+const MovementSchema = Type.Object({
+  id: Type.Integer(),
+  resource: Type.String(),
+  purchase: Nullable(Type.String()),
+  booking: Nullable(Type.String()),
+  delta: Type.Integer(),
+  reason: Type.String(),
+  fence: Nullable(Type.Integer()),
+  created_at: Time,
+})
+
+interface Row {
+  ref: string
+  kind: 'units' | 'calendar'
+  name: string
+  total: number
+  available: number
+  held: number
+  overdue: number
+  price: number
+  currency: string
+  version: number
+  created_at: string
+  updated_at: string
+}
+
+/** Units of overdue holds are for sale again whether or not the sweeper has been there. */
+const SELECT = sql.raw(`
+  SELECT r.ref, r.kind, r.name, r.total, r.available, r.held, r.price, r.currency, r.version, r.created_at,
+         r.updated_at, coalesce(o.units, 0)::bigint AS overdue
+  FROM resources r LEFT JOIN LATERAL (
+    SELECT sum(u.units) AS units FROM purchases p CROSS JOIN LATERAL (
+      SELECT (l ->> 'units')::bigint AS units FROM jsonb_array_elements(p.lines) l WHERE l ->> 'resource' = r.ref
+      UNION ALL SELECT p.amount WHERE p.payment ->> 'account' = r.ref
+    ) u
+    WHERE p.status = 'held' AND p.expires_at <= clock_timestamp()
+      AND (p.lines @> jsonb_build_array(jsonb_build_object('resource', r.ref)) OR p.payment ->> 'account' = r.ref)
+  ) o ON r.held > 0`)
+
+function present(row: Row): Type.Static<typeof ResourceSchema> {
+  const [type = '', id = ''] = row.ref.split(/:(.*)/s)
+  const held = row.held - row.overdue
+  const available = row.available + row.overdue
+  return {
+    resource: row.ref,
+    type,
+    id,
+    name: row.name,
+    kind: row.kind,
+    total: row.total,
+    available,
+    held,
+    sold: row.total - available - held,
+    price: { amount: row.price, currency: row.currency },
+    version: row.version,
+    created_at: iso(row.created_at),
+    updated_at: iso(row.updated_at),
+  }
+}
+
+export async function readResource(client: Client | Transaction, ref: string) {
+  const [row] = await run<Row>(client, sql`${SELECT} WHERE r.ref = ${ref}`)
+  return row && present(row)
+}
+
+export interface ResourceRoutesDeps {
+  client: Client
+  locks: Locks
+  /** runs a question to Postgres behind the breaker */
+  guarded<T>(body: () => Promise<T>): Promise<T>
+}
+
+const send = (reply: FastifyReply, resource: Type.Static<typeof ResourceSchema>, status = 200) =>
+  reply.code(status).header('etag', `"${resource.version}"`).send(resource)
+
+const notFound = (ref: string) => new Problem(404, 'not_found', `There is no resource ${ref}.`)
+
+export function resourceRoutes(instance: FastifyInstance, { client, locks, guarded }: ResourceRoutesDeps): void {
+  const app = instance.withTypeProvider<TypeBoxTypeProvider>()
+  const Resource = Type.Unsafe<Type.Static<typeof ResourceSchema>>(Type.Ref('Resource'))
+  const tags = ['resources']
+  const refOf = ({ type, id }: Type.Static<typeof ResourceParams>) => `${type}:${id}`
+
+  app.put(
+    '/api/resources/:type/:id',
+    {
+      schema: {
+        operationId: 'putResource',
+        tags,
+        summary: 'Create or replace a resource',
+        description: 'Creating needs no If-Match. Replacing needs the ETag of the version that is replaced.',
+        params: Type.Object({
+          type: ResourceParams.properties.type,
+          id: Type.String({ ...ResourceParams.properties.id, examples: ['headphones'] }),
+        }),
+        headers: Type.Object({ 'if-match': Type.Optional(Type.String()) }),
+        body: Definition,
+        response: { 200: Resource, 201: Resource, ...problems(400, 409, 412, 413, 415, 428) },
+      },
+    },
+    async (request, reply) => {
+      const ref = refOf(request.params)
+      const match = ifMatch(request)
+      const { name, kind } = request.body
+      const total = request.body.kind === 'units' ? request.body.total : 0
+      const { amount, currency } = request.body.price ?? { amount: 0, currency: 'USD' }
+      const created = await guarded(() =>
+        client.begin(async (tx) => {
+          const [old] = await run<{ kind: string; version: number; total: number; available: number; held: number }>(
+            tx,
+            sql`SELECT kind, version, total, available, held FROM resources WHERE ref = ${ref} FOR NO KEY UPDATE`,
+          )
+          if (!old) {
+            if (match !== undefined) throw new Problem(412, 'stale_version', `There is no resource ${ref} to replace.`)
+            const made = await run(
+              tx,
+              sql`INSERT INTO resources (ref, kind, name, total, available, price, currency)
+                  VALUES (${ref}, ${kind}, ${name}, ${total}, ${total}, ${amount}, ${currency})
+                  ON CONFLICT DO NOTHING RETURNING ref`,
+            )
+            if (made.length === 0) throw new Problem(428, 'if_match_required', `${ref} was created just now.`)
+          } else {
+            if (match === undefined) {
+              throw new Problem(428, 'if_match_required', `${ref} exists: send its ETag in If-Match to replace it.`, {
+                version: old.version,
+              })
+            }
+            if (match !== '*' && !match.has(old.version)) {
+              throw new Problem(412, 'stale_version', `${ref} is at version ${old.version}.`, { version: old.version })
+            }
+            if (old.kind !== kind) throw badField('kind', `of ${ref} is ${old.kind} and stays so`, 409, 'wrong_kind')
+            const available = old.available + total - old.total
+            if (available < 0) {
+              const least = old.total - old.available
+              throw badField('total', `cannot be below the ${least} units sold and held`, 409, 'total_too_small')
+            }
+            await run(
+              tx,
+              sql`UPDATE resources SET name = ${name}, total = ${total}, available = ${available}, price = ${amount},
+                         currency = ${currency}, version = version + 1, updated_at = now()
+                  WHERE ref = ${ref} AND version = ${old.version}`,
+            )
+          }
+          const delta = total - (old?.total ?? 0)
+          if (delta !== 0) {
+            await run(
+              tx,
+              sql`INSERT INTO movements (resource, delta, reason)
+                  VALUES (${ref}, ${delta}, ${old ? 'replaced' : 'created'})`,
+            )
+          }
+          return !old
+        }),
+      )
+      const resource = await guarded(() => readResource(client, ref))
+      if (!resource) throw notFound(ref)
+      if (created) reply.header('location', `/api/resources/${request.params.type}/${request.params.id}`)
+      return send(reply, resource, created ? 201 : 200)
+    },
+  )
+
+  app.get(
+    '/api/resources/:type/:id',
+    {
+      schema: {
+        operationId: 'getResource',
+        tags,
+        summary: 'A resource with its available, held and sold units',
+        params: ResourceParams,
+        response: { 200: Resource, ...problems(400, 404) },
+      },
+    },
+    async (request, reply) => {
+      const ref = refOf(request.params)
+      const resource = await guarded(() => readResource(client, ref))
+      if (!resource) throw notFound(ref)
+      return send(reply, resource)
+    },
+  )
+
+  app.get(
+    '/api/resources',
+    {
+      schema: {
+        operationId: 'listResources',
+        tags,
+        summary: 'Resources by reference',
+        querystring: pageQuery({ type: Type.Optional(ResourceParams.properties.type) }),
+        response: { 200: page(Resource), ...problems(400) },
+      },
+    },
+    async (request) => {
+      const { type, limit = 20, cursor } = request.query
+      const after = fromCursor(cursor, /^[a-z].*:.+$/s) ?? (type === undefined ? '' : `${type}:`)
+      // ';' is the character after ':', so this is every reference that starts with `type:`.
+      const until = type === undefined ? sql`` : sql`AND r.ref < ${`${type};`}`
+      const rows = await guarded(() =>
+        run<Row>(client, sql`${SELECT} WHERE r.ref > ${after} ${until} ORDER BY r.ref LIMIT ${limit + 1}`),
+      )
+      const data = rows.slice(0, limit).map(present)
+      return { data, next_cursor: rows.length > limit ? toCursor(data.at(-1)?.resource ?? '') : null }
+    },
+  )
+
+  app.post(
+    '/api/resources/:type/:id/restock',
+    {
+      schema: {
+        operationId: 'restockResource',
+        tags,
+        summary: 'Add units (or take unsold ones out), through the ledger',
+        params: ResourceParams,
+        headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String()) }),
+        body: Type.Object(
+          {
+            delta: Type.Integer({ minimum: -MAX_TOTAL, maximum: MAX_TOTAL, not: { const: 0 } }),
+            reason: Type.String({ minLength: 1, maxLength: 200, pattern: PLAIN_TEXT }),
+          },
+          { additionalProperties: false, examples: [{ delta: 5, reason: 'delivery' }] },
+        ),
+        response: { 200: Resource, ...problems(400, 404, 409, 413, 415, 422) },
+      },
+    },
+    async (request, reply) => {
+      const ref = refOf(request.params)
+      const { delta, reason } = request.body
+      const key = idempotencyKey(request)
+      const scope = idempotencyScope(request, `restock ${ref}`)
+      const found = await guarded(() => readResource(client, ref))
+      if (!found) throw notFound(ref)
+      if (found.kind !== 'units') throw badField('delta', `does not apply: ${ref} is a calendar`, 409, 'wrong_kind')
+      const replayed = await locks.withLease(ref, { wait_ms: RESTOCK_WAIT_MS }, ({ token }) =>
+        guarded(() =>
+          client.begin(async (tx) => {
+            const [own] = await run(
+              tx,
+              sql`INSERT INTO movements (resource, delta, reason, fence, idempotency_key, idempotency_scope)
+                  VALUES (${ref}, ${delta}, ${reason}, ${token}, ${key}, ${scope})
+                  ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
+                  RETURNING id`,
+            )
+            if (!own) {
+              const [first] = await run<{ delta: number; reason: string }>(
+                tx,
+                sql`SELECT delta, reason FROM movements WHERE idempotency_key = ${key} AND idempotency_scope = ${scope}`,
+              )
+              if (first?.delta !== delta || first.reason !== reason) throw reusedKey()
+              return true
+            }
+            const rows = await run(
+              tx,
+              sql`UPDATE resources SET fence = ${token}, total = total + ${delta}, available = available + ${delta},
+                         version = version + 1, updated_at = now()
+                  WHERE ref = ${ref} AND fence <= ${token} RETURNING ref`,
+            )
+            if (rows.length === 0) {
+              throw new Problem(409, 'stale_lease', `Another holder has written ${ref} since.`, { retry_after: 1 })
+            }
+            return false
+          }),
+        ).catch((error) => {
+          if (sqlState(error) !== '23514') throw error
+          throw badField('delta', 'would take out more units than are available', 409, 'insufficient_available')
+        }),
+      )
+      const resource = await guarded(() => readResource(client, ref))
+      if (!resource) throw notFound(ref)
+      if (replayed) reply.header('idempotent-replayed', 'true')
+      return send(reply, resource)
+    },
+  )
+
+  app.get(
+    '/api/resources/:type/:id/movements',
+    {
+      schema: {
+        operationId: 'listMovements',
+        tags,
+        summary: 'The ledger of a resource, newest first',
+        params: ResourceParams,
+        querystring: pageQuery({}),
+        response: { 200: page(MovementSchema), ...problems(400, 404) },
+      },
+    },
+    async (request) => {
+      const ref = refOf(request.params)
+      const { limit = 20, cursor } = request.query
+      const before = Number(fromCursor(cursor, /^\d{1,15}$/) ?? Number.MAX_SAFE_INTEGER)
+      const rows = await guarded(() =>
+        run<Type.Static<typeof MovementSchema>>(
+          client,
+          sql`SELECT id, resource, purchase, booking, delta, reason, fence, created_at FROM movements
+              WHERE resource = ${ref} AND id < ${before} ORDER BY id DESC LIMIT ${limit + 1}`,
+        ),
+      )
+      if (rows.length === 0 && !(await guarded(() => readResource(client, ref)))) throw notFound(ref)
+      const data = rows.slice(0, limit).map((row) => ({ ...row, created_at: iso(row.created_at) }))
+      return { data, next_cursor: rows.length > limit ? toCursor(String(data.at(-1)?.id)) : null }
+    },
+  )
+}
+
+/** Milliseconds a restock waits for the resource's lease: a line lets go after a quarter of a second. */
+const RESTOCK_WAIT_MS = 5_000
+
+export const reusedKey = () =>
+  new Problem(422, 'idempotency_key_reused', 'This Idempotency-Key was used with another body.', {
+    errors: [{ field: 'Idempotency-Key', detail: 'was used with another body' }],
+  })
+
+/** A busy lease as the contract's problem. */
+export const lockBusy = (error: LockBusyError) =>
+  new Problem(409, 'lock_busy', error.message, {
+    holder: error.holder ?? null,
+    waiters: error.waiting,
+    retry_after_ms: error.retry_after_ms,
+    retry_after: Math.max(1, Math.ceil(error.retry_after_ms / 1000)),
+  })

@@ -1,0 +1,79 @@
+/** Puts an API together from its dependencies; main.ts runs it as a process, tests run it in theirs. */
+import type { FastifyInstance } from 'fastify'
+import { createBreaker } from '../shared/breaker.ts'
+import type { Config } from '../shared/config.ts'
+import { isDataError, openDb } from '../shared/db.ts'
+import { createLocks } from '../shared/locks/redis.ts'
+import type { Log } from '../shared/log.ts'
+import { lockEvents, type Metrics } from '../shared/metrics.ts'
+import { Problem } from '../shared/problem.ts'
+import { createNudger, openRedis } from '../shared/queues.ts'
+import { buildApp } from './app.ts'
+import { createIntake, FLUSH_MS } from './intake.ts'
+import { createWaits } from './wait.ts'
+
+/** Connections for reads; intake has one of its own. */
+const CONNECTIONS = 8
+
+export interface RunningApi {
+  app: FastifyInstance
+  /** readiness off; what is under way goes on */
+  stopping(): void
+  close(): Promise<void>
+}
+
+export interface ApiDeps {
+  config: Config
+  metrics: Metrics
+  log: Log
+}
+
+const isAnswer = (error: unknown) => error instanceof Problem || isDataError(error)
+
+export async function startApi({ config, metrics, log }: ApiDeps): Promise<RunningApi> {
+  const { database_url, redis_url, redis_prefix, lease_ttl_ms: ttl_ms } = config
+  const db = openDb(database_url, { max: CONNECTIONS, name: 'holdfast-api', idle_in_transaction_ms: ttl_ms })
+  const { client } = db
+  const postgres = createBreaker({ name: 'postgres', timeout_ms: FLUSH_MS, isAnswer, metrics })
+  const taking = createBreaker({ name: 'intake', timeout_ms: FLUSH_MS, isAnswer, metrics })
+  const redis = openRedis(redis_url, log)
+  const locks = createLocks({ redis, prefix: redis_prefix, ttl_ms, events: lockEvents(metrics) })
+  const { nudge, close: closeNudger } = createNudger(redis_url, redis_prefix, log)
+  const waits = createWaits(openRedis(redis_url, log), redis_prefix, client, log)
+  const intake = createIntake({ database_url, breaker: taking, log, nudge })
+  let stopping = false
+  const app = await buildApp({
+    config,
+    log,
+    client,
+    locks,
+    intake,
+    waits,
+    nudge,
+    guarded: postgres.run,
+    health: {
+      metrics,
+      breakers: [postgres, taking],
+      checks: { postgres: () => client`SELECT 1`, redis: () => redis.ping() },
+      stuck: () => undefined,
+      stopping: () => stopping,
+    },
+  })
+  return {
+    app,
+    stopping() {
+      stopping = true
+    },
+    async close() {
+      await app.close()
+      await intake.close()
+      await closeNudger()
+      waits.close()
+      await locks.close()
+      redis.disconnect()
+      postgres.close()
+      taking.close()
+      await db.close()
+    },
+  }
+}

@@ -1,0 +1,96 @@
+/**
+ * Waiting for purchases and commands to be settled (Prefer: wait). Invariant: what a waiter is told comes from
+ * Postgres after the commit; the notice on Redis only says when to look, and a slow look of its own covers lost ones.
+ */
+import { sql } from 'drizzle-orm'
+import type { Redis } from 'ioredis'
+import { type Client, run } from '../shared/db.ts'
+import type { Log } from '../shared/log.ts'
+import { settledChannel } from '../shared/queues.ts'
+
+/** Milliseconds between looks for lost notices: what a buyer may wait too long while Redis is away. */
+const LOOK_MS = 500
+
+export interface Watch {
+  /** Resolves true once the row has left the line, false when the time is over. */
+  settled(wait_ms: number): Promise<boolean>
+  /** Ends the watch: to be called in any case. */
+  done(): void
+}
+
+export interface Waits {
+  /** Watch this id; call it before the row is written, so that no notice can come too early. */
+  watch(id: string): Watch
+  close(): void
+}
+
+export function createWaits(subscriber: Redis, redis_prefix: string, client: Client, log: Log): Waits {
+  const watched = new Map<string, Set<() => void>>()
+  const channel = settledChannel(redis_prefix)
+  const wake = (id: string) => {
+    for (const settle of watched.get(id) ?? []) settle()
+  }
+  const subscribe = () => {
+    subscriber.subscribe(channel).catch((error) => log.warn({ error }, 'no notices: waiting by looking'))
+  }
+  // Again after every reconnect: a subscription does not outlive its connection.
+  subscriber.on('ready', subscribe)
+  if (subscriber.status === 'ready') subscribe()
+  subscriber.on('message', (_channel, message) => {
+    if (watched.size === 0) return
+    for (const id of JSON.parse(message) as string[]) wake(id)
+  })
+
+  let looking = false
+  const timer = setInterval(() => {
+    if (looking || watched.size === 0) return
+    looking = true
+    look()
+      .catch((error) => log.debug({ error }, 'the look for settled rows failed; the next one makes up for it'))
+      .finally(() => {
+        looking = false
+      })
+  }, LOOK_MS)
+  timer.unref()
+
+  async function look(): Promise<void> {
+    const ids = JSON.stringify([...watched.keys()])
+    const rows = await run<{ id: string }>(
+      client,
+      sql`WITH w AS (SELECT json_array_elements_text(${ids}::json)::uuid AS id)
+          SELECT id FROM purchases JOIN w USING (id) WHERE status <> 'queued'
+          UNION ALL
+          SELECT id FROM commands JOIN w USING (id) WHERE status <> 'queued'`,
+    )
+    for (const row of rows) wake(row.id)
+  }
+
+  return {
+    watch(id) {
+      let settle: () => void = () => {}
+      const settled = new Promise<true>((resolve) => {
+        settle = () => resolve(true)
+      })
+      const all = watched.get(id) ?? new Set()
+      watched.set(id, all.add(settle))
+      let late: NodeJS.Timeout | undefined
+      return {
+        settled(wait_ms) {
+          const over = new Promise<false>((resolve) => {
+            late = setTimeout(() => resolve(false), wait_ms)
+          })
+          return Promise.race([settled, over])
+        },
+        done() {
+          clearTimeout(late)
+          all.delete(settle)
+          if (all.size === 0) watched.delete(id)
+        },
+      }
+    },
+    close() {
+      clearInterval(timer)
+      subscriber.disconnect()
+    },
+  }
+}

@@ -1,0 +1,67 @@
+/**
+ * Circuit breakers (opossum) around what can be down. Invariant: what the breaker counts as a failure leaves it as
+ * UnavailableError; a business answer (sold out, stale lease, bad data) passes unchanged and never opens it.
+ */
+import CircuitBreaker from 'opossum'
+import type { Metrics } from './metrics.ts'
+
+export class UnavailableError extends Error {
+  readonly code = 'unavailable'
+  readonly dependency: string
+  /** false when the breaker was open: nothing was sent */
+  readonly attempted: boolean
+  constructor(dependency: string, cause: unknown) {
+    super(`${dependency} is unavailable: ${cause instanceof Error ? cause.message : cause}`, { cause })
+    this.dependency = dependency
+    this.attempted = (cause as { code?: string } | undefined)?.code !== 'EOPENBREAKER'
+  }
+}
+
+export interface BreakerOptions {
+  /** what stands behind it, in metrics and in /readyz */
+  name: string
+  /** milliseconds after which a call counts as failed; it is not cancelled */
+  timeout_ms: number
+  /** true for errors that are answers and not failures */
+  isAnswer: (error: unknown) => boolean
+  metrics: Metrics
+}
+
+export type BreakerState = 'closed' | 'half_open' | 'open'
+export interface Breaker {
+  readonly name: string
+  run<T>(body: () => Promise<T>): Promise<T>
+  state(): BreakerState
+  close(): void
+}
+
+/** Milliseconds an open breaker waits before it lets one call try again: half of what a caller is told to wait. */
+const RESET_MS = 500
+
+export function createBreaker({ name, timeout_ms, isAnswer, metrics }: BreakerOptions): Breaker {
+  const breaker = new CircuitBreaker((body: () => Promise<unknown>) => body(), {
+    name,
+    timeout: timeout_ms,
+    resetTimeout: RESET_MS,
+    errorThresholdPercentage: 50,
+    // Fewer calls than this in ten seconds say nothing about a share of failures.
+    volumeThreshold: 5,
+    errorFilter: isAnswer,
+  })
+  const state = (): BreakerState => (breaker.halfOpen ? 'half_open' : breaker.opened ? 'open' : 'closed')
+  const gauge = () => metrics.breaker_state.set({ breaker: name }, { closed: 0, half_open: 1, open: 2 }[state()])
+  breaker.on('open', gauge).on('close', gauge).on('halfOpen', gauge)
+  gauge()
+  return {
+    name,
+    async run<T>(body: () => Promise<T>) {
+      try {
+        return (await breaker.fire(body)) as T
+      } catch (error) {
+        throw isAnswer(error) ? error : new UnavailableError(name, error)
+      }
+    },
+    state,
+    close: () => breaker.shutdown(),
+  }
+}

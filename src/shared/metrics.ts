@@ -1,0 +1,56 @@
+/** Prometheus metrics of one process. Invariant: every name that the alerts use is here, so it exists from the start. */
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import type { LockEvents } from './locks/lease.ts'
+
+const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+
+export type Metrics = ReturnType<typeof createMetrics>
+
+export function createMetrics() {
+  const registry = new Registry()
+  collectDefaultMetrics({ register: registry })
+  const registers = [registry]
+  const counter = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
+    new Counter({ name, help, labelNames, registers })
+  const histogram = (name: string, help: string, buckets: number[]) => new Histogram({ name, help, buckets, registers })
+  const metrics = {
+    registry,
+    lock_acquire_seconds: histogram('lock_acquire_seconds', 'Time from asking for a lease to holding it.', SECONDS),
+    lock_hold_seconds: histogram('lock_hold_seconds', 'Time a lease was held.', SECONDS),
+    lock_contentions: counter('lock_contentions_total', 'Acquisitions that found the lock taken.'),
+    lock_failures: counter('lock_acquisition_failures_total', 'Acquisitions that ended without a lease.', ['reason']),
+    lock_lost: counter('lock_lost_total', 'Leases lost before they were released.', ['reason']),
+    fencing_rejections: counter(
+      'fencing_token_rejections_total',
+      'Writes of superseded lease holders that the database refused.',
+    ),
+    purchases: counter('purchases_total', 'Purchases that reached a status.', ['status']),
+    bookings: counter('bookings_total', 'Bookings that reached a status.', ['status']),
+    batch_size: histogram('batch_size', 'Rows settled in one transaction.', [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000]),
+    queue_waiting_seconds: histogram(
+      'queue_waiting_seconds',
+      'Time from a row in the line to its settlement.',
+      SECONDS,
+    ),
+    breaker_state: new Gauge({
+      name: 'breaker_state',
+      help: 'Circuit breakers: 0 closed, 1 half open, 2 open.',
+      labelNames: ['breaker'],
+      registers,
+    }),
+  }
+  metrics.lock_contentions.inc(0)
+  metrics.fencing_rejections.inc(0)
+  return metrics
+}
+
+/** Feeds the lease library's events into the metrics. */
+export function lockEvents(metrics: Metrics): LockEvents {
+  return {
+    acquired: (_resource, waited_ms) => metrics.lock_acquire_seconds.observe(waited_ms / 1000),
+    released: (_resource, held_ms) => metrics.lock_hold_seconds.observe(held_ms / 1000),
+    contended: () => metrics.lock_contentions.inc(),
+    failed: (_resource, reason) => metrics.lock_failures.inc({ reason }),
+    lost: (_resource, why) => metrics.lock_lost.inc({ reason: why }),
+  }
+}

@@ -1,0 +1,66 @@
+/**
+ * Errors as RFC 9457 problems: `application/problem+json` with type, title, status, detail, instance, and a stable
+ * `code` and `retryable`. Invariant: `code` never changes its meaning; `detail` is for people and may.
+ */
+import { STATUS_CODES } from 'node:http'
+import Type from 'typebox'
+
+export interface FieldError {
+  /** path in the body (`lines[0].units`), or the name of a header, path or query parameter */
+  field: string
+  detail: string
+}
+
+export interface ProblemExtras {
+  errors?: FieldError[]
+  /** seconds after which a retry makes sense: sent as Retry-After too */
+  retry_after?: number
+  [extra: string]: unknown
+}
+
+export class Problem extends Error {
+  readonly status: number
+  readonly code: string
+  readonly retryable: boolean
+  readonly extras: ProblemExtras
+  constructor(status: number, code: string, detail: string, extras: ProblemExtras = {}) {
+    super(detail)
+    this.status = status
+    this.code = code
+    this.retryable = extras.retry_after !== undefined
+    this.extras = extras
+  }
+}
+
+/** One wrong field: a 400 that names it. */
+export const badField = (field: string, detail: string, status = 400, code = 'invalid_request') =>
+  new Problem(status, code, `${field} ${detail}`, { errors: [{ field, detail }] })
+
+/** The body of a problem. `instance` is the request's path. */
+export function problemBody(problem: Problem, instance: string) {
+  return {
+    type: `urn:holdfast:problem:${problem.code}`,
+    title: STATUS_CODES[problem.status] ?? 'Error',
+    status: problem.status,
+    detail: problem.message,
+    instance,
+    code: problem.code,
+    retryable: problem.retryable,
+    ...problem.extras,
+  }
+}
+
+export const ProblemSchema = Type.Object(
+  {
+    type: Type.String(),
+    title: Type.String(),
+    status: Type.Integer(),
+    detail: Type.String(),
+    instance: Type.String(),
+    code: Type.String({ description: 'Stable and machine-readable.' }),
+    retryable: Type.Boolean({ description: 'The same request may succeed later.' }),
+    errors: Type.Optional(Type.Array(Type.Object({ field: Type.String(), detail: Type.String() }))),
+    retry_after: Type.Optional(Type.Integer({ description: 'Seconds; also in the Retry-After header.' })),
+  },
+  { $id: 'Problem', additionalProperties: true },
+)

@@ -1,0 +1,105 @@
+/**
+ * The BullMQ queue and the pub/sub channel between API and workers. Invariant: both carry hints only. A purchase is a
+ * Postgres row; a lost job is made up for by the sweeper, a lost notice by the waiting side's own look.
+ */
+import { Queue } from 'bullmq'
+import { Redis, type RedisOptions } from 'ioredis'
+import type { Log } from './log.ts'
+
+export const QUEUE = 'purchases'
+export const JOB = 'purchase'
+export interface NudgeJob {
+  resources: string[]
+}
+
+export const bullPrefix = (redis_prefix: string) => `${redis_prefix}bull`
+/** Carries JSON arrays of settled ids (purchases and commands). */
+export const settledChannel = (redis_prefix: string) => `${redis_prefix}settled`
+
+/** Milliseconds between attempts to reach Redis again: constant, so that recovery is not delayed by a long outage. */
+const RECONNECT_MS = 200
+
+/** For commands whose failure the caller handles: nothing is kept for later while Redis is away. */
+export function openRedis(url: string, log: Log, options: Omit<RedisOptions, 'replyMapping'> = {}): Redis {
+  const redis = new Redis(url, {
+    enableOfflineQueue: false,
+    maxRetriesPerRequest: 0,
+    retryStrategy: () => RECONNECT_MS,
+    connectTimeout: 2_000,
+    ...options,
+  })
+  let lastMessage = ''
+  redis.on('error', (error) => {
+    if (error.message !== lastMessage) log.warn({ error: error.message }, 'redis: connection failed')
+    lastMessage = error.message
+  })
+  redis.on('ready', () => {
+    lastMessage = ''
+  })
+  return redis
+}
+
+export interface Nudger {
+  /** Tells the workers that these lines have buyers. Never throws, never waits. */
+  nudge(resources: Iterable<string>): void
+  close(): Promise<void>
+}
+
+/** Resources named by one job: enough that cold lines share a job's cost, few enough that workers share the lines. */
+const RESOURCES_PER_JOB = 64
+
+/**
+ * One job in flight a process; what arrives meanwhile goes into the next, each resource once. A single resource's job
+ * carries it as deduplication id, so a hot line has at most one waiting job beside the active one.
+ */
+export function createNudger(redis_url: string, redis_prefix: string, log: Log): Nudger {
+  // commandTimeout: a Redis that hangs must not hold the one place in flight.
+  const connection = openRedis(redis_url, log, { commandTimeout: 2_000 })
+  const queue = new Queue<NudgeJob>(QUEUE, {
+    connection,
+    prefix: bullPrefix(redis_prefix),
+    skipWaitingForReady: true,
+    skipVersionCheck: true,
+    skipMetasUpdate: true,
+    defaultJobOptions: {
+      attempts: 5,
+      backoff: { type: 'exponential', delay: 200, jitter: 0.5 },
+      removeOnComplete: true,
+      // Kept where a person sees them: a week, and not without bound.
+      removeOnFail: { age: 7 * 24 * 3600, count: 5_000 },
+    },
+  })
+  queue.on('error', () => {})
+  let waiting = new Set<string>()
+  let sending: Promise<void> | undefined
+
+  async function send(): Promise<void> {
+    while (waiting.size > 0) {
+      const all = [...waiting]
+      waiting = new Set()
+      try {
+        for (let i = 0; i < all.length; i += RESOURCES_PER_JOB) {
+          const resources = all.slice(i, i + RESOURCES_PER_JOB)
+          const [only] = resources
+          const alone = resources.length === 1 && only !== undefined
+          await queue.add(JOB, { resources }, alone ? { deduplication: { id: only, keepLastIfActive: true } } : {})
+        }
+      } catch (error) {
+        log.debug({ error, resources: all.length }, 'nudge lost; the sweeper makes up for it')
+      }
+    }
+    sending = undefined
+  }
+
+  return {
+    nudge(resources) {
+      for (const resource of resources) waiting.add(resource)
+      sending ??= Promise.resolve().then(send)
+    },
+    async close() {
+      await sending
+      await queue.close()
+      connection.disconnect()
+    },
+  }
+}

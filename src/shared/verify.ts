@@ -1,0 +1,124 @@
+/**
+ * The invariants of DESIGN §2, asked of a live database in one snapshot. Every check counts what it looked at and names
+ * what breaks it; it writes nothing.
+ */
+import { sql } from 'drizzle-orm'
+import { type Client, run } from './db.ts'
+
+export interface Finding {
+  invariant: string
+  /** rows looked at */
+  looked_at: number
+  /** ids or references that break it, at most OFFENDERS of them */
+  offenders: string[]
+}
+
+/** Offending ids named by one check. */
+const OFFENDERS = 20
+/** Seconds after which a queued row, or an overdue hold, has been left behind. */
+const LATE_S = 60
+
+interface Check {
+  invariant: string
+  /** a count of what is looked at */
+  of: string
+  /** a query of offending ids as `id` */
+  broken: string
+}
+
+/** What purchases say that they took of each resource, wallets included. */
+const EFFECTS = `
+  SELECT p.id, p.status, l.resource, sum(l.units)::bigint AS units FROM purchases p CROSS JOIN LATERAL (
+    SELECT e ->> 'resource' AS resource, (e ->> 'units')::bigint AS units FROM jsonb_array_elements(p.lines) e
+    UNION ALL SELECT p.payment ->> 'account', p.amount WHERE p.payment ->> 'method' = 'wallet' AND p.amount > 0
+  ) l WHERE p.status NOT IN ('queued', 'rejected', 'failed') GROUP BY p.id, p.status, l.resource`
+
+const LEDGER = `
+  SELECT resource,
+         coalesce(sum(delta) FILTER (WHERE purchase IS NULL AND booking IS NULL), 0)::bigint AS total,
+         coalesce(-sum(delta) FILTER (WHERE purchase IS NOT NULL AND reason IN ('hold', 'release')), 0)::bigint AS held,
+         coalesce(-sum(delta) FILTER (WHERE purchase IS NOT NULL AND reason IN ('sale', 'refund')), 0)::bigint AS sold,
+         sum(delta)::bigint AS available
+  FROM movements GROUP BY resource`
+
+const CHECKS: readonly Check[] = [
+  {
+    invariant: 'never oversold: 0 <= available, held and sold, together the total',
+    of: `SELECT count(*) FROM resources`,
+    broken: `SELECT ref AS id FROM resources WHERE available < 0 OR held < 0 OR available + held > total`,
+  },
+  {
+    invariant: 'the ledger gives the same total, available, held and sold',
+    of: `SELECT count(*) FROM movements`,
+    broken: `SELECT coalesce(r.ref, m.resource) AS id FROM resources r FULL JOIN (${LEDGER}) m ON m.resource = r.ref
+             WHERE (coalesce(r.total, 0), coalesce(r.available, 0), coalesce(r.held, 0),
+                    coalesce(r.total - r.available - r.held, 0))
+               <> (coalesce(m.total, 0), coalesce(m.available, 0), coalesce(m.held, 0), coalesce(m.sold, 0))`,
+  },
+  {
+    invariant: 'never double-booked: no two active bookings of a resource overlap',
+    of: `SELECT count(*) FROM bookings WHERE status IN ('requested', 'accepted')`,
+    broken: `SELECT a.id FROM bookings a JOIN bookings b ON a.resource = b.resource AND a.id <> b.id
+             AND a.during && b.during AND a.status IN ('requested', 'accepted') AND b.status IN ('requested', 'accepted')`,
+  },
+  {
+    invariant: 'one effect per intent: each purchase moved exactly the units that its status says',
+    of: `SELECT count(*) FROM purchases WHERE status NOT IN ('queued', 'rejected', 'failed')`,
+    broken: `SELECT e.id FROM (${EFFECTS}) e LEFT JOIN (
+               SELECT purchase, resource, sum(delta)::bigint AS net,
+                      count(*) FILTER (WHERE reason IN ('sale', 'hold')) AS taken
+               FROM movements WHERE purchase IS NOT NULL GROUP BY purchase, resource
+             ) m ON m.purchase = e.id AND m.resource = e.resource
+             WHERE CASE WHEN e.status IN ('held', 'confirmed') THEN m.net IS DISTINCT FROM -e.units
+                        ELSE coalesce(m.net, 0) <> 0 END`,
+  },
+  {
+    invariant: 'nothing moved for a purchase that got nothing, or that does not exist',
+    of: `SELECT count(*) FROM movements WHERE purchase IS NOT NULL`,
+    broken: `SELECT m.purchase AS id FROM movements m LEFT JOIN purchases p ON p.id = m.purchase
+             WHERE m.purchase IS NOT NULL AND (p.id IS NULL OR p.status IN ('queued', 'rejected', 'failed'))`,
+  },
+  {
+    invariant: 'a stale lease holder wrote nothing: no fence above the one stored on the resource',
+    of: `SELECT count(*) FROM movements WHERE fence IS NOT NULL`,
+    broken: `SELECT m.resource || ' #' || m.id AS id FROM movements m JOIN resources r ON r.ref = m.resource
+             WHERE m.fence > r.fence`,
+  },
+  {
+    invariant: 'tokens rise: along the ledger of a resource no fence is lower than one before it',
+    of: `SELECT count(*) FROM movements WHERE fence IS NOT NULL`,
+    broken: `SELECT resource || ' #' || id AS id FROM (
+               SELECT resource, id, fence, max(fence) OVER (PARTITION BY resource ORDER BY id) AS highest
+               FROM movements WHERE fence IS NOT NULL
+             ) m WHERE fence < highest`,
+  },
+  {
+    invariant: `nothing acknowledged is lost: no purchase or command has been queued for ${LATE_S} s`,
+    of: `SELECT count(*) FROM purchases`,
+    broken: `SELECT id FROM purchases WHERE status = 'queued' AND created_at < now() - interval '${LATE_S} s'
+             UNION ALL
+             SELECT id FROM commands WHERE status = 'queued' AND created_at < now() - interval '${LATE_S} s'`,
+  },
+  {
+    invariant: `nothing is undersold: no hold is overdue by ${LATE_S} s`,
+    of: `SELECT count(*) FROM purchases WHERE status = 'held'`,
+    broken: `SELECT id FROM purchases WHERE status = 'held' AND expires_at < now() - interval '${LATE_S} s'`,
+  },
+]
+
+/** Asks all of it in one read-only snapshot. */
+export async function verify(client: Client): Promise<Finding[]> {
+  return await client.begin('ISOLATION LEVEL REPEATABLE READ READ ONLY', async (tx) => {
+    const findings: Finding[] = []
+    for (const { invariant, of, broken } of CHECKS) {
+      const [row] = await run<{ looked_at: number; offenders: string[] }>(
+        tx,
+        sql.raw(`SELECT (${of}) AS looked_at,
+                        coalesce((SELECT array_agg(id::text) FROM (SELECT DISTINCT id FROM (${broken}) b
+                                  LIMIT ${OFFENDERS}) o), '{}') AS offenders`),
+      )
+      findings.push({ invariant, looked_at: row?.looked_at ?? 0, offenders: row?.offenders ?? [] })
+    }
+    return findings
+  })
+}

@@ -1,0 +1,218 @@
+/**
+ * One batch: take what stands in the lines, and commit what was decided in one fenced transaction. Invariants: the
+ * first statement of the transaction locks every resource it will write, in one order, and lets only the newest
+ * lease holder past; what is decided is decided on rows read under those locks; zero rows anywhere rolls all back.
+ */
+import { sql } from 'drizzle-orm'
+import type { Client, Transaction } from '../shared/db.ts'
+import { run } from '../shared/db.ts'
+import { decide, type Item, type PurchaseRow, type Resource, type Verdict } from './purchases.ts'
+
+/** A lease holder with a newer token has written: this one's whole transaction is rolled back. */
+export class StaleLeaseError extends Error {
+  readonly code = 'stale_lease'
+  /** refused resources, with the fence found stored (higher than the token that was refused) */
+  readonly fences: ReadonlyMap<string, number>
+  constructor(fences: ReadonlyMap<string, number>) {
+    super(`superseded on ${[...fences.keys()].join(', ')}`)
+    this.fences = fences
+  }
+}
+
+/** A row changed between being taken and being written (a writer without the lease): rolled back, taken again. */
+export class ChangedRowError extends Error {
+  readonly code = 'changed_row'
+}
+
+/** Rows of one line in one batch: a transaction of 500 decisions takes tens of milliseconds. */
+export const ROWS_PER_LINE = 500
+/** Rows of all lines in one transaction. */
+const ROWS_PER_BATCH = 2_000
+
+type Taken = PurchaseRow & {
+  line: string
+  kind: Item['kind']
+  command_id: string | null
+  command_seq: number | null
+  command: 'confirm' | 'cancel' | 'refund' | null
+  command_created_ms: number | null
+}
+
+const ms = (column: string) => sql.raw(`(extract(epoch from ${column}) * 1000)::float8`)
+const columns = sql.raw(
+  'p.id, p.seq, p.queue, p.lines, p.amount, p.currency, p.payment, p.hold_seconds, p.status, p.created_at, p.expires_at',
+)
+
+/** How many rows a line may bring when `lines` lines share a batch. */
+export const rowsPerLine = (lines: number) => Math.min(ROWS_PER_LINE, Math.ceil(ROWS_PER_BATCH / lines))
+
+/**
+ * What stands in these lines, each line in order: overdue holds on the resource first, then purchases and commands by
+ * seq. Rows of one purchase share one object.
+ */
+export async function take(
+  client: Client,
+  lines: readonly { queue: string; after: number }[],
+): Promise<Map<string, Item[]>> {
+  const limit = rowsPerLine(lines.length)
+  const rows = await run<Taken>(
+    client,
+    sql`
+    SELECT q.queue AS line, i.kind, i.command_id, i.command_seq, i.command, i.command_created_ms,
+           i.id, i.seq, i.queue, i.lines, i.amount, i.currency, i.payment, i.hold_seconds, i.status,
+           ${ms('i.created_at')} AS created_ms, ${ms('i.expires_at')} AS expires_ms
+    FROM json_to_recordset(${JSON.stringify(lines)}::json) AS q(queue text, after bigint)
+    CROSS JOIN LATERAL (
+      (SELECT 'expired' AS kind, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS command,
+              NULL::float8 AS command_created_ms, 0 AS rank, ${columns}
+       FROM purchases p
+       WHERE p.status = 'held' AND p.expires_at <= clock_timestamp()
+         AND (p.lines @> jsonb_build_array(jsonb_build_object('resource', q.queue)) OR p.payment ->> 'account' = q.queue)
+       ORDER BY p.seq LIMIT ${limit})
+      UNION ALL
+      (SELECT 'purchase', NULL, NULL, NULL, NULL, 1, ${columns}
+       FROM purchases p
+       WHERE p.queue = q.queue AND p.status = 'queued' AND p.seq > q.after
+       ORDER BY p.seq LIMIT ${limit})
+      UNION ALL
+      (SELECT 'command', c.id, c.seq, c.command, ${ms('c.created_at')}, 1, ${columns}
+       FROM commands c JOIN purchases p ON p.id = c.purchase
+       WHERE c.queue = q.queue AND c.status = 'queued'
+       ORDER BY c.seq LIMIT ${limit})
+    ) i
+    ORDER BY q.queue, i.rank, coalesce(i.command_seq, i.seq)`,
+  )
+  const purchases = new Map<string, PurchaseRow>()
+  const taken = new Map<string, Item[]>(lines.map((line) => [line.queue, []]))
+  for (const row of rows) {
+    const { line, kind, command_id, command_seq, command, command_created_ms, ...fresh } = row
+    const purchase = purchases.get(fresh.id) ?? fresh
+    purchases.set(purchase.id, purchase)
+    const item: Item =
+      command_id !== null && command_seq !== null && command !== null
+        ? {
+            kind: 'command',
+            purchase,
+            command: { id: command_id, seq: command_seq, command, created_ms: command_created_ms ?? 0 },
+          }
+        : { kind: kind === 'expired' ? 'expired' : 'purchase', purchase }
+    taken.get(line)?.push(item)
+  }
+  return taken
+}
+
+type Guarded = Omit<Resource, 'token'> & { now_ms: number }
+
+/**
+ * Locks the resources in order and sets each fence to its lease's token where none higher is stored. A fence only
+ * rises, so `fence <= token` lets a lease's first write and its later ones pass, and a superseded holder's never.
+ */
+async function guard(tx: Transaction, tokens: ReadonlyMap<string, number>): Promise<[Map<string, Resource>, number]> {
+  const wanted = JSON.stringify(Array.from(tokens, ([ref, token]) => ({ ref, token })))
+  const rows = await run<Guarded>(
+    tx,
+    sql`
+    WITH wanted AS (SELECT * FROM json_to_recordset(${wanted}::json) AS w(ref text, token bigint)),
+    locked AS MATERIALIZED (
+      SELECT r.ref FROM resources r WHERE r.ref IN (SELECT w.ref FROM wanted w) ORDER BY r.ref FOR NO KEY UPDATE
+    )
+    UPDATE resources r SET fence = w.token
+    FROM locked l JOIN wanted w ON w.ref = l.ref
+    WHERE r.ref = l.ref AND r.fence <= w.token
+    RETURNING r.ref, r.kind, r.available, r.held, r.price, r.currency, ${ms('clock_timestamp()')} AS now_ms`,
+  )
+  const resources = new Map<string, Resource>()
+  for (const row of rows) resources.set(row.ref, { ...row, token: tokens.get(row.ref) ?? 0 })
+  const missing = [...tokens.keys()].filter((ref) => !resources.has(ref))
+  if (missing.length > 0) {
+    // Not in the table at all is an answer (unknown_resource); in the table and not updated is a newer fence.
+    const stale = await run<{ ref: string; fence: number }>(
+      tx,
+      sql`SELECT r.ref, r.fence FROM resources r
+          WHERE r.ref IN (SELECT json_array_elements_text(${JSON.stringify(missing)}::json))`,
+    )
+    if (stale.length > 0) throw new StaleLeaseError(new Map(stale.map((row) => [row.ref, row.fence])))
+  }
+  return [resources, Math.max(0, ...rows.map((row) => row.now_ms))]
+}
+
+/** Writes a verdict in one statement; every part must change exactly the rows it names. */
+async function write(tx: Transaction, verdict: Verdict): Promise<void> {
+  const [row] = await run<{ purchases: number; commands: number; movements: number; resources: number }>(
+    tx,
+    sql`
+    WITH p AS (
+      UPDATE purchases t
+      SET status = d.status, reason = d.reason, amount = d.amount, currency = d.currency, fence = d.fence,
+          expires_at = CASE WHEN d.status = 'held' THEN to_timestamp(d.expires_ms / 1000) ELSE t.expires_at END,
+          settled_at = clock_timestamp()
+      FROM json_to_recordset(${JSON.stringify(verdict.purchases)}::json)
+        AS d(id uuid, was text, status text, reason text, amount bigint, currency text, expires_ms float8, fence bigint)
+      WHERE t.id = d.id AND t.status = d.was
+        -- A reader that was told "expired" must never see this hold confirmed: the clock is asked under the row lock.
+        AND (d.was <> 'held' OR d.status <> 'confirmed' OR t.expires_at > clock_timestamp())
+      RETURNING 1
+    ), c AS (
+      UPDATE commands t
+      SET status = d.status, reason = d.reason, met = d.met, fence = d.fence, settled_at = clock_timestamp()
+      FROM json_to_recordset(${JSON.stringify(verdict.commands)}::json)
+        AS d(id uuid, status text, reason text, met text, fence bigint)
+      WHERE t.id = d.id AND t.status = 'queued'
+      RETURNING 1
+    ), m AS (
+      INSERT INTO movements (resource, purchase, delta, reason, fence)
+      SELECT * FROM json_to_recordset(${JSON.stringify(verdict.movements)}::json)
+        AS d(resource text, purchase uuid, delta bigint, reason text, fence bigint)
+      RETURNING 1
+    ), r AS (
+      UPDATE resources t SET available = d.available, held = d.held, updated_at = now()
+      FROM json_to_recordset(${JSON.stringify(verdict.resources)}::json)
+        AS d(ref text, available bigint, held bigint, token bigint)
+      WHERE t.ref = d.ref AND t.fence = d.token
+      RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM p) AS purchases, (SELECT count(*) FROM c) AS commands,
+           (SELECT count(*) FROM m) AS movements, (SELECT count(*) FROM r) AS resources`,
+  )
+  for (const part of ['purchases', 'commands', 'movements', 'resources'] as const) {
+    if (row?.[part] !== verdict[part].length) {
+      throw new ChangedRowError(`${row?.[part]} of ${verdict[part].length} ${part} were as taken`)
+    }
+  }
+}
+
+/**
+ * Decides and commits these items in one transaction, under the leases' tokens by resource. Throws StaleLeaseError or
+ * ChangedRowError with nothing written; any other error leaves the outcome to be seen by taking the rows again.
+ */
+export async function commit(
+  client: Client,
+  items: readonly Item[],
+  tokens: ReadonlyMap<string, number>,
+): Promise<Verdict & { now_ms: number }> {
+  return await client.begin(async (tx) => {
+    const [resources, now_ms] = await guard(tx, tokens)
+    // Deciding changes the rows' status; a batch that is rolled back and split must find them as they were taken.
+    const copies = new Map<PurchaseRow, PurchaseRow>()
+    const fresh = items.map((item): Item => {
+      const purchase = copies.get(item.purchase) ?? { ...item.purchase }
+      copies.set(item.purchase, purchase)
+      return { ...item, purchase }
+    })
+    const verdict = decide(fresh, resources, now_ms)
+    if (verdict.purchases.length + verdict.commands.length > 0) await write(tx, verdict)
+    return { ...verdict, now_ms }
+  })
+}
+
+/** Ends a row that cannot be decided or written: failed, or its command rejected, with the reason `unprocessable`. */
+export async function setApart(client: Client, item: Item): Promise<void> {
+  await run(
+    client,
+    item.kind === 'command'
+      ? sql`UPDATE commands SET status = 'rejected', reason = 'unprocessable', settled_at = clock_timestamp()
+            WHERE id = ${item.command.id} AND status = 'queued'`
+      : sql`UPDATE purchases SET status = 'failed', reason = 'unprocessable', settled_at = clock_timestamp()
+            WHERE id = ${item.purchase.id} AND status = 'queued'`,
+  )
+}

@@ -1,0 +1,119 @@
+/**
+ * The path of a job: lease → batch → fenced commit → notice → next batch, or let go. Invariant: a line is worked by
+ * one lease holder at a time and is not left while it has rows, unless somebody else is told of them.
+ */
+import type { Breaker } from '../shared/breaker.ts'
+import type { Lease, Locks } from '../shared/locks/lease.ts'
+import { byLockOrder } from '../shared/resource.ts'
+import { type Item, refsOf } from './purchases.ts'
+import type { createSettler, Outcome } from './settle.ts'
+
+export interface DrainDeps {
+  locks: Locks
+  leases: Breaker
+  settler: ReturnType<typeof createSettler>
+  nudge(resources: Iterable<string>): void
+  ttl_ms: number
+}
+
+/** Milliseconds a line may be held while others wait for its lease: a few full batches. */
+const HOLD_MS = 250
+/** Times a row may miss another resource's lease before its line waits for that lease. */
+const MISSES = 3
+
+interface Line {
+  /** rows may have arrived since the last batch was taken */
+  again: boolean
+  done: Promise<void>
+}
+
+export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps) {
+  const lines = new Map<string, Line>()
+  let stopping = false
+  let progress_at = performance.now()
+  // A holder lets go after HOLD_MS, a dead one after its TTL: longer than both is a fault worth a new attempt.
+  const wait_ms = 2 * ttl_ms
+
+  const acquire = (resource: string) =>
+    leases.run(() => locks.acquire(resource, { wait_ms, above: settler.floor(resource) }))
+
+  /** From here on a nudge starts the line anew. */
+  function leave(queue: string, line: Line): void {
+    if (lines.get(queue) === line) lines.delete(queue)
+  }
+
+  async function work(queue: string, line: Line, given: Lease | undefined): Promise<void> {
+    const lease = given ?? (await acquire(queue))
+    try {
+      const since = performance.now()
+      const misses = new Map<string, number>()
+      let after = 0
+      let extras = new Map<string, Lease>()
+      for (;;) {
+        line.again = false
+        let outcome: Outcome
+        try {
+          outcome = await settler.settle({ queue, lease, after, extras })
+        } finally {
+          await locks.releaseMany(extras.values())
+        }
+        progress_at = performance.now()
+        after = outcome.after
+        const more = outcome.full || outcome.missed.length > 0 || line.again
+        if (!more) return
+        if (stopping || lease.signal.aborted) return nudge([queue])
+        if (performance.now() - since > HOLD_MS && (await lease.extend()).waiting > 0) return nudge([queue])
+        extras = await insist(queue, outcome.missed, misses)
+      }
+    } finally {
+      leave(queue, line)
+      await lease.release()
+    }
+  }
+
+  /** The leases of the first row that has missed often enough, waited for in lock order while its line is held. */
+  async function insist(queue: string, missed: Item[], misses: Map<string, number>): Promise<Map<string, Lease>> {
+    for (const { purchase } of missed) misses.set(purchase.id, (misses.get(purchase.id) ?? 0) + 1)
+    const first = missed.find(({ purchase }) => (misses.get(purchase.id) ?? 0) >= MISSES)
+    const extras = new Map<string, Lease>()
+    if (!first) return extras
+    try {
+      for (const ref of refsOf(first).sort(byLockOrder)) {
+        if (ref !== queue) extras.set(ref, await acquire(ref))
+      }
+      return extras
+    } catch (error) {
+      await locks.releaseMany(extras.values())
+      throw error
+    }
+  }
+
+  function start(queue: string, given?: Lease): Promise<void> {
+    const line: Line = { again: false, done: Promise.resolve() }
+    if (lines.size === 0) progress_at = performance.now()
+    lines.set(queue, line)
+    line.done = work(queue, line, given).finally(() => leave(queue, line))
+    return line.done
+  }
+
+  return {
+    /** Settles these lines until they are empty. Rejects when one could not be settled: its rows stay queued. */
+    async serve(resources: readonly string[]): Promise<void> {
+      const running = resources.flatMap((resource) => lines.get(resource) ?? [])
+      for (const line of running) line.again = true
+      const idle = resources.filter((resource) => !lines.has(resource))
+      const results = await Promise.allSettled([
+        ...running.map((line) => line.done),
+        ...idle.map((resource) => start(resource)),
+      ])
+      const failed = results.find((result) => result.status === 'rejected')
+      if (failed) throw failed.reason
+    },
+    /** After the batch under way each line is let go; what is left in it is nudged. */
+    stop() {
+      stopping = true
+    },
+    /** Lines under way, and milliseconds since the last batch was settled. */
+    state: () => ({ lines: lines.size, idle_ms: performance.now() - progress_at }),
+  }
+}

@@ -1,0 +1,250 @@
+/**
+ * What is decided about a batch, in memory and without I/O. Invariant: items are decided in the order given, and every
+ * unit that moves leaves a movement, so by resource: total = available + held + sold, by the ledger.
+ */
+import type { CommandKind, Line, Payment, PurchaseStatus } from '../shared/schema.ts'
+
+/** A row of purchases, as far as deciding needs it. `status` changes as the batch is decided. */
+export interface PurchaseRow {
+  id: string
+  seq: number
+  queue: string
+  lines: Line[]
+  amount: number | null
+  currency: string | null
+  payment: Payment
+  hold_seconds: number | null
+  status: PurchaseStatus
+  /** milliseconds since 1970, database clock */
+  expires_ms: number | null
+  created_ms: number
+}
+
+export interface CommandRow {
+  id: string
+  seq: number
+  command: CommandKind
+  created_ms: number
+}
+
+/** What stands in a line: a purchase to settle, a command on one, or a hold whose time is over. */
+export type Item = { purchase: PurchaseRow } & (
+  | { kind: 'purchase'; command?: never }
+  | { kind: 'expired'; command?: never }
+  | { kind: 'command'; command: CommandRow }
+)
+
+/** A resource as the guarded read returned it; `available` and `held` change as the batch is decided. */
+export interface Resource {
+  ref: string
+  kind: 'units' | 'calendar'
+  available: number
+  held: number
+  price: number
+  currency: string
+  /** fencing token of the lease it is written under */
+  token: number
+}
+
+export interface PurchaseChange {
+  id: string
+  was: PurchaseStatus
+  status: PurchaseStatus
+  reason: string | null
+  amount: number | null
+  currency: string | null
+  expires_ms: number | null
+  fence: number
+}
+export interface CommandChange {
+  id: string
+  status: 'done' | 'rejected'
+  reason: string | null
+  met: PurchaseStatus
+  fence: number
+}
+export interface Movement {
+  resource: string
+  purchase: string
+  delta: number
+  reason: 'sale' | 'hold' | 'release' | 'refund'
+  fence: number
+}
+export interface Verdict {
+  purchases: PurchaseChange[]
+  commands: CommandChange[]
+  movements: Movement[]
+  resources: Resource[]
+  /** items this batch could not decide yet: they stay in the line */
+  skipped: Item[]
+}
+
+/** Thrown for a row that no worker can decide (written past the API); the row is set apart, the rest settles. */
+export class UnprocessableError extends Error {
+  readonly code = 'unprocessable'
+}
+
+const isUnits = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) > 0
+
+/** The units a purchase takes of each resource: its lines merged, and the wallet's share as one more line. */
+export function takes(purchase: PurchaseRow, amount: number): Map<string, number> {
+  const units = new Map<string, number>()
+  if (purchase.lines.length === 0) throw new UnprocessableError('a purchase has no lines')
+  for (const line of purchase.lines) {
+    if (typeof line?.resource !== 'string' || !isUnits(line.units)) {
+      throw new UnprocessableError('a line needs a resource and a positive whole number of units')
+    }
+    units.set(line.resource, (units.get(line.resource) ?? 0) + line.units)
+  }
+  if (purchase.payment.method === 'wallet' && amount > 0) {
+    const { account } = purchase.payment
+    units.set(account, (units.get(account) ?? 0) + amount)
+  }
+  return units
+}
+
+/** Every resource that settling this item may write. */
+export function refsOf(item: Item): string[] {
+  const { purchase } = item
+  // A queued purchase that is cancelled has moved nothing; its own line is enough.
+  if (item.kind === 'command' && purchase.status === 'queued') return [purchase.queue]
+  return [...takes(purchase, 1).keys()]
+}
+
+/**
+ * Decides the items in order. `now_ms` is the database clock, read after the rows were locked.
+ */
+export function decide(items: readonly Item[], resources: ReadonlyMap<string, Resource>, now_ms: number): Verdict {
+  const changes = new Map<string, PurchaseChange>()
+  const touched = new Set<Resource>()
+  const verdict: Verdict = { purchases: [], commands: [], movements: [], resources: [], skipped: [] }
+  const cancelled = new Set(items.flatMap((item) => (item.command?.command === 'cancel' ? [item.purchase.id] : [])))
+
+  /** The token a row is stamped with: its own line's, or for an expired cart of another line, any of its resources'. */
+  function fenceOf(purchase: PurchaseRow): number {
+    const own = resources.get(purchase.queue) ?? purchase.lines.map((l) => resources.get(l.resource)).find((r) => r)
+    return own?.token ?? 0
+  }
+
+  function change(purchase: PurchaseRow, status: PurchaseStatus, reason?: string): void {
+    const earlier = changes.get(purchase.id)
+    changes.set(purchase.id, {
+      id: purchase.id,
+      was: earlier?.was ?? purchase.status,
+      status,
+      reason: reason ?? null,
+      amount: purchase.amount,
+      currency: purchase.currency,
+      expires_ms: purchase.expires_ms,
+      fence: fenceOf(purchase),
+    })
+    purchase.status = status
+  }
+
+  /** Moves the purchase's units: `available` and `held` per unit, and the movements that say so. */
+  function move(purchase: PurchaseRow, available: number, held: number, ...reasons: Movement['reason'][]): void {
+    for (const [ref, units] of takes(purchase, purchase.amount ?? 0)) {
+      const resource = resources.get(ref)
+      if (!resource) throw new UnprocessableError(`${ref} is gone`)
+      resource.available += available * units
+      resource.held += held * units
+      touched.add(resource)
+      for (const reason of reasons) {
+        const delta = reason === 'sale' || reason === 'hold' ? -units : units
+        verdict.movements.push({ resource: ref, purchase: purchase.id, delta, reason, fence: resource.token })
+      }
+    }
+  }
+
+  /** Status and reason of a purchase whose turn it is; moves its units when it gets them. */
+  function settle(purchase: PurchaseRow): [PurchaseStatus, string?] {
+    if (cancelled.has(purchase.id)) return ['cancelled']
+    let amount = 0
+    const currencies = new Set<string>()
+    const lines = takes(purchase, 0)
+    for (const [ref, units] of lines) {
+      const resource = resources.get(ref)
+      if (resource?.kind !== 'units') return ['rejected', 'unknown_resource']
+      amount += resource.price * units
+      if (resource.price > 0) currencies.add(resource.currency.toUpperCase())
+    }
+    if (!Number.isSafeInteger(amount)) return ['rejected', 'limit']
+    const { payment } = purchase
+    const wallet = payment.method === 'wallet' ? resources.get(payment.account) : undefined
+    if (payment.method === 'wallet') {
+      if (wallet?.kind !== 'units') return ['rejected', 'unknown_resource']
+      if (amount > 0) currencies.add(wallet.currency.toUpperCase())
+    }
+    if (currencies.size > 1) return ['rejected', 'currency_mismatch']
+    purchase.amount = amount
+    purchase.currency = [...currencies][0] ?? resources.get(purchase.queue)?.currency ?? null
+    for (const [ref, units] of lines) {
+      const resource = resources.get(ref)
+      if (!resource || resource.available < units) return ['rejected', 'sold_out']
+    }
+    if (payment.method === 'card') return ['failed', 'payment_unavailable']
+    if (wallet && wallet.available < amount + (lines.get(wallet.ref) ?? 0)) {
+      return ['failed', 'payment_declined']
+    }
+    if (purchase.hold_seconds === null) {
+      move(purchase, -1, 0, 'sale')
+      return ['confirmed']
+    }
+    purchase.expires_ms = now_ms + purchase.hold_seconds * 1000
+    move(purchase, -1, 1, 'hold')
+    return ['held']
+  }
+
+  function expire(purchase: PurchaseRow): void {
+    move(purchase, 1, -1, 'release')
+    change(purchase, 'expired')
+  }
+
+  function obey(purchase: PurchaseRow, { command }: CommandRow): boolean {
+    if (purchase.status === 'held' && purchase.expires_ms !== null && purchase.expires_ms <= now_ms) expire(purchase)
+    const met = purchase.status
+    if (command === 'cancel' && met === 'queued') {
+      change(purchase, 'cancelled')
+    } else if (command === 'cancel' && met === 'held') {
+      move(purchase, 1, -1, 'release')
+      change(purchase, 'cancelled')
+    } else if (command === 'confirm' && met === 'held') {
+      move(purchase, 0, -1, 'release', 'sale')
+      change(purchase, 'confirmed')
+    } else if (command === 'refund' && met === 'confirmed') {
+      move(purchase, 1, 0, 'refund')
+      change(purchase, 'refunded')
+    } else {
+      return false
+    }
+    return true
+  }
+
+  for (const item of items) {
+    const { purchase } = item
+    if (item.kind === 'purchase') {
+      if (purchase.status === 'queued') change(purchase, ...settle(purchase))
+    } else if (item.kind === 'expired') {
+      if (purchase.status === 'held' && purchase.expires_ms !== null && purchase.expires_ms <= now_ms) expire(purchase)
+      else verdict.skipped.push(item)
+    } else if (purchase.status === 'queued' && item.command.command !== 'cancel') {
+      // Its purchase has not been settled yet (a missed lease, a later batch): it waits behind it.
+      verdict.skipped.push(item)
+    } else {
+      // A cancel that came before its purchase was settled in this batch has had its effect already.
+      const had = item.command.command === 'cancel' && cancelled.delete(purchase.id) && purchase.status === 'cancelled'
+      const met = had ? 'queued' : purchase.status
+      const done = had || obey(purchase, item.command)
+      verdict.commands.push({
+        id: item.command.id,
+        status: done ? 'done' : 'rejected',
+        reason: done ? null : 'wrong_status',
+        met: done ? met : purchase.status,
+        fence: fenceOf(purchase),
+      })
+    }
+  }
+  verdict.purchases = [...changes.values()]
+  verdict.resources = [...touched]
+  return verdict
+}

@@ -1,0 +1,244 @@
+/**
+ * Settles what stands in several lines at once, so that cold lines share commits. Invariants: a line is settled only
+ * under a lease that its asker holds; one bad row or one stale lease costs the others a round, never their result.
+ */
+import type { Breaker } from '../shared/breaker.ts'
+import { type Client, isDataError } from '../shared/db.ts'
+import type { Lease, Locks } from '../shared/locks/lease.ts'
+import type { Log } from '../shared/log.ts'
+import type { Metrics } from '../shared/metrics.ts'
+import { ChangedRowError, commit, rowsPerLine, StaleLeaseError, setApart, take } from './batch.ts'
+import { type Item, refsOf, UnprocessableError, type Verdict } from './purchases.ts'
+
+export interface SettleDeps {
+  client: Client
+  locks: Locks
+  database: Breaker
+  metrics: Metrics
+  log: Log
+  /** tells whoever waits that these ids have an answer */
+  notify(ids: string[]): void
+}
+
+export interface Ask {
+  queue: string
+  lease: Lease
+  /** seq after which purchases of this line are taken */
+  after: number
+  /** leases on other resources, taken beforehand by waiting */
+  extras: ReadonlyMap<string, Lease>
+}
+
+export interface Outcome {
+  /** items that left the line */
+  settled: number
+  /** items of this line that stay because a lease of theirs was taken */
+  missed: Item[]
+  /** the batch was full: there may be more behind it */
+  full: boolean
+  /** where the next batch starts */
+  after: number
+}
+
+interface Pending extends Ask {
+  tries: number
+  resolve(outcome: Outcome): void
+  reject(error: unknown): void
+}
+
+/** True for the errors that are answers of the database and not its failure: they never open its breaker. */
+export const isDatabaseAnswer = (error: unknown) =>
+  error instanceof StaleLeaseError ||
+  error instanceof ChangedRowError ||
+  error instanceof UnprocessableError ||
+  isDataError(error)
+
+/** Transactions under way at once: while one waits for its fsync, the next one is decided. */
+const ROUNDS_AT_ONCE = 2
+/** Lines in one transaction. */
+const LINES_PER_ROUND = 128
+/** Rounds that an ask survives when others in its transaction were refused, before its job is told. */
+const TRIES = 4
+
+export function createSettler({ client, locks, database, metrics, log, notify }: SettleDeps) {
+  const waiting: Pending[] = []
+  /** Fences found above a lease's token (the lock server lost its memory): the next lease must exceed them. */
+  const floors = new Map<string, number>()
+  /** Rows that cannot even be set apart: passed over while this process lives, so that their line goes on. */
+  const hopeless = new Set<string>()
+  let rounds = 0
+  let scheduled = false
+
+  function pump(): void {
+    scheduled = false
+    while (rounds < ROUNDS_AT_ONCE && waiting.length > 0) {
+      rounds++
+      void round(waiting.splice(0, LINES_PER_ROUND)).finally(() => {
+        rounds--
+        pump()
+      })
+    }
+  }
+
+  function enqueue(ask: Pending): void {
+    waiting.push(ask)
+    if (scheduled) return
+    scheduled = true
+    setImmediate(pump)
+  }
+
+  async function round(asks: Pending[]): Promise<void> {
+    try {
+      const taken = await database.run(() => take(client, asks))
+      const leases = new Map(asks.flatMap((ask) => [[ask.queue, ask.lease] as const, ...ask.extras]))
+      const { ready, bad, needs } = sort([...taken.values()].flat(), leases)
+      const extras = await borrow(needs)
+      for (const [ref, lease] of extras) leases.set(ref, lease)
+      const able = ready.filter((item) => refsOf(item).every((ref) => leases.has(ref)))
+      let left: Item[]
+      try {
+        left = able.length > 0 ? await settle(able, leases) : []
+      } finally {
+        await locks.releaseMany(extras.values())
+      }
+      for (const item of bad) await apart(item, new UnprocessableError('its lines cannot be read'))
+      const done = new Set(able)
+      for (const item of [...left, ...bad]) done.delete(item)
+      for (const ask of asks) ask.resolve(outcomeOf(ask, taken.get(ask.queue) ?? [], done, new Set(able), asks.length))
+    } catch (error) {
+      refuse(asks, error)
+    }
+  }
+
+  /** Items whose resources can be read, the rest apart, and the resources for which no lease is held yet. */
+  function sort(items: readonly Item[], leases: ReadonlyMap<string, Lease>) {
+    const ready: Item[] = []
+    const bad: Item[] = []
+    const needs = new Set<string>()
+    for (const item of items) {
+      if (hopeless.has(item.command?.id ?? item.purchase.id)) continue
+      try {
+        for (const ref of refsOf(item)) if (!leases.has(ref)) needs.add(ref)
+        ready.push(item)
+      } catch {
+        bad.push(item)
+      }
+    }
+    return { ready, bad, needs }
+  }
+
+  /** Takes the other resources' leases without waiting. None is also an answer: those rows stay for the next round. */
+  async function borrow(needs: ReadonlySet<string>): Promise<Map<string, Lease>> {
+    if (needs.size === 0) return new Map()
+    const above = Math.max(0, ...Array.from(needs, (ref) => floors.get(ref) ?? 0))
+    try {
+      return await locks.tryAcquireMany([...needs], { above })
+    } catch (error) {
+      log.warn({ error }, 'leases on further resources could not be asked for')
+      return new Map()
+    }
+  }
+
+  /** Commits the items, one bad row set apart if need be. Returns those that could not be decided yet. */
+  async function settle(items: readonly Item[], leases: ReadonlyMap<string, Lease>): Promise<Item[]> {
+    const tokens = new Map<string, number>()
+    for (const item of items) {
+      for (const ref of refsOf(item)) tokens.set(ref, leases.get(ref)?.token ?? 0)
+    }
+    const attempt = () =>
+      database.run(async () => {
+        const verdict = await commit(client, items, tokens)
+        tell(items, verdict)
+        return verdict
+      })
+    try {
+      // One more try after a broken connection, with the same tokens: if another holder has written in between, it is
+      // the database that says so, and the refusal is counted.
+      const verdict = await attempt().catch((error) => (isDatabaseAnswer(error) ? Promise.reject(error) : attempt()))
+      for (const ref of tokens.keys()) floors.delete(ref)
+      const skipped = new Set(verdict.skipped.map((item) => item.command?.id ?? item.purchase.id))
+      return items.filter((item) => skipped.has(item.command?.id ?? item.purchase.id))
+    } catch (error) {
+      if (!(error instanceof UnprocessableError || isDataError(error))) throw error
+      const [first] = items
+      if (items.length === 1 && first) {
+        await apart(first, error)
+        return []
+      }
+      // The batch was rolled back whole: its halves are settled in order, until the bad row stands alone.
+      const half = Math.ceil(items.length / 2)
+      return [...(await settle(items.slice(0, half), leases)), ...(await settle(items.slice(half), leases))]
+    }
+  }
+
+  async function apart(item: Item, error: unknown): Promise<void> {
+    const id = item.command?.id ?? item.purchase.id
+    log.error({ purchase: item.purchase.id, resource: item.purchase.queue, error }, 'row set apart')
+    try {
+      await setApart(client, item)
+      notify([id])
+    } catch (second) {
+      if (!isDataError(second)) throw second
+      hopeless.add(id)
+      log.error({ purchase: item.purchase.id, error: second }, 'row cannot be written at all: it stays queued')
+    }
+  }
+
+  function tell(items: readonly Item[], verdict: Verdict & { now_ms: number }): void {
+    const rows = new Map(items.map((item) => [item.purchase.id, item.purchase]))
+    const perLine = new Map<string, Record<string, string[]>>()
+    for (const change of verdict.purchases) {
+      const row = rows.get(change.id)
+      if (!row) continue
+      metrics.purchases.inc({ status: change.status })
+      if (change.was === 'queued') {
+        metrics.queue_waiting_seconds.observe(Math.max(0, verdict.now_ms - row.created_ms) / 1000)
+      }
+      const line = perLine.get(row.queue) ?? { token: [String(change.fence)] }
+      perLine.set(row.queue, line)
+      line[change.status] = [...(line[change.status] ?? []), change.id]
+    }
+    metrics.batch_size.observe(verdict.purchases.length + verdict.commands.length)
+    for (const [resource, { token, ...purchases }] of perLine) {
+      log.info({ resource, fencing_token: Number(token?.[0]), purchases }, 'settled')
+    }
+    notify([...verdict.purchases, ...verdict.commands].map((change) => change.id))
+  }
+
+  function refuse(asks: Pending[], error: unknown): void {
+    const stale = error instanceof StaleLeaseError ? error.fences : new Map<string, number>()
+    for (const [resource, fence] of stale) {
+      metrics.fencing_rejections.inc()
+      floors.set(resource, fence)
+      log.warn({ resource, fence, error }, 'superseded: nothing was written')
+    }
+    const again = error instanceof StaleLeaseError || error instanceof ChangedRowError
+    for (const ask of asks) {
+      if (again && !stale.has(ask.queue) && ++ask.tries < TRIES) enqueue(ask)
+      else ask.reject(error)
+    }
+  }
+
+  return {
+    /** Settles one batch of the line, together with other lines that ask meanwhile. */
+    settle: (ask: Ask) => new Promise<Outcome>((resolve, reject) => enqueue({ ...ask, tries: 0, resolve, reject })),
+    /** What the next lease on this resource must exceed. */
+    floor: (resource: string) => floors.get(resource) ?? 0,
+  }
+}
+
+function outcomeOf(ask: Ask, taken: Item[], done: Set<Item>, able: Set<Item>, lines: number): Outcome {
+  const own = taken.filter((item) => item.purchase.queue === ask.queue)
+  const missed = own.filter((item) => !able.has(item) && !done.has(item))
+  const left = own.filter((item) => item.kind === 'purchase' && !done.has(item))
+  const seqs = own.flatMap((item) => (item.kind === 'purchase' ? [item.purchase.seq] : []))
+  const limit = rowsPerLine(lines)
+  return {
+    settled: taken.filter((item) => done.has(item)).length,
+    missed,
+    full: (['purchase', 'command', 'expired'] as const).some(
+      (kind) => taken.filter((item) => item.kind === kind).length >= limit,
+    ),
+    after: left.length > 0 ? Math.min(...left.map((item) => item.purchase.seq)) - 1 : Math.max(ask.after, ...seqs),
+  }
+}

@@ -1,0 +1,54 @@
+/**
+ * Makes up for lost nudges. Invariant: a line whose head has waited for a second, and a line with an overdue hold, is
+ * nudged again, whatever happened to its job.
+ */
+import { sql } from 'drizzle-orm'
+import { type Client, run } from '../shared/db.ts'
+import type { Locks } from '../shared/locks/lease.ts'
+
+/** Milliseconds between sweeps: an overdue hold's units are sellable again within a second, by two sweeps' room. */
+export const SWEEP_MS = 400
+const LATE = sql.raw("interval '1 second'")
+/** Lines nudged by one sweep; the next one takes the rest. */
+const LINES = 10_000
+
+/** Every line of the table once, by its head: an index skip scan, as cheap with a million rows in one line as with one. */
+const heads = (table: string) =>
+  sql.raw(`
+  (WITH RECURSIVE head AS (
+    (SELECT queue, created_at FROM ${table} WHERE status = 'queued' ORDER BY queue, seq LIMIT 1)
+    UNION ALL
+    SELECT n.queue, n.created_at FROM head h CROSS JOIN LATERAL (
+      SELECT t.queue, t.created_at FROM ${table} t
+      WHERE t.status = 'queued' AND t.queue > h.queue ORDER BY t.queue, t.seq LIMIT 1) n
+  ) SELECT queue, created_at FROM head)`)
+
+export interface SweepDeps {
+  client: Client
+  locks: Locks
+  nudge(resources: Iterable<string>): void
+}
+
+/** One sweep of the fleet: whoever has the lease does it, the others do nothing. Returns the lines nudged. */
+export async function sweepOnce({ client, locks, nudge }: SweepDeps): Promise<string[]> {
+  const lease = await locks.tryAcquire('sweep:purchases')
+  if (!lease) return []
+  try {
+    const rows = await run<{ queue: string }>(
+      client,
+      sql`
+      SELECT queue FROM (
+        SELECT queue FROM ${heads('purchases')} a WHERE created_at < clock_timestamp() - ${LATE}
+        UNION
+        SELECT queue FROM ${heads('commands')} b WHERE created_at < clock_timestamp() - ${LATE}
+        UNION
+        SELECT queue FROM purchases WHERE status = 'held' AND expires_at <= clock_timestamp()
+      ) late LIMIT ${LINES}`,
+    )
+    const queues = rows.map((row) => row.queue)
+    nudge(queues)
+    return queues
+  } finally {
+    await lease.release()
+  }
+}

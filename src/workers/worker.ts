@@ -1,0 +1,108 @@
+/** Puts a worker together from its dependencies; main.ts runs it as a process, tests run it in theirs. */
+import { Worker } from 'bullmq'
+import { type Breaker, createBreaker } from '../shared/breaker.ts'
+import type { Config } from '../shared/config.ts'
+import { openDb } from '../shared/db.ts'
+import { LeaseLostError, LockBusyError, type Locks } from '../shared/locks/lease.ts'
+import { createLocks } from '../shared/locks/redis.ts'
+import type { Log } from '../shared/log.ts'
+import { lockEvents, type Metrics } from '../shared/metrics.ts'
+import { bullPrefix, createNudger, type NudgeJob, openRedis, QUEUE, settledChannel } from '../shared/queues.ts'
+import { createDrain } from './drain.ts'
+import { createSettler, isDatabaseAnswer } from './settle.ts'
+import { SWEEP_MS, sweepOnce } from './sweep.ts'
+
+/** Milliseconds without a settled batch while lines are under way, after which the worker calls itself stuck. */
+const STUCK_MS = 60_000
+/** Connections of a worker: two transactions, the takes of the next ones, and the sweeper. */
+const CONNECTIONS = 6
+/** Milliseconds for one batch, its wait for row locks included. */
+const BATCH_MS = 10_000
+
+export interface RunningWorker {
+  breakers: readonly Breaker[]
+  checks: Record<string, () => Promise<unknown>>
+  stuck(): string | undefined
+  /** stops taking jobs, finishes the batches under way, lets the leases go, closes */
+  close(): Promise<void>
+}
+
+export interface WorkerDeps {
+  config: Pick<Config, 'database_url' | 'redis_url' | 'redis_prefix' | 'lease_ttl_ms' | 'worker_concurrency'>
+  metrics: Metrics
+  log: Log
+  /** default: leases on the one Redis of the configuration */
+  locks?: Locks
+}
+
+const isLeaseAnswer = (error: unknown) => error instanceof LockBusyError || error instanceof LeaseLostError
+
+export function startWorker({ config, metrics, log, locks: given }: WorkerDeps): RunningWorker {
+  const { redis_url, redis_prefix, lease_ttl_ms: ttl_ms } = config
+  const db = openDb(config.database_url, { max: CONNECTIONS, name: 'holdfast-worker', idle_in_transaction_ms: ttl_ms })
+  const redis = openRedis(redis_url, log)
+  const locks = given ?? createLocks({ redis, prefix: redis_prefix, ttl_ms, events: lockEvents(metrics) })
+  const database = createBreaker({ name: 'database', timeout_ms: BATCH_MS, isAnswer: isDatabaseAnswer, metrics })
+  const leases = createBreaker({ name: 'leases', timeout_ms: 3 * ttl_ms, isAnswer: isLeaseAnswer, metrics })
+  const nudger = createNudger(redis_url, redis_prefix, log)
+
+  const channel = settledChannel(redis_prefix)
+  const notify = (ids: string[]) => {
+    // A lost notice costs its waiter one look at the database.
+    redis.publish(channel, JSON.stringify(ids)).catch(() => {})
+  }
+  const settler = createSettler({ client: db.client, locks, database, metrics, log, notify })
+  const drain = createDrain({ locks, leases, settler, nudge: nudger.nudge, ttl_ms })
+
+  const jobs_redis = openRedis(redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
+  const jobs = new Worker<NudgeJob>(QUEUE, (job) => drain.serve(job.data.resources), {
+    connection: jobs_redis,
+    prefix: bullPrefix(redis_prefix),
+    concurrency: config.worker_concurrency,
+    // A killed worker's job comes back about when its leases end, not after BullMQ's 30 seconds.
+    lockDuration: ttl_ms,
+    stalledInterval: Math.ceil(ttl_ms / 2),
+    // A nudge does no harm however often its worker dies; at 1, the second crash would fail it.
+    maxStalledCount: 1_000,
+  })
+  jobs.on('error', (error) => log.debug({ error }, 'bullmq'))
+  jobs.on('failed', (job, error) => {
+    const last = (job?.attemptsMade ?? 0) >= (job?.opts.attempts ?? 1)
+    log[last ? 'error' : 'warn']({ job: job?.id, resources: job?.data.resources, error }, 'job failed')
+  })
+
+  let sweeping: Promise<unknown> = Promise.resolve()
+  let swept = true
+  const sweeper = setInterval(() => {
+    if (!swept) return
+    swept = false
+    sweeping = sweepOnce({ client: db.client, locks, nudge: nudger.nudge })
+      .catch((error) => log.debug({ error }, 'sweep failed; the next one makes up for it'))
+      .finally(() => {
+        swept = true
+      })
+  }, SWEEP_MS)
+
+  return {
+    breakers: [database, leases],
+    checks: { postgres: () => db.client`SELECT 1`, redis: () => redis.ping() },
+    stuck() {
+      const { lines, idle_ms } = drain.state()
+      if (lines === 0 || idle_ms < STUCK_MS) return undefined
+      return `${lines} lines are under way and no batch was settled for ${Math.round(idle_ms / 1000)} s`
+    },
+    async close() {
+      drain.stop()
+      clearInterval(sweeper)
+      await jobs.close()
+      await sweeping
+      await nudger.close()
+      if (!given) await locks.close()
+      redis.disconnect()
+      jobs_redis.disconnect()
+      database.close()
+      leases.close()
+      await db.close()
+    },
+  }
+}
