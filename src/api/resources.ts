@@ -310,7 +310,11 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
       const found = await guarded(() => readResource(client, ref))
       if (!found) throw notFound(ref)
       if (found.kind !== 'units') throw badField('delta', `does not apply: ${ref} is a calendar`, 409, 'wrong_kind')
-      const replayed = await locks.withLease(ref, { wait_ms: RESTOCK_WAIT_MS }, ({ token }) =>
+      const [stored] = await guarded(() =>
+        run<{ fence: number }>(client, sql`SELECT fence FROM resources WHERE ref = ${ref}`),
+      )
+      const lease = { wait_ms: RESTOCK_WAIT_MS, above: stored?.fence ?? 0 }
+      const replayed = await locks.withLease(ref, lease, ({ token }) =>
         guarded(() =>
           client.begin(async (tx) => {
             const [own] = await run(

@@ -42,6 +42,8 @@ export function openRedis(url: string, log: Log, options: Omit<RedisOptions, 're
 export interface Nudger {
   /** Tells the workers that these lines have buyers. Never throws, never waits. */
   nudge(resources: Iterable<string>): void
+  /** The same past deduplication: the job that holds a line's id may belong to a worker that was killed. */
+  insist(resources: Iterable<string>): void
   close(): Promise<void>
 }
 
@@ -70,19 +72,22 @@ export function createNudger(redis_url: string, redis_prefix: string, log: Log):
     },
   })
   queue.on('error', () => {})
-  let waiting = new Set<string>()
+  /** resource → past deduplication */
+  let waiting = new Map<string, boolean>()
   let sending: Promise<void> | undefined
 
   async function send(): Promise<void> {
     while (waiting.size > 0) {
       const all = [...waiting]
-      waiting = new Set()
+      waiting = new Map()
       try {
         for (let i = 0; i < all.length; i += RESOURCES_PER_JOB) {
-          const resources = all.slice(i, i + RESOURCES_PER_JOB)
-          const [only] = resources
-          const alone = resources.length === 1 && only !== undefined
-          await queue.add(JOB, { resources }, alone ? { deduplication: { id: only, keepLastIfActive: true } } : {})
+          const part = all.slice(i, i + RESOURCES_PER_JOB)
+          const resources = part.map(([resource]) => resource)
+          const [only] = part
+          const deduplication =
+            part.length === 1 && only && !only[1] ? { id: only[0], keepLastIfActive: true } : undefined
+          await queue.add(JOB, { resources }, deduplication ? { deduplication } : {})
         }
       } catch (error) {
         log.debug({ error, resources: all.length }, 'nudge lost; the sweeper makes up for it')
@@ -91,11 +96,14 @@ export function createNudger(redis_url: string, redis_prefix: string, log: Log):
     sending = undefined
   }
 
+  function enqueue(resources: Iterable<string>, insist: boolean): void {
+    for (const resource of resources) waiting.set(resource, insist || waiting.get(resource) === true)
+    sending ??= Promise.resolve().then(send)
+  }
+
   return {
-    nudge(resources) {
-      for (const resource of resources) waiting.add(resource)
-      sending ??= Promise.resolve().then(send)
-    },
+    nudge: (resources) => enqueue(resources, false),
+    insist: (resources) => enqueue(resources, true),
     async close() {
       await sending
       await queue.close()

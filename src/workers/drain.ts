@@ -5,6 +5,7 @@
 import type { Breaker } from '../shared/breaker.ts'
 import type { Lease, Locks } from '../shared/locks/lease.ts'
 import { byLockOrder } from '../shared/resource.ts'
+import { StaleLeaseError } from './batch.ts'
 import { type Item, refsOf } from './purchases.ts'
 import type { createSettler, Outcome } from './settle.ts'
 
@@ -20,30 +21,37 @@ export interface DrainDeps {
 const HOLD_MS = 250
 /** Times a row may miss another resource's lease before its line waits for that lease. */
 const MISSES = 3
+/** Times a line is entered anew after another holder has superseded this one, before its job fails. */
+const ATTEMPTS = 3
 
 interface Line {
   /** rows may have arrived since the last batch was taken */
   again: boolean
-  done: Promise<void>
 }
 
 export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps) {
   const lines = new Map<string, Line>()
-  let stopping = false
+  const stop = new AbortController()
   let progress_at = performance.now()
   // A holder lets go after HOLD_MS, a dead one after its TTL: longer than both is a fault worth a new attempt.
   const wait_ms = 2 * ttl_ms
 
   const acquire = (resource: string) =>
-    leases.run(() => locks.acquire(resource, { wait_ms, above: settler.floor(resource) }))
+    leases.run(() => locks.acquire(resource, { wait_ms, above: settler.floor(resource), signal: stop.signal }))
 
   /** From here on a nudge starts the line anew. */
   function leave(queue: string, line: Line): void {
     if (lines.get(queue) === line) lines.delete(queue)
   }
 
-  async function work(queue: string, line: Line, given: Lease | undefined): Promise<void> {
-    const lease = given ?? (await acquire(queue))
+  /** Left with rows in it: somebody is told of them, after the leaving, lest the nudge find this line still worked. */
+  function handOn(queue: string, line: Line): void {
+    leave(queue, line)
+    nudge([queue])
+  }
+
+  async function work(queue: string, line: Line): Promise<void> {
+    const lease = await acquire(queue)
     try {
       const since = performance.now()
       const misses = new Map<string, number>()
@@ -60,13 +68,13 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
         progress_at = performance.now()
         after = outcome.after
         const more = outcome.full || outcome.missed.length > 0 || line.again
-        if (!more) return
-        if (stopping || lease.signal.aborted) return nudge([queue])
-        if (performance.now() - since > HOLD_MS && (await lease.extend()).waiting > 0) return nudge([queue])
+        // No await between the look and the leaving: a nudge finds the line either here, or gone.
+        if (!more) return leave(queue, line)
+        if (stop.signal.aborted || lease.signal.aborted) return handOn(queue, line)
+        if (performance.now() - since > HOLD_MS && (await lease.extend()).waiting > 0) return handOn(queue, line)
         extras = await insist(queue, outcome.missed, misses)
       }
     } finally {
-      leave(queue, line)
       await lease.release()
     }
   }
@@ -88,30 +96,41 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
     }
   }
 
-  function start(queue: string, given?: Lease): Promise<void> {
-    const line: Line = { again: false, done: Promise.resolve() }
+  async function start(queue: string): Promise<void> {
+    const line: Line = { again: false }
     if (lines.size === 0) progress_at = performance.now()
     lines.set(queue, line)
-    line.done = work(queue, line, given).finally(() => leave(queue, line))
-    return line.done
+    try {
+      for (let attempt = 1; ; attempt++) {
+        try {
+          return await work(queue, line)
+        } catch (error) {
+          if (stop.signal.aborted) return handOn(queue, line)
+          // Superseded: nothing was written. The rows are still in the line; it is entered again with a newer token.
+          if (!(error instanceof StaleLeaseError) || attempt === ATTEMPTS) throw error
+        }
+      }
+    } finally {
+      leave(queue, line)
+    }
   }
 
   return {
     /** Settles these lines until they are empty. Rejects when one could not be settled: its rows stay queued. */
     async serve(resources: readonly string[]): Promise<void> {
-      const running = resources.flatMap((resource) => lines.get(resource) ?? [])
-      for (const line of running) line.again = true
-      const idle = resources.filter((resource) => !lines.has(resource))
-      const results = await Promise.allSettled([
-        ...running.map((line) => line.done),
-        ...idle.map((resource) => start(resource)),
-      ])
+      // A line that is being worked here is told to look again and not waited for: a long line must not take up every
+      // place for jobs. If this process dies, the sweeper tells another.
+      for (const resource of resources) {
+        const line = lines.get(resource)
+        if (line) line.again = true
+      }
+      const results = await Promise.allSettled(resources.filter((one) => !lines.has(one)).map(start))
       const failed = results.find((result) => result.status === 'rejected')
       if (failed) throw failed.reason
     },
     /** After the batch under way each line is let go; what is left in it is nudged. */
     stop() {
-      stopping = true
+      stop.abort(new Error('the worker is stopping'))
     },
     /** Lines under way, and milliseconds since the last batch was settled. */
     state: () => ({ lines: lines.size, idle_ms: performance.now() - progress_at }),

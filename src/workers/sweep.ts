@@ -26,11 +26,11 @@ const heads = (table: string) =>
 export interface SweepDeps {
   client: Client
   locks: Locks
-  nudge(resources: Iterable<string>): void
+  insist(resources: Iterable<string>): void
 }
 
 /** One sweep of the fleet: whoever has the lease does it, the others do nothing. Returns the lines nudged. */
-export async function sweepOnce({ client, locks, nudge }: SweepDeps): Promise<string[]> {
+export async function sweepOnce({ client, locks, insist }: SweepDeps): Promise<string[]> {
   const lease = await locks.tryAcquire('sweep:purchases')
   if (!lease) return []
   try {
@@ -46,7 +46,7 @@ export async function sweepOnce({ client, locks, nudge }: SweepDeps): Promise<st
       ) late LIMIT ${LINES}`,
     )
     const queues = rows.map((row) => row.queue)
-    nudge(queues)
+    insist(queues)
     return queues
   } finally {
     await lease.release()

@@ -76,7 +76,7 @@ export function startWorker({ config, metrics, log, locks: given }: WorkerDeps):
   const sweeper = setInterval(() => {
     if (!swept) return
     swept = false
-    sweeping = sweepOnce({ client: db.client, locks, nudge: nudger.nudge })
+    sweeping = sweepOnce({ client: db.client, locks, insist: nudger.insist })
       .catch((error) => log.debug({ error }, 'sweep failed; the next one makes up for it'))
       .finally(() => {
         swept = true

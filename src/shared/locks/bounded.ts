@@ -1,21 +1,31 @@
 /** Waiting with a limit: nothing here waits for a lock server for ever. */
 
-/** Rejects after limit_ms. The work itself goes on: whoever gives up on it has to see to what it may still do. */
-export function bounded<T>(work: Promise<T>, limit_ms: number): Promise<T> {
+/** Something that can be told to stop waiting. */
+export interface Interruptible {
+  failed?: { reason: unknown }
+  fail?: (reason: unknown) => void
+}
+
+/**
+ * Rejects after limit_ms, or as soon as the waiter is failed. The work itself goes on: whoever gives up on it has to
+ * see to what it may still do.
+ */
+export function bounded<T>(work: Promise<T>, limit_ms: number, waiter?: Interruptible): Promise<T> {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => {
       reject(Object.assign(new Error(`the lock server did not answer within ${limit_ms} ms`), { code: 'ETIMEDOUT' }))
     }, limit_ms)
-    work.then(
-      (value) => {
-        clearTimeout(timer)
-        resolve(value)
-      },
-      (error) => {
-        clearTimeout(timer)
-        reject(error)
-      },
-    )
+    const fail = (reason: unknown) => {
+      clearTimeout(timer)
+      reject(reason)
+    }
+    work.then((value) => {
+      clearTimeout(timer)
+      resolve(value)
+    }, fail)
+    if (!waiter) return
+    waiter.fail = fail
+    if (waiter.failed) fail(waiter.failed.reason)
   })
 }
 

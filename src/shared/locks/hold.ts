@@ -28,7 +28,7 @@ export interface Keeper {
 /** Redis rounds a TTL up and clocks drift against each other: 1 %, and 2 ms for the rounding and a timer that is late. */
 const marginOf = (ttl_ms: number) => ttl_ms * 0.01 + 2
 
-/** A failed renewal is tried again after 20 ms, then twice as long each time: several tries fit into a TTL of 1 s. */
+/** A failed renewal is tried again after 20 ms, then after twice as long, up to a tenth of the TTL: it shall come through soon after the server is back. */
 const RETRY_MS = 20
 
 export class HeldLease implements Lease {
@@ -46,7 +46,7 @@ export class HeldLease implements Lease {
   #over: LostReason | undefined
   #controller: AbortController | undefined
   #releasing: Promise<ReleaseResult> | undefined
-  #callers: { resolve: (answer: { waiting: number }) => void; reject: (error: Lost) => void }[] = []
+  #callers: { resolve: (answer: { waiting: number }) => void; reject: (error: LeaseLostError) => void }[] | undefined
 
   constructor(keeper: Keeper, grant: Grant) {
     this.resource = grant.resource
@@ -77,6 +77,7 @@ export class HeldLease implements Lease {
   extend(): Promise<{ waiting: number }> {
     return new Promise((resolve, reject) => {
       this.assertValid()
+      this.#callers ??= []
       this.#callers.push({ resolve, reject })
       if (!this.#renewing) this.#renew()
     })
@@ -141,7 +142,7 @@ export class HeldLease implements Lease {
       this.#lose('unreachable')
       return
     }
-    for (const caller of this.#callers.splice(0)) caller.resolve({ waiting: answer })
+    if (this.#callers) for (const caller of this.#callers.splice(0)) caller.resolve({ waiting: answer })
     this.arm()
   }
 
@@ -149,7 +150,7 @@ export class HeldLease implements Lease {
   #failed(): void {
     this.#renewing = false
     if (this.#over) return
-    this.#renew_at = performance.now() + RETRY_MS * 2 ** this.#failures
+    this.#renew_at = performance.now() + Math.min(RETRY_MS * 2 ** this.#failures, this.#ttl_ms / 10)
     this.#failures += 1
     this.due()
   }
@@ -168,7 +169,7 @@ export class HeldLease implements Lease {
     this.#over = why
     clearTimeout(this.#timer)
     this.#keeper.held.delete(this)
-    for (const caller of this.#callers.splice(0)) caller.reject(this.#error())
+    if (this.#callers) for (const caller of this.#callers.splice(0)) caller.reject(this.#error())
   }
 
   #error(): LeaseLostError {

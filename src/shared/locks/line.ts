@@ -1,27 +1,26 @@
 /**
  * Standing in line for a lock. The invariants: the server decides whose turn it is, a wake-up only says when to ask; a
- * lost wake-up costs one recheck, never more; and however a wait ends without a lease, what it may have left on the
- * server is undone, by this process if it can, by the place's own lifetime if it cannot.
+ * lost wake-up costs one recheck, never more; and a place in line lives by the heartbeat of its rechecks.
  */
 import type { Answer, Attempt, Backend } from './backend.ts'
-import { answerLimit, bounded } from './bounded.ts'
+import { answerLimit, bounded, type Interruptible } from './bounded.ts'
 
-/** Someone in line, as the process sees it. */
-export interface Waiter {
+/** Someone who asks for a lock, as this process sees it. */
+export interface Waiter extends Interruptible {
   /** A wake-up that comes while an attempt is under way counts: the attempt may have been decided before it. */
   woken: boolean
-  /** Settles when every attempt so far has been answered, also those that were given up. */
-  asked?: Promise<unknown>
   /** Ends the present sleep. */
   wake?: () => void
-  /** Ends the wait, whatever it is doing. */
-  fail?: (reason: unknown) => void
-  failed?: { reason: unknown }
+  /** Settles when every attempt so far has been answered, also those that were given up. */
+  asked?: Promise<unknown>
+  /** Called when the wait is over and its last word is on the way to the server. */
+  ended?: () => void
 }
 
 /**
  * A place lives half a TTL without a heartbeat and is refreshed three times in that: a dead head, with the recheck
- * that finds it, costs the line 2/3 of a TTL. At most 3 s: with long TTLs there is no reason to wait longer for the dead.
+ * that finds it, costs the line 2/3 of a TTL. At most 3 s: with long TTLs there is no reason to wait longer for the
+ * dead. line.lua takes a place that claims to live more than 10 s for the debris of a clock that was set back.
  */
 export function placeOf(ttl_ms: number): { place_ttl_ms: number; recheck_ms: number } {
   const place_ttl_ms = Math.max(30, Math.min(Math.floor(ttl_ms / 2), 3000))
@@ -29,14 +28,16 @@ export function placeOf(ttl_ms: number): { place_ttl_ms: number; recheck_ms: num
 }
 
 export interface Granted {
+  granted: true
   token: number
+  /** performance.now() before the attempt that was granted was sent. */
   sent_at: number
 }
 
-type Busy = Extract<Answer, { granted: false }>
+export type Busy = Extract<Answer, { granted: false }>
 
 /**
- * Asks until the lock is granted or wait_ms has passed since began.
+ * Asks once, and if it may wait, until the lock is granted or wait_ms has passed since began.
  * @returns the grant, or the last busy answer; then the caller undoes the place
  * @throws what the waiter was failed with, or the server's error: at once on the first attempt, in line only when the
  *   place must have died of it
@@ -45,9 +46,9 @@ export async function waitInLine(
   backend: Backend,
   request: Omit<Attempt, 'line'>,
   waiter: Waiter,
-  options: { began: number; wait_ms: number; contended: () => void },
-): Promise<{ granted: Granted } | { busy: Busy }> {
-  const until = options.began + options.wait_ms
+  limits: { began: number; wait_ms: number; contended: () => void },
+): Promise<Granted | Busy> {
+  const until = limits.began + limits.wait_ms
   const limit_ms = answerLimit(request.ttl_ms)
   const { place_ttl_ms, recheck_ms } = placeOf(request.ttl_ms)
   let busy: Busy | undefined
@@ -58,38 +59,29 @@ export async function waitInLine(
     const sent_at = performance.now()
     let sleep_ms = recheck_ms
     try {
-      const line = { place_ttl_ms, ticket: busy?.ticket ?? 0 }
-      const asked = backend.attempt(options.wait_ms > 0 ? { ...request, line } : request)
-      waiter.asked = missed ? Promise.allSettled([waiter.asked, asked]).then(() => {}) : asked
-      const answer = await orFailed(waiter, bounded(asked, limit_ms))
-      if (answer.granted) return { granted: { token: answer.token, sent_at } }
-      if (!busy) options.contended()
+      const line = limits.wait_ms > 0 ? { place_ttl_ms, ticket: busy?.ticket ?? 0 } : undefined
+      const asked = backend.attempt(line ? { ...request, line } : request)
+      waiter.asked = missed ? Promise.allSettled([waiter.asked, asked]).then(noop) : asked
+      const answer = await bounded(asked, limit_ms, waiter)
+      if (answer.granted) return { granted: true, token: answer.token, sent_at }
+      if (!busy) limits.contended()
       busy = answer
       answered_at = sent_at
       // Only the two in front look at when the lock frees itself: the head to take it, the next to outlive the head.
       if (answer.ahead <= 1 && answer.free_in_ms >= 0) sleep_ms = Math.min(sleep_ms, answer.free_in_ms + 1)
     } catch (error) {
-      missed = true
       // In line, an answer may be missed while the place lives on: a connection that was reset is no reason to leave.
+      missed = true
       if (waiter.failed || !busy || performance.now() - answered_at >= place_ttl_ms) throw error
     }
     const rest_ms = until - performance.now()
-    if (rest_ms <= 0) return { busy }
+    if (rest_ms <= 0) return busy
     if (!waiter.woken) await nap(waiter, Math.min(sleep_ms, rest_ms))
   }
 }
 
-function orFailed<T>(waiter: Waiter, work: Promise<T>): Promise<T> {
-  return new Promise((resolve, reject) => {
-    if (waiter.failed) reject(waiter.failed.reason)
-    waiter.fail = reject
-    work.then(resolve, reject)
-  })
-}
-
 function nap(waiter: Waiter, ms: number): Promise<void> {
   return new Promise((resolve, reject) => {
-    if (waiter.failed) return reject(waiter.failed.reason)
     const timer = setTimeout(resolve, Math.ceil(ms))
     waiter.wake = () => {
       clearTimeout(timer)
@@ -99,6 +91,7 @@ function nap(waiter: Waiter, ms: number): Promise<void> {
       clearTimeout(timer)
       reject(reason)
     }
+    if (waiter.failed) waiter.fail(waiter.failed.reason)
   })
 }
 
@@ -108,7 +101,10 @@ export function wake(waiter: Waiter | undefined): void {
   waiter.wake?.()
 }
 
+/** Ends the wait with this reason, whatever it is doing. */
 export function fail(waiter: Waiter, reason: unknown): void {
   waiter.failed ??= { reason }
   waiter.fail?.(reason)
 }
+
+function noop(): void {}

@@ -1,6 +1,6 @@
 /**
- * Locks over any backend. The invariant: every id that was ever sent to the server ends as a held lease, or is
- * undone once the last request that carried it has been answered.
+ * Locks over any backend. The invariant: every id that was ever sent to the server ends as a held lease, or is undone
+ * once the last request that carried it has been answered; what cannot be undone dies of its own lifetime.
  */
 import type { Backend } from './backend.ts'
 import { answerLimit, bounded } from './bounded.ts'
@@ -13,10 +13,10 @@ import {
   type Locks,
   type TryOptions,
 } from './lease.ts'
-import { fail, type Waiter, waitInLine, wake } from './line.ts'
+import { type Busy, fail, type Waiter, waitInLine, wake } from './line.ts'
 
-/** An aborted caller is not kept waiting for the clean-up longer than this; it goes on behind. */
-const ABORT_PATIENCE_MS = 100
+/** Who gave up waiting is not kept longer than this for the clean-up; it goes on behind. */
+const UNDO_PATIENCE_MS = 100
 
 export interface LocksOptions {
   ttl_ms: number
@@ -32,15 +32,25 @@ export function createLocksOn(
   const waiters = new Map<string, Waiter>()
   const undoing = new Set<Promise<void>>()
   const closing = new AbortController()
-  const keeper: Keeper = { backend, events, undo: (...id) => void undo(...id), held: new Set() }
+  const keeper: Keeper = {
+    backend,
+    events,
+    undo: (resource, id, ttl_ms) => void undo(resource, id, ttl_ms),
+    held: new Set(),
+  }
 
-  /** Takes back what the id may have on the server; tries again until its longest lifetime there has passed. */
-  function undo(resource: string, id: string, ttl_ms: number): Promise<void> {
+  /**
+   * Takes back what the id may have on the server, as soon as `asked`, its last request, has been answered: a cancel
+   * that overtook it would leave a lock behind for a TTL. Tries again for as long as there can be something to undo.
+   */
+  function undo(resource: string, id: string, ttl_ms: number, asked?: Promise<unknown>): Promise<void> {
     const work = (async () => {
-      const over_at = performance.now() + ttl_ms
-      for (let pause_ms = 50; performance.now() < over_at; pause_ms *= 2) {
+      await asked?.then(noop, noop)
+      const gone_at = performance.now() + ttl_ms
+      for (let pause_ms = 50; performance.now() < gone_at; pause_ms *= 2) {
         try {
-          return await bounded(backend.cancel(resource, id), answerLimit(ttl_ms))
+          await bounded(backend.cancel(resource, id), answerLimit(ttl_ms))
+          return
         } catch {
           if (closing.signal.aborted) return
           await new Promise((resolve) => setTimeout(resolve, pause_ms).unref())
@@ -51,48 +61,42 @@ export function createLocksOn(
     return work
   }
 
-  async function acquire(resource: string, options: AcquireOptions = {}): Promise<Lease> {
+  async function claim(resource: string, options: AcquireOptions): Promise<HeldLease | Busy> {
     const { wait_ms = 0, ttl_ms = default_ttl_ms, signal, owner = instance, above = 0 } = options
-    if (!(Number.isSafeInteger(ttl_ms) && ttl_ms > 0)) throw new RangeError(`ttl_ms must be a whole number: ${ttl_ms}`)
-    if (!(Number.isSafeInteger(above) && above >= 0)) throw new RangeError(`above must be a token: ${above}`)
+    checkTtl(ttl_ms)
+    if (!(Number.isSafeInteger(above) && above >= 0)) throw new RangeError(`above is no token: ${above}`)
     closing.signal.throwIfAborted()
     signal?.throwIfAborted()
 
     const id = backend.newId()
     const waiter: Waiter = { woken: false }
-    const began = performance.now()
-    const onAbort = () => fail(waiter, signal?.reason)
-    signal?.addEventListener('abort', onAbort, { once: true })
+    const onAbort = signal && (() => fail(waiter, signal.reason))
+    if (onAbort) signal.addEventListener('abort', onAbort, { once: true })
     waiters.set(id, waiter)
     if (wait_ms > 0) backend.listen(woken)
+    const began = performance.now()
     try {
-      const request = { resource, id, ttl_ms, owner, above }
       const contended = () => events.contended?.(resource)
+      const request = { resource, id, ttl_ms, owner, above }
       const outcome = await waitInLine(backend, request, waiter, { began, wait_ms, contended })
-      if ('granted' in outcome) {
+      // The abort may have come between the answer and this line.
+      if (waiter.failed) throw waiter.failed.reason
+      if (outcome.granted) {
         events.acquired?.(resource, performance.now() - began)
-        return holdLease(keeper, { resource, id, ttl_ms, ...outcome.granted })
+        return holdLease(keeper, { resource, id, ttl_ms, token: outcome.token, sent_at: outcome.sent_at })
       }
-      const { busy } = outcome
-      if (busy.ticket > 0) await undo(resource, id, ttl_ms)
       events.failed?.(resource, 'lock_busy')
-      throw new LockBusyError(resource, {
-        holder: busy.holder,
-        waiting: Math.max(0, busy.waiting - (busy.ticket > 0 ? 1 : 0)),
-        retry_after_ms: Math.max(0, busy.free_in_ms),
-      })
+      if (outcome.ticket > 0) await patiently(undo(resource, id, ttl_ms, waiter.asked))
+      return outcome
     } catch (error) {
-      if (error instanceof LockBusyError) throw error
-      // The last attempt may still take the lock: a cancel that overtook it would leave the lock behind for a TTL.
-      const undone = (waiter.asked ?? Promise.resolve()).then(noop, noop).then(() => undo(resource, id, ttl_ms))
-      undoing.add(undone)
-      undone.finally(() => undoing.delete(undone))
-      if (waiter.failed) await Promise.race([undone, new Promise((resolve) => setTimeout(resolve, ABORT_PATIENCE_MS))])
       events.failed?.(resource, closing.signal.aborted ? 'closed' : waiter.failed ? 'aborted' : 'unreachable')
+      const undone = undo(resource, id, ttl_ms, waiter.asked)
+      if (waiter.failed) await patiently(undone)
       throw error
     } finally {
       waiters.delete(id)
-      signal?.removeEventListener('abort', onAbort)
+      if (onAbort) signal.removeEventListener('abort', onAbort)
+      waiter.ended?.()
     }
   }
 
@@ -101,19 +105,26 @@ export function createLocksOn(
     else wake(waiters.get(id))
   }
 
+  async function acquire(resource: string, options: AcquireOptions = {}): Promise<Lease> {
+    const outcome = await claim(resource, options)
+    if (!('granted' in outcome)) return outcome
+    throw new LockBusyError(resource, {
+      holder: outcome.holder,
+      waiting: outcome.ticket > 0 ? Math.max(0, outcome.waiting - 1) : outcome.waiting,
+      retry_after_ms: Math.max(0, outcome.free_in_ms),
+    })
+  }
+
   async function tryAcquire(resource: string, options: TryOptions = {}): Promise<Lease | undefined> {
-    try {
-      return await acquire(resource, { ...options, wait_ms: 0 })
-    } catch (error) {
-      if (error instanceof LockBusyError) return undefined
-      throw error
-    }
+    const outcome = await claim(resource, 'wait_ms' in options ? { ...options, wait_ms: 0 } : options)
+    return 'granted' in outcome ? undefined : outcome
   }
 
   async function releaseMany(leases: Iterable<Lease>): Promise<void> {
     await Promise.all(Array.from(leases, (lease) => lease.release()))
   }
 
+  checkTtl(default_ttl_ms)
   return {
     acquire,
     tryAcquire,
@@ -142,13 +153,34 @@ export function createLocksOn(
     async close() {
       if (closing.signal.aborted) return
       closing.abort(new Error('the locks are closed'))
-      for (const waiter of waiters.values()) fail(waiter, closing.signal.reason)
-      await Promise.all(Array.from(keeper.held, (lease: HeldLease) => lease.giveUp()))
+      const ends = Array.from(waiters.values(), (waiter) => {
+        const ended = new Promise<void>((resolve) => {
+          waiter.ended = resolve
+        })
+        fail(waiter, closing.signal.reason)
+        return ended
+      })
+      await Promise.all([...ends, ...Array.from(keeper.held, (lease) => lease.giveUp())])
       // Bounded: where the server hangs, what is left there dies of its own lifetime.
       await bounded(Promise.all(undoing), answerLimit(default_ttl_ms)).catch(noop)
       await backend.close()
     },
   }
+}
+
+async function patiently(undone: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const enough = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, UNDO_PATIENCE_MS)
+  })
+  await Promise.race([undone, enough])
+  clearTimeout(timer)
+}
+
+/** Below 20 ms the drift margin eats the lease; above a day a timer may overflow and nobody recovers from a crash. */
+function checkTtl(ttl_ms: number): void {
+  if (Number.isInteger(ttl_ms) && ttl_ms >= 20 && ttl_ms <= 86_400_000) return
+  throw new RangeError(`ttl_ms must be whole, from 20 ms to a day: ${ttl_ms}`)
 }
 
 function noop(): void {}
