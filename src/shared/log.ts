@@ -4,5 +4,10 @@ import { pino } from 'pino'
 export type Log = pino.Logger
 
 export function createLog(level: string, name: string): Log {
-  return pino({ level, name, base: { name, pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime })
+  return pino({
+    level,
+    base: { name, pid: process.pid },
+    timestamp: pino.stdTimeFunctions.isoTime,
+    serializers: { error: pino.stdSerializers.errWithCause },
+  })
 }
