@@ -17,7 +17,8 @@ export function requireKeys(app: FastifyInstance, keys: readonly string[]): void
   app.decorateRequest('caller', '')
   if (digests.length === 0) return
   app.addHook('onRequest', async (request: FastifyRequest) => {
-    if (!request.url.startsWith('/api/')) return
+    // The route's own path: the router also finds it by `/%61pi/…` and by an absolute URL.
+    if (!(request.routeOptions.url ?? request.url).startsWith('/api/')) return
     const [, bearer] = /^Bearer\s+(\S+)$/i.exec(request.headers.authorization ?? '') ?? []
     const header = request.headers['x-api-key']
     const given = digest(bearer ?? (Array.isArray(header) ? header[0] : header) ?? '')
