@@ -2,6 +2,8 @@
  * The API without its process: buildApp(deps) registers everything by hand, in this order. Invariant: every error
  * leaves here as a problem, and what the client sent wrong is never a 5xx.
  */
+import { STATUS_CODES } from 'node:http'
+import type { Socket } from 'node:net'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import { Ajv, type ErrorObject } from 'ajv'
@@ -19,7 +21,7 @@ import type { Config } from '../shared/config.ts'
 import { type Health, healthRoutes } from '../shared/health.ts'
 import { LeaseLostError, LockBusyError } from '../shared/locks/lease.ts'
 import type { Log } from '../shared/log.ts'
-import { type FieldError, Problem, ProblemSchema, problemBody } from '../shared/problem.ts'
+import { badField, type FieldError, Problem, ProblemSchema, problemBody } from '../shared/problem.ts'
 import { requireKeys } from './auth.ts'
 import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './purchases.ts'
 import { lockBusy, type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './resources.ts'
@@ -44,7 +46,10 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
     bodyLimit: BODY_LIMIT,
     requestTimeout: 30_000,
     handlerTimeout: HANDLER_MS,
-    routerOptions: { ignoreTrailingSlash: true, maxParamLength: 200 },
+    // Longer than any URL that Node reads, so that the schema says what is wrong with a long id.
+    routerOptions: { ignoreTrailingSlash: true, maxParamLength: 16_384 },
+    frameworkErrors: (error, request, reply) => send(toProblem(error), request, reply),
+    clientErrorHandler: refuseConnection,
     forceCloseConnections: 'idle',
     exposeHeadRoutes: false,
   })
@@ -125,6 +130,7 @@ export function toProblem(error: unknown): Problem {
   if (code === 'FST_ERR_HANDLER_TIMEOUT') {
     return new Problem(503, 'timeout', 'The request took too long.', { retry_after: 1 })
   }
+  if (code === 'FST_ERR_BAD_URL') return badField('path', 'is not a valid percent-encoding')
   if (statusCode >= 400 && statusCode < 500) {
     const field = statusCode === 415 ? 'Content-Type' : 'body'
     const named = statusCode === 400 || statusCode === 415 ? { errors: [{ field, detail: message }] } : {}
@@ -135,13 +141,33 @@ export function toProblem(error: unknown): Problem {
 
 const CODES: Record<number, string> = { 400: 'invalid_request', 404: 'not_found', 415: 'unsupported_media_type' }
 
+function send(problem: Problem, request: FastifyRequest, reply: FastifyReply) {
+  if (problem.extras.retry_after !== undefined) reply.header('retry-after', problem.extras.retry_after)
+  if (problem.status === 401) reply.header('www-authenticate', 'Bearer')
+  const [instance = '/'] = request.url.split('?')
+  return reply.code(problem.status).type('application/problem+json').send(problemBody(problem, instance))
+}
+
+/** What Node could not read as a request: there is no route and no reply, only the socket. */
+function refuseConnection(error: Error & { code?: string }, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || socket.destroyed) return
+  const [status, code, detail] = UNREADABLE[error.code ?? ''] ?? [400, 'invalid_request', 'This is no HTTP request.']
+  const body = JSON.stringify(problemBody(new Problem(status, code, detail), '/'))
+  const head = [
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
+    'content-type: application/problem+json',
+    `content-length: ${Buffer.byteLength(body)}`,
+    'connection: close',
+  ]
+  if (socket.writable) socket.write(`${head.join('\r\n')}\r\n\r\n${body}`)
+  socket.destroy(error)
+}
+const UNREADABLE: Record<string, [number, string, string]> = {
+  HPE_HEADER_OVERFLOW: [431, 'headers_too_large', 'The headers are larger than 16 KiB.'],
+  ERR_HTTP_REQUEST_TIMEOUT: [408, 'request_timeout', 'The request took too long to arrive.'],
+}
+
 function errors(app: FastifyInstance, log: Log): void {
-  const send = (problem: Problem, request: FastifyRequest, reply: FastifyReply) => {
-    if (problem.extras.retry_after !== undefined) reply.header('retry-after', problem.extras.retry_after)
-    if (problem.status === 401) reply.header('www-authenticate', 'Bearer')
-    const [instance = '/'] = request.url.split('?')
-    return reply.code(problem.status).type('application/problem+json').send(problemBody(problem, instance))
-  }
   app.setErrorHandler((error, request, reply) => {
     const problem = toProblem(error)
     if (problem.status === 500) log.error({ error, method: request.method, url: request.url }, 'request failed')
