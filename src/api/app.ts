@@ -23,6 +23,7 @@ import { LeaseLostError, LockBusyError } from '../shared/locks/lease.ts'
 import type { Log } from '../shared/log.ts'
 import { badField, type FieldError, Problem, ProblemSchema, problemBody } from '../shared/problem.ts'
 import { requireKeys } from './auth.ts'
+import { isPlainText, PLAIN_TEXT } from './http.ts'
 import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './purchases.ts'
 import { lockBusy, type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './resources.ts'
 
@@ -73,7 +74,7 @@ function validators(app: FastifyInstance): void {
   const options = { allErrors: false, discriminator: true, useDefaults: true, strict: false }
   const body = new Ajv({ ...options, coerceTypes: false })
   const text = new Ajv({ ...options, coerceTypes: true })
-  for (const ajv of [body, text]) addFormats.default(ajv)
+  for (const ajv of [body, text]) addFormats.default(ajv).addFormat(PLAIN_TEXT, isPlainText)
   app.setValidatorCompiler(({ schema, httpPart }) => (httpPart === 'body' ? body : text).compile(schema as object))
 }
 
@@ -94,6 +95,9 @@ function fieldErrors(error: FastifyError): FieldError[] {
   const found = (error.validation as unknown as ErrorObject[]).map((one) => {
     const field = fieldOf(one, error.validationContext ?? 'body')
     if (one.keyword === 'additionalProperties') return { field, detail: 'is not a known field' }
+    if (one.keyword === 'format' && one.params.format === PLAIN_TEXT) {
+      return { field, detail: 'must not contain NUL or half of a surrogate pair' }
+    }
     if (one.keyword === 'required') return { field, detail: 'is missing' }
     if (one.keyword === 'discriminator') return { field, detail: 'is not one of the known kinds' }
     if (one.keyword === 'enum') return { field, detail: `must be one of ${one.params.allowedValues.join(', ')}` }

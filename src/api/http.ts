@@ -13,8 +13,9 @@ export const MAX_WAIT_S = 30
 /** Rows of one page. */
 export const MAX_LIMIT = 100
 
-/** Postgres stores no NUL in text. */
-export const PLAIN_TEXT = '^[^\\u0000]*$'
+/** Format of text that Postgres stores as it is: it has no NUL and no half of a surrogate pair. */
+export const PLAIN_TEXT = 'plain-text'
+export const isPlainText = (text: string) => !text.includes('\0') && !/\p{Surrogate}/u.test(text)
 
 export const Nullable = <T extends TSchema>(schema: T) =>
   Type.Unsafe<Type.Static<T> | null>({ ...schema, type: [(schema as unknown as { type: string }).type, 'null'] })

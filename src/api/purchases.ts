@@ -77,7 +77,7 @@ const PaymentSchema = Type.Unsafe<Payment>({
 })
 const NewPurchaseSchema = Type.Object(
   {
-    customer: Type.String({ minLength: 1, maxLength: 200, pattern: PLAIN_TEXT }),
+    customer: Type.String({ minLength: 1, maxLength: 200, format: PLAIN_TEXT }),
     lines: Type.Array(LineSchema, { minItems: 1, maxItems: MAX_LINES }),
     payment: Type.Optional(PaymentSchema),
     hold_seconds: Type.Optional(Type.Integer({ minimum: 1, maximum: MAX_HOLD_S })),
@@ -328,7 +328,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
         tags,
         summary: 'Purchases, newest first',
         querystring: pageQuery({
-          customer: Type.Optional(Type.String({ maxLength: 200, pattern: PLAIN_TEXT })),
+          customer: Type.Optional(Type.String({ maxLength: 200, format: PLAIN_TEXT })),
           resource: Type.Optional(Ref([])),
           status: Type.Optional(Type.Enum([...PURCHASE_STATUSES])),
         }),

@@ -37,7 +37,7 @@ const Price = Type.Object(
   },
   { additionalProperties: false },
 )
-const Name = Type.String({ minLength: 1, maxLength: 200, pattern: PLAIN_TEXT })
+const Name = Type.String({ minLength: 1, maxLength: 200, format: PLAIN_TEXT })
 const Units = Type.Object(
   {
     name: Name,
@@ -295,7 +295,7 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
         body: Type.Object(
           {
             delta: Type.Integer({ minimum: -MAX_TOTAL, maximum: MAX_TOTAL, not: { const: 0 } }),
-            reason: Type.String({ minLength: 1, maxLength: 200, pattern: PLAIN_TEXT }),
+            reason: Type.String({ minLength: 1, maxLength: 200, format: PLAIN_TEXT }),
           },
           { additionalProperties: false, examples: [{ delta: 5, reason: 'delivery' }] },
         ),
