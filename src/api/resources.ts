@@ -9,6 +9,7 @@ import Type from 'typebox'
 import { type Client, run, sqlState, type Transaction } from '../shared/db.ts'
 import type { LockBusyError, Locks } from '../shared/locks/lease.ts'
 import { badField, Problem } from '../shared/problem.ts'
+import { REF_PATTERN } from '../shared/resource.ts'
 import {
   fromCursor,
   idempotencyKey,
@@ -272,7 +273,9 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
     },
     async (request) => {
       const { type, limit = 20, cursor } = request.query
-      const after = fromCursor(cursor, /^[a-z].*:.+$/s) ?? (type === undefined ? '' : `${type}:`)
+      const start = type === undefined ? '' : `${type}:`
+      const after = fromCursor(cursor, new RegExp(REF_PATTERN)) ?? start
+      if (!after.startsWith(start)) throw badField('cursor', 'is not a cursor of this list')
       // ';' is the character after ':', so this is every reference that starts with `type:`.
       const until = type === undefined ? sql`` : sql`AND r.ref < ${`${type};`}`
       const rows = await guarded(() =>
