@@ -48,6 +48,7 @@ const MAX_HOLD_S = 604_800
 const COMMAND_WAIT_MS = 10_000
 /** Seconds after which looking at a queued purchase makes sense. */
 const RETRY_AFTER_S = 1
+const ID_PATTERN = '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$'
 
 const LineSchema = Type.Object(
   { resource: Ref(['product:1']), units: Type.Integer({ minimum: 1, maximum: MAX_UNITS }) },
@@ -188,7 +189,9 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
   const PurchaseRef = Type.Unsafe<Purchase>(Type.Ref('Purchase'))
   const tags = ['purchases']
   const kinds = createKinds(client, guarded)
-  const IdParams = (example: string) => Type.Object({ id: Type.String({ format: 'uuid', examples: [example] }) })
+  // The pattern beside the format: Ajv's also takes `urn:uuid:…`, which Postgres does not.
+  const IdParams = (example: string) =>
+    Type.Object({ id: Type.String({ format: 'uuid', pattern: ID_PATTERN, examples: [example] }) })
   const Prefer = Type.Optional(
     Type.String({
       description: `wait=N: answer when settled, at most N seconds (N ≤ ${MAX_WAIT_S})`,
@@ -373,7 +376,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
           response: { 200: PurchaseRef, 202: PurchaseRef, ...problems(400, 404, 409, 422) },
         },
       },
-      async (request, reply) => await obey(command, request, request.params.id, reply),
+      async (request, reply) => await obey(command, request, request.params.id.toLowerCase(), reply),
     )
   }
 
