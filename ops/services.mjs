@@ -288,7 +288,8 @@ function createCluster(binaries, home, as) {
   const secret = join(home, 'password')
   const part = join(home, 'new')
   if (existsSync(join(home, 'cluster'))) return readFileSync(secret, 'utf8')
-  const password = randomBytes(12).toString('hex')
+  // A cluster that is made anew keeps its password, so that its address stays the same.
+  const password = existsSync(secret) ? readFileSync(secret, 'utf8') : randomBytes(12).toString('hex')
   writeFileSync(secret, password, { mode: 0o600 })
   if (as.uid !== undefined) chownSync(secret, as.uid, as.gid)
   rmSync(part, { recursive: true, force: true })
