@@ -256,7 +256,10 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
       },
     },
     async (request, reply) => {
-      const { customer, payment = { method: 'none' as const }, hold_seconds = null } = request.body
+      const { customer, hold_seconds = null } = request.body
+      // Members in one order: two bodies that say the same have the same hash.
+      const members = Object.entries(request.body.payment ?? { method: 'none' }).sort(([a], [b]) => (a < b ? -1 : 1))
+      const payment = Object.fromEntries(members) as Payment
       const wait_s = preferredWait(request)
       const idempotency_key = idempotencyKey(request)
       const lines = mergeLines(request.body.lines)
