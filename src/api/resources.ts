@@ -335,14 +335,17 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
               if (first?.delta !== delta || first.reason !== reason) throw reusedKey()
               return true
             }
-            const rows = await run(
+            const [row] = await run<{ total: number }>(
               tx,
               sql`UPDATE resources SET fence = ${token}, total = total + ${delta}, available = available + ${delta},
                          version = version + 1, updated_at = now()
-                  WHERE ref = ${ref} AND fence <= ${token} RETURNING ref`,
+                  WHERE ref = ${ref} AND fence <= ${token} RETURNING total`,
             )
-            if (rows.length === 0) {
+            if (!row) {
               throw new Problem(409, 'stale_lease', `Another holder has written ${ref} since.`, { retry_after: 1 })
+            }
+            if (row.total > MAX_TOTAL) {
+              throw badField('delta', `would make the total more than ${MAX_TOTAL}`, 409, 'total_too_large')
             }
             return false
           }),
