@@ -193,6 +193,10 @@ function bodies(app: FastifyInstance): void {
   })
 }
 
+/** Ajv's keyword picks one of several inline schemas; OpenAPI's may only pick named ones, where oneOf says it all. */
+const withoutDiscriminators = (openapi: object): object =>
+  JSON.parse(JSON.stringify(openapi, (key, value) => (key === 'discriminator' ? undefined : value)))
+
 async function document(app: FastifyInstance): Promise<void> {
   await app.register(swagger, {
     openapi: {
@@ -218,6 +222,7 @@ async function document(app: FastifyInstance): Promise<void> {
       // The empty one: an API without configured keys is open.
       security: [{ bearer: [] }, { key: [] }, {}],
     },
+    transformObject: (document) => withoutDiscriminators('openapiObject' in document ? document.openapiObject : {}),
     refResolver: { buildLocalReference: (json, _base, _fragment, i) => String(json.$id ?? `def-${i}`) },
   })
   await app.register(swaggerUi, { routePrefix: '/docs', uiConfig: { tryItOutEnabled: true, docExpansion: 'list' } })

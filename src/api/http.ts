@@ -42,6 +42,20 @@ export const pageQuery = <T extends Record<string, TSchema>>(filters: T) =>
 
 export const page = (items: TSchema) => Type.Object({ data: Type.Array(items), next_cursor: Nullable(Type.String()) })
 
+const HEADERS = {
+  etag: Type.String({ description: 'The version, for If-Match' }),
+  location: Type.String({ description: 'Where it is from now on' }),
+  'retry-after': Type.Integer({ description: 'Seconds after which asking again makes sense' }),
+  'preference-applied': Type.String({ description: 'The wait that was taken into account' }),
+  'idempotent-replayed': Type.String({ description: 'true: an earlier request with this key did it' }),
+}
+
+/** A response in the document: what it means, and the headers it may carry. */
+export const answers = <T extends TSchema>(schema: T, description: string, ...names: (keyof typeof HEADERS)[]) => {
+  const headers = Object.fromEntries(names.map((name) => [name, HEADERS[name]]))
+  return Type.Unsafe<Type.Static<T>>({ ...schema, description, ...(names.length > 0 ? { headers } : {}) })
+}
+
 const REASONS: Record<number, string> = {
   400: 'The request is malformed; `errors` names the fields',
   401: 'No valid API key',
@@ -63,6 +77,7 @@ export function problems(...statuses: number[]) {
     status,
     {
       description: REASONS[status] ?? 'Problem',
+      ...(status === 503 ? { headers: { 'retry-after': HEADERS['retry-after'] } } : {}),
       content: { 'application/problem+json': { schema: Type.Ref('Problem') } },
     },
   ])

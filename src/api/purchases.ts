@@ -20,6 +20,7 @@ import {
   type PurchaseStatus,
 } from '../shared/schema.ts'
 import {
+  answers,
   fromCursor,
   idempotencyKey,
   idempotencyScope,
@@ -48,6 +49,7 @@ const MAX_HOLD_S = 604_800
 const COMMAND_WAIT_MS = 10_000
 /** Seconds after which looking at a queued purchase makes sense. */
 const RETRY_AFTER_S = 1
+const REPLAYED = 'idempotent-replayed'
 const ID_PATTERN = '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$'
 
 const LineSchema = Type.Object(
@@ -106,7 +108,27 @@ export const PurchaseSchema = Type.Object(
     created_at: Time,
     settled_at: Nullable(Time),
   },
-  { $id: 'Purchase' },
+  {
+    $id: 'Purchase',
+    examples: [
+      {
+        id: '01935f5e-0000-7000-8000-000000000001',
+        seq: 1,
+        status: 'confirmed',
+        reason: null,
+        customer: 'ada',
+        lines: [{ resource: 'product:1', units: 1 }],
+        amount: 99_900,
+        currency: 'USD',
+        payment: { method: 'none' },
+        hold_seconds: null,
+        expires_at: null,
+        fence: 1_795_257_640_880_613,
+        created_at: '2026-11-21T10:00:00.000Z',
+        settled_at: '2026-11-21T10:00:00.012Z',
+      },
+    ],
+  },
 )
 type Purchase = Type.Static<typeof PurchaseSchema>
 
@@ -252,7 +274,11 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
         description: 'Answers 202 at once; with `Prefer: wait=N` when the purchase is settled, N seconds at most.',
         headers: Type.Object({ prefer: Prefer, 'idempotency-key': Key }),
         body: NewPurchaseSchema,
-        response: { 201: PurchaseRef, 202: PurchaseRef, ...problems(400, 402, 409, 413, 415, 422) },
+        response: {
+          201: answers(PurchaseRef, 'Settled: confirmed or held', 'location', 'preference-applied', REPLAYED),
+          202: answers(PurchaseRef, 'In the line', 'location', 'retry-after', 'preference-applied', REPLAYED),
+          ...problems(400, 402, 409, 413, 415, 422),
+        },
       },
     },
     async (request, reply) => {
@@ -320,7 +346,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
         tags,
         summary: 'A purchase, whatever its status',
         params: IdParams(SAMPLES.confirmed),
-        response: { 200: PurchaseRef, ...problems(400, 404) },
+        response: { 200: answers(PurchaseRef, 'The purchase'), ...problems(400, 404) },
       },
     },
     async (request) => present(await readOne(request.params.id)),
@@ -338,7 +364,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
           resource: Type.Optional(Ref([])),
           status: Type.Optional(Type.Enum([...PURCHASE_STATUSES])),
         }),
-        response: { 200: page(PurchaseRef), ...problems(400) },
+        response: { 200: answers(page(PurchaseRef), 'One page'), ...problems(400) },
       },
     },
     async (request) => {
@@ -376,7 +402,11 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
             '202 when it takes longer.',
           params: IdParams(SAMPLES[ALLOWED[command]]),
           headers: Type.Object({ prefer: Type.Optional(Type.String()), 'idempotency-key': Key }),
-          response: { 200: PurchaseRef, 202: PurchaseRef, ...problems(400, 404, 409, 422) },
+          response: {
+            200: answers(PurchaseRef, 'Done', 'preference-applied', REPLAYED),
+            202: answers(PurchaseRef, 'In the line', 'retry-after', 'preference-applied', REPLAYED),
+            ...problems(400, 404, 409, 413, 415),
+          },
         },
       },
       async (request, reply) => await obey(command, request, request.params.id.toLowerCase(), reply),

@@ -11,6 +11,7 @@ import type { LockBusyError, Locks } from '../shared/locks/lease.ts'
 import { badField, Problem } from '../shared/problem.ts'
 import { REF_PATTERN } from '../shared/resource.ts'
 import {
+  answers,
   fromCursor,
   idempotencyKey,
   idempotencyScope,
@@ -78,7 +79,26 @@ export const ResourceSchema = Type.Object(
     created_at: Time,
     updated_at: Time,
   },
-  { $id: 'Resource' },
+  {
+    $id: 'Resource',
+    examples: [
+      {
+        resource: 'product:1',
+        type: 'product',
+        id: '1',
+        name: 'iPhone 15',
+        kind: 'units',
+        total: 10,
+        available: 7,
+        held: 1,
+        sold: 2,
+        price: { amount: 99_900, currency: 'USD' },
+        version: 1,
+        created_at: '2026-11-21T10:00:00.000Z',
+        updated_at: '2026-11-21T10:00:00.000Z',
+      },
+    ],
+  },
 )
 const MovementSchema = Type.Object({
   id: Type.Integer(),
@@ -177,7 +197,11 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
         }),
         headers: Type.Object({ 'if-match': Type.Optional(Type.String()) }),
         body: Definition,
-        response: { 200: Resource, 201: Resource, ...problems(400, 409, 412, 413, 415, 428) },
+        response: {
+          200: answers(Resource, 'Replaced', 'etag'),
+          201: answers(Resource, 'Created', 'etag', 'location'),
+          ...problems(400, 409, 412, 413, 415, 428),
+        },
       },
     },
     async (request, reply) => {
@@ -249,7 +273,7 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
         tags,
         summary: 'A resource with its available, held and sold units',
         params: ResourceParams,
-        response: { 200: Resource, ...problems(400, 404) },
+        response: { 200: answers(Resource, 'The resource', 'etag'), ...problems(400, 404) },
       },
     },
     async (request, reply) => {
@@ -268,7 +292,7 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
         tags,
         summary: 'Resources by reference',
         querystring: pageQuery({ type: Type.Optional(ResourceParams.properties.type) }),
-        response: { 200: page(Resource), ...problems(400) },
+        response: { 200: answers(page(Resource), 'One page'), ...problems(400) },
       },
     },
     async (request) => {
@@ -302,7 +326,10 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
           },
           { additionalProperties: false, examples: [{ delta: 5, reason: 'delivery' }] },
         ),
-        response: { 200: Resource, ...problems(400, 404, 409, 413, 415, 422) },
+        response: {
+          200: answers(Resource, 'The resource with its new stock', 'etag', 'idempotent-replayed'),
+          ...problems(400, 404, 409, 413, 415, 422),
+        },
       },
     },
     async (request, reply) => {
@@ -370,7 +397,7 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
         summary: 'The ledger of a resource, newest first',
         params: ResourceParams,
         querystring: pageQuery({}),
-        response: { 200: page(MovementSchema), ...problems(400, 404) },
+        response: { 200: answers(page(MovementSchema), 'One page'), ...problems(400, 404) },
       },
     },
     async (request) => {
