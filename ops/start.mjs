@@ -5,7 +5,6 @@
  * sample resources once and runs the Procfile. Data stays in .data/ (HOLDFAST_DATA moves it). Ctrl-C stops the processes
  * first and their servers last; a second Ctrl-C does not wait.
  */
-import { spawn } from 'node:child_process'
 import { accessSync, constants, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -21,6 +20,7 @@ import {
   remember,
   signal,
 } from './processes.mjs'
+import { logger, readProcfile, startLogged, wordsOf } from './procfile.mjs'
 import { startPostgres, startRedis } from './services.mjs'
 
 const STOP_MS = 20_000
@@ -31,11 +31,10 @@ const TRIES = 3
 /** npm passes on the Ctrl-C that the terminal has sent to all of us already: two this close are one. */
 const SAME_CTRL_C_MS = 500
 
-const COLOURS = [36, 33, 32, 35, 34, 96, 93, 92, 95, 94]
 const say = logger('holdfast', 1)
 const data = resolve(ROOT, process.env.HOLDFAST_DATA || '.data')
 const children = new Map()
-const servers = []
+let servers = []
 /** the folder that owns what runs, unless both servers are someone else's */
 let registry
 let starting = Promise.resolve()
@@ -68,7 +67,7 @@ try {
 process.exit(await finished)
 
 async function main() {
-  const counts = wanted(process.argv.slice(2))
+  const counts = readProcfile(process.argv.slice(2))
   if (existsSync(join(ROOT, '.env'))) process.loadEnvFile(join(ROOT, '.env'))
   const env = { ...process.env }
   const own = { postgres: !env.DATABASE_URL, redis: !env.REDIS_URL }
@@ -97,20 +96,6 @@ async function main() {
   if (stopping) return
   await runProcfile(counts, env, port)
   if (counts.get('api')?.count) await announce(env.HOST, port)
-}
-
-/** How many of each Procfile line: one, or what name=N says. */
-function wanted(args) {
-  const lines = readFileSync(join(ROOT, 'Procfile'), 'utf8').matchAll(/^([\w-]+):\s*(.+)$/gm)
-  const counts = new Map(Array.from(lines, ([, name, command]) => [name, { command, count: 1 }]))
-  for (const arg of args) {
-    const [, name, count] = /^([\w-]+)=(\d{1,2})$/.exec(arg) ?? []
-    const line = counts.get(name)
-    if (!line)
-      throw new Refusal(`cannot read "${arg}": say NAME=COUNT, where NAME is ${[...counts.keys()].join(' or ')}`)
-    line.count = Number(count)
-  }
-  return counts
 }
 
 function makeData() {
@@ -153,10 +138,7 @@ async function keep(name, options, start) {
     remember(data, name, server.pid)
     servers.push({ name, server })
     void server.exited.then(async (how) => {
-      servers.splice(
-        servers.findIndex((entry) => entry.server === server),
-        1,
-      )
+      servers = servers.filter((entry) => entry.server !== server)
       if (stopping) return
       say(`${name} has ended (${how}); starting it again on port ${server.port}`)
       await sleep(RESTART_MS)
@@ -215,64 +197,40 @@ async function watch(label, words, env, extra) {
     const { how } = await child.exited
     if (stopping) return
     early = performance.now() - since < STARTED_MS ? early + 1 : 0
-    if (early === TRIES)
-      return stop(1, `${label} has ended ${TRIES} times within ${STARTED_MS / 1000} s (${how}): giving up`)
+    if (early === TRIES) return stop(1, `${label} ended ${TRIES} times soon after its start (${how}): giving up`)
     say(`${label} has ended (${how}); starting it again in ${RESTART_MS / 1000} s`)
     await sleep(RESTART_MS)
   }
 }
 
-/** One process in a group of its own, its output line by line under its name. */
-function run(label, [command, ...args], env, log) {
-  const child = spawn(command, args, { cwd: ROOT, env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
-  const exited = new Promise((done) => {
-    child.once('error', (error) => done({ code: 1, how: error.message }))
-    child.once('close', (code, name) => done({ code, how: name ?? `code ${code}` }))
-  }).then(async (result) => {
-    if (child.pid) await endGroup(child.pid, { deadline_ms: STOP_MS })
+/** A process that a stop ends, and the next start too when this one is killed. */
+function run(label, words, env, log) {
+  const { pid, exited, closed } = startLogged(words, env, log)
+  if (pid === undefined) return { pid, exited }
+  if (registry) remember(registry, label, pid)
+  const ended = exited.then(async (result) => {
+    // What it started itself must not stay behind; the end of its output must not be lost.
+    await endGroup(pid, { deadline_ms: STOP_MS })
+    await Promise.race([closed, sleep(1_000)])
     children.delete(label)
     if (registry) forget(registry, label)
     return result
   })
-  if (child.pid) children.set(label, child.pid)
-  if (child.pid && registry) remember(registry, label, child.pid)
-  for (const stream of [child.stdout, child.stderr]) {
-    let rest = ''
-    stream.setEncoding('utf8').on('data', (text) => {
-      const lines = (rest + text).split('\n')
-      rest = lines.pop() ?? ''
-      for (const line of lines) log(line)
-    })
-    stream.on('end', () => rest && log(rest))
-  }
-  return { pid: child.pid, exited }
-}
-
-/** `npm run NAME` as npm would run it, less npm and the shell between: the pid shown is the process itself. */
-function wordsOf(command) {
-  const [, name] = /^npm run ([\w:-]+)$/.exec(command) ?? []
-  const scripts = name ? JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')).scripts : {}
-  const line = (name && scripts[name]) || command
-  if (/[^\w\s./:=@-]/.test(line)) return ['sh', '-c', line]
-  const words = line.trim().split(/\s+/)
-  return words[0] === 'node' ? [process.execPath, ...words.slice(1)] : words
+  children.set(label, { pid, ended })
+  return { pid, exited: ended }
 }
 
 async function announce(host, port) {
-  const at = !host || host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
-  while (!stopping) {
-    const ok = await fetch(`http://${at.includes(':') ? `[${at}]` : at}:${port}/livez`, {
-      signal: AbortSignal.timeout(2_000),
-    }).then(
-      async (answer) => {
-        await answer.arrayBuffer()
-        return answer.ok
-      },
-      () => false,
-    )
-    if (ok) return say(`ready: Swagger UI is at http://localhost:${port}/docs (Ctrl-C stops everything)`)
+  const here = !host || host === '0.0.0.0' || host === '::'
+  const url = new URL('http://localhost/livez')
+  url.hostname = here ? '127.0.0.1' : host.includes(':') ? `[${host}]` : host
+  url.port = port
+  const answers = () => fetch(url, { signal: AbortSignal.timeout(2_000) }).then(({ ok }) => ok)
+  while (!(await answers().catch(() => false))) {
+    if (stopping) return
     await sleep(50)
   }
+  say(`ready: Swagger UI is at http://localhost:${port}/docs (Ctrl-C stops everything)`)
 }
 
 /** Stops everything in order and then lets the program end with `code`; the first caller decides. */
@@ -280,7 +238,8 @@ async function stop(code, why) {
   if (stopping) return
   stopping = true
   if (why) say(why)
-  await Promise.all(Array.from(children.values(), (pid) => endGroup(pid, { deadline_ms: STOP_MS })))
+  for (const { pid } of children.values()) void endGroup(pid, { deadline_ms: STOP_MS })
+  await Promise.all(Array.from(children.values(), ({ ended }) => ended))
   await starting
   for (const name of ['redis', 'postgres']) {
     for (const entry of servers.filter((candidate) => candidate.name === name)) {
@@ -295,16 +254,9 @@ async function stop(code, why) {
 
 function endNow() {
   say('ending at once')
-  for (const pid of children.values()) signal(-pid, 'SIGKILL')
+  for (const { pid } of children.values()) signal(-pid, 'SIGKILL')
   // Postgres leaves no children behind on SIGQUIT, and replays its log at the next start.
   for (const { name, server } of servers) server.kill(name === 'postgres' ? 'SIGQUIT' : 'SIGKILL')
   unlock()
   process.exit(1)
-}
-
-function logger(label, index) {
-  const colour = process.stdout.isTTY && !process.env.NO_COLOR
-  const prefix = `${label.padEnd(8)} | `
-  const shown = colour ? `\x1b[${COLOURS[index % COLOURS.length]}m${prefix}\x1b[0m` : prefix
-  return (line) => process.stdout.write(`${shown}${line}\n`)
 }

@@ -1,0 +1,65 @@
+/**
+ * The Procfile: which processes there are, how each is run, and how its output is shown.
+ */
+import { spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { ROOT } from './install.mjs'
+import { Refusal } from './processes.mjs'
+
+const COLOURS = [36, 33, 32, 35, 34, 96, 93, 92, 95, 94]
+
+/** How many of each Procfile line: one, or what name=N says. */
+export function readProcfile(args) {
+  const lines = readFileSync(join(ROOT, 'Procfile'), 'utf8').matchAll(/^([\w-]+):\s*(.+)$/gm)
+  const counts = new Map(Array.from(lines, ([, name, command]) => [name, { command, count: 1 }]))
+  for (const arg of args) {
+    const [, name, count] = /^([\w-]+)=(\d{1,2})$/.exec(arg) ?? []
+    const line = counts.get(name)
+    if (!line)
+      throw new Refusal(`cannot read "${arg}": say NAME=COUNT, where NAME is ${[...counts.keys()].join(' or ')}`)
+    line.count = Number(count)
+  }
+  return counts
+}
+
+/** `npm run NAME` as npm would run it, less npm and the shell between: the pid shown is the process itself. */
+export function wordsOf(command) {
+  const [, name] = /^npm run ([\w:-]+)$/.exec(command) ?? []
+  const scripts = name ? JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')).scripts : {}
+  const line = (name && scripts[name]) || command
+  if (/[^\w\s./:=@-]/.test(line)) return ['sh', '-c', line]
+  const words = line.trim().split(/\s+/)
+  return words[0] === 'node' ? [process.execPath, ...words.slice(1)] : words
+}
+
+/**
+ * One process in a group of its own, so that a terminal's Ctrl-C does not reach it; its output goes line by line to `log`.
+ * @returns its pid (undefined when there is no such program), how it ended, and when the last of its output was shown
+ */
+export function startLogged([command, ...args], env, log) {
+  const child = spawn(command, args, { cwd: ROOT, env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
+  for (const stream of [child.stdout, child.stderr]) {
+    let rest = ''
+    stream.setEncoding('utf8').on('data', (text) => {
+      const lines = (rest + text).split('\n')
+      rest = lines.pop() ?? ''
+      for (const line of lines) log(line)
+    })
+    stream.on('end', () => rest && log(rest))
+  }
+  const exited = new Promise((resolve) => {
+    child.once('error', (error) => resolve({ code: 1, how: error.message }))
+    child.once('exit', (code, signal) => resolve({ code, how: signal ?? `code ${code}` }))
+  })
+  const closed = new Promise((resolve) => child.once('close', resolve))
+  return { pid: child.pid, exited, closed }
+}
+
+/** Prints lines under a name, on a terminal in a colour of its own. */
+export function logger(label, index) {
+  const colour = process.stdout.isTTY && !process.env.NO_COLOR
+  const prefix = `${label.padEnd(8)} | `
+  const shown = colour ? `\x1b[${COLOURS[index % COLOURS.length]}m${prefix}\x1b[0m` : prefix
+  return (line) => process.stdout.write(`${shown}${line}\n`)
+}
