@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
 import Type, { type TSchema } from 'typebox'
-import { badField } from '../shared/problem.ts'
+import { badField, Problem, problemBody } from '../shared/problem.ts'
 import { ID_PATTERN, REF_PATTERN, TYPE_PATTERN } from '../shared/resource.ts'
 
 /** Seconds that Prefer: wait may ask for. */
@@ -56,31 +56,42 @@ export const answers = <T extends TSchema>(schema: T, description: string, ...na
   return Type.Unsafe<Type.Static<T>>({ ...schema, description, ...(names.length > 0 ? { headers } : {}) })
 }
 
-const REASONS: Record<number, string> = {
-  400: 'The request is malformed; `errors` names the fields',
-  401: 'No valid API key',
-  402: 'The payment failed',
-  404: 'Not found',
-  409: 'The state does not allow it; `code` says why',
-  412: 'If-Match names another version',
-  413: 'The body is too large',
-  415: 'The body is not JSON',
-  422: 'Understood, but it contradicts what is stored',
-  428: 'If-Match is missing',
-  500: 'A fault of the server',
-  503: 'Postgres or this process cannot take it now; Retry-After says when',
+const UNITS = { errors: [{ field: 'lines[0].units', detail: 'must be >= 1' }] }
+/** status → what it means, and the problem that the document shows for it. */
+const PROBLEMS: Record<number, [description: string, example: Problem]> = {
+  400: [
+    'The request is malformed; `errors` names the fields',
+    new Problem(400, 'invalid_request', 'lines[0].units must be >= 1', UNITS),
+  ],
+  401: ['No valid API key', new Problem(401, 'unauthorized', 'Send an API key.')],
+  402: ['The payment failed', new Problem(402, 'payment_declined', 'The purchase failed: payment_declined.')],
+  404: ['Not found', new Problem(404, 'not_found', 'There is no resource product:9.')],
+  409: ['The state does not allow it; `code` says why', new Problem(409, 'conflict', 'The state does not allow it.')],
+  412: ['If-Match names another version', new Problem(412, 'stale_version', 'product:1 is at version 3.')],
+  413: ['The body is too large', new Problem(413, 'body_too_large', 'The body is larger than 262144 bytes.')],
+  415: ['The body is not JSON', new Problem(415, 'unsupported_media_type', 'Unsupported Media Type')],
+  422: [
+    'Understood, but it contradicts what is stored',
+    new Problem(422, 'idempotency_key_reused', 'This Idempotency-Key was used with another body.'),
+  ],
+  428: ['If-Match is missing', new Problem(428, 'if_match_required', 'product:1 exists: send its ETag in If-Match.')],
+  500: ['A fault of the server', new Problem(500, 'internal_error', 'A fault of the server; it was logged.')],
+  503: [
+    'Postgres or this process cannot take it now; Retry-After says when',
+    new Problem(503, 'unavailable', 'postgres does not answer.', { retry_after: 1 }),
+  ],
 }
 
-/** Responses of these statuses as problems; 401, 500 and 503 can come from every route. */
-export function problems(...statuses: number[]) {
-  const entries = [...new Set([...statuses, 401, 500, 503])].map((status) => [
-    status,
-    {
-      description: REASONS[status] ?? 'Problem',
-      ...(status === 503 ? { headers: { 'retry-after': HEADERS['retry-after'] } } : {}),
-      content: { 'application/problem+json': { schema: Type.Ref('Problem') } },
-    },
-  ])
+/** Responses of these statuses (or of these examples) as problems; 401, 500 and 503 can come from every route. */
+export function problems(...wanted: (number | Problem)[]) {
+  const entries = [...wanted, 401, 500, 503].map((one) => {
+    const status = typeof one === 'number' ? one : one.status
+    const [description, common] = PROBLEMS[status] ?? ['Problem', new Problem(status, 'problem', 'Problem')]
+    const example = problemBody(typeof one === 'number' ? common : one, '/api/…')
+    const headers = status === 503 ? { headers: { 'retry-after': HEADERS['retry-after'] } } : {}
+    const content = { 'application/problem+json': { schema: Type.Ref('Problem'), example } }
+    return [status, { description, ...headers, content }]
+  })
   return Object.fromEntries(entries) as Record<number, TSchema>
 }
 

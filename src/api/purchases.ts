@@ -252,11 +252,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
     const units = new Map(left.map(({ ref, available }) => [ref, available]))
     const short = row.lines.find((line) => (units.get(line.resource) ?? 0) < line.units) ?? row.lines[0]
     const available = units.get(short?.resource ?? '') ?? 0
-    return new Problem(409, code, `${short?.resource} had fewer than ${short?.units} units left.`, {
-      available,
-      resource: short?.resource,
-      purchase,
-    })
+    return soldOut(short, available, purchase)
   }
 
   function accepted(reply: FastifyReply, purchase: Purchase): FastifyReply {
@@ -277,7 +273,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
         response: {
           201: answers(PurchaseRef, 'Settled: confirmed or held', 'location', 'preference-applied', REPLAYED),
           202: answers(PurchaseRef, 'In the line', 'location', 'retry-after', 'preference-applied', REPLAYED),
-          ...problems(400, 402, 409, 413, 415, 422),
+          ...problems(400, 402, soldOut({ resource: 'product:1', units: 2 }, 1), 413, 415, 422),
         },
       },
     },
@@ -405,7 +401,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
           response: {
             200: answers(PurchaseRef, 'Done', 'preference-applied', REPLAYED),
             202: answers(PurchaseRef, 'In the line', 'retry-after', 'preference-applied', REPLAYED),
-            ...problems(400, 404, 409, 413, 415),
+            ...problems(400, 404, wrongStatus(command, 'refunded'), 413, 415),
           },
         },
       },
@@ -496,6 +492,13 @@ export const SAMPLES = {
   held: '01935f5e-0000-7000-8000-000000000002',
   cancellable: '01935f5e-0000-7000-8000-000000000003',
 }
+
+const soldOut = (line: Line | undefined, available: number, purchase?: Purchase) =>
+  new Problem(409, 'sold_out', `${line?.resource} had fewer than ${line?.units} units left.`, {
+    available,
+    resource: line?.resource,
+    ...(purchase ? { purchase } : {}),
+  })
 
 const wrongStatus = (command: CommandKind, status: PurchaseStatus) =>
   new Problem(409, 'wrong_status', `A purchase that is ${status} cannot be ${PARTICIPLES[command]}.`, {

@@ -175,6 +175,9 @@ export interface ResourceRoutesDeps {
 const send = (reply: FastifyReply, resource: Type.Static<typeof ResourceSchema>, status = 200) =>
   reply.code(status).header('etag', `"${resource.version}"`).send(resource)
 
+const tooSmall = (least: number) =>
+  badField('total', `cannot be below the ${least} units sold and held`, 409, 'total_too_small')
+const tooMany = () => badField('delta', 'would take out more units than are available', 409, 'insufficient_available')
 const notFound = (ref: string) => new Problem(404, 'not_found', `There is no resource ${ref}.`)
 
 export function resourceRoutes(instance: FastifyInstance, { client, locks, guarded }: ResourceRoutesDeps): void {
@@ -200,7 +203,7 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
         response: {
           200: answers(Resource, 'Replaced', 'etag'),
           201: answers(Resource, 'Created', 'etag', 'location'),
-          ...problems(400, 409, 412, 413, 415, 428),
+          ...problems(400, tooSmall(2), 412, 413, 415, 428),
         },
       },
     },
@@ -238,7 +241,7 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
             const available = old.available + total - old.total
             if (available < 0) {
               const least = old.total - old.available
-              throw badField('total', `cannot be below the ${least} units sold and held`, 409, 'total_too_small')
+              throw tooSmall(least)
             }
             await run(
               tx,
@@ -328,7 +331,7 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
         ),
         response: {
           200: answers(Resource, 'The resource with its new stock', 'etag', 'idempotent-replayed'),
-          ...problems(400, 404, 409, 413, 415, 422),
+          ...problems(400, 404, tooMany(), 413, 415, 422),
         },
       },
     },
@@ -378,7 +381,7 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
           }),
         ).catch((error) => {
           if (sqlState(error) !== '23514') throw error
-          throw badField('delta', 'would take out more units than are available', 409, 'insufficient_available')
+          throw tooMany()
         }),
       )
       const resource = await guarded(() => readResource(client, ref))

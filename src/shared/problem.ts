@@ -62,20 +62,5 @@ export const ProblemSchema = Type.Object(
     errors: Type.Optional(Type.Array(Type.Object({ field: Type.String(), detail: Type.String() }))),
     retry_after: Type.Optional(Type.Integer({ description: 'Seconds; also in the Retry-After header.' })),
   },
-  {
-    $id: 'Problem',
-    additionalProperties: true,
-    examples: [
-      {
-        type: 'urn:holdfast:problem:sold_out',
-        title: 'Conflict',
-        status: 409,
-        detail: 'product:1 had fewer than 2 units left.',
-        instance: '/api/purchases',
-        code: 'sold_out',
-        retryable: false,
-        available: 1,
-      },
-    ],
-  },
+  { $id: 'Problem', additionalProperties: true },
 )
