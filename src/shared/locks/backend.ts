@@ -11,8 +11,10 @@ export interface Attempt {
   ttl_ms: number
   owner: string
   above: number
-  /** Stand in line when the lock is busy. The ticket is 0 on the first attempt, then what the server gave. */
-  line?: { place_ttl_ms: number; ticket: number }
+  /** Stand in line when the lock is busy, in a place that lives this long without another attempt; 0 = do not. */
+  place_ttl_ms: number
+  /** 0 on the first attempt, then what the server gave. */
+  ticket: number
 }
 
 export type Answer =

@@ -1,12 +1,10 @@
 /**
  * A lease while it is held. The invariant: its validity is counted from before the request that gave or renewed it was
- * sent, so it always ends here before it ends on the server, whether or not the server answers. One timer a lease: it
- * renews, retries and aborts, so that thousands of leases in a process cost nothing but their renewals.
+ * sent, so it always ends here before it ends on the server, whether or not the server answers.
  */
 import type { Backend } from './backend.ts'
 import { answerLimit, bounded } from './bounded.ts'
-import type { ReleaseResult } from './lease.ts'
-import { type Lease, LeaseLostError, type LockEvents, type LeaseLostError as Lost, type LostReason } from './lease.ts'
+import { type Lease, LeaseLostError, type LockEvents, type LostReason, type ReleaseResult } from './lease.ts'
 
 export interface Grant {
   resource: string
@@ -23,12 +21,16 @@ export interface Keeper {
   /** Undoes behind the caller's back what a request without an answer may have done. */
   undo(resource: string, id: string, ttl_ms: number): void
   held: Set<HeldLease>
+  /** Makes sure that leases are looked after at this time of performance.now(). */
+  lookBy(at: number): void
 }
 
-/** Redis rounds a TTL up and clocks drift against each other: 1 %, and 2 ms for the rounding and a timer that is late. */
-const marginOf = (ttl_ms: number) => ttl_ms * 0.01 + 2
+/** Redis rounds TTLs, clocks run at different speeds, a timer is late: 1 % for the clocks, 2 ms for the rest. */
+export function validUntil(sent_at: number, ttl_ms: number): number {
+  return sent_at + ttl_ms * 0.99 - 2
+}
 
-/** A failed renewal is tried again after 20 ms, then after twice as long, up to a tenth of the TTL: it shall come through soon after the server is back. */
+/** A failed renewal is tried again after 20 ms, then after twice as long: the server may be back in no time. */
 const RETRY_MS = 20
 
 export class HeldLease implements Lease {
@@ -40,7 +42,6 @@ export class HeldLease implements Lease {
   #valid_until: number
   #renew_at: number
   #keeper: Keeper
-  #timer: NodeJS.Timeout | undefined
   #renewing = false
   #failures = 0
   #over: LostReason | undefined
@@ -55,7 +56,7 @@ export class HeldLease implements Lease {
     this.#id = grant.id
     this.#ttl_ms = grant.ttl_ms
     this.#since = grant.sent_at
-    this.#valid_until = grant.sent_at + grant.ttl_ms - marginOf(grant.ttl_ms)
+    this.#valid_until = validUntil(grant.sent_at, grant.ttl_ms)
     this.#renew_at = grant.sent_at + grant.ttl_ms / 3
   }
 
@@ -92,20 +93,15 @@ export class HeldLease implements Lease {
     await this.release()
   }
 
-  /** Arms the one timer for whatever is due next. Unref'd: a lease alone is no reason for a process to stay. */
-  arm(): void {
-    clearTimeout(this.#timer)
-    if (this.#over) return
-    const next = this.#renewing ? this.#valid_until : Math.min(this.#renew_at, this.#valid_until)
-    this.#timer = setTimeout(onTimer, Math.max(1, Math.ceil(next - performance.now())), this).unref()
+  /** When this lease next has something to do by itself. */
+  get due_at(): number {
+    return this.#renewing ? this.#valid_until : Math.min(this.#renew_at, this.#valid_until)
   }
 
-  /** Called by the timer, which may be early by the age of the event loop's clock, or late by any blocked time. */
-  due(): void {
-    const now = performance.now()
+  /** Does what is due. Leases that were taken together are renewed together: a renewal may be a tenth early. */
+  look(now: number): void {
     if (now >= this.#valid_until) this.#lose(this.#outOfTime())
-    else if (!this.#renewing && now >= this.#renew_at) this.#renew()
-    else this.arm()
+    else if (!this.#renewing && now >= this.#renew_at - (this.#failures > 0 ? 0 : this.#ttl_ms / 30)) this.#renew()
   }
 
   /** Ends the lease as if it had been lost: the process stops, and nobody may go on under it. */
@@ -117,7 +113,6 @@ export class HeldLease implements Lease {
   #renew(): void {
     const sent_at = performance.now()
     this.#renewing = true
-    this.arm()
     this.#keeper.backend.extend(this.resource, this.#id, this.#ttl_ms).then(
       (answer) => this.#renewed(sent_at, answer),
       () => this.#failed(),
@@ -136,14 +131,14 @@ export class HeldLease implements Lease {
       return
     }
     this.#failures = 0
-    this.#valid_until = sent_at + this.#ttl_ms - marginOf(this.#ttl_ms)
+    this.#valid_until = validUntil(sent_at, this.#ttl_ms)
     this.#renew_at = sent_at + this.#ttl_ms / 3
     if (performance.now() >= this.#valid_until) {
       this.#lose('unreachable')
       return
     }
     if (this.#callers) for (const caller of this.#callers.splice(0)) caller.resolve({ waiting: answer })
-    this.arm()
+    this.#keeper.lookBy(this.due_at)
   }
 
   /** One failed renewal is no loss: the old validity still runs. */
@@ -152,7 +147,7 @@ export class HeldLease implements Lease {
     if (this.#over) return
     this.#renew_at = performance.now() + Math.min(RETRY_MS * 2 ** this.#failures, this.#ttl_ms / 10)
     this.#failures += 1
-    this.due()
+    this.#keeper.lookBy(this.due_at)
   }
 
   #outOfTime(): LostReason {
@@ -161,13 +156,12 @@ export class HeldLease implements Lease {
 
   #lose(why: LostReason): void {
     this.#end(why)
-    this.#keeper.events.lost?.(this.resource, why)
     this.#controller?.abort(this.#error())
+    this.#keeper.events.lost?.(this.resource, why)
   }
 
   #end(why: LostReason): void {
     this.#over = why
-    clearTimeout(this.#timer)
     this.#keeper.held.delete(this)
     if (this.#callers) for (const caller of this.#callers.splice(0)) caller.reject(this.#error())
   }
@@ -196,13 +190,40 @@ export class HeldLease implements Lease {
   }
 }
 
-function onTimer(lease: HeldLease): void {
-  lease.due()
+/** The leases of one createLocks, and one timer for all of them, so that thousands cost little but their renewals. */
+export function createKeeper(deps: Pick<Keeper, 'backend' | 'events' | 'undo'>): Keeper {
+  const held = new Set<HeldLease>()
+  let look_at = Number.POSITIVE_INFINITY
+  let timer: NodeJS.Timeout | undefined
+
+  function lookBy(at: number): void {
+    if (at >= look_at) return
+    look_at = at
+    clearTimeout(timer)
+    // Unref'd: a lease alone is no reason for a process to stay.
+    timer = setTimeout(look, Math.max(1, Math.ceil(at - performance.now()))).unref()
+  }
+
+  function look(): void {
+    look_at = Number.POSITIVE_INFINITY
+    const now = performance.now()
+    // If a callback of somebody else's throws, the leases behind it are looked after at once all the same.
+    let next = now
+    try {
+      for (const lease of held) lease.look(now)
+      next = look_at
+      for (const lease of held) next = Math.min(next, lease.due_at)
+    } finally {
+      lookBy(next)
+    }
+  }
+
+  return { ...deps, held, lookBy }
 }
 
 export function holdLease(keeper: Keeper, grant: Grant): HeldLease {
   const lease = new HeldLease(keeper, grant)
   keeper.held.add(lease)
-  lease.arm()
+  keeper.lookBy(lease.due_at)
   return lease
 }

@@ -4,6 +4,7 @@
  */
 import type { Answer, Attempt, Backend } from './backend.ts'
 import { answerLimit, bounded, type Interruptible } from './bounded.ts'
+import { validUntil } from './hold.ts'
 
 /** Someone who asks for a lock, as this process sees it. */
 export interface Waiter extends Interruptible {
@@ -17,14 +18,15 @@ export interface Waiter extends Interruptible {
   ended?: () => void
 }
 
+/** A place is refreshed so often in its lifetime: one missed heartbeat shall not cost it. */
+const RECHECKS = 3
+
 /**
- * A place lives half a TTL without a heartbeat and is refreshed three times in that: a dead head, with the recheck
- * that finds it, costs the line 2/3 of a TTL. At most 3 s: with long TTLs there is no reason to wait longer for the
- * dead. line.lua takes a place that claims to live more than 10 s for the debris of a clock that was set back.
+ * A place lives half a TTL without a heartbeat: a dead head, with the recheck that finds it, costs the line 2/3 of a
+ * TTL. At most 3 s: with long TTLs there is no reason to wait longer for the dead (line.lua relies on the bound).
  */
-export function placeOf(ttl_ms: number): { place_ttl_ms: number; recheck_ms: number } {
-  const place_ttl_ms = Math.max(30, Math.min(Math.floor(ttl_ms / 2), 3000))
-  return { place_ttl_ms, recheck_ms: Math.floor(place_ttl_ms / 3) }
+export function placeTtl(ttl_ms: number): number {
+  return Math.max(30, Math.min(Math.floor(ttl_ms / 2), 3000))
 }
 
 export interface Granted {
@@ -37,42 +39,45 @@ export interface Granted {
 export type Busy = Extract<Answer, { granted: false }>
 
 /**
- * Asks once, and if it may wait, until the lock is granted or wait_ms has passed since began.
+ * Asks once, and again until the lock is granted or `until`, a time of performance.now(), has come.
  * @returns the grant, or the last busy answer; then the caller undoes the place
  * @throws what the waiter was failed with, or the server's error: at once on the first attempt, in line only when the
  *   place must have died of it
  */
 export async function waitInLine(
   backend: Backend,
-  request: Omit<Attempt, 'line'>,
+  request: Attempt,
   waiter: Waiter,
-  limits: { began: number; wait_ms: number; contended: () => void },
+  until: number,
+  contended?: (resource: string) => void,
 ): Promise<Granted | Busy> {
-  const until = limits.began + limits.wait_ms
   const limit_ms = answerLimit(request.ttl_ms)
-  const { place_ttl_ms, recheck_ms } = placeOf(request.ttl_ms)
   let busy: Busy | undefined
   let answered_at = 0
   let missed = false
   for (;;) {
     waiter.woken = false
     const sent_at = performance.now()
-    let sleep_ms = recheck_ms
+    let sleep_ms = request.place_ttl_ms / RECHECKS
     try {
-      const line = limits.wait_ms > 0 ? { place_ttl_ms, ticket: busy?.ticket ?? 0 } : undefined
-      const asked = backend.attempt(line ? { ...request, line } : request)
+      const asked = backend.attempt(request)
       waiter.asked = missed ? Promise.allSettled([waiter.asked, asked]).then(noop) : asked
       const answer = await bounded(asked, limit_ms, waiter)
-      if (answer.granted) return { granted: true, token: answer.token, sent_at }
-      if (!busy) limits.contended()
+      if (answer.granted) {
+        // An answer may lie in the socket while the event loop is blocked: asked again, the server starts a new TTL.
+        if (performance.now() >= validUntil(sent_at, request.ttl_ms)) throw new Error('the grant came too late')
+        return { granted: true, token: answer.token, sent_at }
+      }
+      if (!busy) contended?.(request.resource)
       busy = answer
+      request.ticket = answer.ticket
       answered_at = sent_at
       // Only the two in front look at when the lock frees itself: the head to take it, the next to outlive the head.
       if (answer.ahead <= 1 && answer.free_in_ms >= 0) sleep_ms = Math.min(sleep_ms, answer.free_in_ms + 1)
     } catch (error) {
       // In line, an answer may be missed while the place lives on: a connection that was reset is no reason to leave.
       missed = true
-      if (waiter.failed || !busy || performance.now() - answered_at >= place_ttl_ms) throw error
+      if (waiter.failed || !busy || performance.now() - answered_at >= request.place_ttl_ms) throw error
     }
     const rest_ms = until - performance.now()
     if (rest_ms <= 0) return busy

@@ -4,7 +4,7 @@
  */
 import type { Backend } from './backend.ts'
 import { answerLimit, bounded } from './bounded.ts'
-import { type HeldLease, holdLease, type Keeper } from './hold.ts'
+import { createKeeper, type HeldLease, holdLease } from './hold.ts'
 import {
   type AcquireOptions,
   type Lease,
@@ -13,7 +13,7 @@ import {
   type Locks,
   type TryOptions,
 } from './lease.ts'
-import { type Busy, fail, type Waiter, waitInLine, wake } from './line.ts'
+import { type Busy, fail, placeTtl, type Waiter, waitInLine, wake } from './line.ts'
 
 /** Who gave up waiting is not kept longer than this for the clean-up; it goes on behind. */
 const UNDO_PATIENCE_MS = 100
@@ -32,12 +32,7 @@ export function createLocksOn(
   const waiters = new Map<string, Waiter>()
   const undoing = new Set<Promise<void>>()
   const closing = new AbortController()
-  const keeper: Keeper = {
-    backend,
-    events,
-    undo: (resource, id, ttl_ms) => void undo(resource, id, ttl_ms),
-    held: new Set(),
-  }
+  const keeper = createKeeper({ backend, events, undo: (...lost) => void undo(...lost) })
 
   /**
    * Takes back what the id may have on the server, as soon as `asked`, its last request, has been answered: a cancel
@@ -76,9 +71,9 @@ export function createLocksOn(
     if (wait_ms > 0) backend.listen(woken)
     const began = performance.now()
     try {
-      const contended = () => events.contended?.(resource)
-      const request = { resource, id, ttl_ms, owner, above }
-      const outcome = await waitInLine(backend, request, waiter, { began, wait_ms, contended })
+      const place_ttl_ms = wait_ms > 0 ? placeTtl(ttl_ms) : 0
+      const request = { resource, id, ttl_ms, owner, above, place_ttl_ms, ticket: 0 }
+      const outcome = await waitInLine(backend, request, waiter, began + wait_ms, events.contended)
       // The abort may have come between the answer and this line.
       if (waiter.failed) throw waiter.failed.reason
       if (outcome.granted) {

@@ -5,8 +5,8 @@
 import { createHash, randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
-import type { Redis } from 'ioredis'
-import type { Backend } from './backend.ts'
+import type { Redis, RedisOptions } from 'ioredis'
+import type { Answer, Backend } from './backend.ts'
 import type { LockEvents, Locks } from './lease.ts'
 import { createLocksOn } from './locks.ts'
 
@@ -51,13 +51,13 @@ function redisBackend(redis: Redis, prefix: string): Backend {
 
   const gathered = gather(redis)
 
-  function run({ sha, lua }: Script, keys: string[], args: (string | number)[]): Promise<unknown> {
+  function run<T>({ sha, lua }: Script, read: (answer: unknown) => T, keys: string[], ...args: (string | number)[]) {
     const answer = redis.evalsha(sha, keys.length, ...keys, ...args)
     gathered()
-    return answer.catch((error) => {
+    return answer.then(read, (error) => {
       // A restarted or failed over server does not know the script; sending it once teaches it.
       if (!(error instanceof Error && error.message.startsWith('NOSCRIPT'))) throw error
-      return redis.eval(lua, keys.length, ...keys, ...args)
+      return redis.eval(lua, keys.length, ...keys, ...args).then(read)
     })
   }
 
@@ -66,37 +66,31 @@ function redisBackend(redis: Redis, prefix: string): Backend {
   return {
     newId: () => `${process_id}/${randomUUID()}`,
 
-    async attempt({ resource, id, ttl_ms, owner, above, line }) {
+    attempt({ resource, id, ttl_ms, owner, above, place_ttl_ms, ticket }) {
       const lock = lockKey(resource)
       const keys = [lock, `${lock}:fence`, `${lock}:queue`, `${lock}:alive`]
-      const place = line ? [line.place_ttl_ms, line.ticket] : [0, 0]
-      const answer = await run(ACQUIRE, keys, [id, ttl_ms, owner, above, ...place, channels])
-      if (!Array.isArray(answer)) return { granted: true, token: Number(answer) }
-      const [ticket, ahead, waiting, free_in_ms] = answer.slice(0, 4).map(Number) as [number, number, number, number]
-      return { granted: false, ticket, ahead, waiting, free_in_ms, holder: answer[4] || undefined }
+      return run(ACQUIRE, readAttempt, keys, id, ttl_ms, owner, above, place_ttl_ms, ticket, channels)
     },
 
-    async extend(resource, id, ttl_ms) {
+    extend(resource, id, ttl_ms) {
       const lock = lockKey(resource)
-      const waiting = Number(await run(EXTEND, [lock, `${lock}:alive`], [id, ttl_ms]))
-      return waiting >= 0 ? waiting : waiting === -1 ? 'expired' : 'taken'
+      return run(EXTEND, readExtend, [lock, `${lock}:alive`], id, ttl_ms)
     },
 
-    async release(resource, id) {
+    release(resource, id) {
       const lock = lockKey(resource)
-      const answer = Number(await run(RELEASE, [lock, `${lock}:queue`, `${lock}:alive`], [id, channels]))
-      return answer === 1 ? 'released' : answer === 0 ? 'expired' : 'taken'
+      return run(RELEASE, readRelease, [lock, `${lock}:queue`, `${lock}:alive`], id, channels)
     },
 
-    async cancel(resource, id) {
+    cancel(resource, id) {
       const lock = lockKey(resource)
-      await run(CANCEL, [lock, `${lock}:queue`, `${lock}:alive`], [id, channels])
+      return run(CANCEL, () => {}, [lock, `${lock}:queue`, `${lock}:alive`], id, channels)
     },
 
     listen(woken) {
       if (subscriber) return
       // Subscribes by hand, because what matters is the moment after: whoever was told in the gap must ask again.
-      const own = redis.duplicate({
+      const own = redis.duplicate<Partial<RedisOptions>>({
         autoResubscribe: false,
         enableOfflineQueue: true,
         lazyConnect: false,
@@ -119,6 +113,21 @@ function redisBackend(redis: Redis, prefix: string): Backend {
       subscriber?.disconnect()
     },
   }
+}
+
+function readAttempt(answer: unknown): Answer {
+  if (!Array.isArray(answer)) return { granted: true, token: Number(answer) }
+  const [ticket, ahead, waiting, free_in_ms] = answer.slice(0, 4).map(Number) as [number, number, number, number]
+  return { granted: false, ticket, ahead, waiting, free_in_ms, holder: answer[4] || undefined }
+}
+
+function readExtend(answer: unknown): number | 'expired' | 'taken' {
+  const waiting = Number(answer)
+  return waiting >= 0 ? waiting : waiting === -1 ? 'expired' : 'taken'
+}
+
+function readRelease(answer: unknown): 'released' | 'expired' | 'taken' {
+  return Number(answer) === 1 ? 'released' : Number(answer) === 0 ? 'expired' : 'taken'
 }
 
 /**
