@@ -38,7 +38,7 @@ export function placePostgres(folder, say) {
   const readable = mayUse(as, 'test -x "$1/bin/initdb" && test -r "$1/share/postgresql/postgres.bki"', native.path)
   const binaries = join(readable ? native.path : copyOf(native, say), 'bin')
   if (settle(near, as)) return { binaries, home: near, as }
-  mkdirSync(dirname(far), { recursive: true, mode: 0o755 })
+  enterable(SHARED, dirname(far))
   if (!settle(far, as)) throw new Refusal(`the user that runs Postgres may use neither ${near} nor ${far}`)
   say(`Postgres keeps its data in ${dirname(far)}, because its user may not enter ${folder}`)
   return { binaries, home: far, as }
@@ -54,6 +54,14 @@ function settle(home, as) {
     throw new Refusal(`uid ${as.uid}, which owns ${home}, may not enter it: open its parent folders (chmod o+x)`)
   rmdirSync(home)
   return false
+}
+
+/** Folders that every user may enter, whatever the umask of root's shell is. */
+function enterable(...folders) {
+  for (const folder of folders) {
+    mkdirSync(folder, { recursive: true })
+    chmodSync(folder, 0o755)
+  }
 }
 
 function mayUse(as, test, path) {
@@ -99,7 +107,7 @@ function copyOf({ path, version }, say) {
   const copy = join(SHARED, `postgres-${version}-${process.arch}`)
   if (existsSync(copy)) return copy
   say(`copying the Postgres binaries to ${copy}, because the user that runs them may not enter ${path}`)
-  mkdirSync(SHARED, { recursive: true, mode: 0o755 })
+  enterable(SHARED)
   const part = `${copy}.${process.pid}`
   cpSync(path, part, { recursive: true, verbatimSymlinks: true })
   spawnSync('chmod', ['-R', 'a+rX', part])
