@@ -45,7 +45,7 @@ export interface Owned {
 
 export interface World {
   /** for child processes: DATABASE_URL, REDIS_URL, REDIS_PREFIX, LOG_LEVEL and what a shell needs; nothing else */
-  readonly env: Readonly<Env>
+  readonly env: Readonly<Env & { DATABASE_URL: string; REDIS_URL: string; REDIS_PREFIX: string }>
   /** Resolve when /livez answers 200; reject with the process's log when it ends before. */
   startApi(extra?: Env): Promise<Running>
   startWorker(extra?: Env): Promise<Running>
@@ -71,7 +71,7 @@ export async function openWorld(t: Scope): Promise<World> {
   const database = `holdfast_test_${id}`
   await query(server_url, `CREATE DATABASE ${database} TEMPLATE ${template}`)
 
-  const env: Env = {
+  const env = {
     PATH: process.env.PATH ?? '',
     HOME: process.env.HOME ?? '',
     DATABASE_URL: withDatabase(server_url, database),

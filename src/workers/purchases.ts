@@ -232,7 +232,8 @@ export function decide(items: readonly Item[], resources: ReadonlyMap<string, Re
       verdict.skipped.push(item)
     } else {
       // A cancel that came before its purchase was settled in this batch has had its effect already.
-      const had = item.command.command === 'cancel' && cancelled.delete(purchase.id) && purchase.status === 'cancelled'
+      const first = item.command.command === 'cancel' && cancelled.delete(purchase.id)
+      const had = first && changes.get(purchase.id)?.was === 'queued' && purchase.status === 'cancelled'
       const met = had ? 'queued' : purchase.status
       const done = had || obey(purchase, item.command)
       verdict.commands.push({

@@ -1,0 +1,67 @@
+/** The sale while Postgres is away: buyers are told within two seconds, and nothing is half-done. */
+import { readFileSync } from 'node:fs'
+import t from 'tap'
+import { metric, openShop, rush, settled, TTL } from './shop.ts'
+import { openWorld, until } from './world.ts'
+
+/** Postgres is one process a connection: all of them. */
+function signalAll(postmaster: number, signal: NodeJS.Signals): void {
+  const children = readFileSync(`/proc/${postmaster}/task/${postmaster}/children`, 'utf8').trim().split(' ')
+  for (const pid of [postmaster, ...children.map(Number)]) process.kill(pid, signal)
+}
+
+for (const how of ['stands still', 'is shut down'] as const) {
+  t.test(`Postgres ${how} for 10 s: 503 with Retry-After within 2 s, nothing half-done`, async (t) => {
+    const world = await openWorld(t)
+    const postgres = await world.ownPostgres()
+    const env = { ...TTL, DATABASE_URL: postgres.url }
+    const [api, worker] = await Promise.all([world.startApi(env), world.startWorker(env)])
+    const shop = openShop(t, [api.url], postgres.url)
+    const ref = await shop.units('product', 1_000)
+    const acknowledged = await rush(shop, ref, 50)
+    let stop = false
+    const refused: { ms: number; retry_after: string | null; status: number; code: string }[] = []
+    /** Buys all the time, through the fault. */
+    const buyer = async () => {
+      while (!stop) {
+        const since = performance.now()
+        const answer = await shop.buy({ customer: 'c', lines: [{ resource: ref, units: 1 }] })
+        if (answer.status === 202) acknowledged.push(answer.body.id)
+        else {
+          const { status, headers, body } = answer
+          refused.push({
+            ms: performance.now() - since,
+            retry_after: headers.get('retry-after'),
+            status,
+            code: body.code,
+          })
+          await new Promise((resolve) => setTimeout(resolve, 100))
+        }
+      }
+    }
+    const buyers = Array.from({ length: 4 }, buyer)
+    const since = performance.now()
+    if (how === 'stands still') signalAll(postgres.pid, 'SIGSTOP')
+    else await postgres.stop('SIGQUIT')
+    await until(async () => (await fetch(`${api.url}/readyz`)).status === 503, { what: 'readyz to say so' })
+    t.equal((await fetch(`${api.url}/livez`)).status, 200, 'alive all the same')
+    await new Promise((resolve) => setTimeout(resolve, 10_000 - (performance.now() - since)))
+    if (how === 'stands still') signalAll(postgres.pid, 'SIGCONT')
+    else await postgres.restart()
+    await until(async () => (await fetch(`${api.url}/readyz`)).status === 200, { what: 'readyz to be well' })
+    stop = true
+    await Promise.all(buyers)
+    t.ok(refused.length > 0)
+    t.same(
+      refused.filter((one) => one.status !== 503 || one.retry_after === null),
+      [],
+      'refused with Retry-After',
+    )
+    t.ok(Math.max(...refused.map((one) => one.ms)) < 2_000, 'within two seconds')
+    await settled(t, shop, ref, acknowledged, 1_000)
+    const [extra] = await shop.client<{ n: number }[]>`
+      SELECT count(*)::int AS n FROM purchases WHERE queue = ${ref} AND status <> 'cancelled'`
+    t.ok((extra?.n ?? 0) - acknowledged.length <= 4, 'at most the commits whose answer was lost are there besides')
+    t.ok((await metric(worker.url, 'purchases_total{status="confirmed"}')) > 0)
+  })
+}

@@ -1,0 +1,128 @@
+/** A shop for tests: resources, buyers over HTTP, and what the database says in the end. */
+import type { Test } from 'tap'
+import { type Client, openDb } from '../src/shared/db.ts'
+import { verify } from '../src/shared/verify.ts'
+import { until } from './world.ts'
+
+export interface Answer {
+  status: number
+  headers: Headers
+  // biome-ignore lint/suspicious/noExplicitAny: bodies are looked at field by field
+  body: any
+}
+
+export async function call(url: string, method: string, body?: unknown, headers: Record<string, string> = {}) {
+  const response = await fetch(url, {
+    method,
+    headers: { ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  })
+  const text = await response.text()
+  return { status: response.status, headers: response.headers, body: text ? JSON.parse(text) : undefined } as Answer
+}
+
+let counter = 0
+
+/** `urls`: API processes, used in turn. */
+export function openShop(t: Test, urls: readonly string[], database_url: string) {
+  const db = openDb(database_url, { max: 4, name: 'test', idle_in_transaction_ms: 60_000 })
+  t.teardown(() => db.close())
+  const client: Client = db.client
+  const at = (path: string) => `${urls[counter++ % urls.length]}${path}`
+  return {
+    client,
+    /** Creates `type:id` with this many units at this price and returns the reference. */
+    async units(type: string, total: number, price = 100): Promise<string> {
+      const ref = `${type}:${t.name.replace(/\W+/g, '-').slice(0, 40)}-${counter++}`
+      const body = { name: ref, kind: 'units', total, price: { amount: price, currency: 'USD' } }
+      const { status } = await call(at(`/api/resources/${ref.replace(':', '/')}`), 'PUT', body)
+      t.equal(status, 201, `${ref} is for sale`)
+      return ref
+    },
+    buy: (body: object, headers: Record<string, string> = {}) => call(at('/api/purchases'), 'POST', body, headers),
+    command: (id: string, command: string, headers: Record<string, string> = {}) =>
+      call(at(`/api/purchases/${id}/${command}`), 'POST', undefined, headers),
+    async resource(ref: string) {
+      return (await call(at(`/api/resources/${ref.replace(':', '/')}`), 'GET')).body
+    },
+    /** status → how many purchases of this line have it */
+    async statuses(queue: string): Promise<Record<string, number>> {
+      const rows = await client<{ status: string; n: number }[]>`
+        SELECT status, count(*)::int AS n FROM purchases WHERE queue = ${queue} GROUP BY status`
+      return Object.fromEntries(rows.map((row) => [row.status, row.n]))
+    },
+    /** queued purchases and commands, of every line */
+    async queued(): Promise<number> {
+      const [row] = await client<{ n: number }[]>`
+        SELECT ((SELECT count(*) FROM purchases WHERE status = 'queued')
+              + (SELECT count(*) FROM commands WHERE status = 'queued'))::int AS n`
+      return row?.n ?? 0
+    },
+    /** Asserts every invariant of `npm run verify`. */
+    async verified(): Promise<void> {
+      for (const { invariant, offenders } of await verify(client)) t.same(offenders, [], invariant)
+    },
+  }
+}
+
+/** How often each answer came: '201 confirmed', '409 sold_out' … */
+export function tally(answers: readonly Answer[]): Record<string, number> {
+  const counts: Record<string, number> = {}
+  for (const { status, body } of answers) {
+    const key = `${status} ${body.code ?? body.status}`
+    counts[key] = (counts[key] ?? 0) + 1
+  }
+  return counts
+}
+
+export type Shop = ReturnType<typeof openShop>
+
+/** Milliseconds: a killed holder's line moves again after this, so tests need not wait for five seconds. */
+export const TTL = { LEASE_TTL_MS: '1000' }
+
+/** Buyers who do not wait. Their 202s are kept, whatever becomes of the processes. */
+export async function rush(shop: Shop, ref: string, buyers: number): Promise<string[]> {
+  const answers = await Promise.all(
+    Array.from({ length: buyers }, (_, n) =>
+      shop.buy({ customer: `c${n}`, lines: [{ resource: ref, units: 1 }] }).catch(() => undefined),
+    ),
+  )
+  return answers.flatMap((answer) => (answer?.status === 202 ? [answer.body.id as string] : []))
+}
+
+/** Every acknowledged purchase is in the table and settled; at most `units` of them got one, and none is left unsold. */
+export async function settled(t: Test, shop: Shop, ref: string, acknowledged: string[], units: number) {
+  await until(async () => (await shop.queued()) === 0, { what: 'the line to settle', timeout_ms: 20_000 })
+  const rows = await shop.client<{ id: string; status: string }[]>`
+    SELECT id, status FROM purchases WHERE queue = ${ref}`
+  const status = new Map(rows.map((row) => [row.id, row.status]))
+  t.same(
+    acknowledged.filter((id) => !['confirmed', 'rejected'].includes(status.get(id) ?? 'gone')),
+    [],
+    'nothing acknowledged is lost',
+  )
+  const sold = rows.filter((row) => row.status === 'confirmed').length
+  t.equal(sold, Math.min(units, rows.length), 'each unit is sold')
+  t.match(await shop.resource(ref), { available: units - sold, sold })
+  await shop.verified()
+}
+
+/** Resolves once a worker stands before a locked row inside its transaction. */
+export async function inTransaction(shop: Shop): Promise<void> {
+  await until(
+    async () => {
+      const rows = await shop.client`
+        SELECT 1 FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'holdfast-worker' AND wait_event_type = 'Lock'`
+      return rows.length > 0
+    },
+    { what: 'a worker inside its transaction' },
+  )
+}
+
+/** One sample of a Prometheus text page; 0 when it is not there. */
+export async function metric(url: string, sample: string): Promise<number> {
+  const page = await (await fetch(`${url}/metrics`)).text()
+  const line = page.split('\n').find((one) => one.startsWith(`${sample} `))
+  return Number(line?.split(' ').at(-1) ?? 0)
+}
