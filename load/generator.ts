@@ -1,0 +1,88 @@
+/**
+ * The load: connections that keep posting purchases of one unit of a random product, each waiting for its answer. A
+ * process of its own, so that its work is not counted into anybody's event loop; the same for every system.
+ */
+import autocannon from 'autocannon'
+
+interface Load {
+  url: string
+  connections: number
+  seconds: number
+  /** products are named product:1 … product:N */
+  products: number
+}
+
+export interface Loaded {
+  /** milliseconds since 1970 just before the first request was sent */
+  from_ms: number
+  /** milliseconds since 1970 when the last answer had come */
+  until_ms: number
+  /** requests answered 202 */
+  accepted: number
+  /** requests answered otherwise, or not at all */
+  refused: number
+  /** milliseconds from request to 202 */
+  p50_ms: number
+  p99_ms: number
+}
+
+/** Different requests of one connection; it sends them round and round. */
+const REQUESTS = 64
+
+function requestsOf(products: number): autocannon.Request[] {
+  return Array.from({ length: REQUESTS }, () => {
+    const resource = `product:${1 + Math.floor(Math.random() * products)}`
+    const customer = `customer-${Math.floor(Math.random() * 1e6)}`
+    return {
+      method: 'POST' as const,
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ customer, lines: [{ resource, units: 1 }], payment: { method: 'none' } }),
+    }
+  })
+}
+
+async function load({ url, connections, seconds, products }: Load): Promise<Loaded> {
+  let from_ms = 0
+  let until_ms = 0
+  const result = await new Promise<autocannon.Result>((resolve, reject) => {
+    const instance = autocannon(
+      {
+        url,
+        connections,
+        duration: seconds,
+        // Also how late it notices that the time is over.
+        sampleInt: 100,
+        setupClient: (client) => client.setRequests(requestsOf(products)),
+      },
+      (error, done) => (error ? reject(error) : resolve(done)),
+    )
+    // Emitted when the clients are made and before their connections are open.
+    instance.on('start', () => {
+      from_ms = Date.now()
+    })
+    instance.on('response', () => {
+      until_ms = Date.now()
+    })
+  })
+  return {
+    from_ms,
+    until_ms,
+    accepted: result['2xx'],
+    refused: result.non2xx + result.errors + result.timeouts,
+    p50_ms: result.latency.p50,
+    p99_ms: result.latency.p99,
+  }
+}
+
+process.on('message', (message: { type: string } & Load) => {
+  load(message).then(
+    (loaded) => process.send?.({ type: 'load', ...loaded }),
+    (error) => {
+      process.stderr.write(`${error.stack}\n`)
+      process.exit(1)
+    },
+  )
+})
+// Without its parent it has nobody to report to.
+process.on('disconnect', () => process.exit())
+process.send?.({ type: 'up' })

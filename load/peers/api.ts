@@ -1,0 +1,64 @@
+/**
+ * The peers' API: the same Fastify, the same body and checks on it, one BullMQ job a purchase. It is what most shops
+ * that sell through a queue have: the job is the purchase, and 202 is answered when Redis has it.
+ */
+import { Queue } from 'bullmq'
+import Fastify from 'fastify'
+import { Redis } from 'ioredis'
+import { PEER_QUEUE, type Purchase } from './settled.ts'
+
+const { REDIS_URL = '', REDIS_PREFIX = '', PORT = '0' } = process.env
+const connection = new Redis(REDIS_URL, { maxRetriesPerRequest: null })
+const queue = new Queue<Purchase>(PEER_QUEUE, {
+  connection,
+  prefix: REDIS_PREFIX,
+  defaultJobOptions: { removeOnComplete: true },
+})
+
+const app = Fastify({ logger: false, bodyLimit: 256 * 1024 })
+app.get('/readyz', async () => ({ status: 'ready', redis: await connection.ping() }))
+app.post<{ Body: Purchase }>(
+  '/api/purchases',
+  {
+    schema: {
+      body: {
+        type: 'object',
+        additionalProperties: false,
+        required: ['customer', 'lines'],
+        properties: {
+          customer: { type: 'string', minLength: 1, maxLength: 200 },
+          lines: {
+            type: 'array',
+            minItems: 1,
+            maxItems: 100,
+            items: {
+              type: 'object',
+              additionalProperties: false,
+              required: ['resource', 'units'],
+              properties: {
+                resource: { type: 'string', pattern: '^[a-z][a-z0-9_-]{0,31}:[A-Za-z0-9._~-]{1,128}$' },
+                units: { type: 'integer', minimum: 1, maximum: 1_000_000_000 },
+              },
+            },
+          },
+          payment: { type: 'object', required: ['method'], properties: { method: { type: 'string' } } },
+        },
+      },
+      response: {
+        202: { type: 'object', properties: { id: { type: 'string' }, status: { type: 'string' } } },
+      },
+    },
+  },
+  async (request, reply) => {
+    const { id } = await queue.add('purchase', request.body)
+    return reply.code(202).header('location', `/api/purchases/${id}`).send({ id, status: 'queued' })
+  },
+)
+
+process.on('SIGTERM', async () => {
+  await app.close()
+  await queue.close()
+  connection.disconnect()
+  process.exit()
+})
+await app.listen({ host: '127.0.0.1', port: Number(PORT) })
