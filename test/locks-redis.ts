@@ -1,22 +1,22 @@
-/** A Redis process of one test's own, that the test may pause, kill and flush. */
+/** A Redis process of one test's own, that the test may pause, kill and flush, and a proxy that loses what it is told to. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { createServer } from 'node:net'
+import { connect, createServer, type Socket } from 'node:net'
 import { Redis, type RedisOptions } from 'ioredis'
 
 type ClientOptions = Pick<RedisOptions, 'enableOfflineQueue' | 'autoResendUnfulfilledCommands' | 'port'>
 
 export interface OwnRedis {
   port: number
-  process: ChildProcess
   /** A client that is closed with the server, and whose connection errors are expected. */
   client(options?: ClientOptions): Redis
   pause(): void
   resume(): void
+  kill(): void
   stop(): Promise<void>
 }
 
-export async function freePort(): Promise<number> {
+async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address() as { port: number }
@@ -27,9 +27,8 @@ export async function freePort(): Promise<number> {
 
 export async function startRedis(): Promise<OwnRedis> {
   const port = await freePort()
-  const child = spawn('redis-server', ['--port', String(port), '--save', '', '--bind', '127.0.0.1'], {
-    stdio: 'ignore',
-  })
+  const args = ['--port', String(port), '--save', '', '--bind', '127.0.0.1']
+  const child: ChildProcess = spawn('redis-server', args, { stdio: 'ignore' })
   const clients: Redis[] = []
   const client = (options: ClientOptions = {}) => {
     const expected = { retryStrategy: () => 20, maxRetriesPerRequest: null }
@@ -41,14 +40,67 @@ export async function startRedis(): Promise<OwnRedis> {
   await client().ping()
   return {
     port,
-    process: child,
     client,
     pause: () => void child.kill('SIGSTOP'),
     resume: () => void child.kill('SIGCONT'),
+    kill: () => void child.kill('SIGKILL'),
     async stop() {
       for (const redis of clients) redis.disconnect()
       child.kill('SIGKILL')
       if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
+    },
+  }
+}
+
+export interface Link {
+  /** Everything that the client has sent on this connection so far. */
+  sent: string
+  /** Stop passing on what the server answers. */
+  mute(): void
+  cut(): void
+}
+
+/** Passes connections on to the port. `onRequest` sees each chunk before the server does, and may mute or cut the link. */
+export async function startProxy(port: number, onRequest: (link: Link, chunk: string) => void) {
+  const links = new Set<Link>()
+  const sockets = new Set<Socket>()
+  const server = createServer((down) => {
+    const up = connect(port, '127.0.0.1')
+    let muted = false
+    const link: Link = {
+      sent: '',
+      mute: () => {
+        muted = true
+      },
+      cut: () => {
+        down.destroy()
+        up.destroy()
+        links.delete(link)
+      },
+    }
+    links.add(link)
+    for (const socket of [down, up]) {
+      sockets.add(socket)
+      socket.on('error', link.cut)
+      socket.on('close', link.cut)
+    }
+    down.on('data', (chunk) => {
+      link.sent += chunk
+      onRequest(link, String(chunk))
+      if (!up.destroyed) up.write(chunk)
+    })
+    up.on('data', (chunk) => {
+      if (!muted) down.write(chunk)
+    })
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  return {
+    port: (server.address() as { port: number }).port,
+    links,
+    async stop() {
+      for (const socket of sockets) socket.destroy()
+      server.close()
+      await once(server, 'close')
     },
   }
 }

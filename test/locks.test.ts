@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { type Lease, type LeaseLostError, LockBusyError } from '../src/shared/locks/lease.ts'
+import { type Lease, LeaseLostError, LockBusyError, type LockEvents, type Locks } from '../src/shared/locks/lease.ts'
 import { createLocks } from '../src/shared/locks/redis.ts'
 import { startRedis } from './locks-redis.ts'
 
@@ -8,25 +8,51 @@ const server = await startRedis()
 t.teardown(() => server.stop())
 const redis = server.client()
 
-function locksOf(t: Tap, ttl_ms = 2000) {
-  const locks = createLocks({ redis, ttl_ms })
+type Scope = { teardown(done: () => unknown): void }
+
+function locksOf(t: Scope, ttl_ms = 2000, events: LockEvents = {}): Locks {
+  const locks = createLocks({ redis, ttl_ms, events })
   t.teardown(() => locks.close())
   return locks
 }
-type Tap = { teardown(done: () => unknown): void }
+
+const lineOf = (resource: string) => redis.zrange(`lock:{${resource}}:queue`, '0', '-1')
+
+async function inLine(resource: string, count: number): Promise<void> {
+  while ((await lineOf(resource)).length !== count) await sleep(2)
+}
+
+const aborted = (lease: Lease) =>
+  new Promise<LeaseLostError>((resolve) => {
+    lease.signal.addEventListener('abort', () => resolve(lease.signal.reason), { once: true })
+  })
+
+function whyInvalid(lease: Lease): string {
+  try {
+    lease.assertValid()
+    return 'valid'
+  } catch (error) {
+    return error instanceof LeaseLostError ? error.why : String(error)
+  }
+}
+
+const upTo = (count: number) => Array.from({ length: count }, (_, n) => n)
 
 t.test('a lease is a key with a TTL, a rising token and a typed end', async (t) => {
   const locks = locksOf(t)
   const first = await locks.acquire('product:1')
   t.equal(await redis.exists('lock:{product:1}'), 1)
+  const ttl = await redis.pttl('lock:{product:1}')
+  t.ok(ttl > 1900 && ttl <= 2000)
   t.equal(await redis.get('lock:{product:1}:fence'), String(first.token))
-  t.ok(Number.isSafeInteger(first.token))
+  t.ok(Number.isSafeInteger(first.token) && first.token > 1.6e15)
   first.assertValid()
   t.same(await first.extend(), { waiting: 0 })
   t.same(await first.release(), { released: true })
   t.same(await first.release(), { released: true }, 'idempotent')
-  t.throws(() => first.assertValid(), { code: 'lease_lost', why: 'released' })
+  t.equal(whyInvalid(first), 'released')
   await t.rejects(first.extend(), { code: 'lease_lost', why: 'released' })
+  t.notOk(first.signal.aborted, 'a release is no loss')
   t.equal(await redis.exists('lock:{product:1}'), 0)
   const second = await locks.acquire('product:1', { above: first.token + 5_000_000_000 })
   t.equal(second.token, first.token + 5_000_000_001, 'above the floor that was found in SQL')
@@ -37,36 +63,59 @@ t.test('a lease is a key with a TTL, a rising token and a typed end', async (t) 
 })
 
 t.test('a busy lock names its holder, and a try is no place in line', async (t) => {
-  const locks = locksOf(t)
-  const lease = await locks.acquire('busy:1', { owner: 'the holder' })
-  await t.rejects(locks.acquire('busy:1'), { code: 'lock_busy', holder: 'the holder', waiting: 0 })
+  const failed: string[] = []
+  const locks = locksOf(t, 2000, { failed: (_, reason) => failed.push(reason) })
+  const lease = await locks.acquire('busy:1', { owner: 'the holder of it' })
+  await t.rejects(locks.acquire('busy:1'), { code: 'lock_busy', holder: 'the holder of it', waiting: 0 })
   await t.rejects(locks.acquire('busy:1', { wait_ms: 30 }), LockBusyError)
   t.equal(await locks.tryAcquire('busy:1'), undefined)
   t.equal(await redis.exists('lock:{busy:1}:queue', 'lock:{busy:1}:alive'), 0)
+  t.same(failed, ['lock_busy', 'lock_busy', 'lock_busy'])
   await lease.release()
 })
 
-t.test('twenty waiters are served in the order of their arrival', async (t) => {
+t.test('twenty waiters are served in the order of their arrival, and nobody gets in front of them', async (t) => {
   const locks = locksOf(t)
+  const others = locksOf(t)
   const holder = await locks.acquire('line:1')
   const served: number[] = []
   const waits: Promise<void>[] = []
-  for (let n = 0; n < 20; n++) {
-    waits.push(
-      locks.withLease('line:1', { wait_ms: 10_000 }, async () => {
-        served.push(n)
-        await sleep(2)
-      }),
-    )
+  for (const n of upTo(20)) {
+    const wait = (n % 2 ? locks : others).withLease('line:1', { wait_ms: 10_000 }, async () => {
+      served.push(n)
+      await sleep(2)
+    })
+    waits.push(wait)
+    await inLine('line:1', n + 1)
   }
-  while ((await holder.extend()).waiting < 20) await sleep(1)
-  t.equal(await locks.tryAcquire('line:1'), undefined)
+  t.same(await holder.extend(), { waiting: 20 })
   await holder.release()
   t.equal(await locks.tryAcquire('line:1'), undefined, 'free, but not for who did not wait')
   await Promise.all(waits)
+  t.same(served, upTo(20))
+  t.equal(await redis.exists('lock:{line:1}', 'lock:{line:1}:queue', 'lock:{line:1}:alive'), 0)
+})
+
+t.test('64 loops in three processes lose no update of an unprotected counter', async (t) => {
+  const tokens: number[] = []
+  let counter = 0
+  const fleet = [locksOf(t), locksOf(t), locksOf(t)]
+  const loops = upTo(64).map(async (n) => {
+    for (let round = 0; round < 5; round++) {
+      await fleet[n % 3]?.withLease('counter:1', { wait_ms: 30_000 }, async (lease) => {
+        tokens.push(lease.token)
+        const read = counter
+        await sleep(0)
+        counter = read + 1
+      })
+    }
+  })
+  await Promise.all(loops)
+  t.equal(counter, 320)
   t.same(
-    served,
-    Array.from({ length: 20 }, (_, n) => n),
+    tokens,
+    [...new Set(tokens)].sort((a, b) => a - b),
+    'every token is higher than the one before',
   )
 })
 
@@ -79,28 +128,257 @@ t.test('several at once: those that are free', async (t) => {
   t.equal(await redis.exists('lock:{many:1}', 'lock:{many:3}'), 0)
 })
 
-t.test('the heartbeat keeps a lease for many times its TTL, and stops with it', async (t) => {
-  const locks = locksOf(t, 150)
-  const lease = await locks.acquire('long:1')
-  await sleep(500)
-  lease.assertValid()
-  t.notOk(lease.signal.aborted)
-  await redis.set('lock:{long:1}', 'somebody else', 'PX', 60_000)
-  const why = await new Promise<LeaseLostError>((resolve) => {
-    lease.signal.addEventListener('abort', () => resolve(lease.signal.reason))
-  })
-  t.match(why, { code: 'lease_lost', why: 'taken', resource: 'long:1', token: lease.token })
-  t.same(await lease.release(), { released: false, reason: 'taken' })
-  t.equal(await redis.get('lock:{long:1}'), 'somebody else')
+t.test('five hundred leases are renewed together for many times their TTL', async (t) => {
+  const locks = locksOf(t, 600)
+  const leases = await locks.tryAcquireMany(upTo(500).map((n) => `crowd:${n}`))
+  t.equal(leases.size, 500)
+  await sleep(1500)
+  for (const lease of leases.values()) lease.assertValid()
+  await locks.releaseMany(leases.values())
+  t.equal(await redis.exists(...upTo(500).map((n) => `lock:{crowd:${n}}`)), 0)
 })
 
-t.test('the error of the body is the error of withLease', async (t) => {
+t.test('another owner in the key aborts the lease at the next heartbeat and is left alone', async (t) => {
+  const lost: string[] = []
+  const locks = locksOf(t, 150, { lost: (_, why) => lost.push(why) })
+  const lease = await locks.acquire('taken:1')
+  await redis.set('lock:{taken:1}', 'somebody else', 'PX', 60_000)
+  t.match(await aborted(lease), { code: 'lease_lost', why: 'taken', resource: 'taken:1', token: lease.token })
+  t.equal(whyInvalid(lease), 'taken')
+  t.same(await lease.release(), { released: false, reason: 'taken' })
+  t.equal(await redis.get('lock:{taken:1}'), 'somebody else')
+  t.same(lost, ['taken'], 'counted once')
+})
+
+t.test('a release after the end is typed, whoever noticed it first', async (t) => {
+  const lost: string[] = []
+  const locks = locksOf(t, 2000, { lost: (_, why) => lost.push(why) })
+  const expired = await locks.acquire('typed:1')
+  await redis.del('lock:{typed:1}')
+  t.same(await expired.release(), { released: false, reason: 'expired' })
+  const old = await locks.acquire('typed:2')
+  await redis.del('lock:{typed:2}')
+  const young = await locks.acquire('typed:2')
+  t.same(await old.release(), { released: false, reason: 'taken' })
+  t.same(lost, ['expired', 'taken'])
+  t.same(await young.extend(), { waiting: 0 }, 'the release of another owner did nothing')
+  await young.release()
+})
+
+t.test('FLUSHALL: the holder is told, the line keeps its order, the token still rises', async (t) => {
+  const locks = locksOf(t, 600)
+  const holder = await locks.acquire('flush:1')
+  const served: [number, number][] = []
+  const waits: Promise<void>[] = []
+  for (const n of upTo(5)) {
+    const wait = locks.withLease('flush:1', { wait_ms: 10_000 }, async (lease) => {
+      served.push([n, lease.token])
+      await sleep(1)
+    })
+    waits.push(wait)
+    await inLine('flush:1', n + 1)
+  }
+  const told = aborted(holder)
+  // The second in line asks first after the loss. It may well get in first: the line was lost. Nobody is forgotten.
+  await redis.flushall()
+  t.match((await told).why, /expired|taken/)
+  await Promise.all(waits)
+  t.equal(served.length, 5)
+  let last = holder.token
+  for (const [, token] of served) {
+    t.ok(token > last, 'the token still rises')
+    last = token
+  }
+})
+
+t.test('a cancelled wait leaves no entry, and hands on its turn', async (t) => {
   const locks = locksOf(t)
-  const stolen = async (lease: Lease) => {
+  const holder = await locks.acquire('cancel:1')
+  const first = new AbortController()
+  const second = new AbortController()
+  const waits = [first, second].map((c) => locks.acquire('cancel:1', { wait_ms: 10_000, signal: c.signal }))
+  const ended = Promise.allSettled(waits)
+  await inLine('cancel:1', 2)
+  const third = locks.acquire('cancel:1', { wait_ms: 10_000 })
+  await inLine('cancel:1', 3)
+  second.abort(new Error('enough'))
+  await t.rejects(waits[1] as Promise<Lease>, { message: 'enough' })
+  t.equal((await lineOf('cancel:1')).length, 2)
+
+  // The head leaves in the moment in which it is told that it is its turn.
+  const free = holder.release()
+  first.abort()
+  await free
+  await t.rejects(waits[0] as Promise<Lease>, { name: 'AbortError' })
+  const started = performance.now()
+  await (await third).release()
+  t.ok(performance.now() - started < 200, 'the next one was told, and did not have to find out')
+  await ended
+  t.equal(await redis.exists('lock:{cancel:1}', 'lock:{cancel:1}:queue', 'lock:{cancel:1}:alive'), 0)
+})
+
+t.test('a wait that is cancelled while its acquire is in flight gives back what it took', async (t) => {
+  const locks = locksOf(t)
+  for (const wait_ms of [0, 1000]) {
+    const controller = new AbortController()
+    const wait = locks.acquire('flight:1', { wait_ms, signal: controller.signal })
+    controller.abort()
+    await t.rejects(wait, { name: 'AbortError' })
+    t.equal(await redis.exists('lock:{flight:1}', 'lock:{flight:1}:queue'), 0)
+  }
+  await t.rejects(locks.acquire('flight:1', { signal: AbortSignal.abort() }), { name: 'AbortError' })
+})
+
+t.test('an expired holder that nobody releases lets the next one in', async (t) => {
+  const locks = locksOf(t, 6000)
+  await redis.set('lock:{expired:1}', 'dead/1 1 1 a dead process', 'PX', 300)
+  const started = performance.now()
+  const lease = await locks.acquire('expired:1', { wait_ms: 5000 })
+  const waited = performance.now() - started
+  t.ok(waited > 280 && waited < 400, `after ${waited} ms: when the key ended, not at the next recheck`)
+  await lease.release()
+})
+
+t.test('live waiters are not evicted by a long wait', async (t) => {
+  const locks = locksOf(t, 300)
+  const holder = await locks.acquire('patient:1')
+  const served: number[] = []
+  const waits = upTo(3).map((n) => locks.withLease('patient:1', { wait_ms: 10_000 }, async () => void served.push(n)))
+  await inLine('patient:1', 3)
+  const before = await lineOf('patient:1')
+  for (let round = 0; round < 10; round++) {
+    await sleep(100)
+    t.same(await lineOf('patient:1'), before)
+    t.same(await holder.extend(), { waiting: 3 })
+  }
+  await holder.release()
+  await Promise.all(waits)
+  t.same(served, [0, 1, 2])
+})
+
+t.test('a waiter that was evicted while it was paused comes back to its old place', async (t) => {
+  const locks = locksOf(t, 300)
+  const holder = await locks.acquire('evicted:1')
+  const served: number[] = []
+  const waits: Promise<void>[] = []
+  for (const n of upTo(3)) {
+    waits.push(locks.withLease('evicted:1', { wait_ms: 10_000 }, async () => void served.push(n)))
+    await inLine('evicted:1', n + 1)
+  }
+  const before = await lineOf('evicted:1')
+  await redis.zrem('lock:{evicted:1}:queue', before[0] as string)
+  await redis.zrem('lock:{evicted:1}:alive', before[0] as string)
+  await inLine('evicted:1', 3)
+  t.same(await lineOf('evicted:1'), before)
+  await holder.release()
+  await Promise.all(waits)
+  t.same(served, [0, 1, 2])
+})
+
+t.test('a place left from before the clock was set back does not block the line', async (t) => {
+  const locks = locksOf(t)
+  await redis.zadd('lock:{debris:1}:queue', 1, 'dead/1')
+  await redis.zadd('lock:{debris:1}:alive', Date.now() + 3_600_000, 'dead/1')
+  const lease = await locks.acquire('debris:1')
+  await lease.release()
+  t.equal(await redis.exists('lock:{debris:1}:queue', 'lock:{debris:1}:alive'), 0)
+})
+
+t.test('a key that is not a lock is left alone, and nobody gets a lease', async (t) => {
+  const locks = locksOf(t)
+  await redis.rpush('lock:{list:1}', 'something')
+  await t.rejects(locks.acquire('list:1'), { message: /WRONGTYPE/ })
+  t.same(await redis.lrange('lock:{list:1}', 0, -1), ['something'])
+})
+
+t.test('a blocked event loop is seen before anything is written', async (t) => {
+  const locks = locksOf(t, 100)
+  const lease = await locks.acquire('blocked:1')
+  const { signal } = lease
+  block(150)
+  t.notOk(signal.aborted, 'no timer has run')
+  t.equal(whyInvalid(lease), 'expired')
+  t.ok(signal.aborted)
+  await lease.release()
+})
+
+t.test('a grant that lay in the socket past its TTL is not returned as a lease', async (t) => {
+  const locks = locksOf(t, 100)
+  const tried = locks.acquire('late:1')
+  const waited = locks.acquire('late:2', { wait_ms: 2000 })
+  tried.catch(() => {})
+  waited.catch(() => {})
+  await sleep(0)
+  block(300)
+  for (const outcome of await Promise.allSettled([tried, waited])) {
+    if (outcome.status === 'rejected') continue
+    outcome.value.assertValid()
+    await outcome.value.release()
+  }
+  await sleep(150)
+  t.equal(await redis.exists('lock:{late:1}', 'lock:{late:2}'), 0)
+})
+
+t.test('no renewal after release', async (t) => {
+  const locks = locksOf(t, 90)
+  const monitor = await redis.monitor()
+  t.teardown(() => monitor.disconnect())
+  const seen: string[] = []
+  monitor.on('monitor', (_time: string, [verb = '', key]: string[]) => {
+    if (key === 'lock:{quiet:1}') seen.push(verb.toLowerCase())
+  })
+  const lease = await locks.acquire('quiet:1')
+  await sleep(50)
+  await lease.extend()
+  // The release is sent while a renewal is on its way.
+  const extended = t.rejects(lease.extend(), LeaseLostError)
+  await lease.release()
+  await extended
+  await sleep(200)
+  const released = seen.lastIndexOf('del')
+  t.ok(released > seen.indexOf('set'))
+  t.notOk(seen.slice(released).includes('pexpire'), seen.join(' '))
+})
+
+t.test('the error of the body is the error of withLease, with and without a lock that is lost', async (t) => {
+  const locks = locksOf(t)
+  const stolen = async () => {
     await redis.del('lock:{body:1}')
-    t.ok(lease.token)
     throw new Error('of the body')
   }
   await t.rejects(locks.withLease('body:1', {}, stolen), { message: 'of the body' })
   t.equal(await locks.withLease('body:1', {}, async () => 'value'), 'value')
+  const unnoticed = await locks.withLease('body:1', {}, async () => redis.del('lock:{body:1}'))
+  t.equal(unnoticed, 1, 'a loss that the body did not look at is not its error')
 })
+
+t.test('close ends waits and leases and leaves nothing behind', async (t) => {
+  const locks = createLocks({ redis, ttl_ms: 2000 })
+  const holder = await locks.acquire('close:1')
+  const wait = locks.acquire('close:1', { wait_ms: 10_000 })
+  const inFlight = locks.acquire('close:2')
+  const told = aborted(holder)
+  const ends = Promise.allSettled([wait, inFlight])
+  await inLine('close:1', 1)
+  await locks.close()
+  t.match(await told, { why: 'released' })
+  await ends
+  await t.rejects(wait, { message: /closed/ })
+  await t.rejects(locks.acquire('close:3'), { message: /closed/ })
+  t.equal(await redis.exists('lock:{close:1}', 'lock:{close:1}:queue', 'lock:{close:2}', 'lock:{close:3}'), 0)
+  await locks.close()
+  while (await redis.call('CLIENT', 'LIST', 'TYPE', 'pubsub')) await sleep(2)
+})
+
+t.test('nonsense is refused before anything is sent', async (t) => {
+  t.throws(() => createLocks({ redis, ttl_ms: 5 }), RangeError)
+  const locks = locksOf(t)
+  await t.rejects(locks.acquire('bad:1', { ttl_ms: 0.5 }), RangeError)
+  await t.rejects(locks.acquire('bad:1', { above: 2 ** 60 }), RangeError)
+  t.equal(await redis.exists('lock:{bad:1}'), 0)
+})
+
+function block(ms: number): void {
+  const until = performance.now() + ms
+  while (performance.now() < until);
+}
