@@ -1,0 +1,490 @@
+/** The HTTP contract, row by row of its tables, against real processes; each answer is held against openapi.json. */
+import { spawn } from 'node:child_process'
+import t from 'tap'
+import { ROOT } from '../ops/install.mjs'
+import { readConfig } from '../src/shared/config.ts'
+import { openDb } from '../src/shared/db.ts'
+import { verify } from '../src/shared/verify.ts'
+import { type Answer, contract } from './contract.ts'
+import { openWorld, until } from './world.ts'
+
+type Call = ReturnType<typeof contract>
+
+const SETTLED = { prefer: 'wait=30' }
+const USD = (amount: number) => ({ amount, currency: 'USD' })
+const units = (total: number, price = 100) => ({ name: 'For sale', kind: 'units', total, price: USD(price) })
+const lines = (resource: string, count = 1) => [{ resource, units: count }]
+
+/** Creates `type:id` for sale and returns its reference. */
+async function sell(call: Call, ref: string, total: number, price?: number): Promise<string> {
+  const { status } = await call('PUT', at(ref), { body: units(total, price) })
+  if (status !== 201) throw new Error(`${ref} was not created: ${status}`)
+  return ref
+}
+const at = (ref: string) => `/api/resources/${ref.replace(':', '/')}`
+const codes = ({ status, body }: Answer) => [status, body.code]
+
+/** Every page of a list, one after the other. */
+async function walk(call: Call, path: string, limit: number): Promise<Answer['body'][]> {
+  const data = []
+  let cursor = ''
+  do {
+    const { body } = await call('GET', `${path}${path.includes('?') ? '&' : '?'}limit=${limit}${cursor}`)
+    if (body.data.length > limit) throw new Error(`a page of ${body.data.length}`)
+    data.push(...body.data)
+    cursor = body.next_cursor === null ? '' : `&cursor=${body.next_cursor}`
+  } while (cursor)
+  return data
+}
+
+t.test('with an API and a worker', async (t) => {
+  const world = await openWorld(t)
+  const db = openDb(world.env.DATABASE_URL ?? '', { max: 1, name: 'test', idle_in_transaction_ms: 60_000 })
+  t.teardown(() => db.close())
+  const [api] = await Promise.all([world.startApi(), world.startWorker()])
+  const call = contract(api.url)
+  const get = async (ref: string) => (await call('GET', at(ref))).body
+  const buy = (body: object, headers: Record<string, string> = SETTLED) =>
+    call('POST', '/api/purchases', { body: { customer: 'ada', ...body }, headers })
+  const command = (id: string, name: string, headers: Record<string, string> = {}) =>
+    call('POST', `/api/purchases/${id}/${name}`, { headers })
+
+  await t.test('a resource is created, and replaced only by who knows its version', async (t) => {
+    const path = at('put:1')
+    const created = await call('PUT', path, { body: units(10) })
+    t.equal(created.status, 201)
+    t.equal(created.headers.get('location'), path)
+    t.equal(created.headers.get('etag'), '"1"')
+    t.match(created.body, {
+      resource: 'put:1',
+      total: 10,
+      available: 10,
+      held: 0,
+      sold: 0,
+      version: 1,
+      price: USD(100),
+    })
+
+    const put = (match: string | undefined, body: object = units(12)) =>
+      call('PUT', path, { body, headers: match === undefined ? {} : { 'if-match': match } })
+    t.match(await put(undefined), { status: 428, body: { code: 'if_match_required', version: 1 } })
+    t.match(await put('"7"'), { status: 412, body: { code: 'stale_version', version: 1 } })
+    for (const bad of ['banana', 'W/"1"', '"1', '"-1"', '"1" "2"', '']) {
+      const answer = await put(bad)
+      t.match(answer, { status: 400, body: { errors: [{ field: 'If-Match' }] } }, `If-Match: ${bad}`)
+    }
+    const replaced = await put('"1"')
+    t.match([replaced.status, replaced.headers.get('etag')], [200, '"2"'])
+    t.match(replaced.body, { total: 12, available: 12, version: 2 })
+    t.equal((await put('"1"')).status, 412, 'the version that was replaced is stale')
+    t.equal((await put('"7", "2"', units(9))).status, 200, 'one of several')
+    t.match((await put('*', { ...units(11), name: 'Any' })).body, { name: 'Any', total: 11, version: 4 })
+    t.equal((await call('GET', path)).headers.get('etag'), '"4"')
+
+    t.same(codes(await put('*', { name: 'x', kind: 'calendar' })), [409, 'wrong_kind'])
+    const absent = await call('PUT', at('put:none'), { body: units(1), headers: { 'if-match': '"1"' } })
+    t.same(codes(absent), [412, 'stale_version'], 'what does not exist cannot be replaced')
+    t.equal((await call('GET', at('put:none'))).status, 404)
+    const racers = await Promise.all([put('"4"', units(20)), put('"4"', units(30))])
+    t.same(racers.map((one) => one.status).sort(), [200, 412], 'of two with one version, one wins')
+
+    await buy({ lines: lines('put:1', 5) })
+    t.match(await put('*', units(4)), { status: 409, body: { code: 'total_too_small', errors: [{ field: 'total' }] } })
+    t.match((await put('*', units(5))).body, { total: 5, available: 0, sold: 5 })
+    const calendar = await call('PUT', at('room:1'), { body: { name: 'Lake house', kind: 'calendar' } })
+    t.match([calendar.status, calendar.body], [201, { kind: 'calendar', total: 0, price: USD(0) }])
+  })
+
+  await t.test('stock goes in and out through the ledger, newest first', async (t) => {
+    const ref = await sell(call, 'stock:1', 10)
+    const restock = (body: object, headers: Record<string, string> = {}) =>
+      call('POST', `${at(ref)}/restock`, { body, headers })
+    t.match((await restock({ delta: 5, reason: 'delivery' })).body, { total: 15, available: 15, version: 2 })
+    t.match((await restock({ delta: -3, reason: 'breakage' })).body, { total: 12, available: 12 })
+    await buy({ lines: lines(ref, 4) })
+    const tooMany = await restock({ delta: -9, reason: 'theft' })
+    t.match(tooMany, { status: 409, body: { code: 'insufficient_available', errors: [{ field: 'delta' }] } })
+    t.match(await restock({ delta: 1e12, reason: 'typo' }), { status: 409, body: { code: 'total_too_large' } })
+    t.match(await get(ref), { total: 12, available: 8, sold: 4 })
+
+    const key = { 'idempotency-key': 'delivery 7' }
+    const first = await restock({ delta: 2, reason: 'again' }, key)
+    const replay = await restock({ delta: 2, reason: 'again' }, key)
+    t.match([first.status, first.headers.get('idempotent-replayed')], [200, null])
+    t.match([replay.status, replay.headers.get('idempotent-replayed')], [200, 'true'])
+    t.same(codes(await restock({ delta: 3, reason: 'again' }, key)), [422, 'idempotency_key_reused'])
+
+    const ledger = (await call('GET', `${at(ref)}/movements`)).body
+    t.same(
+      ledger.data.map((one: { delta: number; reason: string }) => [one.delta, one.reason]),
+      [
+        [2, 'again'],
+        [-4, 'sale'],
+        [-3, 'breakage'],
+        [5, 'delivery'],
+        [10, 'created'],
+      ],
+    )
+    t.equal(ledger.next_cursor, null)
+    t.same(await walk(call, `${at(ref)}/movements`, 2), ledger.data, 'page by page the same')
+    t.equal((await get(ref)).available, 10, 'the sum of the ledger')
+
+    await call('PUT', at('room:2'), { body: { name: 'Room', kind: 'calendar' } })
+    const calendar = await call('POST', `${at('room:2')}/restock`, { body: { delta: 1, reason: 'x' } })
+    t.same(codes(calendar), [409, 'wrong_kind'])
+    const nothing = await call('POST', `${at('room:none')}/restock`, { body: { delta: 1, reason: 'x' } })
+    t.equal(nothing.status, 404)
+    t.equal((await call('GET', `${at('room:none')}/movements`)).status, 404)
+    t.same((await call('GET', `${at('room:2')}/movements`)).body, { data: [], next_cursor: null })
+  })
+
+  await t.test('a list is walked by cursor, each item once', async (t) => {
+    const refs = Array.from({ length: 23 }, (_, n) => `page:${n}`).sort()
+    await Promise.all(refs.map((ref) => sell(call, ref, 1)))
+    for (const limit of [1, 5, 22, 23, 100]) {
+      const walked = await walk(call, '/api/resources?type=page', limit)
+      t.same(
+        walked.map((one) => one.resource),
+        refs,
+        `by ${limit}`,
+      )
+    }
+    const all = (await walk(call, '/api/resources', 7)).map((one) => one.resource)
+    t.equal(new Set(all).size, all.length)
+    t.ok(refs.every((ref) => all.includes(ref)))
+    t.same((await call('GET', '/api/resources?type=nothing')).body, { data: [], next_cursor: null })
+
+    const customer = 'walker'
+    const bought = await Promise.all(refs.map((ref) => buy({ customer, lines: lines(ref) })))
+    const ids = bought.map((one) => one.body.id).sort()
+    for (const limit of [4, 23]) {
+      const walked = (await walk(call, `/api/purchases?customer=${customer}`, limit)).map((one) => one.id)
+      t.same(walked, ids.toReversed(), `purchases by ${limit}, newest first`)
+    }
+  })
+
+  await t.test('a purchase is taken with 202, and settled when its buyer prefers to wait', async (t) => {
+    const ref = await sell(call, 'sale:1', 3)
+    const taken = await buy({ lines: lines(ref) }, {})
+    t.equal(taken.status, 202)
+    t.equal(taken.headers.get('location'), `/api/purchases/${taken.body.id}`)
+    t.equal(taken.headers.get('retry-after'), '1')
+    t.equal(taken.headers.get('preference-applied'), null)
+    t.match(taken.body, { status: 'queued', lines: lines(ref), payment: { method: 'none' }, amount: null })
+    const path = taken.headers.get('location') ?? ''
+    const settled = await until(async () => {
+      const { body } = await call('GET', path)
+      return body.status !== 'queued' && body
+    })
+    t.match(settled, { id: taken.body.id, seq: taken.body.seq, status: 'confirmed', amount: 100, currency: 'USD' })
+
+    const waited = await buy({ lines: lines(ref, 2) }, { prefer: 'respond-async, wait=10' })
+    t.match([waited.status, waited.body.status, waited.body.amount], [201, 'confirmed', 200])
+    t.equal(waited.headers.get('preference-applied'), 'wait=10')
+    t.equal(waited.headers.get('location'), `/api/purchases/${waited.body.id}`)
+    const clamped = await buy({ lines: lines(ref) }, { prefer: 'wait=900' })
+    t.equal(clamped.headers.get('preference-applied'), 'wait=30', 'no more than 30 seconds')
+    t.match(clamped.body, { code: 'sold_out', available: 0, resource: ref, purchase: { status: 'rejected' } })
+    t.equal(clamped.status, 409)
+    const rejected = await call('GET', `/api/purchases/${clamped.body.purchase.id}`)
+    t.match([rejected.status, rejected.body.status, rejected.body.reason], [200, 'rejected', 'sold_out'])
+    for (const prefer of ['wait=soon', 'return=minimal', 'wait']) {
+      const ignored = await buy({ lines: lines(ref) }, { prefer })
+      t.match([ignored.status, ignored.headers.get('preference-applied')], [202, null], prefer)
+    }
+    t.equal((await call('GET', '/api/purchases/01935f5e-0000-7000-8000-00000000dead')).status, 404)
+  })
+
+  await t.test('lines of one resource are added up before they are checked', async (t) => {
+    const ref = await sell(call, 'merge:1', 5)
+    const other = await sell(call, 'merge:2', 5)
+    const double = await buy({ lines: [...lines(ref, 3), ...lines(other), ...lines(ref, 3)] })
+    t.match([double.status, double.body.code, double.body.available], [409, 'sold_out', 5])
+    const fits = await buy({ lines: [...lines(ref, 2), ...lines(other), ...lines(ref, 3)] })
+    t.match([fits.status, fits.body.lines], [201, [...lines(ref, 5), ...lines(other)]])
+    t.match([await get(ref), await get(other)], [{ available: 0 }, { available: 4 }])
+    const half = 600_000_000
+    const huge = await buy({ lines: [...lines(ref, half), ...lines(ref, half)] })
+    t.match(huge, { status: 400, body: { errors: [{ field: 'lines' }] } })
+  })
+
+  await t.test('fifty at once with one Idempotency-Key: one row, 49 replays', async (t) => {
+    const ref = await sell(call, 'key:1', 100)
+    const body = { lines: lines(ref, 2), payment: { method: 'none' }, hold_seconds: 60 }
+    const headers = { 'idempotency-key': 'order-1' }
+    const answers = await Promise.all(Array.from({ length: 50 }, () => buy(body, headers)))
+    t.same([...new Set(answers.map((one) => one.status))], [202])
+    t.equal(new Set(answers.map((one) => one.body.id)).size, 1)
+    t.equal(answers.filter((one) => one.headers.get('idempotent-replayed') === 'true').length, 49)
+    const replay = await buy(body, { ...headers, ...SETTLED })
+    t.match([replay.status, replay.body.status], [201, 'held'], 'a replay may wait too')
+    t.equal(replay.headers.get('idempotent-replayed'), 'true')
+    t.equal((await call('GET', `/api/purchases?resource=${ref}`)).body.data.length, 1)
+    t.match(await get(ref), { held: 2, available: 98 })
+
+    for (const change of [{ customer: 'bob' }, { lines: lines(ref, 3) }, { hold_seconds: 61 }]) {
+      const other = await buy({ ...body, ...change }, headers)
+      t.match(other, { status: 422, body: { code: 'idempotency_key_reused', errors: [{ field: 'Idempotency-Key' }] } })
+    }
+    await sell(call, 'account:key', 1_000, 1)
+    const wallet = { method: 'wallet', account: 'account:key' }
+    const paid = { lines: lines(ref) }
+    await buy({ ...paid, payment: wallet }, { 'idempotency-key': 'order-2', ...SETTLED })
+    const reordered = { account: wallet.account, method: wallet.method }
+    const again = await buy({ ...paid, payment: reordered }, { 'idempotency-key': 'order-2', ...SETTLED })
+    t.match([again.status, again.headers.get('idempotent-replayed')], [201, 'true'], 'members in another order')
+
+    const soldOut = await sell(call, 'key:2', 0)
+    const first = await buy({ lines: lines(soldOut) }, { 'idempotency-key': 'order-3', ...SETTLED })
+    const second = await buy({ lines: lines(soldOut) }, { 'idempotency-key': 'order-3', ...SETTLED })
+    t.same(
+      [codes(first), codes(second)],
+      [
+        [409, 'sold_out'],
+        [409, 'sold_out'],
+      ],
+      'a refusal is replayed as one',
+    )
+    t.equal(first.body.purchase.id, second.body.purchase.id)
+  })
+
+  await t.test('purchases are found by customer, resource and status', async (t) => {
+    const [a, b] = [await sell(call, 'find:a', 10), await sell(call, 'find:b', 10)]
+    const cart = (await buy({ customer: 'eve', lines: [...lines(a), ...lines(b)] })).body.id
+    const single = (await buy({ customer: 'ève & co', lines: lines(b) })).body.id
+    const hold = (await buy({ customer: 'eve', lines: lines(a), hold_seconds: 60 })).body.id
+    const refused = (await buy({ customer: 'eve', lines: lines(a, 99) })).body.purchase.id
+    const found = async (query: string) =>
+      (await walk(call, `/api/purchases?${query}`, 1)).map((one) => one.id as string).sort()
+    t.same(await found('customer=eve'), [cart, hold, refused].sort())
+    t.same(await found(`customer=${encodeURIComponent('ève & co')}`), [single])
+    t.same(await found(`resource=${a}`), [cart, hold, refused].sort())
+    t.same(await found(`resource=${b}`), [cart, single].sort(), 'the second line of a cart too')
+    t.same(await found(`resource=${a}&status=held`), [hold])
+    t.same(await found('customer=eve&status=rejected'), [refused])
+    t.same(await found(`resource=${b}&customer=eve&status=confirmed`), [cart])
+    t.same(await found('customer=nobody'), [])
+  })
+
+  await t.test('a hold is confirmed, cancelled or refunded once; otherwise the status is named', async (t) => {
+    const ref = await sell(call, 'hold:1', 10)
+    const hold = async (): Promise<string> => {
+      const { status, body } = await buy({ lines: lines(ref, 2), hold_seconds: 600 })
+      t.match([status, body.status, body.hold_seconds], [201, 'held', 600])
+      return body.id
+    }
+    const wrong = (answer: Answer, status: string) =>
+      t.match(answer, { status: 409, body: { code: 'wrong_status', current_status: status, detail: status } })
+
+    const kept = await hold()
+    t.match(await get(ref), { available: 8, held: 2, sold: 0 })
+    t.match(await command(kept, 'confirm'), { status: 200, body: { id: kept, status: 'confirmed' } })
+    t.match(await get(ref), { available: 8, held: 0, sold: 2 })
+    wrong(await command(kept, 'confirm'), 'confirmed')
+    wrong(await command(kept, 'cancel'), 'confirmed')
+    t.match(await command(kept, 'refund', SETTLED), { status: 200, body: { status: 'refunded' } })
+    t.match(await get(ref), { available: 10, held: 0, sold: 0 })
+    wrong(await command(kept, 'refund'), 'refunded')
+
+    const dropped = await hold()
+    wrong(await command(dropped, 'refund'), 'held')
+    const key = { 'idempotency-key': 'cancel-1' }
+    const cancelled = await command(dropped, 'cancel', key)
+    t.match([cancelled.status, cancelled.body.status], [200, 'cancelled'])
+    const replay = await command(dropped, 'cancel', key)
+    t.match([replay.status, replay.body.status], [200, 'cancelled'])
+    t.equal(replay.headers.get('idempotent-replayed'), 'true')
+    t.match(await get(ref), { available: 10, held: 0, sold: 0 }, 'its units are back')
+    wrong(await command(dropped, 'confirm'), 'cancelled')
+
+    const once = await hold()
+    const racers = await Promise.all(Array.from({ length: 10 }, (_, n) => command(once, n % 2 ? 'confirm' : 'cancel')))
+    t.equal(racers.filter((one) => one.status === 200).length, 1, 'ten at once: one wins')
+    wrong(await command((await buy({ lines: lines(ref, 99) })).body.purchase.id, 'cancel'), 'rejected')
+    t.equal((await command('01935f5e-0000-7000-8000-00000000dead', 'confirm')).status, 404)
+  })
+
+  await t.test('the units of a hold whose time is over are for sale again within a second', async (t) => {
+    const ref = await sell(call, 'expire:1', 1)
+    const { body } = await buy({ lines: lines(ref), hold_seconds: 1 })
+    t.same(codes(await buy({ lines: lines(ref) })), [409, 'sold_out'])
+    const due = Date.parse(body.expires_at)
+    await until(async () => (await call('GET', `/api/purchases/${body.id}`)).body.status === 'expired')
+    t.match(await get(ref), { available: 1, held: 0 })
+    t.equal((await buy({ lines: lines(ref) })).status, 201)
+    t.ok(Date.now() - due < 1_000, `${Date.now() - due} ms after its time`)
+    t.match(await command(body.id, 'confirm'), { status: 409, body: { current_status: 'expired' } })
+    t.same((await walk(call, `/api/purchases?resource=${ref}&status=expired`, 5)).length, 1)
+  })
+
+  await t.test('a wallet pays the exact amount and gets it back; a dry one pays nothing', async (t) => {
+    const ref = await sell(call, 'paid:1', 100, 333)
+    const account = await sell(call, 'account:1', 1_000, 1)
+    const payment = { method: 'wallet', account }
+    const bought = await buy({ lines: lines(ref, 2), payment })
+    t.match([bought.status, bought.body.amount, bought.body.payment], [201, 666, payment])
+    t.match(await get(account), { available: 334 })
+    t.same(codes(await buy({ lines: lines(ref, 2), payment })), [402, 'payment_declined'])
+    t.match([await get(account), await get(ref)], [{ available: 334 }, { available: 98, sold: 2 }], 'nothing moved')
+    const failed = (await call('GET', '/api/purchases?status=failed')).body.data[0]
+    t.match(failed, { status: 'failed', reason: 'payment_declined' })
+    t.equal((await command(bought.body.id, 'refund')).status, 200)
+    t.match([await get(account), await get(ref)], [{ available: 1_000 }, { available: 100, sold: 0 }])
+
+    const held = await buy({ lines: lines(ref), payment, hold_seconds: 60 })
+    t.match([held.body.status, await get(account)], ['held', { available: 667, held: 333 }])
+    await command(held.body.id, 'cancel')
+    t.match(await get(account), { available: 1_000, held: 0 })
+    const card = await buy({ lines: lines(ref), payment: { method: 'card', token: 'tok_visa' } })
+    t.same(codes(card), [402, 'payment_unavailable'])
+    t.notMatch(JSON.stringify(card.body), 'tok_visa', "a card's token never leaves again")
+  })
+
+  await t.test('health and metrics are there without a key', async (t) => {
+    t.match((await call('GET', '/livez')).body, { status: 'ok' })
+    t.match((await call('GET', '/readyz')).body, { status: 'ready', checks: { postgres: { status: 'up' } } })
+    t.match((await call('GET', '/metrics')).body, /^lock_acquire_seconds_count/m)
+  })
+
+  await t.test('and the invariants hold', async (t) => {
+    for (const { invariant, offenders } of await verify(db.client)) t.same(offenders, [], invariant)
+  })
+})
+
+t.test('with no worker', async (t) => {
+  const world = await openWorld(t)
+  const [api, worker] = await Promise.all([world.startApi(), world.startWorker()])
+  const call = contract(api.url)
+  const ref = await sell(call, 'late:1', 5)
+  const body = { customer: 'ada', lines: lines(ref) }
+  const held = await call('POST', '/api/purchases', { body: { ...body, hold_seconds: 1 }, headers: SETTLED })
+  t.equal(held.body.status, 'held')
+  worker.kill('SIGKILL')
+  await worker.exited
+
+  await t.test('waiting ends with 202 when its time runs out', async (t) => {
+    const since = performance.now()
+    const answer = await call('POST', '/api/purchases', { body, headers: { prefer: 'wait=1' } })
+    t.ok(performance.now() - since >= 995, 'not before')
+    t.match([answer.status, answer.body.status], [202, 'queued'])
+    t.equal(answer.headers.get('preference-applied'), 'wait=1')
+    t.equal(answer.headers.get('retry-after'), '1')
+    const cancel = await call('POST', `/api/purchases/${answer.body.id}/cancel`, { headers: { prefer: 'wait=0' } })
+    t.match([cancel.status, cancel.body.status, cancel.headers.get('retry-after')], [202, 'queued', '1'])
+  })
+
+  await t.test('a hold whose time is over is told as expired, and its units as available', async (t) => {
+    await until(async () => (await call('GET', `/api/purchases/${held.body.id}`)).body.status === 'expired')
+    t.match((await call('GET', at(ref))).body, { available: 5, held: 0 })
+    t.equal((await call('GET', '/api/purchases?status=expired')).body.data[0]?.id, held.body.id)
+    t.same((await call('GET', '/api/purchases?status=held')).body.data, [])
+    const late = await call('POST', `/api/purchases/${held.body.id}/confirm`)
+    t.match(late, { status: 409, body: { code: 'wrong_status', current_status: 'expired' } })
+  })
+})
+
+t.test('with API_KEYS set', async (t) => {
+  const world = await openWorld(t)
+  const api = await world.startApi({ API_KEYS: 'first-key, second-key', ADMIN_KEYS: 'admin-key' })
+  const call = contract(api.url)
+  const bearer = { authorization: 'Bearer first-key' }
+
+  await t.test('no route of /api answers without one', async (t) => {
+    const wrong = [{}, { authorization: 'Bearer nope' }, { authorization: 'Basic first-key' }, { 'x-api-key': '' }]
+    for (const headers of wrong) {
+      const answer = await call('GET', '/api/purchases', { headers })
+      t.same(codes(answer), [401, 'unauthorized'], JSON.stringify(headers))
+      t.equal(answer.headers.get('www-authenticate'), 'Bearer')
+    }
+    // The router decodes the path before it looks for a route.
+    t.equal((await call('GET', '/%61pi/purchases')).status, 401, 'another spelling of the path is the same route')
+    t.equal((await call('POST', '/api/purchases', { raw: '{' })).status, 401, 'before the body is looked at')
+    for (const headers of [bearer, { authorization: 'bearer second-key' }, { 'x-api-key': 'admin-key' }]) {
+      t.equal((await call('GET', '/api/purchases', { headers })).status, 200, JSON.stringify(headers))
+    }
+    t.equal((await call('GET', '/livez')).status, 200)
+    t.equal((await fetch(`${api.url}/docs/`)).status, 200)
+  })
+
+  await t.test("one caller's Idempotency-Key is another caller's new purchase", async (t) => {
+    await call('PUT', at('scope:1'), { body: units(10), headers: bearer })
+    const post = (headers: Record<string, string>, customer = 'ada') =>
+      call('POST', '/api/purchases', {
+        body: { customer, lines: lines('scope:1') },
+        headers: { 'idempotency-key': 'mine', ...headers },
+      })
+    const first = await post(bearer)
+    const again = await post({ 'x-api-key': 'first-key' })
+    t.match([again.body.id, again.headers.get('idempotent-replayed')], [first.body.id, 'true'])
+    const other = await post({ 'x-api-key': 'second-key' }, 'bob')
+    t.match([other.status, other.headers.get('idempotent-replayed')], [202, null])
+    t.not(other.body.id, first.body.id)
+  })
+})
+
+t.test('a wrong variable stops a process at start, and is named', async (t) => {
+  const good = { DATABASE_URL: 'postgres://u:secret@127.0.0.1/d', REDIS_URL: 'redis://127.0.0.1:6379' }
+  const key = 'sixteen characters'
+  const production = { NODE_ENV: 'production', API_KEYS: key, ADMIN_KEYS: key }
+  const wrong: [variable: string, env: Record<string, string | undefined>][] = [
+    ['PORT', { PORT: 'abc' }],
+    ['PORT', { PORT: '65536' }],
+    ['PORT', { PORT: '-1' }],
+    ['METRICS_PORT', { METRICS_PORT: '1.5' }],
+    ['WORKER_CONCURRENCY', { WORKER_CONCURRENCY: '0' }],
+    ['LEASE_TTL_MS', { LEASE_TTL_MS: '1e3' }],
+    ['SHUTDOWN_MS', { SHUTDOWN_MS: 'never' }],
+    ['LOG_LEVEL', { LOG_LEVEL: 'loud' }],
+    ['NODE_ENV', { NODE_ENV: 'staging' }],
+    ['DATABASE_URL', { DATABASE_URL: undefined }],
+    ['DATABASE_URL', { DATABASE_URL: 'mysql://u:secret@127.0.0.1/d' }],
+    ['REDIS_URL', { REDIS_URL: undefined }],
+    ['REDIS_URL', { REDIS_URL: '127.0.0.1:6379' }],
+    ['LOCK_BACKEND', { LOCK_BACKEND: 'banana' }],
+    ['LOCK_BACKEND', { LOCK_BACKEND: 'etcd' }],
+    ['LOCK_REDIS_URLS', { LOCK_REDIS_URLS: 'redis://a,redis://b,redis://c' }],
+    ['ETCD_HOSTS', { ETCD_HOSTS: 'http://a' }],
+    ['PAYMENTS', { PAYMENTS: 'cash' }],
+    ['PAYMENTS', { PAYMENTS: 'stripe' }],
+    ['STRIPE_SECRET_KEY', { STRIPE_SECRET_KEY: 'sk_test' }],
+    ['LAB', { LAB: 'yes' }],
+    ['LAB', { ...production, LAB: '1' }],
+    ['API_KEYS', { ...production, API_KEYS: undefined }],
+    ['API_KEYS', { ...production, API_KEYS: ' , ' }],
+    ['API_KEYS', { ...production, API_KEYS: 'short' }],
+    ['ADMIN_KEYS', { ...production, ADMIN_KEYS: undefined }],
+  ]
+  for (const [variable, env] of wrong) {
+    t.throws(
+      () => readConfig({ ...good, ...env }),
+      { code: 'bad_configuration', variable },
+      `${JSON.stringify(env)} names ${variable}`,
+    )
+  }
+  t.match(readConfig({ ...good, ...production }), { production: true, port: 3000 })
+
+  const run = async (entry: string, env: Record<string, string | undefined>) => {
+    const { PATH, HOME } = process.env
+    const child = spawn(process.execPath, ['--import=tsx', entry], { cwd: ROOT, env: { PATH, HOME, ...good, ...env } })
+    let stderr = ''
+    child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
+      stderr += chunk
+    })
+    const code = await new Promise((resolve) => child.once('close', resolve))
+    return { code, stderr }
+  }
+  const cases = [
+    ['src/api/main.ts', 'PORT', { PORT: 'abc' }],
+    ['src/api/main.ts', 'API_KEYS', { NODE_ENV: 'production' }],
+    ['src/workers/main.ts', 'ADMIN_KEYS', { NODE_ENV: 'production', API_KEYS: key }],
+    ['src/workers/main.ts', 'DATABASE_URL', { DATABASE_URL: 'mysql://u:secret@127.0.0.1/d' }],
+  ] as const
+  await Promise.all(
+    cases.map(async ([entry, variable, env]) => {
+      const { code, stderr } = await run(entry, env)
+      t.equal(code, 1, `${entry} ends`)
+      t.match(stderr, new RegExp(`^holdfast: ${variable} .*\n$`), `and names ${variable} on one line`)
+      t.notMatch(stderr, 'secret', 'without the password')
+    }),
+  )
+})
