@@ -1,0 +1,195 @@
+/**
+ * Locks are not the safety, the database is: the same sale with leases that lock nobody out, rows written past the
+ * API, and tables that are missing.
+ */
+import t from 'tap'
+import type { Lease, Locks } from '../src/shared/locks/lease.ts'
+import { createLog } from '../src/shared/log.ts'
+import { createMetrics } from '../src/shared/metrics.ts'
+import { startWorker } from '../src/workers/worker.ts'
+import { metric, openShop, rush, settled, TTL, tally } from './shop.ts'
+import { openWorld, until } from './world.ts'
+
+let token = Date.now() * 1000
+
+/** Everybody gets every lease at once: what is left of Redis locking when it fails altogether. */
+function noLocks(): Locks {
+  const lease = (resource: string, above = 0): Lease => ({
+    resource,
+    token: Math.max(++token, above + 1),
+    signal: new AbortController().signal,
+    assertValid() {},
+    extend: async () => ({ waiting: 0 }),
+    release: async () => ({ released: true }),
+    async [Symbol.asyncDispose]() {},
+  })
+  return {
+    acquire: async (resource, options) => lease(resource, options?.above),
+    tryAcquire: async (resource, options) => lease(resource, options?.above),
+    withLease: async (resource, options, body) => await body(lease(resource, options.above)),
+    tryAcquireMany: async (resources, options) =>
+      new Map(resources.map((resource) => [resource, lease(resource, options?.above)])),
+    async releaseMany() {},
+    async close() {},
+  }
+}
+
+t.test('three workers without any lock settle one line: never oversold (medusa#16569)', async (t) => {
+  const world = await openWorld(t)
+  const api = await world.startApi()
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const { DATABASE_URL, REDIS_URL, REDIS_PREFIX } = world.env
+  const config = {
+    database_url: DATABASE_URL,
+    redis_url: REDIS_URL,
+    redis_prefix: REDIS_PREFIX,
+    lease_ttl_ms: 1_000,
+    worker_concurrency: 8,
+  }
+  const log = createLog('silent', 'test')
+  const metrics = [1, 2, 3].map(() => createMetrics())
+  const workers = metrics.map((one) => startWorker({ config, metrics: one, log, locks: noLocks() }))
+  t.teardown(() => Promise.all(workers.map((worker) => worker.close())))
+  const [a, b] = [await shop.units('product', 100), await shop.units('product', 80)]
+  const account = await shop.units('account', 2_000, 1)
+  const buyers = Array.from({ length: 400 }, (_, n) =>
+    shop.buy(
+      {
+        customer: `c${n}`,
+        lines: [a, ...(n % 3 ? [] : [b])].map((resource) => ({ resource, units: 1 })),
+        ...(n % 5 ? {} : { payment: { method: 'wallet', account } }),
+      },
+      { prefer: 'wait=30' },
+    ),
+  )
+  // Two nudges at once for one line, past deduplication: both workers are let in.
+  const answers = await Promise.all(buyers)
+  t.equal(tally(answers)['201 confirmed'], 100, 'each unit is sold, and once')
+  t.match(await shop.resource(a), { available: 0, sold: 100 })
+  await shop.verified()
+})
+
+t.test('a newer holder has written: the older one is refused, counted, and enters again above it', async (t) => {
+  const world = await openWorld(t)
+  const [api, worker] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ref = await shop.units('product', 5)
+  // What a clock stepped back after data loss leaves: a fence an hour ahead of what the lock server mints.
+  await shop.client`UPDATE resources SET fence = ${(Date.now() + 3_600_000) * 1000} WHERE ref = ${ref}`
+  const answer = await shop.buy({ customer: 'c', lines: [{ resource: ref, units: 1 }] }, { prefer: 'wait=10' })
+  t.match(answer, { status: 201 })
+  t.ok((await metric(worker.url, 'fencing_token_rejections_total')) >= 1)
+  await shop.verified()
+})
+
+t.test('one bad row does not poison its batch: it is set apart, the rest settles', async (t) => {
+  const world = await openWorld(t)
+  const api = await world.startApi(TTL)
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ref = await shop.units('product', 100)
+  const before = await rush(shop, ref, 20)
+  const bad = await shop.client<{ id: string }[]>`
+    INSERT INTO purchases (queue, lines) VALUES
+      (${ref}, '[]'), (${ref}, '[{"resource": 7}]'), (${ref}, ${JSON.stringify([{ resource: ref, units: -1 }])}),
+      (${ref}, ${JSON.stringify([{ resource: ref, units: 1.5 }])}), (${ref}, '[null]')
+    RETURNING id`
+  // A row that Postgres itself refuses to write, whatever is written.
+  const [cursed] = await shop.client<{ id: string }[]>`
+    INSERT INTO purchases (queue, lines) VALUES (${ref}, ${JSON.stringify([{ resource: ref, units: 1 }])}) RETURNING id`
+  await shop.client.unsafe(`
+    CREATE FUNCTION curse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      IF NEW.status = 'confirmed' THEN RAISE EXCEPTION 'cursed'; END IF; RETURN NEW; END $$;
+    CREATE TRIGGER curse BEFORE UPDATE ON purchases FOR EACH ROW WHEN (NEW.id = '${cursed?.id}') EXECUTE FUNCTION curse()`)
+  const after = await rush(shop, ref, 20)
+  await world.startWorker(TTL)
+  await settled(t, shop, ref, [...before, ...after], 100, 40)
+  const rows = await shop.client<{ status: string; reason: string }[]>`
+    SELECT status, reason FROM purchases WHERE id IN ${shop.client([...bad, ...(cursed ? [cursed] : [])].map((row) => row.id))}`
+  t.equal(rows.length, 6)
+  for (const row of rows) t.match(row, { status: 'failed', reason: 'unprocessable' })
+})
+
+t.test('a table of the guard is missing: nothing is sold, nothing is lost (woocommerce#25708)', async (t) => {
+  const world = await openWorld(t)
+  const [api] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ref = await shop.units('product', 5)
+  await shop.client`ALTER TABLE movements RENAME TO movements_away`
+  const answer = await shop.buy({ customer: 'c', lines: [{ resource: ref, units: 1 }] }, { prefer: 'wait=2' })
+  t.match(answer, { status: 202, body: { status: 'queued' } })
+  t.match(await shop.resource(ref), { available: 5 })
+  await shop.client`ALTER TABLE movements_away RENAME TO movements`
+  await settled(t, shop, ref, [answer.body.id], 5, 1)
+})
+
+t.test('a resource that is gone by the time its line is settled is an answer, not a failure', async (t) => {
+  const world = await openWorld(t)
+  const [api] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const [row] = await shop.client<{ id: string }[]>`
+    INSERT INTO purchases (queue, lines) VALUES ('product:none', ${JSON.stringify([{ resource: 'product:none', units: 1 }])})
+    RETURNING id`
+  await until(async () => (await shop.queued()) === 0, { what: 'the sweeper to find it' })
+  const [after] = await shop.client`SELECT status, reason FROM purchases WHERE id = ${row?.id ?? ''}`
+  t.match(after, { status: 'rejected', reason: 'unknown_resource' })
+})
+
+t.test('what the schema forbids, however the locks are', async (t) => {
+  const world = await openWorld(t)
+  const { client } = openShop(t, [''], world.env.DATABASE_URL)
+  const refuses = async (what: string, state: string, statement: string) => {
+    const error = await client.unsafe(statement).then(
+      () => undefined,
+      (reason) => reason,
+    )
+    t.equal(error?.code, state, what)
+  }
+  await client`INSERT INTO resources (ref, kind, total, available, fence) VALUES ('product:1', 'units', 5, 5, 10)`
+  const [p] = await client<{ id: string }[]>`
+    INSERT INTO purchases (queue, lines, status) VALUES ('product:1', '[]', 'confirmed') RETURNING id`
+  await client`INSERT INTO movements (resource, purchase, delta, reason) VALUES ('product:1', ${p?.id ?? ''}, -1, 'sale')`
+  await client`INSERT INTO purchases (queue, lines, idempotency_key) VALUES ('product:1', '[]', 'k')`
+  await client`INSERT INTO bookings (resource, during, status) VALUES ('property:1', '[2030-01-01,2030-01-05)', 'accepted')`
+  await client`INSERT INTO bookings (kind, resource, customer, during, status)
+               VALUES ('ride', 'driver:1', 'rider', '[2030-01-01,)', 'requested')`
+  await refuses('available below zero', '23514', `UPDATE resources SET available = -1`)
+  await refuses('available above the total', '23514', `UPDATE resources SET available = 6`)
+  await refuses('held and available above the total', '23514', `UPDATE resources SET held = 1`)
+  await refuses('a lower fence', '23000', `UPDATE resources SET fence = 9`)
+  await refuses(
+    'a terminal status that changes',
+    '23000',
+    `UPDATE purchases SET status = 'held' WHERE status = 'confirmed'`,
+  )
+  await refuses(
+    'an effect twice',
+    '23505',
+    `INSERT INTO movements (resource, purchase, delta, reason)
+    VALUES ('product:1', '${p?.id}', -1, 'sale')`,
+  )
+  await refuses('a changed ledger', '23000', `UPDATE movements SET delta = 0`)
+  await refuses('a shortened ledger', '23000', `DELETE FROM movements`)
+  await refuses(
+    'an idempotency key twice',
+    '23505',
+    `INSERT INTO purchases (queue, lines, idempotency_key)
+    VALUES ('product:2', '[]', 'k')`,
+  )
+  await refuses(
+    'overlapping bookings',
+    '23P01',
+    `INSERT INTO bookings (resource, during, status)
+    VALUES ('property:1', '[2030-01-04,2030-01-06)', 'requested')`,
+  )
+  await refuses(
+    'a rider with two rides',
+    '23505',
+    `INSERT INTO bookings (kind, resource, customer, during, status)
+    VALUES ('ride', 'driver:2', 'rider', '[2031-01-01,)', 'requested')`,
+  )
+  await refuses(
+    'a charge twice',
+    '23505',
+    `INSERT INTO charges (purchase, purpose) VALUES ('${p?.id}', 'charge'), ('${p?.id}', 'charge')`,
+  )
+})
