@@ -106,7 +106,8 @@ export interface Request {
 export function contract(base: string) {
   return async (method: string, path: string, { body, raw, headers = {} }: Request = {}): Promise<Answer> => {
     const text = raw ?? (body === undefined ? undefined : JSON.stringify(body))
-    const response = await fetch(base + path, {
+    const url = new URL(path, base)
+    const response = await fetch(url, {
       method,
       headers: { ...(text === undefined ? {} : { 'content-type': 'application/json' }), ...headers },
       ...(text === undefined ? {} : { body: text }),
@@ -115,7 +116,7 @@ export function contract(base: string) {
     const got = await response.text()
     const json = /json/.test(response.headers.get('content-type') ?? '')
     const answer = { status: response.status, headers: response.headers, body: json ? JSON.parse(got) : got }
-    const fault = faultOf(method, path, answer)
+    const fault = faultOf(method, url.pathname, answer)
     if (fault) throw new Error(`${method} ${path} → ${answer.status} ${got.slice(0, 500)}: ${fault}`)
     return answer
   }

@@ -1,0 +1,468 @@
+/** What a client can get wrong: always a 4xx problem that names the field, never a 5xx, and nothing is written. */
+import { once } from 'node:events'
+import { connect } from 'node:net'
+import t, { type Test } from 'tap'
+import { openDb } from '../src/shared/db.ts'
+import { type Answer, contract, faultOfProblem, type Request } from './contract.ts'
+import { openWorld } from './world.ts'
+
+const world = await openWorld(t)
+const api = await world.startApi()
+const call = contract(api.url)
+const db = openDb(world.env.DATABASE_URL ?? '', { max: 1, name: 'test', idle_in_transaction_ms: 60_000 })
+t.teardown(() => db.close())
+
+const GOOD = { name: 'Good', kind: 'units', total: 10, price: { amount: 100, currency: 'USD' } }
+await call('PUT', '/api/resources/good/1', { body: GOOD })
+await call('PUT', '/api/resources/account/1', { body: GOOD })
+await call('PUT', '/api/resources/room/1', { body: { name: 'Room', kind: 'calendar' } })
+const HELD = '01935f5e-0000-7000-8000-000000000001'
+await db.client`
+  INSERT INTO purchases (id, queue, lines, hold_seconds)
+  VALUES (${HELD}, 'good:1', '[{"resource": "good:1", "units": 1}]', 60)`
+
+/** Everything that a request could have written. */
+async function written(): Promise<unknown> {
+  const rows = await db.client`
+    SELECT (SELECT json_agg(r ORDER BY ref) FROM resources r) AS resources,
+           (SELECT count(*) FROM purchases) AS purchases, (SELECT count(*) FROM movements) AS movements,
+           (SELECT count(*) FROM commands) AS commands, (SELECT count(*) FROM charges) AS charges`
+  return rows[0]
+}
+
+interface Case extends Request {
+  /** what is wrong */
+  name: string
+  method?: string
+  path?: string
+  status?: number
+  /** named in `errors`; null when there is no field to name */
+  field: string | null
+}
+
+/** Sends each case and asserts the status, the field and that nothing was written. */
+async function refused(t: Test, cases: Case[]) {
+  const before = await written()
+  for (const { name, method = 'POST', path = '/api/purchases', status = 400, field, ...request } of cases) {
+    const answer = await call(method, path, request)
+    const fields = answer.body.errors?.map((one: { field: string }) => one.field).join() ?? null
+    t.same([answer.status, fields], [status, field], `${name}: ${answer.body.detail?.slice(0, 100)}`)
+  }
+  t.same(await written(), before, 'nothing was written')
+}
+
+const line = (resource: unknown = 'good:1', units: unknown = 1) => ({ resource, units })
+const purchase = (change: object = {}) => ({ customer: 'ada', lines: [line()], ...change })
+/** JSON that JSON.stringify cannot write. */
+const withUnits = (literal: string) => `{"customer": "ada", "lines": [{"resource": "good:1", "units": ${literal}}]}`
+
+t.test('units', (t) =>
+  refused(t, [
+    ...['0', '-0', '-1', '1.5', '1e308', '1e309', '-1e309', '9007199254740992', '1000000001', '0.1e-400'].map(
+      (raw) => ({
+        name: raw,
+        raw: withUnits(raw),
+        field: 'lines[0].units',
+      }),
+    ),
+    ...['"1"', 'null', 'true', '[1]', '{}', '""'].map((raw) => ({
+      name: raw,
+      raw: withUnits(raw),
+      field: 'lines[0].units',
+    })),
+    ...['NaN', 'Infinity', '01', '0x10', '1_000', ''].map((raw) => ({
+      name: raw,
+      raw: withUnits(raw),
+      field: 'body',
+    })),
+    {
+      name: 'too many together',
+      body: purchase({ lines: [line('good:1', 6e8), line('account:1'), line('good:1', 6e8)] }),
+      field: 'lines',
+    },
+  ]),
+)
+
+t.test('lines and what they name', (t) =>
+  refused(t, [
+    { name: 'no lines', body: purchase({ lines: [] }), field: 'lines' },
+    { name: '1,000 lines', body: purchase({ lines: Array.from({ length: 1_000 }, () => line()) }), field: 'lines' },
+    { name: '101 lines', body: purchase({ lines: Array.from({ length: 101 }, () => line()) }), field: 'lines' },
+    { name: 'missing', body: { customer: 'ada' }, field: 'lines' },
+    ...[null, 'good:1', 1, true, {}, { length: 1 }].map((lines) => ({
+      name: `lines ${JSON.stringify(lines)}`,
+      body: purchase({ lines }),
+      field: 'lines',
+    })),
+    ...[null, 'good:1', 1, []].map((one) => ({
+      name: `a line ${JSON.stringify(one)}`,
+      body: purchase({ lines: [line(), one] }),
+      field: 'lines[1]',
+    })),
+    { name: 'a line without units', body: purchase({ lines: [{ resource: 'good:1' }] }), field: 'lines[0].units' },
+    { name: 'a line without resource', body: purchase({ lines: [{ units: 1 }] }), field: 'lines[0].resource' },
+    { name: 'a price of its own', body: purchase({ lines: [{ ...line(), price: 1 }] }), field: 'lines[0].price' },
+    ...[
+      'good',
+      'good:',
+      ':1',
+      'GOOD:1',
+      'good:1 ',
+      'good:1\n',
+      'good:\u0000',
+      'good:é',
+      'good:💥',
+      '',
+      `good:${'a'.repeat(129)}`,
+    ]
+      .concat(['good:1/../2', "good:1' OR 1=1 --", 'good:{1}', 'good:*'])
+      .map((resource) => ({ name: resource, body: purchase({ lines: [line(resource)] }), field: 'lines[0].resource' })),
+    ...[null, 1, {}, ['good:1']].map((resource) => ({
+      name: `resource ${JSON.stringify(resource)}`,
+      body: purchase({ lines: [line(resource)] }),
+      field: 'lines[0].resource',
+    })),
+    {
+      name: 'unknown resource',
+      body: purchase({ lines: [line(), line('good:none')] }),
+      status: 422,
+      field: 'lines[1].resource',
+    },
+    { name: 'a calendar', body: purchase({ lines: [line('room:1')] }), status: 422, field: 'lines[0].resource' },
+  ]),
+)
+
+t.test('the rest of a purchase', (t) =>
+  refused(t, [
+    { name: 'unknown field', body: purchase({ discount: 1 }), field: 'discount' },
+    { name: 'a status of its own', body: purchase({ status: 'confirmed' }), field: 'status' },
+    { name: 'no customer', body: { lines: [line()] }, field: 'customer' },
+    ...[null, 1, '', [], {}, 'a'.repeat(201), 'a\u0000b', '\ud800', 'a\udc00', '\ud800\ud800'].map((customer) => ({
+      name: `customer ${JSON.stringify(customer)?.slice(0, 20)}`,
+      body: purchase({ customer }),
+      field: 'customer',
+    })),
+    ...[0, -1, 1.5, '60', null, 604_801, 2 ** 53, [], true].map((hold_seconds) => ({
+      name: `hold_seconds ${JSON.stringify(hold_seconds)}`,
+      body: purchase({ hold_seconds }),
+      field: 'hold_seconds',
+    })),
+    ...[null, 'none', 1, []].map((payment) => ({
+      name: `payment ${JSON.stringify(payment)}`,
+      body: purchase({ payment }),
+      field: 'payment',
+    })),
+    ...[undefined, null, 'cash', '', 1, '__proto__', 'constructor', 'NONE'].map((method) => ({
+      name: `method ${JSON.stringify(method)}`,
+      body: purchase({ payment: { method } }),
+      field: 'payment.method',
+    })),
+    { name: 'none with token', body: purchase({ payment: { method: 'none', token: 'x' } }), field: 'payment.token' },
+    ...[undefined, null, '', 1, 'a b', 'a'.repeat(201), 'tok\u0000', 'é'].map((token) => ({
+      name: `token ${JSON.stringify(token)?.slice(0, 20)}`,
+      body: purchase({ payment: { method: 'card', token } }),
+      field: 'payment.token',
+    })),
+    ...[undefined, null, '', 1, '1', 'good:1', 'account:', 'account:\u0000', 'account:1 '].map((account) => ({
+      name: `account ${JSON.stringify(account)}`,
+      body: purchase({ payment: { method: 'wallet', account } }),
+      field: 'payment.account',
+    })),
+    {
+      name: 'unknown account',
+      body: purchase({ payment: { method: 'wallet', account: 'account:none' } }),
+      status: 422,
+      field: 'payment.account',
+    },
+  ]),
+)
+
+/** Each route that takes a body, with one that it would accept. */
+const TAKES = [
+  ['POST', '/api/purchases', purchase()],
+  ['POST', '/api/resources/good/1/restock', { delta: 1, reason: 'delivery' }],
+  ['PUT', '/api/resources/new/1', GOOD],
+] as const
+
+t.test('bodies that are none', (t) =>
+  refused(
+    t,
+    TAKES.flatMap(([method, path, good]): Case[] => {
+      const json = JSON.stringify(good)
+      const bodies: [name: string, raw: string | undefined][] = [
+        ['no body', undefined],
+        ['an empty body', ''],
+        ['null', 'null'],
+        ['an array', '[]'],
+        ['the body in an array', `[${json}]`],
+        ['a string', '"x"'],
+        ['a string of JSON', JSON.stringify(json)],
+        ['a number', '1'],
+        ['broken JSON', json.slice(0, -1)],
+        ['two documents', json + json],
+        ['a comma too many', `${json.slice(0, -1)},}`],
+        ['a comment', `/* */${json}`],
+        ['a member __proto__', `{"__proto__": {"x": 1}, ${json.slice(1)}`],
+        ['a member __proto__, escaped', `{"\\u005f_proto__": {"x": 1}, ${json.slice(1)}`],
+        ['a member constructor.prototype', `{"constructor": {"prototype": {"x": 1}}, ${json.slice(1)}`],
+        ['100,000 brackets', '['.repeat(100_000)],
+        ['a form', 'customer=ada'],
+      ]
+      const media: [name: string, type: string][] = [
+        ['text/plain', 'text/plain'],
+        ['a form', 'application/x-www-form-urlencoded'],
+        ['multipart', 'multipart/form-data; boundary=x'],
+        ['xml', 'application/xml'],
+        ['json in name only', 'application/jsonx'],
+        ['no media type', 'json'],
+      ]
+      // Kinds differ by `kind`, so that is what a body without anything lacks first.
+      const first = method === 'PUT' ? 'kind' : Object.keys(good)[0]
+      const on = `${method} ${path}`
+      return [
+        ...bodies.map(([name, raw]) => ({
+          name: `${on} with ${name}`,
+          method,
+          path,
+          ...(raw === undefined ? {} : { raw }),
+          field: 'body',
+        })),
+        { name: `${on} with {}`, method, path, raw: '{}', field: first ?? null },
+        { name: `${on} with an unknown field`, method, path, body: { ...good, 'a.b/c~d': 1 }, field: 'a.b/c~d' },
+        {
+          name: `${on} with 2 MB`,
+          method,
+          path,
+          raw: JSON.stringify({ ...good, filler: 'x'.repeat(2 ** 21) }),
+          status: 413,
+          field: 'body',
+        },
+        ...media.map(([name, type]) => ({
+          name: `${on} as ${name}`,
+          method,
+          path,
+          raw: json,
+          headers: { 'content-type': type },
+          status: 415,
+          field: 'Content-Type',
+        })),
+      ]
+    }),
+  ),
+)
+
+t.test('resources', (t) => {
+  const put = (name: string, body: unknown, field: string): Case => {
+    return { name, method: 'PUT', path: '/api/resources/new/1', body, field }
+  }
+  const { price: _, ...unpriced } = GOOD
+  return refused(t, [
+    ...[undefined, null, 1, '', [], 'a'.repeat(201), 'a\u0000', '\udfff'].map((name) =>
+      put(`name ${JSON.stringify(name)?.slice(0, 20)}`, { ...GOOD, name }, 'name'),
+    ),
+    ...[undefined, null, 1, 'unit', 'UNITS', '__proto__', {}].map((kind) =>
+      put(`kind ${JSON.stringify(kind)}`, { ...GOOD, kind }, 'kind'),
+    ),
+    ...[undefined, null, -1, 0.5, '10', 1e12 + 1, 2 ** 53, 1e308, []].map((total) =>
+      put(`total ${JSON.stringify(total)}`, { ...GOOD, total }, 'total'),
+    ),
+    put('no price', unpriced, 'price'),
+    put('price 1', { ...GOOD, price: 1 }, 'price'),
+    ...[undefined, null, -1, 0.5, '1', 1e12 + 1, 1e308].map((amount) =>
+      put(`amount ${JSON.stringify(amount)}`, { ...GOOD, price: { amount, currency: 'USD' } }, 'price.amount'),
+    ),
+    ...[undefined, null, '', 'US', 'USDX', 'U$D', 840].map((currency) =>
+      put(`currency ${JSON.stringify(currency)}`, { ...GOOD, price: { amount: 1, currency } }, 'price.currency'),
+    ),
+    put('unknown field in price', { ...GOOD, price: { ...GOOD.price, vat: 1 } }, 'price.vat'),
+    put('unknown field', { ...GOOD, available: 10 }, 'available'),
+    put('a calendar with a total', { name: 'Room', kind: 'calendar', total: 1 }, 'total'),
+    ...['banana', 'W/"1"', '"1', '1.0', '""', '"1";', '1 2', '-1', '"9999999999999999"'].map((match) => ({
+      ...put(`If-Match ${match}`, GOOD, 'If-Match'),
+      path: '/api/resources/good/1',
+      headers: { 'if-match': match },
+    })),
+    { ...put('no If-Match', GOOD, ''), path: '/api/resources/good/1', status: 428, field: null },
+    ...[undefined, null, 0, 0.5, '1', 1e12 + 1, -1e12 - 1, 2 ** 53, 1e308, []].map((delta) => ({
+      name: `delta ${JSON.stringify(delta)}`,
+      path: '/api/resources/good/1/restock',
+      body: { delta, reason: 'x' },
+      field: 'delta',
+    })),
+    ...[undefined, null, 1, '', 'a'.repeat(201), '\u0000', '\ud83d'].map((reason) => ({
+      name: `reason ${JSON.stringify(reason)?.slice(0, 20)}`,
+      path: '/api/resources/good/1/restock',
+      body: { delta: 1, reason },
+      field: 'reason',
+    })),
+  ])
+})
+
+t.test('paths, queries and cursors', async (t) => {
+  const long = 'a'.repeat(300)
+  const cursor = (after: string) => Buffer.from(after).toString('base64url')
+  const get = (path: string, field: string | null, status = 400): Case => {
+    return { name: path.slice(0, 90), method: 'GET', path, field, status }
+  }
+  const lists = ['/api/resources', '/api/purchases', '/api/resources/good/1/movements']
+  // Each list's cursor, as the list itself would write it.
+  const cursors = [cursor('good:1'), cursor('01935f5e-0000-7000-8000-000000000001'), cursor('17')]
+  await refused(t, [
+    ...['%zz', '%', '%E0%A4', '%ff', 'a%'].flatMap((id) => [
+      get(`/api/resources/good/${id}`, 'path'),
+      get(`/api/purchases/${id}`, 'path'),
+    ]),
+    ...['%00', '1%00', '%C3%A9', '%F0%9F%92%A5', 'a%2Fb', '..%2F1', 'a%20b', '-1', long, `${long}${long}`].map((id) =>
+      get(`/api/resources/good/${id}`, 'id'),
+    ),
+    ...['Good', '1good', 'g%00', 'a'.repeat(33), 'a:b', long].map((type) => get(`/api/resources/${type}/1`, 'type')),
+    ...[
+      HELD.slice(1),
+      `urn:uuid:${HELD}`,
+      `{${HELD}}`,
+      HELD.replaceAll('-', ''),
+      `${HELD}%00`,
+      '1',
+      '__proto__',
+      long,
+    ].map((id) => get(`/api/purchases/${id}`, 'id')),
+    { name: 'a command on no id', path: '/api/purchases/1/cancel', field: 'id' },
+    ...lists.flatMap((list, i) => [
+      ...['0', '-1', '101', '1.5', 'ten', '', '1e9', '%00', '9007199254740993'].map((n) =>
+        get(`${list}?limit=${n}`, 'limit'),
+      ),
+      get(`${list}?limit=1&limit=2`, 'limit'),
+      ...[
+        '',
+        'x',
+        '====',
+        '%00',
+        'é',
+        cursor('\u0000'),
+        cursor('good:\u0000'),
+        cursor('-1'),
+        cursor('1e5'),
+        'A'.repeat(401),
+      ]
+        .concat(cursors.filter((_, of) => of !== i))
+        .concat([`${cursors[i]}=`, `${cursors[i]}A`])
+        .map((bad) => get(`${list}?cursor=${bad}`, 'cursor')),
+      get(`${list}?cursor=${cursors[i]}&cursor=${cursors[i]}`, 'cursor'),
+      get(`${list}?offset=1`, 'offset'),
+      get(`${list}?__proto__=1`, '__proto__'),
+    ]),
+    get(`/api/resources?type=room&cursor=${cursor('good:1')}`, 'cursor'),
+    get('/api/resources?type=Good', 'type'),
+    get('/api/resources?type=good&type=room', 'type'),
+    get('/api/purchases?status=sold', 'status'),
+    get('/api/purchases?resource=good', 'resource'),
+    get('/api/purchases?resource=good:%00', 'resource'),
+    get('/api/purchases?customer=%00', 'customer'),
+    get(`/api/purchases?customer=${long}`, 'customer'),
+    get('/api/purchases?customer=a&customer=b', 'customer'),
+    get('/nowhere', null, 404),
+    get('/api', null, 404),
+    get('/api/purchase', null, 404),
+    get('/api/resources/good/1/2', null, 404),
+    { name: 'DELETE', method: 'DELETE', path: `/api/purchases/${HELD}`, status: 404, field: null },
+    { name: 'PATCH', method: 'PATCH', path: '/api/resources/good/1', body: {}, status: 404, field: null },
+    { name: 'an unknown command', path: `/api/purchases/${HELD}/ship`, status: 404, field: null },
+  ])
+})
+
+t.test('headers', (t) =>
+  refused(t, [
+    ...['a'.repeat(256), ' ', 'ключ', 'a\tb', 'clé'].flatMap((key) => {
+      // A header carries bytes: these are the UTF-8 bytes of the key, as fetch lets them through.
+      const headers = { 'idempotency-key': Buffer.from(key).toString('latin1') }
+      const name = `Idempotency-Key ${JSON.stringify(key).slice(0, 20)}`
+      return [
+        { name, body: purchase(), headers, field: 'Idempotency-Key' },
+        { name, path: `/api/purchases/${HELD}/cancel`, headers, field: 'Idempotency-Key' },
+        {
+          name,
+          path: '/api/resources/good/1/restock',
+          body: { delta: 1, reason: 'x' },
+          headers,
+          field: 'Idempotency-Key',
+        },
+      ]
+    }),
+  ]),
+)
+
+t.test('commands', (t) =>
+  refused(
+    t,
+    ['confirm', 'cancel', 'refund'].flatMap((command) => {
+      const path = `/api/purchases/${HELD}/${command}`
+      return [
+        { name: `${command} with broken JSON`, path, raw: '{', field: 'body' },
+        { name: `${command} with 2 MB`, path, raw: `"${'x'.repeat(2 ** 21)}"`, status: 413, field: 'body' },
+        {
+          name: `${command} as text`,
+          path,
+          raw: 'x',
+          headers: { 'content-type': 'text/plain' },
+          status: 415,
+          field: 'Content-Type',
+        },
+      ]
+    }),
+  ),
+)
+
+/** What fetch refuses to send, as bytes. */
+async function send(text: string): Promise<Answer> {
+  const socket = connect(Number(new URL(api.url).port), '127.0.0.1')
+  let got = ''
+  socket.setEncoding('utf8').on('data', (chunk: string) => {
+    got += chunk
+  })
+  socket.on('error', () => {})
+  socket.write(text)
+  await once(socket, 'close')
+  const [head = '', body = ''] = got.split('\r\n\r\n')
+  const [status = '', ...fields] = head.split('\r\n')
+  const headers = new Headers(
+    fields.map((field): [string, string] => [field.split(':')[0] ?? '', field.replace(/^.*?: /, '')]),
+  )
+  return { status: Number(status.split(' ')[1]), headers, body: body && JSON.parse(body) }
+}
+
+t.test('what is hardly HTTP', async (t) => {
+  const before = await written()
+  const request = (line: string, body: string, ...headers: string[]) => {
+    const head = [`${line} HTTP/1.1`, 'Host: x', 'Connection: close', `Content-Length: ${body.length}`, ...headers]
+    return `${head.join('\r\n')}\r\n\r\n${body}`
+  }
+  const json = JSON.stringify(purchase())
+  const post = (...headers: string[]) => request('POST /api/purchases', json, ...headers)
+  const put = (...headers: string[]) =>
+    request('PUT /api/resources/good/1', JSON.stringify(GOOD), JSON_TYPE, ...headers)
+  const JSON_TYPE = 'Content-Type: application/json'
+  const cases: [name: string, status: number, text: string, instance: string][] = [
+    ['garbage', 400, 'GARBAGE\r\n\r\n', '/'],
+    ['an unknown method', 400, 'FOO /api/purchases HTTP/1.1\r\nHost: x\r\n\r\n', '/'],
+    ['20 KiB in one header', 431, post(JSON_TYPE, `Idempotency-Key: ${'a'.repeat(20_000)}`), '/'],
+    ['a control character in a header', 400, post(JSON_TYPE, 'Idempotency-Key: a\u0001b'), '/'],
+    ['a NUL in a header', 400, post(JSON_TYPE, 'Idempotency-Key: a\u0000b'), '/'],
+    ['two lengths', 400, post(JSON_TYPE, `Content-Length: ${json.length + 1}`), '/'],
+    ['a length and chunks', 400, post(JSON_TYPE, 'Transfer-Encoding: chunked'), '/'],
+    ['no Content-Type', 415, post(), '/api/purchases'],
+    ['two Content-Types: the first counts', 415, post('Content-Type: text/plain', JSON_TYPE), '/api/purchases'],
+    ['two If-Match, one of them bad', 400, put('If-Match: "1"', 'If-Match: banana'), '/api/resources/good/1'],
+    ['an absolute URL', 404, request('GET http://x/nowhere', ''), 'http://x/nowhere'],
+  ]
+  for (const [name, status, text, instance] of cases) {
+    const answer = await send(text)
+    t.equal(answer.status, status, `${name}: ${answer.body.detail}`)
+    t.equal(faultOfProblem(status, answer.headers.get('content-type'), answer.body, instance), '', 'a problem')
+  }
+  t.same(await written(), before, 'nothing was written')
+})
+
+t.test('and the server has nothing to report', async (t) => {
+  t.equal(api.logs(), '', 'no fault of its own was logged')
+  t.equal((await call('GET', '/readyz')).body.status, 'ready')
+})
