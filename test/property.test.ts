@@ -1,0 +1,206 @@
+/**
+ * Whatever body a client sends to whichever route: no 5xx, every refusal is a well-formed problem of a documented
+ * status, and what was let through keeps the invariants. fast-check prints seed and path of a counterexample.
+ */
+import fc from 'fast-check'
+import t, { type Test } from 'tap'
+import { startApi } from '../src/api/server.ts'
+import { readConfig } from '../src/shared/config.ts'
+import { openDb } from '../src/shared/db.ts'
+import { createLog } from '../src/shared/log.ts'
+import { createMetrics } from '../src/shared/metrics.ts'
+import { verify } from '../src/shared/verify.ts'
+import { faultOf } from './contract.ts'
+import { openWorld, until } from './world.ts'
+
+/** Bodies a route, and how many of them are on their way at once. */
+const BODIES = 2_000
+const AT_ONCE = 50
+
+const world = await openWorld(t)
+await world.startWorker()
+const api = await startApi({
+  config: readConfig(world.env),
+  metrics: createMetrics(),
+  log: createLog('silent', 'test'),
+})
+t.teardown(() => api.close())
+const db = openDb(world.env.DATABASE_URL ?? '', { max: 1, name: 'test', idle_in_transaction_ms: 60_000 })
+t.teardown(() => db.close())
+
+type Json = fc.JsonValue
+interface Shot {
+  method: 'PUT' | 'POST'
+  url: string
+  payload: string
+  headers: Record<string, string>
+}
+
+/** Fires one request and says what is wrong with its answer. */
+async function fire(shot: Shot) {
+  const { statusCode: status, headers: got, body: text } = await api.app.inject(shot)
+  const headers = new Headers()
+  for (const [name, value] of Object.entries(got)) headers.set(name, String(value))
+  const body = /json/.test(headers.get('content-type') ?? '') ? JSON.parse(text) : text
+  const fault = status >= 500 ? 'a fault of the server' : faultOf(shot.method, shot.url, { status, headers, body })
+  return { status, body, fault: fault && `${JSON.stringify(shot)} → ${status} ${text.slice(0, 300)}: ${fault}` }
+}
+
+/** Fires BODIES shots; some must be let through and some refused, else the generator proves nothing. */
+async function bombard(t: Test, shots: fc.Arbitrary<Shot>): Promise<void> {
+  const seen = new Map<number, number>()
+  const bodies = fc.array(shots, { minLength: AT_ONCE, maxLength: AT_ONCE })
+  const property = fc.asyncProperty(bodies, async (batch) => {
+    for (const { status, fault } of await Promise.all(batch.map(fire))) {
+      if (fault) throw new Error(fault)
+      seen.set(status, (seen.get(status) ?? 0) + 1)
+    }
+  })
+  await fc.assert(property, { numRuns: BODIES / AT_ONCE })
+  const statuses = [...seen].sort(([a], [b]) => a - b)
+  const share = (from: number) => statuses.reduce((sum, [status, n]) => sum + (status < from ? n : 0), 0) / BODIES
+  t.ok(
+    share(300) > 0.02 && share(300) < 0.9,
+    `answers: ${statuses.map(([status, n]) => `${n} × ${status}`).join(', ')}`,
+  )
+}
+
+const ODD: Json[] = [
+  '',
+  '\0',
+  '\ud800',
+  'a\udc00',
+  '💥',
+  '__proto__',
+  'constructor',
+  ' ',
+  "'; DROP TABLE resources; --",
+  '{}',
+]
+const SIZES: Json[] = [0, -0, -1, 0.5, 1e9, 1e9 + 1, 2 ** 53, -(2 ** 53), 1e21, 1e308, '1', 'x'.repeat(10_000)]
+const odd = fc.oneof(
+  fc.constantFrom<Json>(...ODD, ...SIZES, null, true, [], {}, [[]], { length: 1 }, { toString: 1 }),
+  fc.jsonValue(),
+  fc.string({ unit: 'binary' }),
+  fc.double(),
+  fc.maxSafeInteger(),
+)
+
+/** Puts something odd somewhere into a body: in the place of a value, as one more member, or nothing where there was one. */
+function spoil(body: Json, at: number, how: 'replace' | 'remove' | 'add', value: Json): Json {
+  const copy = structuredClone(body)
+  const places: [container: Record<string, unknown>, key: string][] = []
+  const visit = (container: unknown) => {
+    for (const [key, inner] of Object.entries(container as Record<string, unknown>)) {
+      places.push([container as Record<string, unknown>, key])
+      if (inner !== null && typeof inner === 'object') visit(inner)
+    }
+  }
+  visit(copy)
+  const [container, key] = places[at % places.length] ?? [{}, '']
+  if (how === 'replace') container[key] = value
+  else if (how === 'remove') delete container[key]
+  else container[typeof value === 'string' ? value : 'extra'] = value
+  return copy
+}
+
+/** Texts of bodies: as they should be, nearly so, and garbage. */
+function texts(good: fc.Arbitrary<object>): fc.Arbitrary<string> {
+  const how = fc.constantFrom('replace' as const, 'remove' as const, 'add' as const)
+  const spoilt = fc.tuple(good, fc.nat(40), how, odd).map((all) => spoil(all[0] as Json, all[1], all[2], all[3]))
+  const whole = fc.oneof(
+    { weight: 4, arbitrary: good },
+    { weight: 6, arbitrary: spoilt },
+    { weight: 1, arbitrary: odd },
+  )
+  const text = whole.map((body) => JSON.stringify(body) ?? '')
+  const cut = fc.tuple(text, fc.nat()).map(([all, n]) => all.slice(0, n % (all.length + 1)))
+  return fc.oneof({ weight: 12, arbitrary: text }, { weight: 1, arbitrary: cut }, { weight: 1, arbitrary: fc.string() })
+}
+
+/** Headers that matter to some route, good and bad. */
+const headers = fc
+  .record(
+    {
+      prefer: fc.constantFrom('wait=0', 'wait=1', 'wait=', 'respond-async', 'wait=99999999999', ''),
+      'if-match': fc.constantFrom('*', '"1"', '"2", "3"', 'W/"1"', '"', '0'),
+      'idempotency-key': fc.oneof(fc.constantFrom('a', 'b', 'c', ' ', 'x'.repeat(300), 'clé'), fc.uuid()),
+    },
+    { requiredKeys: [] },
+  )
+  .map((some) => ({ 'content-type': 'application/json', ...some }))
+
+const REFS = Array.from({ length: 8 }, (_, n) => `prop:${n}`)
+const ACCOUNTS = ['account:0', 'account:1']
+const path = (ref: string) => `/api/resources/${ref.replace(':', '/')}`
+for (const ref of [...REFS, ...ACCOUNTS]) {
+  const payload = { name: ref, kind: 'units', total: 400, price: { amount: 3, currency: 'USD' } }
+  await api.app.inject({ method: 'PUT', url: path(ref), payload })
+}
+
+const name = fc.string({ minLength: 1, maxLength: 20 })
+const shot = (method: Shot['method'], urls: fc.Arbitrary<string>, good: fc.Arbitrary<object>): fc.Arbitrary<Shot> =>
+  fc.record({ method: fc.constant(method), url: urls, payload: texts(good), headers })
+
+t.test(`PUT /api/resources/{type}/{id}, ${BODIES} bodies`, (t) => {
+  const price = fc.record({ amount: fc.nat(1_000), currency: fc.constantFrom('USD', 'EUR', 'usd') })
+  const units = fc.record({ name, kind: fc.constant('units'), total: fc.nat(1_000), price })
+  const calendar = fc.record({ name, kind: fc.constant('calendar'), price }, { requiredKeys: ['name', 'kind'] })
+  const ids = fc.oneof(
+    fc.constantFrom(...REFS).map(path),
+    fc.nat(500).map((n) => `/api/resources/new/${n}`),
+  )
+  return bombard(t, shot('PUT', ids, fc.oneof(units, calendar)))
+})
+
+t.test(`POST /api/resources/{type}/{id}/restock, ${BODIES} bodies`, (t) => {
+  const good = fc.record({ delta: fc.integer({ min: -50, max: 60 }), reason: name })
+  const urls = fc.constantFrom(...REFS, ...ACCOUNTS, 'prop:none').map((ref) => `${path(ref)}/restock`)
+  return bombard(t, shot('POST', urls, good))
+})
+
+t.test(`POST /api/purchases, ${BODIES} bodies`, (t) => {
+  const resource = fc.oneof(
+    { weight: 20, arbitrary: fc.constantFrom(...REFS) },
+    { weight: 1, arbitrary: fc.constant('prop:none') },
+  )
+  const line = fc.record({ resource, units: fc.integer({ min: 1, max: 5 }) })
+  const payment = fc.oneof(
+    fc.constant({ method: 'none' }),
+    fc.record({ method: fc.constant('wallet'), account: fc.constantFrom(...ACCOUNTS) }),
+    fc.record({ method: fc.constant('card'), token: fc.constant('tok_visa') }),
+  )
+  const good = fc.record(
+    {
+      customer: name,
+      lines: fc.array(line, { minLength: 1, maxLength: 6 }),
+      payment,
+      hold_seconds: fc.integer({ min: 1, max: 600 }),
+    },
+    { requiredKeys: ['customer', 'lines'] },
+  )
+  return bombard(t, shot('POST', fc.constant('/api/purchases'), good))
+})
+
+const settled = () =>
+  until(async () => {
+    const rows = await db.client`
+      SELECT 1 FROM purchases WHERE status = 'queued' UNION ALL SELECT 1 FROM commands WHERE status = 'queued'`
+    return rows.length === 0
+  })
+
+t.test(`commands, ${BODIES} bodies`, async (t) => {
+  await settled()
+  const rows = await db.client<{ id: string }[]>`SELECT id FROM purchases ORDER BY id LIMIT 500`
+  const urls = fc
+    .tuple(fc.constantFrom(...rows.map((row) => row.id), 'x'), fc.constantFrom('confirm', 'cancel', 'refund'))
+    .map(([id, command]) => `/api/purchases/${id}/${command}`)
+  await bombard(t, shot('POST', urls, fc.constant({})))
+})
+
+t.test('and the invariants hold', async (t) => {
+  await settled()
+  for (const { invariant, looked_at, offenders } of await verify(db.client)) {
+    t.same(offenders, [], `${invariant} (${looked_at} looked at)`)
+  }
+})
