@@ -113,17 +113,17 @@ export class HeldLease implements Lease {
   #renew(): void {
     const sent_at = performance.now()
     this.#renewing = true
-    this.#keeper.backend.extend(this.resource, this.#id, this.#ttl_ms).then(
+    const asked = this.#keeper.backend.extend(this.resource, this.#id, this.#ttl_ms)
+    bounded(asked, answerLimit(this.#ttl_ms)).then(
       (answer) => this.#renewed(sent_at, answer),
-      () => this.#failed(),
+      () => this.#failed(asked),
     )
   }
 
   #renewed(sent_at: number, answer: number | 'expired' | 'taken'): void {
     this.#renewing = false
     if (this.#over) {
-      // It was given up while a hanging server held the request back: this renewal must not keep others out for a TTL.
-      if (!this.#releasing && typeof answer === 'number') this.#keeper.undo(this.resource, this.#id, this.#ttl_ms)
+      this.#late(answer)
       return
     }
     if (typeof answer !== 'number') {
@@ -142,12 +142,19 @@ export class HeldLease implements Lease {
   }
 
   /** One failed renewal is no loss: the old validity still runs. */
-  #failed(): void {
+  #failed(asked: Promise<number | 'expired' | 'taken'>): void {
     this.#renewing = false
+    asked.then((answer) => this.#late(answer), noop)
     if (this.#over) return
     this.#renew_at = performance.now() + Math.min(RETRY_MS * 2 ** this.#failures, this.#ttl_ms / 10)
     this.#failures += 1
     this.#keeper.lookBy(this.due_at)
+  }
+
+  /** A renewal that a hanging server held back until the lease was given up must not keep others out for a TTL. */
+  #late(answer: number | 'expired' | 'taken'): void {
+    if (!this.#over || this.#releasing || typeof answer !== 'number') return
+    this.#keeper.undo(this.resource, this.#id, this.#ttl_ms)
   }
 
   #outOfTime(): LostReason {
@@ -227,3 +234,5 @@ export function holdLease(keeper: Keeper, grant: Grant): HeldLease {
   keeper.lookBy(lease.due_at)
   return lease
 }
+
+function noop(): void {}

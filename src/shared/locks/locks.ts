@@ -35,12 +35,17 @@ export function createLocksOn(
   const keeper = createKeeper({ backend, events, undo: (...lost) => void undo(...lost) })
 
   /**
-   * Takes back what the id may have on the server, as soon as `asked`, its last request, has been answered: a cancel
-   * that overtook it would leave a lock behind for a TTL. Tries again for as long as there can be something to undo.
+   * Takes back what the id may have on the server. Not before `asked`, its last request, has been answered, if it is: a
+   * cancel that overtook it would leave a lock behind for a TTL. Some clients never settle what a reset connection took
+   * with it, so that has a limit too; and whatever is answered after that is undone once more.
    */
   function undo(resource: string, id: string, ttl_ms: number, asked?: Promise<unknown>): Promise<void> {
     const work = (async () => {
-      await asked?.then(noop, noop)
+      if (asked) {
+        await bounded(asked, answerLimit(ttl_ms)).catch(() => {
+          asked.then(() => undo(resource, id, ttl_ms), noop)
+        })
+      }
       const gone_at = performance.now() + ttl_ms
       for (let pause_ms = 50; performance.now() < gone_at; pause_ms *= 2) {
         try {
