@@ -16,19 +16,32 @@ const POLL_MS = 20
 /** "pid start-time" of a running process; undefined when there is none (a zombie runs no more). */
 export function identityOf(pid) {
   if (process.platform === 'linux') {
-    try {
-      const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
-        .replace(/^.*\) /s, '')
-        .split(' ')
-      if (fields[0] === 'Z' || fields[0] === 'X') return undefined
-      const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
-      return `${pid} ${boot}/${fields[19]}`
-    } catch {
-      return undefined
-    }
+    const fields = statOf(pid)
+    if (fields.length === 0 || fields[0] === 'Z' || fields[0] === 'X') return undefined
+    return `${pid} ${read('/proc/sys/kernel/random/boot_id')?.trim()}/${fields[19]}`
   }
   const started = spawnSync('ps', ['-o', 'lstart=', '-p', String(pid)], { encoding: 'utf8' }).stdout?.trim()
   return started ? `${pid} ${started}` : undefined
+}
+
+/** Whether anything runs in the group that `pid` led. A zombie keeps its group's number for as long as nobody reaps it,
+ *  which in a container may be for ever. */
+function groupRuns(pid) {
+  if (!signal(-pid, 0)) return false
+  if (process.platform !== 'linux') return true
+  return readdirSync('/proc').some((entry) => {
+    const [state, , group] = /^\d+$/.test(entry) ? statOf(entry) : []
+    return group === String(pid) && state !== 'Z' && state !== 'X'
+  })
+}
+
+/** Linux: the fields of /proc/PID/stat from the state on; none when there is no such process. */
+function statOf(pid) {
+  return (
+    read(`/proc/${pid}/stat`)
+      ?.replace(/^.*\) /s, '')
+      .split(' ') ?? []
+  )
 }
 
 /** The command line of a process, or ''. */
@@ -56,17 +69,16 @@ export function signal(pid, name) {
  */
 export async function endGroup(pid, { ask = 'SIGTERM', deadline_ms = 20_000 } = {}) {
   const runs = () => identityOf(pid) !== undefined
-  const groupRuns = () => signal(-pid, 0)
   const until = Date.now() + deadline_ms
   if (runs()) signal(pid, ask)
   while (runs() && Date.now() < until) await sleep(POLL_MS)
-  if (!runs() && groupRuns()) signal(-pid, 'SIGTERM')
-  while ((runs() || groupRuns()) && Date.now() < until) await sleep(POLL_MS)
+  if (!runs() && groupRuns(pid)) signal(-pid, 'SIGTERM')
+  while ((runs() || groupRuns(pid)) && Date.now() < until) await sleep(POLL_MS)
   signal(-pid, 'SIGKILL')
   if (runs()) signal(pid, 'SIGKILL')
-  // A zombie that nobody reaps keeps its group's number: five seconds after SIGKILL there is nothing left to wait for.
+  // Five seconds after SIGKILL there is nothing left to wait for but a disk that hangs.
   const last = Date.now() + 5_000
-  while ((runs() || groupRuns()) && Date.now() < last) await sleep(POLL_MS)
+  while ((runs() || groupRuns(pid)) && Date.now() < last) await sleep(POLL_MS)
 }
 
 /** Writes down a process that must not outlive the owner of `folder`, in case the owner is killed. */
@@ -92,7 +104,7 @@ export async function endLeftovers(folder, say) {
     const written = readFileSync(join(folder, 'run', name), 'utf8')
     const pid = Number.parseInt(written, 10)
     const now = identityOf(pid)
-    if (now === written || (pid > 1 && now === undefined && signal(-pid, 0))) {
+    if (now === written || (pid > 1 && now === undefined && groupRuns(pid))) {
       say(`${name} (pid ${pid}) was left running by a start that was killed; stopping it`)
       await endGroup(pid, { ask: name === 'postgres' ? 'SIGINT' : 'SIGTERM', deadline_ms: 10_000 })
     }

@@ -254,7 +254,10 @@ async function stop(code, why) {
 
 function endNow() {
   say('ending at once')
-  for (const { pid } of children.values()) signal(-pid, 'SIGKILL')
+  for (const [label, { pid }] of children) {
+    signal(-pid, 'SIGKILL')
+    if (registry) forget(registry, label)
+  }
   // Postgres leaves no children behind on SIGQUIT, and replays its log at the next start.
   for (const { name, server } of servers) server.kill(name === 'postgres' ? 'SIGQUIT' : 'SIGKILL')
   unlock()
