@@ -32,22 +32,34 @@ export interface Field {
   readonly arena: Arena
 }
 
+interface ArenaOptions {
+  /** have Postgres count what it is asked */
+  statements: boolean
+  /** of a Redis that is started here */
+  appendfsync: string
+}
+
 type Say = (line: string) => void
 
-export async function openArena(say: Say, options: { statements: boolean }): Promise<Arena> {
+export async function openArena(say: Say, options: ArenaOptions): Promise<Arena> {
   const undo: (() => unknown)[] = []
   const close = async () => {
     for (const step of undo.splice(0).reverse()) await step()
   }
   try {
-    return await open(say, options.statements, undo, close)
+    return await open(say, options, undo, close)
   } catch (error) {
     await close()
     throw error
   }
 }
 
-async function open(say: Say, wanted: boolean, undo: (() => unknown)[], close: () => Promise<void>): Promise<Arena> {
+async function open(
+  say: Say,
+  options: ArenaOptions,
+  undo: (() => unknown)[],
+  close: () => Promise<void>,
+): Promise<Arena> {
   const given = { postgres: process.env.DATABASE_URL, redis: process.env.REDIS_URL }
   const pids: Record<string, number> = {}
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-bench-'))
@@ -64,7 +76,7 @@ async function open(say: Say, wanted: boolean, undo: (() => unknown)[], close: (
       await server.stop()
       if (server.folder !== folder) rmSync(server.folder, { recursive: true, force: true })
     })
-    if (wanted) {
+    if (options.statements) {
       await once(server.url('postgres'), "ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
       await server.stop()
       server = await startPostgres({ folder, detached: true, say })
@@ -86,7 +98,7 @@ async function open(say: Say, wanted: boolean, undo: (() => unknown)[], close: (
   const redis = new Redis(redis_url)
   undo.push(() => redis.disconnect())
   // Snapshots would fork in the middle of somebody's run; the append-only file is what keeps the data.
-  if (!given.redis) await redis.config('SET', 'save', '')
+  if (!given.redis) await redis.config('SET', 'save', '', 'appendfsync', options.appendfsync)
   const [row] = await admin<{ server_version: string }[]>`SHOW server_version`
   const redis_version = /redis_version:(\S+)/.exec(await redis.info('server'))?.[1]
   let fields = 0

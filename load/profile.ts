@@ -1,6 +1,6 @@
 /** What a run cost: processor seconds by process, Redis by command, Postgres by statement, V8 by function. */
 import { readdirSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import postgres from 'postgres'
 import type { Arena } from './arena.ts'
 import type { NodeProcess } from './node.ts'
@@ -88,7 +88,7 @@ export async function openCosts(arena: Arena, processes: readonly NodeProcess[])
       if (!sql) return
       const rows = await sql<{ calls: number; ms: number; mean: number; rows: number; wal: number; query: string }[]>`
         SELECT calls::float8, total_exec_time AS ms, mean_exec_time AS mean, rows::float8, wal_bytes::float8 AS wal,
-               regexp_replace(query, '\s+', ' ', 'g') AS query
+               regexp_replace(query, '[[:space:]]+', ' ', 'g') AS query
         FROM pg_stat_statements ORDER BY total_exec_time DESC LIMIT ${TOP}`
       for (const { calls, ms, mean, rows: n, wal, query } of rows) {
         say(
@@ -107,9 +107,16 @@ interface CpuProfile {
   timeDeltas: number[]
 }
 
+/** V8's flags for a process whose profiles go into a folder of its own; read by printProfiles. */
+export const profileFlags = (folder: string, who: string) => ['--cpu-prof', `--cpu-prof-dir=${join(folder, who)}`]
+
+/** CPU.date.time.pid.thread.number: thread 0 is the process itself, the others are tsx's. */
+const MAIN_THREAD = /^CPU\.\d+\.\d+\.\d+\.0\.\d+\.cpuprofile$/
+
 /** The functions with the most time of their own, and the same by package. */
 export function printProfiles(folder: string, say: Say): void {
-  for (const file of readdirSync(folder).filter((name) => name.endsWith('.cpuprofile'))) {
+  const files = readdirSync(folder, { recursive: true, encoding: 'utf8' })
+  for (const file of files.filter((path) => MAIN_THREAD.test(basename(path)))) {
     const { nodes, samples, timeDeltas } = JSON.parse(readFileSync(join(folder, file), 'utf8')) as CpuProfile
     const us = new Map<number, number>()
     for (const [i, id] of samples.entries()) us.set(id, (us.get(id) ?? 0) + (timeDeltas[i] ?? 0))

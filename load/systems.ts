@@ -11,6 +11,7 @@ import { verify } from '../src/shared/verify.ts'
 import type { Field } from './arena.ts'
 import { answers, type NodeProcess, startNode } from './node.ts'
 import { PEER_QUEUE, type Settled, STEP_MS } from './peers/settled.ts'
+import { profileFlags } from './profile.ts'
 
 export const SYSTEMS = ['holdfast', 'bullmq', 'redlock'] as const
 export type SystemName = (typeof SYSTEMS)[number]
@@ -75,7 +76,7 @@ async function startHoldfast({ database_url, redis_prefix, arena }: Field, optio
                 SELECT 'product:' || n, 'units', 'Product ' || n, ${STOCK}, ${STOCK}, 100
                 FROM generate_series(1, ${options.products}) n RETURNING ref, total
               ) INSERT INTO movements (resource, delta, reason) SELECT ref, total, 'created' FROM made`
-    await sql`ANALYZE`
+    await sql`ANALYZE resources`
     const [port, metrics_port] = [await anyFreePort(), await anyFreePort()]
     const env = {
       DATABASE_URL: database_url,
@@ -86,8 +87,7 @@ async function startHoldfast({ database_url, redis_prefix, arena }: Field, optio
       METRICS_PORT: `${metrics_port}`,
       LOG_LEVEL: 'warn',
     }
-    const flags = options.profile ? ['--cpu-prof', `--cpu-prof-dir=${options.profile}`] : []
-    const profiled = (who: string) => (options.profile ? [...flags, `--cpu-prof-name=${who}.cpuprofile`] : [])
+    const profiled = (who: string) => (options.profile ? profileFlags(options.profile, who) : [])
     const api = startNode({ name: 'api', entry: '../src/api/main.ts', env, flags: profiled('api') })
     const worker = startNode({ name: 'worker', entry: '../src/workers/main.ts', env, flags: profiled('worker') })
     processes.push(api, worker)
@@ -118,11 +118,12 @@ async function startHoldfast({ database_url, redis_prefix, arena }: Field, optio
           SELECT floor((extract(epoch FROM settled_at) * 1000 - ${ahead_ms}::float8) / ${STEP_MS})::bigint AS step,
                  count(*)::bigint AS n, max(extract(epoch FROM settled_at) * 1000 - ${ahead_ms}::float8)::float8 AS last_ms
           FROM purchases WHERE created_at >= to_timestamp(${from_s}::float8) AND status = 'confirmed' GROUP BY 1 ORDER BY 1`
-        const [others] = await sql<{ n: number }[]>`
-          SELECT count(*)::bigint AS n FROM purchases WHERE created_at >= to_timestamp(${from_s}::float8) AND status <> 'confirmed'`
+        const others = await sql<{ status: string; n: number }[]>`
+          SELECT status, count(*)::bigint AS n FROM purchases
+          WHERE created_at >= to_timestamp(${from_s}::float8) AND status <> 'confirmed' GROUP BY status`
         const settled = rows.reduce((sum, { n }) => sum + n, 0)
         const faults: string[] = []
-        if (others?.n) faults.push(`${others.n} purchases were not confirmed`)
+        for (const { status, n } of others) faults.push(`${n} purchases are ${status}, not confirmed`)
         if (settled < accepted) faults.push(`${accepted - settled} purchases that were answered 202 are lost`)
         for (const { invariant, offenders } of await verify(sql)) {
           if (offenders.length > 0) faults.push(`${invariant}: broken by ${offenders.join(', ')}`)
@@ -170,7 +171,7 @@ async function startPeer(
     await sql`CREATE TABLE orders (id text PRIMARY KEY, product text NOT NULL, customer text NOT NULL,
                                    units integer NOT NULL, created_at timestamptz NOT NULL DEFAULT now())`
     await sql`INSERT INTO products SELECT 'product:' || n, ${STOCK} FROM generate_series(1, ${options.products}) n`
-    await sql`ANALYZE`
+    await sql`ANALYZE products`
     const port = await anyFreePort()
     const env = {
       DATABASE_URL: database_url,
