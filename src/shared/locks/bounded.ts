@@ -52,14 +52,13 @@ function look(): void {
   setTimeout(afterReplies, LOOK_MS)
 }
 
-/** After a blocked event loop the answers that lie in the socket come first: they are not late. */
+/** After a blocked event loop the answers that lie in the socket come first: between a timer and this they are read. */
 function afterReplies(): void {
-  setImmediate(rejectLate)
+  setImmediate(rejectLate, performance.now())
 }
 
-function rejectLate(): void {
+function rejectLate(now: number): void {
   looking = false
-  const now = performance.now()
   for (const request of underWay) {
     if (now < request.until) continue
     underWay.delete(request)
