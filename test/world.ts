@@ -21,7 +21,7 @@ interface Scope {
 
 type Env = Record<string, string>
 
-export interface Running {
+interface Running {
   readonly url: string
   readonly pid: number
   readonly process: ChildProcess
@@ -33,7 +33,7 @@ export interface Running {
 }
 
 /** A server that only this file uses, so that it may be frozen, killed and started again. */
-export interface Owned {
+interface Owned {
   /** the same after every restart */
   readonly url: string
   readonly pid: number
