@@ -1,0 +1,154 @@
+/** The document and its page: openapi.json is what the routes say, lints clean, and every example works when pressed. */
+import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { chromium } from 'playwright-core'
+import t, { type Test } from 'tap'
+import { ROOT } from '../ops/install.mjs'
+import { contract, document, type Operation, operations, schemaAt } from './contract.ts'
+import { openWorld, until } from './world.ts'
+
+async function run(args: string[], env: Record<string, string> = {}) {
+  const { PATH = '', HOME = '' } = process.env
+  const child = spawn(process.execPath, args, { cwd: ROOT, env: { PATH, HOME, ...env } })
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (chunk: string) => {
+      output += chunk
+    })
+  }
+  const code = await new Promise((resolve) => child.once('close', resolve))
+  return { code, output }
+}
+
+t.test('openapi.json is what the routes say', async (t) => {
+  const { code, output } = await run(['--import=tsx', 'ops/openapi.ts', '--check'])
+  t.equal(code, 0, output)
+})
+
+t.test('it lints clean, warnings included', async (t) => {
+  const args = ['node_modules/@redocly/cli/bin/cli.js', 'lint', '--format=stylish', '--max-problems=20']
+  const { code, output } = await run(args, { REDOCLY_TELEMETRY: 'off', REDOCLY_SUPPRESS_UPDATE_NOTICE: 'true' })
+  t.equal(code, 0, output)
+  t.notMatch(output, /\d+ (warning|error)/, output)
+})
+
+t.test('every operation is named, tagged, and says how it refuses', async (t) => {
+  const ids = operations.map((one) => one.operation.operationId)
+  t.equal(new Set(ids).size, ids.length)
+  for (const { path, method, operation } of operations) {
+    const { operationId, tags, responses, parameters = [], requestBody } = operation
+    t.match(operationId, /^[a-z][A-Za-z]+$/)
+    t.equal(tags?.length, 1, `${operationId} has its place in the page`)
+    for (const [status, { description, content }] of Object.entries(responses)) {
+      const at = ['paths', path, method, 'responses', status, 'content']
+      t.not(description, 'Default Response', `${operationId} ${status} says what it means`)
+      for (const [media, { schema, example }] of Object.entries(content)) {
+        t.ok(schema, `${operationId} ${status} has a schema`)
+        if (example) t.equal(schemaAt(...at, media, 'schema')(example), '', `and an example that fits`)
+      }
+      if (path.startsWith('/api/') && Number(status) >= 400) {
+        t.same(Object.keys(content), ['application/problem+json'], `${operationId} ${status} is a problem`)
+        t.match(content['application/problem+json']?.example, { status: Number(status) })
+      }
+    }
+    if (path.startsWith('/api/')) {
+      t.ok(
+        ['400', '401', '500', '503'].every((status) => responses[status]),
+        `${operationId} documents its refusals`,
+      )
+    }
+    for (const parameter of parameters.filter((one) => one.required)) {
+      t.ok(parameter.example, `${operationId} has an example of ${parameter.name}`)
+    }
+    if (requestBody) {
+      const { schema, example } = requestBody.content['application/json']
+      t.ok(schema && example, `${operationId} has an example of its body`)
+      const fault = schemaAt('paths', path, method, 'requestBody', 'content', 'application/json', 'schema')(example)
+      t.equal(fault, '', 'that fits')
+    }
+  }
+  for (const name of ['Resource', 'Purchase']) {
+    const { components } = document as unknown as { components: { schemas: Record<string, { examples: unknown[] }> } }
+    for (const example of components.schemas[name]?.examples ?? []) {
+      t.equal(schemaAt('components', 'schemas', name)(example), '', `the example of ${name} fits`)
+    }
+  }
+})
+
+/** An API and a worker on the sample data, with the sample purchases settled. */
+async function samples(t: Test) {
+  const world = await openWorld(t)
+  const seeded = await run(['--import=tsx', 'ops/seed.ts'], world.env)
+  t.equal(seeded.code, 0, seeded.output)
+  const [api] = await Promise.all([world.startApi(), world.startWorker()])
+  const call = contract(api.url)
+  await until(async () => (await call('GET', '/api/purchases?status=queued')).body.data.length === 0)
+  return { url: api.url, call }
+}
+
+/** An operation's request as Swagger UI fills it in: examples, else defaults. */
+function prefilled(path: string, { parameters = [], requestBody }: Operation) {
+  const values = parameters.flatMap((parameter) => {
+    const value = parameter.example ?? parameter.schema.default
+    return value === undefined ? [] : [{ ...parameter, value: String(value) }]
+  })
+  const of = (place: string) =>
+    values.filter((one) => one.in === place).map(({ name, value }): [string, string] => [name, value])
+  const query = new URLSearchParams(of('query')).toString()
+  const body = requestBody?.content['application/json'].example
+  return {
+    path: of('path').reduce((url, [name, value]) => url.replace(`{${name}}`, value), path) + (query && `?${query}`),
+    headers: Object.fromEntries(of('header')),
+    ...(body === undefined ? {} : { body }),
+  }
+}
+
+/** Chromium's own place on Debian, Ubuntu and Alpine; CHROMIUM names another one, or none when it is empty. */
+const PLACES = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome']
+const browserPath = process.env.CHROMIUM ?? PLACES.find((path) => existsSync(path)) ?? ''
+const ARGS = `--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+  --disable-component-update --disable-sync`.split(/\s+/)
+
+// One of the next two runs, for both change the sample purchases. Without a browser the first stands in for the second:
+// it sends what Swagger UI would fill in.
+const without = { skip: browserPath !== '' && 'there is a Chromium: the next test presses them' }
+t.test('every example is answered with 2xx when it is sent as it stands, once', without, async (t) => {
+  const { url, call } = await samples(t)
+  t.same(await (await fetch(`${url}/openapi.json`)).json(), document, 'the committed document is served')
+  for (const { path, method, operation } of operations) {
+    const { path: filled, ...request } = prefilled(path, operation)
+    const { status, body } = await call(method.toUpperCase(), filled, request)
+    t.ok(status >= 200 && status < 300, `${operation.operationId}: ${status} ${status < 300 ? '' : body.detail}`)
+  }
+})
+
+const within = { skip: browserPath === '' && 'no Chromium here: the test before sends the same requests' }
+t.test('every example is answered with 2xx when Execute is pressed in Swagger UI, once', within, async (t) => {
+  const { url } = await samples(t)
+  t.same(await (await fetch(`${url}/openapi.json`)).json(), document, 'the committed document is served')
+  const browser = await chromium.launch({ executablePath: browserPath, args: ARGS })
+  t.teardown(() => browser.close())
+  const page = await browser.newPage({ viewport: { width: 800, height: 400 }, reducedMotion: 'reduce' })
+  const complaints: string[] = []
+  page.on('pageerror', (error) => complaints.push(error.message))
+  page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()))
+  // `/` leads there.
+  await page.goto(url)
+  await page.waitForSelector('.opblock')
+  t.equal(await page.locator('.opblock').count(), operations.length)
+  for (const { operation } of operations) {
+    const { operationId, tags } = operation
+    const block = page.locator(`#operations-${tags[0]}-${operationId}`)
+    await block.locator('.opblock-summary-control').click()
+    const request = page.waitForResponse((response) => /\/(api|livez|readyz|metrics)\b/.test(response.url()))
+    await block.getByRole('button', { name: 'Execute' }).click()
+    const response = await request
+    t.ok(response.ok(), `${operationId}: ${response.request().method()} ${response.url()} → ${response.status()}`)
+    await block
+      .locator('.live-responses-table .response-col_status')
+      .filter({ hasText: String(response.status()) })
+      .waitFor()
+    await block.locator('.opblock-summary-control').click()
+  }
+  t.same(complaints, [], 'and the page has nothing to complain about')
+})
