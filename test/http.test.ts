@@ -424,7 +424,7 @@ t.test('with API_KEYS set', async (t) => {
 
 t.test('a wrong variable stops a process at start, and is named', async (t) => {
   const good = { DATABASE_URL: 'postgres://u:secret@127.0.0.1/d', REDIS_URL: 'redis://127.0.0.1:6379' }
-  const key = 'sixteen characters'
+  const key = 'a key'
   const production = { NODE_ENV: 'production', API_KEYS: key, ADMIN_KEYS: key }
   const wrong: [variable: string, env: Record<string, string | undefined>][] = [
     ['PORT', { PORT: 'abc' }],
@@ -451,7 +451,6 @@ t.test('a wrong variable stops a process at start, and is named', async (t) => {
     ['LAB', { ...production, LAB: '1' }],
     ['API_KEYS', { ...production, API_KEYS: undefined }],
     ['API_KEYS', { ...production, API_KEYS: ' , ' }],
-    ['API_KEYS', { ...production, API_KEYS: 'short' }],
     ['ADMIN_KEYS', { ...production, ADMIN_KEYS: undefined }],
   ]
   for (const [variable, env] of wrong) {
