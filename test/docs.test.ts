@@ -1,6 +1,7 @@
 /** The document and its page: openapi.json is what the routes say, lints clean, and every example works when pressed. */
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { chromium } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { ROOT } from '../ops/install.mjs'
@@ -26,7 +27,12 @@ t.test('openapi.json is what the routes say', async (t) => {
 })
 
 t.test('it lints clean, warnings included', async (t) => {
-  const args = ['node_modules/@redocly/cli/bin/cli.js', 'lint', '--format=stylish', '--max-problems=20']
+  const args = [
+    fileURLToPath(import.meta.resolve('@redocly/cli/bin/cli.js')),
+    'lint',
+    '--format=stylish',
+    '--max-problems=20',
+  ]
   const { code, output } = await run(args, { REDOCLY_TELEMETRY: 'off', REDOCLY_SUPPRESS_UPDATE_NOTICE: 'true' })
   t.equal(code, 0, output)
   t.notMatch(output, /\d+ (warning|error)/, output)

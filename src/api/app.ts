@@ -107,7 +107,7 @@ function fieldErrors(error: FastifyError): FieldError[] {
 }
 
 /** The one place where errors become problems. */
-export function toProblem(error: unknown): Problem {
+function toProblem(error: unknown): Problem {
   if (error instanceof Problem) return error
   if (error instanceof UnavailableError) {
     return new Problem(503, 'unavailable', `${error.dependency} does not answer. Nothing was lost; try again.`, {

@@ -11,7 +11,7 @@ import { ID_PATTERN, REF_PATTERN, TYPE_PATTERN } from '../shared/resource.ts'
 /** Seconds that Prefer: wait may ask for. */
 export const MAX_WAIT_S = 30
 /** Rows of one page. */
-export const MAX_LIMIT = 100
+const MAX_LIMIT = 100
 
 /** Format of text that Postgres stores as it is: it has no NUL and no half of a surrogate pair. */
 export const PLAIN_TEXT = 'plain-text'

@@ -10,7 +10,7 @@ import type { Log } from '../shared/log.ts'
 import { Problem } from '../shared/problem.ts'
 import type { Line, Payment } from '../shared/schema.ts'
 
-export interface NewPurchase {
+interface NewPurchase {
   id: string
   queue: string
   customer: string
@@ -22,7 +22,7 @@ export interface NewPurchase {
   request_hash: string | null
 }
 
-export type Taken =
+type Taken =
   | { id: string; replayed: false; seq: number; created_at: string }
   /** the row of an earlier request with this key */
   | { id: string; replayed: true; same_body: boolean }

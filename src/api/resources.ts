@@ -160,7 +160,7 @@ function present(row: Row): Type.Static<typeof ResourceSchema> {
   }
 }
 
-export async function readResource(client: Client | Transaction, ref: string) {
+async function readResource(client: Client | Transaction, ref: string) {
   const [row] = await run<Row>(client, sql`${SELECT} WHERE r.ref = ${ref}`)
   return row && present(row)
 }

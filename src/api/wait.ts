@@ -11,7 +11,7 @@ import { settledChannel } from '../shared/queues.ts'
 /** Milliseconds between looks for lost notices: what a buyer may wait too long while Redis is away. */
 const LOOK_MS = 500
 
-export interface Watch {
+interface Watch {
   /** Resolves true once the row has left the line, false when the time is over. */
   settled(wait_ms: number): Promise<boolean>
   /** Ends the watch: to be called in any case. */
