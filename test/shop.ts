@@ -11,7 +11,7 @@ export interface Answer {
   body: any
 }
 
-export async function call(url: string, method: string, body?: unknown, headers: Record<string, string> = {}) {
+async function call(url: string, method: string, body?: unknown, headers: Record<string, string> = {}) {
   const response = await fetch(url, {
     method,
     headers: { ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers },

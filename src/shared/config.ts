@@ -21,7 +21,7 @@ export interface Config {
   readonly log_level: string
 }
 
-export class ConfigError extends Error {
+class ConfigError extends Error {
   readonly code = 'bad_configuration'
   readonly variable: string
   constructor(variable: string, detail: string) {

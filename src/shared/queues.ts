@@ -7,7 +7,7 @@ import { Redis, type RedisOptions } from 'ioredis'
 import type { Log } from './log.ts'
 
 export const QUEUE = 'purchases'
-export const JOB = 'purchase'
+const JOB = 'purchase'
 export interface NudgeJob {
   resources: string[]
 }

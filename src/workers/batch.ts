@@ -25,7 +25,7 @@ export class ChangedRowError extends Error {
 }
 
 /** Rows of one line in one batch: a transaction of 500 decisions takes tens of milliseconds. */
-export const ROWS_PER_LINE = 500
+const ROWS_PER_LINE = 500
 /** Rows of all lines in one transaction. */
 const ROWS_PER_BATCH = 2_000
 

@@ -87,7 +87,7 @@ export class UnprocessableError extends Error {
 const isUnits = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) > 0
 
 /** The units a purchase takes of each resource: its lines merged, and the wallet's share as one more line. */
-export function takes(purchase: PurchaseRow, amount: number): Map<string, number> {
+function takes(purchase: PurchaseRow, amount: number): Map<string, number> {
   const units = new Map<string, number>()
   if (purchase.lines.length === 0) throw new UnprocessableError('a purchase has no lines')
   for (const line of purchase.lines) {
