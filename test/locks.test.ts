@@ -229,6 +229,23 @@ t.test('a wait that is cancelled while its acquire is in flight gives back what 
   await t.rejects(locks.acquire('flight:1', { signal: AbortSignal.abort() }), { name: 'AbortError' })
 })
 
+t.test('one signal stops a hundred waits, without a listener each', async (t) => {
+  const locks = locksOf(t)
+  await using _holder = await locks.acquire('stop:1')
+  const warnings: Error[] = []
+  const onWarning = (warning: Error) => warnings.push(warning)
+  process.on('warning', onWarning)
+  t.teardown(() => process.off('warning', onWarning))
+  const stop = new AbortController()
+  const waits = upTo(100).map(() => locks.acquire('stop:1', { wait_ms: 10_000, signal: stop.signal }))
+  const ended = Promise.allSettled(waits)
+  await inLine('stop:1', 100)
+  stop.abort()
+  for (const end of await ended) t.equal(end.status, 'rejected')
+  await inLine('stop:1', 0)
+  t.same(warnings, [])
+})
+
 t.test('an expired holder that nobody releases lets the next one in', async (t) => {
   const locks = locksOf(t, 6000)
   await redis.set('lock:{expired:1}', 'dead/1 1 1 a dead process', 'PX', 300)

@@ -3,8 +3,9 @@
 -- KEYS 1 lock   string "id token since_us owner", expires
 --      2 fence  the last token given for this resource
 --      3 queue  4 alive   the line (see line.lua)
--- ARGV 1 id  2 ttl_ms  3 owner  4 above: the token must exceed it  5 place_ttl_ms: how long a place lives without a
---      heartbeat, 0 = do not stand in line  6 ticket: the place held before, 0 = none  7 prefix of the wake channels
+-- ARGV 1 id  2 ttl_ms  3 owner, and as far as they are not 0:
+--      4 place_ttl_ms: stand in line, in a place that lives this long without another attempt
+--      5 ticket: the place held before  6 above: the token must exceed it
 -- Returns the token, or {ticket, ahead, waiting, free_in_ms, holder} when it is not this id's turn
 local call = redis.call
 local id = ARGV[1]
@@ -20,18 +21,19 @@ local now_us = server_us()
 if held or call('EXISTS', KEYS[3]) == 1 then
   local now_ms = math.floor(now_us / 1000)
   local ticket = 0
-  if ARGV[5] ~= '0' then
+  local place_ttl_ms = tonumber(ARGV[4] or '0')
+  if place_ttl_ms > 0 then
     ticket = tonumber(call('ZSCORE', KEYS[3], id) or '0')
     if ticket == 0 then
       -- A waiter that was evicted while it was paused comes back to its old place: its ticket is its order of arrival.
-      ticket = tonumber(ARGV[6])
+      ticket = tonumber(ARGV[5] or '0')
       if ticket == 0 then
         -- Above the last in line, so that a clock stepped back cannot let a newcomer in front.
         ticket = math.max(now_us, (call('ZREVRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] or 0) + 1)
       end
       call('ZADD', KEYS[3], string.format('%.0f', ticket), id)
     end
-    call('ZADD', KEYS[4], string.format('%.0f', now_ms + ARGV[5]), id)
+    call('ZADD', KEYS[4], string.format('%.0f', now_ms + place_ttl_ms), id)
     -- A line that nobody looks at any more vanishes: ten minutes are far longer than any place lives.
     call('PEXPIRE', KEYS[3], 600000)
     call('PEXPIRE', KEYS[4], 600000)
@@ -41,7 +43,7 @@ if held or call('EXISTS', KEYS[3]) == 1 then
   if held or (head and head ~= id) then
     local free_in_ms = held and call('PTTL', KEYS[1]) or head_until_ms - now_ms
     -- Free, but it is the head's turn: when the one that was told of it has died, the new head must hear of it.
-    if not held and pruned > 0 then wake(ARGV[7], head) end
+    if not held and pruned > 0 then wake(head) end
     local ahead = ticket > 0 and call('ZRANK', KEYS[3], id) or 0
     local waiting = call('ZCOUNT', KEYS[4], string.format('(%.0f', now_ms), '+inf')
     return { ticket, ahead, waiting, free_in_ms, held and string.match(held, '^%S+ %S+ %S+ (.*)$') or held or '' }
@@ -52,7 +54,7 @@ if held or call('EXISTS', KEYS[3]) == 1 then
   end
 end
 
-local token = math.max(now_us, (last or 0) + 1, ARGV[4] + 1)
+local token = math.max(now_us, (last or 0) + 1, (ARGV[6] or 0) + 1)
 local text = string.format('%.0f', token)
 local value = id .. ' ' .. text .. ' ' .. string.format('%.0f', now_us) .. ' ' .. ARGV[3]
 -- NX only matters when something that is not a lock has the key: it is left alone, and nobody gets a lease.

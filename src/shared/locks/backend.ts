@@ -31,7 +31,8 @@ export type Answer =
     }
 
 export interface Backend {
-  newId(): string
+  /** Random and unguessable; `seat` is what a wake-up for it says. */
+  newId(seat: number): string
   attempt(attempt: Attempt): Promise<Answer>
   /** How many wait behind the renewed lock, or why there is nothing to renew. */
   extend(resource: string, id: string, ttl_ms: number): Promise<number | 'expired' | 'taken'>
@@ -39,6 +40,6 @@ export interface Backend {
   /** Takes away the lock or the place in line that the id has, if any, and hands on its turn. */
   cancel(resource: string, id: string): Promise<void>
   /** Begins to deliver wake-ups; idempotent. Until it works, waiters live by their rechecks alone. */
-  listen(woken: (id: string | 'all') => void): void
+  listen(woken: (seat: number | 'all') => void): void
   close(): Promise<void>
 }

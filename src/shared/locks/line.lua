@@ -1,7 +1,7 @@
 -- The line, shared by the verbs that look at it: loaded in front of them, so a script stays one atomic step.
 --   queue  sorted set, waiter id -> ticket: the order of arrival
 --   alive  sorted set, waiter id -> server ms until which that waiter's own heartbeat keeps its place
--- A waiter id is "<process channel>/<uuid>".
+-- An id is "<channel of its process>/<seat>-<uuid>".
 
 -- The first waiter that is alive, until when, and how many dead ones were in front of it. They all go in this same
 -- step, so k waiters that died together cost the line one place's lifetime, not k. No place is given for more than 3 s:
@@ -20,8 +20,8 @@ local function line_head(queue, alive, now_ms)
 end
 
 -- Tells exactly one waiter, through its process's channel, that it may try now.
-local function wake(channels, waiter)
-  redis.call('PUBLISH', channels .. string.match(waiter, '^[^/]+'), waiter)
+local function wake(waiter)
+  redis.call('PUBLISH', string.match(waiter, '^(.*)/'), waiter)
 end
 
 local function server_us()

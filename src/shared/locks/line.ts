@@ -112,4 +112,25 @@ export function fail(waiter: Waiter, reason: unknown): void {
   waiter.fail?.(reason)
 }
 
+/** One listener for all that wait under a signal: a process waits for hundreds of locks under the one that stops it. */
+const waitingUnder = new WeakMap<AbortSignal, Set<Waiter>>()
+
+/** Fails the waiter when the signal aborts, until it is taken out of the returned set. */
+export function failOnAbort(signal: AbortSignal, waiter: Waiter): Set<Waiter> {
+  let waiters = waitingUnder.get(signal)
+  if (!waiters) {
+    const all = new Set<Waiter>()
+    waiters = all
+    waitingUnder.set(signal, all)
+    signal.addEventListener(
+      'abort',
+      () => {
+        for (const one of all) fail(one, signal.reason)
+      },
+      { once: true },
+    )
+  }
+  return waiters.add(waiter)
+}
+
 function noop(): void {}

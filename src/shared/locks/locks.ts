@@ -13,7 +13,7 @@ import {
   type Locks,
   type TryOptions,
 } from './lease.ts'
-import { type Busy, fail, placeTtl, type Waiter, waitInLine, wake } from './line.ts'
+import { type Busy, fail, failOnAbort, placeTtl, type Waiter, waitInLine, wake } from './line.ts'
 
 /** Who gave up waiting is not kept longer than this for the clean-up; it goes on behind. */
 const UNDO_PATIENCE_MS = 100
@@ -29,7 +29,8 @@ export function createLocksOn(
   backend: Backend,
   { ttl_ms: default_ttl_ms, instance, events = {} }: LocksOptions,
 ): Locks {
-  const waiters = new Map<string, Waiter>()
+  const waiters = new Map<number, Waiter>()
+  let seats = 0
   const undoing = new Set<Promise<void>>()
   const closing = new AbortController()
   const keeper = createKeeper({ backend, events, undo: (...lost) => void undo(...lost) })
@@ -68,11 +69,11 @@ export function createLocksOn(
     closing.signal.throwIfAborted()
     signal?.throwIfAborted()
 
-    const id = backend.newId()
+    const seat = ++seats
+    const id = backend.newId(seat)
     const waiter: Waiter = { woken: false }
-    const onAbort = signal && (() => fail(waiter, signal.reason))
-    if (onAbort) signal.addEventListener('abort', onAbort, { once: true })
-    waiters.set(id, waiter)
+    const aborts = signal && failOnAbort(signal, waiter)
+    waiters.set(seat, waiter)
     if (wait_ms > 0) backend.listen(woken)
     const began = performance.now()
     try {
@@ -94,15 +95,15 @@ export function createLocksOn(
       if (waiter.failed) await patiently(undone)
       throw error
     } finally {
-      waiters.delete(id)
-      if (onAbort) signal.removeEventListener('abort', onAbort)
+      waiters.delete(seat)
+      aborts?.delete(waiter)
       waiter.ended?.()
     }
   }
 
-  function woken(id: string | 'all'): void {
-    if (id === 'all') for (const waiter of waiters.values()) wake(waiter)
-    else wake(waiters.get(id))
+  function woken(seat: number | 'all'): void {
+    if (seat === 'all') for (const waiter of waiters.values()) wake(waiter)
+    else wake(waiters.get(seat))
   }
 
   async function acquire(resource: string, options: AcquireOptions = {}): Promise<Lease> {

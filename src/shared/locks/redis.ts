@@ -45,8 +45,7 @@ export function createLocks({ redis, prefix = '', ttl_ms, instance, events = {} 
 
 function redisBackend(redis: Redis, prefix: string): Backend {
   // Every createLocks has a channel of its own, so that a wake-up reaches the one process that it is for.
-  const process_id = randomUUID().slice(0, 13)
-  const channels = `${prefix}lock:wake:`
+  const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`
   let subscriber: Redis | undefined
 
   const gathered = gather(redis)
@@ -64,12 +63,16 @@ function redisBackend(redis: Redis, prefix: string): Backend {
   const lockKey = (resource: string) => `${prefix}lock:{${resource}}`
 
   return {
-    newId: () => `${process_id}/${randomUUID()}`,
+    newId: (seat) => `${channel}/${seat}-${randomUUID()}`,
 
     attempt({ resource, id, ttl_ms, owner, above, place_ttl_ms, ticket }) {
       const lock = lockKey(resource)
       const keys = [lock, `${lock}:fence`, `${lock}:queue`, `${lock}:alive`]
-      return run(ACQUIRE, readAttempt, keys, id, ttl_ms, owner, above, place_ttl_ms, ticket, channels)
+      // The usual attempt is short: every argument costs both sides as much as a key.
+      if (above > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, owner, place_ttl_ms, ticket, above)
+      if (ticket > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, owner, place_ttl_ms, ticket)
+      if (place_ttl_ms > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, owner, place_ttl_ms)
+      return run(ACQUIRE, readAttempt, keys, id, ttl_ms, owner)
     },
 
     extend(resource, id, ttl_ms) {
@@ -79,12 +82,12 @@ function redisBackend(redis: Redis, prefix: string): Backend {
 
     release(resource, id) {
       const lock = lockKey(resource)
-      return run(RELEASE, readRelease, [lock, `${lock}:queue`, `${lock}:alive`], id, channels)
+      return run(RELEASE, readRelease, [lock, `${lock}:queue`, `${lock}:alive`], id)
     },
 
     cancel(resource, id) {
       const lock = lockKey(resource)
-      return run(CANCEL, () => {}, [lock, `${lock}:queue`, `${lock}:alive`], id, channels)
+      return run(CANCEL, () => {}, [lock, `${lock}:queue`, `${lock}:alive`], id)
     },
 
     listen(woken) {
@@ -100,9 +103,9 @@ function redisBackend(redis: Redis, prefix: string): Backend {
       })
       subscriber = own
       own.on('error', () => {}) // It reconnects by itself; until then waiters live by their rechecks.
-      own.on('message', (_channel, id) => woken(id))
+      own.on('message', (_channel, id) => woken(Number.parseInt(id.slice(channel.length + 1), 10)))
       own.on('ready', () => {
-        own.subscribe(channels + process_id).then(
+        own.subscribe(channel).then(
           () => woken('all'),
           () => {},
         )
