@@ -35,8 +35,8 @@ if held or call('EXISTS', KEYS[3]) == 1 then
     end
     call('ZADD', KEYS[4], string.format('%.0f', now_ms + place_ttl_ms), id)
     -- A line that nobody looks at any more vanishes: ten minutes are far longer than any place lives.
-    call('PEXPIRE', KEYS[3], 600000)
-    call('PEXPIRE', KEYS[4], 600000)
+    call('PEXPIRE', KEYS[3], '600000')
+    call('PEXPIRE', KEYS[4], '600000')
   end
 
   local head, head_until_ms, pruned = line_head(KEYS[3], KEYS[4], now_ms)
@@ -54,13 +54,16 @@ if held or call('EXISTS', KEYS[3]) == 1 then
   end
 end
 
-local token = math.max(now_us, (last or 0) + 1, (ARGV[6] or 0) + 1)
+local token = now_us
+if last and last + 1 > token then token = last + 1 end
+if ARGV[6] and ARGV[6] + 1 > token then token = ARGV[6] + 1 end
 local text = string.format('%.0f', token)
-local value = id .. ' ' .. text .. ' ' .. string.format('%.0f', now_us) .. ' ' .. ARGV[3]
+local since = token == now_us and text or string.format('%.0f', now_us)
+local value = id .. ' ' .. text .. ' ' .. since .. ' ' .. ARGV[3]
 -- NX only matters when something that is not a lock has the key: it is left alone, and nobody gets a lease.
 if not call('SET', KEYS[1], value, 'PX', ARGV[2], 'NX') then
   return redis.error_reply('WRONGTYPE the lock key holds something that is not a lock: ' .. KEYS[1])
 end
 -- A week: tokens follow the clock, so the counter only has to outlive a step of the clock backwards.
-call('SET', KEYS[2], text, 'PX', 604800000)
+call('SET', KEYS[2], text, 'EX', '604800')
 return token

@@ -30,5 +30,5 @@ local function server_us()
 end
 
 local function is_mine(held, id)
-  return held and string.sub(held, 1, #id + 1) == id .. ' '
+  return held and string.find(held, id, 1, true) == 1
 end

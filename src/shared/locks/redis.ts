@@ -48,16 +48,25 @@ function redisBackend(redis: Redis, prefix: string): Backend {
   const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`
   let subscriber: Redis | undefined
 
-  const gathered = gather(redis)
+  const gather = gatherer(redis)
+  let unanswered = 0
 
   function run<T>({ sha, lua }: Script, read: (answer: unknown) => T, keys: string[], ...args: (string | number)[]) {
     const answer = redis.evalsha(sha, keys.length, ...keys, ...args)
-    gathered()
-    return answer.then(read, (error) => {
-      // A restarted or failed over server does not know the script; sending it once teaches it.
-      if (!(error instanceof Error && error.message.startsWith('NOSCRIPT'))) throw error
-      return redis.eval(lua, keys.length, ...keys, ...args).then(read)
-    })
+    unanswered += 1
+    if (unanswered > 1) gather()
+    return answer.then(
+      (value) => {
+        unanswered -= 1
+        return read(value)
+      },
+      (error) => {
+        unanswered -= 1
+        // A restarted or failed over server does not know the script; sending it once teaches it.
+        if (!(error instanceof Error && error.message.startsWith('NOSCRIPT'))) throw error
+        return redis.eval(lua, keys.length, ...keys, ...args).then(read)
+      },
+    )
   }
 
   const lockKey = (resource: string) => `${prefix}lock:{${resource}}`
@@ -136,10 +145,10 @@ function readRelease(answer: unknown): 'released' | 'expired' | 'taken' {
 /**
  * Commands that are issued in one turn of the event loop leave the process in few writes instead of one write each:
  * half the CPU of a pair of acquire and release where hundreds run at once. 16 at a time, so that Redis already works
- * on the first ones while the next ones are written.
- * @returns to be called after each command
+ * on the first ones while the next ones are written. A command that is alone is not held up for this.
+ * @returns to be called after a command that is not alone
  */
-function gather(redis: Redis): () => void {
+function gatherer(redis: Redis): () => void {
   let corked: Redis['stream'] | undefined
   let count = 0
   const flush = () => {
