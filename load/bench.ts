@@ -4,6 +4,7 @@
  * whose result does not add up is void, and then the exit code is 1.
  *
  *   npm run bench -- --runs=3 --seconds=8 --warmup=2 --products=1,10,100,1000 --connections=128
+ *     --answers=settled                   buyers wait for the settled purchase (Prefer: wait); accepted: for the 202 alone
  *     --systems=holdfast,bullmq,redlock   which ones are measured
  *     --only=hot                          the same as --products=1
  *     --concurrency=16                    jobs at once of the peers' workers, instead of the best found for each
@@ -47,6 +48,7 @@ const { values } = parseArgs({
     warmup: { type: 'string', default: '2' },
     products: { type: 'string', default: '1,10,100,1000' },
     connections: { type: 'string', default: '128' },
+    answers: { type: 'string', default: 'settled' },
     systems: { type: 'string', default: SYSTEMS.join(',') },
     only: { type: 'string' },
     concurrency: { type: 'string' },
@@ -64,6 +66,7 @@ function whole(name: string, text: string): number {
 function readOptions() {
   const unknown = values.systems.split(',').filter((name) => !SYSTEMS.includes(name as SystemName))
   if (unknown.length > 0) throw new Error(`--systems takes ${SYSTEMS.join(', ')}, not ${unknown.join(', ')}`)
+  if (!['settled', 'accepted'].includes(values.answers)) throw new Error('--answers takes settled or accepted')
   if (values.only !== undefined && values.only !== 'hot') throw new Error('--only takes hot')
   if (!['everysec', 'always'].includes(values.appendfsync)) throw new Error('--appendfsync takes everysec or always')
   return {
@@ -72,6 +75,7 @@ function readOptions() {
     warmup: whole('warmup', values.warmup),
     products: (values.only ? '1' : values.products).split(',').map((text) => whole('products', text)),
     connections: whole('connections', values.connections),
+    wait: values.answers === 'settled',
     systems: SYSTEMS.filter((name) => values.systems.split(',').includes(name)),
     concurrency: values.concurrency === undefined ? undefined : whole('concurrency', values.concurrency),
     appendfsync: values.appendfsync,
@@ -103,7 +107,7 @@ async function measure(running: Running, system: SystemName, products: number, w
   const generator = startNode({ name: 'generator', entry: './generator.ts' })
   try {
     await generator.next('up')
-    const load = { url: running.url, connections: options.connections, products }
+    const load = { url: running.url, connections: options.connections, products, wait: options.wait }
     await generator.ask<Loaded>('load', { ...load, seconds: options.warmup })
     await running.reset()
     const costs: Costs | undefined = options.profile
@@ -131,7 +135,7 @@ async function measure(running: Running, system: SystemName, products: number, w
     const left = await running.left()
     if (costs) await costs.print(say)
     const count = await running.count(loaded.from_ms, loaded.accepted)
-    if (loaded.refused > 0) count.faults.push(`${loaded.refused} requests were not answered 202`)
+    if (loaded.refused > 0) count.faults.push(`${loaded.refused} requests were not answered 2xx`)
     if (count.settled === 0) count.faults.push('nothing was settled')
     const seconds = (count.last_ms - loaded.from_ms) / 1000
     return { ...count, left, loaded, seconds, per_second: count.settled / seconds }
@@ -152,7 +156,7 @@ async function run(system: SystemName, products: number, round: number, options:
       const rest = result.left > 0 ? `, ${result.left} left` : ''
       say(
         `${what}: ${Math.round(result.per_second)}/s (${result.settled} in ${result.seconds.toFixed(1)} s${rest}), ` +
-          `202 after ${result.loaded.p50_ms} ms p50, ${result.loaded.p99_ms} ms p99`,
+          `answer after ${result.loaded.p50_ms} ms p50, ${result.loaded.p99_ms} ms p99`,
       )
       for (const fault of result.faults) say(`${what}: VOID: ${fault}`)
       return { system, products, round, concurrency, ...result }

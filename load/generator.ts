@@ -10,6 +10,8 @@ interface Load {
   seconds: number
   /** products are named product:1 … product:N */
   products: number
+  /** ask for the settled purchase (Prefer: wait) instead of the 202 */
+  wait: boolean
 }
 
 export interface Loaded {
@@ -17,11 +19,11 @@ export interface Loaded {
   from_ms: number
   /** milliseconds since 1970 when the last answer had come */
   until_ms: number
-  /** requests answered 202 */
+  /** requests answered 2xx */
   accepted: number
   /** requests answered otherwise, or not at all */
   refused: number
-  /** milliseconds from request to 202 */
+  /** milliseconds from request to answer */
   p50_ms: number
   p99_ms: number
 }
@@ -29,19 +31,19 @@ export interface Loaded {
 /** Different requests of one connection; it sends them round and round. */
 const REQUESTS = 64
 
-function requestsOf(products: number): autocannon.Request[] {
+function requestsOf(products: number, wait: boolean): autocannon.Request[] {
   return Array.from({ length: REQUESTS }, () => {
     const resource = `product:${1 + Math.floor(Math.random() * products)}`
     const customer = `customer-${Math.floor(Math.random() * 1e6)}`
     return {
       method: 'POST' as const,
-      headers: { 'content-type': 'application/json' },
+      headers: { 'content-type': 'application/json', ...(wait ? { prefer: 'wait=30' } : {}) },
       body: JSON.stringify({ customer, lines: [{ resource, units: 1 }], payment: { method: 'none' } }),
     }
   })
 }
 
-async function load({ url, connections, seconds, products }: Load): Promise<Loaded> {
+async function load({ url, connections, seconds, products, wait }: Load): Promise<Loaded> {
   let from_ms = 0
   let until_ms = 0
   const result = await new Promise<autocannon.Result>((resolve, reject) => {
@@ -52,7 +54,7 @@ async function load({ url, connections, seconds, products }: Load): Promise<Load
         duration: seconds,
         // Also how late it notices that the time is over.
         sampleInt: 100,
-        setupClient: (client) => client.setRequests(requestsOf(products)),
+        setupClient: (client) => client.setRequests(requestsOf(products, wait)),
       },
       (error, done) => (error ? reject(error) : resolve(done)),
     )

@@ -1,8 +1,9 @@
 /**
  * The peers' API: the same Fastify, the same body and checks on it, one BullMQ job a purchase. It is what most shops
- * that sell through a queue have: the job is the purchase, and 202 is answered when Redis has it.
+ * that sell through a queue have: the job is the purchase, and 202 is answered when Redis has it; with
+ * Prefer: wait, 201 when BullMQ's own events say that the job is finished.
  */
-import { Queue } from 'bullmq'
+import { Queue, QueueEvents } from 'bullmq'
 import Fastify from 'fastify'
 import { Redis } from 'ioredis'
 import { PEER_QUEUE, type Purchase } from './settled.ts'
@@ -12,8 +13,11 @@ const connection = new Redis(REDIS_URL, { maxRetriesPerRequest: null })
 const queue = new Queue<Purchase>(PEER_QUEUE, {
   connection,
   prefix: REDIS_PREFIX,
-  defaultJobOptions: { removeOnComplete: true },
+  // Who waits for a job looks at it once more: it must not be gone by then.
+  defaultJobOptions: { removeOnComplete: 1_000 },
 })
+
+const events = new QueueEvents(PEER_QUEUE, { connection, prefix: REDIS_PREFIX })
 
 const app = Fastify({ logger: false, bodyLimit: 256 * 1024 })
 app.get('/readyz', async () => ({ status: 'ready', redis: await connection.ping() }))
@@ -45,18 +49,24 @@ app.post<{ Body: Purchase }>(
         },
       },
       response: {
-        202: { type: 'object', properties: { id: { type: 'string' }, status: { type: 'string' } } },
+        '2xx': { type: 'object', properties: { id: { type: 'string' }, status: { type: 'string' } } },
       },
     },
   },
   async (request, reply) => {
-    const { id } = await queue.add('purchase', request.body)
+    const job = await queue.add('purchase', request.body)
+    const { id } = job
+    if (request.headers.prefer !== undefined) {
+      await job.waitUntilFinished(events, 30_000)
+      return reply.code(201).send({ id, status: 'confirmed' })
+    }
     return reply.code(202).header('location', `/api/purchases/${id}`).send({ id, status: 'queued' })
   },
 )
 
 process.on('SIGTERM', async () => {
   await app.close()
+  await events.close()
   await queue.close()
   connection.disconnect()
   process.exit()

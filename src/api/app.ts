@@ -29,8 +29,6 @@ import { lockBusy, type ResourceRoutesDeps, ResourceSchema, resourceRoutes } fro
 
 /** Bytes of a body: a hundred lines of the longest references are a tenth of it. */
 const BODY_LIMIT = 256 * 1024
-/** Milliseconds for a request that does not wait for a settlement. */
-const HANDLER_MS = 10_000
 
 export interface AppDeps extends PurchaseRoutesDeps, ResourceRoutesDeps {
   config: Pick<Config, 'api_keys' | 'admin_keys'>
@@ -45,8 +43,9 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
     // One line a batch says more than two lines a request; a request's own line is at debug.
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: BODY_LIMIT,
+    // For the request to arrive. What a handler waits for has limits of its own (breakers, leases, Prefer: wait): a timer
+    // and an AbortController for each request cost more than the rest of a purchase's validation.
     requestTimeout: 30_000,
-    handlerTimeout: HANDLER_MS,
     // Longer than any URL that Node reads, so that the schema says what is wrong with a long id.
     routerOptions: { ignoreTrailingSlash: true, maxParamLength: 16_384 },
     frameworkErrors: (error, request, reply) => send(toProblem(error), request, reply),
@@ -130,9 +129,6 @@ function toProblem(error: unknown): Problem {
     return new Problem(413, 'body_too_large', `The body is larger than ${BODY_LIMIT} bytes.`, {
       errors: [{ field: 'body', detail: `is larger than ${BODY_LIMIT} bytes` }],
     })
-  }
-  if (code === 'FST_ERR_HANDLER_TIMEOUT') {
-    return new Problem(503, 'timeout', 'The request took too long.', { retry_after: 1 })
   }
   if (code === 'FST_ERR_BAD_URL') return badField('path', 'is not a valid percent-encoding')
   if (statusCode >= 400 && statusCode < 500) {

@@ -15,6 +15,8 @@ export interface DbOptions {
   name: string
   /** milliseconds a transaction may stand idle before the server ends it: the lease's TTL */
   idle_in_transaction_ms: number
+  /** further settings of each session */
+  settings?: Record<string, string>
 }
 
 export type Client = postgres.Sql<{ int8: number }>
@@ -40,6 +42,7 @@ export function openDb(url: string, options: DbOptions): Db {
       application_name: options.name,
       TimeZone: 'UTC',
       idle_in_transaction_session_timeout: options.idle_in_transaction_ms,
+      ...options.settings,
     },
   })
   // drizzle switches off postgres.js's JSON and date handling: columns arrive as drizzle's schema says.

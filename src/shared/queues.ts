@@ -52,7 +52,8 @@ const RESOURCES_PER_JOB = 64
 
 /**
  * One job in flight a process; what arrives meanwhile goes into the next, each resource once. A single resource's job
- * carries it as deduplication id, so a hot line has at most one waiting job beside the active one.
+ * carries it as deduplication id, which the worker takes off before it looks at the line: so a hot line has one waiting
+ * job at most, and a nudge that was dropped stands for rows that the waiting job will find.
  */
 export function createNudger(redis_url: string, redis_prefix: string, log: Log): Nudger {
   // commandTimeout: a Redis that hangs must not hold the one place in flight.
@@ -85,8 +86,7 @@ export function createNudger(redis_url: string, redis_prefix: string, log: Log):
           const part = all.slice(i, i + RESOURCES_PER_JOB)
           const resources = part.map(([resource]) => resource)
           const [only] = part
-          const deduplication =
-            part.length === 1 && only && !only[1] ? { id: only[0], keepLastIfActive: true } : undefined
+          const deduplication = part.length === 1 && only && !only[1] ? { id: only[0] } : undefined
           await queue.add(JOB, { resources }, deduplication ? { deduplication } : {})
         }
       } catch (error) {

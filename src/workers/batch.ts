@@ -55,18 +55,21 @@ export async function take(
   lines: readonly { queue: string; after: number }[],
 ): Promise<Map<string, Item[]>> {
   const limit = rowsPerLine(lines.length)
+  const wanted = JSON.stringify(lines.map(({ queue, after }) => ({ queue, after })))
   const rows = await run<Taken>(
     client,
     sql`
     SELECT q.queue AS line, i.kind, i.command_id, i.command_seq, i.command, i.command_created_ms,
            i.id, i.seq, i.queue, i.lines, i.amount, i.currency, i.payment, i.hold_seconds, i.status,
            ${ms('i.created_at')} AS created_ms, ${ms('i.expires_at')} AS expires_ms
-    FROM json_to_recordset(${JSON.stringify(lines)}::json) AS q(queue text, after bigint)
+    FROM json_to_recordset(${wanted}::json) AS q(queue text, after bigint)
+    -- A resource that is gone still has its line, to be answered.
+    LEFT JOIN resources r ON r.ref = q.queue
     CROSS JOIN LATERAL (
       (SELECT 'expired' AS kind, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS command,
               NULL::float8 AS command_created_ms, 0 AS rank, ${columns}
        FROM purchases p
-       WHERE p.status = 'held' AND p.expires_at <= clock_timestamp()
+       WHERE r.held > 0 AND p.status = 'held' AND p.expires_at <= clock_timestamp()
          AND (p.lines @> jsonb_build_array(jsonb_build_object('resource', q.queue)) OR p.payment ->> 'account' = q.queue)
        ORDER BY p.seq LIMIT ${limit})
       UNION ALL
@@ -114,11 +117,11 @@ async function guard(tx: Transaction, tokens: ReadonlyMap<string, number>): Prom
     sql`
     WITH wanted AS (SELECT * FROM json_to_recordset(${wanted}::json) AS w(ref text, token bigint)),
     locked AS MATERIALIZED (
-      SELECT r.ref FROM resources r WHERE r.ref IN (SELECT w.ref FROM wanted w) ORDER BY r.ref FOR NO KEY UPDATE
+      SELECT r.ref, w.token FROM wanted w JOIN resources r ON r.ref = w.ref ORDER BY r.ref FOR NO KEY UPDATE OF r
     )
-    UPDATE resources r SET fence = w.token
-    FROM locked l JOIN wanted w ON w.ref = l.ref
-    WHERE r.ref = l.ref AND r.fence <= w.token
+    UPDATE resources r SET fence = l.token
+    FROM locked l
+    WHERE r.ref = l.ref AND r.fence <= l.token
     RETURNING r.ref, r.kind, r.available, r.held, r.price, r.currency, ${ms('clock_timestamp()')} AS now_ms`,
   )
   const resources = new Map<string, Resource>()

@@ -50,9 +50,10 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
     nudge([queue])
   }
 
-  async function work(queue: string, line: Line): Promise<void> {
+  async function work(queue: string, line: Line, ready: Promise<unknown> | undefined): Promise<void> {
     const lease = await acquire(queue)
     try {
+      await ready
       const since = performance.now()
       const misses = new Map<string, number>()
       let after = 0
@@ -96,14 +97,14 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
     }
   }
 
-  async function start(queue: string): Promise<void> {
+  async function start(queue: string, ready: Promise<unknown> | undefined): Promise<void> {
     const line: Line = { again: false }
     if (lines.size === 0) progress_at = performance.now()
     lines.set(queue, line)
     try {
       for (let attempt = 1; ; attempt++) {
         try {
-          return await work(queue, line)
+          return await work(queue, line, ready)
         } catch (error) {
           if (stop.signal.aborted) return handOn(queue, line)
           // Superseded: nothing was written. The rows are still in the line; it is entered again with a newer token.
@@ -116,15 +117,21 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
   }
 
   return {
-    /** Settles these lines until they are empty. Rejects when one could not be settled: its rows stay queued. */
-    async serve(resources: readonly string[]): Promise<void> {
+    /**
+     * Settles these lines until they are empty. Rejects when one could not be settled: its rows stay queued. No row is
+     * taken before `ready`, which comes while leases are waited for.
+     */
+    async serve(resources: readonly string[], ready?: Promise<unknown>): Promise<void> {
+      if (resources.some((resource) => lines.has(resource))) await ready
       // A line that is being worked here is told to look again and not waited for: a long line must not take up every
       // place for jobs. If this process dies, the sweeper tells another.
       for (const resource of resources) {
         const line = lines.get(resource)
         if (line) line.again = true
       }
-      const results = await Promise.allSettled(resources.filter((one) => !lines.has(one)).map(start))
+      const results = await Promise.allSettled(
+        resources.filter((one) => !lines.has(one)).map((one) => start(one, ready)),
+      )
       const failed = results.find((result) => result.status === 'rejected')
       if (failed) throw failed.reason
     },

@@ -1,5 +1,5 @@
 /** Puts a worker together from its dependencies; main.ts runs it as a process, tests run it in theirs. */
-import { Worker } from 'bullmq'
+import { type Job, Worker } from 'bullmq'
 import { type Breaker, createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
 import { openDb } from '../shared/db.ts'
@@ -39,7 +39,20 @@ const isLeaseAnswer = (error: unknown) => error instanceof LockBusyError || erro
 
 export function startWorker({ config, metrics, log, locks: given }: WorkerDeps): RunningWorker {
   const { redis_url, redis_prefix, lease_ttl_ms: ttl_ms } = config
-  const db = openDb(config.database_url, { max: CONNECTIONS, name: 'holdfast-worker', idle_in_transaction_ms: ttl_ms })
+  const db = openDb(config.database_url, {
+    max: CONNECTIONS,
+    name: 'holdfast-worker',
+    idle_in_transaction_ms: ttl_ms,
+    // What a worker asks is by key, batch after batch: planned once, and never as a scan because the tables were small
+    // or not analyzed when it was planned. The last one keeps older Postgres from compiling such plans for their cost.
+    settings: {
+      plan_cache_mode: 'force_generic_plan',
+      enable_seqscan: 'off',
+      enable_hashjoin: 'off',
+      enable_mergejoin: 'off',
+      jit: 'off',
+    },
+  })
   const redis = openRedis(redis_url, log)
   const locks = given ?? createLocks({ redis, prefix: redis_prefix, ttl_ms, events: lockEvents(metrics) })
   const database = createBreaker({ name: 'database', timeout_ms: BATCH_MS, isAnswer: isDatabaseAnswer, metrics })
@@ -55,7 +68,13 @@ export function startWorker({ config, metrics, log, locks: given }: WorkerDeps):
   const drain = createDrain({ locks, leases, settler, nudge: nudger.nudge, ttl_ms })
 
   const jobs_redis = openRedis(redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
-  const jobs = new Worker<NudgeJob>(QUEUE, (job) => drain.serve(job.data.resources), {
+  async function work(job: Job<NudgeJob>): Promise<void> {
+    // From here on a nudge makes a new job; until here, one that was dropped stands for rows that are yet to be taken.
+    // If the id stays, BullMQ takes it off with the job, and the sweeper makes up for what was dropped in between.
+    const ready = job.deduplicationId === undefined ? undefined : job.removeDeduplicationKey().catch(() => {})
+    await drain.serve(job.data.resources, ready)
+  }
+  const jobs = new Worker<NudgeJob>(QUEUE, work, {
     connection: jobs_redis,
     prefix: bullPrefix(redis_prefix),
     concurrency: config.worker_concurrency,
