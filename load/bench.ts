@@ -4,8 +4,8 @@
  * whose result does not add up is void, and then the exit code is 1.
  *
  *   npm run bench -- --runs=3 --seconds=8 --warmup=2 --products=1,10,100,1000 --connections=128
- *     --answers=settled                   buyers wait for the settled purchase (Prefer: wait); accepted: for the 202 alone
- *     --systems=holdfast,bullmq,redlock   which ones are measured
+ *     --answers=accepted                  buyers wait for the 202; settled: for what became of it (Prefer: wait)
+ *     --systems=holdfast,bullmq,tuned,redlock   which ones are measured
  *     --only=hot                          the same as --products=1
  *     --concurrency=16                    jobs at once of the peers' workers, instead of the best found for each
  *     --appendfsync=everysec              or always: then the peers' 202 is as durable as Holdfast's
@@ -23,10 +23,11 @@ import { table, writeResults } from './results.ts'
 import { type Running, SYSTEMS, type SystemName, startSystem } from './systems.ts'
 
 /**
- * Jobs at once with which a peer settled most on two cores, of 1, 4, 16, 64 and 100. With one product every further job
- * of redlock only polls for the lock, so that peer has a setting for it alone: more than an operator could give it.
+ * Jobs at once in the peers' workers: BullMQ's default of one; for `tuned` and redlock the number with which they settled
+ * most on two cores, of 1, 4, 16, 64 and 100. With one product every further job of redlock only polls for the lock, so
+ * that peer has a setting for it alone: more than an operator could give it.
  */
-const BEST = { bullmq: () => 16, redlock: (products: number) => (products === 1 ? 1 : 64) }
+const JOBS = { bullmq: () => 1, tuned: () => 16, redlock: (products: number) => (products === 1 ? 1 : 64) }
 /** After the load, in multiples of its length: how long a peer may go on to settle what it has accepted. */
 const DRAIN = 2
 /** Seconds Holdfast may take for it, after which the run is void. */
@@ -48,7 +49,7 @@ const { values } = parseArgs({
     warmup: { type: 'string', default: '2' },
     products: { type: 'string', default: '1,10,100,1000' },
     connections: { type: 'string', default: '128' },
-    answers: { type: 'string', default: 'settled' },
+    answers: { type: 'string', default: 'accepted' },
     systems: { type: 'string', default: SYSTEMS.join(',') },
     only: { type: 'string' },
     concurrency: { type: 'string' },
@@ -147,7 +148,7 @@ async function measure(running: Running, system: SystemName, products: number, w
 async function run(system: SystemName, products: number, round: number, options: Options): Promise<Measured> {
   const what = `${nameOf(products)}, round ${round} of ${options.runs}, ${system}`
   say(`${what}: starting`)
-  const concurrency = options.concurrency ?? (system === 'holdfast' ? 1 : BEST[system](products))
+  const concurrency = options.concurrency ?? (system === 'holdfast' ? 1 : JOBS[system](products))
   return await arena.field(async (field) => {
     const profile = system === 'holdfast' ? options.profile : undefined
     const running = await startSystem(system, field, { products, concurrency, profile })

@@ -20,5 +20,6 @@ export interface Measured extends Count {
 export const TITLES: Record<SystemName, string> = {
   holdfast: 'Holdfast',
   bullmq: 'BullMQ, empty processor',
+  tuned: 'the same, 16 jobs at once',
   redlock: 'BullMQ + redlock + select/update',
 }

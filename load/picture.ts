@@ -15,11 +15,11 @@ text { font: 12px system-ui, sans-serif; fill: #57606a }
 .title { font-size: 14px; font-weight: 600; fill: #24292f }
 .grid { stroke: #8c959f; stroke-opacity: .3 }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round }
-.holdfast { stroke: #0969da } .bullmq { stroke: #bc4c00 } .redlock { stroke: #8250df }
+.holdfast { stroke: #0969da } .bullmq { stroke: #bc4c00 } .tuned { stroke: #57606a } .redlock { stroke: #8250df }
 .after { stroke-dasharray: 3 3 }
 @media (prefers-color-scheme: dark) {
   text { fill: #9198a1 } .title { fill: #f0f6fc }
-  .holdfast { stroke: #4493f8 } .bullmq { stroke: #f0883e } .redlock { stroke: #ab7df8 }
+  .holdfast { stroke: #4493f8 } .bullmq { stroke: #f0883e } .tuned { stroke: #9198a1 } .redlock { stroke: #ab7df8 }
 }`
 
 /** A round number of which four or five steps reach `max`. */

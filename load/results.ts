@@ -54,6 +54,8 @@ interface Setting {
   seconds: number
   warmup: number
   connections: number
+  /** buyers wait for the settled purchase */
+  wait: boolean
 }
 
 /** Writes results.md and throughput.svg into the folder; returns their paths. */
@@ -61,7 +63,7 @@ export function writeResults(
   folder: string,
   results: readonly Measured[],
   versions: readonly string[],
-  { runs, seconds, warmup, connections }: Setting,
+  { runs, seconds, warmup, connections, wait }: Setting,
 ): string[] {
   const [cpu] = cpus()
   const machine = [
@@ -75,8 +77,9 @@ export function writeResults(
     const by = [...new Set(used.map(({ products, concurrency }) => `${concurrency} (${integer(products)} products)`))]
     return by.length > 0 ? `${TITLES[peer]}: ${by.join(', ')}.` : ''
   }).filter((text) => text !== '')
+  const answer = wait ? 'the settled purchase (Prefer: wait)' : 'the 202'
   const products = [...new Set(results.map((one) => one.products))]
-  const flags = `--runs=${runs} --seconds=${seconds} --products=${products.join(',')} --connections=${connections}`
+  const flags = `--runs=${runs} --seconds=${seconds} --products=${products.join(',')} --connections=${connections}${wait ? ' --answers=settled' : ''}`
   const page = `# Purchases settled per second
 
 ${table(results)}
@@ -88,15 +91,16 @@ one after the other; the last columns are the medians of those.
 
 - Machine: ${machine.join(', ')}. Load generator, API, worker, Redis and Postgres (fsync on) all share it.
 - Command: \`npm run bench -- ${flags}\`
-- Load: ${connections} connections, each posts a purchase of one unit of a random product, waits for the 202, and posts the
-  next, for ${seconds} s after ${warmup} s of warm-up that do not count. Stock never runs out.
+- Load: ${connections} connections, each posts a purchase of one unit of a random product, waits for ${answer}, and posts
+  the next, for ${seconds} s after ${warmup} s of warm-up that do not count. Stock never runs out.
 - Settled: for Holdfast, rows that are \`confirmed\` in Postgres; for the peers, jobs completed. Divided by the time from the
   first request to the last settlement, so a line that is left when the load ends counts against whoever left it. A peer
-  that is not done after ${2 * seconds} more seconds is counted up to there; Holdfast must finish.
+  that is not done after $2 * secondsmore seconds is counted up to there; Holdfast must finish.
 - Each run has a database of its own and new processes: one API, one worker. After it the ledger is verified (Holdfast),
   stock and orders are compared (redlock), and every 202 is accounted for; otherwise the run is void.
-- Jobs at once of the peers' workers, the best found for each. ${settings.join(' ')}
-- The peers answer 202 when Redis has the job, Holdfast when Postgres has committed the row.
+- Jobs at once of the peers' workers: BullMQ's default, and the best found for the others. ${settings.join(' ')}
+- The peers answer when Redis has the job (append-only file, fsync every second), Holdfast when Postgres has committed
+  the row to disk.
 `
   mkdirSync(folder, { recursive: true })
   const files = [join(folder, 'results.md'), join(folder, 'throughput.svg')]

@@ -13,9 +13,9 @@ import { answers, type NodeProcess, startNode } from './node.ts'
 import { PEER_QUEUE, type Settled, STEP_MS } from './peers/settled.ts'
 import { profileFlags } from './profile.ts'
 
-export const SYSTEMS = ['holdfast', 'bullmq', 'redlock'] as const
+export const SYSTEMS = ['holdfast', 'bullmq', 'tuned', 'redlock'] as const
 export type SystemName = (typeof SYSTEMS)[number]
-export const PEERS = ['bullmq', 'redlock'] as const
+export const PEERS = ['bullmq', 'tuned', 'redlock'] as const
 
 /** Units in stock of every product: more than any run can sell. */
 const STOCK = 1_000_000_000
@@ -148,7 +148,7 @@ async function clockAhead(sql: ReturnType<typeof openDb>['client']): Promise<num
   return Math.abs(ahead) <= after - before + 1 ? 0 : Math.round(ahead)
 }
 
-const ENTRIES = { bullmq: './peers/bullmq-empty.ts', redlock: './peers/redlock.ts' }
+const ENTRIES = { bullmq: './peers/bullmq-empty.ts', tuned: './peers/bullmq-empty.ts', redlock: './peers/redlock.ts' }
 
 async function startPeer(
   name: (typeof PEERS)[number],
