@@ -293,6 +293,42 @@ t.test('a waiter that was evicted while it was paused comes back to its old plac
   t.same(served, [0, 1, 2])
 })
 
+t.test('a hand-over that is read after its place was lost is not believed', async (t) => {
+  const locks = locksOf(t)
+  const holder = await locks.acquire('stale:1')
+  let served = false
+  const wait = locks.acquire('stale:1', { wait_ms: 10_000 }).then((lease) => {
+    served = true
+    return lease
+  })
+  await inLine('stale:1', 1)
+  const [id = ''] = await lineOf('stale:1')
+  const place = Number(await redis.zscore('lock:{stale:1}:alive', id))
+  // The message of an earlier place, as a process reads it that was frozen while it held the lock, and has asked again.
+  await redis.publish(id.slice(0, id.indexOf('/')), `${id} ${place - 1000} ${holder.token - 1}`)
+  await sleep(50)
+  t.notOk(served)
+  await holder.release()
+  const lease = await wait
+  t.ok(lease.token > holder.token)
+  t.ok((await redis.pttl('lock:{stale:1}')) <= 1000, 'handed over for the rest of the life of the place')
+  await sleep(50)
+  t.ok((await redis.pttl('lock:{stale:1}')) > 1500, 'and soon for a whole TTL')
+  await lease.release()
+})
+
+t.test('a floor from SQL holds for the lock that is handed over, too', async (t) => {
+  const locks = locksOf(t)
+  const holder = await locks.acquire('floor:1')
+  const above = holder.token + 9_000_000_000
+  const wait = locks.acquire('floor:1', { wait_ms: 10_000, above })
+  await inLine('floor:1', 1)
+  await holder.release()
+  const lease = await wait
+  t.equal(lease.token, above + 1)
+  await lease.release()
+})
+
 t.test('a place left from before the clock was set back does not block the line', async (t) => {
   const locks = locksOf(t)
   await redis.zadd('lock:{debris:1}:queue', 1, 'dead/1')

@@ -11,8 +11,9 @@ export interface Grant {
   id: string
   token: number
   ttl_ms: number
-  /** performance.now() before the granted attempt was sent. */
+  /** From this time of performance.now() on the server keeps the lock for valid_ms: less than a TTL if handed over. */
   sent_at: number
+  valid_ms: number
 }
 
 export interface Keeper {
@@ -32,6 +33,9 @@ export function validUntil(sent_at: number, ttl_ms: number): number {
 
 /** A failed renewal is tried again after 20 ms, then after twice as long: the server may be back in no time. */
 const RETRY_MS = 20
+
+/** A lock that was handed over gets its whole TTL after this, unless its work was so short that it needs none. */
+const SHORT_MS = 10
 
 export class HeldLease implements Lease {
   readonly resource: string
@@ -56,8 +60,8 @@ export class HeldLease implements Lease {
     this.#id = grant.id
     this.#ttl_ms = grant.ttl_ms
     this.#since = grant.sent_at
-    this.#valid_until = validUntil(grant.sent_at, grant.ttl_ms)
-    this.#renew_at = grant.sent_at + grant.ttl_ms / 3
+    this.#valid_until = validUntil(grant.sent_at, grant.valid_ms)
+    this.#renew_at = grant.valid_ms < grant.ttl_ms ? performance.now() + SHORT_MS : grant.sent_at + grant.ttl_ms / 3
   }
 
   /** Made when somebody asks for it: an AbortController costs more than all the rest of a lease. */

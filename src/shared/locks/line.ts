@@ -1,15 +1,17 @@
 /**
- * Standing in line for a lock. The invariants: the server decides whose turn it is, a wake-up only says when to ask; a
- * lost wake-up costs one recheck, never more; and a place in line lives by the heartbeat of its rechecks.
+ * Standing in line for a lock. The invariants: the server decides whose turn it is; a lost message costs one recheck,
+ * never more; and a place in line lives by the heartbeat of its rechecks.
  */
-import type { Answer, Attempt, Backend } from './backend.ts'
+import type { Answer, Attempt, Backend, Handed } from './backend.ts'
 import { answerLimit, bounded, type Interruptible } from './bounded.ts'
 import { validUntil } from './hold.ts'
 
 /** Someone who asks for a lock, as this process sees it. */
 export interface Waiter extends Interruptible {
-  /** A wake-up that comes while an attempt is under way counts: the attempt may have been decided before it. */
+  /** Something may have been missed. Also while an attempt is under way: it may have been decided before. */
   woken: boolean
+  /** The lock was handed to this waiter, or to what it was before it lost its place and stood in line again. */
+  handed?: Handed | undefined
   /** Ends the present sleep. */
   wake?: () => void
   /** Settles when every attempt so far has been answered, also those that were given up. */
@@ -26,14 +28,16 @@ const RECHECKS = 3
  * TTL. At most 3 s: with long TTLs there is no reason to wait longer for the dead (line.lua relies on the bound).
  */
 export function placeTtl(ttl_ms: number): number {
-  return Math.max(30, Math.min(Math.floor(ttl_ms / 2), 3000))
+  return Math.min(Math.floor(ttl_ms / 2), 3000)
 }
 
 export interface Granted {
   granted: true
   token: number
-  /** performance.now() before the attempt that was granted was sent. */
+  /** performance.now() before the attempt was sent that was granted, or that began the place that became the lock. */
   sent_at: number
+  /** How long the server keeps the lock from then on. */
+  valid_ms: number
 }
 
 export type Busy = Extract<Answer, { granted: false }>
@@ -66,7 +70,7 @@ export async function waitInLine(
       if (answer.granted) {
         // An answer may lie in the socket while the event loop is blocked: asked again, the server starts a new TTL.
         if (performance.now() >= validUntil(sent_at, request.ttl_ms)) throw new Error('the grant came too late')
-        return { granted: true, token: answer.token, sent_at }
+        return { granted: true, token: answer.token, sent_at, valid_ms: request.ttl_ms }
       }
       if (!busy) contended?.(request.resource)
       busy = answer
@@ -80,8 +84,15 @@ export async function waitInLine(
       if (waiter.failed || !busy || performance.now() - answered_at >= request.place_ttl_ms) throw error
     }
     const rest_ms = until - performance.now()
-    if (rest_ms <= 0) return busy
-    if (!waiter.woken) await nap(waiter, Math.min(sleep_ms, rest_ms))
+    if (rest_ms > 0 && !waiter.woken) await nap(waiter, Math.min(sleep_ms, rest_ms))
+    const { handed } = waiter
+    waiter.handed = undefined
+    // With little of the place's life left, as after a blocked event loop, it is better to ask for a whole TTL.
+    const fresh = performance.now() < answered_at + request.place_ttl_ms / 2
+    if (handed && handed.place === busy.place && fresh) {
+      return { granted: true, token: handed.token, sent_at: answered_at, valid_ms: request.place_ttl_ms }
+    }
+    if (rest_ms <= 0 && !handed) return busy
   }
 }
 
@@ -100,9 +111,10 @@ function nap(waiter: Waiter, ms: number): Promise<void> {
   })
 }
 
-export function wake(waiter: Waiter | undefined): void {
-  if (!waiter) return
+/** Ends the present sleep: to ask again, or because the lock was handed over. */
+export function wake(waiter: Waiter, handed?: Handed): void {
   waiter.woken = true
+  if (handed) waiter.handed = handed
   waiter.wake?.()
 }
 

@@ -2,7 +2,7 @@
  * Locks over any backend. The invariant: every id that was ever sent to the server ends as a held lease, or is undone
  * once the last request that carried it has been answered; what cannot be undone dies of its own lifetime.
  */
-import type { Backend } from './backend.ts'
+import type { Backend, Handed } from './backend.ts'
 import { answerLimit, bounded } from './bounded.ts'
 import { createKeeper, type HeldLease, holdLease } from './hold.ts'
 import {
@@ -70,21 +70,21 @@ export function createLocksOn(
     signal?.throwIfAborted()
 
     const seat = ++seats
-    const id = backend.newId(seat)
+    const id = backend.newId(seat, owner)
     const waiter: Waiter = { woken: false }
     const aborts = signal && failOnAbort(signal, waiter)
     waiters.set(seat, waiter)
-    if (wait_ms > 0) backend.listen(woken)
+    if (wait_ms > 0) backend.listen(heard)
     const began = performance.now()
     try {
       const place_ttl_ms = wait_ms > 0 ? placeTtl(ttl_ms) : 0
-      const request = { resource, id, ttl_ms, owner, above, place_ttl_ms, ticket: 0 }
+      const request = { resource, id, ttl_ms, above, place_ttl_ms, ticket: 0 }
       const outcome = await waitInLine(backend, request, waiter, began + wait_ms, events.contended)
       // The abort may have come between the answer and this line.
       if (waiter.failed) throw waiter.failed.reason
       if (outcome.granted) {
         events.acquired?.(resource, performance.now() - began)
-        return holdLease(keeper, { resource, id, ttl_ms, token: outcome.token, sent_at: outcome.sent_at })
+        return holdLease(keeper, { ...outcome, resource, id, ttl_ms })
       }
       events.failed?.(resource, 'lock_busy')
       if (outcome.ticket > 0) await patiently(undo(resource, id, ttl_ms, waiter.asked))
@@ -101,9 +101,14 @@ export function createLocksOn(
     }
   }
 
-  function woken(seat: number | 'all'): void {
-    if (seat === 'all') for (const waiter of waiters.values()) wake(waiter)
-    else wake(waiters.get(seat))
+  function heard(seat: number | 'all', handed?: Handed): void {
+    if (seat === 'all') {
+      for (const waiter of waiters.values()) wake(waiter)
+      return
+    }
+    // Nobody there: the wait has ended, and its cancel, which comes after, hands the lock on.
+    const waiter = waiters.get(seat)
+    if (waiter) wake(waiter, handed)
   }
 
   async function acquire(resource: string, options: AcquireOptions = {}): Promise<Lease> {

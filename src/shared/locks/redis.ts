@@ -44,7 +44,7 @@ export function createLocks({ redis, prefix = '', ttl_ms, instance, events = {} 
 }
 
 function redisBackend(redis: Redis, prefix: string): Backend {
-  // Every createLocks has a channel of its own, so that a wake-up reaches the one process that it is for.
+  // Every createLocks has a channel of its own, so that a message reaches the one process that it is for.
   const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`
   let subscriber: Redis | undefined
 
@@ -69,39 +69,35 @@ function redisBackend(redis: Redis, prefix: string): Backend {
     )
   }
 
-  const lockKey = (resource: string) => `${prefix}lock:{${resource}}`
+  function keysOf(resource: string): [lock: string, fence: string, queue: string, alive: string] {
+    const lock = `${prefix}lock:{${resource}}`
+    return [lock, `${lock}:fence`, `${lock}:queue`, `${lock}:alive`]
+  }
 
   return {
-    newId: (seat) => `${channel}/${seat}-${randomUUID()}`,
+    newId: (seat, owner) => `${channel}/${seat}-${randomUUID()} ${owner}`,
 
-    attempt({ resource, id, ttl_ms, owner, above, place_ttl_ms, ticket }) {
-      const lock = lockKey(resource)
-      const keys = [lock, `${lock}:fence`, `${lock}:queue`, `${lock}:alive`]
+    attempt({ resource, id, ttl_ms, above, place_ttl_ms, ticket }) {
+      const keys = keysOf(resource)
       // The usual attempt is short: every argument costs both sides as much as a key.
-      if (above > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, owner, place_ttl_ms, ticket, above)
-      if (ticket > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, owner, place_ttl_ms, ticket)
-      if (place_ttl_ms > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, owner, place_ttl_ms)
-      return run(ACQUIRE, readAttempt, keys, id, ttl_ms, owner)
+      if (above > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, place_ttl_ms, ticket, above)
+      if (ticket > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, place_ttl_ms, ticket)
+      if (place_ttl_ms > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, place_ttl_ms)
+      return run(ACQUIRE, readAttempt, keys, id, ttl_ms)
     },
 
     extend(resource, id, ttl_ms) {
-      const lock = lockKey(resource)
-      return run(EXTEND, readExtend, [lock, `${lock}:alive`], id, ttl_ms)
+      const [lock, , , alive] = keysOf(resource)
+      return run(EXTEND, readExtend, [lock, alive], id, ttl_ms)
     },
 
-    release(resource, id) {
-      const lock = lockKey(resource)
-      return run(RELEASE, readRelease, [lock, `${lock}:queue`, `${lock}:alive`], id)
-    },
+    release: (resource, id) => run(RELEASE, readRelease, keysOf(resource), id),
 
-    cancel(resource, id) {
-      const lock = lockKey(resource)
-      return run(CANCEL, () => {}, [lock, `${lock}:queue`, `${lock}:alive`], id)
-    },
+    cancel: (resource, id) => run(CANCEL, () => {}, keysOf(resource), id),
 
-    listen(woken) {
+    listen(heard) {
       if (subscriber) return
-      // Subscribes by hand, because what matters is the moment after: whoever was told in the gap must ask again.
+      // Subscribes by hand, because what matters is the moment after: who was told in the gap must ask.
       const own = redis.duplicate<Partial<RedisOptions>>({
         autoResubscribe: false,
         enableOfflineQueue: true,
@@ -112,10 +108,14 @@ function redisBackend(redis: Redis, prefix: string): Backend {
       })
       subscriber = own
       own.on('error', () => {}) // It reconnects by itself; until then waiters live by their rechecks.
-      own.on('message', (_channel, id) => woken(Number.parseInt(id.slice(channel.length + 1), 10)))
+      own.on('message', (_channel, message) => {
+        const seat = Number.parseInt(message.slice(channel.length + 1), 10)
+        const [place, token] = message.split(' ').slice(-2).map(Number) as [number, number]
+        heard(seat, { place, token })
+      })
       own.on('ready', () => {
         own.subscribe(channel).then(
-          () => woken('all'),
+          () => heard('all'),
           () => {},
         )
       })
@@ -129,8 +129,8 @@ function redisBackend(redis: Redis, prefix: string): Backend {
 
 function readAttempt(answer: unknown): Answer {
   if (!Array.isArray(answer)) return { granted: true, token: Number(answer) }
-  const [ticket, ahead, waiting, free_in_ms] = answer.slice(0, 4).map(Number) as [number, number, number, number]
-  return { granted: false, ticket, ahead, waiting, free_in_ms, holder: answer[4] || undefined }
+  const [ticket = 0, place = 0, ahead = 0, waiting = 0, free_in_ms = 0] = answer.slice(0, 5).map(Number)
+  return { granted: false, ticket, place, ahead, waiting, free_in_ms, holder: answer[5] || undefined }
 }
 
 function readExtend(answer: unknown): number | 'expired' | 'taken' {
