@@ -32,7 +32,7 @@ export function createLocksOn(
   const waiters = new Map<number, Waiter>()
   let seats = 0
   const undoing = new Set<Promise<void>>()
-  const closing = new AbortController()
+  let closed: Error | undefined
   const keeper = createKeeper({ backend, events, undo: (...lost) => void undo(...lost) })
 
   /**
@@ -53,7 +53,7 @@ export function createLocksOn(
           await bounded(backend.cancel(resource, id), answerLimit(ttl_ms))
           return
         } catch {
-          if (closing.signal.aborted) return
+          if (closed) return
           await new Promise((resolve) => setTimeout(resolve, pause_ms).unref())
         }
       }
@@ -66,7 +66,7 @@ export function createLocksOn(
     const { wait_ms = 0, ttl_ms = default_ttl_ms, signal, owner = instance, above = 0 } = options
     checkTtl(ttl_ms)
     if (!(Number.isSafeInteger(above) && above >= 0)) throw new RangeError(`above is no token: ${above}`)
-    closing.signal.throwIfAborted()
+    if (closed) throw closed
     signal?.throwIfAborted()
 
     const seat = ++seats
@@ -84,13 +84,14 @@ export function createLocksOn(
       if (waiter.failed) throw waiter.failed.reason
       if (outcome.granted) {
         events.acquired?.(resource, performance.now() - began)
-        return holdLease(keeper, { ...outcome, resource, id, ttl_ms })
+        const { token, sent_at, valid_ms } = outcome
+        return holdLease(keeper, { resource, id, token, ttl_ms, sent_at, valid_ms })
       }
       events.failed?.(resource, 'lock_busy')
       if (outcome.ticket > 0) await patiently(undo(resource, id, ttl_ms, waiter.asked))
       return outcome
     } catch (error) {
-      events.failed?.(resource, closing.signal.aborted ? 'closed' : waiter.failed ? 'aborted' : 'unreachable')
+      events.failed?.(resource, closed ? 'closed' : waiter.failed ? 'aborted' : 'unreachable')
       const undone = undo(resource, id, ttl_ms, waiter.asked)
       if (waiter.failed) await patiently(undone)
       throw error
@@ -157,13 +158,14 @@ export function createLocksOn(
     },
 
     async close() {
-      if (closing.signal.aborted) return
-      closing.abort(new Error('the locks are closed'))
+      if (closed) return
+      const reason = new Error('the locks are closed')
+      closed = reason
       const ends = Array.from(waiters.values(), (waiter) => {
         const ended = new Promise<void>((resolve) => {
           waiter.ended = resolve
         })
-        fail(waiter, closing.signal.reason)
+        fail(waiter, reason)
         return ended
       })
       await Promise.all([...ends, ...Array.from(keeper.held, (lease) => lease.giveUp())])
