@@ -91,7 +91,8 @@ export function drawThroughput(panels: readonly (readonly Measured[])[]): string
   const height = panels.length * PANEL + LEGEND
   const systems = [...new Set(panels.flatMap((runs) => runs.map((run) => run.system)))]
   const legend = systems.map((system, i) => {
-    const at = LEFT + i * 250
+    // The first title is short.
+    const at = LEFT + (i === 0 ? 0 : 110 + (i - 1) * 210)
     const y = height - LEGEND / 2
     return (
       `<line class="line ${system}" x1="${at}" x2="${at + 24}" y1="${y}" y2="${y}"/>` +
