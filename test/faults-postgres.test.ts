@@ -65,3 +65,20 @@ for (const how of ['stands still', 'is shut down'] as const) {
     t.ok((await metric(worker.url, 'purchases_total{status="confirmed"}')) > 0)
   })
 }
+
+t.test('Postgres goes away while a buyer waits for the outcome: 202, the purchase is in its line', async (t) => {
+  const world = await openWorld(t)
+  const postgres = await world.ownPostgres()
+  const env = { ...TTL, DATABASE_URL: postgres.url }
+  const api = await world.startApi(env)
+  const shop = openShop(t, [api.url], postgres.url)
+  const ref = await shop.units('product', 1)
+  const buying = shop.buy({ customer: 'c', lines: [{ resource: ref, units: 1 }] }, { prefer: 'wait=3' })
+  await until(async () => (await shop.queued()) === 1, { what: 'the purchase to be in its line' })
+  await postgres.stop('SIGQUIT')
+  const answer = await buying
+  t.match(answer, { status: 202, body: { status: 'queued' } })
+  await postgres.restart()
+  await world.startWorker(env)
+  await settled(t, shop, ref, [answer.body.id], 1)
+})

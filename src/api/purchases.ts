@@ -8,6 +8,7 @@ import { type SQL, sql } from 'drizzle-orm'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
 import { v7 as uuidv7 } from 'uuid'
+import { UnavailableError } from '../shared/breaker.ts'
 import { type Client, run, type Transaction } from '../shared/db.ts'
 import { badField, Problem } from '../shared/problem.ts'
 import { mergeLines, queueOf } from '../shared/resource.ts'
@@ -328,7 +329,12 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
         if (taken.replayed) return await replay(reply, taken.id, wait_s)
         if (own && wait_s !== undefined) {
           await own.settled(wait_s * 1000)
-          return await answer(reply, await readOne(id))
+          // It is in its line, whatever has become of Postgres since: a 503 would have it bought twice.
+          const settled = await readOne(id).catch((error) => {
+            if (error instanceof UnavailableError) return undefined
+            throw error
+          })
+          if (settled) return await answer(reply, settled)
         }
         const { seq, created_at } = taken
         const rest = { status: 'queued' as const, reason: null, amount: null, currency: null, expires_at: null }

@@ -186,6 +186,22 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
   const tags = ['resources']
   const refOf = ({ type, id }: Type.Static<typeof ResourceParams>) => `${type}:${id}`
 
+  /** One transaction behind the breaker: when its time is over the caller is told 503, and nothing is committed later. */
+  async function change<T>(body: (tx: Transaction) => Promise<T>): Promise<T> {
+    let over = false
+    try {
+      const transaction = () =>
+        client.begin(async (tx) => {
+          const result = await body(tx)
+          if (over) throw new Error('nobody waits for this any more')
+          return result
+        })
+      return (await guarded(transaction)) as T
+    } finally {
+      over = true
+    }
+  }
+
   app.put(
     '/api/resources/:type/:id',
     {
@@ -213,55 +229,52 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
       const { name, kind } = request.body
       const total = request.body.kind === 'units' ? request.body.total : 0
       const { amount, currency } = request.body.price ?? { amount: 0, currency: 'USD' }
-      const created = await guarded(() =>
-        client.begin(async (tx) => {
-          const [old] = await run<{ kind: string; version: number; total: number; available: number; held: number }>(
+      const { created, resource } = await change(async (tx) => {
+        const [old] = await run<{ kind: string; version: number; total: number; available: number; held: number }>(
+          tx,
+          sql`SELECT kind, version, total, available, held FROM resources WHERE ref = ${ref} FOR NO KEY UPDATE`,
+        )
+        if (!old) {
+          if (match !== undefined) throw new Problem(412, 'stale_version', `There is no resource ${ref} to replace.`)
+          const made = await run(
             tx,
-            sql`SELECT kind, version, total, available, held FROM resources WHERE ref = ${ref} FOR NO KEY UPDATE`,
-          )
-          if (!old) {
-            if (match !== undefined) throw new Problem(412, 'stale_version', `There is no resource ${ref} to replace.`)
-            const made = await run(
-              tx,
-              sql`INSERT INTO resources (ref, kind, name, total, available, price, currency)
+            sql`INSERT INTO resources (ref, kind, name, total, available, price, currency)
                   VALUES (${ref}, ${kind}, ${name}, ${total}, ${total}, ${amount}, ${currency})
                   ON CONFLICT DO NOTHING RETURNING ref`,
-            )
-            if (made.length === 0) throw new Problem(428, 'if_match_required', `${ref} was created just now.`)
-          } else {
-            if (match === undefined) {
-              throw new Problem(428, 'if_match_required', `${ref} exists: send its ETag in If-Match to replace it.`, {
-                version: old.version,
-              })
-            }
-            if (match !== '*' && !match.has(old.version)) {
-              throw new Problem(412, 'stale_version', `${ref} is at version ${old.version}.`, { version: old.version })
-            }
-            if (old.kind !== kind) throw badField('kind', `of ${ref} is ${old.kind} and stays so`, 409, 'wrong_kind')
-            const available = old.available + total - old.total
-            if (available < 0) {
-              const least = old.total - old.available
-              throw tooSmall(least)
-            }
-            await run(
-              tx,
-              sql`UPDATE resources SET name = ${name}, total = ${total}, available = ${available}, price = ${amount},
+          )
+          if (made.length === 0) throw new Problem(428, 'if_match_required', `${ref} was created just now.`)
+        } else {
+          if (match === undefined) {
+            throw new Problem(428, 'if_match_required', `${ref} exists: send its ETag in If-Match to replace it.`, {
+              version: old.version,
+            })
+          }
+          if (match !== '*' && !match.has(old.version)) {
+            throw new Problem(412, 'stale_version', `${ref} is at version ${old.version}.`, { version: old.version })
+          }
+          if (old.kind !== kind) throw badField('kind', `of ${ref} is ${old.kind} and stays so`, 409, 'wrong_kind')
+          const available = old.available + total - old.total
+          if (available < 0) {
+            const least = old.total - old.available
+            throw tooSmall(least)
+          }
+          await run(
+            tx,
+            sql`UPDATE resources SET name = ${name}, total = ${total}, available = ${available}, price = ${amount},
                          currency = ${currency}, version = version + 1, updated_at = now()
                   WHERE ref = ${ref} AND version = ${old.version}`,
-            )
-          }
-          const delta = total - (old?.total ?? 0)
-          if (delta !== 0) {
-            await run(
-              tx,
-              sql`INSERT INTO movements (resource, delta, reason)
+          )
+        }
+        const delta = total - (old?.total ?? 0)
+        if (delta !== 0) {
+          await run(
+            tx,
+            sql`INSERT INTO movements (resource, delta, reason)
                   VALUES (${ref}, ${delta}, ${old ? 'replaced' : 'created'})`,
-            )
-          }
-          return !old
-        }),
-      )
-      const resource = await guarded(() => readResource(client, ref))
+          )
+        }
+        return { created: !old, resource: await readResource(tx, ref) }
+      })
       if (!resource) throw notFound(ref)
       if (created) reply.header('location', `/api/resources/${request.params.type}/${request.params.id}`)
       return send(reply, resource, created ? 201 : 200)
@@ -347,44 +360,41 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
         run<{ fence: number }>(client, sql`SELECT fence FROM resources WHERE ref = ${ref}`),
       )
       const lease = { wait_ms: RESTOCK_WAIT_MS, above: stored?.fence ?? 0 }
-      const replayed = await locks.withLease(ref, lease, ({ token }) =>
-        guarded(() =>
-          client.begin(async (tx) => {
-            const [own] = await run(
-              tx,
-              sql`INSERT INTO movements (resource, delta, reason, fence, idempotency_key, idempotency_scope)
+      const { replayed, resource } = await locks.withLease(ref, lease, ({ token }) =>
+        change(async (tx) => {
+          const [own] = await run(
+            tx,
+            sql`INSERT INTO movements (resource, delta, reason, fence, idempotency_key, idempotency_scope)
                   VALUES (${ref}, ${delta}, ${reason}, ${token}, ${key}, ${scope})
                   ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
                   RETURNING id`,
-            )
-            if (!own) {
-              const [first] = await run<{ delta: number; reason: string }>(
-                tx,
-                sql`SELECT delta, reason FROM movements WHERE idempotency_key = ${key} AND idempotency_scope = ${scope}`,
-              )
-              if (first?.delta !== delta || first.reason !== reason) throw reusedKey()
-              return true
-            }
-            const [row] = await run<{ total: number }>(
+          )
+          if (!own) {
+            const [first] = await run<{ delta: number; reason: string }>(
               tx,
-              sql`UPDATE resources SET fence = ${token}, total = total + ${delta}, available = available + ${delta},
+              sql`SELECT delta, reason FROM movements WHERE idempotency_key = ${key} AND idempotency_scope = ${scope}`,
+            )
+            if (first?.delta !== delta || first.reason !== reason) throw reusedKey()
+            return { replayed: true, resource: await readResource(tx, ref) }
+          }
+          const [row] = await run<{ total: number }>(
+            tx,
+            sql`UPDATE resources SET fence = ${token}, total = total + ${delta}, available = available + ${delta},
                          version = version + 1, updated_at = now()
                   WHERE ref = ${ref} AND fence <= ${token} RETURNING total`,
-            )
-            if (!row) {
-              throw new Problem(409, 'stale_lease', `Another holder has written ${ref} since.`, { retry_after: 1 })
-            }
-            if (row.total > MAX_TOTAL) {
-              throw badField('delta', `would make the total more than ${MAX_TOTAL}`, 409, 'total_too_large')
-            }
-            return false
-          }),
-        ).catch((error) => {
+          )
+          if (!row) {
+            throw new Problem(409, 'stale_lease', `Another holder has written ${ref} since.`, { retry_after: 1 })
+          }
+          if (row.total > MAX_TOTAL) {
+            throw badField('delta', `would make the total more than ${MAX_TOTAL}`, 409, 'total_too_large')
+          }
+          return { replayed: false, resource: await readResource(tx, ref) }
+        }).catch((error) => {
           if (sqlState(error) !== '23514') throw error
           throw tooMany()
         }),
       )
-      const resource = await guarded(() => readResource(client, ref))
       if (!resource) throw notFound(ref)
       if (replayed) reply.header('idempotent-replayed', 'true')
       return send(reply, resource)
