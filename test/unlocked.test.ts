@@ -2,6 +2,7 @@
  * Locks are not the safety, the database is: the same sale with leases that lock nobody out, rows written past the
  * API, and tables that are missing.
  */
+import { Redis } from 'ioredis'
 import t from 'tap'
 import type { Lease, Locks } from '../src/shared/locks/lease.ts'
 import { createLog } from '../src/shared/log.ts'
@@ -107,6 +108,27 @@ t.test('one bad row does not poison its batch: it is set apart, the rest settles
     SELECT status, reason FROM purchases WHERE id IN ${shop.client([...bad, ...(cursed ? [cursed] : [])].map((row) => row.id))}`
   t.equal(rows.length, 6)
   for (const row of rows) t.match(row, { status: 'failed', reason: 'unprocessable' })
+})
+
+t.test('a row that cannot be written at all stays where it is, and its line goes on', async (t) => {
+  const world = await openWorld(t)
+  const [api] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ref = await shop.units('product', 10)
+  await shop.client.unsafe(`
+    CREATE FUNCTION curse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'cursed'; END $$;
+    CREATE TRIGGER curse BEFORE UPDATE ON purchases FOR EACH ROW WHEN (NEW.customer = 'cursed') EXECUTE FUNCTION curse()`)
+  const lines = [{ resource: ref, units: 1 }]
+  await shop.buy({ customer: 'cursed', lines })
+  for (const customer of ['first', 'second']) {
+    t.match(await shop.buy({ customer, lines }, { prefer: 'wait=10' }), { status: 201 })
+  }
+  const redis = new Redis(world.env.REDIS_URL)
+  t.teardown(() => redis.disconnect())
+  const lock = `${world.env.REDIS_PREFIX}lock:{${ref}}`
+  await until(async () => (await redis.exists(lock)) === 0, { what: 'the worker to let the line go' })
+  t.same(await shop.statuses(ref), { queued: 1, confirmed: 2 })
+  await shop.verified()
 })
 
 t.test('a table of the guard is missing: nothing is sold, nothing is lost (woocommerce#25708)', async (t) => {

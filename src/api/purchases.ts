@@ -444,13 +444,19 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
     const earlier = key === null ? undefined : await findCommand(key, scope)
     // A status that can no longer lead to where the command wants to go needs no place in the line.
     if (!earlier) refuseUnless(command, row)
-    const watch = waits.watch(earlier ?? id)
+    let watch = waits.watch(earlier ?? id)
     try {
       const standing = earlier ?? (await enqueue({ id, queue: row.queue, purchase, command, key, scope }))
-      if (standing !== id) reply.header('idempotent-replayed', 'true')
-      const settled = await commandState(standing)
-      if (settled.status === 'queued') await watch.settled(wait_s === undefined ? COMMAND_WAIT_MS : wait_s * 1000)
-      const { status, met } = settled.status === 'queued' ? await commandState(standing) : settled
+      let settled = false
+      if (standing !== id) {
+        reply.header('idempotent-replayed', 'true')
+        // Another request with this key was faster by a moment: it is its command that is waited for.
+        watch.done()
+        watch = waits.watch(standing)
+        settled = (await commandState(standing)).status !== 'queued'
+      }
+      if (!settled) await watch.settled(wait_s === undefined ? COMMAND_WAIT_MS : wait_s * 1000)
+      const { status, met } = await commandState(standing)
       if (status === 'rejected') throw wrongStatus(command, met ?? row.status)
       const after = present(await readOne(purchase))
       return status === 'done' ? reply.code(200).send(after) : accepted(reply, after)

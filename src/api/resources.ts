@@ -353,13 +353,12 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
       const { delta, reason } = request.body
       const key = idempotencyKey(request)
       const scope = idempotencyScope(request, `restock ${ref}`)
-      const found = await guarded(() => readResource(client, ref))
+      const [found] = await guarded(() =>
+        run<{ kind: string; fence: number }>(client, sql`SELECT kind, fence FROM resources WHERE ref = ${ref}`),
+      )
       if (!found) throw notFound(ref)
       if (found.kind !== 'units') throw badField('delta', `does not apply: ${ref} is a calendar`, 409, 'wrong_kind')
-      const [stored] = await guarded(() =>
-        run<{ fence: number }>(client, sql`SELECT fence FROM resources WHERE ref = ${ref}`),
-      )
-      const lease = { wait_ms: RESTOCK_WAIT_MS, above: stored?.fence ?? 0 }
+      const lease = { wait_ms: RESTOCK_WAIT_MS, above: found.fence }
       const { replayed, resource } = await locks.withLease(ref, lease, ({ token }) =>
         change(async (tx) => {
           const [own] = await run(

@@ -30,11 +30,9 @@ export interface Ask {
 }
 
 export interface Outcome {
-  /** items that left the line */
-  settled: number
   /** items of this line that stay because a lease of theirs was taken */
   missed: Item[]
-  /** the batch was full: there may be more behind it */
+  /** the batch was full and something of it was decided: there may be more behind it */
   full: boolean
   /** where the next batch starts */
   after: number
@@ -91,40 +89,45 @@ export function createSettler({ client, locks, database, metrics, log, notify }:
     try {
       const taken = await database.run(() => take(client, asks))
       const leases = new Map(asks.flatMap((ask) => [[ask.queue, ask.lease] as const, ...ask.extras]))
-      const { ready, bad, needs } = sort([...taken.values()].flat(), leases)
-      const extras = await borrow(needs)
+      const { refs, bad } = sort([...taken.values()].flat())
+      const extras = await borrow(new Set([...refs.values()].flat().filter((ref) => !leases.has(ref))))
       for (const [ref, lease] of extras) leases.set(ref, lease)
-      const able = ready.filter((item) => refsOf(item).every((ref) => leases.has(ref)))
+      const able: Item[] = []
+      const missed = new Set<Item>()
+      for (const [item, needs] of refs) {
+        if (needs.every((ref) => leases.has(ref))) able.push(item)
+        else missed.add(item)
+      }
       let left: Item[]
       try {
-        left = able.length > 0 ? await settle(able, leases) : []
+        left = able.length > 0 ? await settle(able, refs, leases) : []
       } finally {
         await locks.releaseMany(extras.values())
       }
       for (const item of bad) await apart(item, new UnprocessableError('its lines cannot be read'))
-      const done = new Set(able)
-      for (const item of [...left, ...bad]) done.delete(item)
-      for (const ask of asks) ask.resolve(outcomeOf(ask, taken.get(ask.queue) ?? [], done, new Set(able), asks.length))
+      const stay = new Set([...missed, ...left])
+      const progress = able.length > left.length
+      for (const ask of asks) {
+        ask.resolve(outcomeOf(ask, taken.get(ask.queue) ?? [], missed, stay, progress, asks.length))
+      }
     } catch (error) {
       refuse(asks, error)
     }
   }
 
-  /** Items whose resources can be read, the rest apart, and the resources for which no lease is held yet. */
-  function sort(items: readonly Item[], leases: ReadonlyMap<string, Lease>) {
-    const ready: Item[] = []
+  /** The resources of every item, in order, and the items whose resources cannot be read. */
+  function sort(items: readonly Item[]) {
+    const refs = new Map<Item, string[]>()
     const bad: Item[] = []
-    const needs = new Set<string>()
     for (const item of items) {
-      if (hopeless.has(item.command?.id ?? item.purchase.id)) continue
+      if (hopeless.has(idOf(item))) continue
       try {
-        for (const ref of refsOf(item)) if (!leases.has(ref)) needs.add(ref)
-        ready.push(item)
+        refs.set(item, refsOf(item))
       } catch {
         bad.push(item)
       }
     }
-    return { ready, bad, needs }
+    return { refs, bad }
   }
 
   /** Takes the other resources' leases without waiting. None is also an answer: those rows stay for the next round. */
@@ -140,10 +143,14 @@ export function createSettler({ client, locks, database, metrics, log, notify }:
   }
 
   /** Commits the items, one bad row set apart if need be. Returns those that could not be decided yet. */
-  async function settle(items: readonly Item[], leases: ReadonlyMap<string, Lease>): Promise<Item[]> {
+  async function settle(
+    items: readonly Item[],
+    refs: ReadonlyMap<Item, string[]>,
+    leases: ReadonlyMap<string, Lease>,
+  ): Promise<Item[]> {
     const tokens = new Map<string, number>()
     for (const item of items) {
-      for (const ref of refsOf(item)) tokens.set(ref, leases.get(ref)?.token ?? 0)
+      for (const ref of refs.get(item) ?? []) tokens.set(ref, leases.get(ref)?.token ?? 0)
     }
     const attempt = () =>
       database.run(async () => {
@@ -156,8 +163,8 @@ export function createSettler({ client, locks, database, metrics, log, notify }:
       // the database that says so, and the refusal is counted.
       const verdict = await attempt().catch((error) => (isDatabaseAnswer(error) ? Promise.reject(error) : attempt()))
       for (const ref of tokens.keys()) floors.delete(ref)
-      const skipped = new Set(verdict.skipped.map((item) => item.command?.id ?? item.purchase.id))
-      return items.filter((item) => skipped.has(item.command?.id ?? item.purchase.id))
+      const skipped = new Set(verdict.skipped.map(idOf))
+      return items.filter((item) => skipped.has(idOf(item)))
     } catch (error) {
       if (!(error instanceof UnprocessableError || isDataError(error))) throw error
       const [first] = items
@@ -167,12 +174,12 @@ export function createSettler({ client, locks, database, metrics, log, notify }:
       }
       // The batch was rolled back whole: its halves are settled in order, until the bad row stands alone.
       const half = Math.ceil(items.length / 2)
-      return [...(await settle(items.slice(0, half), leases)), ...(await settle(items.slice(half), leases))]
+      return [...(await settle(items.slice(0, half), refs, leases)), ...(await settle(items.slice(half), refs, leases))]
     }
   }
 
   async function apart(item: Item, error: unknown): Promise<void> {
-    const id = item.command?.id ?? item.purchase.id
+    const id = idOf(item)
     log.error({ purchase: item.purchase.id, resource: item.purchase.queue, error }, 'row set apart')
     try {
       await setApart(client, item)
@@ -186,7 +193,7 @@ export function createSettler({ client, locks, database, metrics, log, notify }:
 
   function tell(items: readonly Item[], verdict: Verdict & { now_ms: number }): void {
     const rows = new Map(items.map((item) => [item.purchase.id, item.purchase]))
-    const perLine = new Map<string, Record<string, string[]>>()
+    const perLine = new Map<string, { fencing_token: number; purchases: Record<string, string[]> }>()
     for (const change of verdict.purchases) {
       const row = rows.get(change.id)
       if (!row) continue
@@ -194,14 +201,13 @@ export function createSettler({ client, locks, database, metrics, log, notify }:
       if (change.was === 'queued') {
         metrics.queue_waiting_seconds.observe(Math.max(0, verdict.now_ms - row.created_ms) / 1000)
       }
-      const line = perLine.get(row.queue) ?? { token: [String(change.fence)] }
+      const line = perLine.get(row.queue) ?? { fencing_token: change.fence, purchases: {} }
       perLine.set(row.queue, line)
-      line[change.status] = [...(line[change.status] ?? []), change.id]
+      line.purchases[change.status] ??= []
+      line.purchases[change.status]?.push(change.id)
     }
     metrics.batch_size.observe(verdict.purchases.length + verdict.commands.length)
-    for (const [resource, { token, ...purchases }] of perLine) {
-      log.info({ resource, fencing_token: Number(token?.[0]), purchases }, 'settled')
-    }
+    for (const [resource, line] of perLine) log.info({ resource, ...line }, 'settled')
     notify([...verdict.purchases, ...verdict.commands].map((change) => change.id))
   }
 
@@ -227,18 +233,25 @@ export function createSettler({ client, locks, database, metrics, log, notify }:
   }
 }
 
-function outcomeOf(ask: Ask, taken: Item[], done: Set<Item>, able: Set<Item>, lines: number): Outcome {
-  const own = taken.filter((item) => item.purchase.queue === ask.queue)
-  const missed = own.filter((item) => !able.has(item) && !done.has(item))
-  const left = own.filter((item) => item.kind === 'purchase' && !done.has(item))
-  const seqs = own.flatMap((item) => (item.kind === 'purchase' ? [item.purchase.seq] : []))
+const idOf = (item: Item) => item.command?.id ?? item.purchase.id
+
+function outcomeOf(
+  { queue, after }: Ask,
+  taken: readonly Item[],
+  missed: ReadonlySet<Item>,
+  stay: ReadonlySet<Item>,
+  progress: boolean,
+  lines: number,
+): Outcome {
+  const own = taken.filter((item) => item.purchase.queue === queue)
+  const purchases = own.filter((item) => item.kind === 'purchase')
+  const staying = purchases.filter((item) => stay.has(item)).map((item) => item.purchase.seq)
   const limit = rowsPerLine(lines)
+  const kinds = ['purchase', 'command', 'expired'] as const
   return {
-    settled: taken.filter((item) => done.has(item)).length,
-    missed,
-    full: (['purchase', 'command', 'expired'] as const).some(
-      (kind) => taken.filter((item) => item.kind === kind).length >= limit,
-    ),
-    after: left.length > 0 ? Math.min(...left.map((item) => item.purchase.seq)) - 1 : Math.max(ask.after, ...seqs),
+    missed: own.filter((item) => missed.has(item)),
+    full: progress && kinds.some((kind) => taken.filter((item) => item.kind === kind).length >= limit),
+    after:
+      staying.length > 0 ? Math.min(...staying) - 1 : Math.max(after, ...purchases.map((item) => item.purchase.seq)),
   }
 }
