@@ -44,9 +44,10 @@ t.test('three workers without any lock settle one line: never oversold (medusa#1
     database_url: DATABASE_URL,
     redis_url: REDIS_URL,
     redis_prefix: REDIS_PREFIX,
+    lock: { backend: 'redis' },
     lease_ttl_ms: 1_000,
     worker_concurrency: 8,
-  }
+  } as const
   const log = createLog('silent', 'test')
   const metrics = [1, 2, 3].map(() => createMetrics())
   const workers = metrics.map((one) => startWorker({ config, metrics: one, log, locks: noLocks() }))

@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import { createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
 import { isDataError, openDb } from '../shared/db.ts'
-import { createLocks } from '../shared/locks/redis.ts'
+import { openLocks } from '../shared/locks/open.ts'
 import type { Log } from '../shared/log.ts'
 import { lockEvents, type Metrics } from '../shared/metrics.ts'
 import { Problem } from '../shared/problem.ts'
@@ -37,7 +37,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const postgres = createBreaker({ name: 'postgres', timeout_ms: FLUSH_MS, isAnswer, metrics })
   const taking = createBreaker({ name: 'intake', timeout_ms: FLUSH_MS, isAnswer, metrics })
   const redis = openRedis(redis_url, log)
-  const locks = createLocks({ redis, prefix: redis_prefix, ttl_ms, events: lockEvents(metrics) })
+  const { locks, ...opened } = openLocks({ config, redis, events: lockEvents(metrics) })
   const { nudge, close: closeNudger } = createNudger(redis_url, redis_prefix, log)
   const waits = createWaits(openRedis(redis_url, log), redis_prefix, client, log)
   const intake = createIntake({ database_url, breaker: taking, log, nudge })
@@ -54,7 +54,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     health: {
       metrics,
       breakers: [postgres, taking],
-      checks: { postgres: () => client`SELECT 1`, redis: () => redis.ping() },
+      checks: { postgres: () => client`SELECT 1`, redis: () => redis.ping(), ...opened.checks },
       stuck: () => undefined,
       stopping: () => stopping,
     },
@@ -69,7 +69,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       await intake.close()
       await closeNudger()
       waits.close()
-      await locks.close()
+      await opened.close()
       redis.disconnect()
       postgres.close()
       taking.close()

@@ -3,6 +3,9 @@
  * variable stops it at start, with the variable's name.
  */
 
+/** Where the locks are; each backend with what it needs. */
+export type LockConfig = { readonly backend: 'redis' }
+
 export interface Config {
   readonly production: boolean
   readonly port: number
@@ -11,6 +14,7 @@ export interface Config {
   readonly redis_url: string
   /** Put before every Redis key and channel, so that several Holdfasts share one Redis. */
   readonly redis_prefix: string
+  readonly lock: LockConfig
   readonly api_keys: readonly string[]
   readonly admin_keys: readonly string[]
   readonly worker_concurrency: number
@@ -79,13 +83,17 @@ function keys(env: Env, name: string, production: boolean): readonly string[] {
   return list
 }
 
+function lockConfig(env: Env): LockConfig {
+  only(env, 'LOCK_BACKEND', ['redis', 'redlock', 'etcd'], 'redis')
+  return { backend: 'redis' }
+}
+
 /** Milliseconds a lease lives without renewal: long enough for a stalled event loop, short enough that the line
  *  of a killed worker moves again soon. */
 const LEASE_TTL_MS = 5_000
 
 export function readConfig(env: Env): Config {
   const production = choice(env, 'NODE_ENV', ['production', 'development', 'test']) === 'production'
-  only(env, 'LOCK_BACKEND', ['redis', 'redlock', 'etcd'], 'redis')
   only(env, 'PAYMENTS', ['sandbox', 'stripe'], 'sandbox')
   for (const name of ['LOCK_REDIS_URLS', 'ETCD_HOSTS', 'STRIPE_SECRET_KEY']) {
     if (text(env, name) !== undefined) throw new ConfigError(name, 'is not used by this version; unset it')
@@ -98,6 +106,7 @@ export function readConfig(env: Env): Config {
     database_url: url(env, 'DATABASE_URL', ['postgres:', 'postgresql:']),
     redis_url: url(env, 'REDIS_URL', ['redis:', 'rediss:']),
     redis_prefix: text(env, 'REDIS_PREFIX') ?? '',
+    lock: lockConfig(env),
     api_keys: keys(env, 'API_KEYS', production),
     admin_keys: keys(env, 'ADMIN_KEYS', production),
     worker_concurrency: integer(env, 'WORKER_CONCURRENCY', 1, 1_000) ?? 16,

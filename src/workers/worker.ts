@@ -4,7 +4,7 @@ import { type Breaker, createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
 import { openDb } from '../shared/db.ts'
 import { LeaseLostError, LockBusyError, type Locks } from '../shared/locks/lease.ts'
-import { createLocks } from '../shared/locks/redis.ts'
+import { openLocks } from '../shared/locks/open.ts'
 import type { Log } from '../shared/log.ts'
 import { lockEvents, type Metrics } from '../shared/metrics.ts'
 import { bullPrefix, createNudger, type NudgeJob, openRedis, QUEUE, settledChannel } from '../shared/queues.ts'
@@ -28,10 +28,10 @@ export interface RunningWorker {
 }
 
 export interface WorkerDeps {
-  config: Pick<Config, 'database_url' | 'redis_url' | 'redis_prefix' | 'lease_ttl_ms' | 'worker_concurrency'>
+  config: Pick<Config, 'database_url' | 'redis_url' | 'redis_prefix' | 'lock' | 'lease_ttl_ms' | 'worker_concurrency'>
   metrics: Metrics
   log: Log
-  /** default: leases on the one Redis of the configuration */
+  /** default: leases where the configuration has them */
   locks?: Locks
 }
 
@@ -54,7 +54,8 @@ export function startWorker({ config, metrics, log, locks: given }: WorkerDeps):
     },
   })
   const redis = openRedis(redis_url, log)
-  const locks = given ?? createLocks({ redis, prefix: redis_prefix, ttl_ms, events: lockEvents(metrics) })
+  const own = given && { locks: given, checks: {}, close: async () => {} }
+  const { locks, ...opened } = own ?? openLocks({ config, redis, events: lockEvents(metrics) })
   const database = createBreaker({ name: 'database', timeout_ms: BATCH_MS, isAnswer: isDatabaseAnswer, metrics })
   const leases = createBreaker({ name: 'leases', timeout_ms: 3 * ttl_ms, isAnswer: isLeaseAnswer, metrics })
   const nudger = createNudger(redis_url, redis_prefix, log)
@@ -104,7 +105,7 @@ export function startWorker({ config, metrics, log, locks: given }: WorkerDeps):
 
   return {
     breakers: [database, leases],
-    checks: { postgres: () => db.client`SELECT 1`, redis: () => redis.ping() },
+    checks: { postgres: () => db.client`SELECT 1`, redis: () => redis.ping(), ...opened.checks },
     stuck() {
       const { lines, idle_ms } = drain.state()
       if (lines === 0 || idle_ms < STUCK_MS) return undefined
@@ -116,7 +117,7 @@ export function startWorker({ config, metrics, log, locks: given }: WorkerDeps):
       await jobs.close()
       await sweeping
       await nudger.close()
-      if (!given) await locks.close()
+      await opened.close()
       redis.disconnect()
       jobs_redis.disconnect()
       database.close()
