@@ -4,7 +4,9 @@
  */
 import { Redis } from 'ioredis'
 import t from 'tap'
-import type { Lease, Locks } from '../src/shared/locks/lease.ts'
+import type { Backend } from '../src/shared/locks/backend.ts'
+import type { Locks } from '../src/shared/locks/lease.ts'
+import { createLocksOn } from '../src/shared/locks/locks.ts'
 import { createLog } from '../src/shared/log.ts'
 import { createMetrics } from '../src/shared/metrics.ts'
 import { startWorker } from '../src/workers/worker.ts'
@@ -15,24 +17,22 @@ let token = Date.now() * 1000
 
 /** Everybody gets every lease at once: what is left of Redis locking when it fails altogether. */
 function noLocks(): Locks {
-  const lease = (resource: string, above = 0): Lease => ({
-    resource,
-    token: Math.max(++token, above + 1),
-    signal: new AbortController().signal,
-    assertValid() {},
-    extend: async () => ({ waiting: 0 }),
-    release: async () => ({ released: true }),
-    async [Symbol.asyncDispose]() {},
-  })
-  return {
-    acquire: async (resource, options) => lease(resource, options?.above),
-    tryAcquire: async (resource, options) => lease(resource, options?.above),
-    withLease: async (resource, options, body) => await body(lease(resource, options.above)),
-    tryAcquireMany: async (resources, options) =>
-      new Map(resources.map((resource) => [resource, lease(resource, options?.above)])),
-    async releaseMany() {},
-    async close() {},
+  const backend: Backend = {
+    newId: ({ seat }) => String(seat),
+    async attempt({ above }) {
+      token = Math.max(token, above) + 1
+      return { granted: true, token }
+    },
+    extend: async () => 0,
+    release: async () => 'released',
+    cancel: async () => {},
+    force: async () => ({ token, robbed: [] }),
+    inspect: async () => [],
+    list: async () => [],
+    listen() {},
+    close: async () => {},
   }
+  return createLocksOn(backend, { ttl_ms: 1_000, instance: 'unlocked' })
 }
 
 t.test('three workers without any lock settle one line: never oversold (medusa#16569)', async (t) => {

@@ -4,11 +4,14 @@
  */
 import type { Backend } from './backend.ts'
 import { answerLimit, bounded } from './bounded.ts'
-import { type Lease, LeaseLostError, type LockEvents, type LostReason, type ReleaseResult } from './lease.ts'
+import { type Lease, LeaseLostError, type LockEvents, type LostReason, type Mode, type ReleaseResult } from './lease.ts'
 
 export interface Grant {
   resource: string
   id: string
+  seat: number
+  mode: Mode
+  owner: string
   token: number
   ttl_ms: number
   /** From this time of performance.now() on the server keeps the lock for valid_ms: less than a TTL if handed over. */
@@ -21,7 +24,10 @@ export interface Keeper {
   events: LockEvents
   /** Undoes behind the caller's back what a request without an answer may have done. */
   undo(resource: string, id: string, ttl_ms: number): void
-  held: Set<HeldLease>
+  /** For how long a lease on this is expected to be held, in ms; who holds it longer is reported. */
+  expected_hold_ms?: ((resource: string) => number | undefined) | undefined
+  /** By seat: what a message from the lock server names. */
+  held: Map<number, HeldLease>
   /** Makes sure that leases are looked after at this time of performance.now(). */
   lookBy(at: number): void
 }
@@ -37,14 +43,21 @@ const RETRY_MS = 20
 /** A lock that was handed over gets its whole TTL after this, unless its work was so short that it needs none. */
 const SHORT_MS = 10
 
+/** A renewal that leaves less than this share of the TTL was nearly too late. */
+const THIN = 1 / 6
+
 export class HeldLease implements Lease {
   readonly resource: string
+  readonly mode: Mode
   readonly token: number
+  #seat: number
+  #owner: string
   #id: string
   #ttl_ms: number
   #since: number
   #valid_until: number
   #renew_at: number
+  #long_at: number
   #keeper: Keeper
   #renewing = false
   #failures = 0
@@ -55,13 +68,17 @@ export class HeldLease implements Lease {
 
   constructor(keeper: Keeper, grant: Grant) {
     this.resource = grant.resource
+    this.mode = grant.mode
     this.token = grant.token
     this.#keeper = keeper
+    this.#seat = grant.seat
+    this.#owner = grant.owner
     this.#id = grant.id
     this.#ttl_ms = grant.ttl_ms
     this.#since = grant.sent_at
     this.#valid_until = validUntil(grant.sent_at, grant.valid_ms)
     this.#renew_at = grant.valid_ms < grant.ttl_ms ? performance.now() + SHORT_MS : grant.sent_at + grant.ttl_ms / 3
+    this.#long_at = grant.sent_at + (keeper.expected_hold_ms?.(grant.resource) ?? Number.POSITIVE_INFINITY)
   }
 
   /** Made when somebody asks for it: an AbortController costs more than all the rest of a lease. */
@@ -99,13 +116,27 @@ export class HeldLease implements Lease {
 
   /** When this lease next has something to do by itself. */
   get due_at(): number {
-    return this.#renewing ? this.#valid_until : Math.min(this.#renew_at, this.#valid_until)
+    return Math.min(this.#renewing ? this.#valid_until : this.#renew_at, this.#valid_until, this.#long_at)
   }
 
   /** Does what is due. Leases that were taken together are renewed together: a renewal may be a tenth early. */
   look(now: number): void {
+    if (now >= this.#long_at) {
+      this.#long_at = Number.POSITIVE_INFINITY
+      this.#keeper.events.heldLong?.(this.resource, this.#told())
+    }
     if (now >= this.#valid_until) this.#lose(this.#outOfTime())
     else if (!this.#renewing && now >= this.#renew_at - (this.#failures > 0 ? 0 : this.#ttl_ms / 30)) this.#renew()
+  }
+
+  /** The lock server says that it was taken away by force. */
+  robbed(): void {
+    if (!this.#over) this.#lose('taken')
+  }
+
+  /** Something may have been missed: renewed at once, to learn it. */
+  ask(): void {
+    if (!this.#over && !this.#renewing) this.#renew()
   }
 
   /** Ends the lease as if it had been lost: the process stops, and nobody may go on under it. */
@@ -135,6 +166,8 @@ export class HeldLease implements Lease {
       return
     }
     this.#failures = 0
+    const slack_ms = this.#valid_until - performance.now()
+    if (slack_ms < this.#ttl_ms * THIN) this.#keeper.events.thinSlack?.(this.resource, Math.max(0, slack_ms))
     this.#valid_until = validUntil(sent_at, this.#ttl_ms)
     this.#renew_at = sent_at + this.#ttl_ms / 3
     if (performance.now() >= this.#valid_until) {
@@ -168,12 +201,16 @@ export class HeldLease implements Lease {
   #lose(why: LostReason): void {
     this.#end(why)
     this.#controller?.abort(this.#error())
-    this.#keeper.events.lost?.(this.resource, why)
+    this.#keeper.events.lost?.(this.resource, why, this.#told())
+  }
+
+  #told() {
+    return { token: this.token, owner: this.#owner, held_ms: performance.now() - this.#since }
   }
 
   #end(why: LostReason): void {
     this.#over = why
-    this.#keeper.held.delete(this)
+    this.#keeper.held.delete(this.#seat)
     if (this.#callers) for (const caller of this.#callers.splice(0)) caller.reject(this.#error())
   }
 
@@ -196,14 +233,14 @@ export class HeldLease implements Lease {
       this.#keeper.events.released?.(this.resource, performance.now() - this.#since)
       return { released: true }
     }
-    if (!noticed) this.#keeper.events.lost?.(this.resource, answer)
+    if (!noticed) this.#keeper.events.lost?.(this.resource, answer, this.#told())
     return { released: false, reason: answer }
   }
 }
 
 /** The leases of one createLocks, and one timer for all of them, so that thousands cost little but their renewals. */
-export function createKeeper(deps: Pick<Keeper, 'backend' | 'events' | 'undo'>): Keeper {
-  const held = new Set<HeldLease>()
+export function createKeeper(deps: Omit<Keeper, 'held' | 'lookBy'>): Keeper {
+  const held = new Map<number, HeldLease>()
   let look_at = Number.POSITIVE_INFINITY
   let timer: NodeJS.Timeout | undefined
 
@@ -221,9 +258,9 @@ export function createKeeper(deps: Pick<Keeper, 'backend' | 'events' | 'undo'>):
     // If a callback of somebody else's throws, the leases behind it are looked after at once all the same.
     let next = now
     try {
-      for (const lease of held) lease.look(now)
+      for (const lease of held.values()) lease.look(now)
       next = look_at
-      for (const lease of held) next = Math.min(next, lease.due_at)
+      for (const lease of held.values()) next = Math.min(next, lease.due_at)
     } finally {
       lookBy(next)
     }
@@ -234,7 +271,7 @@ export function createKeeper(deps: Pick<Keeper, 'backend' | 'events' | 'undo'>):
 
 export function holdLease(keeper: Keeper, grant: Grant): HeldLease {
   const lease = new HeldLease(keeper, grant)
-  keeper.held.add(lease)
+  keeper.held.set(grant.seat, lease)
   keeper.lookBy(lease.due_at)
   return lease
 }

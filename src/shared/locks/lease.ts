@@ -4,22 +4,47 @@
  * that the database can refuse a holder who did not look.
  */
 
-export interface AcquireOptions {
-  /** How long to wait in line, in ms; 0 is one try without waiting. Default 0. */
-  wait_ms?: number
+/** exclusive: one holder. shared: many, but none beside an exclusive one. permit: at most `limit` holders. */
+export type Mode = 'exclusive' | 'shared' | 'permit'
+
+/** What is asked of one resource. A permit without a limit, and a limit without permits, do not typecheck. */
+export type Ask<M extends Mode = Mode> =
+  | { mode?: Extract<M, 'exclusive'>; limit?: never }
+  | { mode: Extract<M, 'shared'>; limit?: never }
+  | { mode: Extract<M, 'permit'>; limit: number }
+
+export interface Terms {
   /** How long the lock outlives its last renewal, in ms. Default: what createLocks was given. */
   ttl_ms?: number
   /** Cancels the wait, not the held lease. */
   signal?: AbortSignal
   /** Shown to others as the holder. Default: the instance, host:pid. */
   owner?: string
+  /** Added to the owner: what the process holds it for, for instance a job's id. */
+  job?: string
   /** The token must exceed this floor: SQL holds a higher fence than the lock server remembers. */
   above?: number
+  /**
+   * A lease that the caller already has on this resource: the new one is a part of it, with its token and signal, and
+   * its release leaves the lock to it.
+   */
+  within?: Lease
 }
+
+export type TryOptions<M extends Mode = Mode> = Terms & Ask<M>
+
+export type AcquireOptions<M extends Mode = Mode> = TryOptions<M> & {
+  /** How long to wait in line, in ms; 0 is one try without waiting. Default 0. */
+  wait_ms?: number
+}
+
+/** One of several: 'product:1' is exclusive. */
+export type Wanted<M extends Mode = Mode> = string | ({ resource: string } & Ask<M>)
 
 export interface Lease extends AsyncDisposable {
   /** For instance 'product:1'. */
   readonly resource: string
+  readonly mode: Mode
   /** Fencing token: an integer below 2^53 that looks like the server's time in µs. */
   readonly token: number
   /** Aborts with a LeaseLostError before the TTL can have passed. Not aborted by release. */
@@ -32,33 +57,99 @@ export interface Lease extends AsyncDisposable {
   release(): Promise<ReleaseResult>
 }
 
+/** Several leases that were taken together: as valid as the weakest of them. */
+export interface LeaseSet extends AsyncDisposable {
+  /** By resource, in the order of their names. */
+  readonly leases: ReadonlyMap<string, Lease>
+  /** Aborts when the first of them is lost. */
+  readonly signal: AbortSignal
+  /** @throws LeaseLostError */
+  assertValid(): void
+  release(): Promise<void>
+}
+
 export type LostReason = 'expired' | 'taken' | 'unreachable' | 'released'
 
 export type ReleaseResult = { released: true } | { released: false; reason: 'expired' | 'taken' | 'unreachable' }
 
-export interface Locks {
+export interface Locks<M extends Mode = Mode> {
   /** @throws LockBusyError, the signal's reason, or the error of the lock server */
-  acquire(resource: string, options?: AcquireOptions): Promise<Lease>
+  acquire(resource: string, options?: AcquireOptions<M>): Promise<Lease>
   /** One try; undefined when somebody else holds the lock or waits for it. @throws the error of the lock server */
-  tryAcquire(resource: string, options?: TryOptions): Promise<Lease | undefined>
+  tryAcquire(resource: string, options?: TryOptions<M>): Promise<Lease | undefined>
   /** Releases when the body ends, and rejects with what the body rejects with: never because of the release. */
-  withLease<T>(resource: string, options: AcquireOptions, body: (lease: Lease) => Promise<T>): Promise<T>
+  withLease<T>(resource: string, options: AcquireOptions<M>, body: (lease: Lease) => Promise<T>): Promise<T>
+  /** With `onBusy`, that value (or what it returns) takes the place of a LockBusyError. */
+  withLease<T, F>(
+    resource: string,
+    options: AcquireOptions<M> & { onBusy: F | ((busy: LockBusyError) => F) },
+    body: (lease: Lease) => Promise<T>,
+  ): Promise<T | F>
+  /**
+   * All of them or none, in any mixture of modes; one that is named twice counts once, exclusive before shared. Waits
+   * in the order of their names, so that nobody who does the same is deadlocked with it.
+   * @throws LockBusyError for the first that was not free in time
+   */
+  acquireAll(wanted: readonly Wanted<M>[], options?: Omit<Terms, 'within'> & { wait_ms?: number }): Promise<LeaseSet>
   /** Several without waiting, in one round trip: a map of those obtained. An error of the server gives back all. */
-  tryAcquireMany(resources: readonly string[], options?: TryOptions): Promise<Map<string, Lease>>
+  tryAcquireMany(resources: readonly string[], options?: TryOptions<M>): Promise<Map<string, Lease>>
   releaseMany(leases: Iterable<Lease>): Promise<void>
+  /** Leases that do not live by this process. */
+  readonly remote: RemoteLeases<M>
+  /** Who holds what and who waits. @throws the error of the lock server */
+  inspect(resource: string): Promise<LockState>
+  /** All that are held or waited for, by name. */
+  list(): Promise<LockState[]>
+  /**
+   * Takes the lock away from whoever has it. Their signals abort at once (at the next heartbeat where no message gets
+   * through). Every later token is above the answer's: who raises SQL's fence to it shuts the old holders out there, too.
+   */
+  forceRelease(resource: string, options?: { above?: number }): Promise<{ token: number; robbed: LockState['holders'] }>
   /** Ends waits with an error, aborts and releases what is still held, closes the subscriber. */
   close(): Promise<void>
 }
 
-export type TryOptions = Omit<AcquireOptions, 'wait_ms'>
+/** A lease that lives by its owner's heartbeats alone: any process may renew or release it by its handle. */
+export interface RemoteLease {
+  /** Opaque, unguessable, safe in a URL: who has it is the owner. */
+  handle: string
+  resource: string
+  mode: Mode
+  token: number
+  ttl_ms: number
+  /** This process's wall clock, in ms since 1970: not later than the end on the lock server. */
+  expires_at_ms: number
+}
+
+export interface RemoteLeases<M extends Mode = Mode> {
+  /** @throws as Locks.acquire */
+  acquire(resource: string, options?: AcquireOptions<M>): Promise<RemoteLease>
+  /** @throws LeaseLostError, RangeError for what is no handle, or the error of the lock server */
+  extend(handle: string): Promise<RemoteLease>
+  /** @throws RangeError for what is no handle, or the error of the lock server */
+  release(handle: string): Promise<ReleaseResult>
+}
+
+export interface LockState {
+  resource: string
+  /** The last token given, or the fence that a forced release left; 0 when none is remembered. */
+  fence: number
+  holders: { owner: string; mode: Mode; limit?: number; token: number; since_ms: number; ttl_left_ms: number }[]
+  /** In the order of their turns. */
+  waiters: { owner: string; mode: Mode; limit?: number; since_ms: number }[]
+}
 
 /** Optional callbacks for metrics and logs. They must not throw. */
 export interface LockEvents {
   acquired?(resource: string, waited_ms: number): void
   failed?(resource: string, reason: 'lock_busy' | 'aborted' | 'closed' | 'unreachable'): void
   contended?(resource: string): void
-  lost?(resource: string, why: LostReason): void
+  lost?(resource: string, why: LostReason, lease: { token: number; owner: string; held_ms: number }): void
   released?(resource: string, held_ms: number): void
+  /** Held longer than expected; once a lease. */
+  heldLong?(resource: string, lease: { token: number; owner: string; held_ms: number }): void
+  /** A renewal came through when less than a sixth of the TTL was left. */
+  thinSlack?(resource: string, slack_ms: number): void
 }
 
 export class LockBusyError extends Error {

@@ -1,30 +1,118 @@
 -- What the verbs share, loaded in front of each, so that a script stays one atomic step.
--- KEYS 1 lock   string "id token since_us", expires
---      2 fence  the last token given for this resource
---      3 queue  sorted set, id -> ticket: who waits, in the order of arrival
---      4 alive  sorted set, id -> server ms until which the waiter's own heartbeat keeps its place
--- An id is "<channel of its process>/<seat>-<uuid> <owner>".
+-- KEYS 1 lock   string "id token since_us", expires: the exclusive holder
+--      2 index  sorted set, lock key -> server ms: what may be locked; shared by the resources of a Cluster slot
+-- Beside the lock key stand others, in its slot by its braces. Their names are made here: a key more in each call costs
+-- the client as much as half a command.
+--      :fence   the last token given for this resource
+--      :queue   sorted set, id -> ticket: who waits, in the order of arrival
+--      :alive   sorted set, id -> server ms until which the waiter's own heartbeat keeps its place
+--      :until   sorted set, id -> server ms: who shares the lock or has a permit of it, each until its own end
+--      :share   hash, id -> "token since_us" of the same
+-- An id is "<x | s | p and a limit> <ttl_ms> <channel of its process>/<seat>-<uuid> <owner>".
+local call = redis.call
+local INDEX = KEYS[2]
+local LOCK, FENCE, QUEUE, ALIVE, UNTIL, SHARE
+
+-- A script works on one resource at a time.
+local function on(lock)
+  LOCK, FENCE, QUEUE, ALIVE = lock, lock .. ':fence', lock .. ':queue', lock .. ':alive'
+  UNTIL, SHARE = lock .. ':until', lock .. ':share'
+end
+on(KEYS[1])
+
+local EXCLUSIVE, PERMIT = 120, 112
 
 local function server_us()
-  local time = redis.call('TIME')
+  local time = call('TIME')
   return time[1] * 1000000 + time[2]
+end
+
+local function ms(us)
+  return math.floor(us / 1000)
+end
+
+local function text(number)
+  return string.format('%.0f', number)
 end
 
 local function is_mine(held, id)
   return held and string.find(held, id .. ' ', 1, true) == 1
 end
 
--- Gives the free lock to this id, with a token above every one before it. Returns the token, as a number and as text.
+local function ttl_of(id)
+  return tonumber(string.match(id, '^%S+ (%d+) '))
+end
+
+-- Tells the process of this id something; it knows it by its seat.
+local function tell(id, what)
+  local channel, seat = string.match(id, '^%S+ %S+ (%S*)/(%d+)')
+  if channel then call('PUBLISH', channel, seat .. ' ' .. what) end
+end
+
+-- A key with entries that end at different times lives at least until this one's end.
+local function keep(key, ttl_ms)
+  if call('PTTL', key) < ttl_ms then call('PEXPIRE', key, text(ttl_ms)) end
+end
+
+local function leave_share(id)
+  call('HDEL', SHARE, id)
+  return call('ZREM', UNTIL, id) == 1
+end
+
+-- How many share the lock or have a permit of it, after those whose time is over are gone. Where the clock was set back,
+-- an end lies further away than any that is given: it is brought back, so that a dead holder costs its TTL, not an hour.
+local function sharers(now_ms)
+  for _, id in ipairs(call('ZRANGEBYSCORE', UNTIL, '-inf', text(now_ms))) do
+    leave_share(id)
+  end
+  local last = call('ZREVRANGE', UNTIL, 0, 0, 'WITHSCORES')
+  if not last[1] then return 0 end
+  if last[2] - now_ms > ttl_of(last[1]) then
+    local all = call('ZRANGE', UNTIL, 0, -1, 'WITHSCORES')
+    for i = 1, #all, 2 do
+      local longest = now_ms + ttl_of(all[i])
+      if tonumber(all[i + 1]) > longest then call('ZADD', UNTIL, text(longest), all[i]) end
+    end
+  end
+  return call('ZCARD', UNTIL)
+end
+
+-- May this id join those who have the lock, when nobody has it exclusively? With different limits the lowest of those
+-- who hold a permit counts, so that nobody sees more than it was promised.
+local function admits(id, now_ms)
+  local count = sharers(now_ms)
+  if count == 0 then return true end
+  local mode = string.byte(id)
+  if mode == EXCLUSIVE then return false end
+  local others = call('ZRANGE', UNTIL, 0, mode == PERMIT and -1 or 0)
+  if string.byte(others[1]) ~= mode then return false end
+  if mode ~= PERMIT then return true end
+  local limit = tonumber(string.match(id, '^p(%d+)'))
+  for _, other in ipairs(others) do
+    limit = math.min(limit, tonumber(string.match(other, '^p(%d+)')))
+  end
+  return count < limit
+end
+
+-- Gives the lock to this id, with a token above every one before it. Returns the token, as a number and as text.
 local function take(id, ttl_ms, now_us, last)
   local token = now_us
   if last and last + 1 > token then token = last + 1 end
-  local text = string.format('%.0f', token)
-  local since = token == now_us and text or string.format('%.0f', now_us)
-  -- NX only matters when something that is not a lock has the key: it is left alone, and nobody gets a lease.
-  if not redis.call('SET', KEYS[1], id .. ' ' .. text .. ' ' .. since, 'PX', ttl_ms, 'NX') then return nil end
+  local as_text = text(token)
+  local value = as_text .. ' ' .. (token == now_us and as_text or text(now_us))
+  if string.byte(id) == EXCLUSIVE then
+    -- NX only matters when something that is not a lock has the key: it is left alone, and nobody gets a lease.
+    if not call('SET', LOCK, id .. ' ' .. value, 'PX', ttl_ms, 'NX') then return nil end
+  else
+    call('ZADD', UNTIL, text(ms(now_us) + ttl_ms), id)
+    call('HSET', SHARE, id, value)
+    keep(UNTIL, tonumber(ttl_ms))
+    keep(SHARE, tonumber(ttl_ms))
+  end
   -- A week: tokens follow the clock, so the counter only has to outlive a step of the clock backwards.
-  redis.call('SET', KEYS[2], text, 'EX', '604800')
-  return token, text
+  call('SET', FENCE, as_text, 'EX', '604800')
+  call('ZADD', INDEX, text(ms(now_us) + ttl_ms), LOCK)
+  return token, as_text
 end
 
 -- The first waiter that is alive, and until when. All the dead ones in front of it go in this same step, so k waiters
@@ -32,26 +120,39 @@ end
 -- live longer than 10 s is left from before the clock was set back, and its owner, if any, returns.
 local function line_head(now_ms)
   while true do
-    local first = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
+    local first = call('ZRANGE', QUEUE, 0, 0)[1]
     if not first then return nil end
-    local until_ms = tonumber(redis.call('ZSCORE', KEYS[4], first) or '0')
+    local until_ms = tonumber(call('ZSCORE', ALIVE, first) or '0')
     if until_ms > now_ms and until_ms < now_ms + 10000 then return first, until_ms end
-    redis.call('ZREM', KEYS[3], first)
-    redis.call('ZREM', KEYS[4], first)
+    call('ZREM', QUEUE, first)
+    call('ZREM', ALIVE, first)
   end
 end
 
--- Hands the free lock to the head of the line and tells it so through its process's channel: nobody can get in between,
--- and the head need not ask. Only for as long as its place would have lived: what it knows about its place's end on its
--- own clock holds for the lock, and a dead head costs no more than its place did.
+local function leave_line(id)
+  call('ZREM', QUEUE, id)
+  call('ZREM', ALIVE, id)
+end
+
+-- Hands what nobody has exclusively over to the head of the line, and to those behind it as far as they may share it,
+-- and tells them so through their processes' channels: nobody can get in between, and they need not ask. Only for as
+-- long as the place would have lived: what its owner knows about the place's end on its own clock holds for the lock,
+-- and a dead head costs no more than its place did.
 local function hand_over(now_us)
-  local now_ms = math.floor(now_us / 1000)
-  local head, until_ms = line_head(now_ms)
-  if not head then return end
-  local left_ms, place = string.format('%.0f', until_ms - now_ms), string.format('%.0f', until_ms)
-  local _, text = take(head, left_ms, now_us, redis.call('GET', KEYS[2]))
-  if not text then return end
-  redis.call('ZREM', KEYS[3], head)
-  redis.call('ZREM', KEYS[4], head)
-  redis.call('PUBLISH', string.match(head, '^(%S*)/'), head .. ' ' .. place .. ' ' .. text)
+  local now_ms = ms(now_us)
+  while true do
+    local head, until_ms = line_head(now_ms)
+    if not head or not admits(head, now_ms) then return end
+    local _, token = take(head, text(until_ms - now_ms), now_us, call('GET', FENCE))
+    if not token then return end
+    leave_line(head)
+    tell(head, text(until_ms) .. ' ' .. token)
+    if string.byte(head) == EXCLUSIVE then return end
+  end
+end
+
+-- After somebody has left: the line goes on, or the resource is no longer in use.
+local function go_on(now_us)
+  if call('EXISTS', QUEUE) == 1 then hand_over(now_us or server_us()) end
+  if call('EXISTS', LOCK, UNTIL) == 0 then call('ZREM', INDEX, LOCK) end
 end

@@ -2,9 +2,10 @@
  * Standing in line for a lock. The invariants: the server decides whose turn it is; a lost message costs one recheck,
  * never more; and a place in line lives by the heartbeat of its rechecks.
  */
-import type { Answer, Attempt, Backend, Handed } from './backend.ts'
+import type { Attempt, Backend, BusyAnswer, Handed } from './backend.ts'
 import { answerLimit, bounded, type Interruptible } from './bounded.ts'
 import { validUntil } from './hold.ts'
+import { LockBusyError } from './lease.ts'
 
 /** Someone who asks for a lock, as this process sees it. */
 export interface Waiter extends Interruptible {
@@ -40,8 +41,6 @@ export interface Granted {
   valid_ms: number
 }
 
-export type Busy = Extract<Answer, { granted: false }>
-
 /**
  * Asks once, and again until the lock is granted or `until`, a time of performance.now(), has come.
  * @returns the grant, or the last busy answer; then the caller undoes the place
@@ -54,9 +53,9 @@ export async function waitInLine(
   waiter: Waiter,
   until: number,
   contended?: (resource: string) => void,
-): Promise<Granted | Busy> {
+): Promise<Granted | BusyAnswer> {
   const limit_ms = answerLimit(request.ttl_ms)
-  let busy: Busy | undefined
+  let busy: BusyAnswer | undefined
   let answered_at = 0
   let missed = false
   for (;;) {
@@ -143,6 +142,15 @@ export function failOnAbort(signal: AbortSignal, waiter: Waiter): Set<Waiter> {
     )
   }
   return waiters.add(waiter)
+}
+
+export function busyError(resource: string, { holder, ticket, waiting, free_in_ms }: BusyAnswer): LockBusyError {
+  return new LockBusyError(resource, {
+    holder,
+    // Who had a place in line does not count itself.
+    waiting: ticket > 0 ? Math.max(0, waiting - 1) : waiting,
+    retry_after_ms: Math.max(0, free_in_ms),
+  })
 }
 
 function noop(): void {}

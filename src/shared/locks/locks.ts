@@ -2,38 +2,47 @@
  * Locks over any backend. The invariant: every id that was ever sent to the server ends as a held lease, or is undone
  * once the last request that carried it has been answered; what cannot be undone dies of its own lifetime.
  */
-import type { Backend, Handed } from './backend.ts'
+import type { Backend, BusyAnswer, Handed } from './backend.ts'
 import { answerLimit, bounded } from './bounded.ts'
-import { createKeeper, type HeldLease, holdLease } from './hold.ts'
+import { createKeeper, type Grant, holdLease } from './hold.ts'
 import {
   type AcquireOptions,
+  type Ask,
   type Lease,
   LockBusyError,
   type LockEvents,
   type Locks,
+  type Mode,
+  type Terms,
   type TryOptions,
 } from './lease.ts'
-import { type Busy, fail, failOnAbort, placeTtl, type Waiter, waitInLine, wake } from './line.ts'
+import { busyError, fail, failOnAbort, placeTtl, type Waiter, waitInLine, wake } from './line.ts'
+import { createRemoteLeases } from './remote.ts'
+import { createSets } from './set.ts'
+import { partOf } from './within.ts'
 
 /** Who gave up waiting is not kept longer than this for the clean-up; it goes on behind. */
 const UNDO_PATIENCE_MS = 100
+
+/** More permits than this of one resource would be looked through at each acquire. */
+const MOST_PERMITS = 1000
 
 export interface LocksOptions {
   ttl_ms: number
   /** Shown as the holder when an acquire names no owner. */
   instance: string
-  events?: LockEvents
+  events?: LockEvents | undefined
+  /** How long a lease on this resource is expected to be held, in ms; LockEvents.heldLong tells of longer ones. */
+  expected_hold_ms?: ((resource: string) => number | undefined) | undefined
 }
 
-export function createLocksOn(
-  backend: Backend,
-  { ttl_ms: default_ttl_ms, instance, events = {} }: LocksOptions,
-): Locks {
+export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: LocksOptions): Locks<M> {
+  const { ttl_ms: default_ttl_ms, instance, events = {}, expected_hold_ms } = options
   const waiters = new Map<number, Waiter>()
   let seats = 0
   const undoing = new Set<Promise<void>>()
   let closed: Error | undefined
-  const keeper = createKeeper({ backend, events, undo: (...lost) => void undo(...lost) })
+  const keeper = createKeeper({ backend, events, expected_hold_ms, undo: (...lost) => void undo(...lost) })
 
   /**
    * Takes back what the id may have on the server. Not before `asked`, its last request, has been answered, if it is: a
@@ -62,30 +71,39 @@ export function createLocksOn(
     return work
   }
 
-  async function claim(resource: string, options: AcquireOptions): Promise<HeldLease | Busy> {
-    const { wait_ms = 0, ttl_ms = default_ttl_ms, signal, owner = instance, above = 0 } = options
+  /** Who asks, checked, with an id of its own. @throws RangeError, or why nothing may be asked any more */
+  function asker(options: Terms & Ask) {
+    const { ttl_ms = default_ttl_ms, above = 0, mode = 'exclusive', limit = 0, job } = options
     checkTtl(ttl_ms)
     if (!(Number.isSafeInteger(above) && above >= 0)) throw new RangeError(`above is no token: ${above}`)
+    if (mode === 'permit' ? !(Number.isInteger(limit) && limit >= 1 && limit <= MOST_PERMITS) : limit !== 0) {
+      throw new RangeError(`limit must be whole, from 1 to ${MOST_PERMITS}, and is for permits only: ${limit}`)
+    }
     if (closed) throw closed
-    signal?.throwIfAborted()
-
+    options.signal?.throwIfAborted()
+    const owner = (options.owner ?? instance) + (job === undefined ? '' : ` ${job}`)
     const seat = ++seats
-    const id = backend.newId(seat, owner)
+    return { seat, owner, mode, limit, ttl_ms, above, id: backend.newId({ seat, owner, mode, limit, ttl_ms }) }
+  }
+
+  async function claim(resource: string, options: AcquireOptions): Promise<Grant | BusyAnswer> {
+    const { wait_ms = 0, signal } = options
+    const { seat, owner, ...wanted } = asker(options)
+    const { id, ttl_ms, mode } = wanted
     const waiter: Waiter = { woken: false }
     const aborts = signal && failOnAbort(signal, waiter)
     waiters.set(seat, waiter)
-    if (wait_ms > 0) backend.listen(heard)
+    backend.listen(heard)
     const began = performance.now()
     try {
-      const place_ttl_ms = wait_ms > 0 ? placeTtl(ttl_ms) : 0
-      const request = { resource, id, ttl_ms, above, place_ttl_ms, ticket: 0 }
+      const request = { resource, ...wanted, place_ttl_ms: wait_ms > 0 ? placeTtl(ttl_ms) : 0, ticket: 0 }
       const outcome = await waitInLine(backend, request, waiter, began + wait_ms, events.contended)
       // The abort may have come between the answer and this line.
       if (waiter.failed) throw waiter.failed.reason
       if (outcome.granted) {
         events.acquired?.(resource, performance.now() - began)
         const { token, sent_at, valid_ms } = outcome
-        return holdLease(keeper, { resource, id, token, ttl_ms, sent_at, valid_ms })
+        return { resource, id, seat, mode, owner, token, ttl_ms, sent_at, valid_ms }
       }
       events.failed?.(resource, 'lock_busy')
       if (outcome.ticket > 0) await patiently(undo(resource, id, ttl_ms, waiter.asked))
@@ -102,29 +120,49 @@ export function createLocksOn(
     }
   }
 
-  function heard(seat: number | 'all', handed?: Handed): void {
+  function heard(seat: number | 'all', what?: Handed | 'taken'): void {
     if (seat === 'all') {
       for (const waiter of waiters.values()) wake(waiter)
-      return
+      for (const lease of keeper.held.values()) lease.ask()
+    } else if (what === 'taken') {
+      keeper.held.get(seat)?.robbed()
+    } else {
+      // Nobody there: the wait has ended, and its cancel, which comes after, hands the lock on.
+      const waiter = waiters.get(seat)
+      if (waiter) wake(waiter, what)
     }
-    // Nobody there: the wait has ended, and its cancel, which comes after, hands the lock on.
-    const waiter = waiters.get(seat)
-    if (waiter) wake(waiter, handed)
   }
 
   async function acquire(resource: string, options: AcquireOptions = {}): Promise<Lease> {
-    const outcome = await claim(resource, options)
-    if (!('granted' in outcome)) return outcome
-    throw new LockBusyError(resource, {
-      holder: outcome.holder,
-      waiting: outcome.ticket > 0 ? Math.max(0, outcome.waiting - 1) : outcome.waiting,
-      retry_after_ms: Math.max(0, outcome.free_in_ms),
-    })
+    if (options.within) return partOf(options.within, resource, options.mode)
+    const claimed = await claim(resource, options)
+    if ('granted' in claimed) throw busyError(resource, claimed)
+    return holdLease(keeper, claimed)
   }
 
   async function tryAcquire(resource: string, options: TryOptions = {}): Promise<Lease | undefined> {
-    const outcome = await claim(resource, 'wait_ms' in options ? { ...options, wait_ms: 0 } : options)
-    return 'granted' in outcome ? undefined : outcome
+    if (options.within) return partOf(options.within, resource, options.mode)
+    const claimed = await claim(resource, 'wait_ms' in options ? { ...options, wait_ms: 0 } : options)
+    return 'granted' in claimed ? undefined : holdLease(keeper, claimed)
+  }
+
+  async function withLease(
+    resource: string,
+    { onBusy, ...options }: AcquireOptions & { onBusy?: unknown },
+    body: (lease: Lease) => Promise<unknown>,
+  ): Promise<unknown> {
+    let lease: Lease
+    try {
+      lease = await acquire(resource, options as AcquireOptions)
+    } catch (error) {
+      if (onBusy === undefined || !(error instanceof LockBusyError)) throw error
+      return typeof onBusy === 'function' ? onBusy(error) : onBusy
+    }
+    try {
+      return await body(lease)
+    } finally {
+      await lease.release()
+    }
   }
 
   async function releaseMany(leases: Iterable<Lease>): Promise<void> {
@@ -132,19 +170,15 @@ export function createLocksOn(
   }
 
   checkTtl(default_ttl_ms)
-  return {
+  const { acquireAll } = createSets({ backend, keeper, events, asker, acquire, releaseMany, undo })
+  const locks: Locks = {
     acquire,
     tryAcquire,
+    acquireAll,
     releaseMany,
+    remote: createRemoteLeases({ backend, events, claim, undo }),
 
-    async withLease(resource, options, body) {
-      const lease = await acquire(resource, options)
-      try {
-        return await body(lease)
-      } finally {
-        await lease.release()
-      }
-    },
+    withLease: withLease as Locks['withLease'],
 
     async tryAcquireMany(resources, options) {
       const unique = [...new Set(resources)]
@@ -155,6 +189,22 @@ export function createLocksOn(
       if (!failed) return leases
       await releaseMany(leases.values())
       throw failed.reason
+    },
+
+    async inspect(resource) {
+      const [state] = await bounded(backend.inspect([resource]), answerLimit(default_ttl_ms))
+      if (!state) throw new Error(`the lock server said nothing about ${resource}`)
+      return state
+    },
+
+    async list() {
+      const resources = await bounded(backend.list(), answerLimit(default_ttl_ms))
+      const states = await bounded(backend.inspect(resources.sort()), answerLimit(default_ttl_ms))
+      return states.filter(({ holders, waiters }) => holders.length + waiters.length > 0)
+    },
+
+    async forceRelease(resource, { above = 0 } = {}) {
+      return await bounded(backend.force(resource, above), answerLimit(default_ttl_ms))
     },
 
     async close() {
@@ -168,12 +218,13 @@ export function createLocksOn(
         fail(waiter, reason)
         return ended
       })
-      await Promise.all([...ends, ...Array.from(keeper.held, (lease) => lease.giveUp())])
+      await Promise.all([...ends, ...Array.from(keeper.held.values(), (lease) => lease.giveUp())])
       // Bounded: where the server hangs, what is left there dies of its own lifetime.
       await bounded(Promise.all(undoing), answerLimit(default_ttl_ms)).catch(noop)
       await backend.close()
     },
   }
+  return locks as Locks<M>
 }
 
 async function patiently(undone: Promise<void>): Promise<void> {

@@ -1,14 +1,16 @@
 /**
- * Leases on one Redis. The invariant: every verb is one Lua script over the keys of one resource, which share a
- * Cluster slot by their braces; `lock:{type:id}` itself exists exactly while somebody has the lock.
+ * Leases on one Redis, or on a Redis Cluster, where every resource has its node. The invariant: every verb is one Lua
+ * script over the keys of one resource, which share a Cluster slot by their braces; `lock:{type:id}` itself exists
+ * exactly while somebody has the lock exclusively.
  */
 import { createHash, randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
-import type { Redis, RedisOptions } from 'ioredis'
-import type { Answer, Backend } from './backend.ts'
-import type { LockEvents, Locks } from './lease.ts'
-import { createLocksOn } from './locks.ts'
+import type { Cluster, Redis, RedisOptions } from 'ioredis'
+import type { Answer, Asker, Backend, BusyAnswer, Heard } from './backend.ts'
+import type { LockState, Locks, Mode } from './lease.ts'
+import { createLocksOn, type LocksOptions } from './locks.ts'
+import { indexOf, type RedisIndex } from './redis-index.ts'
 
 interface Script {
   lua: string
@@ -23,31 +25,45 @@ function script(verb: string): Script {
 }
 
 const ACQUIRE = script('acquire')
+const ACQUIRE_ALL = script('acquire-all')
 const EXTEND = script('extend')
 const RELEASE = script('release')
 const CANCEL = script('cancel')
+const FORCE = script('force')
+const INSPECT = script('inspect')
 
-export interface RedisLocksOptions {
-  /** For commands; stays the caller's to close. It is duplicated for the one subscriber. */
-  redis: Redis
+/** So many replicas must have a lock before it is given out. */
+export interface Replication {
+  replicas: number
+  timeout_ms: number
+}
+
+export interface RedisLocksOptions extends Omit<LocksOptions, 'instance'> {
+  /** For commands; stays the caller's to close. It is duplicated for the one subscriber. Sentinel and Cluster are its own. */
+  redis: Redis | Cluster
   /** In front of every key and channel. */
   prefix?: string
-  ttl_ms: number
   /** Shown as the holder when an acquire names no owner. Default host:pid. */
   instance?: string
-  events?: LockEvents
+  /**
+   * Each grant WAITs until so many replicas have it, else it is given back: a failover then loses a lock only if all of
+   * them are lost with it. Costs a connection of its own, since WAIT holds up what is behind it. Not for a Cluster.
+   */
+  replication?: Replication
 }
 
-export function createLocks({ redis, prefix = '', ttl_ms, instance, events = {} }: RedisLocksOptions): Locks {
-  const backend = redisBackend(redis, prefix)
-  return createLocksOn(backend, { ttl_ms, instance: instance ?? `${hostname()}:${process.pid}`, events })
+export function createLocks({ redis, prefix = '', instance, replication, ...options }: RedisLocksOptions): Locks {
+  const backend = createRedisBackend(redis, prefix, replication)
+  return createLocksOn(backend, { ...options, instance: instance ?? `${hostname()}:${process.pid}` })
 }
 
-function redisBackend(redis: Redis, prefix: string): Backend {
+/** One Redis as a part of something larger: see redlock.ts. @public */
+export function createRedisBackend(redis: Redis | Cluster, prefix: string, replication?: Replication): Backend {
+  if (replication && redis.isCluster) throw new RangeError('replication is not for a Redis Cluster')
   // Every createLocks has a channel of its own, so that a message reaches the one process that it is for.
   const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`
-  let subscriber: Redis | undefined
-
+  const index: RedisIndex = indexOf(redis, prefix)
+  let subscriber: Redis | Cluster | undefined
   const gather = gatherer(redis)
   let unanswered = 0
 
@@ -69,13 +85,11 @@ function redisBackend(redis: Redis, prefix: string): Backend {
     )
   }
 
-  function keysOf(resource: string): [lock: string, fence: string, queue: string, alive: string] {
-    const lock = `${prefix}lock:{${resource}}`
-    return [lock, `${lock}:fence`, `${lock}:queue`, `${lock}:alive`]
-  }
+  const keysOf = (resource: string) => [lockKey(prefix, resource), index.keyOf(resource)]
 
-  return {
-    newId: (seat, owner) => `${channel}/${seat}-${randomUUID()} ${owner}`,
+  const backend: Backend = {
+    newId: ({ seat, owner, mode, limit, ttl_ms }: Asker) =>
+      `${mode === 'permit' ? `p${limit}` : mode === 'shared' ? 's' : 'x'} ${ttl_ms} ${channel}/${seat}-${randomUUID()} ${owner}`,
 
     attempt({ resource, id, ttl_ms, above, place_ttl_ms, ticket }) {
       const keys = keysOf(resource)
@@ -86,51 +100,119 @@ function redisBackend(redis: Redis, prefix: string): Backend {
       return run(ACQUIRE, readAttempt, keys, id, ttl_ms)
     },
 
-    extend(resource, id, ttl_ms) {
-      const [lock, , , alive] = keysOf(resource)
-      return run(EXTEND, readExtend, [lock, alive], id, ttl_ms)
+    together: index.together,
+
+    attemptAll(attempts) {
+      const [first = '', ...others] = attempts.map(({ resource }) => lockKey(prefix, resource))
+      const keys = [first, index.keyOf(attempts[0]?.resource ?? ''), ...others]
+      const above = Math.max(0, ...attempts.map((one) => one.above))
+      return run(ACQUIRE_ALL, readAll, keys, above, ...attempts.flatMap(({ id, ttl_ms }) => [id, ttl_ms]))
     },
 
+    extend: (resource, id, ttl_ms) => run(EXTEND, readExtend, keysOf(resource), id, ttl_ms),
     release: (resource, id) => run(RELEASE, readRelease, keysOf(resource), id),
-
     cancel: (resource, id) => run(CANCEL, () => {}, keysOf(resource), id),
+    force: (resource, above) => run(FORCE, readForce, keysOf(resource), above),
+    inspect: (resources) =>
+      Promise.all(resources.map((one) => run(INSPECT, (answer) => readState(one, answer), keysOf(one)))),
+    list: () => index.list(),
 
     listen(heard) {
-      if (subscriber) return
-      // Subscribes by hand, because what matters is the moment after: who was told in the gap must ask.
-      const own = redis.duplicate<Partial<RedisOptions>>({
-        autoResubscribe: false,
-        enableOfflineQueue: true,
-        lazyConnect: false,
-        maxRetriesPerRequest: null,
-        // Soon again, because all the waiters of this process live by rechecks until then.
-        retryStrategy: (times) => Math.min(times * 50, 1000),
-      })
-      subscriber = own
-      own.on('error', () => {}) // It reconnects by itself; until then waiters live by their rechecks.
-      own.on('message', (_channel, message) => {
-        const seat = Number.parseInt(message.slice(channel.length + 1), 10)
-        const [place, token] = message.split(' ').slice(-2).map(Number) as [number, number]
-        heard(seat, { place, token })
-      })
-      own.on('ready', () => {
-        own.subscribe(channel).then(
-          () => heard('all'),
-          () => {},
-        )
-      })
+      subscriber ??= subscribe(redis, channel, heard)
     },
 
     async close() {
       subscriber?.disconnect()
     },
   }
+  return replication ? replicated(redis as Redis, backend, replication) : backend
+}
+
+function lockKey(prefix: string, resource: string): string {
+  return `${prefix}lock:{${resource}}`
+}
+
+function subscribe(redis: Redis | Cluster, channel: string, heard: Heard): Redis | Cluster {
+  // Subscribes by hand, because what matters is the moment after: who was told in the gap must ask.
+  const options: Partial<RedisOptions> = {
+    autoResubscribe: false,
+    enableOfflineQueue: true,
+    lazyConnect: false,
+    maxRetriesPerRequest: null,
+    // Soon again, because all the waiters of this process live by rechecks until then.
+    retryStrategy: (times) => Math.min(times * 50, 1000),
+  }
+  // A Cluster looks after its subscriber itself.
+  const own = redis.isCluster ? (redis as Cluster).duplicate() : (redis as Redis).duplicate(options)
+  own.on('error', () => {}) // It reconnects by itself; until then waiters live by their rechecks.
+  own.on('message', (_channel: string, message: string) => {
+    const [seat, place, token] = message.split(' ') as [string, string, string]
+    heard(Number(seat), place === 'taken' ? 'taken' : { place: Number(place), token: Number(token) })
+  })
+  own.on('ready', () => {
+    own.subscribe(channel).then(
+      () => heard('all'),
+      () => {},
+    )
+  })
+  return own
+}
+
+/** Every grant is confirmed by the replicas before anybody hears of it; one that is handed over is asked for again. */
+function replicated(redis: Redis, backend: Backend, { replicas, timeout_ms }: Replication): Backend {
+  async function confirmed(resource: string, id: string): Promise<void> {
+    const acked = await redis.wait(replicas, timeout_ms)
+    if (acked >= replicas) return
+    await backend.cancel(resource, id)
+    const error = new Error(`${acked} of ${replicas} replicas have the lock on ${resource}: it was given back`)
+    throw Object.assign(error, { code: 'not_replicated' })
+  }
+
+  const { attemptAll: _none, together: _neither, ...others } = backend
+  return {
+    ...others,
+    async attempt(attempt) {
+      const answer = await backend.attempt(attempt)
+      if (answer.granted) await confirmed(attempt.resource, attempt.id)
+      return answer
+    },
+    listen(heard) {
+      backend.listen(((seat: number, what?: 'taken' | object) => {
+        heard(seat, what === 'taken' ? what : undefined)
+      }) as Heard)
+    },
+  }
+}
+
+/** "<x | s | p and a limit> <ttl_ms> <channel>/<seat>-<uuid> <owner>", as in line.lua */
+function readId(id: string): { owner: string; mode: Mode; limit?: number } {
+  const [kind = '', _ttl_ms, _seat, ...owner] = id.split(' ')
+  const mode = kind.startsWith('p') ? 'permit' : kind === 's' ? 'shared' : 'exclusive'
+  return { owner: owner.join(' '), mode, ...(mode === 'permit' && { limit: Number(kind.slice(1)) }) }
+}
+
+/** An id with " token since_us" behind it; something else has the key if it does not look like one. */
+function readHolder(value: string) {
+  const [, id = value, token = 0, since_us = 0] = value.match(/^(.*) (\d+) (\d+)$/s) ?? []
+  return { ...readId(id), token: Number(token), since_ms: Math.floor(Number(since_us) / 1000) }
+}
+
+function busy(numbers: unknown[], holder: unknown): BusyAnswer {
+  const [ticket = 0, place = 0, ahead = 0, waiting = 0, free_in_ms = 0] = numbers.map(Number)
+  const named = typeof holder === 'string' ? readHolder(holder).owner || holder : undefined
+  return { granted: false, ticket, place, ahead, waiting, free_in_ms, holder: named }
 }
 
 function readAttempt(answer: unknown): Answer {
   if (!Array.isArray(answer)) return { granted: true, token: Number(answer) }
-  const [ticket = 0, place = 0, ahead = 0, waiting = 0, free_in_ms = 0] = answer.slice(0, 5).map(Number)
-  return { granted: false, ticket, place, ahead, waiting, free_in_ms, holder: answer[5] || undefined }
+  return busy(answer.slice(0, 5), answer[5])
+}
+
+function readAll(answer: unknown): { granted: true; tokens: number[] } | { at: number; busy: BusyAnswer } {
+  const [granted, ...rest] = answer as unknown[]
+  if (Number(granted) === 1) return { granted: true, tokens: rest.map(Number) }
+  const [at, waiting, free_in_ms, holder] = rest
+  return { at: Number(at), busy: busy([0, 0, 0, waiting, free_in_ms], holder) }
 }
 
 function readExtend(answer: unknown): number | 'expired' | 'taken' {
@@ -142,13 +224,37 @@ function readRelease(answer: unknown): 'released' | 'expired' | 'taken' {
   return Number(answer) === 1 ? 'released' : Number(answer) === 0 ? 'expired' : 'taken'
 }
 
+function readHolders(pairs: unknown[]): LockState['holders'] {
+  const holders: LockState['holders'] = []
+  for (let i = 0; i < pairs.length; i += 2) {
+    holders.push({ ...readHolder(String(pairs[i])), ttl_left_ms: Number(pairs[i + 1]) })
+  }
+  return holders
+}
+
+function readForce(answer: unknown): { token: number; robbed: LockState['holders'] } {
+  const [token, ...pairs] = answer as unknown[]
+  return { token: Number(token), robbed: readHolders(pairs) }
+}
+
+function readState(resource: string, answer: unknown): LockState {
+  const [fence, holders, line] = answer as [unknown, unknown[], string[]]
+  const waiters: LockState['waiters'] = []
+  for (let i = 0; i < line.length; i += 2) {
+    waiters.push({ ...readId(line[i] ?? ''), since_ms: Math.floor(Number(line[i + 1]) / 1000) })
+  }
+  return { resource, fence: Number(fence), holders: readHolders(holders), waiters }
+}
+
 /**
  * Commands that are issued in one turn of the event loop leave the process in few writes instead of one write each:
  * half the CPU of a pair of acquire and release where hundreds run at once. 16 at a time, so that Redis already works
  * on the first ones while the next ones are written. A command that is alone is not held up for this.
  * @returns to be called after a command that is not alone
  */
-function gatherer(redis: Redis): () => void {
+function gatherer(redis: Redis | Cluster): () => void {
+  if (redis.isCluster) return () => {}
+  const single = redis as Redis
   let corked: Redis['stream'] | undefined
   let count = 0
   const flush = () => {
@@ -159,8 +265,8 @@ function gatherer(redis: Redis): () => void {
   return () => {
     count += 1
     if (count >= 16) flush()
-    if (corked || !redis.stream) return
-    corked = redis.stream
+    if (corked || !single.stream) return
+    corked = single.stream
     corked.cork()
     process.nextTick(flush)
   }

@@ -1,0 +1,96 @@
+/**
+ * Leases that live by their owner's heartbeats alone, wherever the owner is. The invariant: all that is needed to renew
+ * or release one is in its handle, so any process answers for it, and none keeps it alive.
+ */
+import type { Backend, BusyAnswer } from './backend.ts'
+import { answerLimit, bounded } from './bounded.ts'
+import type { Grant } from './hold.ts'
+import {
+  type AcquireOptions,
+  LeaseLostError,
+  type LockEvents,
+  type Mode,
+  type RemoteLease,
+  type RemoteLeases,
+} from './lease.ts'
+import { busyError } from './line.ts'
+
+interface Deps {
+  backend: Backend
+  events: LockEvents
+  claim(resource: string, options: AcquireOptions): Promise<Grant | BusyAnswer>
+  undo(resource: string, id: string, ttl_ms: number, asked?: Promise<unknown>): Promise<void>
+}
+
+interface Held {
+  resource: string
+  mode: Mode
+  id: string
+  token: number
+  ttl_ms: number
+  since_ms: number
+}
+
+export function createRemoteLeases({ backend, events, claim, undo }: Deps): RemoteLeases {
+  /** A lock that was handed over lives for the rest of its waiter's place: its owner shall have a whole TTL. */
+  async function whole({ resource, id, token, ttl_ms }: Grant): Promise<number> {
+    const sent_at = performance.now()
+    const asked = backend.extend(resource, id, ttl_ms)
+    const answer = await bounded(asked, answerLimit(ttl_ms)).catch((error) => {
+      void undo(resource, id, ttl_ms, asked)
+      throw error
+    })
+    if (typeof answer !== 'number') throw new LeaseLostError(resource, token, answer)
+    return sent_at
+  }
+
+  return {
+    async acquire(resource, options = {}) {
+      const claimed = await claim(resource, options)
+      if ('granted' in claimed) throw busyError(resource, claimed)
+      const { mode, id, token, ttl_ms } = claimed
+      const sent_at = claimed.valid_ms < ttl_ms ? await whole(claimed) : claimed.sent_at
+      return leaseOf({ resource, mode, id, token, ttl_ms, since_ms: Date.now() }, sent_at)
+    },
+
+    async extend(handle) {
+      const held = read(handle)
+      const { resource, id, token, ttl_ms, since_ms } = held
+      const sent_at = performance.now()
+      const answer = await bounded(backend.extend(resource, id, ttl_ms), answerLimit(ttl_ms))
+      if (typeof answer === 'number') return leaseOf(held, sent_at)
+      const owner = id.slice(id.lastIndexOf(' ') + 1)
+      events.lost?.(resource, answer, { token, owner, held_ms: Date.now() - since_ms })
+      throw new LeaseLostError(resource, token, answer)
+    },
+
+    async release(handle) {
+      const { resource, id, ttl_ms, since_ms } = read(handle)
+      const answer = await bounded(backend.release(resource, id), answerLimit(ttl_ms))
+      if (answer !== 'released') return { released: false, reason: answer }
+      events.released?.(resource, Math.max(0, Date.now() - since_ms))
+      return { released: true }
+    },
+  }
+}
+
+function leaseOf(held: Held, sent_at: number): RemoteLease {
+  const { resource, mode, id, token, ttl_ms, since_ms } = held
+  const handle = Buffer.from(JSON.stringify([resource, mode, id, token, ttl_ms, since_ms])).toString('base64url')
+  const expires_at_ms = Math.floor(Date.now() - (performance.now() - sent_at) + ttl_ms)
+  return { handle, resource, mode, token, ttl_ms, expires_at_ms }
+}
+
+function read(handle: string): Held {
+  try {
+    const parts: unknown = JSON.parse(Buffer.from(handle, 'base64url').toString())
+    if (!Array.isArray(parts) || parts.length !== 6) throw new Error('wrong parts')
+    const [resource, mode, id, token, ttl_ms, since_ms] = parts
+    const texts = [resource, mode, id].every((part) => typeof part === 'string' && part !== '')
+    const numbers = [token, ttl_ms, since_ms].every((part) => Number.isSafeInteger(part) && part > 0)
+    if (!texts || !numbers || ttl_ms < 20 || ttl_ms > 86_400_000) throw new Error('wrong parts')
+    return { resource, mode, id, token, ttl_ms, since_ms }
+  } catch (cause) {
+    throw new RangeError('this is no handle of a lease', { cause })
+  }
+}
