@@ -9,7 +9,7 @@ import { badField, Problem, problemBody } from '../shared/problem.ts'
 import { ID_PATTERN, REF_PATTERN, TYPE_PATTERN } from '../shared/resource.ts'
 
 /** Seconds that Prefer: wait may ask for. */
-export const MAX_WAIT_S = 30
+const MAX_WAIT_S = 30
 /** Rows of one page. */
 const MAX_LIMIT = 100
 
@@ -30,6 +30,18 @@ export const ResourceParams = Type.Object({
   id: Type.String({ pattern: `^${ID_PATTERN}$`, examples: ['1'] }),
 })
 
+// The pattern beside the format: Ajv's also takes `urn:uuid:…`, which Postgres does not.
+const UUID_PATTERN = '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$'
+export const IdParams = (example: string) =>
+  Type.Object({ id: Type.String({ format: 'uuid', pattern: UUID_PATTERN, examples: [example] }) })
+export const Prefer = Type.Optional(
+  Type.String({
+    description: `wait=N: answer when settled, at most N seconds (N ≤ ${MAX_WAIT_S})`,
+    examples: ['wait=10'],
+  }),
+)
+export const Key = Type.Optional(Type.String({ description: 'The same key and body give the same row, once' }))
+
 export const pageQuery = <T extends Record<string, TSchema>>(filters: T) =>
   Type.Object(
     {
@@ -42,6 +54,7 @@ export const pageQuery = <T extends Record<string, TSchema>>(filters: T) =>
 
 export const page = (items: TSchema) => Type.Object({ data: Type.Array(items), next_cursor: Nullable(Type.String()) })
 
+export const REPLAYED = 'idempotent-replayed'
 const HEADERS = {
   etag: Type.String({ description: 'The version, for If-Match' }),
   location: Type.String({ description: 'Where it is from now on' }),

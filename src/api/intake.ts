@@ -1,20 +1,22 @@
 /**
- * Group commit of purchases: requests that arrive together share one INSERT. Invariants: a purchase is acknowledged
- * after its commit, never before; flushes run one at a time under one advisory lock of the database, so that seq is
- * the order of commit too and no worker can see a purchase before an earlier one, from whichever API process.
+ * Group commit of purchases and of bookings: requests that arrive together share one INSERT. Invariants: a row is
+ * acknowledged after its commit, never before; flushes of a table run one at a time under one advisory lock of the
+ * database, so that seq is the order of commit too and no worker can see a row before an earlier one of its line, from
+ * whichever API process.
  */
 import { sql } from 'drizzle-orm'
 import { type Breaker, UnavailableError } from '../shared/breaker.ts'
 import { type Db, isDataError, openDb, run } from '../shared/db.ts'
 import type { Log } from '../shared/log.ts'
 import { Problem } from '../shared/problem.ts'
-import type { Line, Payment } from '../shared/schema.ts'
+import type { Payment } from '../shared/schema.ts'
 
-interface NewPurchase {
+/** What every row brings that is taken. */
+export interface NewRow {
   id: string
+  /** the resource whose line it stands in */
   queue: string
   customer: string
-  lines: Line[]
   payment: Payment
   hold_seconds: number | null
   idempotency_key: string | null
@@ -22,13 +24,31 @@ interface NewPurchase {
   request_hash: string | null
 }
 
-type Taken =
+export type Taken =
   | { id: string; replayed: false; seq: number; created_at: string }
   /** the row of an earlier request with this key */
   | { id: string; replayed: true; same_body: boolean }
 
-interface Waiting {
-  row: NewPurchase
+/** What one table adds to the columns of NewRow. */
+interface IntakeTable {
+  name: 'purchases' | 'bookings'
+  lock: number
+  /** members of the row as it comes, with their types */
+  members: string
+  /** column → expression of the members */
+  columns: Readonly<Record<string, string>>
+}
+
+// A line has purchases or bookings, never both: so each table has a lock and a connection of its own.
+export const PURCHASES: IntakeTable = {
+  name: 'purchases',
+  lock: 4_077_002,
+  members: 'lines jsonb',
+  columns: { queue: 'queue', lines: 'lines' },
+}
+
+interface Waiting<Row> {
+  row: Row
   resolve(taken: Taken): void
   reject(error: unknown): void
 }
@@ -41,11 +61,10 @@ const ROWS_PER_FLUSH = 1_000
 export const FLUSH_MS = 1_500
 /** Milliseconds after which the server ends an intake transaction whose API process stopped, and frees its lock. */
 const IDLE_MS = 1_000
-const INTAKE_LOCK = 4_077_002
 
-export interface Intake {
+export interface Intake<Row> {
   /** Resolves after the commit. Rejects with UnavailableError, or Problem 503 when the buffer is full. */
-  take(row: NewPurchase): Promise<Taken>
+  take(row: Row): Promise<Taken>
   close(): Promise<void>
 }
 
@@ -56,10 +75,14 @@ export interface IntakeDeps {
   nudge(resources: Iterable<string>): void
 }
 
-export function createIntake({ database_url, breaker, log, nudge }: IntakeDeps): Intake {
+export function createIntake<Row extends NewRow>(
+  table: IntakeTable,
+  { database_url, breaker, log, nudge }: IntakeDeps,
+): Intake<Row> {
+  const { name } = table
   const connect = () => openDb(database_url, { max: 1, name: 'holdfast-intake', idle_in_transaction_ms: IDLE_MS })
   let db = connect()
-  let buffer: Waiting[] = []
+  let buffer: Waiting<Row>[] = []
   let flushing: Promise<void> | undefined
   let closed = false
 
@@ -73,15 +96,15 @@ export function createIntake({ database_url, breaker, log, nudge }: IntakeDeps):
         const others = buffer
         buffer = []
         for (const waiting of [...batch, ...others]) waiting.reject(error)
-        log.warn({ error, purchases: batch.length + others.length }, 'intake failed')
+        log.warn({ error, [name]: batch.length + others.length }, 'intake failed')
       }
     }
     flushing = undefined
   }
 
-  async function insert(batch: Waiting[]): Promise<void> {
+  async function insert(batch: Waiting<Row>[]): Promise<void> {
     try {
-      const taken = await breaker.run(() => commit(db, batch))
+      const taken = await breaker.run(() => commit(db, table, batch))
       batch.forEach((waiting, i) => {
         const answer = taken[i]
         if (answer) waiting.resolve(answer)
@@ -92,8 +115,8 @@ export function createIntake({ database_url, breaker, log, nudge }: IntakeDeps):
       if (isDataError(error)) {
         const [only] = batch
         if (batch.length === 1 && only) {
-          log.error({ error, row: only.row }, 'Postgres refused a purchase that the schema let through')
-          only.reject(new Problem(400, 'invalid_request', 'The database cannot store this purchase.'))
+          log.error({ error, row: only.row }, 'Postgres refused a row that the schema let through')
+          only.reject(new Problem(400, 'invalid_request', 'The database cannot store this.'))
         } else {
           for (const waiting of batch) await insert([waiting])
         }
@@ -112,21 +135,21 @@ export function createIntake({ database_url, breaker, log, nudge }: IntakeDeps):
   }
 
   /**
-   * A COMMIT whose answer was lost may have happened, and its callers were told 503. Their purchases are cancelled
-   * before a worker sees them, which is after the sweeper's second: nobody nudged them. Purchases with an idempotency
-   * key stay: the retry that 503 asks for finds them.
+   * A COMMIT whose answer was lost may have happened, and its callers were told 503. Their rows are cancelled
+   * before a worker sees them, which is after the sweeper's second: nobody nudged them. Rows with an idempotency key
+   * stay: the retry that 503 asks for finds them.
    */
-  async function withdraw(rows: NewPurchase[]): Promise<void> {
+  async function withdraw(rows: Row[]): Promise<void> {
     const ids = rows.filter((row) => row.idempotency_key === null).map((row) => row.id)
     for (let attempt = 0; ids.length > 0 && attempt < 300 && !closed; attempt++) {
       try {
         const found = await run<{ id: string }>(
           db.client,
-          sql`UPDATE purchases SET status = 'cancelled', reason = 'not_acknowledged', settled_at = clock_timestamp()
+          sql`UPDATE ${sql.raw(name)} SET status = 'cancelled', reason = 'not_acknowledged', settled_at = clock_timestamp()
               WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(ids)}::json)::uuid) AND status = 'queued'
               RETURNING id`,
         )
-        if (found.length > 0) log.warn({ purchases: found.map((row) => row.id) }, 'cancelled what was not acknowledged')
+        if (found.length > 0) log.warn({ [name]: found.map((row) => row.id) }, 'cancelled what was not acknowledged')
         return
       } catch {
         await new Promise((resolve) => setTimeout(resolve, 200))
@@ -139,7 +162,7 @@ export function createIntake({ database_url, breaker, log, nudge }: IntakeDeps):
       if (closed) return Promise.reject(new Problem(503, 'stopping', 'This process is stopping.', { retry_after: 1 }))
       if (buffer.length >= BUFFER) {
         return Promise.reject(
-          new Problem(503, 'overloaded', 'Too many purchases are waiting to be written.', { retry_after: 1 }),
+          new Problem(503, 'overloaded', `Too many ${name} are waiting to be written.`, { retry_after: 1 }),
         )
       }
       return new Promise((resolve, reject) => {
@@ -157,24 +180,27 @@ export function createIntake({ database_url, breaker, log, nudge }: IntakeDeps):
 }
 
 /** One transaction: the lock, the INSERT in order of arrival, and what earlier requests with the same keys wrote. */
-async function commit(db: Db, batch: readonly Waiting[]): Promise<Taken[]> {
+async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow>[]): Promise<Taken[]> {
   const rows = batch.map(({ row }, n) => ({ n, ...row }))
+  const into = sql.raw(table.name)
+  const members = sql.raw(`n int, id uuid, queue text, customer text, ${table.members}, payment jsonb, hold_seconds int,
+                 idempotency_key text, idempotency_scope text, request_hash text`)
+  const columns = sql.raw(Object.keys(table.columns).join(', '))
+  const values = sql.raw(Object.values(table.columns).join(', '))
   return await db.client.begin(async (tx) => {
-    const lock = run(tx, sql`SELECT pg_advisory_xact_lock(${INTAKE_LOCK}::bigint)`)
+    const lock = run(tx, sql`SELECT pg_advisory_xact_lock(${table.lock}::bigint)`)
     // seq follows arrival; the rows go in by key, so that two processes with the same keys cannot deadlock.
     const insert = run<{ id: string; seq: number; created_at: string }>(
       tx,
       sql`
       WITH d AS MATERIALIZED (
         SELECT t.*, nextval('line_seq') AS seq FROM (
-          SELECT * FROM json_to_recordset(${JSON.stringify(rows)}::json)
-            AS d(n int, id uuid, queue text, customer text, lines jsonb, payment jsonb, hold_seconds int,
-                 idempotency_key text, idempotency_scope text, request_hash text)
+          SELECT * FROM json_to_recordset(${JSON.stringify(rows)}::json) AS d(${members})
           ORDER BY n) t
       )
-      INSERT INTO purchases (id, seq, queue, customer, lines, payment, hold_seconds,
-                             idempotency_key, idempotency_scope, request_hash)
-      SELECT id, seq, queue, customer, lines, payment, hold_seconds, idempotency_key, idempotency_scope, request_hash
+      INSERT INTO ${into} (id, seq, ${columns}, customer, payment, hold_seconds,
+                           idempotency_key, idempotency_scope, request_hash)
+      SELECT id, seq, ${values}, customer, payment, hold_seconds, idempotency_key, idempotency_scope, request_hash
       FROM d ORDER BY idempotency_key, idempotency_scope, n
       ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
       RETURNING id, seq, created_at`,
@@ -189,7 +215,7 @@ async function commit(db: Db, batch: readonly Waiting[]): Promise<Taken[]> {
         tx,
         sql`SELECT DISTINCT p.id, k.key, k.scope, p.request_hash
             FROM json_to_recordset(${JSON.stringify(wanted)}::json) AS k(key text, scope text)
-            JOIN purchases p ON p.idempotency_key = k.key AND p.idempotency_scope = k.scope`,
+            JOIN ${into} p ON p.idempotency_key = k.key AND p.idempotency_scope = k.scope`,
       )
       for (const row of found) earlier.set(JSON.stringify([row.key, row.scope]), row)
     }
@@ -197,7 +223,7 @@ async function commit(db: Db, batch: readonly Waiting[]): Promise<Taken[]> {
       const own = fresh.get(row.id)
       if (own) return { id: own.id, replayed: false, seq: own.seq, created_at: own.created_at }
       const first = earlier.get(JSON.stringify([row.idempotency_key, row.idempotency_scope]))
-      if (!first) throw new Error(`the purchase with idempotency key ${row.idempotency_key} is gone`)
+      if (!first) throw new Error(`the row with idempotency key ${row.idempotency_key} is gone`)
       return { id: first.id, replayed: true, same_body: first.request_hash === row.request_hash }
     })
   })

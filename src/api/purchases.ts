@@ -2,14 +2,12 @@
  * Purchases over HTTP. Invariant: this side only writes rows that stand in a line; what becomes of them is decided by
  * the workers, and every answer about a settled purchase is read from its committed row.
  */
-import { createHash } from 'node:crypto'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import { type SQL, sql } from 'drizzle-orm'
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { sql } from 'drizzle-orm'
+import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import { v7 as uuidv7 } from 'uuid'
-import { UnavailableError } from '../shared/breaker.ts'
-import { type Client, run, type Transaction } from '../shared/db.ts'
+import { run } from '../shared/db.ts'
 import { badField, Problem } from '../shared/problem.ts'
 import { mergeLines, queueOf } from '../shared/resource.ts'
 import {
@@ -23,35 +21,30 @@ import {
 import {
   answers,
   fromCursor,
-  idempotencyKey,
-  idempotencyScope,
+  IdParams,
   iso,
-  MAX_WAIT_S,
+  Key,
   Nullable,
   PLAIN_TEXT,
+  Prefer,
   page,
   pageQuery,
-  preferredWait,
   problems,
+  REPLAYED,
   Ref,
   Time,
   toCursor,
   UUID,
 } from './http.ts'
-import type { Intake } from './intake.ts'
-import { reusedKey } from './resources.ts'
-import type { Waits } from './wait.ts'
+import type { Intake, NewRow } from './intake.ts'
+import type { Kinds, Wanted } from './kinds.ts'
+import { createLine, keyed, type LineDeps } from './line.ts'
+import { createLook } from './look.ts'
 
 const MAX_LINES = 100
 const MAX_UNITS = 1_000_000_000
 /** Longest hold, in seconds: a week. */
 const MAX_HOLD_S = 604_800
-/** Milliseconds a command waits to be settled when nothing else is preferred. */
-const COMMAND_WAIT_MS = 10_000
-/** Seconds after which looking at a queued purchase makes sense. */
-const RETRY_AFTER_S = 1
-const REPLAYED = 'idempotent-replayed'
-const ID_PATTERN = '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$'
 
 const LineSchema = Type.Object(
   { resource: Ref(['product:1']), units: Type.Integer({ minimum: 1, maximum: MAX_UNITS }) },
@@ -133,6 +126,11 @@ export const PurchaseSchema = Type.Object(
 )
 type Purchase = Type.Static<typeof PurchaseSchema>
 
+/** A purchase on its way into the line. */
+export interface NewPurchase extends NewRow {
+  lines: Line[]
+}
+
 interface Row {
   id: string
   seq: number
@@ -152,8 +150,8 @@ interface Row {
   overdue: boolean
 }
 
-const COLUMNS = sql.raw(`id, seq, queue, status, reason, customer, lines, amount, currency, payment, hold_seconds,
-  expires_at, fence, created_at, settled_at, status = 'held' AND expires_at <= clock_timestamp() AS overdue`)
+const COLUMNS = `id, seq, queue, status, reason, customer, lines, amount, currency, payment, hold_seconds,
+  expires_at, fence, created_at, settled_at, status = 'held' AND expires_at <= clock_timestamp() AS overdue`
 
 const optional = (at: string | null) => (at === null ? null : iso(at))
 
@@ -178,84 +176,46 @@ function present(row: Row): Purchase {
   }
 }
 
-/**
- * Rows as they may be told to a client. An overdue hold is told as expired, and only after a look under the row's lock:
- * a confirm that is being committed at this moment is waited for, and a later one is refused by its own clock check.
- */
-async function readRows(client: Client, where: SQL): Promise<Row[]> {
-  const rows = await run<Row>(client, sql`SELECT ${COLUMNS} FROM purchases ${where}`)
-  const overdue = rows.filter((row) => row.overdue).map((row) => row.id)
-  if (overdue.length === 0) return rows
-  const again = await client.begin((tx: Transaction) =>
-    run<Row>(
-      tx,
-      sql`SELECT ${COLUMNS} FROM purchases
-          WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(overdue)}::json)::uuid) ORDER BY id FOR SHARE`,
-    ),
-  )
-  const fresh = new Map(again.map((row) => [row.id, row]))
-  return rows.map((row) => fresh.get(row.id) ?? row)
+/** What a purchase is before a worker has seen it. */
+const IN_LINE = {
+  status: 'queued' as const,
+  reason: null,
+  amount: null,
+  currency: null,
+  expires_at: null,
+  fence: null,
+  settled_at: null,
+  overdue: false,
 }
 
-/** Reads by id, all that are asked for in one turn of the event loop together: a notice wakes a batch of waiters. */
-function createLook(client: Client, guarded: PurchaseRoutesDeps['guarded']) {
-  let next: { ids: Set<string>; rows: Promise<Map<string, Row>> } | undefined
-  return async (id: string): Promise<Row | undefined> => {
-    if (!next) {
-      const ids = new Set<string>()
-      const rows = new Promise((resolve) => setImmediate(resolve)).then(async () => {
-        next = undefined
-        const wanted = JSON.stringify([...ids])
-        const where = sql`WHERE id IN (SELECT json_array_elements_text(${wanted}::json)::uuid)`
-        return new Map((await guarded(() => readRows(client, where))).map((row) => [row.id, row]))
-      })
-      next = { ids, rows }
-    }
-    next.ids.add(id.toLowerCase())
-    return (await next.rows).get(id.toLowerCase())
-  }
-}
+const units = (ref: string, field: string): Wanted => ({ ref, field, kind: 'units' })
 
-export interface PurchaseRoutesDeps {
-  client: Client
-  intake: Intake
-  waits: Waits
-  nudge(resources: Iterable<string>): void
-  /** runs a question to Postgres behind the breaker */
-  guarded<T>(body: () => Promise<T>): Promise<T>
+export interface PurchaseRoutesDeps extends LineDeps {
+  intake: Intake<NewPurchase>
+  kinds: Kinds
 }
 
 export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDeps): void {
-  const { client, intake, waits, guarded } = deps
+  const { client, guarded } = deps
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const PurchaseRef = Type.Unsafe<Purchase>(Type.Ref('Purchase'))
   const tags = ['purchases']
-  const kinds = createKinds(client, guarded)
-  // The pattern beside the format: Ajv's also takes `urn:uuid:…`, which Postgres does not.
-  const IdParams = (example: string) =>
-    Type.Object({ id: Type.String({ format: 'uuid', pattern: ID_PATTERN, examples: [example] }) })
-  const Prefer = Type.Optional(
-    Type.String({
-      description: `wait=N: answer when settled, at most N seconds (N ≤ ${MAX_WAIT_S})`,
-      examples: ['wait=10'],
-    }),
-  )
-  const Key = Type.Optional(Type.String({ description: 'The same key and body give the same row, once' }))
+  const look = createLook<Row>(deps, 'purchases', COLUMNS)
+  const line = createLine<Row, NewPurchase, CommandKind>(deps, {
+    noun: 'purchase',
+    look,
+    intake: deps.intake,
+    fresh: (row, { seq, created_at }) => ({ ...row, ...IN_LINE, seq, created_at }),
+    present,
+    outcome,
+    refuseUnless,
+    wrongStatus,
+  })
 
-  const look = createLook(client, guarded)
-
-  async function readOne(id: string): Promise<Row> {
-    const row = await look(id)
-    if (!row) throw new Problem(404, 'not_found', `There is no purchase ${id}.`)
-    return row
-  }
-
-  /** 202 while it stands in the line, else what became of it. */
-  async function answer(reply: FastifyReply, row: Row): Promise<FastifyReply> {
+  async function outcome(row: Row): Promise<Purchase> {
     const purchase = present(row)
-    if (purchase.status === 'queued') return accepted(reply, purchase)
     if (purchase.status === 'rejected' || purchase.status === 'failed') throw await refusal(row)
-    if (purchase.status === 'held' || purchase.status === 'confirmed') return reply.code(201).send(purchase)
+    if (purchase.status === 'held' || purchase.status === 'confirmed') return purchase
     throw new Problem(409, purchase.status, `The purchase is ${purchase.status}.`, { purchase })
   }
 
@@ -275,10 +235,6 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
     const short = row.lines.find((line) => (units.get(line.resource) ?? 0) < line.units) ?? row.lines[0]
     const available = units.get(short?.resource ?? '') ?? 0
     return soldOut(short, available, purchase)
-  }
-
-  function accepted(reply: FastifyReply, purchase: Purchase): FastifyReply {
-    return reply.code(202).header('retry-after', RETRY_AFTER_S).send(purchase)
   }
 
   app.post(
@@ -303,62 +259,17 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
       // Members in one order: two bodies that say the same have the same hash.
       const members = Object.entries(request.body.payment ?? { method: 'none' }).sort(([a], [b]) => (a < b ? -1 : 1))
       const payment = Object.fromEntries(members) as Payment
-      const wait_s = preferredWait(request)
-      const idempotency_key = idempotencyKey(request)
       const lines = mergeLines(request.body.lines)
+      const body = { customer, lines, payment, hold_seconds }
+      const key = keyed(request, 'POST /api/purchases', body)
       const over = lines.find((line) => line.units > MAX_UNITS)
       if (over) throw badField('lines', `ask for more than ${MAX_UNITS} units of ${over.resource} together`)
-      await kinds.check(request.body.lines, payment)
-      const id = uuidv7()
-      const body = { customer, lines, payment, hold_seconds }
-      const keyed = idempotency_key !== null
-      const row = {
-        ...body,
-        id,
-        queue: queueOf(lines),
-        idempotency_key,
-        idempotency_scope: keyed ? idempotencyScope(request, 'POST /api/purchases') : '',
-        request_hash: keyed ? createHash('sha256').update(JSON.stringify(body)).digest('base64url') : null,
-      }
-      if (wait_s !== undefined) reply.header('preference-applied', `wait=${wait_s}`)
-      const own = wait_s === undefined ? undefined : waits.watch(id)
-      try {
-        const taken = await intake.take(row)
-        if (taken.replayed && !taken.same_body) throw reusedKey()
-        reply.header('location', `/api/purchases/${taken.id}`)
-        if (taken.replayed) return await replay(reply, taken.id, wait_s)
-        if (own && wait_s !== undefined) {
-          await own.settled(wait_s * 1000)
-          // It is in its line, whatever has become of Postgres since: a 503 would have it bought twice.
-          const settled = await readOne(id).catch((error) => {
-            if (error instanceof UnavailableError) return undefined
-            throw error
-          })
-          if (settled) return await answer(reply, settled)
-        }
-        const { seq, created_at } = taken
-        const rest = { status: 'queued' as const, reason: null, amount: null, currency: null, expires_at: null }
-        const fresh = { ...row, ...rest, seq, created_at, fence: null, settled_at: null, overdue: false }
-        return accepted(reply, present(fresh))
-      } finally {
-        own?.done()
-      }
+      const wanted = request.body.lines.map((one, i) => units(one.resource, `lines[${i}].resource`))
+      if (payment.method === 'wallet') wanted.push(units(payment.account, 'payment.account'))
+      await deps.kinds.check(wanted)
+      return await line.submit(request, reply, { ...body, ...key, id: uuidv7(), queue: queueOf(lines) })
     },
   )
-
-  async function replay(reply: FastifyReply, id: string, wait_s: number | undefined): Promise<FastifyReply> {
-    reply.header('idempotent-replayed', 'true')
-    if (wait_s === undefined) return accepted(reply, present(await readOne(id)))
-    const watch = waits.watch(id)
-    try {
-      const row = await readOne(id)
-      if (row.status !== 'queued') return await answer(reply, row)
-      await watch.settled(wait_s * 1000)
-      return await answer(reply, await readOne(id))
-    } finally {
-      watch.done()
-    }
-  }
 
   app.get(
     '/api/purchases/:id',
@@ -371,7 +282,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
         response: { 200: answers(PurchaseRef, 'The purchase'), ...problems(400, 404) },
       },
     },
-    async (request) => present(await readOne(request.params.id)),
+    async (request) => present(await line.readOne(request.params.id)),
   )
 
   app.get(
@@ -404,7 +315,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
         conditions.push(sql`(status = 'expired' OR (status = 'held' AND expires_at <= clock_timestamp()))`)
       } else if (status !== undefined) conditions.push(sql`status = ${status}`)
       const where = sql`WHERE ${sql.join(conditions, sql` AND `)} ORDER BY id DESC LIMIT ${limit + 1}`
-      const rows = await guarded(() => readRows(client, where))
+      const rows = await look.list(where)
       const data = rows.slice(0, limit).map(present)
       return { data, next_cursor: rows.length > limit ? toCursor(data.at(-1)?.id ?? '') : null }
     },
@@ -430,82 +341,8 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
           },
         },
       },
-      async (request, reply) => await obey(command, request, request.params.id.toLowerCase(), reply),
+      async (request, reply) => await line.obey(command, request, request.params.id.toLowerCase(), reply),
     )
-  }
-
-  async function obey(command: CommandKind, request: FastifyRequest, purchase: string, reply: FastifyReply) {
-    const wait_s = preferredWait(request)
-    const key = idempotencyKey(request)
-    const scope = key === null ? '' : idempotencyScope(request, `${command} ${purchase}`)
-    const row = await readOne(purchase)
-    if (wait_s !== undefined) reply.header('preference-applied', `wait=${wait_s}`)
-    const id = uuidv7()
-    const earlier = key === null ? undefined : await findCommand(key, scope)
-    // A status that can no longer lead to where the command wants to go needs no place in the line.
-    if (!earlier) refuseUnless(command, row)
-    let watch = waits.watch(earlier ?? id)
-    try {
-      const standing = earlier ?? (await enqueue({ id, queue: row.queue, purchase, command, key, scope }))
-      let settled = false
-      if (standing !== id) {
-        reply.header('idempotent-replayed', 'true')
-        // Another request with this key was faster by a moment: it is its command that is waited for.
-        watch.done()
-        watch = waits.watch(standing)
-        settled = (await commandState(standing)).status !== 'queued'
-      }
-      if (!settled) await watch.settled(wait_s === undefined ? COMMAND_WAIT_MS : wait_s * 1000)
-      const { status, met } = await commandState(standing)
-      if (status === 'rejected') throw wrongStatus(command, met ?? row.status)
-      const after = present(await readOne(purchase))
-      return status === 'done' ? reply.code(200).send(after) : accepted(reply, after)
-    } finally {
-      watch.done()
-    }
-  }
-
-  async function findCommand(key: string, scope: string): Promise<string | undefined> {
-    const [row] = await guarded(() =>
-      run<{ id: string }>(
-        client,
-        sql`SELECT id FROM commands WHERE idempotency_key = ${key} AND idempotency_scope = ${scope}`,
-      ),
-    )
-    return row?.id
-  }
-
-  /** Puts the command into the line; the id of an earlier one with the same key, if there is one. */
-  async function enqueue(c: {
-    id: string
-    queue: string
-    purchase: string
-    command: CommandKind
-    key: string | null
-    scope: string
-  }): Promise<string> {
-    const made = await guarded(() =>
-      run(
-        client,
-        sql`INSERT INTO commands (id, queue, purchase, command, idempotency_key, idempotency_scope)
-            VALUES (${c.id}, ${c.queue}, ${c.purchase}, ${c.command}, ${c.key}, ${c.scope})
-            ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
-            RETURNING id`,
-      ),
-    )
-    deps.nudge([c.queue])
-    if (made.length > 0 || c.key === null) return c.id
-    return (await findCommand(c.key, c.scope)) ?? c.id
-  }
-
-  async function commandState(id: string) {
-    const [row] = await guarded(() =>
-      run<{ status: 'queued' | 'done' | 'rejected'; met: PurchaseStatus | null }>(
-        client,
-        sql`SELECT status, met FROM commands WHERE id = ${id}`,
-      ),
-    )
-    return row ?? { status: 'queued' as const, met: null }
   }
 }
 
@@ -531,7 +368,7 @@ const soldOut = (line: Line | undefined, available: number, purchase?: Purchase)
     ...(purchase ? { purchase } : {}),
   })
 
-const wrongStatus = (command: CommandKind, status: PurchaseStatus) =>
+const wrongStatus = (command: CommandKind, status: string) =>
   new Problem(409, 'wrong_status', `A purchase that is ${status} cannot be ${PARTICIPLES[command]}.`, {
     current_status: status,
   })
@@ -542,36 +379,4 @@ function refuseUnless(command: CommandKind, row: Row): void {
   const needed = command === 'refund' ? 'confirmed' : 'held'
   const later = command === 'refund' && status === 'held'
   if (status !== needed && status !== 'queued' && !later) throw wrongStatus(command, status)
-}
-
-/** References that one process remembers; beyond that it starts to remember anew. */
-const KINDS = 100_000
-
-/** What is sold by units. A resource is never deleted and never changes its kind, so what was found stays true. */
-function createKinds(client: Client, guarded: PurchaseRoutesDeps['guarded']) {
-  const kinds = new Map<string, string>()
-  return {
-    /** @throws Problem 422 naming the line whose resource does not exist, or is not sold by units */
-    async check(lines: readonly Line[], payment: Payment): Promise<void> {
-      const fields = lines.map((line, i) => [line.resource, `lines[${i}].resource`] as const)
-      const wanted = payment.method === 'wallet' ? [...fields, [payment.account, 'payment.account'] as const] : fields
-      const unknown = wanted.filter(([ref]) => !kinds.has(ref)).map(([ref]) => ref)
-      if (unknown.length > 0) {
-        const rows = await guarded(() =>
-          run<{ ref: string; kind: string }>(
-            client,
-            sql`SELECT ref, kind FROM resources
-                WHERE ref IN (SELECT json_array_elements_text(${JSON.stringify(unknown)}::json))`,
-          ),
-        )
-        if (kinds.size > KINDS) kinds.clear()
-        for (const { ref, kind } of rows) kinds.set(ref, kind)
-      }
-      for (const [ref, field] of wanted) {
-        const kind = kinds.get(ref)
-        if (kind === undefined) throw badField(field, `names ${ref}, which does not exist`, 422, 'unknown_resource')
-        if (kind !== 'units') throw badField(field, `names ${ref}, which is not sold by units`, 422, 'wrong_kind')
-      }
-    },
-  }
 }

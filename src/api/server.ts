@@ -9,7 +9,9 @@ import { lockEvents, type Metrics } from '../shared/metrics.ts'
 import { Problem } from '../shared/problem.ts'
 import { createNudger, openRedis } from '../shared/queues.ts'
 import { buildApp } from './app.ts'
-import { createIntake, FLUSH_MS } from './intake.ts'
+import { createIntake, FLUSH_MS, PURCHASES } from './intake.ts'
+import { createKinds } from './kinds.ts'
+import type { NewPurchase } from './purchases.ts'
 import { createWaits } from './wait.ts'
 
 /** Connections for reads; intake has one of its own. */
@@ -40,7 +42,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const { locks, ...opened } = openLocks({ config, redis, events: lockEvents(metrics) })
   const { nudge, close: closeNudger } = createNudger(redis_url, redis_prefix, log)
   const waits = createWaits(openRedis(redis_url, log), redis_prefix, client, log)
-  const intake = createIntake({ database_url, breaker: taking, log, nudge })
+  const intake = createIntake<NewPurchase>(PURCHASES, { database_url, breaker: taking, log, nudge })
   let stopping = false
   const app = await buildApp({
     config,
@@ -48,6 +50,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     client,
     locks,
     intake,
+    kinds: createKinds(client, postgres.run),
     waits,
     nudge,
     guarded: postgres.run,

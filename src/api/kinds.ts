@@ -1,0 +1,47 @@
+/** What is sold by units and what by the calendar. A resource is never deleted and never changes its kind. */
+import { sql } from 'drizzle-orm'
+import { type Client, run } from '../shared/db.ts'
+import { badField } from '../shared/problem.ts'
+
+type Kind = 'units' | 'calendar'
+
+export interface Wanted {
+  ref: string
+  /** where the client named it */
+  field: string
+  kind: Kind
+}
+
+export interface Kinds {
+  /** @throws Problem 422 naming the field whose resource does not exist, or is of the other kind */
+  check(wanted: readonly Wanted[]): Promise<void>
+}
+
+/** References that one process remembers; beyond that it starts to remember anew. */
+const REMEMBERED = 100_000
+const WORDS: Record<Kind, string> = { units: 'sold by units', calendar: 'booked by time' }
+
+export function createKinds(client: Client, guarded: <T>(body: () => Promise<T>) => Promise<T>): Kinds {
+  const kinds = new Map<string, Kind>()
+  return {
+    async check(wanted) {
+      const unknown = wanted.map(({ ref }) => ref).filter((ref) => !kinds.has(ref))
+      if (unknown.length > 0) {
+        const rows = await guarded(() =>
+          run<{ ref: string; kind: Kind }>(
+            client,
+            sql`SELECT ref, kind FROM resources
+                WHERE ref IN (SELECT json_array_elements_text(${JSON.stringify(unknown)}::json))`,
+          ),
+        )
+        if (kinds.size > REMEMBERED) kinds.clear()
+        for (const { ref, kind } of rows) kinds.set(ref, kind)
+      }
+      for (const { ref, field, kind } of wanted) {
+        const found = kinds.get(ref)
+        if (found === undefined) throw badField(field, `names ${ref}, which does not exist`, 422, 'unknown_resource')
+        if (found !== kind) throw badField(field, `names ${ref}, which is not ${WORDS[kind]}`, 422, 'wrong_kind')
+      }
+    },
+  }
+}

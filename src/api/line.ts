@@ -1,0 +1,201 @@
+/**
+ * Standing in a line over HTTP, the same for purchases and bookings: taken with 202, waited for, replayed, commanded.
+ * Invariant: this side only writes rows that stand in a line; what becomes of them is decided by the workers, and every
+ * answer about a settled row is read from its committed row.
+ */
+import { createHash } from 'node:crypto'
+import { sql } from 'drizzle-orm'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { v7 as uuidv7 } from 'uuid'
+import { UnavailableError } from '../shared/breaker.ts'
+import { type Client, run } from '../shared/db.ts'
+import { Problem } from '../shared/problem.ts'
+import { idempotencyKey, idempotencyScope, preferredWait, REPLAYED } from './http.ts'
+import type { Intake, NewRow, Taken } from './intake.ts'
+import type { Look } from './look.ts'
+import { reusedKey } from './resources.ts'
+import type { Waits } from './wait.ts'
+
+/** Milliseconds a command waits to be settled when nothing else is preferred. */
+const COMMAND_WAIT_MS = 10_000
+/** Seconds after which looking at a queued row makes sense. */
+const RETRY_AFTER_S = 1
+
+export interface LineDeps {
+  client: Client
+  waits: Waits
+  nudge(resources: Iterable<string>): void
+  /** runs a question to Postgres behind the breaker */
+  guarded<T>(body: () => Promise<T>): Promise<T>
+}
+
+interface Standing {
+  id: string
+  queue: string
+  status: string
+}
+
+/** What stands in the line, and how it is told. */
+export interface Kind<Row extends Standing, New extends NewRow, Command extends string> {
+  noun: 'purchase' | 'booking'
+  look: Look<Row>
+  intake: Intake<New>
+  /** the row as it stands in its line just now */
+  fresh(row: New, taken: Taken & { replayed: false }): Row
+  present(row: Row): object & { status: string }
+  /** what the one who waited for a settled row is told with 201. @throws Problem when it got nothing */
+  outcome(row: Row): Promise<object>
+  /** @throws Problem wrong_status when no status that the row may still reach allows the command */
+  refuseUnless(command: Command, row: Row): void
+  wrongStatus(command: Command, status: string): Problem
+}
+
+/** The columns that make one row of one key; nulls without the header. */
+export function keyed(request: FastifyRequest, route: string, body: object) {
+  const idempotency_key = idempotencyKey(request)
+  const has = idempotency_key !== null
+  return {
+    idempotency_key,
+    idempotency_scope: has ? idempotencyScope(request, route) : '',
+    request_hash: has ? createHash('sha256').update(JSON.stringify(body)).digest('base64url') : null,
+  }
+}
+
+const accepted = (reply: FastifyReply, body: object) => reply.code(202).header('retry-after', RETRY_AFTER_S).send(body)
+
+export function createLine<Row extends Standing, New extends NewRow, Command extends string>(
+  { client, waits, nudge, guarded }: LineDeps,
+  kind: Kind<Row, New, Command>,
+) {
+  const { noun, look, intake, present } = kind
+
+  async function readOne(id: string): Promise<Row> {
+    const row = await look.one(id)
+    if (!row) throw new Problem(404, 'not_found', `There is no ${noun} ${id}.`)
+    return row
+  }
+
+  /** 202 while it stands in the line, else what became of it. */
+  async function answer(reply: FastifyReply, row: Row): Promise<FastifyReply> {
+    const told = present(row)
+    if (told.status === 'queued') return accepted(reply, told)
+    return reply.code(201).send(await kind.outcome(row))
+  }
+
+  /** Puts the row into its line and answers, at once or when it is settled. */
+  async function submit(request: FastifyRequest, reply: FastifyReply, row: New): Promise<FastifyReply> {
+    const wait_s = preferredWait(request)
+    if (wait_s !== undefined) reply.header('preference-applied', `wait=${wait_s}`)
+    const own = wait_s === undefined ? undefined : waits.watch(row.id)
+    try {
+      const taken = await intake.take(row)
+      if (taken.replayed && !taken.same_body) throw reusedKey()
+      reply.header('location', `/api/${noun}s/${taken.id}`)
+      if (taken.replayed) return await replay(reply, taken.id, wait_s)
+      if (own && wait_s !== undefined) {
+        await own.settled(wait_s * 1000)
+        // It is in its line, whatever has become of Postgres since: a 503 would have it bought twice.
+        const settled = await readOne(row.id).catch((error) => {
+          if (error instanceof UnavailableError) return undefined
+          throw error
+        })
+        if (settled) return await answer(reply, settled)
+      }
+      return accepted(reply, present(kind.fresh(row, taken)))
+    } finally {
+      own?.done()
+    }
+  }
+
+  async function replay(reply: FastifyReply, id: string, wait_s: number | undefined): Promise<FastifyReply> {
+    reply.header(REPLAYED, 'true')
+    if (wait_s === undefined) return accepted(reply, present(await readOne(id)))
+    const watch = waits.watch(id)
+    try {
+      const row = await readOne(id)
+      if (row.status !== 'queued') return await answer(reply, row)
+      await watch.settled(wait_s * 1000)
+      return await answer(reply, await readOne(id))
+    } finally {
+      watch.done()
+    }
+  }
+
+  /** Puts a command into the line of what it is about, and answers when it is settled. */
+  async function obey(command: Command, request: FastifyRequest, subject: string, reply: FastifyReply) {
+    const wait_s = preferredWait(request)
+    const key = idempotencyKey(request)
+    const scope = key === null ? '' : idempotencyScope(request, `${command} ${subject}`)
+    const row = await readOne(subject)
+    if (wait_s !== undefined) reply.header('preference-applied', `wait=${wait_s}`)
+    const id = uuidv7()
+    const earlier = key === null ? undefined : await findCommand(key, scope)
+    // A status that can no longer lead to where the command wants to go needs no place in the line.
+    if (!earlier) kind.refuseUnless(command, row)
+    let watch = waits.watch(earlier ?? id)
+    try {
+      const standing = earlier ?? (await enqueue({ id, queue: row.queue, subject, command, key, scope }))
+      let settled = false
+      if (standing !== id) {
+        reply.header(REPLAYED, 'true')
+        // Another request with this key was faster by a moment: it is its command that is waited for.
+        watch.done()
+        watch = waits.watch(standing)
+        settled = (await commandState(standing)).status !== 'queued'
+      }
+      if (!settled) await watch.settled(wait_s === undefined ? COMMAND_WAIT_MS : wait_s * 1000)
+      const { status, met } = await commandState(standing)
+      if (status === 'rejected') throw kind.wrongStatus(command, met ?? row.status)
+      const after = present(await readOne(subject))
+      return status === 'done' ? reply.code(200).send(after) : accepted(reply, after)
+    } finally {
+      watch.done()
+    }
+  }
+
+  async function findCommand(key: string, scope: string): Promise<string | undefined> {
+    const [row] = await guarded(() =>
+      run<{ id: string }>(
+        client,
+        sql`SELECT id FROM commands WHERE idempotency_key = ${key} AND idempotency_scope = ${scope}`,
+      ),
+    )
+    return row?.id
+  }
+
+  const column = sql.raw(noun)
+  /** Puts the command into the line; the id of an earlier one with the same key, if there is one. */
+  async function enqueue(c: {
+    id: string
+    queue: string
+    subject: string
+    command: Command
+    key: string | null
+    scope: string
+  }): Promise<string> {
+    const made = await guarded(() =>
+      run(
+        client,
+        sql`INSERT INTO commands (id, queue, ${column}, command, idempotency_key, idempotency_scope)
+            VALUES (${c.id}, ${c.queue}, ${c.subject}, ${c.command}, ${c.key}, ${c.scope})
+            ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
+            RETURNING id`,
+      ),
+    )
+    nudge([c.queue])
+    if (made.length > 0 || c.key === null) return c.id
+    return (await findCommand(c.key, c.scope)) ?? c.id
+  }
+
+  async function commandState(id: string) {
+    const [row] = await guarded(() =>
+      run<{ status: 'queued' | 'done' | 'rejected'; met: string | null }>(
+        client,
+        sql`SELECT status, met FROM commands WHERE id = ${id}`,
+      ),
+    )
+    return row ?? { status: 'queued' as const, met: null }
+  }
+
+  return { readOne, submit, obey }
+}
