@@ -26,6 +26,8 @@ interface Running {
   readonly pid: number
   readonly process: ChildProcess
   kill(signal?: NodeJS.Signals): void
+  /** whether a test, or the teardown, has sent it a signal that ends it */
+  asked(): boolean
   /** resolves with the signal or `code N` that ended it */
   readonly exited: Promise<string>
   /** all that it wrote to stdout and stderr so far */
@@ -56,6 +58,11 @@ export interface World {
 }
 
 const READY_MS = 30_000
+/** Of the log of a process that vanished: enough for a stack and what led to it. */
+const LAST_LINES = 100
+
+/** Signals after which a process is expected to live. */
+const GOES_ON = new Set<NodeJS.Signals>(['SIGSTOP', 'SIGCONT'])
 
 const alive = new Set<ChildProcess>()
 // For a file that ends before its teardown.
@@ -104,6 +111,7 @@ export async function openWorld(t: Scope): Promise<World> {
     const one = spawnNode(entry, { ...env, ...extra, [port_name]: port }, `http://127.0.0.1:${port}`)
     running.push(one)
     await ready(one, entry)
+    sayIfItEnds(one, entry)
     return one
   }
 
@@ -189,6 +197,7 @@ async function own<S extends Server & { folder: string }>(
 function spawnNode(entry: string, env: Env, url: string): Running {
   const child = spawn(process.execPath, ['--import=tsx', entry], { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
   let text = ''
+  let asked = false
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding('utf8').on('data', (chunk: string) => {
       text += chunk
@@ -206,7 +215,12 @@ function spawnNode(entry: string, env: Env, url: string): Running {
     process: child,
     exited,
     logs: () => text,
-    kill: (signal = 'SIGKILL') => void child.kill(signal),
+    asked: () => asked,
+    kill(signal = 'SIGKILL') {
+      // Only a process that still runs is ended by it; one that is woken goes on.
+      if (child.exitCode === null && child.signalCode === null && !GOES_ON.has(signal)) asked = true
+      child.kill(signal)
+    },
   }
 }
 
@@ -225,6 +239,15 @@ async function ready(one: Running, entry: string): Promise<void> {
     throw new Error(`${error.message}\n${one.logs()}`)
   })
   if (ended) throw new Error(`${entry} has ended (${ended}) before it answered:\n${one.logs()}`)
+}
+
+/** A process that ends although its test did not ask for it would show as `fetch failed` alone: here it says why. */
+function sayIfItEnds(one: Running, entry: string): void {
+  void one.exited.then((how) => {
+    if (one.asked()) return
+    const log = one.logs().trimEnd().split('\n').slice(-LAST_LINES).join('\n')
+    process.stderr.write(`${entry} (pid ${one.pid}) has ended by itself (${how}); the end of its log:\n${log}\n`)
+  })
 }
 
 async function query(url: string, text: string): Promise<void> {
