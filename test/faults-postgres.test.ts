@@ -1,8 +1,12 @@
 /** The sale while Postgres is away: buyers are told within two seconds, and nothing is half-done. */
 import { readFileSync } from 'node:fs'
 import t from 'tap'
+import { startProxy } from './locks-redis.ts'
 import { metric, openShop, rush, settled, TTL } from './shop.ts'
 import { openWorld, until } from './world.ts'
+
+/** First byte of what a client asks once it is logged in: Parse or Query. */
+const ASKS = /^[PQ]/
 
 /** Postgres is one process a connection: all of them. */
 function signalAll(postmaster: number, signal: NodeJS.Signals): void {
@@ -81,4 +85,28 @@ t.test('Postgres goes away while a buyer waits for the outcome: 202, the purchas
   await postgres.restart()
   await world.startWorker(env)
   await settled(t, shop, ref, [answer.body.id], 1)
+})
+
+t.test('connections that are reset right after their login end no process', async (t) => {
+  const world = await openWorld(t)
+  const address = new URL(world.env.DATABASE_URL)
+  let cuts = 0
+  const proxy = await startProxy(Number(address.port), (link, chunk) => {
+    if (!ASKS.test(chunk)) return
+    cuts += 1
+    link.reset()
+  })
+  t.teardown(() => proxy.stop())
+  address.port = String(proxy.port)
+  const env = { ...TTL, DATABASE_URL: address.href, LOG_LEVEL: 'fatal' }
+  const [api, worker] = await Promise.all([world.startApi(env), world.startWorker(env)])
+  // The API asks when it is asked, the worker's sweeper by itself.
+  for (const one of [api, worker]) {
+    const before = cuts
+    await until(async () => {
+      t.equal((await fetch(`${one.url}/readyz`)).status, 503)
+      return cuts > before + 1
+    })
+    t.equal((await fetch(`${one.url}/livez`)).status, 200)
+  }
 })

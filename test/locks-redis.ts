@@ -58,6 +58,8 @@ export interface Link {
   /** Stop passing on what the server answers. */
   mute(): void
   cut(): void
+  /** cuts it as a peer that died does: what was under way fails with ECONNRESET */
+  reset(): void
 }
 
 /** Passes connections on to the port. `onRequest` sees each chunk before the server does, and may mute or cut the link. */
@@ -76,6 +78,10 @@ export async function startProxy(port: number, onRequest: (link: Link, chunk: st
         down.destroy()
         up.destroy()
         links.delete(link)
+      },
+      reset: () => {
+        down.resetAndDestroy()
+        link.cut()
       },
     }
     links.add(link)

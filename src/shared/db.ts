@@ -35,6 +35,9 @@ export function openDb(url: string, options: DbOptions): Db {
     connect_timeout: 2,
     idle_timeout: 60,
     onnotice: () => {},
+    // Else each connection first asks for the array types, and one that is cut right then ends the whole process: nobody
+    // catches that question's error. Lists go both ways as JSON.
+    fetch_types: false,
     // Every bigint of the schema is bounded below 2^53.
     types: { int8: { to: 20, from: [20], parse: Number, serialize: String } },
     connection: {

@@ -117,8 +117,8 @@ export async function verify(client: Client): Promise<Finding[]> {
       const [row] = await run<{ looked_at: number; offenders: string[] }>(
         tx,
         sql.raw(`SELECT (${of}) AS looked_at,
-                        coalesce((SELECT array_agg(id::text) FROM (SELECT DISTINCT id FROM (${broken}) b
-                                  LIMIT ${OFFENDERS}) o), '{}') AS offenders`),
+                        coalesce((SELECT json_agg(id::text) FROM (SELECT DISTINCT id FROM (${broken}) b
+                                  LIMIT ${OFFENDERS}) o), '[]') AS offenders`),
       )
       findings.push({ invariant, looked_at: row?.looked_at ?? 0, offenders: row?.offenders ?? [] })
     }
