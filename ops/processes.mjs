@@ -3,6 +3,7 @@
  * to somebody else, so a process is remembered as pid + start time, and only a match is ever signalled.
  */
 import { spawnSync } from 'node:child_process'
+import { createSocket } from 'node:dgram'
 import { linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
@@ -179,11 +180,28 @@ export async function nextFreePort(from, hosts) {
 }
 
 /** A free port below the range from which systems take the ports of outgoing connections, so that a server that is
- *  stopped and started again finds its port still free. */
+ *  stopped and started again finds its port still free. It is this process's until it ends: whoever drew the same one
+ *  while its server is still starting would find that server's answers on it, and take them for its own server's. */
 export async function anyFreePort() {
   for (let tries = 0; tries < 200; tries++) {
     const port = 20_000 + Math.floor(Math.random() * 12_000)
-    if (await portIsFree(port)) return port
+    if ((await claim(port)) && (await portIsFree(port))) return port
   }
   throw new Refusal('no free port from 20000 to 32000')
+}
+
+/** Takes the UDP port of that number, which no server here wants, as the sign that the TCP port is taken: the system lets
+ *  one process have it and gives it back when that one ends, however it ends. */
+function claim(port) {
+  return new Promise((resolve) => {
+    const sign = createSocket('udp4')
+    sign.once('error', () => {
+      sign.close()
+      resolve(false)
+    })
+    sign.bind({ port, address: '127.0.0.1' }, () => {
+      sign.unref()
+      resolve(true)
+    })
+  })
 }
