@@ -1,8 +1,9 @@
 /** The sale while Redis dies: leases and jobs are lost, nothing that was acknowledged is. */
 import { Redis } from 'ioredis'
 import t from 'tap'
+import { startProxy } from './locks-redis.ts'
 import { openShop, rush, settled, TTL } from './shop.ts'
-import { openWorld } from './world.ts'
+import { openWorld, until } from './world.ts'
 
 async function flush(url: string): Promise<void> {
   const redis = new Redis(url)
@@ -59,4 +60,31 @@ t.test('Redis is restarted empty: the line goes on', async (t) => {
   const first = rush(shop, ref, 100)
   await redis.restart({ empty: true })
   await settled(t, shop, ref, [...(await first), ...(await rush(shop, ref, 100))], 100)
+})
+
+t.test('connections that are reset while they subscribe again end no process', async (t) => {
+  const world = await openWorld(t)
+  const address = new URL(world.env.REDIS_URL)
+  let subscribed = 0
+  let resets = 0
+  let hostile = false
+  const proxy = await startProxy(Number(address.port), (link, chunk) => {
+    if (!/\bsubscribe\b/i.test(chunk)) return
+    subscribed += 1
+    if (!hostile) return
+    resets += 1
+    link.reset()
+  })
+  t.teardown(() => proxy.stop())
+  address.port = String(proxy.port)
+  const api = await world.startApi({ ...TTL, REDIS_URL: address.href, LOG_LEVEL: 'fatal' })
+  await until(() => subscribed > 0, { what: 'the first subscription' })
+  // Redis is asked this after the subscription, so it has answered that before.
+  t.equal((await fetch(`${api.url}/readyz`)).status, 200)
+  hostile = true
+  for (const link of proxy.links) link.reset()
+  await until(() => resets > 2, { what: 'three subscriptions to be cut' })
+  t.equal((await fetch(`${api.url}/livez`)).status, 200)
+  hostile = false
+  await until(async () => (await fetch(`${api.url}/readyz`)).status === 200, { what: 'readyz to be well' })
 })

@@ -26,6 +26,9 @@ export function openRedis(url: string, log: Log, options: Omit<RedisOptions, 're
     maxRetriesPerRequest: 0,
     retryStrategy: () => RECONNECT_MS,
     connectTimeout: 2_000,
+    // ioredis would subscribe again by itself after a reconnect, and nobody catches that one's error: a connection that is
+    // reset right then ends the process. Whoever subscribes does it at every `ready`.
+    autoResubscribe: false,
     ...options,
   })
   let lastMessage = ''
