@@ -20,6 +20,10 @@ export interface DbOptions {
 }
 
 export type Client = postgres.Sql<{ int8: number }>
+/**
+ * A body waits for its own statements and for nothing else. When the connection is lost meanwhile, postgres.js sends the
+ * body's next statement on the connection that took its place, where it may land in another body's transaction.
+ */
 export type Transaction = postgres.TransactionSql<{ int8: number }>
 
 export interface Db {
