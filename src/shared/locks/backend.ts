@@ -71,14 +71,15 @@ export interface Backend {
   together?(resources: readonly string[]): string[][]
   /** How many wait behind the renewed lock, or why there is nothing to renew. */
   extend(resource: string, id: string, ttl_ms: number): Promise<number | 'expired' | 'taken'>
-  release(resource: string, id: string): Promise<'released' | 'expired' | 'taken'>
+  /** `known`: it was shared, handed over or renewed, so that a list may name it. */
+  release(resource: string, id: string, known: boolean): Promise<'released' | 'expired' | 'taken'>
   /** Takes away the lock or the place in line that the id has, if any, and hands on its turn. */
   cancel(resource: string, id: string): Promise<void>
   /** Takes the lock away from all its holders, tells their processes, and lets the line go on, with tokens above the answer's. */
   force(resource: string, above: number): Promise<{ token: number; robbed: LockState['holders'] }>
   /** Who holds it and who waits: one for each resource, in the order asked. */
   inspect(resources: readonly string[]): Promise<LockState[]>
-  /** Resources that are held or waited for, and maybe some that no longer are, in no order. */
+  /** Resources that are waited for, or were held when last renewed, and maybe some that no longer are, in no order. */
   list(): Promise<string[]>
   /**
    * Begins to deliver what holders and waiters hear; idempotent. Until it works, waiters live by their rechecks alone,

@@ -43,6 +43,9 @@ const RETRY_MS = 20
 /** A lock that was handed over gets its whole TTL after this, unless its work was so short that it needs none. */
 const SHORT_MS = 10
 
+/** A lock that is held for longer than this is renewed for the first time, and by that known to who lists the locks. */
+const KNOWN_MS = 50
+
 /** A renewal that leaves less than this share of the TTL was nearly too late. */
 const THIN = 1 / 6
 
@@ -58,6 +61,7 @@ export class HeldLease implements Lease {
   #valid_until: number
   #renew_at: number
   #long_at: number
+  #known: boolean
   #keeper: Keeper
   #renewing = false
   #failures = 0
@@ -77,7 +81,9 @@ export class HeldLease implements Lease {
     this.#ttl_ms = grant.ttl_ms
     this.#since = grant.sent_at
     this.#valid_until = validUntil(grant.sent_at, grant.valid_ms)
-    this.#renew_at = grant.valid_ms < grant.ttl_ms ? performance.now() + SHORT_MS : grant.sent_at + grant.ttl_ms / 3
+    const handed = grant.valid_ms < grant.ttl_ms
+    this.#known = handed || grant.mode !== 'exclusive'
+    this.#renew_at = handed ? performance.now() + SHORT_MS : grant.sent_at + Math.min(grant.ttl_ms / 3, KNOWN_MS)
     this.#long_at = grant.sent_at + (keeper.expected_hold_ms?.(grant.resource) ?? Number.POSITIVE_INFINITY)
   }
 
@@ -148,6 +154,7 @@ export class HeldLease implements Lease {
   #renew(): void {
     const sent_at = performance.now()
     this.#renewing = true
+    this.#known = true
     const asked = this.#keeper.backend.extend(this.resource, this.#id, this.#ttl_ms)
     bounded(asked, answerLimit(this.#ttl_ms)).then(
       (answer) => this.#renewed(sent_at, answer),
@@ -223,7 +230,10 @@ export class HeldLease implements Lease {
     if (!noticed) this.#end('released')
     let answer: 'released' | 'expired' | 'taken'
     try {
-      answer = await bounded(this.#keeper.backend.release(this.resource, this.#id), answerLimit(this.#ttl_ms))
+      answer = await bounded(
+        this.#keeper.backend.release(this.resource, this.#id, this.#known),
+        answerLimit(this.#ttl_ms),
+      )
     } catch {
       // Others need not wait for the TTL if the server comes back before it.
       this.#keeper.undo(this.resource, this.#id, this.#ttl_ms)

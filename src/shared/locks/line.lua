@@ -1,6 +1,7 @@
 -- What the verbs share, loaded in front of each, so that a script stays one atomic step.
 -- KEYS 1 lock   string "id token since_us", expires: the exclusive holder
---      2 index  sorted set, lock key -> server ms: what may be locked; shared by the resources of a Cluster slot
+--      2 index  sorted set, lock key -> server ms: what may be locked, as far as it is waited for, handed over, shared or
+--               renewed. Given on a Cluster, where each slot has one; else it is <prefix>lock:index
 -- Beside the lock key stand others, in its slot by its braces. Their names are made here: a key more in each call costs
 -- the client as much as half a command.
 --      :fence   the last token given for this resource
@@ -10,7 +11,7 @@
 --      :share   hash, id -> "token since_us" of the same
 -- An id is "<x | s | p and a limit> <ttl_ms> <channel of its process>/<seat>-<uuid> <owner>".
 local call = redis.call
-local INDEX = KEYS[2]
+local INDEX = KEYS[2] or string.match(KEYS[1], '^(.-)lock:{') .. 'lock:index'
 local LOCK, FENCE, QUEUE, ALIVE, UNTIL, SHARE
 
 -- A script works on one resource at a time.

@@ -6,7 +6,8 @@ import keySlot from 'cluster-key-slot'
 import type { Cluster, Redis } from 'ioredis'
 
 export interface RedisIndex {
-  keyOf(resource: string): string
+  /** On a Cluster, for the scripts; elsewhere they know it. */
+  keyOf?(resource: string): string
   /** Groups of resources that one script may work on. */
   together(resources: readonly string[]): string[][]
   list(): Promise<string[]>
@@ -32,7 +33,6 @@ async function entries(redis: Redis | Cluster, key: string, prefix: string, now_
 function ofOne(redis: Redis | Cluster, prefix: string): RedisIndex {
   const key = `${prefix}lock:index`
   return {
-    keyOf: () => key,
     together: (resources) => (resources.length > 0 ? [[...resources]] : []),
     list: async () => await entries(redis, key, prefix, await serverMs(redis)),
   }

@@ -17,20 +17,18 @@ interface Script {
   sha: string
 }
 
-const line = readFileSync(new URL('./line.lua', import.meta.url), 'utf8')
-
-function script(verb: string): Script {
-  const lua = line + readFileSync(new URL(`./${verb}.lua`, import.meta.url), 'utf8')
+function script(...files: string[]): Script {
+  const lua = files.map((file) => readFileSync(new URL(`./${file}.lua`, import.meta.url), 'utf8')).join('')
   return { lua, sha: createHash('sha1').update(lua).digest('hex') }
 }
 
-const ACQUIRE = script('acquire')
-const ACQUIRE_ALL = script('acquire-all')
-const EXTEND = script('extend')
-const RELEASE = script('release')
-const CANCEL = script('cancel')
-const FORCE = script('force')
-const INSPECT = script('inspect')
+const ACQUIRE = script('acquire-free', 'line', 'acquire')
+const ACQUIRE_ALL = script('line', 'acquire-all')
+const EXTEND = script('line', 'extend')
+const RELEASE = script('release-alone', 'line', 'release')
+const CANCEL = script('line', 'cancel')
+const FORCE = script('line', 'force')
+const INSPECT = script('line', 'inspect')
 
 /** So many replicas must have a lock before it is given out. */
 export interface Replication {
@@ -85,7 +83,10 @@ export function createRedisBackend(redis: Redis | Cluster, prefix: string, repli
     )
   }
 
-  const keysOf = (resource: string) => [lockKey(prefix, resource), index.keyOf(resource)]
+  const keysOf = (resource: string) => {
+    const lock = lockKey(prefix, resource)
+    return index.keyOf ? [lock, index.keyOf(resource)] : [lock]
+  }
 
   const backend: Backend = {
     newId: ({ seat, owner, mode, limit, ttl_ms }: Asker) =>
@@ -103,14 +104,18 @@ export function createRedisBackend(redis: Redis | Cluster, prefix: string, repli
     together: index.together,
 
     attemptAll(attempts) {
-      const [first = '', ...others] = attempts.map(({ resource }) => lockKey(prefix, resource))
-      const keys = [first, index.keyOf(attempts[0]?.resource ?? ''), ...others]
+      const [first = [], ...others] = attempts.map(({ resource }) => keysOf(resource))
+      const keys = [...first, ...others.flatMap(([lock = '']) => lock)]
       const above = Math.max(0, ...attempts.map((one) => one.above))
-      return run(ACQUIRE_ALL, readAll, keys, above, ...attempts.flatMap(({ id, ttl_ms }) => [id, ttl_ms]))
+      const asked = attempts.flatMap(({ id, ttl_ms }) => [id, ttl_ms])
+      return run(ACQUIRE_ALL, readAll, keys, above, first.length + 1, ...asked)
     },
 
     extend: (resource, id, ttl_ms) => run(EXTEND, readExtend, keysOf(resource), id, ttl_ms),
-    release: (resource, id) => run(RELEASE, readRelease, keysOf(resource), id),
+    release(resource, id, known) {
+      const keys = keysOf(resource)
+      return known ? run(RELEASE, readRelease, keys, id, 1) : run(RELEASE, readRelease, keys, id)
+    },
     cancel: (resource, id) => run(CANCEL, () => {}, keysOf(resource), id),
     force: (resource, above) => run(FORCE, readForce, keysOf(resource), above),
     inspect: (resources) =>

@@ -1,6 +1,6 @@
 -- Lets go of the lock if this owner still has it, and hands it over to the head of the line.
 -- KEYS 1 lock  2 index (see line.lua)
--- ARGV 1 id
+-- ARGV 1 id  2 given when the lock may be in the index
 -- Returns 1 released, 0 it had expired, -1 another owner has it
 local id = ARGV[1]
 local held = call('GET', LOCK)
@@ -8,10 +8,6 @@ local answer
 if string.byte(id) == EXCLUSIVE then
   if held and not is_mine(held, id) then return -1 end
   answer = held and call('DEL', LOCK) or 0
-  if call('EXISTS', QUEUE, UNTIL) == 0 then
-    call('ZREM', INDEX, LOCK)
-    return answer
-  end
   held = false
 else
   local now_us = server_us()

@@ -32,7 +32,7 @@ interface Held {
 }
 
 export function createRemoteLeases({ backend, events, claim, undo }: Deps): RemoteLeases {
-  /** A lock that was handed over lives for the rest of its waiter's place: its owner shall have a whole TTL. */
+  /** What was handed over lives for the rest of its waiter's place: its owner shall have a whole TTL. And be listed. */
   async function whole({ resource, id, token, ttl_ms }: Grant): Promise<number> {
     const sent_at = performance.now()
     const asked = backend.extend(resource, id, ttl_ms)
@@ -49,7 +49,7 @@ export function createRemoteLeases({ backend, events, claim, undo }: Deps): Remo
       const claimed = await claim(resource, options)
       if ('granted' in claimed) throw busyError(resource, claimed)
       const { mode, id, token, ttl_ms } = claimed
-      const sent_at = claimed.valid_ms < ttl_ms ? await whole(claimed) : claimed.sent_at
+      const sent_at = await whole(claimed)
       return leaseOf({ resource, mode, id, token, ttl_ms, since_ms: Date.now() }, sent_at)
     },
 
@@ -66,7 +66,7 @@ export function createRemoteLeases({ backend, events, claim, undo }: Deps): Remo
 
     async release(handle) {
       const { resource, id, ttl_ms, since_ms } = read(handle)
-      const answer = await bounded(backend.release(resource, id), answerLimit(ttl_ms))
+      const answer = await bounded(backend.release(resource, id, true), answerLimit(ttl_ms))
       if (answer !== 'released') return { released: false, reason: answer }
       events.released?.(resource, Math.max(0, Date.now() - since_ms))
       return { released: true }
