@@ -24,6 +24,7 @@ async function render(): Promise<string> {
     client: absent('client'),
     locks: absent('locks'),
     intake: absent('intake'),
+    bookings: absent('bookings'),
     kinds: absent('kinds'),
     waits: absent('waits'),
     nudge() {},

@@ -1,9 +1,10 @@
 /** Loads the sample resources into DATABASE_URL, once: what exists is left as it is. */
 import postgres from 'postgres'
+import { BOOKING_SAMPLES } from '../src/api/bookings.ts'
 import { SAMPLES } from '../src/api/purchases.ts'
 
 const units = (ref: string, name: string, total: number, price: number) => ({ ref, kind: 'units', name, total, price })
-const calendar = (ref: string, name: string) => ({ ref, kind: 'calendar', name, total: 0, price: 0 })
+const calendar = (ref: string, name: string, price = 0) => ({ ref, kind: 'calendar', name, total: 0, price })
 
 const RESOURCES = [
   units('product:1', 'iPhone 15', 10, 99_900),
@@ -15,9 +16,10 @@ const RESOURCES = [
   calendar('driver:1', 'Driver 1'),
   calendar('driver:2', 'Driver 2'),
   calendar('driver:3', 'Driver 3'),
-  calendar('property:42', 'Lake house'),
-  // The purchases that the API's examples name.
+  calendar('property:42', 'Lake house', 12_000),
+  // The purchases and bookings that the API's examples name.
   units('sample:1', 'Sample', 1_000, 100),
+  calendar('sample:2', 'Sample calendar'),
 ]
 
 const url = process.env.DATABASE_URL
@@ -45,6 +47,17 @@ try {
       await tx`
         INSERT INTO purchases (id, queue, customer, lines, hold_seconds)
         VALUES (${id}, 'sample:1', 'sample', ${tx.json([{ resource: 'sample:1', units: 1 }])}, ${hold})
+        ON CONFLICT DO NOTHING`
+    }
+    for (const [id, month, hold] of [
+      [BOOKING_SAMPLES.complete, '01', null],
+      [BOOKING_SAMPLES.accept, '02', a_week_s],
+      [BOOKING_SAMPLES.decline, '03', a_week_s],
+      [BOOKING_SAMPLES.cancel, '04', a_week_s],
+    ] as const) {
+      await tx`
+        INSERT INTO bookings (id, resource, customer, during, hold_seconds)
+        VALUES (${id}, 'sample:2', 'sample', ${`[2030-${month}-01,2030-${month}-08)`}, ${hold})
         ON CONFLICT DO NOTHING`
     }
     return made.length

@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import type { CommandKind, PurchaseStatus } from '../src/shared/schema.ts'
-import { decide, type Item, type PurchaseRow, type Resource } from '../src/workers/purchases.ts'
+import { decide, type PurchaseItem, type PurchaseRow, type Resource } from '../src/workers/purchases.ts'
 
 const NOW = 1_000_000
 const REFS = ['product:a', 'product:b', 'account:w']
@@ -30,12 +30,13 @@ const purchase = (fields: Partial<PurchaseRow>): PurchaseRow => ({
   created_ms: 0,
   ...fields,
 })
-const command = (kind: CommandKind, row: PurchaseRow, id: string = kind): Item => ({
+const command = (kind: CommandKind, row: PurchaseRow, id: string = kind): PurchaseItem => ({
   kind: 'command',
   purchase: row,
   command: { id, seq: 2, command: kind, created_ms: 0 },
 })
-const run = (items: Item[], ...resources: Resource[]) => decide(items, new Map(resources.map((r) => [r.ref, r])), NOW)
+const run = (items: PurchaseItem[], ...resources: Resource[]) =>
+  decide(items, new Map(resources.map((r) => [r.ref, r])), NOW)
 
 t.test('the ledger adds up and nothing goes below zero, whatever stands in the line', async (t) => {
   const rows = fc.array(
@@ -58,7 +59,7 @@ t.test('the ledger adds up and nothing goes below zero, whatever stands in the l
     fc.property(rows, stock, (made, stocks) => {
       const resources = REFS.map((ref, i) => resource(ref, stocks[i] ?? 0))
       const before = new Map(resources.map((r) => [r.ref, { ...r }]))
-      const items = made.flatMap(({ wallet, commands, ...fields }, n): Item[] => {
+      const items = made.flatMap(({ wallet, commands, ...fields }, n): PurchaseItem[] => {
         const row = purchase({
           ...fields,
           id: `p${n}`,

@@ -73,7 +73,7 @@ t.test('every operation is named, tagged, and says how it refuses', async (t) =>
       t.equal(fault, '', 'that fits')
     }
   }
-  for (const name of ['Resource', 'Purchase']) {
+  for (const name of ['Resource', 'Purchase', 'Booking']) {
     const { components } = document as unknown as { components: { schemas: Record<string, { examples: unknown[] }> } }
     for (const example of components.schemas[name]?.examples ?? []) {
       t.equal(schemaAt('components', 'schemas', name)(example), '', `the example of ${name} fits`)
@@ -88,7 +88,9 @@ async function samples(t: Test) {
   t.equal(seeded.code, 0, seeded.output)
   const [api] = await Promise.all([world.startApi(), world.startWorker()])
   const call = contract(api.url)
-  await until(async () => (await call('GET', '/api/purchases?status=queued')).body.data.length === 0)
+  for (const list of ['purchases', 'bookings']) {
+    await until(async () => (await call('GET', `/api/${list}?status=queued`)).body.data.length === 0)
+  }
   return { url: api.url, call }
 }
 

@@ -39,6 +39,21 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
       t.equal(status, 201, `${ref} is for sale`)
       return ref
     },
+    /** Creates a calendar `type:id`, its price a day, and returns the reference. */
+    async calendar(type: string, price = 0): Promise<string> {
+      const ref = `${type}:${t.name.replace(/\W+/g, '-').slice(0, 40)}-${counter++}`
+      const body = { name: ref, kind: 'calendar', price: { amount: price, currency: 'USD' } }
+      const { status } = await call(at(`/api/resources/${ref.replace(':', '/')}`), 'PUT', body)
+      t.equal(status, 201, `${ref} can be booked`)
+      return ref
+    },
+    book: (body: object, headers: Record<string, string> = {}) => call(at('/api/bookings'), 'POST', body, headers),
+    /** accept, decline, cancel or complete a booking */
+    move: (id: string, command: string, headers: Record<string, string> = {}) =>
+      call(at(`/api/bookings/${id}/${command}`), 'POST', undefined, headers),
+    async booking(id: string) {
+      return (await call(at(`/api/bookings/${id}`), 'GET')).body
+    },
     buy: (body: object, headers: Record<string, string> = {}) => call(at('/api/purchases'), 'POST', body, headers),
     command: (id: string, command: string, headers: Record<string, string> = {}) =>
       call(at(`/api/purchases/${id}/${command}`), 'POST', undefined, headers),
@@ -51,10 +66,11 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
         SELECT status, count(*)::int AS n FROM purchases WHERE queue = ${queue} GROUP BY status`
       return Object.fromEntries(rows.map((row) => [row.status, row.n]))
     },
-    /** queued purchases and commands, of every line */
+    /** queued purchases, bookings and commands, of every line */
     async queued(): Promise<number> {
       const [row] = await client<{ n: number }[]>`
         SELECT ((SELECT count(*) FROM purchases WHERE status = 'queued')
+              + (SELECT count(*) FROM bookings WHERE status = 'queued')
               + (SELECT count(*) FROM commands WHERE status = 'queued'))::int AS n`
       return row?.n ?? 0
     },

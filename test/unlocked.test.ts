@@ -47,6 +47,7 @@ t.test('three workers without any lock settle one line: never oversold (medusa#1
     lock: { backend: 'redis' },
     lease_ttl_ms: 1_000,
     worker_concurrency: 8,
+    booking_accept_s: 30,
   } as const
   const log = createLog('silent', 'test')
   const metrics = [1, 2, 3].map(() => createMetrics())

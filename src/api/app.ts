@@ -23,6 +23,8 @@ import { LeaseLostError, LockBusyError } from '../shared/locks/lease.ts'
 import type { Log } from '../shared/log.ts'
 import { badField, type FieldError, Problem, ProblemSchema, problemBody } from '../shared/problem.ts'
 import { requireKeys } from './auth.ts'
+import { availabilityRoutes } from './availability.ts'
+import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './bookings.ts'
 import { isPlainText, PLAIN_TEXT } from './http.ts'
 import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './purchases.ts'
 import { lockBusy, type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './resources.ts'
@@ -30,7 +32,7 @@ import { lockBusy, type ResourceRoutesDeps, ResourceSchema, resourceRoutes } fro
 /** Bytes of a body: a hundred lines of the longest references are a tenth of it. */
 const BODY_LIMIT = 256 * 1024
 
-export interface AppDeps extends PurchaseRoutesDeps, ResourceRoutesDeps {
+export interface AppDeps extends PurchaseRoutesDeps, BookingRoutesDeps, ResourceRoutesDeps {
   config: Pick<Config, 'api_keys' | 'admin_keys'>
   health: Health
   log: Log
@@ -57,11 +59,13 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   errors(app, log)
   bodies(app)
   requireKeys(app, [...config.api_keys, ...config.admin_keys])
-  for (const schema of [ProblemSchema, ResourceSchema, PurchaseSchema]) app.addSchema(schema)
+  for (const schema of [ProblemSchema, ResourceSchema, PurchaseSchema, BookingSchema]) app.addSchema(schema)
   await document(app)
   healthRoutes(app, health)
   resourceRoutes(app, deps)
   purchaseRoutes(app, deps)
+  bookingRoutes(app, deps)
+  availabilityRoutes(app, deps)
   app.get('/', { schema: { hide: true } }, async (_request, reply) => reply.redirect('/docs'))
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
   await app.ready()
@@ -91,17 +95,19 @@ const fieldOf = ({ instancePath, params, keyword }: ErrorObject, context: string
 }
 
 function fieldErrors(error: FastifyError): FieldError[] {
-  const found = (error.validation as unknown as ErrorObject[]).map((one) => {
-    const field = fieldOf(one, error.validationContext ?? 'body')
-    if (one.keyword === 'additionalProperties') return { field, detail: 'is not a known field' }
-    if (one.keyword === 'format' && one.params.format === PLAIN_TEXT) {
-      return { field, detail: 'must not contain NUL or half of a surrogate pair' }
-    }
-    if (one.keyword === 'required') return { field, detail: 'is missing' }
-    if (one.keyword === 'discriminator') return { field, detail: 'is not one of the known kinds' }
-    if (one.keyword === 'enum') return { field, detail: `must be one of ${one.params.allowedValues.join(', ')}` }
-    return { field, detail: one.message ?? 'is not valid' }
-  })
+  const found = (error.validation as unknown as ErrorObject[])
+    .filter(({ keyword }) => keyword !== 'if')
+    .map((one) => {
+      const field = fieldOf(one, error.validationContext ?? 'body')
+      if (one.keyword === 'additionalProperties') return { field, detail: 'is not a known field' }
+      if (one.keyword === 'format' && one.params.format === PLAIN_TEXT) {
+        return { field, detail: 'must not contain NUL or half of a surrogate pair' }
+      }
+      if (one.keyword === 'required') return { field, detail: 'is missing' }
+      if (one.keyword === 'discriminator') return { field, detail: 'is not one of the known kinds' }
+      if (one.keyword === 'enum') return { field, detail: `must be one of ${one.params.allowedValues.join(', ')}` }
+      return { field, detail: one.message ?? 'is not valid' }
+    })
   return [...new Map(found.map((one) => [one.field, one])).values()]
 }
 
@@ -189,9 +195,19 @@ function bodies(app: FastifyInstance): void {
   })
 }
 
-/** Ajv's keyword picks one of several inline schemas; OpenAPI's may only pick named ones, where oneOf says it all. */
+/**
+ * Ajv's keyword picks one of several inline schemas; OpenAPI's may only pick named ones, where oneOf says it all. So it
+ * does for if, then and else.
+ */
 const withoutDiscriminators = (openapi: object): object =>
-  JSON.parse(JSON.stringify(openapi, (key, value) => (key === 'discriminator' ? undefined : value)))
+  JSON.parse(
+    JSON.stringify(openapi, (key, value) => {
+      if (key === 'discriminator') return undefined
+      if (!value?.if || !value.then || !value.else) return value
+      const { if: _, then: one, else: other, ...rest } = value
+      return { ...rest, oneOf: [other, one] }
+    }),
+  )
 
 async function document(app: FastifyInstance): Promise<void> {
   await app.register(swagger, {
@@ -207,6 +223,7 @@ async function document(app: FastifyInstance): Promise<void> {
       tags: [
         { name: 'resources', description: 'What is for sale, and its ledger' },
         { name: 'purchases', description: 'Buying: a place in the line, settled under a lease' },
+        { name: 'bookings', description: 'Time of a calendar: stays and rides, settled in the same lines' },
         { name: 'operating', description: 'Health and metrics' },
       ],
       components: {

@@ -35,7 +35,7 @@ interface IntakeTable {
   lock: number
   /** members of the row as it comes, with their types */
   members: string
-  /** column → expression of the members */
+  /** column → expression of the members, and of `now` */
   columns: Readonly<Record<string, string>>
 }
 
@@ -45,6 +45,18 @@ export const PURCHASES: IntakeTable = {
   lock: 4_077_002,
   members: 'lines jsonb',
   columns: { queue: 'queue', lines: 'lines' },
+}
+export const BOOKINGS: IntakeTable = {
+  name: 'bookings',
+  lock: 4_077_003,
+  members: 'kind text, from_at timestamptz, until_at timestamptz, pickup jsonb',
+  columns: {
+    resource: 'queue',
+    kind: 'kind',
+    during: 'tstzrange(coalesce(from_at, now), until_at)',
+    created_at: 'now',
+    pickup: 'pickup',
+  },
 }
 
 interface Waiting<Row> {
@@ -194,7 +206,7 @@ async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow
       tx,
       sql`
       WITH d AS MATERIALIZED (
-        SELECT t.*, nextval('line_seq') AS seq FROM (
+        SELECT t.*, nextval('line_seq') AS seq, clock_timestamp() AS now FROM (
           SELECT * FROM json_to_recordset(${JSON.stringify(rows)}::json) AS d(${members})
           ORDER BY n) t
       )

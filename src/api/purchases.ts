@@ -44,13 +44,13 @@ import { createLook } from './look.ts'
 const MAX_LINES = 100
 const MAX_UNITS = 1_000_000_000
 /** Longest hold, in seconds: a week. */
-const MAX_HOLD_S = 604_800
+export const MAX_HOLD_S = 604_800
 
 const LineSchema = Type.Object(
   { resource: Ref(['product:1']), units: Type.Integer({ minimum: 1, maximum: MAX_UNITS }) },
   { additionalProperties: false },
 )
-const PaymentSchema = Type.Unsafe<Payment>({
+export const PaymentSchema = Type.Unsafe<Payment>({
   type: 'object',
   discriminator: { propertyName: 'method' },
   required: ['method'],
@@ -188,6 +188,11 @@ const IN_LINE = {
   overdue: false,
 }
 
+/** Members in one order: two bodies that say the same have the same hash. */
+export function readPayment(payment: Payment = { method: 'none' }): Payment {
+  return Object.fromEntries(Object.entries(payment).sort(([a], [b]) => (a < b ? -1 : 1))) as Payment
+}
+
 const units = (ref: string, field: string): Wanted => ({ ref, field, kind: 'units' })
 
 export interface PurchaseRoutesDeps extends LineDeps {
@@ -256,9 +261,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
     },
     async (request, reply) => {
       const { customer, hold_seconds = null } = request.body
-      // Members in one order: two bodies that say the same have the same hash.
-      const members = Object.entries(request.body.payment ?? { method: 'none' }).sort(([a], [b]) => (a < b ? -1 : 1))
-      const payment = Object.fromEntries(members) as Payment
+      const payment = readPayment(request.body.payment)
       const lines = mergeLines(request.body.lines)
       const body = { customer, lines, payment, hold_seconds }
       const key = keyed(request, 'POST /api/purchases', body)

@@ -9,12 +9,13 @@ import { lockEvents, type Metrics } from '../shared/metrics.ts'
 import { Problem } from '../shared/problem.ts'
 import { createNudger, openRedis } from '../shared/queues.ts'
 import { buildApp } from './app.ts'
-import { createIntake, FLUSH_MS, PURCHASES } from './intake.ts'
+import type { NewBooking } from './bookings.ts'
+import { BOOKINGS, createIntake, FLUSH_MS, PURCHASES } from './intake.ts'
 import { createKinds } from './kinds.ts'
 import type { NewPurchase } from './purchases.ts'
 import { createWaits } from './wait.ts'
 
-/** Connections for reads; intake has one of its own. */
+/** Connections for reads; each intake has one of its own. */
 const CONNECTIONS = 8
 
 export interface RunningApi {
@@ -43,6 +44,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const { nudge, close: closeNudger } = createNudger(redis_url, redis_prefix, log)
   const waits = createWaits(openRedis(redis_url, log), redis_prefix, client, log)
   const intake = createIntake<NewPurchase>(PURCHASES, { database_url, breaker: taking, log, nudge })
+  const bookings = createIntake<NewBooking>(BOOKINGS, { database_url, breaker: taking, log, nudge })
   let stopping = false
   const app = await buildApp({
     config,
@@ -50,6 +52,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     client,
     locks,
     intake,
+    bookings,
     kinds: createKinds(client, postgres.run),
     waits,
     nudge,
@@ -69,7 +72,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     },
     async close() {
       await app.close()
-      await intake.close()
+      await Promise.all([intake.close(), bookings.close()])
       await closeNudger()
       waits.close()
       await opened.close()

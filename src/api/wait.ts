@@ -1,5 +1,5 @@
 /**
- * Waiting for purchases and commands to be settled (Prefer: wait). Invariant: what a waiter is told comes from
+ * Waiting for purchases, bookings and commands to be settled (Prefer: wait). Invariant: what a waiter is told comes from
  * Postgres after the commit; the notice on Redis only says when to look, and a slow look of its own covers lost ones.
  */
 import { sql } from 'drizzle-orm'
@@ -59,6 +59,8 @@ export function createWaits(subscriber: Redis, redis_prefix: string, client: Cli
       client,
       sql`WITH w AS (SELECT json_array_elements_text(${ids}::json)::uuid AS id)
           SELECT id FROM purchases JOIN w USING (id) WHERE status <> 'queued'
+          UNION ALL
+          SELECT id FROM bookings JOIN w USING (id) WHERE status <> 'queued'
           UNION ALL
           SELECT id FROM commands JOIN w USING (id) WHERE status <> 'queued'`,
     )

@@ -21,6 +21,8 @@ export interface Config {
   /** undefined: 9464, or any free port when that one is taken */
   readonly metrics_port: number | undefined
   readonly lease_ttl_ms: number
+  /** seconds a ride waits to be accepted */
+  readonly booking_accept_s: number
   readonly shutdown_ms: number
   readonly log_level: string
 }
@@ -112,6 +114,7 @@ export function readConfig(env: Env): Config {
     worker_concurrency: integer(env, 'WORKER_CONCURRENCY', 1, 1_000) ?? 16,
     metrics_port: integer(env, 'METRICS_PORT', 0, 65_535),
     lease_ttl_ms: integer(env, 'LEASE_TTL_MS', 200, 600_000) ?? LEASE_TTL_MS,
+    booking_accept_s: integer(env, 'BOOKING_ACCEPT_SECONDS', 1, 86_400) ?? 30,
     shutdown_ms: integer(env, 'SHUTDOWN_MS', 100, 600_000) ?? 15_000,
     log_level: choice(env, 'LOG_LEVEL', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']) ?? 'info',
   }

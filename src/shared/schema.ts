@@ -39,6 +39,21 @@ export const PURCHASE_STATUSES = [
 ] as const
 export type PurchaseStatus = (typeof PURCHASE_STATUSES)[number]
 
+export const BOOKING_STATUSES = [
+  'queued',
+  'requested',
+  'accepted',
+  'completed',
+  'rejected',
+  'declined',
+  'cancelled',
+  'expired',
+] as const
+export type BookingStatus = (typeof BOOKING_STATUSES)[number]
+
+export const BOOKING_COMMANDS = ['accept', 'decline', 'cancel', 'complete'] as const
+export type BookingCommand = (typeof BOOKING_COMMANDS)[number]
+
 export const COMMANDS = ['confirm', 'cancel', 'refund'] as const
 export type CommandKind = (typeof COMMANDS)[number]
 
@@ -48,6 +63,12 @@ export interface Line {
   units: number
 }
 export type Payment = { method: 'none' } | { method: 'card'; token: string } | { method: 'wallet'; account: string }
+
+/** Where a ride begins, in degrees. */
+export interface Pickup {
+  lat: number
+  lng: number
+}
 
 /** Everything that stands in a line takes its place from this one sequence. */
 export const lineSeq = pgSequence('line_seq')
@@ -124,21 +145,21 @@ export const purchases = pgTable(
   ],
 )
 
-/** Confirm, cancel and refund stand in the same line as what they are about. */
+/** Commands on purchases and bookings stand in the same line as what they are about. */
 export const commands = pgTable(
   'commands',
   {
     id: uuid('id').primaryKey().defaultRandom(),
     seq: units('seq').notNull().default(sql`nextval('line_seq')`),
     queue: ref('queue').notNull(),
-    purchase: uuid('purchase')
-      .notNull()
-      .references(() => purchases.id),
-    command: text('command').$type<CommandKind>().notNull(),
+    /** What it is about: a purchase or a booking, one of them. */
+    purchase: uuid('purchase').references(() => purchases.id),
+    booking: uuid('booking').references(() => bookings.id),
+    command: text('command').$type<CommandKind | BookingCommand>().notNull(),
     status: text('status').$type<'queued' | 'done' | 'rejected'>().notNull().default('queued'),
     reason: text('reason'),
-    /** The purchase's status that the command met. */
-    met: text('met').$type<PurchaseStatus>(),
+    /** The status that the command met. */
+    met: text('met').$type<PurchaseStatus | BookingStatus>(),
     fence: units('fence'),
     idempotency_key: text('idempotency_key'),
     idempotency_scope: text('idempotency_scope').notNull().default(''),
@@ -151,7 +172,11 @@ export const commands = pgTable(
       .where(sql`idempotency_key IS NOT NULL`),
     index('commands_line').on(t.queue, t.seq).where(sql`status = 'queued'`),
     index('commands_by_purchase').on(t.purchase),
-    check('commands_command_check', sql`${t.command} IN ('confirm', 'cancel', 'refund')`),
+    check('commands_subject_check', sql`num_nonnulls(${t.purchase}, ${t.booking}) = 1`),
+    check(
+      'commands_command_check',
+      sql`${t.command} IN ('confirm', 'cancel', 'refund') OR ${t.booking} IS NOT NULL AND ${t.command} IN ('accept', 'decline', 'complete')`,
+    ),
     check('commands_status_check', sql`${t.status} IN ('queued', 'done', 'rejected')`),
   ],
 )
@@ -162,21 +187,43 @@ export const bookings = pgTable(
     id: uuid('id').primaryKey().defaultRandom(),
     seq: units('seq').notNull().default(sql`nextval('line_seq')`),
     kind: text('kind').$type<'stay' | 'ride'>().notNull().default('stay'),
+    /** What is booked, and the line that the booking stands in. */
     resource: ref('resource').notNull(),
     customer: text('customer').notNull().default(''),
+    /** Half-open; a ride has no end until it is over. */
     during: tstzrange('during').notNull(),
-    status: text('status').notNull().default('queued'),
+    pickup: jsonb('pickup').$type<Pickup>(),
+    amount: units('amount'),
+    currency: text('currency'),
+    payment: jsonb('payment').$type<Payment>().notNull().default({ method: 'none' }),
+    hold_seconds: integer('hold_seconds'),
+    status: text('status').$type<BookingStatus>().notNull().default('queued'),
     reason: text('reason'),
+    /** Ids of the bookings that were in the way, when it was rejected for them. */
+    conflicts: jsonb('conflicts').$type<string[]>(),
     fence: units('fence'),
+    /** When a request that nobody has accepted is over. */
+    expires_at: at('expires_at'),
+    idempotency_key: text('idempotency_key'),
+    idempotency_scope: text('idempotency_scope').notNull().default(''),
+    request_hash: text('request_hash'),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
     settled_at: at('settled_at'),
   },
   (t) => [
+    uniqueIndex('bookings_idempotency_key')
+      .on(t.idempotency_key, t.idempotency_scope)
+      .where(sql`idempotency_key IS NOT NULL`),
     uniqueIndex('bookings_active_ride')
       .on(t.customer)
       .where(sql`kind = 'ride' AND status IN ('requested', 'accepted')`),
     index('bookings_line').on(t.resource, t.seq).where(sql`status = 'queued'`),
-    index('bookings_by_customer').on(t.customer, t.seq),
+    // Lists go by id, as those of purchases.
+    index('bookings_by_resource').on(t.resource, t.id),
+    index('bookings_by_customer').on(t.customer, t.id),
+    // The first for a line, the second for the sweeper, which asks for all of them.
+    index('bookings_requested').on(t.resource, t.expires_at).where(sql`status = 'requested'`),
+    index('bookings_requested_until').on(t.expires_at).where(sql`status = 'requested'`),
     check('bookings_kind_check', sql`${t.kind} IN ('stay', 'ride')`),
     check('bookings_during_check', sql`NOT isempty(${t.during})`),
     check(

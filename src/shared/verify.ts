@@ -36,8 +36,10 @@ const EFFECTS = `
 const LEDGER = `
   SELECT resource,
          coalesce(sum(delta) FILTER (WHERE purchase IS NULL AND booking IS NULL), 0)::bigint AS total,
-         coalesce(-sum(delta) FILTER (WHERE purchase IS NOT NULL AND reason IN ('hold', 'release')), 0)::bigint AS held,
-         coalesce(-sum(delta) FILTER (WHERE purchase IS NOT NULL AND reason IN ('sale', 'refund')), 0)::bigint AS sold,
+         coalesce(-sum(delta) FILTER (WHERE num_nonnulls(purchase, booking) > 0 AND reason IN ('hold', 'release')), 0)::bigint
+           AS held,
+         coalesce(-sum(delta) FILTER (WHERE num_nonnulls(purchase, booking) > 0 AND reason IN ('sale', 'refund')), 0)::bigint
+           AS sold,
          sum(delta)::bigint AS available
   FROM movements GROUP BY resource`
 
@@ -60,6 +62,30 @@ const CHECKS: readonly Check[] = [
     of: `SELECT count(*) FROM bookings WHERE status IN ('requested', 'accepted')`,
     broken: `SELECT a.id FROM bookings a JOIN bookings b ON a.resource = b.resource AND a.id <> b.id
              AND a.during && b.during AND a.status IN ('requested', 'accepted') AND b.status IN ('requested', 'accepted')`,
+  },
+  {
+    invariant: 'one active ride per rider',
+    of: `SELECT count(*) FROM bookings WHERE kind = 'ride' AND status IN ('requested', 'accepted')`,
+    broken: `SELECT unnest(array_agg(id)) AS id FROM bookings WHERE kind = 'ride' AND status IN ('requested', 'accepted')
+             GROUP BY customer HAVING count(*) > 1`,
+  },
+  {
+    invariant: 'each booking moved exactly the money that its status says',
+    of: `SELECT count(*) FROM bookings WHERE payment ->> 'method' = 'wallet'`,
+    broken: `SELECT coalesce(b.id, m.booking) AS id FROM (SELECT * FROM bookings WHERE payment ->> 'method' = 'wallet') b
+             FULL JOIN (
+               SELECT booking, min(resource) AS resource, max(resource) AS other, sum(delta)::bigint AS net,
+                      count(*) FILTER (WHERE reason IN ('sale', 'hold')) AS taken
+               FROM movements WHERE booking IS NOT NULL GROUP BY booking
+             ) m ON m.booking = b.id
+             WHERE b.id IS NULL OR m.resource <> b.payment ->> 'account' OR m.other <> m.resource
+                OR coalesce(m.net, 0) <> CASE WHEN b.status IN ('requested', 'accepted', 'completed') THEN -b.amount ELSE 0 END
+                OR (b.status IN ('queued', 'rejected') AND m.booking IS NOT NULL)`,
+  },
+  {
+    invariant: 'a booking was settled under no token above the one stored on its resource',
+    of: `SELECT count(*) FROM bookings WHERE fence IS NOT NULL`,
+    broken: `SELECT b.id FROM bookings b JOIN resources r ON r.ref = b.resource WHERE b.fence > r.fence`,
   },
   {
     invariant: 'one effect per intent: each purchase moved exactly the units that its status says',
@@ -95,12 +121,19 @@ const CHECKS: readonly Check[] = [
   {
     // A long line is no fault, a line that stands still is.
     invariant: `nothing acknowledged is lost: no line has stood still for ${LATE_S} s with somebody in it`,
-    of: `SELECT count(*) FROM purchases`,
+    of: `SELECT (SELECT count(*) FROM purchases) + (SELECT count(*) FROM bookings)`,
     broken: `SELECT id FROM (
                SELECT id, queue, created_at FROM purchases WHERE status = 'queued'
                UNION ALL SELECT id, queue, created_at FROM commands WHERE status = 'queued'
+               UNION ALL SELECT id, resource, created_at FROM bookings WHERE status = 'queued'
              ) q WHERE created_at < now() - interval '${LATE_S} s' AND queue NOT IN (
-               SELECT queue FROM purchases WHERE settled_at > now() - interval '${LATE_S} s')`,
+               SELECT queue FROM purchases WHERE settled_at > now() - interval '${LATE_S} s'
+               UNION ALL SELECT resource FROM bookings WHERE settled_at > now() - interval '${LATE_S} s')`,
+  },
+  {
+    invariant: `no time is lost: no request is overdue by ${LATE_S} s`,
+    of: `SELECT count(*) FROM bookings WHERE status = 'requested'`,
+    broken: `SELECT id FROM bookings WHERE status = 'requested' AND expires_at < now() - interval '${LATE_S} s'`,
   },
   {
     invariant: `nothing is undersold: no hold is overdue by ${LATE_S} s`,

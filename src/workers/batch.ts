@@ -5,8 +5,14 @@
  */
 import { sql } from 'drizzle-orm'
 import type { Client, Transaction } from '../shared/db.ts'
-import { run } from '../shared/db.ts'
-import { decide, type Item, type PurchaseRow, type Resource, type Verdict } from './purchases.ts'
+import { run, sqlState } from '../shared/db.ts'
+import { type BookingVerdict, decideBookings } from './bookings.ts'
+import { readActive, writeBookings } from './calendar.ts'
+import type { Item } from './items.ts'
+import { type Verdict as Decided, decide, type PurchaseItem, type PurchaseRow, type Resource } from './purchases.ts'
+
+/** What was decided about a batch: purchases and bookings share their resources, commands and movements. */
+export type Verdict = Omit<Decided, 'skipped'> & Pick<BookingVerdict, 'bookings' | 'overdue'> & { skipped: Item[] }
 
 /** A lease holder with a newer token has written: this one's whole transaction is rolled back. */
 export class StaleLeaseError extends Error {
@@ -31,7 +37,7 @@ const ROWS_PER_BATCH = 2_000
 
 type Taken = PurchaseRow & {
   line: string
-  kind: Item['kind']
+  kind: PurchaseItem['kind']
   command_id: string | null
   command_seq: number | null
   command: 'confirm' | 'cancel' | 'refund' | null
@@ -53,7 +59,7 @@ export const rowsPerLine = (lines: number) => Math.min(ROWS_PER_LINE, Math.ceil(
 export async function take(
   client: Client,
   lines: readonly { queue: string; after: number }[],
-): Promise<Map<string, Item[]>> {
+): Promise<Map<string, PurchaseItem[]>> {
   const limit = rowsPerLine(lines.length)
   const wanted = JSON.stringify(lines.map(({ queue, after }) => ({ queue, after })))
   const rows = await run<Taken>(
@@ -86,12 +92,12 @@ export async function take(
     ORDER BY q.queue, i.rank, coalesce(i.command_seq, i.seq)`,
   )
   const purchases = new Map<string, PurchaseRow>()
-  const taken = new Map<string, Item[]>(lines.map((line) => [line.queue, []]))
+  const taken = new Map<string, PurchaseItem[]>(lines.map((line) => [line.queue, []]))
   for (const row of rows) {
     const { line, kind, command_id, command_seq, command, command_created_ms, ...fresh } = row
     const purchase = purchases.get(fresh.id) ?? fresh
     purchases.set(purchase.id, purchase)
-    const item: Item =
+    const item: PurchaseItem =
       command_id !== null && command_seq !== null && command !== null
         ? {
             kind: 'command',
@@ -163,9 +169,9 @@ async function write(tx: Transaction, verdict: Verdict): Promise<void> {
       WHERE t.id = d.id AND t.status = 'queued'
       RETURNING 1
     ), m AS (
-      INSERT INTO movements (resource, purchase, delta, reason, fence)
+      INSERT INTO movements (resource, purchase, booking, delta, reason, fence)
       SELECT * FROM json_to_recordset(${JSON.stringify(verdict.movements)}::json)
-        AS d(resource text, purchase uuid, delta bigint, reason text, fence bigint)
+        AS d(resource text, purchase uuid, booking uuid, delta bigint, reason text, fence bigint)
       RETURNING 1
     ), r AS (
       UPDATE resources t SET available = d.available, held = d.held, updated_at = now()
@@ -184,38 +190,88 @@ async function write(tx: Transaction, verdict: Verdict): Promise<void> {
   }
 }
 
+/** Each item with a copy of its row, one for all items of that row. */
+function copied(items: readonly Item[]): Item[] {
+  const copies = new Map<object, object>()
+  const copy = <Row extends object>(row: Row): Row => {
+    const own = (copies.get(row) ?? { ...row }) as Row
+    copies.set(row, own)
+    return own
+  }
+  return items.map((item) =>
+    item.purchase ? { ...item, purchase: copy(item.purchase) } : { ...item, booking: copy(item.booking) },
+  )
+}
+
 /**
- * Decides and commits these items in one transaction, under the leases' tokens by resource. Throws StaleLeaseError or
- * ChangedRowError with nothing written; any other error leaves the outcome to be seen by taking the rows again.
+ * Decides and commits these items in one transaction, under the leases' tokens by resource; a ride waits `accept_ms` to
+ * be accepted. Throws StaleLeaseError or ChangedRowError with nothing written; any other error leaves the outcome to be
+ * seen by taking the rows again.
  */
 export async function commit(
   client: Client,
   items: readonly Item[],
   tokens: ReadonlyMap<string, number>,
+  accept_ms: number,
 ): Promise<Verdict & { now_ms: number }> {
-  return await client.begin(async (tx) => {
+  const transaction = client.begin(async (tx) => {
     const [resources, now_ms] = await guard(tx, tokens)
     // Deciding changes the rows' status; a batch that is rolled back and split must find them as they were taken.
-    const copies = new Map<PurchaseRow, PurchaseRow>()
-    const fresh = items.map((item): Item => {
-      const purchase = copies.get(item.purchase) ?? { ...item.purchase }
-      copies.set(item.purchase, purchase)
-      return { ...item, purchase }
-    })
-    const verdict = decide(fresh, resources, now_ms)
-    if (verdict.purchases.length + verdict.commands.length > 0) await write(tx, verdict)
+    const fresh = copied(items)
+    const decided = decide(
+      fresh.filter((item) => item.purchase !== undefined),
+      resources,
+      now_ms,
+    )
+    const bookings = fresh.filter((item) => item.booking !== undefined)
+    const booked = decideBookings(bookings, await readActive(tx, bookings), resources, now_ms, accept_ms)
+    const verdict = {
+      ...decided,
+      bookings: booked.bookings,
+      overdue: booked.overdue,
+      commands: [...decided.commands, ...booked.commands],
+      movements: [...decided.movements, ...booked.movements],
+      resources: [...new Set([...decided.resources, ...booked.resources])],
+      skipped: [...decided.skipped, ...booked.skipped],
+    }
+    if (!(await writeBookings(tx, booked))) throw new ChangedRowError('a booking was not as taken')
+    if (verdict.purchases.length + verdict.commands.length + verdict.movements.length > 0) await write(tx, verdict)
     return { ...verdict, now_ms }
+  })
+  return await transaction.catch((error) => {
+    // Rows of other lines (a rider's other driver) are written without their lease: Postgres sorts out who goes first.
+    throw sqlState(error) === '40P01'
+      ? new ChangedRowError('rolled back to let another batch pass', { cause: error })
+      : error
   })
 }
 
-/** Ends a row that cannot be decided or written: failed, or its command rejected, with the reason `unprocessable`. */
-export async function setApart(client: Client, item: Item): Promise<void> {
-  await run(
-    client,
-    item.kind === 'command'
-      ? sql`UPDATE commands SET status = 'rejected', reason = 'unprocessable', settled_at = clock_timestamp()
-            WHERE id = ${item.command.id} AND status = 'queued'`
-      : sql`UPDATE purchases SET status = 'failed', reason = 'unprocessable', settled_at = clock_timestamp()
-            WHERE id = ${item.purchase.id} AND status = 'queued'`,
-  )
+/**
+ * Ends a row that cannot be decided or written: failed (a booking: rejected), or its command rejected, with the reason
+ * `unprocessable`. A booking that only the database saw to collide is rejected as any other that does.
+ */
+export async function setApart(client: Client, item: Item, error: unknown): Promise<void> {
+  const settled = sql`settled_at = clock_timestamp()`
+  if (item.kind === 'command') {
+    await run(
+      client,
+      sql`UPDATE commands SET status = 'rejected', reason = 'unprocessable', ${settled}
+          WHERE id = ${item.command.id} AND status = 'queued'`,
+    )
+  } else if (item.purchase) {
+    await run(
+      client,
+      sql`UPDATE purchases SET status = 'failed', reason = 'unprocessable', ${settled}
+          WHERE id = ${item.purchase.id} AND status = 'queued'`,
+    )
+  } else {
+    await run(
+      client,
+      sql`UPDATE bookings SET status = 'rejected', reason = ${isCollision(error) ? 'conflict' : 'unprocessable'}, ${settled}
+          WHERE id = ${item.booking.id} AND status = 'queued'`,
+    )
+  }
 }
+
+/** EXCLUDE or the riders' unique index: a booking that was written without the lease has this time already. */
+export const isCollision = (error: unknown) => sqlState(error) === '23P01' || sqlState(error) === '23505'

@@ -6,7 +6,7 @@ import type { Breaker } from '../shared/breaker.ts'
 import type { Lease, Locks } from '../shared/locks/lease.ts'
 import { byLockOrder } from '../shared/resource.ts'
 import { StaleLeaseError } from './batch.ts'
-import { type Item, refsOf } from './purchases.ts'
+import { type Item, idOf, refsOf } from './items.ts'
 import type { createSettler, Outcome } from './settle.ts'
 
 export interface DrainDeps {
@@ -82,8 +82,8 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
 
   /** The leases of the first row that has missed often enough, waited for in lock order while its line is held. */
   async function insist(queue: string, missed: Item[], misses: Map<string, number>): Promise<Map<string, Lease>> {
-    for (const { purchase } of missed) misses.set(purchase.id, (misses.get(purchase.id) ?? 0) + 1)
-    const first = missed.find(({ purchase }) => (misses.get(purchase.id) ?? 0) >= MISSES)
+    for (const item of missed) misses.set(idOf(item), (misses.get(idOf(item)) ?? 0) + 1)
+    const first = missed.find((item) => (misses.get(idOf(item)) ?? 0) >= MISSES)
     const extras = new Map<string, Lease>()
     if (!first) return extras
     try {

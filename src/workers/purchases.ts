@@ -2,7 +2,7 @@
  * What is decided about a batch, in memory and without I/O. Invariant: items are decided in the order given, and every
  * unit that moves leaves a movement, so by resource: total = available + held + sold, by the ledger.
  */
-import type { CommandKind, Line, Payment, PurchaseStatus } from '../shared/schema.ts'
+import type { BookingStatus, CommandKind, Line, Payment, PurchaseStatus } from '../shared/schema.ts'
 
 /** A row of purchases, as far as deciding needs it. `status` changes as the batch is decided. */
 export interface PurchaseRow {
@@ -28,7 +28,7 @@ export interface CommandRow {
 }
 
 /** What stands in a line: a purchase to settle, a command on one, or a hold whose time is over. */
-export type Item = { purchase: PurchaseRow } & (
+export type PurchaseItem = { purchase: PurchaseRow; booking?: never } & (
   | { kind: 'purchase'; command?: never }
   | { kind: 'expired'; command?: never }
   | { kind: 'command'; command: CommandRow }
@@ -60,12 +60,13 @@ export interface CommandChange {
   id: string
   status: 'done' | 'rejected'
   reason: string | null
-  met: PurchaseStatus
+  met: PurchaseStatus | BookingStatus
   fence: number
 }
 export interface Movement {
   resource: string
-  purchase: string
+  purchase?: string
+  booking?: string
   delta: number
   reason: 'sale' | 'hold' | 'release' | 'refund'
   fence: number
@@ -76,7 +77,7 @@ export interface Verdict {
   movements: Movement[]
   resources: Resource[]
   /** items this batch could not decide yet: they stay in the line */
-  skipped: Item[]
+  skipped: PurchaseItem[]
 }
 
 /** Thrown for a row that no worker can decide (written past the API); the row is set apart, the rest settles. */
@@ -104,7 +105,7 @@ function takes(purchase: PurchaseRow, amount: number): Map<string, number> {
 }
 
 /** Every resource that settling this item may write. */
-export function refsOf(item: Item): string[] {
+export function refsOfPurchase(item: PurchaseItem): string[] {
   const { purchase } = item
   // A queued purchase that is cancelled has moved nothing; its own line is enough.
   if (item.kind === 'command' && purchase.status === 'queued') return [purchase.queue]
@@ -114,7 +115,11 @@ export function refsOf(item: Item): string[] {
 /**
  * Decides the items in order. `now_ms` is the database clock, read after the rows were locked.
  */
-export function decide(items: readonly Item[], resources: ReadonlyMap<string, Resource>, now_ms: number): Verdict {
+export function decide(
+  items: readonly PurchaseItem[],
+  resources: ReadonlyMap<string, Resource>,
+  now_ms: number,
+): Verdict {
   const changes = new Map<string, PurchaseChange>()
   const touched = new Set<Resource>()
   const verdict: Verdict = { purchases: [], commands: [], movements: [], resources: [], skipped: [] }

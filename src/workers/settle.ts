@@ -7,8 +7,19 @@ import { type Client, isDataError } from '../shared/db.ts'
 import type { Lease, Locks } from '../shared/locks/lease.ts'
 import type { Log } from '../shared/log.ts'
 import type { Metrics } from '../shared/metrics.ts'
-import { ChangedRowError, commit, rowsPerLine, StaleLeaseError, setApart, take } from './batch.ts'
-import { type Item, refsOf, UnprocessableError, type Verdict } from './purchases.ts'
+import {
+  ChangedRowError,
+  commit,
+  isCollision,
+  rowsPerLine,
+  StaleLeaseError,
+  setApart,
+  take,
+  type Verdict,
+} from './batch.ts'
+import { createCalendars } from './calendar.ts'
+import { type Item, idOf, refsOf, rowOf } from './items.ts'
+import { UnprocessableError } from './purchases.ts'
 
 export interface SettleDeps {
   client: Client
@@ -16,6 +27,8 @@ export interface SettleDeps {
   database: Breaker
   metrics: Metrics
   log: Log
+  /** milliseconds a ride waits to be accepted */
+  accept_ms: number
   /** tells whoever waits that these ids have an answer */
   notify(ids: string[]): void
 }
@@ -58,8 +71,9 @@ const LINES_PER_ROUND = 128
 /** Rounds that an ask survives when others in its transaction were refused, before its job is told. */
 const TRIES = 4
 
-export function createSettler({ client, locks, database, metrics, log, notify }: SettleDeps) {
+export function createSettler({ client, locks, database, metrics, log, accept_ms, notify }: SettleDeps) {
   const waiting: Pending[] = []
+  const calendars = createCalendars(client)
   /** Fences found above a lease's token (the lock server lost its memory): the next lease must exceed them. */
   const floors = new Map<string, number>()
   /** Rows that cannot even be set apart: passed over while this process lives, so that their line goes on. */
@@ -87,7 +101,12 @@ export function createSettler({ client, locks, database, metrics, log, notify }:
 
   async function round(asks: Pending[]): Promise<void> {
     try {
-      const taken = await database.run(() => take(client, asks))
+      const limit = rowsPerLine(asks.length)
+      const [purchases, bookings] = await database.run(() =>
+        Promise.all([take(client, asks), calendars.take(asks, limit)]),
+      )
+      const taken = new Map<string, Item[]>(purchases)
+      for (const [queue, items] of bookings) taken.set(queue, [...(purchases.get(queue) ?? []), ...items])
       const leases = new Map(asks.flatMap((ask) => [[ask.queue, ask.lease] as const, ...ask.extras]))
       const { refs, bad } = sort([...taken.values()].flat())
       const extras = await borrow(new Set([...refs.values()].flat().filter((ref) => !leases.has(ref))))
@@ -147,6 +166,7 @@ export function createSettler({ client, locks, database, metrics, log, notify }:
     items: readonly Item[],
     refs: ReadonlyMap<Item, string[]>,
     leases: ReadonlyMap<string, Lease>,
+    collided = false,
   ): Promise<Item[]> {
     const tokens = new Map<string, number>()
     for (const item of items) {
@@ -154,7 +174,7 @@ export function createSettler({ client, locks, database, metrics, log, notify }:
     }
     const attempt = () =>
       database.run(async () => {
-        const verdict = await commit(client, items, tokens)
+        const verdict = await commit(client, items, tokens, accept_ms)
         tell(items, verdict)
         return verdict
       })
@@ -169,6 +189,8 @@ export function createSettler({ client, locks, database, metrics, log, notify }:
       if (!(error instanceof UnprocessableError || isDataError(error))) throw error
       const [first] = items
       if (items.length === 1 && first) {
+        // Once more: what it has met is committed by now, and can be named.
+        if (isCollision(error) && !collided) return await settle(items, refs, leases, true)
         await apart(first, error)
         return []
       }
@@ -180,35 +202,37 @@ export function createSettler({ client, locks, database, metrics, log, notify }:
 
   async function apart(item: Item, error: unknown): Promise<void> {
     const id = idOf(item)
-    log.error({ purchase: item.purchase.id, resource: item.purchase.queue, error }, 'row set apart')
+    log.error({ row: rowOf(item).id, resource: rowOf(item).queue, error }, 'row set apart')
     try {
-      await setApart(client, item)
+      await setApart(client, item, error)
       notify([id])
     } catch (second) {
       if (!isDataError(second)) throw second
       hopeless.add(id)
-      log.error({ purchase: item.purchase.id, error: second }, 'row cannot be written at all: it stays queued')
+      log.error({ row: rowOf(item).id, error: second }, 'row cannot be written at all: it stays queued')
     }
   }
 
   function tell(items: readonly Item[], verdict: Verdict & { now_ms: number }): void {
-    const rows = new Map(items.map((item) => [item.purchase.id, item.purchase]))
-    const perLine = new Map<string, { fencing_token: number; purchases: Record<string, string[]> }>()
-    for (const change of verdict.purchases) {
+    const rows = new Map(items.map((item) => [rowOf(item).id, rowOf(item)]))
+    const perLine = new Map<string, { fencing_token: number; settled: Record<string, string[]> }>()
+    for (const { status } of verdict.purchases) metrics.purchases.inc({ status })
+    for (const { status } of verdict.bookings) metrics.bookings.inc({ status })
+    metrics.bookings.inc({ status: 'expired' }, verdict.overdue.length)
+    for (const change of [...verdict.purchases, ...verdict.bookings]) {
       const row = rows.get(change.id)
       if (!row) continue
-      metrics.purchases.inc({ status: change.status })
       if (change.was === 'queued') {
         metrics.queue_waiting_seconds.observe(Math.max(0, verdict.now_ms - row.created_ms) / 1000)
       }
-      const line = perLine.get(row.queue) ?? { fencing_token: change.fence, purchases: {} }
+      const line = perLine.get(row.queue) ?? { fencing_token: change.fence, settled: {} }
       perLine.set(row.queue, line)
-      line.purchases[change.status] ??= []
-      line.purchases[change.status]?.push(change.id)
+      line.settled[change.status] ??= []
+      line.settled[change.status]?.push(change.id)
     }
-    metrics.batch_size.observe(verdict.purchases.length + verdict.commands.length)
+    metrics.batch_size.observe(verdict.purchases.length + verdict.bookings.length + verdict.commands.length)
     for (const [resource, line] of perLine) log.info({ resource, ...line }, 'settled')
-    notify([...verdict.purchases, ...verdict.commands].map((change) => change.id))
+    notify([...verdict.purchases, ...verdict.bookings, ...verdict.commands].map((change) => change.id))
   }
 
   function refuse(asks: Pending[], error: unknown): void {
@@ -233,8 +257,6 @@ export function createSettler({ client, locks, database, metrics, log, notify }:
   }
 }
 
-const idOf = (item: Item) => item.command?.id ?? item.purchase.id
-
 function outcomeOf(
   { queue, after }: Ask,
   taken: readonly Item[],
@@ -243,15 +265,14 @@ function outcomeOf(
   progress: boolean,
   lines: number,
 ): Outcome {
-  const own = taken.filter((item) => item.purchase.queue === queue)
-  const purchases = own.filter((item) => item.kind === 'purchase')
-  const staying = purchases.filter((item) => stay.has(item)).map((item) => item.purchase.seq)
+  const own = taken.filter((item) => rowOf(item).queue === queue)
+  const news = own.filter((item) => item.kind === 'purchase' || item.kind === 'booking')
+  const staying = news.filter((item) => stay.has(item)).map((item) => rowOf(item).seq)
   const limit = rowsPerLine(lines)
-  const kinds = ['purchase', 'command', 'expired'] as const
+  const kinds = ['purchase', 'booking', 'command', 'expired'] as const
   return {
     missed: own.filter((item) => missed.has(item)),
     full: progress && kinds.some((kind) => taken.filter((item) => item.kind === kind).length >= limit),
-    after:
-      staying.length > 0 ? Math.min(...staying) - 1 : Math.max(after, ...purchases.map((item) => item.purchase.seq)),
+    after: staying.length > 0 ? Math.min(...staying) - 1 : Math.max(after, ...news.map((item) => rowOf(item).seq)),
   }
 }

@@ -1,6 +1,6 @@
 /**
- * Makes up for lost nudges. Invariant: a line whose head has waited for a second, and a line with an overdue hold, is
- * nudged again, whatever happened to its job.
+ * Makes up for lost nudges. Invariant: a line whose head has waited for a second, and a line with an overdue hold
+ * or request, is nudged again, whatever happened to its job.
  */
 import { sql } from 'drizzle-orm'
 import { type Client, run } from '../shared/db.ts'
@@ -13,14 +13,14 @@ const LATE = sql.raw("interval '1 second'")
 const LINES = 10_000
 
 /** Every line of the table once, by its head: an index skip scan, as cheap with a million rows in one line as with one. */
-const heads = (table: string) =>
+const heads = (table: string, queue = 'queue') =>
   sql.raw(`
   (WITH RECURSIVE head AS (
-    (SELECT queue, created_at FROM ${table} WHERE status = 'queued' ORDER BY queue, seq LIMIT 1)
+    (SELECT ${queue} AS queue, created_at FROM ${table} WHERE status = 'queued' ORDER BY ${queue}, seq LIMIT 1)
     UNION ALL
     SELECT n.queue, n.created_at FROM head h CROSS JOIN LATERAL (
-      SELECT t.queue, t.created_at FROM ${table} t
-      WHERE t.status = 'queued' AND t.queue > h.queue ORDER BY t.queue, t.seq LIMIT 1) n
+      SELECT t.${queue} AS queue, t.created_at FROM ${table} t
+      WHERE t.status = 'queued' AND t.${queue} > h.queue ORDER BY t.${queue}, t.seq LIMIT 1) n
   ) SELECT queue, created_at FROM head)`)
 
 export interface SweepDeps {
@@ -41,6 +41,10 @@ export async function sweepOnce({ client, locks, insist }: SweepDeps): Promise<s
         SELECT queue FROM ${heads('purchases')} a WHERE created_at < clock_timestamp() - ${LATE}
         UNION
         SELECT queue FROM ${heads('commands')} b WHERE created_at < clock_timestamp() - ${LATE}
+        UNION
+        SELECT queue FROM ${heads('bookings', 'resource')} c WHERE created_at < clock_timestamp() - ${LATE}
+        UNION
+        SELECT resource FROM bookings WHERE status = 'requested' AND expires_at <= clock_timestamp()
         UNION
         SELECT queue FROM purchases WHERE status = 'held' AND expires_at <= clock_timestamp()
       ) late LIMIT ${LINES}`,

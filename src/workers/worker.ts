@@ -28,7 +28,10 @@ export interface RunningWorker {
 }
 
 export interface WorkerDeps {
-  config: Pick<Config, 'database_url' | 'redis_url' | 'redis_prefix' | 'lock' | 'lease_ttl_ms' | 'worker_concurrency'>
+  config: Pick<
+    Config,
+    'database_url' | 'redis_url' | 'redis_prefix' | 'lock' | 'lease_ttl_ms' | 'worker_concurrency' | 'booking_accept_s'
+  >
   metrics: Metrics
   log: Log
   /** default: leases where the configuration has them */
@@ -65,7 +68,15 @@ export function startWorker({ config, metrics, log, locks: given }: WorkerDeps):
     // A lost notice costs its waiter one look at the database.
     redis.publish(channel, JSON.stringify(ids)).catch(() => {})
   }
-  const settler = createSettler({ client: db.client, locks, database, metrics, log, notify })
+  const settler = createSettler({
+    client: db.client,
+    locks,
+    database,
+    metrics,
+    log,
+    accept_ms: config.booking_accept_s * 1000,
+    notify,
+  })
   const drain = createDrain({ locks, leases, settler, nudge: nudger.nudge, ttl_ms })
 
   const jobs_redis = openRedis(redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })

@@ -1,0 +1,250 @@
+/**
+ * What is decided about bookings, in memory and without I/O. Invariants: a booking gets its time only when no other
+ * active one has any of it, and a ride only when its rider has no other; whoever is overdue by the database clock is
+ * expired first, and never in the way; every unit of a wallet that moves leaves a movement.
+ */
+import { type BookingMove, isActive, MOVES } from '../shared/booking.ts'
+import type { BookingCommand, BookingStatus, Payment } from '../shared/schema.ts'
+import { type CommandChange, type Movement, type Resource, UnprocessableError } from './purchases.ts'
+
+/** A row of bookings, as far as deciding needs it. `status` changes as the batch is decided. */
+export interface BookingRow {
+  id: string
+  seq: number
+  /** the resource that is booked: the line it stands in */
+  queue: string
+  kind: 'stay' | 'ride'
+  customer: string
+  /** half-open, milliseconds since 1970; a ride has no end until it is over */
+  from_ms: number
+  until_ms: number | null
+  amount: number | null
+  currency: string | null
+  payment: Payment
+  hold_seconds: number | null
+  status: BookingStatus
+  expires_ms: number | null
+  created_ms: number
+}
+
+/** What stands in a calendar's line: a booking to settle, a command on one, or a request whose time is over. */
+export type BookingItem = { booking: BookingRow; purchase?: never } & (
+  | { kind: 'booking'; command?: never }
+  | { kind: 'expired'; command?: never }
+  | { kind: 'command'; command: { id: string; seq: number; command: BookingCommand } }
+)
+
+export interface BookingChange {
+  id: string
+  customer: string
+  was: BookingStatus
+  status: BookingStatus
+  reason: string | null
+  conflicts: string[] | null
+  amount: number | null
+  currency: string | null
+  expires_ms: number | null
+  fence: number
+}
+
+export interface BookingVerdict {
+  bookings: BookingChange[]
+  /** overdue requests of lines that this batch does not hold: expired by the clock alone, they have moved nothing */
+  overdue: string[]
+  commands: CommandChange[]
+  movements: Movement[]
+  resources: Resource[]
+  skipped: BookingItem[]
+}
+
+const DAY_MS = 86_400_000
+/** Ids of conflicting bookings that are named. */
+const NAMED = 20
+
+/** Every resource that settling this item may write. */
+export const refsOfBooking = ({ booking: { queue, payment } }: BookingItem): string[] =>
+  payment.method === 'wallet' ? [queue, payment.account] : [queue]
+
+const overlap = (a: BookingRow, b: BookingRow) =>
+  a.from_ms < (b.until_ms ?? Number.POSITIVE_INFINITY) && b.from_ms < (a.until_ms ?? Number.POSITIVE_INFINITY)
+
+/**
+ * Decides the items in order. `active` are the bookings that have their time already, of these lines or with these
+ * riders, read under the lock; `now_ms` is the database clock, read after it; a ride waits `accept_ms` to be accepted.
+ */
+export function decideBookings(
+  items: readonly BookingItem[],
+  active: readonly BookingRow[],
+  resources: ReadonlyMap<string, Resource>,
+  now_ms: number,
+  accept_ms: number,
+): BookingVerdict {
+  const verdict: BookingVerdict = {
+    bookings: [],
+    overdue: [],
+    commands: [],
+    movements: [],
+    resources: [],
+    skipped: [],
+  }
+  const changes = new Map<string, BookingChange>()
+  const touched = new Set<Resource>()
+  const overdue = new Set<string>()
+  const own = new Map(items.map(({ booking }) => [booking.id, booking]))
+  const calendars = new Map<string, Set<BookingRow>>()
+  const riders = new Map<string, Set<BookingRow>>()
+  for (const row of active) list(own.get(row.id) ?? row)
+
+  /** Keeps the row where others look for what is in their way. */
+  function list(row: BookingRow): void {
+    const places = [
+      row.kind === 'ride' ? ([riders, row.customer] as const) : undefined,
+      [calendars, row.queue] as const,
+    ]
+    for (const [map, key] of places.filter((place) => place !== undefined)) {
+      if (isActive(row.status)) map.set(key, (map.get(key) ?? new Set()).add(row))
+      else map.get(key)?.delete(row)
+    }
+  }
+
+  function move(booking: BookingRow, what: BookingMove, reason?: string, conflicts?: string[]): void {
+    const status = MOVES[booking.status][what]
+    if (status === undefined) throw new UnprocessableError(`${what} does not apply to what is ${booking.status}`)
+    changes.set(booking.id, {
+      id: booking.id,
+      customer: booking.customer,
+      was: changes.get(booking.id)?.was ?? booking.status,
+      status,
+      reason: reason ?? null,
+      conflicts: conflicts ?? null,
+      amount: booking.amount,
+      currency: booking.currency,
+      expires_ms: booking.expires_ms,
+      fence: resources.get(booking.queue)?.token ?? 0,
+    })
+    booking.status = status
+    list(booking)
+  }
+
+  /** Moves what the wallet pays: `available` and `held` per unit, and the movements that say so. */
+  function pay(booking: BookingRow, available: number, held: number, ...reasons: Movement['reason'][]): void {
+    const { payment, amount } = booking
+    if (payment.method !== 'wallet' || !amount) return
+    const wallet = resources.get(payment.account)
+    if (!wallet) throw new UnprocessableError(`${payment.account} is gone`)
+    wallet.available += available * amount
+    wallet.held += held * amount
+    touched.add(wallet)
+    for (const reason of reasons) {
+      const delta = reason === 'sale' || reason === 'hold' ? -amount : amount
+      verdict.movements.push({ resource: wallet.ref, booking: booking.id, delta, reason, fence: wallet.token })
+    }
+  }
+
+  const isOverdue = (row: BookingRow) =>
+    row.status === 'requested' && row.expires_ms !== null && row.expires_ms <= now_ms
+
+  /** False when it cannot be expired here: its wallet is not under a lease of this batch. */
+  function expire(booking: BookingRow): boolean {
+    const { payment } = booking
+    if (payment.method === 'wallet' && !resources.has(payment.account)) return false
+    if (resources.has(booking.queue)) {
+      pay(booking, 1, -1, 'release')
+      move(booking, 'expire')
+    } else {
+      overdue.add(booking.id)
+      booking.status = 'expired'
+      list(booking)
+    }
+    return true
+  }
+
+  /** What else has this time, or this rider. */
+  function inTheWay(booking: BookingRow): BookingRow[] {
+    const here = [...(calendars.get(booking.queue) ?? [])].filter((row) => overlap(row, booking))
+    const rides = booking.kind === 'ride' ? [...(riders.get(booking.customer) ?? [])] : []
+    return [...new Set([...here, ...rides])]
+  }
+
+  function settle(booking: BookingRow): boolean {
+    const resource = resources.get(booking.queue)
+    const refuse = (reason: string, conflicts?: string[]) => move(booking, 'refuse', reason, conflicts)
+    if (resource?.kind !== 'calendar') {
+      refuse('unknown_resource')
+      return true
+    }
+    const { payment } = booking
+    const wallet = payment.method === 'wallet' ? resources.get(payment.account) : undefined
+    if (booking.kind === 'stay') {
+      const days = Math.ceil(((booking.until_ms ?? booking.from_ms) - booking.from_ms) / DAY_MS)
+      const amount = resource.price * days
+      booking.amount = Number.isSafeInteger(amount) ? amount : null
+      booking.currency = resource.currency
+    }
+    const rivals = inTheWay(booking)
+    // Those that are overdue leave first. One whose wallet is busy elsewhere is looked at again in the next round.
+    if (!rivals.filter(isOverdue).every(expire)) return false
+    const conflicts = rivals.filter((row) => isActive(row.status)).map((row) => row.id)
+    if (conflicts.length > 0) refuse('conflict', conflicts.slice(0, NAMED))
+    else if (booking.kind === 'stay' && booking.amount === null) refuse('limit')
+    else if (payment.method === 'card') refuse('payment_unavailable')
+    else if (payment.method === 'wallet' && wallet?.kind !== 'units') refuse('unknown_resource')
+    else if (wallet && booking.amount && wallet.currency.toUpperCase() !== resource.currency.toUpperCase()) {
+      refuse('currency_mismatch')
+    } else if (wallet && wallet.available < (booking.amount ?? 0)) refuse('payment_declined')
+    else take(booking)
+    return true
+  }
+
+  function take(booking: BookingRow): void {
+    const wait_ms =
+      booking.kind === 'ride' ? accept_ms : booking.hold_seconds === null ? null : booking.hold_seconds * 1000
+    if (wait_ms === null) {
+      pay(booking, -1, 0, 'sale')
+      move(booking, 'book')
+    } else {
+      booking.expires_ms = now_ms + wait_ms
+      pay(booking, -1, 1, 'hold')
+      move(booking, 'request')
+    }
+  }
+
+  function obey(booking: BookingRow, command: BookingCommand): boolean {
+    const was = booking.status
+    const next = MOVES[was][command]
+    if (next === undefined) return false
+    if (next === 'accepted') pay(booking, 0, -1, 'release', 'sale')
+    else if (was === 'requested') pay(booking, 1, -1, 'release')
+    else if (was === 'accepted' && next === 'cancelled') pay(booking, 1, 0, 'refund')
+    move(booking, command)
+    return true
+  }
+
+  for (const item of items) {
+    const { booking } = item
+    if (item.kind === 'booking') {
+      if (booking.status === 'queued' && !settle(booking)) verdict.skipped.push(item)
+    } else if (item.kind === 'expired') {
+      if (isOverdue(booking)) expire(booking)
+      else if (booking.status === 'requested') verdict.skipped.push(item)
+    } else if (booking.status === 'queued' && item.command.command !== 'cancel') {
+      // Its booking has not been settled yet (a missed lease, a later batch): it waits behind it.
+      verdict.skipped.push(item)
+    } else {
+      if (isOverdue(booking)) expire(booking)
+      const met = booking.status
+      const done = obey(booking, item.command.command)
+      verdict.commands.push({
+        id: item.command.id,
+        status: done ? 'done' : 'rejected',
+        reason: done ? null : 'wrong_status',
+        met,
+        fence: resources.get(booking.queue)?.token ?? 0,
+      })
+    }
+  }
+  verdict.bookings = [...changes.values()]
+  verdict.overdue = [...overdue]
+  verdict.resources = [...touched]
+  return verdict
+}
