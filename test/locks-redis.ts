@@ -16,7 +16,7 @@ export interface OwnRedis {
   stop(): Promise<void>
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address() as { port: number }
@@ -25,10 +25,11 @@ async function freePort(): Promise<number> {
   return port
 }
 
-export async function startRedis(): Promise<OwnRedis> {
+/** With further arguments and variables for redis-server. */
+export async function startRedis(args: string[] = [], env: NodeJS.ProcessEnv = {}): Promise<OwnRedis> {
   const port = await freePort()
-  const args = ['--port', String(port), '--save', '', '--bind', '127.0.0.1']
-  const child: ChildProcess = spawn('redis-server', args, { stdio: 'ignore' })
+  const own = ['--port', String(port), '--save', '', '--bind', '127.0.0.1', ...args]
+  const child: ChildProcess = spawn('redis-server', own, { stdio: 'ignore', env: { ...process.env, ...env } })
   const clients: Redis[] = []
   const client = (options: ClientOptions = {}) => {
     const expected = { retryStrategy: () => 20, maxRetriesPerRequest: null }
@@ -62,8 +63,15 @@ export interface Link {
   reset(): void
 }
 
-/** Passes connections on to the port. `onRequest` sees each chunk before the server does, and may mute or cut the link. */
-export async function startProxy(port: number, onRequest: (link: Link, chunk: string) => void) {
+/**
+ * Passes connections on to the port. `onRequest` sees each chunk before the server does, `onAnswer` before the client
+ * does; both may mute or cut the link.
+ */
+export async function startProxy(
+  port: number,
+  onRequest: (link: Link, chunk: string) => void,
+  onAnswer: (link: Link) => void = () => {},
+) {
   const links = new Set<Link>()
   const sockets = new Set<Socket>()
   const server = createServer((down) => {
@@ -96,7 +104,8 @@ export async function startProxy(port: number, onRequest: (link: Link, chunk: st
       if (!up.destroyed) up.write(chunk)
     })
     up.on('data', (chunk) => {
-      if (!muted) down.write(chunk)
+      onAnswer(link)
+      if (!muted && !down.destroyed) down.write(chunk)
     })
   }).listen(0, '127.0.0.1')
   await once(server, 'listening')

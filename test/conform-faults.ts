@@ -1,0 +1,123 @@
+/** Conformance when things break: a server that hangs, connections that are reset, answers that are lost. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import t from 'tap'
+import { casesOf, inEachMode, locksOf, lossOf, unused } from './conform.ts'
+import type { LockServer } from './lock-servers.ts'
+
+export function conformInFaults(server: LockServer): void {
+  t.test('one reset connection is no loss: the renewal is tried again', async (t) => {
+    const lost: string[] = []
+    const locks = await locksOf(t, server, 900, { wired: true, events: { lost: (_, why) => lost.push(why) } })
+    await inEachMode(server, 'reset', async ({ ask }, resource) => {
+      const lease = await locks.acquire(resource, ask)
+      await sleep(100)
+      server.cut()
+      // The renewal that is due at 300 ms meets the reset connection; it holds for two TTLs.
+      const until = performance.now() + 1800
+      let cuts = 0
+      while (performance.now() < until) {
+        await sleep(50)
+        lease.assertValid()
+        if (cuts < 1 && performance.now() > until - 900) {
+          server.cut()
+          cuts += 1
+        }
+      }
+      t.notOk(lease.signal.aborted)
+      await lease.extend()
+      t.same(await lease.release(), { released: true })
+    })
+    t.same(lost, [])
+  })
+
+  t.test(
+    'each answer in turn is lost with its connection: nothing is left behind, and no token given twice',
+    async (t) => {
+      const direct = await locksOf(t, server)
+      // A minute: what is left behind would be seen.
+      const locks = await locksOf(t, server, 60_000, { wired: true })
+      const usable = async () => {
+        for (;;) {
+          try {
+            await (await locks.acquire('answers:usable')).release()
+            return
+          } catch {
+            await sleep(10)
+          }
+        }
+      }
+      const tokens: number[] = []
+      let lost = 0
+      for (let after = 0; ; after++) {
+        await usable()
+        const losing = server.loseAnswer(after)
+        for (const { mode, ask, rival } of casesOf(server)) {
+          const resource = `answers:${after}:${mode}`
+          const given: Promise<unknown>[] = []
+          const use = async (options: object) => {
+            const lease = await locks.acquire(resource, options)
+            tokens.push(lease.token)
+            await lease.extend().catch(() => {})
+            const next = locks.acquire(resource, { ...rival, wait_ms: 150 })
+            given.push(
+              next
+                .then((lease) => {
+                  tokens.push(lease.token)
+                  return lease.release()
+                })
+                .catch(() => {}),
+            )
+            await sleep(5)
+            await lease.release()
+          }
+          await use(ask).catch(() => {})
+          await Promise.all(given)
+        }
+        const began = performance.now()
+        for (const { mode } of casesOf(server)) await unused(direct, `answers:${after}:${mode}`)
+        const took = performance.now() - began
+        if (took > 2500) t.fail(`after answer ${after} was lost, something stayed for ${Math.round(took)} ms`)
+        if (losing.state === 'waiting') break
+        lost += 1
+      }
+      t.ok(lost > 5, `${lost} answers were lost`)
+      t.equal(new Set(tokens).size, tokens.length)
+    },
+  )
+
+  t.test(
+    'the server hangs: the signal aborts before the TTL is over, and the lock is free again soon after',
+    async (t) => {
+      const ttl_ms = 1000
+      const locks = await locksOf(t, server, ttl_ms)
+      t.teardown(() => server.resume())
+      const began = performance.now()
+      const held = await Promise.all(
+        server.modes.map(async (mode) => {
+          const resource = `hang:${mode}`
+          const ask = mode === 'permit' ? { mode, limit: 1 } : { mode }
+          const lease = await locks.acquire(resource, ask as { mode: 'shared' })
+          return { resource, lease, loss: lossOf(lease) }
+        }),
+      )
+      await Promise.all(held.map(({ lease }) => lease.extend()))
+      const renewed = performance.now()
+      server.pause()
+      const asked = t.rejects(locks.acquire('hang:asked', { wait_ms: 60_000 }))
+      for (const { lease, loss, resource } of held) {
+        const { at, why } = await loss
+        t.ok(at - renewed < ttl_ms, `${resource}: aborted ${Math.round(at - renewed)} ms after the renewal`)
+        t.ok(at - began > ttl_ms * 0.9, 'and not before it had to')
+        t.equal(why, 'unreachable')
+        t.throws(() => lease.assertValid(), { code: 'lease_lost' })
+        const before = performance.now()
+        t.same(await lease.release(), { released: false, reason: 'unreachable' })
+        t.ok(performance.now() - before < 600, 'release does not hang either')
+      }
+      await asked
+      server.resume()
+      for (const { resource } of held) await unused(locks, resource)
+      await unused(locks, 'hang:asked')
+    },
+  )
+}

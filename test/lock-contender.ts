@@ -1,0 +1,34 @@
+/**
+ * A process with many who want one permit each: for as long as it lives they take it, hold it for a moment and let it
+ * go. It tells by IPC what it does, with the time of the machine's monotonic clock, which all processes share.
+ */
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Address, openAt } from './lock-servers.ts'
+
+interface Contention {
+  address: Address
+  resource: string
+  contenders: number
+  limit: number
+  ttl_ms: number
+  hold_ms: number
+}
+
+process.once('disconnect', () => process.exit())
+const told = once(process, 'message')
+process.send?.('ready')
+const [{ address, resource, contenders, limit, ttl_ms, hold_ms }] = (await told) as [Contention]
+const { locks } = await openAt(address, ttl_ms)
+const now_ms = () => Number(process.hrtime.bigint() / 1000n) / 1000
+
+async function contend(): Promise<void> {
+  for (;;) {
+    await locks.withLease(resource, { mode: 'permit', limit, wait_ms: 60_000 }, async ({ token }) => {
+      process.send?.({ token, from_ms: now_ms() })
+      await sleep(hold_ms)
+      process.send?.({ token, to_ms: now_ms() })
+    })
+  }
+}
+await Promise.all(Array.from({ length: contenders }, contend))

@@ -1,0 +1,200 @@
+/**
+ * The lock servers that the conformance suite runs on: real processes, which a test may freeze and whose connections it
+ * may cut. The invariant: what a server started is gone after its stop, also what it froze.
+ */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Cluster, Redis } from 'ioredis'
+import type { LockEvents, Locks, Mode } from '../src/shared/locks/lease.ts'
+import { createLocks } from '../src/shared/locks/redis.ts'
+import { freePort, startProxy, startRedis } from './locks-redis.ts'
+
+interface Node {
+  port: number
+  pause(): void
+  resume(): void
+  stop(): Promise<void>
+}
+
+/** A node as a client gets to it: directly, or through a proxy on another port. */
+interface Way {
+  port: number
+  through: number
+}
+
+interface Opened {
+  locks: Locks
+  /** Closes the connections, not the locks. */
+  disconnect(): void
+}
+
+interface Kind {
+  modes: readonly Mode[]
+  launch(): Promise<Node[]>
+  connect(ways: Way[], ttl_ms: number, options: { events?: LockEvents; instance?: string }): Promise<Opened>
+  /** A dead owner's lease of this TTL ends on the server after this. */
+  dead_after_ms?(ttl_ms: number): number
+}
+
+const ALL: readonly Mode[] = ['exclusive', 'shared', 'permit']
+
+/** While it is disconnected a request fails; one that was on its way when the connection was cut is sent again. */
+const CLIENT = { host: '127.0.0.1', enableOfflineQueue: false, retryStrategy: () => 20 }
+
+async function ready(client: Redis | Cluster): Promise<void> {
+  client.on('error', () => {})
+  if (client.status !== 'ready') await new Promise((resolve) => client.once('ready', resolve))
+}
+
+const KINDS = {
+  redis: {
+    modes: ALL,
+    launch: async () => [await startRedis()],
+    async connect([way], ttl_ms, options) {
+      const redis = new Redis({ ...CLIENT, port: way?.through ?? 0 })
+      await ready(redis)
+      return { locks: createLocks({ redis, ttl_ms, ...options }), disconnect: () => redis.disconnect() }
+    },
+  },
+  cluster: {
+    modes: ALL,
+    launch: launchCluster,
+    async connect(ways, ttl_ms, options) {
+      const natMap = Object.fromEntries(
+        ways.map(({ port, through }) => [`127.0.0.1:${port}`, { host: '127.0.0.1', port: through }]),
+      )
+      const seeds = ways.map(({ through }) => ({ host: '127.0.0.1', port: through }))
+      const redis = new Cluster(seeds, {
+        natMap,
+        enableOfflineQueue: false,
+        redisOptions: { autoResendUnfulfilledCommands: false },
+        clusterRetryStrategy: () => 20,
+      })
+      await ready(redis)
+      // It connects to a node when it first needs it, which may take longer than the shortest TTLs allow.
+      await Promise.all(
+        redis.nodes('master').map(async (node) => {
+          if (node.status === 'wait') await node.connect()
+          await ready(node)
+        }),
+      )
+      return { locks: createLocks({ redis, ttl_ms, ...options }), disconnect: () => redis.disconnect() }
+    },
+  },
+} satisfies Record<string, Kind>
+
+export type KindName = keyof typeof KINDS
+
+/** All that another process needs to open the same locks. */
+export interface Address {
+  kind: KindName
+  ports: number[]
+}
+
+export async function openAt({ kind, ports }: Address, ttl_ms: number, options = {}): Promise<Opened> {
+  const ways = ports.map((port) => ({ port, through: port }))
+  return await KINDS[kind].connect(ways, ttl_ms, options)
+}
+
+export interface LockServer {
+  readonly modes: readonly Mode[]
+  readonly address: Address
+  /** Locks as one more process has them, with connections of their own; through the wire if that shall be cut. */
+  open(ttl_ms: number, options?: { events?: LockEvents; instance?: string; wired?: boolean }): Promise<Locks>
+  dead_after_ms(ttl_ms: number): number
+  /** Freezes every process of the server. */
+  pause(): void
+  resume(): void
+  /** Resets every connection on the wire. */
+  cut(): void
+  /** The answer that comes over the wire after so many others is lost, and its connection with it; until then 'waiting'. */
+  loseAnswer(after: number): { state: 'waiting' | 'lost' }
+  stop(): Promise<void>
+}
+
+export async function startLockServer(kind: KindName): Promise<LockServer> {
+  const { modes, launch, connect, dead_after_ms = (ttl_ms: number) => ttl_ms }: Kind = KINDS[kind]
+  const nodes = await launch()
+  let losing: { after: number; state: 'waiting' | 'lost' } | undefined
+  const proxies = await Promise.all(
+    nodes.map(({ port }) =>
+      startProxy(
+        port,
+        () => {},
+        (link) => {
+          if (losing?.state !== 'waiting' || losing.after-- > 0) return
+          losing.state = 'lost'
+          link.mute()
+          setImmediate(link.cut)
+        },
+      ),
+    ),
+  )
+  const opened: Opened[] = []
+  return {
+    modes,
+    address: { kind, ports: nodes.map(({ port }) => port) },
+    dead_after_ms,
+    async open(ttl_ms, { wired = false, ...options } = {}) {
+      const ways = nodes.map(({ port }, i) => ({ port, through: wired ? (proxies[i]?.port ?? 0) : port }))
+      const one = await connect(ways, ttl_ms, options)
+      opened.push(one)
+      return one.locks
+    },
+    pause() {
+      for (const node of nodes) node.pause()
+    },
+    resume() {
+      for (const node of nodes) node.resume()
+    },
+    cut() {
+      for (const { links } of proxies) for (const link of links) link.cut()
+    },
+    loseAnswer(after) {
+      losing = { after, state: 'waiting' }
+      return losing
+    },
+    async stop() {
+      for (const node of nodes) node.resume()
+      await Promise.all(opened.map(({ locks }) => locks.close()))
+      for (const { disconnect } of opened) disconnect()
+      await Promise.all(proxies.map((proxy) => proxy.stop()))
+      await Promise.all(nodes.map((node) => node.stop()))
+    },
+  }
+}
+
+/** Three masters, a third of the slots each; made by commands, so that redis-cli is not needed. */
+async function launchCluster(): Promise<Node[]> {
+  const folder = mkdtempSync(join(tmpdir(), 'holdfast-cluster-'))
+  const nodes = await Promise.all(
+    ['a', 'b', 'c'].map(async (name) => {
+      const bus = await freePort()
+      const file = join(folder, `${name}.conf`)
+      const args = ['--cluster-enabled', 'yes', '--cluster-config-file', file, '--cluster-port', String(bus)]
+      return { bus, ...(await startRedis([...args, '--dir', folder])) }
+    }),
+  )
+  const clients = nodes.map((node) => node.client())
+  const ends = [0, 5461, 10_923, 16_384]
+  await Promise.all(
+    clients.map(async (client, i) => {
+      await client.call('CLUSTER', 'SET-CONFIG-EPOCH', i + 1)
+      await client.call('CLUSTER', 'ADDSLOTSRANGE', ends[i] ?? 0, (ends[i + 1] ?? 0) - 1)
+    }),
+  )
+  for (const { port, bus } of nodes.slice(1)) await clients[0]?.call('CLUSTER', 'MEET', '127.0.0.1', port, bus)
+  const knows = async (client: Redis) => {
+    const info = String(await client.call('CLUSTER', 'INFO'))
+    return /cluster_state:ok/.test(info) && /cluster_known_nodes:3/.test(info)
+  }
+  for (const client of clients) while (!(await knows(client))) await new Promise((resolve) => setTimeout(resolve, 20))
+  return nodes.map((node, i) => ({
+    ...node,
+    async stop() {
+      await node.stop()
+      if (i === 0) rmSync(folder, { recursive: true, force: true })
+    },
+  }))
+}
