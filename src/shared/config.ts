@@ -4,7 +4,7 @@
  */
 
 /** Where the locks are; each backend with what it needs. */
-export type LockConfig = { readonly backend: 'redis' }
+export type LockConfig = { readonly backend: 'redis' } | { readonly backend: 'etcd'; readonly hosts: readonly string[] }
 
 export interface Config {
   readonly production: boolean
@@ -85,8 +85,18 @@ function keys(env: Env, name: string, production: boolean): readonly string[] {
   return list
 }
 
+/** gRPC takes the port from the address alone, so it has to be there; a password would not be used. */
+function etcdHosts(env: Env): readonly string[] {
+  const hosts = (text(env, 'ETCD_HOSTS') ?? '').split(',').map((host) => host.trim().replace(/\/$/, ''))
+  if (hosts.every((host) => /^https?:\/\/[^/?#@,\s]+:\d+$/.test(host) && URL.canParse(host))) return hosts
+  throw new ConfigError('ETCD_HOSTS', 'must be a list of URLs like http://host:2379, separated by commas')
+}
+
 function lockConfig(env: Env): LockConfig {
-  only(env, 'LOCK_BACKEND', ['redis', 'redlock', 'etcd'], 'redis')
+  const backend = choice(env, 'LOCK_BACKEND', ['redis', 'redlock', 'etcd']) ?? 'redis'
+  if (backend === 'redlock') throw new ConfigError('LOCK_BACKEND', '"redlock" is not available in this version')
+  if (backend === 'etcd') return { backend, hosts: etcdHosts(env) }
+  if (text(env, 'ETCD_HOSTS') !== undefined) throw new ConfigError('ETCD_HOSTS', 'is for LOCK_BACKEND=etcd; unset it')
   return { backend: 'redis' }
 }
 
@@ -97,7 +107,7 @@ const LEASE_TTL_MS = 5_000
 export function readConfig(env: Env): Config {
   const production = choice(env, 'NODE_ENV', ['production', 'development', 'test']) === 'production'
   only(env, 'PAYMENTS', ['sandbox', 'stripe'], 'sandbox')
-  for (const name of ['LOCK_REDIS_URLS', 'ETCD_HOSTS', 'STRIPE_SECRET_KEY']) {
+  for (const name of ['LOCK_REDIS_URLS', 'STRIPE_SECRET_KEY']) {
     if (text(env, name) !== undefined) throw new ConfigError(name, 'is not used by this version; unset it')
   }
   if (choice(env, 'LAB', ['0', '1']) === '1' && production) throw new ConfigError('LAB', 'must not be 1 in production')

@@ -13,7 +13,7 @@ const METRICS_PORT = 9464
 const config = configOrExit()
 const log = createLog(config.log_level, 'worker')
 const metrics = createMetrics()
-const worker = startWorker({ config, metrics, log })
+const worker = await startWorker({ config, metrics, log })
 let stopping = false
 
 const app = Fastify({ logger: false, forceCloseConnections: true })

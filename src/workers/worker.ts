@@ -40,7 +40,7 @@ export interface WorkerDeps {
 
 const isLeaseAnswer = (error: unknown) => error instanceof LockBusyError || error instanceof LeaseLostError
 
-export function startWorker({ config, metrics, log, locks: given }: WorkerDeps): RunningWorker {
+export async function startWorker({ config, metrics, log, locks: given }: WorkerDeps): Promise<RunningWorker> {
   const { redis_url, redis_prefix, lease_ttl_ms: ttl_ms } = config
   const db = openDb(config.database_url, {
     max: CONNECTIONS,
@@ -58,7 +58,7 @@ export function startWorker({ config, metrics, log, locks: given }: WorkerDeps):
   })
   const redis = openRedis(redis_url, log)
   const own = given && { locks: given, checks: {}, close: async () => {} }
-  const { locks, ...opened } = own ?? openLocks({ config, redis, events: lockEvents(metrics) })
+  const { locks, ...opened } = own ?? (await openLocks({ config, redis, events: lockEvents(metrics) }))
   const database = createBreaker({ name: 'database', timeout_ms: BATCH_MS, isAnswer: isDatabaseAnswer, metrics })
   const leases = createBreaker({ name: 'leases', timeout_ms: 3 * ttl_ms, isAnswer: isLeaseAnswer, metrics })
   const nudger = createNudger(redis_url, redis_prefix, log)

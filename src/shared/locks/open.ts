@@ -22,12 +22,18 @@ export interface OpenedLocks {
   close(): Promise<void>
 }
 
-export function openLocks({ config, redis, events }: OpenLocksDeps): OpenedLocks {
+export async function openLocks({ config, redis, events }: OpenLocksDeps): Promise<OpenedLocks> {
   const { lock, redis_prefix: prefix, lease_ttl_ms: ttl_ms } = config
   switch (lock.backend) {
     case 'redis': {
       const locks = createLocks({ redis, prefix, ttl_ms, events })
       return { locks, checks: {}, close: () => locks.close() }
+    }
+    case 'etcd': {
+      // A process without etcd need not load gRPC: a tenth of a second at its start.
+      const { createEtcdLocks } = await import('./etcd.ts')
+      const locks = createEtcdLocks({ hosts: lock.hosts, prefix: `holdfast/${prefix}`, ttl_ms, events })
+      return { locks, checks: { etcd: () => locks.inspect('readyz') }, close: () => locks.close() }
     }
   }
 }

@@ -1,0 +1,132 @@
+/**
+ * etcd as the locks ask it. The invariant: a request ends by its deadline, whatever etcd does, and is sent again only
+ * to a server that has not seen it fail: every verb above may be repeated. No timer of the package runs behind: its
+ * retries, breakers, and renewing leases stay unused, because the core times all that itself.
+ */
+import { noop } from 'cockatiel'
+import { Etcd3, GRPCDeadlineExceededError, type IResponseOp, type ITxnRequest, isRecoverableError } from 'etcd3'
+
+/** Everything that one verb asks has this in common. */
+export interface Call {
+  /** By Date.now(): gRPC takes deadlines as times of day. */
+  deadline: number
+}
+
+export interface EtcdClient {
+  /** Reads and writes as one step. */
+  txn(request: ITxnRequest, call: Call): Promise<{ succeeded: boolean; revision: number; responses: IResponseOp[] }>
+  /** False when there is one with this id. */
+  grantLease(lease: string, ttl_s: number, call: Call): Promise<boolean>
+  /** How long the lease lives from now on; 0 when it has gone. */
+  keepAlive(lease: string, call: Call): Promise<number>
+  /** False when it had gone. */
+  revokeLease(lease: string, call: Call): Promise<boolean>
+  /** Negative when it has gone. */
+  timeToLive(lease: string, call: Call): Promise<number>
+  /** A stream of watches, on the server that is asked at present. */
+  watches(): ReturnType<Etcd3['watchClient']['watch']>
+  close(): void
+}
+
+const SETTINGS = {
+  // Its default waits up to two minutes before it connects again to a server that was away.
+  'grpc.initial_reconnect_backoff_ms': 50,
+  'grpc.max_reconnect_backoff_ms': 1000,
+  // A watch on a connection that died without a word is noticed; etcd refuses pings below 5 s.
+  'grpc.keepalive_time_ms': 10_000,
+  'grpc.keepalive_timeout_ms': 3_000,
+  'grpc.enable_retries': 0,
+}
+
+export function connectEtcd(hosts: readonly string[]): EtcdClient {
+  const clients = hosts.map(
+    (host) => new Etcd3({ hosts: host, grpcOptions: SETTINGS, faultHandling: { host: () => noop, global: noop } }),
+  )
+  let current = Math.floor(Math.random() * clients.length)
+
+  /**
+   * Stays with one server while it answers, and asks once more where a connection was reset. A hanging server has used
+   * the deadline up: the next request goes to the next one.
+   */
+  async function ask<T>(question: (client: Etcd3) => Promise<T>): Promise<T> {
+    for (let failed = 1; ; failed++) {
+      const asked = current
+      try {
+        return await question(clients[asked] as Etcd3)
+      } catch (error) {
+        if (!(error instanceof Error && isRecoverableError(error))) throw error
+        if (current === asked) current = (asked + 1) % clients.length
+        if (failed > clients.length || error instanceof GRPCDeadlineExceededError) throw error
+      }
+    }
+  }
+
+  return {
+    async txn(request, { deadline }) {
+      const { succeeded, header, responses } = await ask((client) => client.kv.txn(request, { deadline }))
+      return { succeeded, revision: Number(header.revision), responses }
+    },
+
+    async grantLease(lease, ttl_s, { deadline }) {
+      try {
+        await ask((client) => client.leaseClient.leaseGrant({ ID: lease, TTL: ttl_s }, { deadline }))
+        return true
+      } catch (error) {
+        if (says(error, 'lease already exists')) return false
+        throw error
+      }
+    },
+
+    keepAlive: (lease, call) => ask((client) => keepAliveOnce(client, lease, call)),
+
+    async revokeLease(lease, { deadline }) {
+      try {
+        await ask((client) => client.leaseClient.leaseRevoke({ ID: lease }, { deadline }))
+        return true
+      } catch (error) {
+        if (isGone(error)) return false
+        throw error
+      }
+    },
+
+    async timeToLive(lease, { deadline }) {
+      const { TTL } = await ask((client) => client.leaseClient.leaseTimeToLive({ ID: lease }, { deadline }))
+      return Number(TTL) * 1000
+    },
+
+    watches: () => (clients[current] as Etcd3).watchClient.watch(),
+
+    close() {
+      for (const client of clients) client.close()
+    },
+  }
+}
+
+/** A stream of one question and one answer: the package's own lease would keep it open and renew by itself. */
+async function keepAliveOnce(client: Etcd3, lease: string, { deadline }: Call): Promise<number> {
+  const stream = await client.leaseClient.leaseKeepAlive({ deadline })
+  return await new Promise((resolve, reject) => {
+    stream.on('data', ({ TTL }) => resolve(Number(TTL) * 1000))
+    stream.on('error', reject)
+    stream.on('end', () => reject(new Error('etcd closed the stream without an answer')))
+    stream.write({ ID: lease })
+    stream.end()
+  })
+}
+
+/** The lease that a request names does not exist. */
+export function isGone(error: unknown): boolean {
+  return says(error, 'requested lease not found')
+}
+
+function says(error: unknown, what: string): boolean {
+  return error instanceof Error && error.message.includes(what)
+}
+
+/** All keys that begin with this. */
+export function startingWith(prefix: string): { key: Buffer; range_end: Buffer } {
+  const range_end = Buffer.from(prefix)
+  // Prefixes here end with a slash, so the last byte can be counted up.
+  range_end[range_end.length - 1] = (range_end.at(-1) ?? 0) + 1
+  return { key: Buffer.from(prefix), range_end }
+}
