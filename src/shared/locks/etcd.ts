@@ -159,7 +159,9 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
         answer = await settle(request, key, ticket > 0 ? await table.read(resource, call) : table.guess(), call)
       }
       if (answer.granted) lines.unfollow(lineOf(resource), key)
-      else if (answer.ticket === 0) later(client.revokeLease(lease, within(LONGEST_MS)))
+      // The lease that is of no use now: of the place, or of the lock that a mere try did not get.
+      const idle = answer.granted ? ticket > 0 && leaseOf(named, 'place') : answer.ticket === 0 && lease
+      if (idle) later(client.revokeLease(idle, within(LONGEST_MS)))
       return answer
     },
 
