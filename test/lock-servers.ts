@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { Cluster, Redis } from 'ioredis'
 import type { LockEvents, Locks, Mode } from '../src/shared/locks/lease.ts'
 import { createLocks } from '../src/shared/locks/redis.ts'
+import { createRedlock } from '../src/shared/locks/redlock.ts'
 import { freePort, startProxy, startRedis } from './locks-redis.ts'
 
 interface Node {
@@ -82,7 +83,29 @@ const KINDS = {
       return { locks: createLocks({ redis, ttl_ms, ...options }), disconnect: () => redis.disconnect() }
     },
   },
+  redlock3: quorumOf(3),
+  redlock5: quorumOf(5),
 } satisfies Record<string, Kind>
+
+function quorumOf(count: number): Kind {
+  return {
+    modes: ['exclusive', 'shared'],
+    launch: async () => await Promise.all(Array.from({ length: count }, () => startRedis())),
+    async connect(ways, ttl_ms, options) {
+      const nodes = ways.map(
+        ({ through }) => new Redis({ ...CLIENT, port: through, autoResendUnfulfilledCommands: false }),
+      )
+      await Promise.all(nodes.map(ready))
+      return {
+        // The suite uses no mode but those named above.
+        locks: createRedlock({ nodes, ttl_ms, ...options }) as Locks,
+        disconnect() {
+          for (const node of nodes) node.disconnect()
+        },
+      }
+    },
+  }
+}
 
 export type KindName = keyof typeof KINDS
 

@@ -13,6 +13,8 @@ export interface OwnRedis {
   pause(): void
   resume(): void
   kill(): void
+  /** Kills it, if it still runs, and starts it again where it was, with nothing in it. */
+  restart(): Promise<void>
   stop(): Promise<void>
 }
 
@@ -29,7 +31,8 @@ export async function freePort(): Promise<number> {
 export async function startRedis(args: string[] = [], env: NodeJS.ProcessEnv = {}): Promise<OwnRedis> {
   const port = await freePort()
   const own = ['--port', String(port), '--save', '', '--bind', '127.0.0.1', ...args]
-  const child: ChildProcess = spawn('redis-server', own, { stdio: 'ignore', env: { ...process.env, ...env } })
+  const start = () => spawn('redis-server', own, { stdio: 'ignore', env: { ...process.env, ...env } })
+  let child: ChildProcess = start()
   const clients: Redis[] = []
   const client = (options: ClientOptions = {}) => {
     const expected = { retryStrategy: () => 20, maxRetriesPerRequest: null }
@@ -39,16 +42,26 @@ export async function startRedis(args: string[] = [], env: NodeJS.ProcessEnv = {
     return redis
   }
   await client().ping()
+
+  async function end(): Promise<void> {
+    child.kill('SIGKILL')
+    if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
+  }
+
   return {
     port,
     client,
     pause: () => void child.kill('SIGSTOP'),
     resume: () => void child.kill('SIGCONT'),
     kill: () => void child.kill('SIGKILL'),
+    async restart() {
+      await end()
+      child = start()
+      await client().ping()
+    },
     async stop() {
       for (const redis of clients) redis.disconnect()
-      child.kill('SIGKILL')
-      if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
+      await end()
     },
   }
 }

@@ -10,9 +10,17 @@ declare module 'redlock' {
     retryDelay: number
     /** milliseconds */
     retryJitter: number
+    /** milliseconds before the end at which it extends */
+    automaticExtensionThreshold: number
   }
   export default class Redlock extends EventEmitter {
     constructor(clients: Iterable<Redis>, settings?: Partial<Settings>)
+    using<T>(
+      resources: string[],
+      duration_ms: number,
+      settings: Partial<Settings>,
+      routine: (signal: AbortSignal) => Promise<T>,
+    ): Promise<T>
     acquire(resources: string[], duration_ms: number): Promise<{ release(): Promise<unknown> }>
   }
 }

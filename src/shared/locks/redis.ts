@@ -3,24 +3,15 @@
  * script over the keys of one resource, which share a Cluster slot by their braces; `lock:{type:id}` itself exists
  * exactly while somebody has the lock exclusively.
  */
-import { createHash, randomUUID } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
 import type { Cluster, Redis, RedisOptions } from 'ioredis'
 import type { Answer, Asker, Backend, BusyAnswer, Heard } from './backend.ts'
-import type { LockState, Locks, Mode } from './lease.ts'
+import type { LockState, Locks } from './lease.ts'
 import { createLocksOn, type LocksOptions } from './locks.ts'
+import { kindOf, readHolder, readId } from './redis-answers.ts'
 import { indexOf, type RedisIndex } from './redis-index.ts'
-
-interface Script {
-  lua: string
-  sha: string
-}
-
-function script(...files: string[]): Script {
-  const lua = files.map((file) => readFileSync(new URL(`./${file}.lua`, import.meta.url), 'utf8')).join('')
-  return { lua, sha: createHash('sha1').update(lua).digest('hex') }
-}
+import { createRun, script } from './redis-script.ts'
 
 const ACQUIRE = script('acquire-free', 'line', 'acquire')
 const ACQUIRE_ALL = script('line', 'acquire-all')
@@ -55,34 +46,13 @@ export function createLocks({ redis, prefix = '', instance, replication, ...opti
   return createLocksOn(backend, { ...options, instance: instance ?? `${hostname()}:${process.pid}` })
 }
 
-/** One Redis as a part of something larger: see redlock.ts. @public */
-export function createRedisBackend(redis: Redis | Cluster, prefix: string, replication?: Replication): Backend {
+function createRedisBackend(redis: Redis | Cluster, prefix: string, replication?: Replication): Backend {
   if (replication && redis.isCluster) throw new RangeError('replication is not for a Redis Cluster')
   // Every createLocks has a channel of its own, so that a message reaches the one process that it is for.
   const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`
   const index: RedisIndex = indexOf(redis, prefix)
+  const run = createRun(redis)
   let subscriber: Redis | Cluster | undefined
-  const gather = gatherer(redis)
-  let unanswered = 0
-
-  function run<T>({ sha, lua }: Script, read: (answer: unknown) => T, keys: string[], ...args: (string | number)[]) {
-    const answer = redis.evalsha(sha, keys.length, ...keys, ...args)
-    unanswered += 1
-    if (unanswered > 1) gather()
-    return answer.then(
-      (value) => {
-        unanswered -= 1
-        return read(value)
-      },
-      (error) => {
-        unanswered -= 1
-        // A restarted or failed over server does not know the script; sending it once teaches it.
-        if (!(error instanceof Error && error.message.startsWith('NOSCRIPT'))) throw error
-        return redis.eval(lua, keys.length, ...keys, ...args).then(read)
-      },
-    )
-  }
-
   const keysOf = (resource: string) => {
     const lock = lockKey(prefix, resource)
     return index.keyOf ? [lock, index.keyOf(resource)] : [lock]
@@ -90,7 +60,7 @@ export function createRedisBackend(redis: Redis | Cluster, prefix: string, repli
 
   const backend: Backend = {
     newId: ({ seat, owner, mode, limit, ttl_ms }: Asker) =>
-      `${mode === 'permit' ? `p${limit}` : mode === 'shared' ? 's' : 'x'} ${ttl_ms} ${channel}/${seat}-${randomUUID()} ${owner}`,
+      `${kindOf(mode, limit)} ${ttl_ms} ${channel}/${seat}-${randomUUID()} ${owner}`,
 
     attempt({ resource, id, ttl_ms, above, place_ttl_ms, ticket }) {
       const keys = keysOf(resource)
@@ -137,7 +107,7 @@ function lockKey(prefix: string, resource: string): string {
   return `${prefix}lock:{${resource}}`
 }
 
-function subscribe(redis: Redis | Cluster, channel: string, heard: Heard): Redis | Cluster {
+export function subscribe(redis: Redis | Cluster, channel: string, heard: Heard): Redis | Cluster {
   // Subscribes by hand, because what matters is the moment after: who was told in the gap must ask.
   const options: Partial<RedisOptions> = {
     autoResubscribe: false,
@@ -189,19 +159,6 @@ function replicated(redis: Redis, backend: Backend, { replicas, timeout_ms }: Re
   }
 }
 
-/** "<x | s | p and a limit> <ttl_ms> <channel>/<seat>-<uuid> <owner>", as in line.lua */
-function readId(id: string): { owner: string; mode: Mode; limit?: number } {
-  const [kind = '', _ttl_ms, _seat, ...owner] = id.split(' ')
-  const mode = kind.startsWith('p') ? 'permit' : kind === 's' ? 'shared' : 'exclusive'
-  return { owner: owner.join(' '), mode, ...(mode === 'permit' && { limit: Number(kind.slice(1)) }) }
-}
-
-/** An id with " token since_us" behind it; something else has the key if it does not look like one. */
-function readHolder(value: string) {
-  const [, id = value, token = 0, since_us = 0] = value.match(/^(.*) (\d+) (\d+)$/s) ?? []
-  return { ...readId(id), token: Number(token), since_ms: Math.floor(Number(since_us) / 1000) }
-}
-
 function busy(numbers: unknown[], holder: unknown): BusyAnswer {
   const [ticket = 0, place = 0, ahead = 0, waiting = 0, free_in_ms = 0] = numbers.map(Number)
   const named = typeof holder === 'string' ? readHolder(holder).owner || holder : undefined
@@ -249,30 +206,4 @@ function readState(resource: string, answer: unknown): LockState {
     waiters.push({ ...readId(line[i] ?? ''), since_ms: Math.floor(Number(line[i + 1]) / 1000) })
   }
   return { resource, fence: Number(fence), holders: readHolders(holders), waiters }
-}
-
-/**
- * Commands that are issued in one turn of the event loop leave the process in few writes instead of one write each:
- * half the CPU of a pair of acquire and release where hundreds run at once. 16 at a time, so that Redis already works
- * on the first ones while the next ones are written. A command that is alone is not held up for this.
- * @returns to be called after a command that is not alone
- */
-function gatherer(redis: Redis | Cluster): () => void {
-  if (redis.isCluster) return () => {}
-  const single = redis as Redis
-  let corked: Redis['stream'] | undefined
-  let count = 0
-  const flush = () => {
-    corked?.uncork()
-    corked = undefined
-    count = 0
-  }
-  return () => {
-    count += 1
-    if (count >= 16) flush()
-    if (corked || !single.stream) return
-    corked = single.stream
-    corked.cork()
-    process.nextTick(flush)
-  }
 }

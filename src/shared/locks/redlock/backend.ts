@@ -1,0 +1,181 @@
+/**
+ * The verbs of the locks on a quorum of independent Redis. The invariant: what a quorum has not confirmed is no lease, and
+ * whatever may have been left on a voter is withdrawn from every one of them. How a lease is got is in ballot.ts.
+ */
+import { randomUUID } from 'node:crypto'
+import type { Redis } from 'ioredis'
+import type { Backend, Heard } from '../backend.ts'
+import { answerLimit } from '../bounded.ts'
+import { placeTtl } from '../line.ts'
+import { subscribe } from '../redis.ts'
+import { kindOf } from '../redis-answers.ts'
+import { checked, createBallot } from './ballot.ts'
+import { ask, given, voterLimit } from './round.ts'
+import { quorumState, robbedBy } from './state.ts'
+import { createVoter, type Voter } from './voter.ts'
+
+export interface RedlockBackendOptions {
+  prefix: string
+  /** For what is asked without a TTL. */
+  ttl_ms: number
+  /** The longest TTL of all clients: so long a voter that has lost its memory stays out of votes. */
+  max_ttl_ms: number
+}
+
+export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBackendOptions): Backend {
+  const { prefix, ttl_ms: default_ttl_ms, max_ttl_ms } = options
+  const quorum = Math.floor(nodes.length / 2) + 1
+  const voters = nodes.map((node) => createVoter(node, prefix, max_ttl_ms))
+  const ballot = createBallot(voters, quorum)
+  const tickets = ticketSource()
+  const tried = Promise.all(voters.map((voter) => voter.tried))
+  const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`
+  const ears: { disconnect(): void }[] = []
+  /** Who waits, by seat: least tokens by voter, of the votes that were handed over since the last attempt. */
+  const handed = new Map<number, Map<number, number>>()
+  const renewing = new Set<string>()
+
+  /** Only for ids of this process: others wait elsewhere. */
+  function seatOf(id: string): number {
+    const at = id.indexOf(` ${channel}/`)
+    return at < 0 ? -1 : Number.parseInt(id.slice(at + channel.length + 2), 10)
+  }
+
+  function withdraw(resource: string, id: string) {
+    renewing.delete(id)
+    handed.delete(seatOf(id))
+    const ttl_ms = Number(id.split(' ', 2)[1])
+    const released = (answers: string[]) => answers.filter((answer) => answer === 'released').length >= quorum
+    return ask(voters, (voter) => voter.withdraw(resource, id, ttl_ms), voterLimit(ttl_ms), released)
+  }
+
+  /** Voters that have lost the lock, or were never asked, get it: the next one that fails shall not end the lease. */
+  async function mend(resource: string, id: string, token: number, ttl_ms: number, to: readonly Voter[]) {
+    // Not after it was released meanwhile.
+    if (!renewing.has(id)) return 0
+    const { answers } = await ask(to, (voter) => voter.mend(resource, id, token, ttl_ms), voterLimit(ttl_ms))
+    return answers.filter((mended) => mended).length
+  }
+
+  function hear(voter: number, heard: Heard): Heard {
+    return ((seat: number | 'all', what?: { token: number } | 'taken') => {
+      if (seat === 'all') return heard(seat)
+      if (what === 'taken') return heard(seat, what)
+      const votes = handed.get(seat)
+      if (!votes || !what) return
+      votes.set(voter, what.token)
+      // Fewer than a quorum are of no use alone; and each further one would only wake the waiter again.
+      if (votes.size === quorum) heard(seat)
+    }) as Heard
+  }
+
+  return {
+    newId({ seat, owner, mode, limit, ttl_ms }) {
+      if (mode === 'permit') throw new RangeError('a quorum does not count permits: use one Redis or etcd')
+      if (ttl_ms > max_ttl_ms) throw new RangeError(`ttl_ms must not be above max_ttl_ms, ${max_ttl_ms}: ${ttl_ms}`)
+      return `${kindOf(mode, limit)} ${ttl_ms} ${channel}/${seat}-${tickets()}-${randomUUID()} ${owner}`
+    },
+
+    async attempt(attempt) {
+      const { resource, id, ttl_ms, place_ttl_ms } = attempt
+      const seat = seatOf(id)
+      const limit_ms = voterLimit(ttl_ms)
+      const until = performance.now() + answerLimit(ttl_ms) - 2 * limit_ms
+      await tried
+      for (;;) {
+        const votes = [...(handed.get(seat)?.values() ?? [])]
+        if (place_ttl_ms > 0) handed.set(seat, new Map())
+        const { answer, again } = await ballot(attempt, votes, placeTtl(ttl_ms))
+        const pause_ms = Math.random() * limit_ms
+        if (again && performance.now() + pause_ms < until) {
+          await new Promise((resolve) => setTimeout(resolve, pause_ms))
+          continue
+        }
+        if (answer instanceof Error) throw answer
+        if (answer.granted) handed.delete(seat)
+        else if (place_ttl_ms === 0) await withdraw(resource, id)
+        return answer
+      }
+    },
+
+    async extend(resource, id, ttl_ms) {
+      renewing.add(id)
+      const { answers, all } = await ask(
+        voters,
+        (voter) => voter.renew(resource, id, ttl_ms),
+        voterLimit(ttl_ms),
+        (sofar) => sofar.filter((answer) => typeof answer === 'object').length >= quorum,
+      )
+      const kept = given(answers).filter((answer) => typeof answer === 'object')
+      const forgetful = () => voters.filter((_, i) => answers[i] === 'forgotten')
+      const token = kept[0]?.token ?? 0
+      const waiting = Math.max(0, ...kept.map((one) => one.waiting))
+      if (kept.length >= quorum) {
+        void all.then(() => mend(resource, id, token, ttl_ms, forgetful())).finally(() => renewing.delete(id))
+        return waiting
+      }
+      const mended = kept.length > 0 ? await mend(resource, id, token, ttl_ms, forgetful()) : 0
+      renewing.delete(id)
+      if (kept.length + mended >= quorum) return waiting
+      checked(resource, { answers }, quorum)
+      return answers.includes('taken') ? 'taken' : 'expired'
+    },
+
+    async release(resource, id) {
+      const answers = checked(resource, await withdraw(resource, id), quorum)
+      const released = answers.filter((answer) => answer === 'released').length
+      // A voter that did not answer may have had it.
+      if (released > 0 && released + voters.length - answers.length >= quorum) return 'released'
+      return answers.includes('taken') ? 'taken' : 'expired'
+    },
+
+    async cancel(resource, id) {
+      // What cannot be reached now is made up for when it can be: see voter.ts.
+      const { all } = await withdraw(resource, id)
+      await all
+    },
+
+    async force(resource, above) {
+      const limit_ms = voterLimit(default_ttl_ms)
+      const least = checked(resource, await ask(voters, (voter) => voter.least(resource), limit_ms), quorum)
+      const token = Math.max(above, ...least)
+      // One fence for all, since a later quorum may have only one voter in common with those who answer now.
+      const robbed = checked(resource, await ask(voters, (voter) => voter.rob(resource, token), limit_ms), quorum)
+      return { token, robbed: robbedBy(robbed) }
+    },
+
+    inspect: (resources) =>
+      Promise.all(
+        resources.map(async (resource) => {
+          const round = await ask(voters, (voter) => voter.inspect(resource), voterLimit(default_ttl_ms))
+          return quorumState(resource, checked(resource, round, quorum), quorum)
+        }),
+      ),
+
+    async list() {
+      const round = await ask(voters, (voter) => voter.list(), voterLimit(default_ttl_ms))
+      return [...new Set(checked('any resource', round, quorum).flat())]
+    },
+
+    listen(heard) {
+      if (ears.length > 0) return
+      nodes.forEach((node, voter) => {
+        ears.push(subscribe(node, channel, hear(voter, heard)))
+      })
+    },
+
+    async close() {
+      for (const ear of ears) ear.disconnect()
+      for (const voter of voters) voter.close()
+    },
+  }
+}
+
+/** The wall clock in µs, strictly rising in a process: what all voters order their lines by. */
+function ticketSource(): () => number {
+  let last = 0
+  return () => {
+    last = Math.max(last + 1, Math.floor((performance.timeOrigin + performance.now()) * 1000))
+    return last
+  }
+}

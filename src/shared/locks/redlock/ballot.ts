@@ -1,0 +1,159 @@
+/**
+ * How a lease is got from a quorum. The invariant: it is given out when a quorum has confirmed it, each voter for a whole
+ * TTL; and a voter confirms nobody while another one's lock lasts. Any two quorums share a voter.
+ *
+ * First all voters are asked for their vote, then those who gave it to confirm it with one token. Votes of later tickets
+ * give way to earlier ones, so a split vote goes to who came first, and not to nobody.
+ */
+import type { Answer, Attempt, BusyAnswer } from '../backend.ts'
+import { readId, splitHolder } from '../redis-answers.ts'
+import { ask, given, type Round, voterLimit } from './round.ts'
+import type { Vote, Voter } from './voter.ts'
+
+class NoQuorumError extends Error {
+  override name = 'NoQuorumError'
+  readonly code = 'no_quorum'
+  /** @param answered how many voters were reached and may vote */
+  constructor(resource: string, answered: number, of: number) {
+    super(`${answered} of ${of} lock servers may vote on ${resource}: no majority`)
+  }
+}
+
+/** @throws NoQuorumError when fewer than a quorum have answered */
+export function checked<T>(resource: string, { answers }: Pick<Round<T>, 'answers'>, quorum: number): T[] {
+  const all = given(answers)
+  if (all.length < quorum) throw new NoQuorumError(resource, all.length, answers.length)
+  return all
+}
+
+interface Outcome {
+  answer: Answer | NoQuorumError
+  /** Another try may end better, and nobody would tell us when. */
+  again: boolean
+}
+
+/** Servers may take so long to start one after the other, before those that are there count as having lost their memory. */
+const FRESH_MS = 5000
+
+/** @returns one try: `handed` are the least tokens of votes that were given unasked since the last one */
+export function createBallot(voters: readonly Voter[], quorum: number) {
+  let strangers_since: number | undefined
+
+  /**
+   * Voters that do not know whether they ever voted. When none knows, and all are there, this is the first vote of all.
+   * @returns whether it is worth asking again
+   */
+  async function introduce(votes: readonly (Vote | undefined)[], limit_ms: number): Promise<boolean> {
+    const strangers = voters.filter((_, i) => isStranger(votes[i]))
+    if (strangers.length === voters.length) {
+      await ask(strangers, (voter) => voter.admit(true), limit_ms)
+      return true
+    }
+    if (strangers.length === 0) {
+      strangers_since = undefined
+      return false
+    }
+    strangers_since ??= performance.now()
+    const others = given(votes).length > strangers.length
+    if (others || performance.now() - strangers_since > FRESH_MS) {
+      void ask(strangers, (voter) => voter.admit(false), limit_ms)
+    }
+    return false
+  }
+
+  async function vote(attempt: Attempt, vote_ms: number, limit_ms: number): Promise<(Vote | undefined)[]> {
+    const { resource, id, place_ttl_ms } = attempt
+    for (let again = false; ; again = true) {
+      const { answers } = await ask(
+        voters,
+        (voter) => voter.vote(resource, id, vote_ms, place_ttl_ms),
+        limit_ms,
+        (votes, pending) => {
+          if (votes.some(isStranger)) return false
+          const mine = votes.filter((one) => one.kind === 'vote').length
+          const voting = votes.filter((one) => one.kind !== 'barred').length
+          return mine >= quorum || (mine + pending < quorum && voting >= quorum)
+        },
+      )
+      const votes = [...answers]
+      if (!(await introduce(votes, limit_ms)) || again) return votes
+    }
+  }
+
+  /** All are asked, also those whose vote has not come yet: it may have been given. */
+  async function confirm(attempt: Attempt, least_token: number, limit_ms: number): Promise<number | 'lost'> {
+    const { resource, id, ttl_ms } = attempt
+    let token = least_token
+    for (let again = false; ; again = true) {
+      const round = await ask(
+        voters,
+        (voter) => voter.confirm(resource, id, token, ttl_ms),
+        limit_ms,
+        (answers, pending) => {
+          const confirmed = answers.filter((answer) => answer === 'confirmed').length
+          return confirmed >= quorum || (confirmed + pending < quorum && answers.length >= quorum)
+        },
+      )
+      const answers = checked(resource, round, quorum)
+      if (answers.filter((answer) => answer === 'confirmed').length >= quorum) return token
+      const fences = answers.flatMap((answer) => (typeof answer === 'object' ? answer.fence : []))
+      if (again || fences.length === 0) return 'lost'
+      token = Math.max(token, ...fences) + 1
+    }
+  }
+
+  function busyOf({ id, place_ttl_ms }: Attempt, votes: readonly (Vote | undefined)[]): BusyAnswer {
+    const busy = votes.filter((one) => one?.kind === 'busy')
+    const holders = busy.flatMap((one) => (one.holder === undefined ? [] : splitHolder(one.holder)))
+    const holder = holders.sort((a, b) => b.token - a.token)[0]
+    const ends = votes.map((one) => {
+      if (one?.kind === 'busy' && one.free_in_ms >= 0) return one.free_in_ms
+      return one?.kind === 'vote' ? 0 : Number.POSITIVE_INFINITY
+    })
+    const free_in_ms = ends.sort((a, b) => a - b)[quorum - 1] ?? Number.POSITIVE_INFINITY
+    return {
+      granted: false,
+      ticket: place_ttl_ms > 0 ? ticketOf(id) : 0,
+      // What is handed over is a vote, and no lock yet: the core is only told to ask again.
+      place: 0,
+      ahead: busy.length > 0 ? Math.min(...busy.map((one) => one.ahead)) : 0,
+      waiting: Math.max(0, ...busy.map((one) => one.waiting)),
+      free_in_ms: Number.isFinite(free_in_ms) ? free_in_ms : -1,
+      holder: holder && (readId(holder.id).owner || holder.id),
+    }
+  }
+
+  return async function once(attempt: Attempt, handed: readonly number[], vote_ms: number): Promise<Outcome> {
+    const { resource, id, above, place_ttl_ms } = attempt
+    const limit_ms = voterLimit(attempt.ttl_ms)
+    let votes: (Vote | undefined)[] = []
+    let least = handed
+    if (least.length < quorum) {
+      votes = await vote(attempt, vote_ms, limit_ms)
+      least = votes.flatMap((one) => (one?.kind === 'vote' ? one.least_token : []))
+    }
+    if (least.length >= quorum) {
+      const token = await confirm(attempt, Math.max(above + 1, ...least), limit_ms)
+      if (token !== 'lost') return { answer: { granted: true, token }, again: false }
+      // Somebody with an earlier ticket has taken votes over, or is about to.
+      if (place_ttl_ms > 0) void ask(voters, (voter) => voter.yield(resource, id, place_ttl_ms), limit_ms)
+      return { answer: busyOf(attempt, votes), again: place_ttl_ms === 0 }
+    }
+    const voting = given(votes).filter((one) => one.kind !== 'barred')
+    if (voting.length < quorum) {
+      return { answer: new NoQuorumError(resource, voting.length, voters.length), again: given(votes).length < quorum }
+    }
+    const locks = voting.filter((one) => one.kind === 'busy' && splitHolder(one.holder ?? '').token > 0).length
+    const split = least.length > 0 && locks <= voters.length - quorum
+    return { answer: busyOf(attempt, votes), again: split && place_ttl_ms === 0 }
+  }
+}
+
+/** The ticket that the client has put into the id: see voter.lua. */
+export function ticketOf(id: string): number {
+  return Number(id.match(/^\S+ \S+ \S*\/\d+-(\d+)-/)?.[1] ?? 0)
+}
+
+function isStranger(vote: Vote | undefined): boolean {
+  return vote?.kind === 'barred' && vote.left_ms < 0
+}

@@ -1,0 +1,146 @@
+/**
+ * One of the servers of a quorum. The invariant: what is to be withdrawn here is withdrawn, as soon as the server can be
+ * reached, if that is before it dies of its own lifetime.
+ */
+import type { Redis } from 'ioredis'
+import { indexOf } from '../redis-index.ts'
+import { createRun, type Run, script } from '../redis-script.ts'
+
+const verb = (name: string) => script('line', 'redlock/voter', `redlock/${name}`)
+const VOTE = verb('vote')
+const CONFIRM = verb('confirm')
+const YIELD = verb('yield')
+const RENEW = verb('renew')
+const MEND = verb('mend')
+const WITHDRAW = verb('withdraw')
+const ADMIT = verb('admit')
+const LEAST = verb('least')
+const ROB = verb('rob')
+const INSPECT = script('line', 'redlock/voter', 'inspect')
+
+export type Vote =
+  | { kind: 'vote'; least_token: number }
+  | { kind: 'busy'; ahead: number; waiting: number; free_in_ms: number; holder: string | undefined }
+  /** The server has lost its memory, or may have; when it does not know, left_ms is negative. */
+  | { kind: 'barred'; left_ms: number }
+
+export type Renewal = { waiting: number; token: number } | 'forgotten' | 'taken'
+
+export interface Voter {
+  vote(resource: string, id: string, vote_ms: number, place_ttl_ms: number): Promise<Vote>
+  /** Why not: the vote is lost, or the fence that the token is not above. */
+  confirm(
+    resource: string,
+    id: string,
+    token: number,
+    ttl_ms: number,
+  ): Promise<'confirmed' | 'lost' | { fence: number }>
+  yield(resource: string, id: string, place_ttl_ms: number): Promise<void>
+  renew(resource: string, id: string, ttl_ms: number): Promise<Renewal>
+  mend(resource: string, id: string, token: number, ttl_ms: number): Promise<boolean>
+  /** As soon as the server can be reached, also after this has been rejected. */
+  withdraw(resource: string, id: string, ttl_ms: number): Promise<'released' | 'expired' | 'taken'>
+  admit(at_once: boolean): Promise<void>
+  /** A token above all that it has confirmed. */
+  least(resource: string): Promise<number>
+  /** As the scripts answer: see rob.lua and inspect.lua. */
+  rob(resource: string, fence: number): Promise<unknown[]>
+  inspect(resource: string): Promise<[fence: unknown, holders: string[], line: string[]]>
+  list(): Promise<string[]>
+  /** Settles when the first connection has been made, or has failed. */
+  tried: Promise<void>
+  close(): void
+}
+
+/** A server that hangs for hours shall not fill the memory with what it is asked. */
+const MOST_UNANSWERED = 10_000
+/** More than this is not remembered for a server that does not come back; it dies of its own lifetime there. */
+const MOST_OWED = 10_000
+
+export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): Voter {
+  const send = createRun(redis)
+  let unanswered = 0
+  const run: Run = async (...command) => {
+    if (unanswered >= MOST_UNANSWERED) throw new Error('this lock server hangs')
+    unanswered += 1
+    try {
+      return await send(...command)
+    } finally {
+      unanswered -= 1
+    }
+  }
+  const index = indexOf(redis, prefix)
+  const keysOf = (resource: string) => [`${prefix}lock:{${resource}}`]
+  const owed = new Map<string, { resource: string; until: number }>()
+
+  function withdraw(resource: string, id: string, ttl_ms: number) {
+    if (owed.size < MOST_OWED) owed.set(id, { resource, until: performance.now() + ttl_ms })
+    return run(WITHDRAW, readWithdrawal, keysOf(resource), id).then((answer) => {
+      owed.delete(id)
+      return answer
+    })
+  }
+
+  /** What was under way when the connection broke may have been done, and what was to undo it may not. */
+  function settle(): void {
+    const all = [...owed]
+    owed.clear()
+    for (const [id, { resource, until }] of all) {
+      const left_ms = until - performance.now()
+      if (left_ms > 0) withdraw(resource, id, left_ms).catch(noop)
+    }
+  }
+
+  redis.on('ready', settle)
+  return {
+    vote: (resource, id, vote_ms, place_ttl_ms) =>
+      run(VOTE, readVote, keysOf(resource), id, max_ttl_ms, vote_ms, place_ttl_ms),
+    confirm: (resource, id, token, ttl_ms) =>
+      run(CONFIRM, readConfirmation, keysOf(resource), id, max_ttl_ms, token, ttl_ms),
+    yield: (resource, id, place_ttl_ms) => run(YIELD, noop, keysOf(resource), id, place_ttl_ms),
+    renew: (resource, id, ttl_ms) => run(RENEW, readRenewal, keysOf(resource), id, ttl_ms),
+    mend: (resource, id, token, ttl_ms) =>
+      run(MEND, (answer) => Number(answer) === 1, keysOf(resource), id, token, ttl_ms),
+    withdraw,
+    admit: (at_once) => run(ADMIT, noop, keysOf('voter'), at_once ? '0' : 'now'),
+    least: (resource) => run(LEAST, Number, keysOf(resource)),
+    rob: (resource, fence) => run(ROB, (answer) => answer as unknown[], keysOf(resource), fence),
+    inspect: (resource) => run(INSPECT, (answer) => answer as [unknown, string[], string[]], keysOf(resource)),
+    list: () => index.list(),
+    tried: firstTry(redis),
+    close: () => void redis.off('ready', settle),
+  }
+}
+
+function firstTry(redis: Redis): Promise<void> {
+  if (redis.status !== 'connecting' && redis.status !== 'connect') return Promise.resolve()
+  return new Promise((resolve) => {
+    redis.once('ready', resolve)
+    redis.once('close', resolve)
+  })
+}
+
+function readVote(answer: unknown): Vote {
+  const [kind, ...rest] = answer as unknown[]
+  const [first = 0, second = 0, third = 0] = rest.map(Number)
+  if (Number(kind) === 1) return { kind: 'vote', least_token: first }
+  if (Number(kind) === 2) return { kind: 'barred', left_ms: first }
+  const holder = rest[3]
+  return { kind: 'busy', ahead: first, waiting: second, free_in_ms: third, holder: holder ? String(holder) : undefined }
+}
+
+function readConfirmation(answer: unknown): 'confirmed' | 'lost' | { fence: number } {
+  const number = Number(answer)
+  return number === 1 ? 'confirmed' : number === 0 ? 'lost' : { fence: number }
+}
+
+function readRenewal(answer: unknown): Renewal {
+  const [kind, waiting = 0, token = 0] = (answer as unknown[]).map(Number)
+  return kind === 1 ? { waiting, token } : kind === 0 ? 'forgotten' : 'taken'
+}
+
+function readWithdrawal(answer: unknown): 'released' | 'expired' | 'taken' {
+  return Number(answer) === 1 ? 'released' : Number(answer) === 0 ? 'expired' : 'taken'
+}
+
+function noop(): void {}
