@@ -25,7 +25,7 @@ await db.client`
 async function written(): Promise<unknown> {
   const rows = await db.client`
     SELECT (SELECT json_agg(r ORDER BY ref) FROM resources r) AS resources,
-           (SELECT count(*) FROM purchases) AS purchases, (SELECT count(*) FROM movements) AS movements,
+           (SELECT count(*) FROM purchases) AS purchases, (SELECT count(*) FROM bookings) AS bookings, (SELECT count(*) FROM movements) AS movements,
            (SELECT count(*) FROM commands) AS commands, (SELECT count(*) FROM charges) AS charges`
   return rows[0]
 }
@@ -53,6 +53,14 @@ async function refused(t: Test, cases: Case[]) {
 
 const line = (resource: unknown = 'good:1', units: unknown = 1) => ({ resource, units })
 const purchase = (change: object = {}) => ({ customer: 'ada', lines: [line()], ...change })
+const stay = (change: object = {}) => ({
+  resource: 'room:1',
+  customer: 'ada',
+  from: '2030-01-01',
+  to: '2030-01-02',
+  ...change,
+})
+const ride = (change: object = {}) => ({ driver_id: 1, rider_id: 'ada', pickup_lat: 0, pickup_lng: 0, ...change })
 /** JSON that JSON.stringify cannot write. */
 const withUnits = (literal: string) => `{"customer": "ada", "lines": [{"resource": "good:1", "units": ${literal}}]}`
 
@@ -180,6 +188,7 @@ t.test('the rest of a purchase', (t) =>
 /** Each route that takes a body, with one that it would accept. */
 const TAKES = [
   ['POST', '/api/purchases', purchase()],
+  ['POST', '/api/bookings', stay()],
   ['POST', '/api/resources/good/1/restock', { delta: 1, reason: 'delivery' }],
   ['PUT', '/api/resources/new/1', GOOD],
 ] as const
@@ -298,6 +307,101 @@ t.test('resources', (t) => {
   ])
 })
 
+t.test('bookings', (t) => {
+  const book = (name: string, body: unknown, field: string, status = 400): Case => {
+    return { name, path: '/api/bookings', body, field, status }
+  }
+  const { to: _, ...endless } = stay()
+  return refused(t, [
+    ...[null, 1, '', 'room', 'room:', 'room:1 ', "room:1' OR 1=1 --", {}, ['room:1']].map((resource) =>
+      book(`resource ${JSON.stringify(resource)}`, stay({ resource }), 'resource'),
+    ),
+    book('an unknown resource', stay({ resource: 'room:none' }), 'resource', 422),
+    book('what is sold by units', stay({ resource: 'good:1' }), 'resource', 422),
+    ...[null, 1, '', [], 'a'.repeat(201), 'a\u0000', '\ud800'].map((customer) =>
+      book(`customer ${JSON.stringify(customer)?.slice(0, 20)}`, stay({ customer }), 'customer'),
+    ),
+    ...[null, 1, '', 'soon', '2030-02-30', '2030-1-1', '2030-01-01T10:00', '2030-01-01T10:00:00', '2030-01-01T25:00Z']
+      .concat([
+        '2030-01-01T10:00:00+25:00',
+        '1999-12-31',
+        '2101-01-01',
+        '+002030-01-01',
+        '2030-01-01\u0000',
+        'a'.repeat(50),
+      ])
+      .flatMap((at) => [
+        book(`from ${JSON.stringify(at)?.slice(0, 30)}`, stay({ from: at }), 'from'),
+        book(`to ${JSON.stringify(at)?.slice(0, 30)}`, stay({ to: at }), 'to'),
+      ]),
+    book('no end', endless, 'to'),
+    book('no time at all', stay({ to: '2030-01-01' }), 'to'),
+    book('the end before the beginning', stay({ to: '2029-01-01' }), 'to'),
+    book('more than a year', stay({ to: '2031-01-03' }), 'to'),
+    ...[0, -1, 1.5, '60', null, 604_801].map((hold_seconds) =>
+      book(`hold_seconds ${JSON.stringify(hold_seconds)}`, stay({ hold_seconds }), 'hold_seconds'),
+    ),
+    book('a card', stay({ payment: { method: 'card', token: 'tok_visa' } }), 'payment.method', 422),
+    book(
+      'an unknown account',
+      stay({ payment: { method: 'wallet', account: 'account:none' } }),
+      'payment.account',
+      422,
+    ),
+    book(
+      'an account that is no account',
+      stay({ payment: { method: 'wallet', account: 'room:1' } }),
+      'payment.account',
+    ),
+    book('a status of its own', stay({ status: 'accepted' }), 'status'),
+    book('a ride with dates', ride({ from: '2030-01-01' }), 'from'),
+    ...[null, '', ' ', -1, 1.5, 'a b', 'a\u0000', 2 ** 53, {}, 'a'.repeat(129)].map((driver_id) =>
+      book(`driver_id ${JSON.stringify(driver_id)?.slice(0, 20)}`, ride({ driver_id }), 'driver_id'),
+    ),
+    book('an unknown driver', ride({ driver_id: 'none' }), 'driver_id', 422),
+    ...[null, '', -1, 1.5, 'a\u0000', '\ud800', {}, 'a'.repeat(201)].map((rider_id) =>
+      book(`rider_id ${JSON.stringify(rider_id)?.slice(0, 20)}`, ride({ rider_id }), 'rider_id'),
+    ),
+    ...[null, '1', 91, -90.5, 1e308].flatMap((degrees) => [
+      book(`pickup_lat ${degrees}`, ride({ pickup_lat: degrees }), 'pickup_lat'),
+      book(
+        `pickup_lng ${degrees}`,
+        ride({ pickup_lng: degrees === 91 ? 181 : degrees === -90.5 ? -181 : degrees }),
+        'pickup_lng',
+      ),
+    ]),
+    { name: 'a command on no id', path: '/api/bookings/1/accept', field: 'id' },
+    { name: 'a command on an unknown id', path: `/api/bookings/${HELD}/accept`, status: 404, field: null },
+    { name: 'a command for purchases', path: `/api/bookings/${HELD}/refund`, status: 404, field: null },
+    ...[
+      ['', 'from'],
+      ['?from=2030-01-01', 'to'],
+      ['?from=2030-01-01&to=2030-01-01', 'to'],
+      ['?from=2030-01-01&to=2031-01-03', 'to'],
+      ['?from=soon&to=2031-01-01', 'from'],
+      ['?from=2030-01-01T00:00:00+02:00&to=2030-02-01', 'from'],
+      ['?from=2030-01-01&to=2030-02-01&at=1', 'at'],
+    ].map(([query, field]): Case => {
+      const path = `/api/resources/room/1/availability${query}`
+      return { name: path, method: 'GET', path, field: field ?? null }
+    }),
+    {
+      name: 'availability of units',
+      method: 'GET',
+      path: '/api/resources/good/1/availability?from=2030-01-01&to=2030-02-01',
+      status: 409,
+      field: 'id',
+    },
+    {
+      name: 'availability of nothing',
+      method: 'GET',
+      path: '/api/resources/room/none/availability?from=2030-01-01&to=2030-02-01',
+      status: 404,
+      field: null,
+    },
+  ])
+})
+
 t.test('paths, queries and cursors', async (t) => {
   const long = 'a'.repeat(300)
   const cursor = (after: string) => Buffer.from(after).toString('base64url')
@@ -360,6 +464,12 @@ t.test('paths, queries and cursors', async (t) => {
     get('/api/purchases?customer=%00', 'customer'),
     get(`/api/purchases?customer=${long}`, 'customer'),
     get('/api/purchases?customer=a&customer=b', 'customer'),
+    get('/api/bookings?status=confirmed', 'status'),
+    get('/api/bookings?resource=room', 'resource'),
+    get('/api/bookings?customer=%00', 'customer'),
+    get('/api/bookings?limit=101', 'limit'),
+    get(`/api/bookings?cursor=${cursor('good:1')}`, 'cursor'),
+    get('/api/bookings/1', 'id'),
     get('/nowhere', null, 404),
     get('/api', null, 404),
     get('/api/purchase', null, 404),

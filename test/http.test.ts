@@ -340,6 +340,38 @@ t.test('with an API and a worker', async (t) => {
     t.notMatch(JSON.stringify(card.body), 'tok_visa', "a card's token never leaves again")
   })
 
+  await t.test('a stay is booked, found, and its calendar says what is free', async (t) => {
+    const room = { name: 'Room', kind: 'calendar', price: USD(50) }
+    t.equal((await call('PUT', at('house:1'), { body: room })).status, 201)
+    const body = { resource: 'house:1', customer: 'ada', from: '2030-05-01', to: '2030-05-04T12:00:00Z' }
+    const queued = await call('POST', '/api/bookings', { body: { ...body, from: '2031-05-01', to: '2031-05-02' } })
+    t.match(queued, { status: 202, body: { status: 'queued', kind: 'stay', amount: null } })
+    const location = queued.headers.get('location') ?? ''
+    t.equal(location, `/api/bookings/${queued.body.id}`)
+    await until(async () => (await call('GET', location)).body.status === 'accepted')
+    const taken = await call('POST', '/api/bookings', { body, headers: SETTLED })
+    t.match(taken, { status: 201, body: { status: 'accepted', amount: 200, from: '2030-05-01T00:00:00.000Z' } })
+    t.equal(taken.headers.get('preference-applied'), 'wait=30')
+    const rival = await call('POST', '/api/bookings', { body: { ...body, customer: 'bob' }, headers: SETTLED })
+    t.match(rival, { status: 409, body: { code: 'conflict', conflicting_ids: [taken.body.id] } })
+    const path = `${at('house:1')}/availability?from=2030-05-03&to=2030-05-06`
+    t.same((await call('GET', path)).body.free, [{ from: '2030-05-04T12:00:00.000Z', to: '2030-05-06T00:00:00.000Z' }])
+
+    const found = async (query: string) => (await walk(call, `/api/bookings?${query}`, 1)).map((one) => one.customer)
+    t.same(await found('resource=house:1'), ['bob', 'ada', 'ada'], 'newest first, page by page')
+    t.same(await found('customer=bob'), ['bob'])
+    t.same(await found('resource=house:1&status=accepted'), ['ada', 'ada'])
+    const move = (name: string, headers = {}) => call('POST', `/api/bookings/${taken.body.id}/${name}`, { headers })
+    t.match(await move('accept'), { status: 409, body: { code: 'wrong_status', current_status: 'accepted' } })
+    const key = { 'idempotency-key': 'complete-once' }
+    t.match(await move('complete', key), { status: 200, body: { status: 'completed' } })
+    const again = await move('complete', key)
+    t.match(again, { status: 200, body: { status: 'completed' } })
+    t.equal(again.headers.get('idempotent-replayed'), 'true')
+    t.match(await move('cancel'), { status: 409, body: { code: 'wrong_status', current_status: 'completed' } })
+    t.equal((await call('GET', '/api/bookings/01935f5e-0000-7000-8000-00000000dead')).status, 404)
+  })
+
   await t.test('health and metrics are there without a key', async (t) => {
     t.match((await call('GET', '/livez')).body, { status: 'ok' })
     t.match((await call('GET', '/readyz')).body, { status: 'ready', checks: { postgres: { status: 'up' } } })

@@ -9,6 +9,7 @@ import { readConfig } from '../src/shared/config.ts'
 import { openDb } from '../src/shared/db.ts'
 import { createLog } from '../src/shared/log.ts'
 import { createMetrics } from '../src/shared/metrics.ts'
+import { BOOKING_COMMANDS, COMMANDS } from '../src/shared/schema.ts'
 import { verify } from '../src/shared/verify.ts'
 import { faultOf } from './contract.ts'
 import { openWorld, until } from './world.ts'
@@ -132,9 +133,15 @@ const headers = fc
 
 const REFS = Array.from({ length: 8 }, (_, n) => `prop:${n}`)
 const ACCOUNTS = ['account:0', 'account:1']
+const ROOMS = ['room:0', 'room:1', 'driver:0', 'driver:1']
 const path = (ref: string) => `/api/resources/${ref.replace(':', '/')}`
 for (const ref of [...REFS, ...ACCOUNTS]) {
   const payload = { name: ref, kind: 'units', total: 400, price: { amount: 3, currency: 'USD' } }
+  await api.app.inject({ method: 'PUT', url: path(ref), payload })
+}
+
+for (const ref of ROOMS) {
+  const payload = { name: ref, kind: 'calendar', price: { amount: 3, currency: 'USD' } }
   await api.app.inject({ method: 'PUT', url: path(ref), payload })
 }
 
@@ -182,19 +189,48 @@ t.test(`POST /api/purchases, ${BODIES} bodies`, (t) => {
   return bombard(t, shot('POST', fc.constant('/api/purchases'), good))
 })
 
+t.test(`POST /api/bookings, ${BODIES} bodies`, (t) => {
+  const date = fc.nat(40).map((n) => new Date(Date.UTC(2030, 0, 1 + n)).toISOString().slice(0, 10))
+  const stay = fc.record(
+    {
+      resource: fc.constantFrom(...ROOMS, 'room:none', 'prop:0'),
+      customer: name,
+      from: date,
+      to: date,
+      payment: fc.oneof(
+        fc.constant({ method: 'none' }),
+        fc.record({ method: fc.constant('wallet'), account: fc.constantFrom(...ACCOUNTS) }),
+      ),
+      hold_seconds: fc.integer({ min: 1, max: 600 }),
+    },
+    { requiredKeys: ['resource', 'customer', 'from', 'to'] },
+  )
+  const ride = fc.record({
+    driver_id: fc.oneof(fc.nat(3), fc.constantFrom('0', 'none')),
+    rider_id: name,
+    pickup_lat: fc.integer({ min: -90, max: 90 }),
+    pickup_lng: fc.integer({ min: -180, max: 180 }),
+  })
+  return bombard(t, shot('POST', fc.constant('/api/bookings'), fc.oneof(stay, ride)))
+})
+
 const settled = () =>
   until(async () => {
     const rows = await db.client`
-      SELECT 1 FROM purchases WHERE status = 'queued' UNION ALL SELECT 1 FROM commands WHERE status = 'queued'`
+      SELECT 1 FROM purchases WHERE status = 'queued' UNION ALL SELECT 1 FROM bookings WHERE status = 'queued' UNION ALL SELECT 1 FROM commands WHERE status = 'queued'`
     return rows.length === 0
   })
 
 t.test(`commands, ${BODIES} bodies`, async (t) => {
   await settled()
-  const rows = await db.client<{ id: string }[]>`SELECT id FROM purchases ORDER BY id LIMIT 500`
-  const urls = fc
-    .tuple(fc.constantFrom(...rows.map((row) => row.id), 'x'), fc.constantFrom('confirm', 'cancel', 'refund'))
-    .map(([id, command]) => `/api/purchases/${id}/${command}`)
+  const purchases = await db.client<{ id: string }[]>`SELECT id FROM purchases ORDER BY id LIMIT 500`
+  const bookings = await db.client<{ id: string }[]>`
+    SELECT id FROM bookings WHERE status <> 'rejected' ORDER BY id LIMIT 100`
+  const of = (list: string, rows: { id: string }[], commands: readonly string[]) =>
+    fc
+      .tuple(fc.constantFrom(...rows.map((row) => row.id), 'x'), fc.constantFrom(...commands))
+      .map(([id, command]) => `/api/${list}/${id}/${command}`)
+  const urls = fc.oneof(of('purchases', purchases, COMMANDS), of('bookings', bookings, BOOKING_COMMANDS))
   await bombard(t, shot('POST', urls, fc.constant({})))
 })
 

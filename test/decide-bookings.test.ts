@@ -1,0 +1,129 @@
+/** What is decided about bookings: the state machine move by move, and random lines against a model. */
+import fc from 'fast-check'
+import t from 'tap'
+import { isActive, MOVES, mayStill } from '../src/shared/booking.ts'
+import { BOOKING_COMMANDS, BOOKING_STATUSES, type BookingCommand, type BookingStatus } from '../src/shared/schema.ts'
+import { type BookingItem, type BookingRow, decideBookings } from '../src/workers/bookings.ts'
+import type { Resource } from '../src/workers/purchases.ts'
+
+const NOW = 1_000_000
+const ACCEPT_MS = 30_000
+
+let seq = 0
+const row = (change: Partial<BookingRow> = {}): BookingRow => {
+  seq++
+  const id = `b${seq}`
+  const fixed = { queue: 'room:1', kind: 'stay' as const, customer: 'ada', from_ms: 0, until_ms: 10, created_ms: 0 }
+  const open = { amount: null, currency: null, hold_seconds: null, expires_ms: null, status: 'queued' as const }
+  return { id, seq, ...fixed, ...open, payment: { method: 'none' }, ...change }
+}
+const settle = (booking: BookingRow): BookingItem => ({ kind: 'booking', booking })
+const command = (booking: BookingRow, name: BookingCommand): BookingItem => {
+  seq++
+  return { kind: 'command', booking, command: { id: `c${seq}`, seq, command: name } }
+}
+const calendar = (ref: string): Resource =>
+  ({ ref, kind: 'calendar', available: 0, held: 0, price: 3, currency: 'USD', token: 7 }) as Resource
+const decide = (items: BookingItem[], active: BookingRow[] = [], refs = ['room:1', 'room:2']) =>
+  decideBookings(items, active, new Map(refs.map((ref) => [ref, calendar(ref)])), NOW, ACCEPT_MS)
+
+t.test('every command in every status does what the table says, or is told the status', async (t) => {
+  for (const status of BOOKING_STATUSES) {
+    for (const name of BOOKING_COMMANDS) {
+      const booking = row({ status, expires_ms: NOW + 1 })
+      const { bookings, commands, skipped } = decide([command(booking, name)])
+      const next = MOVES[status][name]
+      const what = `${name} of what is ${status}`
+      if (status === 'queued' && name !== 'cancel') {
+        t.equal(skipped.length, 1, `${what} waits behind its booking`)
+      } else if (next) {
+        t.match(bookings, [{ was: status, status: next, fence: 7 }], what)
+        t.match(commands, [{ status: 'done', met: status }])
+      } else {
+        t.same(bookings, [], `${what} changes nothing`)
+        t.match(commands, [{ status: 'rejected', reason: 'wrong_status', met: status }])
+      }
+      t.equal(mayStill(status, name), reaches(status, name), what)
+    }
+  }
+})
+
+/** By walking the table breadth first, as mayStill does not. */
+function reaches(from: BookingStatus, name: BookingCommand): boolean {
+  const seen = new Set([from])
+  for (const status of seen) for (const next of Object.values(MOVES[status])) seen.add(next)
+  return [...seen].some((status) => MOVES[status][name] !== undefined)
+}
+
+t.test('who is overdue is told so, and nobody later sees it accepted', async (t) => {
+  const late = row({ status: 'requested', expires_ms: NOW })
+  const { bookings, commands } = decide([command(late, 'accept')])
+  t.match(bookings, [{ was: 'requested', status: 'expired' }])
+  t.match(commands, [{ status: 'rejected', met: 'expired' }])
+})
+
+t.test('an overdue request in the way is expired first; one that is not is named', async (t) => {
+  const [over, held] = [
+    row({ status: 'requested', expires_ms: NOW, until_ms: 5 }),
+    row({ status: 'requested', expires_ms: NOW + 1, from_ms: 5 }),
+  ]
+  const { bookings } = decide([settle(row({ until_ms: 5 })), settle(row())], [over, held])
+  t.match(bookings, [
+    { id: over.id, status: 'expired' },
+    { status: 'accepted' },
+    { status: 'rejected', reason: 'conflict', conflicts: { length: 2 } },
+  ])
+})
+
+t.test('a rider of another line who is overdue is expired by the clock alone', async (t) => {
+  const ride = { kind: 'ride' as const, until_ms: null, customer: 'rider' }
+  const over = row({ ...ride, queue: 'driver:9', status: 'requested', expires_ms: NOW })
+  const { bookings, overdue } = decide([settle(row(ride))], [over])
+  t.same(overdue, [over.id])
+  t.match(bookings, [{ status: 'requested', expires_ms: NOW + ACCEPT_MS }])
+})
+
+t.test('a hold whose wallet is not leased stays, and so does who wants its time', async (t) => {
+  const payment = { method: 'wallet' as const, account: 'account:1' }
+  const over = row({ status: 'requested', expires_ms: NOW, payment, amount: 30 })
+  const { bookings, skipped } = decide([settle(row())], [over])
+  t.same([bookings, skipped.length], [[], 1])
+})
+
+t.test('random lines: nobody who is active overlaps, nobody is refused without somebody in the way', async (t) => {
+  const wish = fc.record({
+    ride: fc.boolean(),
+    queue: fc.constantFrom('room:1', 'room:2'),
+    customer: fc.constantFrom('a', 'b', 'c'),
+    from_ms: fc.nat(50),
+    length: fc.integer({ min: 1, max: 20 }),
+    next: fc.option(fc.constantFrom(...BOOKING_COMMANDS)),
+  })
+  const meet = (a: BookingRow, b: BookingRow) =>
+    (a.queue === b.queue && a.from_ms < (b.until_ms ?? 1e9) && b.from_ms < (a.until_ms ?? 1e9)) ||
+    (a.kind === 'ride' && b.kind === 'ride' && a.customer === b.customer)
+  const property = fc.property(fc.array(wish, { maxLength: 40 }), (wishes) => {
+    const items: BookingItem[] = []
+    for (const { ride, length, next, ...rest } of wishes) {
+      const booking = row(
+        ride ? { ...rest, kind: 'ride', until_ms: null } : { ...rest, until_ms: rest.from_ms + length },
+      )
+      items.push(settle(booking))
+      if (next) items.push(command(booking, next))
+    }
+    const { bookings } = decide(items)
+    const rows = new Map(items.map((item) => [item.booking.id, item.booking]))
+    const active = bookings.flatMap(({ id, status }) => (isActive(status) ? [rows.get(id) as BookingRow] : []))
+    for (const one of active) {
+      for (const other of active) if (one !== other && meet(one, other)) throw new Error(`${one.id} meets ${other.id}`)
+    }
+    for (const { id, status, conflicts } of bookings) {
+      if (status !== 'rejected') continue
+      const own = rows.get(id) as BookingRow
+      const named = (conflicts ?? []).map((other) => rows.get(other) as BookingRow)
+      if (named.length === 0 || !named.every((other) => meet(own, other) && other.seq < own.seq)) throw new Error(id)
+    }
+  })
+  fc.assert(property, { numRuns: 500 })
+  t.pass('500 lines')
+})
