@@ -28,6 +28,8 @@ async function render(): Promise<string> {
     kinds: absent('kinds'),
     waits: absent('waits'),
     nudge() {},
+    gateway: absent('gateway'),
+    pay() {},
     guarded: (body) => body(),
     health: { metrics: createMetrics(), breakers: [], checks: {}, stuck: () => undefined, stopping: () => false },
   })

@@ -14,6 +14,8 @@ const resource = (ref: string, available: number, held = 0, price = 10): Resourc
   held,
   price: ref.startsWith('account:') ? 1 : price,
   currency: 'USD',
+  max_per_customer: null,
+  taken: new Map(),
   token: 7,
 })
 const purchase = (fields: Partial<PurchaseRow>): PurchaseRow => ({
@@ -28,6 +30,9 @@ const purchase = (fields: Partial<PurchaseRow>): PurchaseRow => ({
   status: 'queued',
   expires_ms: null,
   created_ms: 0,
+  customer: 'c',
+  charge: null,
+  replaces: null,
   ...fields,
 })
 const command = (kind: CommandKind, row: PurchaseRow, id: string = kind): PurchaseItem => ({
@@ -106,7 +111,7 @@ t.test('a wallet that buys from its own account pays for both', async (t) => {
 })
 
 t.test('confirm, cancel and refund from every status', async (t) => {
-  const legal: Record<CommandKind, Partial<Record<PurchaseStatus, PurchaseStatus>>> = {
+  const legal: Record<'confirm' | 'cancel' | 'refund', Partial<Record<PurchaseStatus, PurchaseStatus>>> = {
     confirm: { held: 'confirmed' },
     cancel: { queued: 'cancelled', held: 'cancelled' },
     refund: { confirmed: 'refunded' },

@@ -1,5 +1,6 @@
 /** A shop for tests: resources, buyers over HTTP, and what the database says in the end. */
 import type { Test } from 'tap'
+import { SANDBOX_KEY } from '../src/shared/config.ts'
 import { type Client, openDb } from '../src/shared/db.ts'
 import { verify } from '../src/shared/verify.ts'
 import { until } from './world.ts'
@@ -32,9 +33,9 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
   return {
     client,
     /** Creates `type:id` with this many units at this price and returns the reference. */
-    async units(type: string, total: number, price = 100): Promise<string> {
+    async units(type: string, total: number, price = 100, more: object = {}): Promise<string> {
       const ref = `${type}:${t.name.replace(/\W+/g, '-').slice(0, 40)}-${counter++}`
-      const body = { name: ref, kind: 'units', total, price: { amount: price, currency: 'USD' } }
+      const body = { name: ref, kind: 'units', total, price: { amount: price, currency: 'USD' }, ...more }
       const { status } = await call(at(`/api/resources/${ref.replace(':', '/')}`), 'PUT', body)
       t.equal(status, 201, `${ref} is for sale`)
       return ref
@@ -74,10 +75,61 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
               + (SELECT count(*) FROM commands WHERE status = 'queued'))::int AS n`
       return row?.n ?? 0
     },
+    /** Resolves when no charge and no refund has a next step any more. */
+    async charged(): Promise<void> {
+      const left = async () =>
+        (await client`SELECT 1 FROM charges WHERE status IN ('pending', 'sent', 'authorized', 'capturing')`).length ===
+        0
+      await until(left, { what: 'the charges to come to an end', timeout_ms: 20_000 })
+    },
     /** Asserts every invariant of `npm run verify`. */
     async verified(): Promise<void> {
       for (const { invariant, offenders } of await verify(client)) t.same(offenders, [], invariant)
     },
+  }
+}
+
+export const card = (token: string) => ({ method: 'card', token })
+
+/** What the payment provider says, asked over its own API. */
+export function provider(url: string) {
+  interface Intent {
+    id: string
+    status: string
+    amount_received: number
+    metadata: { purchase?: string }
+  }
+  const list = async <T>(path: string): Promise<T[]> => {
+    const response = await fetch(`${url}/v1/${path}`, { headers: { authorization: `Bearer ${SANDBOX_KEY}` } })
+    return ((await response.json()) as { data: T[] }).data
+  }
+  const of = (purchase: string) =>
+    list<Intent>(`payment_intents/search?query=${encodeURIComponent(`metadata['purchase']:'${purchase}'`)}`)
+  const refunds = async (purchase: string) => {
+    const all = await Promise.all(
+      (await of(purchase)).map(({ id }) => list<{ amount: number }>(`refunds?payment_intent=${id}`)),
+    )
+    return all.flat()
+  }
+  return {
+    /** intents of a purchase */
+    of,
+    refunds,
+    /** minor units that the provider has of this purchase in the end */
+    async kept(purchase: string): Promise<number> {
+      const [taken, given] = [await of(purchase), await refunds(purchase)]
+      return taken.reduce((sum, one) => sum + one.amount_received, 0) - given.reduce((sum, one) => sum + one.amount, 0)
+    },
+    /** purchases whose money was taken */
+    captured: async () =>
+      (await list<Intent>('payment_intents'))
+        .filter((one) => one.status === 'succeeded')
+        .map((o) => o.metadata.purchase),
+    /** purchases whose money is reserved and neither taken nor let go */
+    open: async () =>
+      (await list<Intent>('payment_intents'))
+        .filter((one) => one.status === 'requires_capture')
+        .map((one) => one.metadata.purchase),
   }
 }
 

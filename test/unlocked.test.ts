@@ -4,6 +4,7 @@
  */
 import { Redis } from 'ioredis'
 import t from 'tap'
+import { readConfig } from '../src/shared/config.ts'
 import type { Backend } from '../src/shared/locks/backend.ts'
 import type { Locks } from '../src/shared/locks/lease.ts'
 import { createLocksOn } from '../src/shared/locks/locks.ts'
@@ -39,16 +40,7 @@ t.test('three workers without any lock settle one line: never oversold (medusa#1
   const world = await openWorld(t)
   const api = await world.startApi()
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
-  const { DATABASE_URL, REDIS_URL, REDIS_PREFIX } = world.env
-  const config = {
-    database_url: DATABASE_URL,
-    redis_url: REDIS_URL,
-    redis_prefix: REDIS_PREFIX,
-    lock: { backend: 'redis' },
-    lease_ttl_ms: 1_000,
-    worker_concurrency: 8,
-    booking_accept_s: 30,
-  } as const
+  const config = readConfig({ ...world.env, ...TTL, WORKER_CONCURRENCY: '8' })
   const log = createLog('silent', 'test')
   const metrics = [1, 2, 3].map(() => createMetrics())
   const workers = await Promise.all(metrics.map((one) => startWorker({ config, metrics: one, log, locks: noLocks() })))
@@ -214,6 +206,6 @@ t.test('what the schema forbids, however the locks are', async (t) => {
   await refuses(
     'a charge twice',
     '23505',
-    `INSERT INTO charges (purchase, purpose) VALUES ('${p?.id}', 'charge'), ('${p?.id}', 'charge')`,
+    `INSERT INTO charges (purchase, purpose, amount) VALUES ('${p?.id}', 'charge', 1), ('${p?.id}', 'charge', 1)`,
   )
 })

@@ -51,6 +51,8 @@ export interface World {
   /** Resolve when /livez answers 200; reject with the process's log when it ends before. */
   startApi(extra?: Env): Promise<Running>
   startWorker(extra?: Env): Promise<Running>
+  /** The payment provider; give its url to processes as SANDBOX_URL. */
+  startSandbox(extra?: Env): Promise<Running>
   /** Give its url to processes as REDIS_URL. */
   ownRedis(): Promise<Owned>
   /** Migrated and empty; give its url to processes as DATABASE_URL. Restarting it empty migrates it again. */
@@ -85,6 +87,8 @@ export async function openWorld(t: Scope): Promise<World> {
     REDIS_URL: redis_url,
     REDIS_PREFIX: `test-${id}:`,
     LOG_LEVEL: 'warn',
+    // Nobody is there until the file starts a sandbox of its own and names it.
+    SANDBOX_URL: 'http://127.0.0.1:9',
     HOST: '127.0.0.1',
   }
   const running: Running[] = []
@@ -117,6 +121,13 @@ export async function openWorld(t: Scope): Promise<World> {
 
   return {
     env,
+    async startSandbox(extra = {}) {
+      const url = `http://127.0.0.1:${await anyFreePort()}`
+      const one = spawnNode('ops/sandbox.ts', { ...env, SANDBOX_URL: url, ...extra }, url)
+      running.push(one)
+      await ready(one, 'ops/sandbox.ts')
+      return one
+    },
     startApi: (extra = {}) => start('src/api/main.ts', 'PORT', extra),
     startWorker: (extra = {}) => start('src/workers/main.ts', 'METRICS_PORT', extra),
     async ownRedis() {

@@ -28,11 +28,12 @@ import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './bookings
 import { isPlainText, PLAIN_TEXT } from './http.ts'
 import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './purchases.ts'
 import { lockBusy, type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './resources.ts'
+import { type WebhookRoutesDeps, webhookRoutes } from './webhooks.ts'
 
 /** Bytes of a body: a hundred lines of the longest references are a tenth of it. */
 const BODY_LIMIT = 256 * 1024
 
-export interface AppDeps extends PurchaseRoutesDeps, BookingRoutesDeps, ResourceRoutesDeps {
+export interface AppDeps extends PurchaseRoutesDeps, BookingRoutesDeps, ResourceRoutesDeps, WebhookRoutesDeps {
   config: Pick<Config, 'api_keys' | 'admin_keys'>
   health: Health
   log: Log
@@ -66,6 +67,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   purchaseRoutes(app, deps)
   bookingRoutes(app, deps)
   availabilityRoutes(app, deps)
+  webhookRoutes(app, deps)
   app.get('/', { schema: { hide: true } }, async (_request, reply) => reply.redirect('/docs'))
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
   await app.ready()

@@ -17,6 +17,8 @@ export function requireKeys(app: FastifyInstance, keys: readonly string[]): void
   app.decorateRequest('caller', '')
   if (digests.length === 0) return
   app.addHook('onRequest', async (request: FastifyRequest) => {
+    // A webhook has no key of ours: its signature says who it is from.
+    if (request.routeOptions.url === '/api/webhooks/stripe') return
     // The route's own path: the router also finds it by `/%61pi/…` and by an absolute URL.
     if (!(request.routeOptions.url ?? request.url).startsWith('/api/')) return
     const [, bearer] = /^Bearer\s+(\S+)$/i.exec(request.headers.authorization ?? '') ?? []

@@ -45,6 +45,10 @@ export interface Kind<Row extends Standing, New extends NewRow, Command extends 
   present(row: Row): object & { status: string }
   /** what the one who waited for a settled row is told with 201. @throws Problem when it got nothing */
   outcome(row: Row): Promise<object>
+  /** it has left the line, and its card is being asked: not settled yet */
+  charging?(row: Row): boolean
+  /** what the one is told whose command was done. @throws Problem when it came to nothing all the same */
+  obeyed?(command: Command, row: Row): Promise<object>
   /** @throws Problem wrong_status when no status that the row may still reach allows the command */
   refuseUnless(command: Command, row: Row): void
   wrongStatus(command: Command, status: string): Problem
@@ -68,6 +72,7 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
   kind: Kind<Row, New, Command>,
 ) {
   const { noun, look, intake, present } = kind
+  const standing = (row: Row) => row.status === 'queued' || kind.charging?.(row) === true
 
   async function readOne(id: string): Promise<Row> {
     const row = await look.one(id)
@@ -77,8 +82,7 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
 
   /** 202 while it stands in the line, else what became of it. */
   async function answer(reply: FastifyReply, row: Row): Promise<FastifyReply> {
-    const told = present(row)
-    if (told.status === 'queued') return accepted(reply, told)
+    if (standing(row)) return accepted(reply, present(row))
     return reply.code(201).send(await kind.outcome(row))
   }
 
@@ -113,7 +117,7 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
     const watch = waits.watch(id)
     try {
       const row = await readOne(id)
-      if (row.status !== 'queued') return await answer(reply, row)
+      if (!standing(row)) return await answer(reply, row)
       await watch.settled(wait_s * 1000)
       return await answer(reply, await readOne(id))
     } finally {
@@ -132,22 +136,40 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
     const earlier = key === null ? undefined : await findCommand(key, scope)
     // A status that can no longer lead to where the command wants to go needs no place in the line.
     if (!earlier) kind.refuseUnless(command, row)
+    const since = performance.now()
+    const wait_ms = wait_s === undefined ? COMMAND_WAIT_MS : wait_s * 1000
     let watch = waits.watch(earlier ?? id)
     try {
-      const standing = earlier ?? (await enqueue({ id, queue: row.queue, subject, command, key, scope }))
+      const own = earlier ?? (await enqueue({ id, queue: row.queue, subject, command, key, scope }))
       let settled = false
-      if (standing !== id) {
+      if (own !== id) {
         reply.header(REPLAYED, 'true')
         // Another request with this key was faster by a moment: it is its command that is waited for.
         watch.done()
-        watch = waits.watch(standing)
-        settled = (await commandState(standing)).status !== 'queued'
+        watch = waits.watch(own)
+        settled = (await commandState(own)).status !== 'queued'
       }
-      if (!settled) await watch.settled(wait_s === undefined ? COMMAND_WAIT_MS : wait_s * 1000)
-      const { status, met } = await commandState(standing)
+      if (!settled) await watch.settled(wait_ms)
+      const { status, met } = await commandState(own)
       if (status === 'rejected') throw kind.wrongStatus(command, met ?? row.status)
-      const after = present(await readOne(subject))
-      return status === 'done' ? reply.code(200).send(after) : accepted(reply, after)
+      const left_ms = Math.max(0, wait_ms - (performance.now() - since))
+      const after = status === 'done' ? await charged(subject, left_ms) : await readOne(subject)
+      if (status !== 'done' || kind.charging?.(after)) return accepted(reply, present(after))
+      return reply.code(200).send(kind.obeyed ? await kind.obeyed(command, after) : present(after))
+    } finally {
+      watch.done()
+    }
+  }
+
+  /** The row when its card has answered, or when the time is over. */
+  async function charged(id: string, wait_ms: number): Promise<Row> {
+    // Watched from here on: before the command was done, the row was as settled as it could be.
+    const watch = waits.watch(id)
+    try {
+      const row = await readOne(id)
+      if (!kind.charging?.(row)) return row
+      await watch.settled(wait_ms)
+      return await readOne(id)
     } finally {
       watch.done()
     }

@@ -10,14 +10,7 @@ import { v7 as uuidv7 } from 'uuid'
 import { run } from '../shared/db.ts'
 import { badField, Problem } from '../shared/problem.ts'
 import { mergeLines, queueOf } from '../shared/resource.ts'
-import {
-  COMMANDS,
-  type CommandKind,
-  type Line,
-  type Payment,
-  PURCHASE_STATUSES,
-  type PurchaseStatus,
-} from '../shared/schema.ts'
+import { COMMANDS, type Line, type Payment, PURCHASE_STATUSES, type PurchaseStatus } from '../shared/schema.ts'
 import {
   answers,
   fromCursor,
@@ -40,6 +33,9 @@ import type { Intake, NewRow } from './intake.ts'
 import type { Kinds, Wanted } from './kinds.ts'
 import { createLine, keyed, type LineDeps } from './line.ts'
 import { createLook } from './look.ts'
+import { CHARGING } from './wait.ts'
+
+type ClientCommand = (typeof COMMANDS)[number]
 
 const MAX_LINES = 100
 const MAX_UNITS = 1_000_000_000
@@ -98,6 +94,10 @@ export const PurchaseSchema = Type.Object(
     payment: Type.Object({ method: Type.String(), account: Type.Optional(Type.String()) }),
     hold_seconds: Nullable(Type.Integer()),
     expires_at: Nullable(Time),
+    replaces: Nullable(
+      Type.String({ format: 'uuid', description: 'The expired purchase whose late payment bought this one' }),
+    ),
+    replaced_by: Nullable(Type.String({ format: 'uuid', description: 'The purchase that its late payment bought' })),
     fence: Nullable(Type.Integer({ description: 'Fencing token of the lease it was settled under' })),
     created_at: Time,
     settled_at: Nullable(Time),
@@ -117,6 +117,8 @@ export const PurchaseSchema = Type.Object(
         payment: { method: 'none' },
         hold_seconds: null,
         expires_at: null,
+        replaces: null,
+        replaced_by: null,
         fence: 1_795_257_640_880_613,
         created_at: '2026-11-21T10:00:00.000Z',
         settled_at: '2026-11-21T10:00:00.012Z',
@@ -144,14 +146,20 @@ interface Row {
   payment: Payment
   hold_seconds: number | null
   expires_at: string | null
+  replaces: string | null
+  replaced_by: string | null
   fence: number | null
   created_at: string
   settled_at: string | null
   overdue: boolean
+  /** set aside while its card is asked */
+  charging: boolean
 }
 
 const COLUMNS = `id, seq, queue, status, reason, customer, lines, amount, currency, payment, hold_seconds,
-  expires_at, fence, created_at, settled_at, status = 'held' AND expires_at <= clock_timestamp() AS overdue`
+  expires_at, fence, created_at, settled_at, status = 'held' AND expires_at <= clock_timestamp() AS overdue,
+  ${CHARGING} AS charging, replaces, CASE WHEN status = 'expired' THEN (
+    SELECT later.id FROM purchases later WHERE later.replaces = purchases.id) END AS replaced_by`
 
 const optional = (at: string | null) => (at === null ? null : iso(at))
 
@@ -170,6 +178,8 @@ function present(row: Row): Purchase {
     payment: row.payment.method === 'wallet' ? { method, account: row.payment.account } : { method },
     hold_seconds: row.hold_seconds,
     expires_at: optional(row.expires_at),
+    replaces: row.replaces,
+    replaced_by: row.replaced_by,
     fence: row.fence,
     created_at: iso(row.created_at),
     settled_at: optional(row.settled_at),
@@ -183,9 +193,12 @@ const IN_LINE = {
   amount: null,
   currency: null,
   expires_at: null,
+  replaces: null,
+  replaced_by: null,
   fence: null,
   settled_at: null,
   overdue: false,
+  charging: false,
 }
 
 /** Members in one order: two bodies that say the same have the same hash. */
@@ -206,13 +219,15 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
   const PurchaseRef = Type.Unsafe<Purchase>(Type.Ref('Purchase'))
   const tags = ['purchases']
   const look = createLook<Row>(deps, 'purchases', COLUMNS)
-  const line = createLine<Row, NewPurchase, CommandKind>(deps, {
+  const line = createLine<Row, NewPurchase, ClientCommand>(deps, {
     noun: 'purchase',
     look,
     intake: deps.intake,
     fresh: (row, { seq, created_at }) => ({ ...row, ...IN_LINE, seq, created_at }),
     present,
+    charging: (row) => row.charging,
     outcome,
+    obeyed,
     refuseUnless,
     wrongStatus,
   })
@@ -222,6 +237,14 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
     if (purchase.status === 'rejected' || purchase.status === 'failed') throw await refusal(row)
     if (purchase.status === 'held' || purchase.status === 'confirmed') return purchase
     throw new Problem(409, purchase.status, `The purchase is ${purchase.status}.`, { purchase })
+  }
+
+  async function obeyed(command: ClientCommand, row: Row): Promise<Purchase> {
+    const purchase = present(row)
+    if (command === 'confirm' && row.status === 'failed') throw await refusal(row)
+    // Its time was over before the card had answered.
+    if (command === 'confirm' && purchase.status === 'expired') throw wrongStatus(command, 'expired')
+    return purchase
   }
 
   async function refusal(row: Row): Promise<Problem> {
@@ -340,7 +363,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
           response: {
             200: answers(PurchaseRef, 'Done', 'preference-applied', REPLAYED),
             202: answers(PurchaseRef, 'In the line', 'retry-after', 'preference-applied', REPLAYED),
-            ...problems(400, 404, wrongStatus(command, 'refunded'), 413, 415),
+            ...problems(400, ...(command === 'confirm' ? [402] : []), 404, wrongStatus(command, 'refunded'), 413, 415),
           },
         },
       },
@@ -349,7 +372,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
   }
 }
 
-const SUMMARIES: Record<CommandKind, string> = {
+const SUMMARIES: Record<ClientCommand, string> = {
   confirm: 'Make a held purchase final',
   cancel: 'Give a queued or held purchase up',
   refund: 'Take a confirmed purchase back',
@@ -371,13 +394,13 @@ const soldOut = (line: Line | undefined, available: number, purchase?: Purchase)
     ...(purchase ? { purchase } : {}),
   })
 
-const wrongStatus = (command: CommandKind, status: string) =>
+const wrongStatus = (command: ClientCommand, status: string) =>
   new Problem(409, 'wrong_status', `A purchase that is ${status} cannot be ${PARTICIPLES[command]}.`, {
     current_status: status,
   })
-const PARTICIPLES: Record<CommandKind, string> = { confirm: 'confirmed', cancel: 'cancelled', refund: 'refunded' }
+const PARTICIPLES: Record<ClientCommand, string> = { confirm: 'confirmed', cancel: 'cancelled', refund: 'refunded' }
 
-function refuseUnless(command: CommandKind, row: Row): void {
+function refuseUnless(command: ClientCommand, row: Row): void {
   const status = row.overdue ? 'expired' : row.status
   const needed = command === 'refund' ? 'confirmed' : 'held'
   const later = command === 'refund' && status === 'held'

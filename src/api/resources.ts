@@ -46,6 +46,13 @@ const Units = Type.Object(
     kind: Type.Literal('units'),
     total: Type.Integer({ minimum: 0, maximum: MAX_TOTAL }),
     price: Price,
+    max_per_customer: Type.Optional(
+      Type.Integer({
+        minimum: 1,
+        maximum: MAX_TOTAL,
+        description: 'Units that one customer may have, held ones included',
+      }),
+    ),
   },
   { additionalProperties: false },
 )
@@ -75,6 +82,7 @@ export const ResourceSchema = Type.Object(
     held: Type.Integer(),
     sold: Type.Integer(),
     price: Type.Object({ amount: Type.Integer(), currency: Type.String() }),
+    max_per_customer: Nullable(Type.Integer({ description: 'null: no limit' })),
     version: Type.Integer({ description: 'Also the ETag' }),
     created_at: Time,
     updated_at: Time,
@@ -93,6 +101,7 @@ export const ResourceSchema = Type.Object(
         held: 1,
         sold: 2,
         price: { amount: 99_900, currency: 'USD' },
+        max_per_customer: null,
         version: 1,
         created_at: '2026-11-21T10:00:00.000Z',
         updated_at: '2026-11-21T10:00:00.000Z',
@@ -121,6 +130,7 @@ interface Row {
   overdue: number
   price: number
   currency: string
+  max_per_customer: number | null
   version: number
   created_at: string
   updated_at: string
@@ -128,7 +138,7 @@ interface Row {
 
 /** Units of overdue holds are for sale again whether or not the sweeper has been there. */
 const SELECT = sql.raw(`
-  SELECT r.ref, r.kind, r.name, r.total, r.available, r.held, r.price, r.currency, r.version, r.created_at,
+  SELECT r.ref, r.kind, r.name, r.total, r.available, r.held, r.price, r.currency, r.max_per_customer, r.version, r.created_at,
          r.updated_at, coalesce(o.units, 0)::bigint AS overdue
   FROM resources r LEFT JOIN LATERAL (
     SELECT sum(u.units) AS units FROM purchases p CROSS JOIN LATERAL (
@@ -154,6 +164,7 @@ function present(row: Row): Type.Static<typeof ResourceSchema> {
     held,
     sold: row.total - available - held,
     price: { amount: row.price, currency: row.currency },
+    max_per_customer: row.max_per_customer,
     version: row.version,
     created_at: iso(row.created_at),
     updated_at: iso(row.updated_at),
@@ -228,18 +239,20 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
       const match = ifMatch(request)
       const { name, kind } = request.body
       const total = request.body.kind === 'units' ? request.body.total : 0
+      const limit = request.body.kind === 'units' ? (request.body.max_per_customer ?? null) : null
       const { amount, currency } = request.body.price ?? { amount: 0, currency: 'USD' }
       const { created, resource } = await change(async (tx) => {
-        const [old] = await run<{ kind: string; version: number; total: number; available: number; held: number }>(
+        const [old] = await run<Pick<Row, 'kind' | 'version' | 'total' | 'available' | 'max_per_customer'>>(
           tx,
-          sql`SELECT kind, version, total, available, held FROM resources WHERE ref = ${ref} FOR NO KEY UPDATE`,
+          sql`SELECT kind, version, total, available, max_per_customer FROM resources WHERE ref = ${ref} FOR NO KEY UPDATE`,
         )
         if (!old) {
           if (match !== undefined) throw new Problem(412, 'stale_version', `There is no resource ${ref} to replace.`)
           const made = await run(
             tx,
-            sql`INSERT INTO resources (ref, kind, name, total, available, price, currency)
-                  VALUES (${ref}, ${kind}, ${name}, ${total}, ${total}, ${amount}, ${currency})
+            sql`INSERT INTO resources (ref, kind, name, total, available, price, currency, max_per_customer, limited_at)
+                  VALUES (${ref}, ${kind}, ${name}, ${total}, ${total}, ${amount}, ${currency}, ${limit},
+                          ${limit === null ? null : sql`now()`})
                   ON CONFLICT DO NOTHING RETURNING ref`,
           )
           if (made.length === 0) throw new Problem(428, 'if_match_required', `${ref} was created just now.`)
@@ -261,10 +274,15 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
           await run(
             tx,
             sql`UPDATE resources SET name = ${name}, total = ${total}, available = ${available}, price = ${amount},
-                         currency = ${currency}, version = version + 1, updated_at = now()
+                         currency = ${currency}, version = version + 1, updated_at = now(),
+                         max_per_customer = ${limit},
+                         limited_at = CASE WHEN ${limit}::bigint = max_per_customer THEN limited_at
+                                           WHEN ${limit}::bigint > 0 THEN clock_timestamp() END
                   WHERE ref = ${ref} AND version = ${old.version}`,
           )
         }
+        // The row's lock keeps every sale away until the count is right.
+        if (old && limit !== null && old.max_per_customer === null) await countCustomers(tx, ref)
         const delta = total - (old?.total ?? 0)
         if (delta !== 0) {
           await run(
@@ -427,6 +445,17 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
       const data = rows.slice(0, limit).map((row) => ({ ...row, created_at: iso(row.created_at) }))
       return { data, next_cursor: rows.length > limit ? toCursor(String(data.at(-1)?.id)) : null }
     },
+  )
+}
+
+/** Counts what each customer has of a resource that gets a limit: nobody counted while there was none. */
+async function countCustomers(tx: Transaction, ref: string): Promise<void> {
+  await run(tx, sql`DELETE FROM customer_units WHERE resource = ${ref}`)
+  await run(
+    tx,
+    sql`INSERT INTO customer_units (resource, customer, units)
+        SELECT ${ref}, p.customer, -sum(m.delta) FROM movements m JOIN purchases p ON p.id = m.purchase
+        WHERE m.resource = ${ref} GROUP BY p.customer HAVING sum(m.delta) < 0`,
   )
 }
 

@@ -6,8 +6,9 @@ import { isDataError, openDb } from '../shared/db.ts'
 import { openLocks } from '../shared/locks/open.ts'
 import type { Log } from '../shared/log.ts'
 import { lockEvents, type Metrics } from '../shared/metrics.ts'
+import { createStripe } from '../shared/payments/stripe.ts'
 import { Problem } from '../shared/problem.ts'
-import { createNudger, openRedis } from '../shared/queues.ts'
+import { createNudger, createPayer, openRedis } from '../shared/queues.ts'
 import { buildApp } from './app.ts'
 import type { NewBooking } from './bookings.ts'
 import { BOOKINGS, createIntake, FLUSH_MS, PURCHASES } from './intake.ts'
@@ -42,6 +43,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const redis = openRedis(redis_url, log)
   const { locks, ...opened } = await openLocks({ config, redis, events: lockEvents(metrics) })
   const { nudge, close: closeNudger } = createNudger(redis_url, redis_prefix, log)
+  const payer = createPayer(redis_url, redis_prefix, log)
   const waits = createWaits(openRedis(redis_url, log), redis_prefix, client, log)
   const intake = createIntake<NewPurchase>(PURCHASES, { database_url, breaker: taking, log, nudge })
   const bookings = createIntake<NewBooking>(BOOKINGS, { database_url, breaker: taking, log, nudge })
@@ -56,6 +58,8 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     kinds: createKinds(client, postgres.run),
     waits,
     nudge,
+    gateway: createStripe(config.payments),
+    pay: payer.pay,
     guarded: postgres.run,
     health: {
       metrics,
@@ -74,6 +78,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       await app.close()
       await Promise.all([intake.close(), bookings.close()])
       await closeNudger()
+      await payer.close()
       waits.close()
       await opened.close()
       redis.disconnect()

@@ -8,12 +8,12 @@ import type { Metrics } from './metrics.ts'
 export class UnavailableError extends Error {
   readonly code = 'unavailable'
   readonly dependency: string
-  /** false when the breaker was open: nothing was sent */
+  /** false when the breaker was open, or its capacity used up: nothing was sent */
   readonly attempted: boolean
   constructor(dependency: string, cause: unknown) {
     super(`${dependency} is unavailable: ${cause instanceof Error ? cause.message : cause}`, { cause })
     this.dependency = dependency
-    this.attempted = (cause as { code?: string } | undefined)?.code !== 'EOPENBREAKER'
+    this.attempted = !['EOPENBREAKER', 'ESEMLOCKED'].includes((cause as { code?: string } | undefined)?.code ?? '')
   }
 }
 
@@ -24,6 +24,8 @@ export interface BreakerOptions {
   timeout_ms: number
   /** true for errors that are answers and not failures */
   isAnswer: (error: unknown) => boolean
+  /** calls at once, beyond which one is refused and not sent (a bulkhead); default: no limit */
+  capacity?: number
   metrics: Metrics
 }
 
@@ -38,7 +40,7 @@ export interface Breaker {
 /** Milliseconds an open breaker waits before it lets one call try again: half of what a caller is told to wait. */
 const RESET_MS = 500
 
-export function createBreaker({ name, timeout_ms, isAnswer, metrics }: BreakerOptions): Breaker {
+export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }: BreakerOptions): Breaker {
   const breaker = new CircuitBreaker((body: () => Promise<unknown>) => body(), {
     name,
     timeout: timeout_ms,
@@ -47,9 +49,14 @@ export function createBreaker({ name, timeout_ms, isAnswer, metrics }: BreakerOp
     // Fewer calls than this in ten seconds say nothing about a share of failures.
     volumeThreshold: 5,
     errorFilter: isAnswer,
+    ...(capacity === undefined ? {} : { capacity }),
   })
   const state = (): BreakerState => (breaker.halfOpen ? 'half_open' : breaker.opened ? 'open' : 'closed')
   const gauge = () => metrics.breaker_state.set({ breaker: name }, { closed: 0, half_open: 1, open: 2 }[state()])
+  for (const event of ['open', 'close'] as const) {
+    metrics.breaker_transitions.inc({ breaker: name, event }, 0)
+    breaker.on(event as 'open', () => metrics.breaker_transitions.inc({ breaker: name, event }))
+  }
   breaker.on('open', gauge).on('close', gauge).on('halfOpen', gauge)
   gauge()
   return {

@@ -25,6 +25,16 @@ export interface Config {
   readonly booking_accept_s: number
   readonly shutdown_ms: number
   readonly log_level: string
+  readonly payments: Payments
+}
+
+export interface Payments {
+  readonly secret_key: string
+  readonly webhook_secret: string
+  /** the sandbox's address; undefined: Stripe's own */
+  readonly url: string | undefined
+  /** for one request to the provider */
+  readonly timeout_ms: number
 }
 
 class ConfigError extends Error {
@@ -59,14 +69,6 @@ function choice(env: Env, name: string, choices: readonly string[]): string | un
     throw new ConfigError(name, `must be one of ${choices.join(', ')}, not ${JSON.stringify(value)}`)
   }
   return value
-}
-
-/** Refuses what this version knows by name but cannot do, instead of running as if it were not asked for. */
-function only(env: Env, name: string, choices: readonly string[], supported: string): void {
-  const value = choice(env, name, choices)
-  if (value !== undefined && value !== supported) {
-    throw new ConfigError(name, `${JSON.stringify(value)} is not available in this version; use ${supported}`)
-  }
 }
 
 function url(env: Env, name: string, protocols: readonly string[]): string {
@@ -106,8 +108,7 @@ const LEASE_TTL_MS = 5_000
 
 export function readConfig(env: Env): Config {
   const production = choice(env, 'NODE_ENV', ['production', 'development', 'test']) === 'production'
-  only(env, 'PAYMENTS', ['sandbox', 'stripe'], 'sandbox')
-  for (const name of ['LOCK_REDIS_URLS', 'STRIPE_SECRET_KEY']) {
+  for (const name of ['LOCK_REDIS_URLS']) {
     if (text(env, name) !== undefined) throw new ConfigError(name, 'is not used by this version; unset it')
   }
   if (choice(env, 'LAB', ['0', '1']) === '1' && production) throw new ConfigError('LAB', 'must not be 1 in production')
@@ -127,7 +128,46 @@ export function readConfig(env: Env): Config {
     booking_accept_s: integer(env, 'BOOKING_ACCEPT_SECONDS', 1, 86_400) ?? 30,
     shutdown_ms: integer(env, 'SHUTDOWN_MS', 100, 600_000) ?? 15_000,
     log_level: choice(env, 'LOG_LEVEL', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']) ?? 'info',
+    payments: payments(env),
   }
+}
+
+/** Milliseconds for one request to the payment provider: cards take seconds, and Stripe answers slow ones. */
+const PAYMENT_TIMEOUT_MS = 10_000
+
+function payments(env: Env): Payments {
+  const provider = choice(env, 'PAYMENTS', ['sandbox', 'stripe'])
+  const timeout_ms = integer(env, 'PAYMENT_TIMEOUT_MS', 100, 80_000) ?? PAYMENT_TIMEOUT_MS
+  if (provider === 'stripe') {
+    return {
+      secret_key: secret(env, 'STRIPE_SECRET_KEY', /^(sk|rk)_/),
+      webhook_secret: secret(env, 'STRIPE_WEBHOOK_SECRET', /^whsec_/),
+      url: undefined,
+      timeout_ms,
+    }
+  }
+  // A key to real money beside a provider that takes none is a mistake, whichever of the two was meant.
+  if (text(env, 'STRIPE_SECRET_KEY') !== undefined) {
+    throw new ConfigError('STRIPE_SECRET_KEY', 'is set, but PAYMENTS is not stripe; unset one or set the other')
+  }
+  return {
+    secret_key: SANDBOX_KEY,
+    webhook_secret: text(env, 'STRIPE_WEBHOOK_SECRET') ?? SANDBOX_WEBHOOK_SECRET,
+    url: text(env, 'SANDBOX_URL') === undefined ? SANDBOX_URL : url(env, 'SANDBOX_URL', ['http:']),
+    timeout_ms,
+  }
+}
+
+/** What `npm run sandbox` listens on and takes when nothing else is said. No secrets: nothing there is worth any money. */
+export const SANDBOX_URL = 'http://127.0.0.1:12111'
+export const SANDBOX_KEY = 'sk_test_sandbox'
+export const SANDBOX_WEBHOOK_SECRET = 'whsec_sandbox'
+
+function secret(env: Env, name: string, form: RegExp): string {
+  const value = text(env, name)
+  if (value === undefined) throw new ConfigError(name, 'must be set with PAYMENTS=stripe')
+  if (!form.test(value)) throw new ConfigError(name, 'is not one of its kind')
+  return value
 }
 
 /** For entry files: the configuration, or one line on stderr and exit code 1. */

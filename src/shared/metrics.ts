@@ -32,6 +32,16 @@ export function createMetrics() {
       'Time from a row in the line to its settlement.',
       SECONDS,
     ),
+    charges: counter('charges_total', 'Charges and refunds that came to an end.', ['purpose', 'status']),
+    payment_seconds: histogram(
+      'payment_seconds',
+      'Time of one payment job, its tries and their pauses included.',
+      SECONDS,
+    ),
+    breaker_transitions: counter('breaker_transitions_total', 'How often a circuit breaker opened and closed.', [
+      'breaker',
+      'event',
+    ]),
     breaker_state: new Gauge({
       name: 'breaker_state',
       help: 'Circuit breakers: 0 closed, 1 half open, 2 open.',

@@ -1,5 +1,5 @@
 /**
- * The BullMQ queue and the pub/sub channel between API and workers. Invariant: both carry hints only. A purchase is a
+ * The BullMQ queues and the pub/sub channel between API and workers. Invariant: both carry hints only. A purchase is a
  * Postgres row; a lost job is made up for by the sweeper, a lost notice by the waiting side's own look.
  */
 import { Queue } from 'bullmq'
@@ -10,6 +10,11 @@ export const QUEUE = 'purchases'
 const JOB = 'purchase'
 export interface NudgeJob {
   resources: string[]
+}
+
+export const PAYMENTS = 'payments'
+export interface PaymentJob {
+  purchase: string
 }
 
 export const bullPrefix = (redis_prefix: string) => `${redis_prefix}bull`
@@ -107,6 +112,63 @@ export function createNudger(redis_url: string, redis_prefix: string, log: Log):
   return {
     nudge: (resources) => enqueue(resources, false),
     insist: (resources) => enqueue(resources, true),
+    async close() {
+      await sending
+      await queue.close()
+      connection.disconnect()
+    },
+  }
+}
+
+export interface Payer {
+  /** Tells the workers that the charges of these purchases have a next step. Never throws, never waits. */
+  pay(purchases: Iterable<string>): void
+  close(): Promise<void>
+}
+
+/** Jobs of one pipeline to Redis. */
+const JOBS_PER_BULK = 500
+
+/**
+ * One job a purchase, named by it: while it waits or is worked, another is not added. A step that was written while the
+ * job was about to end is found by the sweeper.
+ */
+export function createPayer(redis_url: string, redis_prefix: string, log: Log): Payer {
+  const connection = openRedis(redis_url, log, { commandTimeout: 2_000 })
+  const queue = new Queue<PaymentJob>(PAYMENTS, {
+    connection,
+    prefix: bullPrefix(redis_prefix),
+    skipWaitingForReady: true,
+    skipVersionCheck: true,
+    skipMetasUpdate: true,
+    // The row is the charge: what fails here is tried again by the sweeper, and its name must be free by then.
+    defaultJobOptions: { attempts: 1, removeOnComplete: true, removeOnFail: true },
+  })
+  queue.on('error', () => {})
+  let waiting = new Set<string>()
+  let sending: Promise<void> | undefined
+
+  async function send(): Promise<void> {
+    while (waiting.size > 0) {
+      const all = [...waiting]
+      waiting = new Set()
+      try {
+        for (let i = 0; i < all.length; i += JOBS_PER_BULK) {
+          const part = all.slice(i, i + JOBS_PER_BULK)
+          await queue.addBulk(part.map((purchase) => ({ name: 'pay', data: { purchase }, opts: { jobId: purchase } })))
+        }
+      } catch (error) {
+        log.debug({ error, charges: all.length }, 'payment jobs lost; the sweeper makes up for them')
+      }
+    }
+    sending = undefined
+  }
+
+  return {
+    pay(purchases) {
+      for (const purchase of purchases) waiting.add(purchase)
+      if (waiting.size > 0) sending ??= Promise.resolve().then(send)
+    },
     async close() {
       await sending
       await queue.close()

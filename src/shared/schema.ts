@@ -55,7 +55,25 @@ export const BOOKING_COMMANDS = ['accept', 'decline', 'cancel', 'complete'] as c
 export type BookingCommand = (typeof BOOKING_COMMANDS)[number]
 
 export const COMMANDS = ['confirm', 'cancel', 'refund'] as const
-export type CommandKind = (typeof COMMANDS)[number]
+/** What a client may ask, and what the payments tell the line: `paid` (money is reserved) or `unpaid` (none is taken). */
+export type CommandKind = (typeof COMMANDS)[number] | 'paid' | 'unpaid'
+
+/**
+ * A charge: pending → sent → authorized → capturing → captured. declined and unavailable took no money; released gave
+ * the reservation back; lost is one that the provider ended before it was captured. A refund: pending → refunded, or
+ * released when there was nothing captured to give back.
+ */
+export type ChargeStatus =
+  | 'pending'
+  | 'sent'
+  | 'authorized'
+  | 'capturing'
+  | 'captured'
+  | 'declined'
+  | 'unavailable'
+  | 'released'
+  | 'refunded'
+  | 'lost'
 
 /** One line of a purchase: whole units of a resource `type:id`. */
 export interface Line {
@@ -86,6 +104,10 @@ export const resources = pgTable(
     /** In the currency's minor unit (cents). */
     price: units('price').notNull().default(0),
     currency: text('currency').notNull().default('USD'),
+    /** Units that one customer may have of it, held ones included; null: no limit, and nothing is counted. */
+    max_per_customer: units('max_per_customer'),
+    /** Since when that limit holds: what was sold before may exceed it. */
+    limited_at: at('limited_at'),
     /** The ETag: rises with every change of the definition, not with sales. */
     version: integer('version').notNull().default(1),
     fence: units('fence').notNull().default(0),
@@ -97,6 +119,10 @@ export const resources = pgTable(
     check('resources_held_check', sql`${t.held} >= 0 AND ${t.available} + ${t.held} <= ${t.total}`),
     check('resources_kind_check', sql`${t.kind} IN ('units', 'calendar')`),
     check('resources_price_check', sql`${t.price} >= 0`),
+    check(
+      'resources_limit_check',
+      sql`${t.max_per_customer} IS NULL OR (${t.max_per_customer} > 0 AND ${t.limited_at} IS NOT NULL)`,
+    ),
   ],
 )
 
@@ -118,6 +144,8 @@ export const purchases = pgTable(
     reason: text('reason'),
     fence: units('fence'),
     expires_at: at('expires_at'),
+    /** The expired purchase whose late money bought this one: once. */
+    replaces: uuid('replaces'),
     idempotency_key: text('idempotency_key'),
     idempotency_scope: text('idempotency_scope').notNull().default(''),
     request_hash: text('request_hash'),
@@ -128,6 +156,7 @@ export const purchases = pgTable(
     uniqueIndex('purchases_idempotency_key')
       .on(t.idempotency_key, t.idempotency_scope)
       .where(sql`idempotency_key IS NOT NULL`),
+    uniqueIndex('purchases_replaces').on(t.replaces).where(sql`replaces IS NOT NULL`),
     index('purchases_line').on(t.queue, t.seq).where(sql`status = 'queued'`),
     // Lists go by id (UUIDv7, so by time): an index on (queue, seq) would tempt the planner away from the partial one.
     index('purchases_by_queue').on(t.queue, t.id),
@@ -143,6 +172,20 @@ export const purchases = pgTable(
     check('purchases_lines_check', sql`jsonb_typeof(${t.lines}) = 'array'`),
     check('purchases_held_check', sql`${t.status} <> 'held' OR ${t.expires_at} IS NOT NULL`),
   ],
+)
+
+/**
+ * Units of a customer, held and confirmed, of resources that have a limit. Written under the resource's row lock, in the
+ * transaction of the sale; a trigger refuses a rise above the limit.
+ */
+export const customerUnits = pgTable(
+  'customer_units',
+  {
+    resource: ref('resource').notNull(),
+    customer: text('customer').notNull(),
+    units: units('units').notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.resource, t.customer] }), check('customer_units_units_check', sql`${t.units} >= 0`)],
 )
 
 /** Commands on purchases and bookings stand in the same line as what they are about. */
@@ -175,7 +218,7 @@ export const commands = pgTable(
     check('commands_subject_check', sql`num_nonnulls(${t.purchase}, ${t.booking}) = 1`),
     check(
       'commands_command_check',
-      sql`${t.command} IN ('confirm', 'cancel', 'refund') OR ${t.booking} IS NOT NULL AND ${t.command} IN ('accept', 'decline', 'complete')`,
+      sql`${t.command} IN ('confirm', 'cancel', 'refund', 'paid', 'unpaid') OR ${t.booking} IS NOT NULL AND ${t.command} IN ('accept', 'decline', 'complete')`,
     ),
     check('commands_status_check', sql`${t.status} IN ('queued', 'done', 'rejected')`),
   ],
@@ -262,6 +305,10 @@ export const movements = pgTable(
   ],
 )
 
+/**
+ * Money on its way: at most one charge and one refund a purchase. The lease writes `pending`, `capturing` and refunds;
+ * the payment jobs write what the provider said, without a lease and always on condition of the status before.
+ */
 export const charges = pgTable(
   'charges',
   {
@@ -269,14 +316,29 @@ export const charges = pgTable(
     purchase: uuid('purchase')
       .notNull()
       .references(() => purchases.id),
-    /** charge or refund */
-    purpose: text('purpose').notNull(),
+    purpose: text('purpose').$type<'charge' | 'refund'>().notNull(),
     provider_id: text('provider_id'),
+    /** Minor units. */
     amount: units('amount').notNull().default(0),
+    currency: text('currency').notNull().default('USD'),
     attempts: smallint('attempts').notNull().default(0),
-    status: text('status').notNull().default('pending'),
+    status: text('status').$type<ChargeStatus>().notNull().default('pending'),
+    /** Why it was declined or ended, in the provider's word. */
+    reason: text('reason'),
+    /** When the sweeper may take it for left behind. */
+    due_at: at('due_at').notNull().default(sql`clock_timestamp() + interval '2 seconds'`),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
     settled_at: at('settled_at'),
   },
-  (t) => [uniqueIndex('charges_effect').on(t.purchase, t.purpose)],
+  (t) => [
+    uniqueIndex('charges_effect').on(t.purchase, t.purpose),
+    index('charges_due').on(t.due_at).where(sql`status IN ('pending', 'sent', 'capturing')`),
+    check('charges_amount_check', sql`${t.amount} > 0`),
+    check(
+      'charges_status_check',
+      sql`CASE ${t.purpose} WHEN 'charge' THEN ${t.status} IN ('pending', 'sent', 'authorized', 'capturing', 'captured',
+        'declined', 'unavailable', 'released', 'lost') WHEN 'refund' THEN ${t.status} IN ('pending', 'refunded', 'released')
+        ELSE false END`,
+    ),
+  ],
 )

@@ -43,6 +43,15 @@ const LEDGER = `
          sum(delta)::bigint AS available
   FROM movements GROUP BY resource`
 
+/** What customers have of resources with a limit, by the ledger, and when they last got some. */
+const HAVE = `
+  SELECT m.resource, p.customer, -sum(m.delta)::bigint AS units,
+         max(m.created_at) FILTER (WHERE m.reason = 'hold' OR (m.reason = 'sale' AND NOT EXISTS (
+           SELECT 1 FROM movements f WHERE f.resource = m.resource AND f.purchase = m.purchase AND f.reason = 'hold')))
+           AS last
+  FROM movements m JOIN resources r ON r.ref = m.resource AND r.max_per_customer IS NOT NULL
+  JOIN purchases p ON p.id = m.purchase GROUP BY m.resource, p.customer HAVING sum(m.delta) <> 0`
+
 const CHECKS: readonly Check[] = [
   {
     invariant: 'never oversold: 0 <= available, held and sold, together the total',
@@ -102,7 +111,59 @@ const CHECKS: readonly Check[] = [
     invariant: 'nothing moved for a purchase that got nothing, or that does not exist',
     of: `SELECT count(*) FROM movements WHERE purchase IS NOT NULL`,
     broken: `SELECT m.purchase AS id FROM movements m LEFT JOIN purchases p ON p.id = m.purchase
-             WHERE m.purchase IS NOT NULL AND (p.id IS NULL OR p.status IN ('queued', 'rejected', 'failed'))`,
+             WHERE m.purchase IS NOT NULL AND (p.id IS NULL OR p.status IN ('queued', 'rejected'))
+             UNION ALL
+             SELECT purchase FROM movements JOIN purchases p ON p.id = purchase AND p.status = 'failed'
+             GROUP BY purchase, resource HAVING sum(delta) <> 0`,
+  },
+  {
+    invariant: 'charges match what was sold by card, one to one and by amount',
+    of: `SELECT count(*) FROM purchases WHERE payment ->> 'method' = 'card' AND status = 'confirmed' AND amount > 0`,
+    broken: `SELECT coalesce(s.id, c.purchase) AS id FROM (
+               SELECT id, coalesce(replaces, id) AS payer, amount FROM purchases
+               WHERE payment ->> 'method' = 'card' AND status = 'confirmed' AND amount > 0
+             ) s FULL JOIN (
+               SELECT c.purchase, c.amount FROM charges c
+               WHERE c.purpose = 'charge' AND c.status IN ('capturing', 'captured') AND NOT EXISTS (
+                 SELECT 1 FROM charges r WHERE r.purchase = c.purchase AND r.purpose = 'refund')
+             ) c ON c.purchase = s.payer
+             WHERE s.id IS NULL OR c.purchase IS NULL OR s.amount <> c.amount`,
+  },
+  {
+    invariant: 'no card is held to for what its buyer did not get: reserved money is sold, given back, or about to be',
+    of: `SELECT count(*) FROM charges WHERE purpose = 'charge'`,
+    broken: `SELECT c.purchase AS id FROM charges c JOIN purchases p ON p.id = c.purchase
+             WHERE c.purpose = 'charge' AND (c.status = 'lost' OR (c.status = 'authorized'
+               AND NOT EXISTS (SELECT 1 FROM charges r WHERE r.purchase = c.purchase AND r.purpose = 'refund')
+               AND NOT EXISTS (SELECT 1 FROM commands d
+                               WHERE d.purchase = c.purchase AND d.command = 'paid' AND d.status = 'queued')))`,
+  },
+  {
+    invariant: 'refunds never exceed what was captured',
+    of: `SELECT count(*) FROM charges WHERE purpose = 'refund'`,
+    broken: `SELECT r.purchase AS id FROM charges r LEFT JOIN charges c ON c.purchase = r.purchase AND c.purpose = 'charge'
+             WHERE r.purpose = 'refund' AND (c.id IS NULL OR r.amount > c.amount
+               OR (r.status = 'refunded' AND c.status <> 'captured'))`,
+  },
+  {
+    invariant: `no charge and no refund is left behind: none is overdue by ${LATE_S} s`,
+    of: `SELECT count(*) FROM charges WHERE status IN ('pending', 'sent', 'capturing')`,
+    broken: `SELECT purchase AS id FROM charges
+             WHERE status IN ('pending', 'sent', 'capturing') AND due_at < now() - interval '${LATE_S} s'`,
+  },
+  {
+    invariant: 'what customers have of a limited resource is counted right',
+    of: `SELECT count(*) FROM resources WHERE max_per_customer IS NOT NULL`,
+    broken: `SELECT coalesce(u.resource, h.resource) || ' ' || coalesce(u.customer, h.customer) AS id FROM (
+               SELECT u.* FROM customer_units u JOIN resources r ON r.ref = u.resource AND r.max_per_customer IS NOT NULL
+             ) u FULL JOIN (${HAVE}) h ON h.resource = u.resource AND h.customer = u.customer
+             WHERE coalesce(u.units, 0) <> coalesce(h.units, 0)`,
+  },
+  {
+    invariant: 'nobody bought more than the limit that was set at the time',
+    of: `SELECT count(*) FROM customer_units`,
+    broken: `SELECT h.resource || ' ' || h.customer AS id FROM (${HAVE}) h JOIN resources r ON r.ref = h.resource
+             WHERE h.units > r.max_per_customer AND h.last > r.limited_at`,
   },
   {
     invariant: 'a stale lease holder wrote nothing: no fence above the one stored on the resource',

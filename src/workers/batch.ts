@@ -6,8 +6,10 @@
 import { sql } from 'drizzle-orm'
 import type { Client, Transaction } from '../shared/db.ts'
 import { run, sqlState } from '../shared/db.ts'
+import type { CommandKind } from '../shared/schema.ts'
 import { type BookingVerdict, decideBookings } from './bookings.ts'
 import { readActive, writeBookings } from './calendar.ts'
+import { readTaken, writePayables, writeSuccessors, writeTaken } from './charges.ts'
 import type { Item } from './items.ts'
 import { type Verdict as Decided, decide, type PurchaseItem, type PurchaseRow, type Resource } from './purchases.ts'
 
@@ -40,13 +42,14 @@ type Taken = PurchaseRow & {
   kind: PurchaseItem['kind']
   command_id: string | null
   command_seq: number | null
-  command: 'confirm' | 'cancel' | 'refund' | null
+  command: CommandKind | null
   command_created_ms: number | null
 }
 
 const ms = (column: string) => sql.raw(`(extract(epoch from ${column}) * 1000)::float8`)
 const columns = sql.raw(
-  'p.id, p.seq, p.queue, p.lines, p.amount, p.currency, p.payment, p.hold_seconds, p.status, p.created_at, p.expires_at',
+  `p.id, p.seq, p.queue, p.customer, p.lines, p.amount, p.currency, p.payment, p.hold_seconds, p.status, p.created_at,
+   p.expires_at, p.replaces`,
 )
 
 /** How many rows a line may bring when `lines` lines share a batch. */
@@ -66,26 +69,28 @@ export async function take(
     client,
     sql`
     SELECT q.queue AS line, i.kind, i.command_id, i.command_seq, i.command, i.command_created_ms,
-           i.id, i.seq, i.queue, i.lines, i.amount, i.currency, i.payment, i.hold_seconds, i.status,
+           i.id, i.seq, i.queue, i.customer, i.lines, i.amount, i.currency, i.payment, i.hold_seconds, i.status,
+           i.replaces, i.charge,
            ${ms('i.created_at')} AS created_ms, ${ms('i.expires_at')} AS expires_ms
     FROM json_to_recordset(${wanted}::json) AS q(queue text, after bigint)
     -- A resource that is gone still has its line, to be answered.
     LEFT JOIN resources r ON r.ref = q.queue
     CROSS JOIN LATERAL (
       (SELECT 'expired' AS kind, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS command,
-              NULL::float8 AS command_created_ms, 0 AS rank, ${columns}
-       FROM purchases p
+              NULL::float8 AS command_created_ms, 0 AS rank, c.status AS charge, ${columns}
+       FROM purchases p LEFT JOIN charges c ON c.purchase = p.id AND c.purpose = 'charge'
        WHERE r.held > 0 AND p.status = 'held' AND p.expires_at <= clock_timestamp()
          AND (p.lines @> jsonb_build_array(jsonb_build_object('resource', q.queue)) OR p.payment ->> 'account' = q.queue)
        ORDER BY p.seq LIMIT ${limit})
       UNION ALL
-      (SELECT 'purchase', NULL, NULL, NULL, NULL, 1, ${columns}
+      (SELECT 'purchase', NULL, NULL, NULL, NULL, 1, NULL, ${columns}
        FROM purchases p
        WHERE p.queue = q.queue AND p.status = 'queued' AND p.seq > q.after
        ORDER BY p.seq LIMIT ${limit})
       UNION ALL
-      (SELECT 'command', c.id, c.seq, c.command, ${ms('c.created_at')}, 1, ${columns}
+      (SELECT 'command', c.id, c.seq, c.command, ${ms('c.created_at')}, 1, h.status, ${columns}
        FROM commands c JOIN purchases p ON p.id = c.purchase
+       LEFT JOIN charges h ON h.purchase = p.id AND h.purpose = 'charge'
        WHERE c.queue = q.queue AND c.status = 'queued'
        ORDER BY c.seq LIMIT ${limit})
     ) i
@@ -110,7 +115,7 @@ export async function take(
   return taken
 }
 
-type Guarded = Omit<Resource, 'token'> & { now_ms: number }
+type Guarded = Omit<Resource, 'token' | 'taken'> & { now_ms: number }
 
 /**
  * Locks the resources in order and sets each fence to its lease's token where none higher is stored. A fence only
@@ -128,10 +133,11 @@ async function guard(tx: Transaction, tokens: ReadonlyMap<string, number>): Prom
     UPDATE resources r SET fence = l.token
     FROM locked l
     WHERE r.ref = l.ref AND r.fence <= l.token
-    RETURNING r.ref, r.kind, r.available, r.held, r.price, r.currency, ${ms('clock_timestamp()')} AS now_ms`,
+    RETURNING r.ref, r.kind, r.available, r.held, r.price, r.currency, r.max_per_customer,
+              ${ms('clock_timestamp()')} AS now_ms`,
   )
   const resources = new Map<string, Resource>()
-  for (const row of rows) resources.set(row.ref, { ...row, token: tokens.get(row.ref) ?? 0 })
+  for (const row of rows) resources.set(row.ref, { ...row, taken: new Map(), token: tokens.get(row.ref) ?? 0 })
   const missing = [...tokens.keys()].filter((ref) => !resources.has(ref))
   if (missing.length > 0) {
     // Not in the table at all is an answer (unknown_resource); in the table and not updated is a newer fence.
@@ -158,8 +164,8 @@ async function write(tx: Transaction, verdict: Verdict): Promise<void> {
       FROM json_to_recordset(${JSON.stringify(verdict.purchases)}::json)
         AS d(id uuid, was text, status text, reason text, amount bigint, currency text, expires_ms float8, fence bigint)
       WHERE t.id = d.id AND t.status = d.was
-        -- A reader that was told "expired" must never see this hold confirmed: the clock is asked under the row lock.
-        AND (d.was <> 'held' OR d.status <> 'confirmed' OR t.expires_at > clock_timestamp())
+        -- A reader that was told "expired" must never see this hold go on: the clock is asked under the row lock.
+        AND (d.was <> 'held' OR d.status NOT IN ('held', 'confirmed') OR t.expires_at > clock_timestamp())
       RETURNING 1
     ), c AS (
       UPDATE commands t
@@ -218,11 +224,9 @@ export async function commit(
     const [resources, now_ms] = await guard(tx, tokens)
     // Deciding changes the rows' status; a batch that is rolled back and split must find them as they were taken.
     const fresh = copied(items)
-    const decided = decide(
-      fresh.filter((item) => item.purchase !== undefined),
-      resources,
-      now_ms,
-    )
+    const purchases = fresh.filter((item) => item.purchase !== undefined)
+    await readTaken(tx, purchases, resources)
+    const decided = decide(purchases, resources, now_ms)
     const bookings = fresh.filter((item) => item.booking !== undefined)
     const booked = decideBookings(bookings, await readActive(tx, bookings), resources, now_ms, accept_ms)
     const verdict = {
@@ -235,7 +239,11 @@ export async function commit(
       skipped: [...decided.skipped, ...booked.skipped],
     }
     if (!(await writeBookings(tx, booked))) throw new ChangedRowError('a booking was not as taken')
+    // Before the rest: the movements that are written next are theirs.
+    await writeSuccessors(tx, verdict.successors)
     if (verdict.purchases.length + verdict.commands.length + verdict.movements.length > 0) await write(tx, verdict)
+    await writeTaken(tx, verdict.resources)
+    if (!(await writePayables(tx, verdict.payables))) throw new ChangedRowError('a charge was not as taken')
     return { ...verdict, now_ms }
   })
   return await transaction.catch((error) => {

@@ -2,13 +2,15 @@
  * What is decided about a batch, in memory and without I/O. Invariant: items are decided in the order given, and every
  * unit that moves leaves a movement, so by resource: total = available + held + sold, by the ledger.
  */
-import type { BookingStatus, CommandKind, Line, Payment, PurchaseStatus } from '../shared/schema.ts'
+import { v7 as uuidv7 } from 'uuid'
+import type { BookingStatus, ChargeStatus, CommandKind, Line, Payment, PurchaseStatus } from '../shared/schema.ts'
 
 /** A row of purchases, as far as deciding needs it. `status` changes as the batch is decided. */
 export interface PurchaseRow {
   id: string
   seq: number
   queue: string
+  customer: string
   lines: Line[]
   amount: number | null
   currency: string | null
@@ -18,6 +20,10 @@ export interface PurchaseRow {
   /** milliseconds since 1970, database clock */
   expires_ms: number | null
   created_ms: number
+  /** what has become of its charge; null when there is none (and not looked up for what has no command) */
+  charge: ChargeStatus | null
+  /** the expired purchase that this one stands in for: the charge is that one's */
+  replaces: string | null
 }
 
 export interface CommandRow {
@@ -42,6 +48,10 @@ export interface Resource {
   held: number
   price: number
   currency: string
+  /** units that one customer may have, held ones included; null: no limit */
+  max_per_customer: number | null
+  /** customer → units, of the customers in the batch; only where there is a limit */
+  taken: Map<string, number>
   /** fencing token of the lease it is written under */
   token: number
 }
@@ -71,7 +81,23 @@ export interface Movement {
   reason: 'sale' | 'hold' | 'release' | 'refund'
   fence: number
 }
+/** Money to be moved once this is committed. A charge that is there already stays as it is. */
+export interface Payable {
+  purchase: string
+  /** charge and refund are new rows; capture is the step of an authorized charge whose units are sold */
+  step: 'charge' | 'capture' | 'refund'
+  amount: number
+  currency: string
+}
+/** A purchase that is bought again with the money of one that has expired. */
+export interface Successor {
+  id: string
+  replaces: string
+  fence: number
+}
 export interface Verdict {
+  payables: Payable[]
+  successors: Successor[]
   purchases: PurchaseChange[]
   commands: CommandChange[]
   movements: Movement[]
@@ -84,6 +110,15 @@ export interface Verdict {
 export class UnprocessableError extends Error {
   readonly code = 'unprocessable'
 }
+
+/**
+ * Seconds that units are set aside for a charge to come to an end: a few slow tries of the provider. Whatever it says
+ * later finds the units on sale again.
+ */
+const PAYMENT_S = 60
+
+/** Ends of a charge that took nothing. */
+const UNCHARGED: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavailable'])
 
 const isUnits = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) > 0
 
@@ -122,7 +157,15 @@ export function decide(
 ): Verdict {
   const changes = new Map<string, PurchaseChange>()
   const touched = new Set<Resource>()
-  const verdict: Verdict = { purchases: [], commands: [], movements: [], resources: [], skipped: [] }
+  const verdict: Verdict = {
+    purchases: [],
+    commands: [],
+    movements: [],
+    resources: [],
+    skipped: [],
+    payables: [],
+    successors: [],
+  }
   const cancelled = new Set(items.flatMap((item) => (item.command?.command === 'cancel' ? [item.purchase.id] : [])))
 
   /** The token a row is stamped with: its own line's, or for an expired cart of another line, any of its resources'. */
@@ -154,11 +197,37 @@ export function decide(
       resource.available += available * units
       resource.held += held * units
       touched.add(resource)
+      if (resource.max_per_customer !== null) {
+        const taken = resource.taken.get(purchase.customer) ?? 0
+        resource.taken.set(purchase.customer, taken - available * units)
+      }
       for (const reason of reasons) {
         const delta = reason === 'sale' || reason === 'hold' ? -units : units
         verdict.movements.push({ resource: ref, purchase: purchase.id, delta, reason, fence: resource.token })
       }
     }
+  }
+
+  /** A resource of this purchase whose limit it would exceed. */
+  function overLimit(purchase: PurchaseRow, amount: number): boolean {
+    return Array.from(takes(purchase, amount)).some(([ref, units]) => {
+      const { max_per_customer = null, taken } = resources.get(ref) ?? {}
+      return max_per_customer !== null && (taken?.get(purchase.customer) ?? 0) + units > max_per_customer
+    })
+  }
+
+  const isCharged = ({ payment, amount }: PurchaseRow) => payment.method === 'card' && (amount ?? 0) > 0
+
+  function pay(step: Payable['step'], purchase: PurchaseRow): void {
+    const { id, replaces, amount, currency } = purchase
+    verdict.payables.push({ step, purchase: replaces ?? id, amount: amount ?? 0, currency: currency ?? '' })
+  }
+
+  /** Units stay aside until the charge has come to an end, and its money is asked for. */
+  function charge(purchase: PurchaseRow): void {
+    purchase.charge = 'pending'
+    purchase.expires_ms = Math.max(purchase.expires_ms ?? 0, now_ms + PAYMENT_S * 1000)
+    pay('charge', purchase)
   }
 
   /** Status and reason of a purchase whose turn it is; moves its units when it gets them. */
@@ -183,19 +252,20 @@ export function decide(
     if (currencies.size > 1) return ['rejected', 'currency_mismatch']
     purchase.amount = amount
     purchase.currency = [...currencies][0] ?? resources.get(purchase.queue)?.currency ?? null
+    if (overLimit(purchase, amount)) return ['rejected', 'limit']
     for (const [ref, units] of lines) {
       const resource = resources.get(ref)
       if (!resource || resource.available < units) return ['rejected', 'sold_out']
     }
-    if (payment.method === 'card') return ['failed', 'payment_unavailable']
     if (wallet && wallet.available < amount + (lines.get(wallet.ref) ?? 0)) {
       return ['failed', 'payment_declined']
     }
-    if (purchase.hold_seconds === null) {
+    if (purchase.hold_seconds === null && !isCharged(purchase)) {
       move(purchase, -1, 0, 'sale')
       return ['confirmed']
     }
-    purchase.expires_ms = now_ms + purchase.hold_seconds * 1000
+    if (purchase.hold_seconds === null) charge(purchase)
+    else purchase.expires_ms = now_ms + purchase.hold_seconds * 1000
     move(purchase, -1, 1, 'hold')
     return ['held']
   }
@@ -208,20 +278,60 @@ export function decide(
   function obey(purchase: PurchaseRow, { command }: CommandRow): boolean {
     if (purchase.status === 'held' && purchase.expires_ms !== null && purchase.expires_ms <= now_ms) expire(purchase)
     const met = purchase.status
+    if (command === 'paid' || command === 'unpaid') return learn(purchase, command)
     if (command === 'cancel' && met === 'queued') {
       change(purchase, 'cancelled')
     } else if (command === 'cancel' && met === 'held') {
       move(purchase, 1, -1, 'release')
       change(purchase, 'cancelled')
+      if (purchase.charge !== null && !UNCHARGED.has(purchase.charge)) pay('refund', purchase)
+    } else if (command === 'confirm' && met === 'held' && isCharged(purchase)) {
+      // A second confirm joins the first: the charge is on its way already.
+      if (purchase.charge === null) {
+        charge(purchase)
+        change(purchase, 'held')
+      }
     } else if (command === 'confirm' && met === 'held') {
       move(purchase, 0, -1, 'release', 'sale')
       change(purchase, 'confirmed')
     } else if (command === 'refund' && met === 'confirmed') {
       move(purchase, 1, 0, 'refund')
       change(purchase, 'refunded')
+      if (isCharged(purchase)) pay('refund', purchase)
     } else {
       return false
     }
+    return true
+  }
+
+  /** The money is reserved, or it is known that none is taken. */
+  function learn(purchase: PurchaseRow, command: 'paid' | 'unpaid'): boolean {
+    const { status, charge } = purchase
+    if (command === 'unpaid') {
+      if (status !== 'held') return status === 'expired' || status === 'cancelled'
+      move(purchase, 1, -1, 'release')
+      change(purchase, 'failed', charge === 'declined' ? 'payment_declined' : 'payment_unavailable')
+    } else if (status === 'held') {
+      move(purchase, 0, -1, 'release', 'sale')
+      change(purchase, 'confirmed')
+      pay('capture', purchase)
+    } else if (status === 'expired' && buyAgain(purchase)) {
+      pay('capture', purchase)
+    } else {
+      // Too late for the units, or given up by the buyer: the money goes back, once.
+      pay('refund', purchase)
+    }
+    return true
+  }
+
+  /** What has expired stays so; its late money buys the same units at the same price as a purchase of its own. */
+  function buyAgain(purchase: PurchaseRow): boolean {
+    const lines = takes(purchase, purchase.amount ?? 0)
+    const there = Array.from(lines).every(([ref, units]) => (resources.get(ref)?.available ?? 0) >= units)
+    if (!there || overLimit(purchase, purchase.amount ?? 0)) return false
+    const id = uuidv7()
+    move({ ...purchase, id }, -1, 0, 'sale')
+    verdict.successors.push({ id, replaces: purchase.id, fence: fenceOf(purchase) })
     return true
   }
 

@@ -31,6 +31,8 @@ export interface SettleDeps {
   accept_ms: number
   /** tells whoever waits that these ids have an answer */
   notify(ids: string[]): void
+  /** tells the payment jobs that these purchases have money to be moved */
+  pay(purchases: Iterable<string>): void
 }
 
 export interface Ask {
@@ -71,7 +73,7 @@ const LINES_PER_ROUND = 128
 /** Rounds that an ask survives when others in its transaction were refused, before its job is told. */
 const TRIES = 4
 
-export function createSettler({ client, locks, database, metrics, log, accept_ms, notify }: SettleDeps) {
+export function createSettler({ client, locks, database, metrics, log, accept_ms, notify, pay }: SettleDeps) {
   const waiting: Pending[] = []
   const calendars = createCalendars(client)
   /** Fences found above a lease's token (the lock server lost its memory): the next lease must exceed them. */
@@ -216,7 +218,7 @@ export function createSettler({ client, locks, database, metrics, log, accept_ms
   function tell(items: readonly Item[], verdict: Verdict & { now_ms: number }): void {
     const rows = new Map(items.map((item) => [rowOf(item).id, rowOf(item)]))
     const perLine = new Map<string, { fencing_token: number; settled: Record<string, string[]> }>()
-    for (const { status } of verdict.purchases) metrics.purchases.inc({ status })
+    for (const { was, status } of verdict.purchases) if (was !== status) metrics.purchases.inc({ status })
     for (const { status } of verdict.bookings) metrics.bookings.inc({ status })
     metrics.bookings.inc({ status: 'expired' }, verdict.overdue.length)
     for (const change of [...verdict.purchases, ...verdict.bookings]) {
@@ -232,7 +234,12 @@ export function createSettler({ client, locks, database, metrics, log, accept_ms
     }
     metrics.batch_size.observe(verdict.purchases.length + verdict.bookings.length + verdict.commands.length)
     for (const [resource, line] of perLine) log.info({ resource, ...line }, 'settled')
-    notify([...verdict.purchases, ...verdict.bookings, ...verdict.commands].map((change) => change.id))
+    metrics.purchases.inc({ status: 'confirmed' }, verdict.successors.length)
+    pay(verdict.payables.map((payable) => payable.purchase))
+    // Whoever waits for a purchase waits for its charge too.
+    const charging = new Set(verdict.payables.flatMap(({ step, purchase }) => (step === 'charge' ? [purchase] : [])))
+    const settled = verdict.purchases.filter((change) => change.status !== 'held' || !charging.has(change.id))
+    notify([...settled, ...verdict.bookings, ...verdict.commands].map((change) => change.id))
   }
 
   function refuse(asks: Pending[], error: unknown): void {

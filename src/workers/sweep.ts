@@ -1,6 +1,6 @@
 /**
- * Makes up for lost nudges. Invariant: a line whose head has waited for a second, and a line with an overdue hold
- * or request, is nudged again, whatever happened to its job.
+ * Makes up for lost nudges. Invariant: a line whose head has waited for a second, a line with an overdue hold or request,
+ * and a charge that has not come to an end in time is told of again, whatever happened to its job.
  */
 import { sql } from 'drizzle-orm'
 import { type Client, run } from '../shared/db.ts'
@@ -11,6 +11,9 @@ export const SWEEP_MS = 400
 const LATE = sql.raw("interval '1 second'")
 /** Lines nudged by one sweep; the next one takes the rest. */
 const LINES = 10_000
+
+/** Charges told of by one sweep. */
+const CHARGES = 1_000
 
 /** Every line of the table once, by its head: an index skip scan, as cheap with a million rows in one line as with one. */
 const heads = (table: string, queue = 'queue') =>
@@ -27,10 +30,11 @@ export interface SweepDeps {
   client: Client
   locks: Locks
   insist(resources: Iterable<string>): void
+  pay(purchases: Iterable<string>): void
 }
 
 /** One sweep of the fleet: whoever has the lease does it, the others do nothing. Returns the lines nudged. */
-export async function sweepOnce({ client, locks, insist }: SweepDeps): Promise<string[]> {
+export async function sweepOnce({ client, locks, insist, pay }: SweepDeps): Promise<string[]> {
   const lease = await locks.tryAcquire('sweep:purchases')
   if (!lease) return []
   try {
@@ -51,6 +55,17 @@ export async function sweepOnce({ client, locks, insist }: SweepDeps): Promise<s
     )
     const queues = rows.map((row) => row.queue)
     insist(queues)
+    // Charges whose job was lost, or gave up for a while. Not again before it has had time to begin.
+    const charges = await run<{ purchase: string }>(
+      client,
+      sql`
+      UPDATE charges SET due_at = clock_timestamp() + interval '2 seconds'
+      WHERE id IN (
+        SELECT id FROM charges WHERE status IN ('pending', 'sent', 'capturing') AND due_at <= clock_timestamp()
+        ORDER BY due_at LIMIT ${CHARGES})
+      RETURNING purchase`,
+    )
+    pay(new Set(charges.map((row) => row.purchase)))
     return queues
   } finally {
     await lease.release()

@@ -7,15 +7,24 @@ import { LeaseLostError, LockBusyError, type Locks } from '../shared/locks/lease
 import { openLocks } from '../shared/locks/open.ts'
 import type { Log } from '../shared/log.ts'
 import { lockEvents, type Metrics } from '../shared/metrics.ts'
-import { bullPrefix, createNudger, type NudgeJob, openRedis, QUEUE, settledChannel } from '../shared/queues.ts'
+import {
+  bullPrefix,
+  createNudger,
+  createPayer,
+  type NudgeJob,
+  openRedis,
+  QUEUE,
+  settledChannel,
+} from '../shared/queues.ts'
 import { createDrain } from './drain.ts'
+import { startPaymentJobs } from './payment-jobs.ts'
 import { createSettler, isDatabaseAnswer } from './settle.ts'
 import { SWEEP_MS, sweepOnce } from './sweep.ts'
 
 /** Milliseconds without a settled batch while lines are under way, after which the worker calls itself stuck. */
 const STUCK_MS = 60_000
-/** Connections of a worker: two transactions, the takes of the next ones, and the sweeper. */
-const CONNECTIONS = 6
+/** Connections of a worker: two transactions, the takes of the next ones, the sweeper, and the charges. */
+const CONNECTIONS = 8
 /** Milliseconds for one batch, its wait for row locks included. */
 const BATCH_MS = 10_000
 
@@ -30,7 +39,14 @@ export interface RunningWorker {
 export interface WorkerDeps {
   config: Pick<
     Config,
-    'database_url' | 'redis_url' | 'redis_prefix' | 'lock' | 'lease_ttl_ms' | 'worker_concurrency' | 'booking_accept_s'
+    | 'database_url'
+    | 'redis_url'
+    | 'redis_prefix'
+    | 'lock'
+    | 'lease_ttl_ms'
+    | 'worker_concurrency'
+    | 'booking_accept_s'
+    | 'payments'
   >
   metrics: Metrics
   log: Log
@@ -62,6 +78,8 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
   const database = createBreaker({ name: 'database', timeout_ms: BATCH_MS, isAnswer: isDatabaseAnswer, metrics })
   const leases = createBreaker({ name: 'leases', timeout_ms: 3 * ttl_ms, isAnswer: isLeaseAnswer, metrics })
   const nudger = createNudger(redis_url, redis_prefix, log)
+  const payer = createPayer(redis_url, redis_prefix, log)
+  const charges = startPaymentJobs({ config, client: db.client, locks, metrics, log, nudge: nudger.nudge })
 
   const channel = settledChannel(redis_prefix)
   const notify = (ids: string[]) => {
@@ -76,6 +94,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     log,
     accept_ms: config.booking_accept_s * 1000,
     notify,
+    pay: payer.pay,
   })
   const drain = createDrain({ locks, leases, settler, nudge: nudger.nudge, ttl_ms })
 
@@ -107,7 +126,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
   const sweeper = setInterval(() => {
     if (!swept) return
     swept = false
-    sweeping = sweepOnce({ client: db.client, locks, insist: nudger.insist })
+    sweeping = sweepOnce({ client: db.client, locks, insist: nudger.insist, pay: payer.pay })
       .catch((error) => log.debug({ error }, 'sweep failed; the next one makes up for it'))
       .finally(() => {
         swept = true
@@ -115,7 +134,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
   }, SWEEP_MS)
 
   return {
-    breakers: [database, leases],
+    breakers: [database, leases, charges.breaker],
     checks: { postgres: () => db.client`SELECT 1`, redis: () => redis.ping(), ...opened.checks },
     stuck() {
       const { lines, idle_ms } = drain.state()
@@ -125,9 +144,10 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     async close() {
       drain.stop()
       clearInterval(sweeper)
-      await jobs.close()
+      await Promise.all([jobs.close(), charges.close()])
       await sweeping
       await nudger.close()
+      await payer.close()
       await opened.close()
       redis.disconnect()
       jobs_redis.disconnect()

@@ -1,0 +1,313 @@
+/**
+ * A payment provider for one machine: the part of Stripe's HTTP API that the gateway uses, with Stripe's rules, and
+ * tokens that fail in every way that money can. Invariant: an intent is authorized once and captured once, and refunds
+ * never exceed what was captured. State is in memory and ends with the process.
+ *
+ * Tokens `tok_NAME` or `pm_card_NAME`: Stripe's visa, mastercard, chargeDeclined, chargeDeclinedInsufficientFunds,
+ * chargeDeclinedExpiredCard, chargeDeclinedProcessingError and authenticationRequired; and, of the sandbox alone,
+ * slow, error, errorOnce (500, the first time), and timeout (the money is reserved, and the answer never comes).
+ */
+import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+export interface SandboxOptions {
+  /** the one API key that it takes */
+  secret_key: string
+  /** where events go; undefined: nowhere */
+  webhook_url: string | undefined
+  webhook_secret: string
+  /** what the token `slow` takes */
+  slow_ms: number
+}
+
+interface Intent {
+  id: string
+  object: 'payment_intent'
+  amount: number
+  amount_capturable: number
+  amount_received: number
+  currency: string
+  status: 'requires_confirmation' | 'requires_payment_method' | 'requires_capture' | 'succeeded' | 'canceled'
+  capture_method: 'manual'
+  metadata: Record<string, string>
+  payment_method: string
+  last_payment_error: { type: 'card_error'; code: string; decline_code: string; message: string } | null
+  created: number
+}
+interface Refund {
+  id: string
+  object: 'refund'
+  amount: number
+  currency: string
+  payment_intent: string
+  status: 'succeeded'
+  created: number
+}
+interface Answer {
+  status: number
+  body: object
+}
+type Form = Record<string, string>
+
+/** Declines, by what follows `tok_` or `pm_card_`. */
+const DECLINES: Record<string, [code: string, decline_code: string]> = {
+  chargeDeclined: ['card_declined', 'generic_decline'],
+  visa_chargeDeclined: ['card_declined', 'generic_decline'],
+  chargeDeclinedInsufficientFunds: ['card_declined', 'insufficient_funds'],
+  visa_chargeDeclinedInsufficientFunds: ['card_declined', 'insufficient_funds'],
+  chargeDeclinedExpiredCard: ['expired_card', 'expired_card'],
+  chargeDeclinedProcessingError: ['processing_error', 'processing_error'],
+  authenticationRequired: ['authentication_required', 'authentication_required'],
+}
+const GOOD = new Set(['visa', 'mastercard', 'amex', 'discover', 'slow', 'error', 'errorOnce', 'timeout'])
+const nameOf = (token: string) => token.replace(/^(tok|pm_card)_/, '')
+
+/** Bytes of a request: ours have a few hundred. */
+const BODY_LIMIT = 64 * 1024
+const WEBHOOK_TRIES = 3
+
+class Refusal extends Error {
+  readonly answer: Answer
+  constructor(status: number, type: string, code: string, message: string, more: object = {}) {
+    super(message)
+    this.answer = { status, body: { error: { type, code, message, ...more } } }
+  }
+}
+const invalid = (code: string, message: string, more: object = {}) =>
+  new Refusal(400, 'invalid_request_error', code, message, more)
+
+/** The server, not yet listening. */
+export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms }: SandboxOptions) {
+  const intents = new Map<string, Intent>()
+  const refunds: Refund[] = []
+  /** idempotency key → what was asked with it, and the answer, errors included */
+  const keys = new Map<string, { asked: string; answer: Answer | undefined }>()
+  const erred = new Set<string>()
+
+  const id = (prefix: string) => `${prefix}_${randomBytes(12).toString('hex')}`
+  const now_s = () => Math.floor(Date.now() / 1000)
+
+  async function emit(type: string, object: Intent | Refund): Promise<void> {
+    if (webhook_url === undefined) return
+    const body = JSON.stringify({ id: id('evt'), object: 'event', type, created: now_s(), data: { object } })
+    for (let tried = 0; tried < WEBHOOK_TRIES; tried++) {
+      const t = now_s()
+      const v1 = createHmac('sha256', webhook_secret).update(`${t}.${body}`).digest('hex')
+      const headers = { 'content-type': 'application/json', 'stripe-signature': `t=${t},v1=${v1}` }
+      const signal = AbortSignal.timeout(5_000)
+      const sent = await fetch(webhook_url, { method: 'POST', headers, body, signal }).catch(() => undefined)
+      await sent?.arrayBuffer().catch(() => undefined)
+      if (sent?.ok) return
+      await sleep(500 * 2 ** tried)
+    }
+  }
+
+  function intentOf(name: string | undefined): Intent {
+    const found = intents.get(name ?? '')
+    if (found) return found
+    throw new Refusal(404, 'invalid_request_error', 'resource_missing', `No such payment_intent: '${name}'`)
+  }
+
+  function need(intent: Intent, verb: string, ...statuses: Intent['status'][]): void {
+    if (statuses.includes(intent.status)) return
+    const message = `This PaymentIntent could not be ${verb} because it has a status of ${intent.status}.`
+    throw invalid('payment_intent_unexpected_state', message, { payment_intent: intent })
+  }
+
+  function create(form: Form): Intent {
+    const amount = Number(form.amount)
+    if (!Number.isSafeInteger(amount) || amount < 1) throw invalid('parameter_invalid_integer', 'Invalid amount')
+    if (!/^[a-z]{3}$/.test(form.currency ?? '')) throw invalid('parameter_invalid', 'Invalid currency')
+    const token = form.payment_method ?? form['payment_method_data[card][token]'] ?? ''
+    if (!/^(tok|pm_card)_/.test(token) || !(GOOD.has(nameOf(token)) || DECLINES[nameOf(token)])) {
+      throw invalid('resource_missing', `No such PaymentMethod: '${token}'`, { param: 'payment_method' })
+    }
+    const metadata = Object.entries(form).flatMap(([name, value]) => {
+      const [, key] = /^metadata\[(.+)\]$/.exec(name) ?? []
+      return key === undefined ? [] : [[key, value]]
+    })
+    const intent: Intent = {
+      id: id('pi'),
+      object: 'payment_intent',
+      amount,
+      amount_capturable: 0,
+      amount_received: 0,
+      currency: form.currency ?? '',
+      status: 'requires_confirmation',
+      capture_method: 'manual',
+      metadata: Object.fromEntries(metadata),
+      payment_method: token,
+      last_payment_error: null,
+      created: now_s(),
+    }
+    intents.set(intent.id, intent)
+    return intent
+  }
+
+  async function confirm(intent: Intent): Promise<Intent> {
+    const name = nameOf(intent.payment_method)
+    if (name === 'slow') await sleep(slow_ms)
+    const fails = name === 'error' || (name === 'errorOnce' && !erred.has(intent.id))
+    erred.add(intent.id)
+    if (fails) throw new Refusal(500, 'api_error', 'api_error', 'The token asked for this.')
+    need(intent, 'confirmed', 'requires_confirmation', 'requires_payment_method')
+    const [code, decline_code] = DECLINES[name] ?? []
+    if (code !== undefined && decline_code !== undefined) {
+      intent.status = 'requires_payment_method'
+      const message = 'Your card was declined.'
+      intent.last_payment_error = { type: 'card_error', code, decline_code, message }
+      void emit('payment_intent.payment_failed', intent)
+      throw new Refusal(402, 'card_error', code, message, { decline_code, payment_intent: intent })
+    }
+    intent.status = 'requires_capture'
+    intent.amount_capturable = intent.amount
+    void emit('payment_intent.amount_capturable_updated', intent)
+    // The client has long gone when this is over.
+    if (name === 'timeout') await sleep(600_000, undefined, { ref: false })
+    return intent
+  }
+
+  function capture(intent: Intent): Intent {
+    need(intent, 'captured', 'requires_capture')
+    intent.status = 'succeeded'
+    intent.amount_received = intent.amount_capturable
+    intent.amount_capturable = 0
+    void emit('payment_intent.succeeded', intent)
+    return intent
+  }
+
+  function cancel(intent: Intent): Intent {
+    need(intent, 'canceled', 'requires_confirmation', 'requires_payment_method', 'requires_capture')
+    intent.status = 'canceled'
+    intent.amount_capturable = 0
+    void emit('payment_intent.canceled', intent)
+    return intent
+  }
+
+  function refund(form: Form): Refund {
+    const intent = intentOf(form.payment_intent)
+    const given = refunds.reduce((sum, one) => (one.payment_intent === intent.id ? sum + one.amount : sum), 0)
+    const left = intent.amount_received - given
+    const amount = form.amount === undefined ? left : Number(form.amount)
+    if (left === 0 && given > 0) throw invalid('charge_already_refunded', 'The charge has already been refunded.')
+    if (!Number.isSafeInteger(amount) || amount < 1 || amount > left) {
+      throw invalid('amount_too_large', `Refund amount (${amount}) is greater than unrefunded amount (${left})`)
+    }
+    const made: Refund = {
+      id: id('re'),
+      object: 'refund',
+      amount,
+      currency: intent.currency,
+      payment_intent: intent.id,
+      status: 'succeeded',
+      created: now_s(),
+    }
+    refunds.push(made)
+    void emit('refund.created', made)
+    return made
+  }
+
+  const list = (data: object[]) => ({ object: 'list', has_more: false, data })
+
+  async function answer(method: string, path: string, form: Form): Promise<object> {
+    const [, , kind, name, verb] = path.split('/')
+    if (kind === 'payment_intents' && method === 'POST') {
+      if (name === undefined) return create(form)
+      const intent = intentOf(name)
+      if (verb === 'confirm') return await confirm(intent)
+      if (verb === 'capture') return capture(intent)
+      if (verb === 'cancel') return cancel(intent)
+    }
+    if (kind === 'payment_intents' && method === 'GET') {
+      if (name !== undefined && name !== 'search') return intentOf(name)
+      const [, purchase] = /^metadata\['purchase'\]:'([^']+)'$/.exec(form.query ?? '') ?? []
+      return list([...intents.values()].filter((one) => purchase === undefined || one.metadata.purchase === purchase))
+    }
+    if (kind === 'refunds' && method === 'POST') return refund(form)
+    if (kind === 'refunds' && method === 'GET') {
+      return list(
+        refunds.filter((one) => form.payment_intent === undefined || one.payment_intent === form.payment_intent),
+      )
+    }
+    throw new Refusal(404, 'invalid_request_error', 'url_invalid', `Unrecognized request URL (${method}: ${path}).`)
+  }
+
+  /** As Stripe: the first answer to a key is its only one, also when it was an error; with other parameters, a 400. */
+  async function once(key: string, asked: string, body: () => Promise<Answer>): Promise<Answer> {
+    const first = keys.get(key)
+    if (first && first.asked !== asked) {
+      const message =
+        'Keys for idempotent requests can only be used with the same parameters they were first used with.'
+      return new Refusal(400, 'idempotency_error', 'idempotency_key_in_use', message).answer
+    }
+    if (first) {
+      const busy = new Refusal(
+        409,
+        'idempotency_error',
+        'idempotency_key_in_use',
+        'A request with this key is under way.',
+      )
+      return first.answer ?? busy.answer
+    }
+    const entry: { asked: string; answer: Answer | undefined } = { asked, answer: undefined }
+    keys.set(key, entry)
+    entry.answer = await body()
+    return entry.answer
+  }
+
+  async function serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { method = 'GET', headers } = request
+    const url = new URL(request.url ?? '/', 'http://sandbox')
+    if (url.pathname === '/livez') return send(response, { status: 200, body: { status: 'ok' } })
+    if (!isKey(headers.authorization, secret_key)) {
+      const refusal = new Refusal(401, 'invalid_request_error', 'api_key_invalid', 'Invalid API Key provided.')
+      return send(response, refusal.answer)
+    }
+    const text = await read(request)
+    const form = Object.fromEntries(method === 'GET' ? url.searchParams : new URLSearchParams(text))
+    const body = () =>
+      answer(method, url.pathname, form).then(
+        // As it is now: the intent goes on changing, the answer to this request does not.
+        (object) => ({ status: 200, body: structuredClone(object) }),
+        (error) => {
+          if (error instanceof Refusal) return structuredClone(error.answer)
+          throw error
+        },
+      )
+    const key = headers['idempotency-key']
+    const asked = `${method} ${url.pathname} ${text}`
+    const result = method === 'POST' && typeof key === 'string' ? await once(key, asked, body) : await body()
+    send(response, result)
+  }
+
+  return createServer((request, response) => {
+    serve(request, response).catch((error: Error) => {
+      const refusal = new Refusal(500, 'api_error', 'api_error', error.message)
+      send(response, refusal.answer)
+    })
+  })
+}
+
+function send(response: ServerResponse, { status, body }: Answer): void {
+  if (response.destroyed) return
+  response.writeHead(status, {
+    'content-type': 'application/json',
+    'request-id': `req_${randomBytes(7).toString('hex')}`,
+  })
+  response.end(JSON.stringify(body))
+}
+
+async function read(request: IncomingMessage): Promise<string> {
+  let text = ''
+  for await (const chunk of request.setEncoding('utf8')) {
+    text += chunk
+    if (text.length > BODY_LIMIT) throw invalid('request_too_large', 'The body is too large.')
+  }
+  return text
+}
+
+function isKey(authorization = '', key: string): boolean {
+  const [given, wanted] = [Buffer.from(authorization), Buffer.from(`Bearer ${key}`)]
+  return given.length === wanted.length && timingSafeEqual(given, wanted)
+}

@@ -1,0 +1,96 @@
+/**
+ * What a batch writes about money and limits, in its own transaction: rows that ask for a charge, a capture or a refund,
+ * and the units that each customer has of a limited resource. Invariant: nothing here asks the provider; what stands
+ * here after the commit is carried out by the payment jobs, however often they are lost.
+ */
+import { sql } from 'drizzle-orm'
+import { run, type Transaction } from '../shared/db.ts'
+import type { Payable, PurchaseItem, Resource, Successor } from './purchases.ts'
+
+/** Fills in what the batch's customers have of resources with a limit; asks nothing where there is none. */
+export async function readTaken(
+  tx: Transaction,
+  items: readonly PurchaseItem[],
+  resources: ReadonlyMap<string, Resource>,
+): Promise<void> {
+  const limited = new Set([...resources.values()].filter((one) => one.max_per_customer !== null).map((one) => one.ref))
+  if (limited.size === 0) return
+  const pairs = new Map<string, { ref: string; customer: string }>()
+  for (const { purchase } of items) {
+    const { customer, lines, payment } = purchase
+    const refs = lines.map((line) => line.resource)
+    if (payment.method === 'wallet') refs.push(payment.account)
+    for (const ref of refs) if (limited.has(ref)) pairs.set(JSON.stringify([ref, customer]), { ref, customer })
+  }
+  const rows = await run<{ resource: string; customer: string; units: number }>(
+    tx,
+    sql`SELECT u.resource, u.customer, u.units
+        FROM json_to_recordset(${JSON.stringify([...pairs.values()])}::json) AS d(ref text, customer text)
+        JOIN customer_units u ON u.resource = d.ref AND u.customer = d.customer`,
+  )
+  for (const { resource, customer, units } of rows) resources.get(resource)?.taken.set(customer, units)
+}
+
+/** The counts as they are after the batch. The resources' row locks are held: nobody else counts meanwhile. */
+export async function writeTaken(tx: Transaction, resources: readonly Resource[]): Promise<void> {
+  const rows = resources.flatMap(({ ref, taken }) =>
+    Array.from(taken, ([customer, units]) => ({ resource: ref, customer, units })),
+  )
+  if (rows.length === 0) return
+  await run(
+    tx,
+    sql`INSERT INTO customer_units (resource, customer, units)
+        SELECT * FROM json_to_recordset(${JSON.stringify(rows)}::json) AS d(resource text, customer text, units bigint)
+        ON CONFLICT (resource, customer) DO UPDATE SET units = excluded.units
+        WHERE customer_units.units <> excluded.units`,
+  )
+}
+
+/** An expired purchase is bought again as a confirmed one: once, by its unique index. */
+export async function writeSuccessors(tx: Transaction, successors: readonly Successor[]): Promise<void> {
+  if (successors.length === 0) return
+  await run(
+    tx,
+    sql`INSERT INTO purchases (id, queue, customer, lines, amount, currency, payment, status, replaces, fence, settled_at)
+        SELECT d.id, p.queue, p.customer, p.lines, p.amount, p.currency, p.payment, 'confirmed', p.id, d.fence,
+               clock_timestamp()
+        FROM json_to_recordset(${JSON.stringify(successors)}::json) AS d(id uuid, replaces uuid, fence bigint)
+        JOIN purchases p ON p.id = d.replaces`,
+  )
+}
+
+/** False when a charge to be captured was not authorized: nobody but the line gives that status up. */
+export async function writePayables(tx: Transaction, payables: readonly Payable[]): Promise<boolean> {
+  if (payables.length === 0) return true
+  const [row] = await run<{ captures: number }>(
+    tx,
+    sql`
+    WITH d AS MATERIALIZED (
+      SELECT * FROM json_to_recordset(${JSON.stringify(payables)}::json)
+        AS d(step text, purchase uuid, amount bigint, currency text)
+    ), charge AS (
+      INSERT INTO charges (purchase, purpose, amount, currency)
+      SELECT purchase, 'charge', amount, currency FROM d WHERE step = 'charge' ORDER BY purchase
+      ON CONFLICT (purchase, purpose) DO NOTHING
+    ), capture AS (
+      UPDATE charges c SET status = 'capturing', due_at = clock_timestamp() + interval '2 seconds'
+      FROM d WHERE d.step = 'capture' AND c.purchase = d.purchase AND c.purpose = 'charge' AND c.status = 'authorized'
+      RETURNING 1
+    )
+    SELECT count(*) AS captures FROM capture`,
+  )
+  const refunds = payables.filter((payable) => payable.step === 'refund').map((payable) => payable.purchase)
+  if (refunds.length > 0) {
+    // A statement of its own: a charge that was written just now is to be seen by it.
+    await run(
+      tx,
+      sql`INSERT INTO charges (purchase, purpose, amount, currency)
+          SELECT c.purchase, 'refund', c.amount, c.currency
+          FROM json_array_elements_text(${JSON.stringify(refunds)}::json) AS d(purchase)
+          JOIN charges c ON c.purchase = d.purchase::uuid AND c.purpose = 'charge'
+          ORDER BY c.purchase
+          ON CONFLICT (purchase, purpose) DO NOTHING`,
+    )
+  }
+  return row?.captures === payables.filter((payable) => payable.step === 'capture').length
+}

@@ -1,0 +1,111 @@
+/**
+ * The rows of the payment saga. Invariant: every write is conditional on the status that it starts from, so of two jobs
+ * that do the same, or do it late, one writes and the other finds that it did not.
+ */
+import { sql } from 'drizzle-orm'
+import { type Client, run } from '../shared/db.ts'
+import type { ChargeStatus } from '../shared/schema.ts'
+
+/** A purchase's charge, with what its next step depends on. */
+export interface Money {
+  purchase: string
+  queue: string
+  token: string
+  charge: string
+  status: ChargeStatus
+  /** '' until there is an intent */
+  provider_id: string
+  amount: number
+  currency: string
+  /** the refund's status, if there is one */
+  refund: ChargeStatus | null
+  /** the units are still set aside, by the database clock */
+  open: boolean
+}
+
+export async function readMoney(client: Client, purchase: string): Promise<Money | undefined> {
+  const [row] = await run<Money>(
+    client,
+    sql`SELECT p.id AS purchase, p.queue, coalesce(p.payment ->> 'token', '') AS token, c.id AS charge, c.status,
+               coalesce(c.provider_id, '') AS provider_id, c.amount, c.currency, r.status AS refund,
+               p.status = 'held' AND p.expires_at > clock_timestamp() AS open
+        FROM purchases p JOIN charges c ON c.purchase = p.id AND c.purpose = 'charge'
+        LEFT JOIN charges r ON r.purchase = p.id AND r.purpose = 'refund'
+        WHERE p.id = ${purchase}`,
+  )
+  return row
+}
+
+/** A confirm is about to be sent: only while the units are set aside and nobody has given the purchase up. */
+export async function sent(client: Client, charge: string, provider_id: string): Promise<boolean> {
+  const rows = await run(
+    client,
+    sql`UPDATE charges c SET status = 'sent', provider_id = ${provider_id}, attempts = attempts + 1
+        FROM purchases p
+        WHERE c.id = ${charge} AND c.status = 'pending' AND p.id = c.purchase
+          AND p.status = 'held' AND p.expires_at > clock_timestamp()
+        RETURNING c.id`,
+  )
+  return rows.length > 0
+}
+
+/**
+ * How the charge ended, and the command that tells the line, in one statement: neither is there without the other. The
+ * command's key makes it one, whoever else learns the same.
+ */
+export async function conclude(
+  client: Client,
+  { charge, purchase, queue }: Pick<Money, 'charge' | 'purchase' | 'queue'>,
+  from: 'pending' | 'sent',
+  to: 'authorized' | 'declined' | 'unavailable',
+  reason: string | null,
+): Promise<boolean> {
+  const command = to === 'authorized' ? 'paid' : 'unpaid'
+  const rows = await run(
+    client,
+    sql`WITH c AS (
+          UPDATE charges SET status = ${to}, reason = ${reason},
+                 settled_at = CASE WHEN ${to} = 'authorized' THEN NULL ELSE clock_timestamp() END
+          WHERE id = ${charge} AND status = ${from} RETURNING purchase
+        ), told AS (
+          INSERT INTO commands (queue, purchase, command, idempotency_key, idempotency_scope)
+          SELECT ${queue}, c.purchase, ${command}, ${purchase}, 'charge' FROM c
+          ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
+        )
+        SELECT purchase FROM c`,
+  )
+  return rows.length > 0
+}
+
+export async function captured(client: Client, charge: string, status: 'captured' | 'lost'): Promise<boolean> {
+  const rows = await run(
+    client,
+    sql`UPDATE charges SET status = ${status}, settled_at = clock_timestamp()
+        WHERE id = ${charge} AND status = 'capturing' RETURNING id`,
+  )
+  return rows.length > 0
+}
+
+/** The refund is over; the charge ends with it, unless it had ended before. */
+export async function givenBack(client: Client, purchase: string, returned: boolean): Promise<boolean> {
+  const rows = await run(
+    client,
+    sql`WITH c AS (
+          UPDATE charges SET status = ${returned ? 'captured' : 'released'}, settled_at = clock_timestamp()
+          WHERE purchase = ${purchase} AND purpose = 'charge' AND status IN ('sent', 'authorized', 'capturing')
+        )
+        UPDATE charges SET status = ${returned ? 'refunded' : 'released'}, settled_at = clock_timestamp()
+        WHERE purchase = ${purchase} AND purpose = 'refund' AND status = 'pending' RETURNING id`,
+  )
+  return rows.length > 0
+}
+
+/** Nothing more can be done now: the sweeper tells of it again. Always false, as the answer to "is there another step". */
+export async function later(client: Client, purchase: string): Promise<false> {
+  await run(
+    client,
+    sql`UPDATE charges SET due_at = clock_timestamp() + interval '3 seconds'
+        WHERE purchase = ${purchase} AND status IN ('pending', 'sent', 'capturing')`,
+  )
+  return false
+}

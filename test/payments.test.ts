@@ -1,0 +1,203 @@
+/** Card payments end to end, against the sandbox as the provider: what each token comes to, and what the provider has. */
+import { createHmac } from 'node:crypto'
+import t from 'tap'
+import { SANDBOX_KEY, SANDBOX_WEBHOOK_SECRET } from '../src/shared/config.ts'
+import { createStripe } from '../src/shared/payments/stripe.ts'
+import { card, openShop, provider, tally } from './shop.ts'
+import { openWorld, until } from './world.ts'
+
+const WAIT = { prefer: 'wait=30' }
+
+t.test('a provider that answers', async (t) => {
+  const world = await openWorld(t)
+  const sandbox = await world.startSandbox({ SANDBOX_SLOW_MS: '700' })
+  const env = { SANDBOX_URL: sandbox.url, PAYMENT_TIMEOUT_MS: '1000' }
+  const [api] = await Promise.all([world.startApi(env), world.startWorker(env), world.startWorker(env)])
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const bank = provider(sandbox.url)
+  const buy = (resource: string, token: string, more: object = {}) =>
+    shop.buy({ customer: 'ada', lines: [{ resource, units: 1 }], payment: card(token), ...more }, WAIT)
+
+  await t.test('each token, by its name', async (t) => {
+    const ref = await shop.units('product', 20, 500)
+    const outcomes: Record<string, [status: number, code: string]> = {
+      tok_visa: [201, 'confirmed'],
+      pm_card_visa: [201, 'confirmed'],
+      tok_slow: [201, 'confirmed'],
+      tok_errorOnce: [201, 'confirmed'],
+      tok_timeout: [201, 'confirmed'],
+      tok_chargeDeclined: [402, 'payment_declined'],
+      pm_card_visa_chargeDeclined: [402, 'payment_declined'],
+      tok_chargeDeclinedInsufficientFunds: [402, 'payment_declined'],
+      tok_authenticationRequired: [402, 'payment_declined'],
+      tok_unheard_of: [402, 'payment_declined'],
+      tok_error: [402, 'payment_unavailable'],
+    }
+    await Promise.all(
+      Object.entries(outcomes).map(async ([token, expected]) => {
+        const { status, body } = await buy(ref, token)
+        t.same([status, body.code ?? body.status], expected, token)
+      }),
+    )
+    t.match(await shop.resource(ref), { available: 15, held: 0, sold: 5 }, 'what was not paid for is on sale')
+    await shop.charged()
+    t.equal((await bank.captured()).length, 5)
+    t.same(await bank.open(), [], 'no reservation is left on a card')
+  })
+
+  await t.test('held, confirmed by the buyer, then charged; declined on confirm is a 402', async (t) => {
+    const ref = await shop.units('product', 5, 500)
+    const held = await buy(ref, 'tok_visa', { hold_seconds: 60 })
+    t.match([held.status, held.body.status], [201, 'held'])
+    t.same(await bank.of(held.body.id), [], 'nothing is asked of the card before the confirm')
+    const answers = await Promise.all([1, 2, 3].map(() => shop.command(held.body.id, 'confirm')))
+    t.same(tally(answers), { '200 confirmed': 3 }, 'a confirm sent three times is one')
+    const bad = await buy(ref, 'tok_chargeDeclined', { hold_seconds: 60 })
+    t.match(await shop.command(bad.body.id, 'confirm'), { status: 402, body: { code: 'payment_declined' } })
+    t.match(await shop.resource(ref), { available: 4, held: 0, sold: 1 })
+    await shop.charged()
+    t.equal((await bank.of(held.body.id)).length, 1)
+  })
+
+  await t.test('cancelled while the card is asked: the units are back, and no money is kept', async (t) => {
+    const ref = await shop.units('product', 1, 500)
+    const { body } = await shop.buy({
+      customer: 'ada',
+      lines: [{ resource: ref, units: 1 }],
+      payment: card('tok_slow'),
+    })
+    await until(async () => (await shop.statuses(ref)).held === 1)
+    t.match(await shop.command(body.id, 'cancel'), { status: 200, body: { status: 'cancelled' } })
+    t.match(await shop.resource(ref), { available: 1, held: 0, sold: 0 })
+    await shop.charged()
+    t.same(await bank.kept(body.id), 0)
+  })
+
+  await t.test('a card for what costs nothing is not asked', async (t) => {
+    const ref = await shop.units('product', 1, 0)
+    const { status, body } = await buy(ref, 'tok_chargeDeclined')
+    t.match([status, body.status], [201, 'confirmed'])
+    t.same(await bank.of(body.id), [])
+  })
+
+  await t.test(
+    '50 refunds at once: one is done, and no more goes back than was paid (hyperswitch#13182)',
+    async (t) => {
+      const ref = await shop.units('product', 1, 500)
+      const { body } = await buy(ref, 'tok_visa')
+      const answers = await Promise.all(Array.from({ length: 50 }, () => shop.command(body.id, 'refund')))
+      t.same(tally(answers), { '200 refunded': 1, '409 wrong_status': 49 })
+      await shop.charged()
+      t.equal(await bank.kept(body.id), 0)
+      t.ok(
+        (await bank.refunds(body.id)).length <= 1,
+        'one refund at most: the reservation may have been let go instead',
+      )
+      t.match(await shop.resource(ref), { available: 1, sold: 0 })
+    },
+  )
+
+  await t.test('two refunds of 60 on a capture of 100: the provider gives one back (hyperswitch#13182)', async (t) => {
+    const gateway = createStripe({
+      secret_key: SANDBOX_KEY,
+      webhook_secret: SANDBOX_WEBHOOK_SECRET,
+      url: sandbox.url,
+      timeout_ms: 1_000,
+    })
+    const purchase = 'two-of-60'
+    const ask = { purchase, amount: 100, currency: 'USD', token: 'tok_visa' }
+    const [intent, again] = await Promise.all([
+      gateway.create(ask),
+      gateway.create(ask).catch(() => gateway.create(ask)),
+    ])
+    t.equal(again.id, intent.id, 'the same key is the same intent')
+    await t.rejects(gateway.create({ ...ask, amount: 101 }), { code: 'payment_refused' }, 'and nothing else')
+    await gateway.confirm(intent.id)
+    t.match(await gateway.confirm(intent.id), { status: 'authorized' }, 'confirming twice reserves once')
+    await gateway.capture(intent.id)
+    t.match(await gateway.capture(intent.id), { status: 'captured' }, 'capturing twice takes once')
+    t.match(await gateway.cancel(intent.id), { status: 'captured' }, 'what is captured cannot be cancelled')
+    const both = await Promise.allSettled(['a', 'b'].map((key) => gateway.refund(intent.id, 60, key)))
+    t.same(both.map((one) => one.status).sort(), ['fulfilled', 'rejected'])
+    await gateway.refund(intent.id, 60, 'a')
+    t.equal((await bank.refunds(purchase)).length, 1, 'the same key is the same refund')
+  })
+
+  await t.test('confirm and webhook, twice each and in any order: one charge (medusa#13301)', async (t) => {
+    const ref = await shop.units('product', 30, 500)
+    const orders = [
+      ['webhook', 'confirm', 'webhook', 'confirm'],
+      ['confirm', 'webhook', 'confirm', 'webhook'],
+      ['confirm', 'confirm', 'webhook', 'webhook'],
+      ['webhook', 'webhook', 'confirm', 'confirm'],
+    ]
+    await Promise.all(
+      orders.map(async (order) => {
+        const { body } = await buy(ref, 'tok_visa', { hold_seconds: 60 })
+        const said = await Promise.all(
+          order.map((step) =>
+            step === 'confirm'
+              ? shop.command(body.id, 'confirm')
+              : webhook(api.url, 'payment_intent.succeeded', body.id),
+          ),
+        )
+        t.same(
+          said
+            .filter((answer) => answer.status !== 200 && answer.body.code !== 'wrong_status')
+            .map((answer) => answer.body),
+          [],
+        )
+        await webhook(api.url, 'payment_intent.amount_capturable_updated', body.id)
+        await shop.charged()
+        t.equal((await bank.of(body.id)).length, 1, order.join(', '))
+        t.equal(await bank.kept(body.id), 500)
+      }),
+    )
+    t.match(await shop.resource(ref), { sold: 4, held: 0 })
+  })
+
+  await t.test('a late "paid" message does not revive what was cancelled (mollie/WooCommerce#1252)', async (t) => {
+    const ref = await shop.units('product', 1, 500)
+    const { body } = await buy(ref, 'tok_visa', { hold_seconds: 60 })
+    await shop.command(body.id, 'cancel')
+    t.equal((await webhook(api.url, 'payment_intent.succeeded', body.id)).status, 200)
+    await shop.charged()
+    t.match(await shop.resource(ref), { available: 1, held: 0, sold: 0 })
+    t.same(await shop.statuses(ref), { cancelled: 1 })
+  })
+
+  await t.test('a webhook that the provider has not signed is refused', async (t) => {
+    const answer = await webhook(api.url, 'payment_intent.succeeded', 'x', 'whsec_of_somebody_else')
+    t.match([answer.status, answer.body.code], [400, 'bad_signature'])
+  })
+
+  await t.test('a limit of 2 a customer, 20 tries at once: 2, and the others are told (Hi.Events#1223)', async (t) => {
+    const ref = await shop.units('product', 100, 0, { max_per_customer: 2 })
+    const one = (customer: string, more: object = {}) =>
+      shop.buy({ customer, lines: [{ resource: ref, units: 1 }], ...more }, WAIT)
+    const tries = Array.from({ length: 20 }, (_, n) =>
+      one(n % 2 ? 'ada' : 'bob', n % 4 > 1 ? { hold_seconds: 60 } : {}),
+    )
+    const counts = tally(await Promise.all(tries))
+    t.equal((counts['201 confirmed'] ?? 0) + (counts['201 held'] ?? 0), 4)
+    t.equal(counts['409 limit'], 16)
+    const [mine] = await shop.client<{ id: string; status: string }[]>`
+      SELECT id, status FROM purchases WHERE queue = ${ref} AND customer = 'ada' AND status IN ('held', 'confirmed')`
+    await shop.command(mine?.id ?? '', mine?.status === 'held' ? 'cancel' : 'refund')
+    t.equal((await one('ada')).status, 201, 'what is given back may be bought again')
+    t.equal((await one('ada')).status, 409)
+  })
+
+  await shop.verified()
+})
+
+/** An event as the provider would send it. */
+async function webhook(api: string, type: string, purchase: string, secret = SANDBOX_WEBHOOK_SECRET) {
+  const object = { object: 'payment_intent', metadata: { purchase } }
+  const body = JSON.stringify({ id: `evt_${purchase}`, object: 'event', type, data: { object } })
+  const time_s = Math.floor(Date.now() / 1000)
+  const v1 = createHmac('sha256', secret).update(`${time_s}.${body}`).digest('hex')
+  const headers = { 'content-type': 'application/json', 'stripe-signature': `t=${time_s},v1=${v1}` }
+  const response = await fetch(`${api}/api/webhooks/stripe`, { method: 'POST', headers, body })
+  return { status: response.status, body: (await response.json()) as { code?: string } }
+}
