@@ -62,6 +62,32 @@ t.test('three workers without any lock settle one line: never oversold (medusa#1
   t.equal(tally(answers)['201 confirmed'], 100, 'each unit is sold, and once')
   t.match(await shop.resource(a), { available: 0, sold: 100 })
   await shop.verified()
+
+  await t.test('and the calendars: never double-booked, one ride per driver and per rider', async (t) => {
+    const places = (type: string, n: number) => Promise.all(Array.from({ length: n }, () => shop.calendar(type, 1)))
+    const [rooms, drivers] = [await places('room', 3), await places('driver', 6)]
+    const wallet = await shop.units('account', 60, 1)
+    const dates = (n: number) => [n % 40, (n % 40) + 1 + (n % 3)].map((on) => new Date(Date.UTC(2030, 0, 1 + on)))
+    const wish = (n: number) => {
+      const [from, to] = dates(n).map((date) => date.toISOString())
+      const payment = n % 4 ? { method: 'none' } : { method: 'wallet', account: wallet }
+      if (n % 3) return { resource: rooms[(n % 7) % 3], customer: `c${n}`, from, to, payment }
+      return { driver_id: drivers[n % 6]?.slice(7), rider_id: `rider-${n % 10}`, pickup_lat: 0, pickup_lng: 0 }
+    }
+    const answers = await Promise.all(
+      Array.from({ length: 300 }, async (_, n) => {
+        const answer = await shop.book(wish(n), { prefer: 'wait=30' })
+        if (answer.status === 201 && n % 2) await shop.move(answer.body.id, n % 3 ? 'cancel' : 'accept')
+        return answer
+      }),
+    )
+    const counts = tally(answers)
+    const { '201 accepted': stays = 0, '201 requested': rides = 0, '409 conflict': lost = 0 } = counts
+    t.ok(stays > 0 && rides > 0 && lost > 0)
+    t.equal(stays + rides + lost + (counts['402 payment_declined'] ?? 0), 300, JSON.stringify(counts))
+    await until(async () => (await shop.queued()) === 0)
+    await shop.verified()
+  })
 })
 
 t.test('a newer holder has written: the older one is refused, counted, and enters again above it', async (t) => {
