@@ -476,7 +476,19 @@ t.test('a wrong variable stops a process at start, and is named', async (t) => {
     ['ETCD_HOSTS', { LOCK_BACKEND: 'etcd' }],
     ['ETCD_HOSTS', { LOCK_BACKEND: 'etcd', ETCD_HOSTS: 'http://a:2379,b:2379' }],
     ['ETCD_HOSTS', { LOCK_BACKEND: 'etcd', ETCD_HOSTS: 'http://a' }],
-    ['LOCK_REDIS_URLS', { LOCK_REDIS_URLS: 'redis://a,redis://b,redis://c' }],
+    ['LOCK_REDIS_URLS', { LOCK_BACKEND: 'redlock' }],
+    ['LOCK_REDIS_URLS', { LOCK_REDIS_URLS: 'redis://a,redis://b' }],
+    ['LOCK_REDIS_URLS', { LOCK_REDIS_URLS: 'redis://a,redis://b,redis://c,redis://d' }],
+    ['LOCK_REDIS_URLS', { LOCK_REDIS_URLS: 'redis://a,redis://b,redis://u:secret@a' }],
+    ['LOCK_REDIS_URLS', { LOCK_REDIS_URLS: 'redis://a,redis://b,redis+cluster://c' }],
+    ['LOCK_REDIS_URLS', { LOCK_REDIS_URLS: 'redis+cluster://a,redis+cluster://b,redis+cluster://c' }],
+    ['LOCK_REDIS_URLS', { LOCK_BACKEND: 'redis', LOCK_REDIS_URLS: 'redis://a,redis://b,redis://c' }],
+    ['LOCK_REDIS_URLS', { LOCK_BACKEND: 'redis', LOCK_REDIS_URLS: 'redis+sentinel://a/one,redis+sentinel://b/two' }],
+    ['LOCK_REDIS_URLS', { LOCK_BACKEND: 'etcd', ETCD_HOSTS: 'http://a:2379', LOCK_REDIS_URLS: 'redis://a' }],
+    ['LOCK_MAX_TTL_MS', { LOCK_MAX_TTL_MS: '60000' }],
+    ['LOCK_MAX_TTL_MS', { LOCK_REDIS_URLS: 'redis://a,redis://b,redis://c', LOCK_MAX_TTL_MS: '4999' }],
+    ['LOCK_WAIT_REPLICAS', { LOCK_REDIS_URLS: 'redis://a,redis://b,redis://c', LOCK_WAIT_REPLICAS: '1' }],
+    ['LOCK_WAIT_REPLICAS', { LOCK_BACKEND: 'redis', LOCK_REDIS_URLS: 'redis+cluster://a', LOCK_WAIT_REPLICAS: '1' }],
     ['ETCD_HOSTS', { ETCD_HOSTS: 'http://a' }],
     ['PAYMENTS', { PAYMENTS: 'cash' }],
     ['STRIPE_SECRET_KEY', { PAYMENTS: 'stripe' }],
@@ -498,7 +510,12 @@ t.test('a wrong variable stops a process at start, and is named', async (t) => {
       `${JSON.stringify(env)} names ${variable}`,
     )
   }
-  t.match(readConfig({ ...good, ...production }), { production: true, port: 3000 })
+  t.match(readConfig({ ...good, ...production }), { production: true, port: 3000, lock: { backend: 'redis' } })
+  const three = { LOCK_REDIS_URLS: 'redis://a, redis://b, redis://c' }
+  t.same(readConfig({ ...good, ...three }).lock, {
+    backend: 'redlock',
+    urls: ['redis://a', 'redis://b', 'redis://c'],
+  })
 
   const run = async (entry: string, env: Record<string, string | undefined>) => {
     const { PATH, HOME } = process.env

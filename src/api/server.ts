@@ -41,7 +41,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const postgres = createBreaker({ name: 'postgres', timeout_ms: FLUSH_MS, isAnswer, metrics })
   const taking = createBreaker({ name: 'intake', timeout_ms: FLUSH_MS, isAnswer, metrics })
   const redis = openRedis(redis_url, log)
-  const { locks, ...opened } = await openLocks({ config, redis, events: lockEvents(metrics) })
+  const { locks, ...opened } = await openLocks({ config, redis, log, events: lockEvents(metrics) })
   const { nudge, close: closeNudger } = createNudger(redis_url, redis_prefix, log)
   const payer = createPayer(redis_url, redis_prefix, log)
   const waits = createWaits(openRedis(redis_url, log), redis_prefix, client, log)

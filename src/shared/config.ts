@@ -4,7 +4,17 @@
  */
 
 /** Where the locks are; each backend with what it needs. */
-export type LockConfig = { readonly backend: 'redis' } | { readonly backend: 'etcd'; readonly hosts: readonly string[] }
+export type LockConfig =
+  /** no servers: on REDIS_URL; wait_replicas: so many must have a lock before it is given out */
+  | { readonly backend: 'redis'; readonly servers?: LockRedis; readonly wait_replicas?: number }
+  | { readonly backend: 'redlock'; readonly urls: readonly string[]; readonly max_ttl_ms?: number }
+  | { readonly backend: 'etcd'; readonly hosts: readonly string[] }
+
+/** One Redis, the seeds of a Cluster, or the Sentinels that know where `master` is; all as redis:// URLs. */
+export type LockRedis =
+  | { readonly kind: 'single'; readonly urls: readonly string[] }
+  | { readonly kind: 'cluster'; readonly urls: readonly string[] }
+  | { readonly kind: 'sentinel'; readonly urls: readonly string[]; readonly master: string }
 
 export interface Config {
   readonly production: boolean
@@ -94,12 +104,57 @@ function etcdHosts(env: Env): readonly string[] {
   throw new ConfigError('ETCD_HOSTS', 'must be a list of URLs like http://host:2379, separated by commas')
 }
 
-function lockConfig(env: Env): LockConfig {
-  const backend = choice(env, 'LOCK_BACKEND', ['redis', 'redlock', 'etcd']) ?? 'redis'
-  if (backend === 'redlock') throw new ConfigError('LOCK_BACKEND', '"redlock" is not available in this version')
-  if (backend === 'etcd') return { backend, hosts: etcdHosts(env) }
-  if (text(env, 'ETCD_HOSTS') !== undefined) throw new ConfigError('ETCD_HOSTS', 'is for LOCK_BACKEND=etcd; unset it')
-  return { backend: 'redis' }
+/** The URLs of LOCK_REDIS_URLS, which are all of one kind. */
+function lockRedis(env: Env): LockRedis | undefined {
+  const name = 'LOCK_REDIS_URLS'
+  const list = text(env, name)
+    ?.split(',')
+    .map((one) => one.trim())
+  if (list === undefined) return undefined
+  // The values stay out of the messages: they may hold passwords.
+  const parsed = list.map((one) => (URL.canParse(one) ? new URL(one) : undefined))
+  const schemes = new Set(parsed.map((one) => one?.protocol))
+  const [scheme] = schemes
+  if (schemes.size !== 1 || !['redis:', 'rediss:', 'redis+cluster:', 'redis+sentinel:'].includes(scheme ?? '')) {
+    throw new ConfigError(name, 'must be URLs of one kind: redis://, rediss://, redis+cluster:// or redis+sentinel://')
+  }
+  if (new Set(parsed.map((one) => one?.host)).size < list.length) throw new ConfigError(name, 'names a server twice')
+  const urls = list.map((one) => one.replace(/^redis\+\w+:/, 'redis:'))
+  if (scheme === 'redis+cluster:') return { kind: 'cluster', urls }
+  if (scheme !== 'redis+sentinel:') return { kind: 'single', urls }
+  const [master, ...others] = new Set(parsed.map((one) => one?.pathname.slice(1)))
+  if (!master || others.length > 0) {
+    throw new ConfigError(name, 'must name one master in every Sentinel: redis+sentinel://host:port/master-name')
+  }
+  return { kind: 'sentinel', urls, master }
+}
+
+function lockConfig(env: Env, lease_ttl_ms: number): LockConfig {
+  const servers = lockRedis(env)
+  const backend = choice(env, 'LOCK_BACKEND', ['redis', 'redlock', 'etcd']) ?? (servers ? 'redlock' : 'redis')
+  const notFor = (name: string, what: string) => {
+    if (text(env, name) !== undefined) throw new ConfigError(name, `is for ${what}; unset it`)
+  }
+  if (backend !== 'etcd') notFor('ETCD_HOSTS', 'LOCK_BACKEND=etcd')
+  if (backend !== 'redlock') notFor('LOCK_MAX_TTL_MS', 'LOCK_BACKEND=redlock')
+  if (backend !== 'redis') notFor('LOCK_WAIT_REPLICAS', 'LOCK_BACKEND=redis')
+  if (backend === 'etcd') {
+    notFor('LOCK_REDIS_URLS', 'LOCK_BACKEND=redlock or redis')
+    return { backend, hosts: etcdHosts(env) }
+  }
+  if (backend === 'redlock') {
+    if (servers?.kind !== 'single' || (servers.urls.length !== 3 && servers.urls.length !== 5)) {
+      throw new ConfigError('LOCK_REDIS_URLS', 'must be 3 or 5 redis:// URLs, separated by commas, for Redlock')
+    }
+    const max_ttl_ms = integer(env, 'LOCK_MAX_TTL_MS', lease_ttl_ms, 86_400_000)
+    return { backend, urls: servers.urls, ...(max_ttl_ms !== undefined && { max_ttl_ms }) }
+  }
+  if (servers?.kind === 'single' && servers.urls.length > 1) {
+    throw new ConfigError('LOCK_REDIS_URLS', 'must be one redis:// URL, a Cluster or Sentinels for LOCK_BACKEND=redis')
+  }
+  const wait_replicas = integer(env, 'LOCK_WAIT_REPLICAS', 1, 10)
+  if (servers?.kind === 'cluster') notFor('LOCK_WAIT_REPLICAS', 'one Redis or Sentinels, not for a Cluster')
+  return { backend: 'redis', ...(servers && { servers }), ...(wait_replicas !== undefined && { wait_replicas }) }
 }
 
 /** Milliseconds a lease lives without renewal: long enough for a stalled event loop, short enough that the line
@@ -108,9 +163,7 @@ const LEASE_TTL_MS = 5_000
 
 export function readConfig(env: Env): Config {
   const production = choice(env, 'NODE_ENV', ['production', 'development', 'test']) === 'production'
-  for (const name of ['LOCK_REDIS_URLS']) {
-    if (text(env, name) !== undefined) throw new ConfigError(name, 'is not used by this version; unset it')
-  }
+  const lease_ttl_ms = integer(env, 'LEASE_TTL_MS', 200, 600_000) ?? LEASE_TTL_MS
   if (choice(env, 'LAB', ['0', '1']) === '1' && production) throw new ConfigError('LAB', 'must not be 1 in production')
   return {
     production,
@@ -119,12 +172,12 @@ export function readConfig(env: Env): Config {
     database_url: url(env, 'DATABASE_URL', ['postgres:', 'postgresql:']),
     redis_url: url(env, 'REDIS_URL', ['redis:', 'rediss:']),
     redis_prefix: text(env, 'REDIS_PREFIX') ?? '',
-    lock: lockConfig(env),
+    lock: lockConfig(env, lease_ttl_ms),
     api_keys: keys(env, 'API_KEYS', production),
     admin_keys: keys(env, 'ADMIN_KEYS', production),
     worker_concurrency: integer(env, 'WORKER_CONCURRENCY', 1, 1_000) ?? 16,
     metrics_port: integer(env, 'METRICS_PORT', 0, 65_535),
-    lease_ttl_ms: integer(env, 'LEASE_TTL_MS', 200, 600_000) ?? LEASE_TTL_MS,
+    lease_ttl_ms,
     booking_accept_s: integer(env, 'BOOKING_ACCEPT_SECONDS', 1, 86_400) ?? 30,
     shutdown_ms: integer(env, 'SHUTDOWN_MS', 100, 600_000) ?? 15_000,
     log_level: choice(env, 'LOG_LEVEL', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']) ?? 'info',

@@ -74,7 +74,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
   })
   const redis = openRedis(redis_url, log)
   const own = given && { locks: given, checks: {}, close: async () => {} }
-  const { locks, ...opened } = own ?? (await openLocks({ config, redis, events: lockEvents(metrics) }))
+  const { locks, ...opened } = own ?? (await openLocks({ config, redis, log, events: lockEvents(metrics) }))
   const database = createBreaker({ name: 'database', timeout_ms: BATCH_MS, isAnswer: isDatabaseAnswer, metrics })
   const leases = createBreaker({ name: 'leases', timeout_ms: 3 * ttl_ms, isAnswer: isLeaseAnswer, metrics })
   const nudger = createNudger(redis_url, redis_prefix, log)

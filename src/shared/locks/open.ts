@@ -2,15 +2,19 @@
  * Opens the locks on the servers that the configuration names. The invariant: API and workers lock in one place, so
  * both come here, and what is opened here is closed here.
  */
-import type { Redis } from 'ioredis'
-import type { Config } from '../config.ts'
+import { Cluster, Redis } from 'ioredis'
+import type { Config, LockRedis } from '../config.ts'
+import type { Log } from '../log.ts'
+import { openRedis } from '../queues.ts'
 import type { LockEvents, Locks } from './lease.ts'
 import { createLocks } from './redis.ts'
+import { createRedlock } from './redlock.ts'
 
 interface OpenLocksDeps {
   config: Pick<Config, 'lock' | 'redis_prefix' | 'lease_ttl_ms'>
   /** On REDIS_URL: where the locks are unless they have servers of their own. Stays the caller's to close. */
   redis: Redis
+  log: Log
   events: LockEvents
 }
 
@@ -22,12 +26,33 @@ export interface OpenedLocks {
   close(): Promise<void>
 }
 
-export async function openLocks({ config, redis, events }: OpenLocksDeps): Promise<OpenedLocks> {
+/** Milliseconds between attempts to reach a lock server again. */
+const RECONNECT_MS = 200
+
+export async function openLocks({ config, redis, log, events }: OpenLocksDeps): Promise<OpenedLocks> {
   const { lock, redis_prefix: prefix, lease_ttl_ms: ttl_ms } = config
   switch (lock.backend) {
     case 'redis': {
-      const locks = createLocks({ redis, prefix, ttl_ms, events })
-      return { locks, checks: {}, close: () => locks.close() }
+      const own = lock.servers && openServers(lock.servers, log)
+      // As long as a heartbeat may be late for other reasons, too.
+      const replication = lock.wait_replicas && { replicas: lock.wait_replicas, timeout_ms: Math.floor(ttl_ms / 10) }
+      const locks = createLocks({ redis: own ?? redis, prefix, ttl_ms, events, ...(replication && { replication }) })
+      const close = async () => {
+        await locks.close()
+        own?.disconnect()
+      }
+      return { locks, checks: own ? { locks: () => locks.inspect('readyz') } : {}, close }
+    }
+    case 'redlock': {
+      const nodes = lock.urls.map((url) => openRedis(url, log, { autoResendUnfulfilledCommands: false }))
+      const { max_ttl_ms } = lock
+      // Its type says what a quorum cannot count. Who asks all the same, over HTTP, is told so when it asks.
+      const locks: Locks = createRedlock({ nodes, prefix, ttl_ms, events, ...(max_ttl_ms && { max_ttl_ms }) })
+      const close = async () => {
+        await locks.close()
+        for (const node of nodes) node.disconnect()
+      }
+      return { locks, checks: { locks: () => locks.inspect('readyz') }, close }
     }
     case 'etcd': {
       // A process without etcd need not load gRPC: a tenth of a second at its start.
@@ -36,4 +61,33 @@ export async function openLocks({ config, redis, events }: OpenLocksDeps): Promi
       return { locks, checks: { etcd: () => locks.inspect('readyz') }, close: () => locks.close() }
     }
   }
+}
+
+function openServers(servers: LockRedis, log: Log): Redis | Cluster {
+  const [first = '', ...others] = servers.urls
+  if (servers.kind === 'single') return openRedis(first, log)
+  const at = [first, ...others].map((url) => {
+    const { hostname: host, port } = new URL(url)
+    return { host, port: Number(port || (servers.kind === 'sentinel' ? 26_379 : 6379)) }
+  })
+  const { username, password } = new URL(first)
+  const login = { ...(username && { username }), ...(password && { password: decodeURIComponent(password) }) }
+  const failFast = { enableOfflineQueue: false, connectTimeout: 2_000, autoResubscribe: false, ...login }
+  const own =
+    servers.kind === 'cluster'
+      ? new Cluster(at, {
+          enableOfflineQueue: false,
+          clusterRetryStrategy: () => RECONNECT_MS,
+          redisOptions: { ...failFast, autoResendUnfulfilledCommands: false },
+        })
+      : new Redis({
+          ...failFast,
+          sentinels: at,
+          name: servers.master,
+          maxRetriesPerRequest: 0,
+          retryStrategy: () => RECONNECT_MS,
+          sentinelRetryStrategy: () => RECONNECT_MS,
+        })
+  own.on('error', (error) => log.warn({ error: error.message }, 'redis of the locks: connection failed'))
+  return own
 }
