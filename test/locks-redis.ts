@@ -4,7 +4,10 @@ import { once } from 'node:events'
 import { connect, createServer, type Socket } from 'node:net'
 import { Redis, type RedisOptions } from 'ioredis'
 
-type ClientOptions = Pick<RedisOptions, 'enableOfflineQueue' | 'autoResendUnfulfilledCommands' | 'port'>
+type ClientOptions = Pick<
+  RedisOptions,
+  'enableOfflineQueue' | 'autoResendUnfulfilledCommands' | 'maxRetriesPerRequest' | 'port'
+>
 
 export interface OwnRedis {
   port: number

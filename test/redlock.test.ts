@@ -13,7 +13,7 @@ import { type OwnRedis, startProxy, startRedis } from './locks-redis.ts'
 type Scope = { teardown(done: () => unknown): void }
 
 /** A server that is away is done without at once. */
-const AT_ONCE = { enableOfflineQueue: false, autoResendUnfulfilledCommands: false }
+const AT_ONCE = { enableOfflineQueue: false, autoResendUnfulfilledCommands: false, maxRetriesPerRequest: 0 }
 
 async function serversOf(t: Scope, count = 3): Promise<OwnRedis[]> {
   const servers = await Promise.all(Array.from({ length: count }, () => startRedis()))
@@ -22,8 +22,10 @@ async function serversOf(t: Scope, count = 3): Promise<OwnRedis[]> {
 }
 
 /** What one process would have: connections of its own to each server. */
-function locksOn(t: Scope, servers: readonly OwnRedis[], ttl_ms = 2000, max_ttl_ms = ttl_ms) {
-  const locks = createRedlock({ nodes: servers.map((server) => server.client(AT_ONCE)), ttl_ms, max_ttl_ms })
+async function locksOn(t: Scope, servers: readonly OwnRedis[], ttl_ms = 2000, max_ttl_ms = ttl_ms) {
+  const nodes = servers.map((server) => server.client(AT_ONCE))
+  await Promise.all(nodes.map((node) => once(node, 'ready')))
+  const locks = createRedlock({ nodes, ttl_ms, max_ttl_ms })
   t.teardown(() => locks.close())
   return locks
 }
@@ -43,7 +45,7 @@ async function leftOn(redis: Redis, resource: string): Promise<string[]> {
 const shared = await serversOf(t)
 
 t.test('a quorum of permits does not typecheck, nor do even numbers run', async (t) => {
-  const locks = locksOn(t, shared)
+  const locks = await locksOn(t, shared)
   // @ts-expect-error a quorum counts no permits
   await t.rejects(locks.acquire('types:1', { mode: 'permit', limit: 2 }), RangeError)
   const [one, two, three] = shared.map((server) => server.client(AT_ONCE)) as [Redis, Redis, Redis]
@@ -57,7 +59,7 @@ t.test('a quorum of permits does not typecheck, nor do even numbers run', async 
 t.test('three servers, one frozen and then another one killed: the first is done without, two are not', async (t) => {
   const servers = await serversOf(t)
   const [first, second] = servers as [OwnRedis, OwnRedis, OwnRedis]
-  const locks = locksOn(t, servers, 1000)
+  const locks = await locksOn(t, servers, 1000)
   const early = await locks.acquire('lost:1')
   first.pause()
   const started = performance.now()
@@ -87,7 +89,7 @@ t.test(
   async (t) => {
     const servers = await serversOf(t)
     const [first, second] = servers as [OwnRedis, OwnRedis, OwnRedis]
-    const locks = locksOn(t, servers, 1000)
+    const locks = await locksOn(t, servers, 1000)
     const lease = await locks.acquire('hang:1')
     // Without retries, only so that its release of the lock that is long gone does not keep the test.
     const peer = new Redlock(
@@ -129,7 +131,7 @@ t.test(
   async (t) => {
     const servers = await serversOf(t)
     const [first, second, third] = servers as [OwnRedis, OwnRedis, OwnRedis]
-    const [locks, others] = [locksOn(t, servers, 1200), locksOn(t, servers, 1200)]
+    const [locks, others] = [await locksOn(t, servers, 1200), await locksOn(t, servers, 1200)]
     const lease = await locks.acquire('empty:1')
     await Promise.all([second.restart(), third.restart()])
     const restarted = performance.now()
@@ -163,7 +165,7 @@ t.test(
 t.test('FLUSHALL on one server does not let a second holder in', async (t) => {
   const servers = await serversOf(t)
   const [first, second] = servers as [OwnRedis, OwnRedis, OwnRedis]
-  const [locks, others] = [locksOn(t, servers, 1000), locksOn(t, servers, 1000)]
+  const [locks, others] = [await locksOn(t, servers, 1000), await locksOn(t, servers, 1000)]
   const lease = await locks.acquire('flush:1')
   await Promise.all([first.client().flushall(), second.client().flushall()])
   await t.rejects(others.acquire('flush:1'), { code: 'no_quorum' })
@@ -177,7 +179,7 @@ t.test('split votes of two and of three go to who came first', async (t) => {
   const own = () => servers.map((server) => server.client(AT_ONCE))
   const rivals = [1, 2, 3].map(() => createRedlockBackend(own(), { prefix: '', ttl_ms: 2000, max_ttl_ms: 2000 }))
   const voters = own().map((node) => createVoter(node, '', 2000))
-  await (await locksOn(t, servers).acquire('split:0')).release()
+  await (await locksOn(t, servers)).withLease('split:0', {}, async () => {})
   async function decide(split: number[]): Promise<void> {
     const resource = `split:${split.join('')}`
     // Ids are made in the order of arrival; then the votes are given away crosswise, and the last one asks first.
@@ -205,7 +207,7 @@ t.test('split votes of two and of three go to who came first', async (t) => {
 })
 
 t.test('twenty waiters of two processes are served in the order of their arrival, by messages', async (t) => {
-  const [locks, others] = [locksOn(t, shared, 6000), locksOn(t, shared, 6000)]
+  const [locks, others] = [await locksOn(t, shared, 6000), await locksOn(t, shared, 6000)]
   const holder = await locks.acquire('line:1')
   const served: number[] = []
   const tokens: number[] = [holder.token]
@@ -233,7 +235,7 @@ t.test('twenty waiters of two processes are served in the order of their arrival
 
 t.test('tokens rise strictly while one server after the other fails and comes back', async (t) => {
   const servers = await serversOf(t)
-  const locks = locksOn(t, servers, 1500)
+  const locks = await locksOn(t, servers, 1500)
   const fences = servers.map((server) => server.client())
   let last = 0
   let inside = 0
@@ -266,7 +268,7 @@ t.test('tokens rise strictly while one server after the other fails and comes ba
 
 t.test('the answer to each verb in turn is lost with its connection: nothing is left behind', async (t) => {
   // Each script is known to the servers: what is sent is its hash.
-  const warm = locksOn(t, shared)
+  const warm = await locksOn(t, shared)
   await warm.withLease('answers:0', {}, (lease) => lease.extend())
   const verbs = ['vote', 'confirm', 'renew', 'withdraw'] as const
   for (const lossy of [1, 3]) {
@@ -313,7 +315,7 @@ t.test('the answer to each verb in turn is lost with its connection: nothing is 
 })
 
 t.test('readers share a quorum, a waiting writer keeps new ones out, and gets in after the last', async (t) => {
-  const [locks, others] = [locksOn(t, shared), locksOn(t, shared)]
+  const [locks, others] = [await locksOn(t, shared), await locksOn(t, shared)]
   const readers = [
     await locks.acquire('read:1', { mode: 'shared' }),
     await others.acquire('read:1', { mode: 'shared' }),
@@ -339,7 +341,7 @@ t.test('readers share a quorum, a waiting writer keeps new ones out, and gets in
 })
 
 t.test('a forced release reaches every server, tells the holder, and raises the fence', async (t) => {
-  const [locks, others] = [locksOn(t, shared), locksOn(t, shared)]
+  const [locks, others] = [await locksOn(t, shared), await locksOn(t, shared)]
   const lease = await locks.acquire('force:1', { owner: 'robbed' })
   const waiter = locks.acquire('force:1', { wait_ms: 10_000 })
   await until(async () => (await waitersOf(others, 'force:1')) === 1)
@@ -356,7 +358,7 @@ t.test('a forced release reaches every server, tells the holder, and raises the 
 })
 
 t.test('a lease that lives by its handle is renewed and released by another process', async (t) => {
-  const [locks, others] = [locksOn(t, shared), locksOn(t, shared)]
+  const [locks, others] = [await locksOn(t, shared), await locksOn(t, shared)]
   const { handle, token } = await locks.remote.acquire('remote:1')
   t.equal((await others.remote.extend(handle)).token, token)
   t.same(await others.remote.release(handle), { released: true })

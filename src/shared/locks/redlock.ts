@@ -12,7 +12,7 @@ import { createRedlockBackend } from './redlock/backend.ts'
 export interface RedlockOptions extends Omit<LocksOptions, 'instance'> {
   /**
    * 3 or 5, on machines of their own; they stay the caller's to close. With enableOfflineQueue and
-   * autoResendUnfulfilledCommands off, so that a server that is away is done without at once.
+   * autoResendUnfulfilledCommands off and maxRetriesPerRequest 0, so that a server that is away is done without at once.
    */
   nodes: readonly Redis[]
   /** In front of every key and channel. */

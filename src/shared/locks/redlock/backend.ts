@@ -10,7 +10,7 @@ import { placeTtl } from '../line.ts'
 import { subscribe } from '../redis.ts'
 import { kindOf } from '../redis-answers.ts'
 import { checked, createBallot } from './ballot.ts'
-import { ask, given, voterLimit } from './round.ts'
+import { ask, given, stragglerLimit } from './round.ts'
 import { quorumState, robbedBy } from './state.ts'
 import { createVoter, type Voter } from './voter.ts'
 
@@ -46,14 +46,14 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
     handed.delete(seatOf(id))
     const ttl_ms = Number(id.split(' ', 2)[1])
     const released = (answers: string[]) => answers.filter((answer) => answer === 'released').length >= quorum
-    return ask(voters, (voter) => voter.withdraw(resource, id, ttl_ms), voterLimit(ttl_ms), released)
+    return ask(voters, (voter) => voter.withdraw(resource, id, ttl_ms), ttl_ms, released)
   }
 
   /** Voters that have lost the lock, or were never asked, get it: the next one that fails shall not end the lease. */
   async function mend(resource: string, id: string, token: number, ttl_ms: number, to: readonly Voter[]) {
     // Not after it was released meanwhile.
     if (!renewing.has(id)) return 0
-    const { answers } = await ask(to, (voter) => voter.mend(resource, id, token, ttl_ms), voterLimit(ttl_ms))
+    const { answers } = await ask(to, (voter) => voter.mend(resource, id, token, ttl_ms), ttl_ms)
     return answers.filter((mended) => mended).length
   }
 
@@ -79,7 +79,7 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
     async attempt(attempt) {
       const { resource, id, ttl_ms, place_ttl_ms } = attempt
       const seat = seatOf(id)
-      const limit_ms = voterLimit(ttl_ms)
+      const limit_ms = stragglerLimit(ttl_ms)
       const until = performance.now() + answerLimit(ttl_ms) - 2 * limit_ms
       await tried
       for (;;) {
@@ -103,7 +103,7 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
       const { answers, all } = await ask(
         voters,
         (voter) => voter.renew(resource, id, ttl_ms),
-        voterLimit(ttl_ms),
+        ttl_ms,
         (sofar) => sofar.filter((answer) => typeof answer === 'object').length >= quorum,
       )
       const kept = given(answers).filter((answer) => typeof answer === 'object')
@@ -136,24 +136,23 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
     },
 
     async force(resource, above) {
-      const limit_ms = voterLimit(default_ttl_ms)
-      const least = checked(resource, await ask(voters, (voter) => voter.least(resource), limit_ms), quorum)
+      const least = checked(resource, await ask(voters, (voter) => voter.least(resource), default_ttl_ms), quorum)
       const token = Math.max(above, ...least)
       // One fence for all, since a later quorum may have only one voter in common with those who answer now.
-      const robbed = checked(resource, await ask(voters, (voter) => voter.rob(resource, token), limit_ms), quorum)
+      const robbed = checked(resource, await ask(voters, (voter) => voter.rob(resource, token), default_ttl_ms), quorum)
       return { token, robbed: robbedBy(robbed) }
     },
 
     inspect: (resources) =>
       Promise.all(
         resources.map(async (resource) => {
-          const round = await ask(voters, (voter) => voter.inspect(resource), voterLimit(default_ttl_ms))
+          const round = await ask(voters, (voter) => voter.inspect(resource), default_ttl_ms)
           return quorumState(resource, checked(resource, round, quorum), quorum)
         }),
       ),
 
     async list() {
-      const round = await ask(voters, (voter) => voter.list(), voterLimit(default_ttl_ms))
+      const round = await ask(voters, (voter) => voter.list(), default_ttl_ms)
       return [...new Set(checked('any resource', round, quorum).flat())]
     },
 

@@ -7,7 +7,7 @@
  */
 import type { Answer, Attempt, BusyAnswer } from '../backend.ts'
 import { readId, splitHolder } from '../redis-answers.ts'
-import { ask, given, type Round, voterLimit } from './round.ts'
+import { ask, given, type Round } from './round.ts'
 import type { Vote, Voter } from './voter.ts'
 
 class NoQuorumError extends Error {
@@ -43,10 +43,10 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
    * Voters that do not know whether they ever voted. When none knows, and all are there, this is the first vote of all.
    * @returns whether it is worth asking again
    */
-  async function introduce(votes: readonly (Vote | undefined)[], limit_ms: number): Promise<boolean> {
+  async function introduce(votes: readonly (Vote | undefined)[], ttl_ms: number): Promise<boolean> {
     const strangers = voters.filter((_, i) => isStranger(votes[i]))
     if (strangers.length === voters.length) {
-      await ask(strangers, (voter) => voter.admit(true), limit_ms)
+      await ask(strangers, (voter) => voter.admit(true), ttl_ms)
       return true
     }
     if (strangers.length === 0) {
@@ -56,18 +56,18 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
     strangers_since ??= performance.now()
     const others = given(votes).length > strangers.length
     if (others || performance.now() - strangers_since > FRESH_MS) {
-      void ask(strangers, (voter) => voter.admit(false), limit_ms)
+      void ask(strangers, (voter) => voter.admit(false), ttl_ms)
     }
     return false
   }
 
-  async function vote(attempt: Attempt, vote_ms: number, limit_ms: number): Promise<(Vote | undefined)[]> {
-    const { resource, id, place_ttl_ms } = attempt
+  async function vote(attempt: Attempt, vote_ms: number): Promise<(Vote | undefined)[]> {
+    const { resource, id, ttl_ms, place_ttl_ms } = attempt
     for (let again = false; ; again = true) {
       const { answers } = await ask(
         voters,
         (voter) => voter.vote(resource, id, vote_ms, place_ttl_ms),
-        limit_ms,
+        ttl_ms,
         (votes, pending) => {
           if (votes.some(isStranger)) return false
           const mine = votes.filter((one) => one.kind === 'vote').length
@@ -76,19 +76,19 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
         },
       )
       const votes = [...answers]
-      if (!(await introduce(votes, limit_ms)) || again) return votes
+      if (!(await introduce(votes, ttl_ms)) || again) return votes
     }
   }
 
   /** All are asked, also those whose vote has not come yet: it may have been given. */
-  async function confirm(attempt: Attempt, least_token: number, limit_ms: number): Promise<number | 'lost'> {
+  async function confirm(attempt: Attempt, least_token: number): Promise<number | 'lost'> {
     const { resource, id, ttl_ms } = attempt
     let token = least_token
     for (let again = false; ; again = true) {
       const round = await ask(
         voters,
         (voter) => voter.confirm(resource, id, token, ttl_ms),
-        limit_ms,
+        ttl_ms,
         (answers, pending) => {
           const confirmed = answers.filter((answer) => answer === 'confirmed').length
           return confirmed >= quorum || (confirmed + pending < quorum && answers.length >= quorum)
@@ -124,19 +124,18 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
   }
 
   return async function once(attempt: Attempt, handed: readonly number[], vote_ms: number): Promise<Outcome> {
-    const { resource, id, above, place_ttl_ms } = attempt
-    const limit_ms = voterLimit(attempt.ttl_ms)
+    const { resource, id, ttl_ms, above, place_ttl_ms } = attempt
     let votes: (Vote | undefined)[] = []
     let least = handed
     if (least.length < quorum) {
-      votes = await vote(attempt, vote_ms, limit_ms)
+      votes = await vote(attempt, vote_ms)
       least = votes.flatMap((one) => (one?.kind === 'vote' ? one.least_token : []))
     }
     if (least.length >= quorum) {
-      const token = await confirm(attempt, Math.max(above + 1, ...least), limit_ms)
+      const token = await confirm(attempt, Math.max(above + 1, ...least))
       if (token !== 'lost') return { answer: { granted: true, token }, again: false }
       // Somebody with an earlier ticket has taken votes over, or is about to.
-      if (place_ttl_ms > 0) void ask(voters, (voter) => voter.yield(resource, id, place_ttl_ms), limit_ms)
+      if (place_ttl_ms > 0) void ask(voters, (voter) => voter.yield(resource, id, place_ttl_ms), ttl_ms)
       return { answer: busyOf(attempt, votes), again: place_ttl_ms === 0 }
     }
     const voting = given(votes).filter((one) => one.kind !== 'barred')

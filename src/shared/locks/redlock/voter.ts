@@ -59,14 +59,16 @@ const MOST_OWED = 10_000
 
 export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): Voter {
   const send = createRun(redis)
-  let unanswered = 0
+  // Of this connection: some clients never settle what the one before took with it.
+  let unanswered = { count: 0 }
   const run: Run = async (...command) => {
-    if (unanswered >= MOST_UNANSWERED) throw new Error('this lock server hangs')
-    unanswered += 1
+    const counted = unanswered
+    if (counted.count >= MOST_UNANSWERED) throw new Error('this lock server hangs')
+    counted.count += 1
     try {
       return await send(...command)
     } finally {
-      unanswered -= 1
+      counted.count -= 1
     }
   }
   const index = indexOf(redis, prefix)
@@ -83,6 +85,7 @@ export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): V
 
   /** What was under way when the connection broke may have been done, and what was to undo it may not. */
   function settle(): void {
+    unanswered = { count: 0 }
     const all = [...owed]
     owed.clear()
     for (const [id, { resource, until }] of all) {
