@@ -140,7 +140,9 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
     }
     const voting = given(votes).filter((one) => one.kind !== 'barred')
     if (voting.length < quorum) {
-      return { answer: new NoQuorumError(resource, voting.length, voters.length), again: given(votes).length < quorum }
+      // Those who lost their memory keep out for long; those who were not reached, or not yet introduced, do not.
+      const again = given(votes).length < quorum || votes.some(isStranger)
+      return { answer: new NoQuorumError(resource, voting.length, voters.length), again }
     }
     const locks = voting.filter((one) => one.kind === 'busy' && splitHolder(one.holder ?? '').token > 0).length
     const split = least.length > 0 && locks <= voters.length - quorum
