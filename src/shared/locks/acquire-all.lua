@@ -5,6 +5,8 @@
 local now_us = server_us()
 local now_ms = ms(now_us)
 local locks = { KEYS[1] }
+-- On one Redis the second key is a lock, and no index.
+if ARGV[2] == '2' then INDEX = index_beside(KEYS[1]) end
 for i = tonumber(ARGV[2]), #KEYS do locks[#locks + 1] = KEYS[i] end
 
 for i, lock in ipairs(locks) do
