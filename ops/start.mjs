@@ -2,7 +2,7 @@
  * `npm start [-- worker=4 api=1]`: everything on this machine, from a bare checkout to the address of Swagger UI.
  *
  * Installs what is missing, starts a private Postgres and Redis (not those whose URL is given), migrates, loads the
- * sample resources once and runs the Procfile. Data stays in .data/ (HOLDFAST_DATA moves it). Ctrl-C stops the processes
+ * sample resources once and runs the Procfile; its sandbox only when it is who takes the cards. Data stays in .data/ (HOLDFAST_DATA moves it). Ctrl-C stops the processes
  * first and their servers last; a second Ctrl-C does not wait.
  */
 import { accessSync, constants, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -94,6 +94,7 @@ async function main() {
   await once('migrate', ['--import=tsx', 'ops/migrate.ts'], env)
   await once('seed', ['--import=tsx', 'ops/seed.ts'], env)
   if (stopping) return
+  await chooseSandbox(counts, env, port)
   await runProcfile(counts, env, port)
   if (counts.get('api')?.count) await announce(env.HOST, port)
 }
@@ -167,17 +168,28 @@ async function once(name, args, env) {
   if (code !== 0 && !stopping) throw new Refusal(`${name} failed; see above`)
 }
 
+/** One sandbox for all, known before anybody starts; none beside Stripe, or when it is somebody else's. */
+async function chooseSandbox(counts, env, port) {
+  if (env.PAYMENTS === 'stripe' || env.SANDBOX_URL) counts.delete('sandbox')
+  const sandbox = counts.get('sandbox')
+  if (!sandbox?.count) return
+  sandbox.count = 1
+  env.SANDBOX_URL = `http://127.0.0.1:${await nextFreePort(12_111, ['127.0.0.1'])}`
+  const host = !env.HOST || env.HOST === '0.0.0.0' || env.HOST === '::' ? '127.0.0.1' : env.HOST
+  env.SANDBOX_WEBHOOK_URL ??= `http://${host.includes(':') ? `[${host}]` : host}:${port}/api/webhooks/stripe`
+}
+
 async function runProcfile(counts, env, port) {
   let next = port
   let metrics_port = 9464
   for (const [name, { command, count }] of counts) {
     for (let i = 1; i <= count; i++) {
-      const label = count === 1 && name === 'api' ? name : `${name}.${i}`
+      const label = count === 1 && name !== 'worker' ? name : `${name}.${i}`
       const extra = {}
       if (name === 'api') {
         extra.PORT = String(i === 1 ? port : await nextFreePort(next + 1, [env.HOST || '0.0.0.0']))
         next = Number(extra.PORT)
-      } else {
+      } else if (name === 'worker') {
         metrics_port = await nextFreePort(metrics_port, ['0.0.0.0'])
         extra.METRICS_PORT = String(metrics_port++)
       }

@@ -75,11 +75,14 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
               + (SELECT count(*) FROM commands WHERE status = 'queued'))::int AS n`
       return row?.n ?? 0
     },
-    /** Resolves when no charge and no refund has a next step any more. */
-    async charged(): Promise<void> {
-      const left = async () =>
-        (await client`SELECT 1 FROM charges WHERE status IN ('pending', 'sent', 'authorized', 'capturing')`).length ===
-        0
+    /** Resolves when no charge and no refund (of this purchase) has a next step any more. */
+    async charged(purchase?: string): Promise<void> {
+      const left = async () => {
+        const rows = await client`
+          SELECT 1 FROM charges WHERE status IN ('pending', 'sent', 'authorized', 'capturing')
+          AND purchase = coalesce(${purchase ?? null}::uuid, purchase)`
+        return rows.length === 0
+      }
       await until(left, { what: 'the charges to come to an end', timeout_ms: 20_000 })
     },
     /** Asserts every invariant of `npm run verify`. */

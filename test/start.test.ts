@@ -36,11 +36,11 @@ function start(t: { teardown(step: () => void): void }, extra: Record<string, st
 const running = () => readdirSync(join(folder, 'run')).map((name) => readFileSync(join(folder, 'run', name), 'utf8'))
 const stillRuns = (identity: string) => identityOf(Number.parseInt(identity, 10)) === identity
 
-async function buy(): Promise<{ status: string }> {
+async function buy(more: object = {}): Promise<{ status: string }> {
   const answer = await fetch(`http://127.0.0.1:${port}/api/purchases`, {
     method: 'POST',
     headers: { 'content-type': 'application/json', prefer: 'wait=10' },
-    body: JSON.stringify({ customer: 'someone', lines: [{ resource: 'product:1', units: 1 }] }),
+    body: JSON.stringify({ customer: 'someone', lines: [{ resource: 'product:1', units: 1 }], ...more }),
   })
   return (await answer.json()) as { status: string }
 }
@@ -57,8 +57,10 @@ t.test(
     await first.ready()
     t.equal(await available(), 10, 'the samples are loaded')
     t.equal((await buy()).status, 'confirmed')
+    const paid = await buy({ payment: { method: 'card', token: 'tok_visa' } })
+    t.equal(paid.status, 'confirmed', 'a card is charged at the sandbox')
     const orphans = running()
-    t.equal(orphans.length, 5, 'Postgres, Redis, the API and two workers')
+    t.equal(orphans.length, 6, 'Postgres, Redis, the API, two workers and the payment sandbox')
 
     const beside = start(t)
     t.equal(await beside.exited, 'code 1', 'one start at a time')
@@ -71,7 +73,7 @@ t.test(
     const second = start(t)
     await second.ready()
     t.notOk(orphans.some(stillRuns), 'so the next one does')
-    t.equal(await available(), 9, 'the unit that was sold is still sold')
+    t.equal(await available(), 8, 'the units that were sold are still sold')
     t.equal((await buy()).status, 'confirmed')
     const processes = running()
 
@@ -87,5 +89,5 @@ t.test(
 t.test('what cannot be done is one line and exit code 1', async (t) => {
   const unknown = start(t, {}, 'wroker=2')
   t.equal(await unknown.exited, 'code 1')
-  t.equal(unknown.text(), 'holdfast: cannot read "wroker=2": say NAME=COUNT, where NAME is api or worker\n')
+  t.equal(unknown.text(), 'holdfast: cannot read "wroker=2": say NAME=COUNT, where NAME is api or worker or sandbox\n')
 })

@@ -1,0 +1,286 @@
+/**
+ * Order processing once: the worker is killed at every step of a charge's saga, and messages and jobs are lost, late or
+ * doubled. Each ends as if nothing had happened: one outcome, one charge.
+ */
+import { createServer, type IncomingMessage, request } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { Redis } from 'ioredis'
+import t, { type Test } from 'tap'
+import { card, metric, openShop, provider, type Shop, TTL } from './shop.ts'
+import { openWorld, until } from './world.ts'
+
+type When = 'before' | 'after'
+
+/**
+ * Stands between a worker and the provider. A request that a gate names is held, before it is passed on or after it was
+ * answered, until the gate opens; who waits for it by then gets nothing.
+ */
+async function openGate(t: Test, target: string) {
+  const gates = new Map<string, When>()
+  /** intent → purchase, as the provider's answers tell it */
+  const owners = new Map<string, string>()
+  const reached = new Set<string>()
+  const held = new Map<string, () => void>()
+  const hold = (name: string) => {
+    reached.add(name)
+    return new Promise<void>((resolve) => held.set(name, resolve))
+  }
+  const server = createServer(async (incoming, outgoing) => {
+    const body = await text(incoming)
+    const [, id = '', step = ''] = /payment_intents\/(pi_\w+)\/?(\w*)/.exec(incoming.url ?? '') ?? []
+    const form = new URLSearchParams(body)
+    const purchase =
+      owners.get(id) ?? form.get('metadata[purchase]') ?? owners.get(form.get('payment_intent') ?? '') ?? ''
+    const verb = incoming.url?.startsWith('/v1/refunds')
+      ? 'refund'
+      : incoming.method === 'GET'
+        ? 'find'
+        : step || 'create'
+    const gate = gates.get(`${verb} ${purchase}`)
+    if (gate === 'before') await hold(`${verb} ${purchase}`)
+    if (incoming.socket.destroyed) return
+    const [status, answer] = await forward(target, incoming, body)
+    const { id: intent, object } = JSON.parse(answer) as { id?: string; object?: string }
+    if (intent !== undefined && object === 'payment_intent' && verb === 'create') owners.set(intent, purchase)
+    if (gate === 'after') await hold(`${verb} ${purchase}`)
+    outgoing.writeHead(status, { 'content-type': 'application/json' }).end(answer)
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => {
+    server.closeAllConnections()
+    server.close()
+  })
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    close: (verb: string, purchase: string, when: When) => gates.set(`${verb} ${purchase}`, when),
+    reached: (verb: string, purchase: string) => reached.has(`${verb} ${purchase}`),
+    /** All of them, or this one. */
+    open(verb?: string, purchase?: string) {
+      for (const name of [...gates.keys()]) {
+        if (verb !== undefined && name !== `${verb} ${purchase}`) continue
+        gates.delete(name)
+        held.get(name)?.()
+      }
+    },
+  }
+}
+
+async function text(stream: IncomingMessage): Promise<string> {
+  let all = ''
+  for await (const chunk of stream.setEncoding('utf8')) all += chunk
+  return all
+}
+
+const forward = (target: string, { method, url, headers }: IncomingMessage, body: string) =>
+  new Promise<[number, string]>((resolve, reject) => {
+    const options = method === undefined ? { headers } : { method, headers }
+    const passed = request(new URL(url ?? '/', target), options, async (answer) =>
+      resolve([answer.statusCode ?? 500, await text(answer)]),
+    )
+    passed.on('error', reject).end(body)
+  })
+
+const held = (shop: Shop, resource: string, token = 'tok_visa') =>
+  shop.buy({ customer: 'ada', lines: [{ resource, units: 1 }], payment: card(token), hold_seconds: 600 }, WAIT)
+const WAIT = { prefer: 'wait=20' }
+const LONG = { ...TTL, PAYMENT_TIMEOUT_MS: '20000' }
+
+t.test('SIGKILL of the worker at every step of the saga: the same outcome, one charge', async (t) => {
+  const world = await openWorld(t)
+  const sandbox = await world.startSandbox()
+  const gate = await openGate(t, sandbox.url)
+  const [api, victim] = await Promise.all([world.startApi(), world.startWorker({ ...LONG, SANDBOX_URL: gate.url })])
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const bank = provider(sandbox.url)
+  // Each on a line of its own, so that one that is frozen freezes no other.
+  const buy = async (token?: string) => {
+    const ref = await shop.units('product', 1, 500)
+    const { body } = await held(shop, ref, token)
+    return { id: body.id as string, ref }
+  }
+  const NOW = { prefer: 'wait=0' }
+  const confirmed: { id: string; ref: string; step: string }[] = []
+  const ended: { id: string; ref: string; step: string; status: string }[] = []
+
+  for (const [verb, when] of [
+    ['create', 'before'],
+    ['create', 'after'],
+    ['confirm', 'before'],
+    ['confirm', 'after'],
+    ['capture', 'before'],
+    ['capture', 'after'],
+  ] as const) {
+    const one = await buy()
+    gate.close(verb, one.id, when)
+    await shop.command(one.id, 'confirm', NOW)
+    confirmed.push({ ...one, step: `${when} ${verb}` })
+    await until(() => gate.reached(verb, one.id), { what: `${when} ${verb}` })
+  }
+  const declined = await buy('tok_chargeDeclined')
+  gate.close('confirm', declined.id, 'after')
+  await shop.command(declined.id, 'confirm', NOW)
+  await until(() => gate.reached('confirm', declined.id), { what: 'the decline on its way' })
+  ended.push({ ...declined, step: 'after confirm, declined', status: 'failed' })
+  for (const when of ['before', 'after'] as const) {
+    const one = await buy()
+    await shop.command(one.id, 'confirm')
+    await shop.charged(one.id)
+    gate.close('refund', one.id, when)
+    await shop.command(one.id, 'refund')
+    await until(() => gate.reached('refund', one.id), { what: `${when} refund` })
+    ended.push({ ...one, step: `${when} refund`, status: 'refunded' })
+  }
+
+  // The steps that are writes: each frozen by a row lock, its job or batch in the middle of it.
+  const [job, told, settled] = [await buy(), await buy(), await buy()]
+  gate.close('create', job.id, 'after')
+  await shop.client.begin(async (tx) => {
+    await shop.command(job.id, 'confirm', NOW)
+    await until(() => gate.reached('create', job.id))
+    await tx`SELECT 1 FROM charges WHERE purchase = ${job.id} FOR UPDATE`
+    confirmed.push({ ...job, step: 'while it is written that a confirm is sent' })
+    gate.close('confirm', told.id, 'after')
+    await shop.command(told.id, 'confirm', NOW)
+    await until(() => gate.reached('confirm', told.id))
+    await tx`SELECT 1 FROM charges WHERE purchase = ${told.id} FOR UPDATE`
+    confirmed.push({ ...told, step: 'while it is written that the money is reserved' })
+    gate.close('confirm', settled.id, 'after')
+    await shop.command(settled.id, 'confirm', NOW)
+    await until(() => gate.reached('confirm', settled.id))
+    await tx`SELECT 1 FROM resources WHERE ref = ${settled.ref} FOR UPDATE`
+    confirmed.push({ ...settled, step: 'while the line sells the units' })
+    gate.open('create', job.id)
+    gate.open('confirm', told.id)
+    gate.open('confirm', settled.id)
+    const waiting = async () => {
+      const rows = await shop.client`
+        SELECT 1 FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'holdfast-worker' AND wait_event_type = 'Lock'`
+      return rows.length === 3
+    }
+    await until(waiting, { what: 'the worker before three locked rows' })
+    victim.kill('SIGKILL')
+    await victim.exited
+    gate.open()
+  })
+  await world.startWorker({ ...LONG, SANDBOX_URL: sandbox.url })
+  await shop.charged()
+  await until(async () => (await shop.queued()) === 0, { what: 'the lines to be empty' })
+  for (const { id, ref, step } of confirmed) {
+    const [row] = await shop.client<{ status: string }[]>`SELECT status FROM purchases WHERE id = ${id}`
+    t.equal(row?.status, 'confirmed', `killed ${step}: confirmed`)
+    const taken = (await bank.of(id)).filter((one) => one.status === 'succeeded')
+    t.same([taken.length, await bank.kept(id)], [1, 500], 'one charge')
+    t.match(await shop.resource(ref), { sold: 1, held: 0 })
+  }
+  for (const { id, ref, step, status } of ended) {
+    const [row] = await shop.client<{ status: string }[]>`SELECT status FROM purchases WHERE id = ${id}`
+    t.equal(row?.status, status, `killed ${step}: ${status}`)
+    t.same([await bank.kept(id), (await bank.refunds(id)).length <= 1], [0, true], 'no money kept, one refund at most')
+    t.match(await shop.resource(ref), { available: 1, sold: 0, held: 0 })
+  }
+  await shop.verified()
+})
+
+t.test('money that comes after the hold is over', async (t) => {
+  const world = await openWorld(t)
+  const sandbox = await world.startSandbox()
+  const gate = await openGate(t, sandbox.url)
+  const [api] = await Promise.all([world.startApi(), world.startWorker({ ...LONG, SANDBOX_URL: gate.url })])
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const bank = provider(sandbox.url)
+  /** A purchase whose card has been charged, and whose time is over before the answer comes. */
+  const late = async (ref: string) => {
+    const { body } = await held(shop, ref)
+    gate.close('confirm', body.id, 'after')
+    await shop.command(body.id, 'confirm', { prefer: 'wait=0' })
+    await until(() => gate.reached('confirm', body.id))
+    await shop.client`UPDATE purchases SET expires_at = clock_timestamp() WHERE id = ${body.id}`
+    await until(async () => (await shop.statuses(ref)).expired === 1, { what: 'the hold to expire' })
+    return body.id as string
+  }
+
+  await t.test('buys the units again when they are there, as a purchase of its own', async (t) => {
+    const ref = await shop.units('product', 1, 500)
+    const id = await late(ref)
+    t.match(await shop.resource(ref), { available: 1, held: 0 }, 'the units are on sale meanwhile')
+    gate.open()
+    await shop.charged()
+    await until(async () => (await shop.statuses(ref)).confirmed === 1)
+    const old = await (await fetch(`${api.url}/api/purchases/${id}`)).json()
+    const { replaced_by } = old as { replaced_by: string }
+    t.match(old, { status: 'expired' }, 'what has expired stays so')
+    t.match(await (await fetch(`${api.url}/api/purchases/${replaced_by}`)).json(), {
+      status: 'confirmed',
+      replaces: id,
+    })
+    t.equal(await bank.kept(id), 500)
+    t.match(await shop.resource(ref), { available: 0, sold: 1 })
+    t.match(await shop.command(replaced_by, 'refund'), { status: 200 })
+    await shop.charged()
+    t.equal(await bank.kept(id), 0, 'and can be refunded')
+  })
+
+  await t.test('goes back, once, when they are sold', async (t) => {
+    const ref = await shop.units('product', 1, 500)
+    const id = await late(ref)
+    t.match(await shop.buy({ customer: 'bob', lines: [{ resource: ref, units: 1 }] }, WAIT), { status: 201 })
+    gate.open()
+    await shop.charged()
+    t.equal(await bank.kept(id), 0)
+    t.same(await bank.open(), [])
+    t.same(await shop.statuses(ref), { expired: 1, confirmed: 1 })
+  })
+  await shop.verified()
+})
+
+t.test('FLUSHALL while cards are asked: every charge comes to its end', async (t) => {
+  const world = await openWorld(t)
+  const [redis, sandbox] = [await world.ownRedis(), await world.startSandbox({ SANDBOX_SLOW_MS: '300' })]
+  const env = { ...TTL, REDIS_URL: redis.url, SANDBOX_URL: sandbox.url }
+  const [api] = await Promise.all([world.startApi(env), world.startWorker(env)])
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ref = await shop.units('product', 10, 500)
+  const lines = [{ resource: ref, units: 1 }]
+  const buyers = Array.from({ length: 20 }, () =>
+    shop.buy({ customer: 'c', lines, payment: card('tok_slow') }, { prefer: 'wait=0' }),
+  )
+  await until(async () => (await shop.statuses(ref)).held)
+  const own = new Redis(redis.url)
+  await own.flushall()
+  own.disconnect()
+  await Promise.all(buyers)
+  await until(async () => (await shop.queued()) === 0)
+  await shop.charged()
+  await until(async () => (await shop.statuses(ref)).confirmed === 10, { what: 'ten sold' })
+  t.equal((await provider(sandbox.url).captured()).length, 10)
+  await shop.verified()
+})
+
+t.test('the provider stands still: the breaker opens and closes, and the line does not wait for it', async (t) => {
+  const world = await openWorld(t)
+  const sandbox = await world.startSandbox()
+  const env = { ...TTL, SANDBOX_URL: sandbox.url, PAYMENT_TIMEOUT_MS: '300' }
+  const [api, worker] = await Promise.all([world.startApi(env), world.startWorker(env)])
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ref = await shop.units('product', 200, 500)
+  const lines = [{ resource: ref, units: 1 }]
+  const pay = () => shop.buy({ customer: 'c', lines, payment: card('tok_visa') }, WAIT)
+  sandbox.kill('SIGSTOP')
+  const buyers = Array.from({ length: 20 }, pay)
+  const opened = 'breaker_transitions_total{breaker="payments",event="open"}'
+  await until(async () => (await metric(worker.url, opened)) > 0, { what: 'the breaker to open' })
+  const ready = (await (await fetch(`${worker.url}/readyz`)).json()) as { breakers: Record<string, string> }
+  t.match(ready.breakers.payments, /open/, 'readyz shows it')
+  const since = performance.now()
+  t.match(await shop.buy({ customer: 'd', lines }, WAIT), { status: 201 }, 'who pays otherwise buys on')
+  t.ok(performance.now() - since < 1_000, 'at once')
+  for (const { status, body } of await Promise.all(buyers)) {
+    t.same([status, body.code], [402, 'payment_unavailable'], 'nothing was charged, so they are told')
+  }
+  sandbox.kill('SIGCONT')
+  await until(async () => (await pay()).status === 201, { what: 'a card to be charged again' })
+  t.ok((await metric(worker.url, 'breaker_transitions_total{breaker="payments",event="close"}')) > 0, 'closed again')
+  await shop.charged()
+  await shop.verified()
+})
