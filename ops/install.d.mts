@@ -3,3 +3,5 @@ export const ROOT: string
 export function ensureRedisServer(say: (line: string) => void): string
 /** The path of etcd: installed, or unpacked into the checkout, from Debian; else throws with the command that does it. */
 export function ensureEtcdServer(say: (line: string) => void): string
+/** The path of libfaketime, unpacked into the checkout from Debian where it is missing; else throws with the command that does it. */
+export function ensureFaketime(say: (line: string) => void): string

@@ -3,7 +3,7 @@
  * does nothing when nothing is missing. `node ops/install.mjs` does the npm part alone.
  */
 import { spawnSync } from 'node:child_process'
-import { accessSync, constants, existsSync, mkdirSync, readFileSync, statSync } from 'node:fs'
+import { accessSync, constants, existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Refusal } from './processes.mjs'
@@ -66,15 +66,16 @@ apt-get install -y -q --no-install-recommends "$1" || exit 1
 systemctl disable --now "$2" >/dev/null 2>&1 || true
 `
 
-// etcd is one file that needs nothing else, so whoever may not install it can unpack it. Where the machine has no lists of
-// packages yet, or old ones, they are fetched into a place of their own. $1 is the folder.
+// A package that needs nothing else can be unpacked by whoever may not install it. Where the machine has no lists of
+// packages yet, or old ones, they are fetched into a place of their own. $1 is the folder, $2 the package.
 const UNPACK_SCRIPT = `
 cd "$1" && mkdir -p lists/partial cache/archives/partial || exit 1
 own="-o Dir::State::lists=$PWD/lists -o Dir::Cache=$PWD/cache -o Debug::NoLocking=1"
-apt-get download -q etcd-server || { apt-get $own -q update && apt-get $own -q download etcd-server; } || exit 1
-dpkg-deb -x etcd-server_*.deb . && rm -rf etcd-server_*.deb lists cache
+apt-get download -q "$2" || { apt-get $own -q update && apt-get $own -q download "$2"; } || exit 1
+dpkg-deb -x "$2"_*.deb . && rm -rf "$2"_*.deb lists cache
 `
 const ETCD_FOLDER = join(ROOT, '.cache', 'etcd')
+const FAKETIME_FOLDER = join(ROOT, '.cache', 'faketime')
 
 /** The path of redis-server, installed from Debian when this user may. */
 export function ensureRedisServer(say) {
@@ -90,12 +91,46 @@ export function ensureEtcdServer(say) {
   if (found) return found
   if (existsSync('/usr/bin/apt-get') && existsSync('/usr/bin/dpkg-deb')) {
     say(`etcd is missing: unpacking Debian's package etcd-server into ${ETCD_FOLDER}`)
-    mkdirSync(ETCD_FOLDER, { recursive: true })
-    spawnSync('sh', ['-c', UNPACK_SCRIPT, 'sh', ETCD_FOLDER], { stdio: ['ignore', 'inherit', 'inherit'] })
+    unpack(ETCD_FOLDER, 'etcd-server')
     const now = find('etcd', [join(ETCD_FOLDER, 'usr', 'bin')])
     if (now) return now
   }
   throw new Refusal(`etcd is missing: ${advice('etcd-server', 'etcd')}`)
+}
+
+/**
+ * The path of libfaketime, which gives a process a clock of its own: for tests, so it is only ever unpacked into the
+ * checkout, from Debian's package.
+ */
+export function ensureFaketime(say) {
+  const found = findFaketime()
+  if (found) return found
+  if (existsSync('/usr/bin/apt-get') && existsSync('/usr/bin/dpkg-deb')) {
+    say(`libfaketime is missing: unpacking Debian's package into ${FAKETIME_FOLDER}`)
+    unpack(FAKETIME_FOLDER, 'libfaketime')
+    const now = findFaketime()
+    if (now) return now
+  }
+  const why =
+    process.platform === 'linux' ? advice('libfaketime', '') : 'the tests that set the clock of a server need Linux'
+  throw new Refusal(`libfaketime is missing: ${why}`)
+}
+
+/** Debian has it in a folder by the name of the architecture, others in /usr/lib64. */
+function findFaketime() {
+  for (const root of [join(FAKETIME_FOLDER, 'usr', 'lib'), '/usr/lib', '/usr']) {
+    if (!existsSync(root)) continue
+    for (const name of readdirSync(root)) {
+      const path = join(root, name, 'faketime', 'libfaketime.so.1')
+      if (existsSync(path)) return path
+    }
+  }
+  return undefined
+}
+
+function unpack(folder, name) {
+  mkdirSync(folder, { recursive: true })
+  spawnSync('sh', ['-c', UNPACK_SCRIPT, 'sh', folder, name], { stdio: ['ignore', 2, 2] }) // stdout may be a test's
 }
 
 /** The server's path, if this user may install its package from Debian. */

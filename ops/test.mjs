@@ -9,7 +9,15 @@ import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { ensureEtcdServer, ensurePackages, ensureRedisServer, ensureTapPlugins, ROOT, tapCommand } from './install.mjs'
+import {
+  ensureEtcdServer,
+  ensureFaketime,
+  ensurePackages,
+  ensureRedisServer,
+  ensureTapPlugins,
+  ROOT,
+  tapCommand,
+} from './install.mjs'
 import { endGroup, endLeftovers, lockFolder, Refusal, remember } from './processes.mjs'
 import { startPostgres, startRedis } from './services.mjs'
 
@@ -57,6 +65,7 @@ async function main() {
   ensureTapPlugins(say)
   // Here, before two test files may want to install it at once; they start their own.
   ensureEtcdServer(say)
+  if (process.platform === 'linux') ensureFaketime(say)
   await removeDeadRuns()
   const folder = mkdtempSync(join(tmpdir(), PREFIX))
   undo.push(async () => rmSync(folder, { recursive: true, force: true }))

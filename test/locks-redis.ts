@@ -80,18 +80,18 @@ export interface Link {
 }
 
 /**
- * Passes connections on to the port. `onRequest` sees each chunk before the server does, `onAnswer` before the client
- * does; both may mute or cut the link.
+ * Passes connections on to the port, which a function may change for later ones. `onRequest` sees each chunk before the
+ * server does, `onAnswer` before the client does; both may mute or cut the link.
  */
 export async function startProxy(
-  port: number,
+  port: number | (() => number),
   onRequest: (link: Link, chunk: string) => void,
   onAnswer: (link: Link) => void = () => {},
 ) {
   const links = new Set<Link>()
   const sockets = new Set<Socket>()
   const server = createServer((down) => {
-    const up = connect(port, '127.0.0.1')
+    const up = connect(typeof port === 'number' ? port : port(), '127.0.0.1')
     let muted = false
     const link: Link = {
       sent: '',

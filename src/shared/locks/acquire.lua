@@ -76,6 +76,12 @@ if held or call('EXISTS', QUEUE, UNTIL) > 0 then
     local free_in_ms, holder = -1, held
     if held then
       free_in_ms = call('PTTL', LOCK)
+      -- Where the clock was set back: a dead holder costs its TTL, not an hour.
+      local longest = tonumber(string.match(held, '^x (%d+) '))
+      if longest and free_in_ms > longest then
+        free_in_ms = longest
+        call('PEXPIRE', LOCK, longest)
+      end
     else
       -- A permit may come free with the first of them, everything else with the last.
       local verb = string.byte(id) == PERMIT and 'ZRANGE' or 'ZREVRANGE'
