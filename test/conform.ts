@@ -67,6 +67,12 @@ export function lossOf(lease: Lease): Promise<{ at: number; why: string }> {
   })
 }
 
+/** Resolves in so many ms, with how late this process was to notice it: what no library in it can do better than. */
+export function lateness(ms: number): Promise<number> {
+  const due = performance.now() + ms
+  return new Promise((resolve) => setTimeout(() => resolve(performance.now() - due), ms))
+}
+
 export const upTo = (count: number) => Array.from({ length: count }, (_, n) => n)
 
 export function blockEventLoop(ms: number): void {
