@@ -1,7 +1,7 @@
 /** redlock's own types are out of reach of its `exports`: what the peer uses of them. */
 declare module 'redlock' {
   import type { EventEmitter } from 'node:events'
-  import type { Redis } from 'ioredis'
+  import type { Cluster, Redis } from 'ioredis'
 
   interface Settings {
     driftFactor: number
@@ -14,7 +14,7 @@ declare module 'redlock' {
     automaticExtensionThreshold: number
   }
   export default class Redlock extends EventEmitter {
-    constructor(clients: Iterable<Redis>, settings?: Partial<Settings>)
+    constructor(clients: Iterable<Redis | Cluster>, settings?: Partial<Settings>)
     using<T>(
       resources: string[],
       duration_ms: number,
