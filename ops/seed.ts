@@ -1,7 +1,13 @@
-/** Loads the sample resources into DATABASE_URL, once: what exists is left as it is. */
+/**
+ * Loads the sample resources into DATABASE_URL, once: what exists is left as it is. And takes the leases that the API's
+ * examples name on REDIS_URL, where that is given: each start renews them.
+ */
+import { Redis } from 'ioredis'
 import postgres from 'postgres'
 import { BOOKING_SAMPLES } from '../src/api/bookings.ts'
+import { SAMPLE_LEASES } from '../src/api/leases.ts'
 import { SAMPLES } from '../src/api/purchases.ts'
+import { createRedisBackend } from '../src/shared/locks/redis.ts'
 
 const units = (ref: string, name: string, total: number, price: number) => ({ ref, kind: 'units', name, total, price })
 const calendar = (ref: string, name: string, price = 0) => ({ ref, kind: 'calendar', name, total: 0, price })
@@ -22,7 +28,7 @@ const RESOURCES = [
   calendar('sample:2', 'Sample calendar'),
 ]
 
-const url = process.env.DATABASE_URL
+const { DATABASE_URL: url, REDIS_URL, REDIS_PREFIX = '' } = process.env
 if (!url) {
   process.stderr.write('holdfast: DATABASE_URL is not set\n')
   process.exit(1)
@@ -62,6 +68,7 @@ try {
     }
     return made.length
   })
+  if (REDIS_URL) await lockSamples(REDIS_URL)
   process.stdout.write(
     loaded > 0 ? `seed: ${loaded} sample resources loaded\n` : 'seed: the samples are there already\n',
   )
@@ -70,4 +77,17 @@ try {
   process.exitCode = 1
 } finally {
   await sql.end()
+}
+
+async function lockSamples(redis_url: string): Promise<void> {
+  const redis = new Redis(redis_url, { maxRetriesPerRequest: 2 })
+  redis.on('error', () => {})
+  const backend = createRedisBackend(redis, REDIS_PREFIX)
+  const once = { limit: 0, above: 0, place_ttl_ms: 0, ticket: 0 }
+  for (const one of Object.values(SAMPLE_LEASES)) {
+    await backend.attempt({ ...one, ...once })
+    // The first heartbeat puts it on the list of locks.
+    await backend.extend(one.resource, one.id, one.ttl_ms)
+  }
+  redis.disconnect()
 }

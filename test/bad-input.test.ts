@@ -25,9 +25,10 @@ await db.client`
 async function written(): Promise<unknown> {
   const rows = await db.client`
     SELECT (SELECT json_agg(r ORDER BY ref) FROM resources r) AS resources,
-           (SELECT count(*) FROM purchases) AS purchases, (SELECT count(*) FROM bookings) AS bookings, (SELECT count(*) FROM movements) AS movements,
-           (SELECT count(*) FROM commands) AS commands, (SELECT count(*) FROM charges) AS charges`
-  return rows[0]
+           (SELECT count(*) FROM purchases) AS purchases, (SELECT count(*) FROM bookings) AS bookings,
+           (SELECT count(*) FROM movements) AS movements, (SELECT count(*) FROM commands) AS commands,
+           (SELECT count(*) FROM charges) AS charges, (SELECT count(*) FROM lock_releases) AS releases`
+  return [rows[0], (await call('GET', '/api/locks')).body.data]
 }
 
 interface Case extends Request {
@@ -186,7 +187,9 @@ t.test('the rest of a purchase', (t) =>
 )
 
 /** Each route that takes a body, with one that it would accept. */
+const LEASE = { mode: 'exclusive', resource: 'job:1', ttl_ms: 1_000, owner: 'ada' }
 const TAKES = [
+  ['POST', '/api/leases', LEASE],
   ['POST', '/api/purchases', purchase()],
   ['POST', '/api/bookings', stay()],
   ['POST', '/api/resources/good/1/restock', { delta: 1, reason: 'delivery' }],
@@ -399,6 +402,87 @@ t.test('bookings', (t) => {
       status: 404,
       field: null,
     },
+  ])
+})
+
+t.test('leases', (t) => {
+  const lease = (name: string, change: object, field: string): Case => {
+    return { name, path: '/api/leases', body: { ...LEASE, ...change }, field }
+  }
+  const each = (field: string, values: unknown[], more: object = {}) =>
+    values.map((value) => lease(`${field} ${JSON.stringify(value)?.slice(0, 20)}`, { ...more, [field]: value }, field))
+  return refused(t, [
+    ...each('mode', [undefined, null, 1, '', 'write', 'EXCLUSIVE', '__proto__', 'constructor', {}]),
+    ...each('resource', [
+      undefined,
+      null,
+      1,
+      '',
+      'job',
+      'job:',
+      ':1',
+      'Job:1',
+      'job:1 ',
+      'job:\u0000',
+      'job:{1}',
+      'job:é',
+    ]),
+    ...each('resource', [`job:${'a'.repeat(129)}`, ['job:1'], 'job:1/2', 'job:*']),
+    ...each('ttl_ms', [undefined, null, 0, -1, 99, 86_400_001, 1.5, '1000', 2 ** 53, 1e308, [], true]),
+    ...each('wait_ms', [null, -1, 60_001, 0.5, '0', 2 ** 53, {}]),
+    ...each('owner', [undefined, null, 1, '', 'a'.repeat(201), 'a\u0000b', '\ud800', 'a\udc00', []]),
+    ...each('limit', [1]),
+    ...each('limit', [1], { mode: 'shared' }),
+    ...each('limit', [undefined, null, 0, -1, 1_001, 1.5, '1', []], { mode: 'permit' }),
+    lease('a token of its own', { fencing_token: 1 }, 'fencing_token'),
+    ...['a b', 'é', '%00', 'a.b', 'a=', 'a'.repeat(4_001), 'x', '__proto__', 'AAAA'].flatMap((id): Case[] =>
+      ['PUT', 'DELETE'].map((method) => {
+        return { name: `${method} ${id.slice(0, 20)}`, method, path: `/api/leases/${id}`, field: 'lease_id' }
+      }),
+    ),
+    ...['PUT', 'DELETE'].flatMap((method): Case[] => [
+      { name: `${method} with broken JSON`, method, path: '/api/leases/x', raw: '{', field: 'body' },
+      {
+        name: `${method} as text`,
+        method,
+        path: '/api/leases/x',
+        raw: 'x',
+        headers: { 'content-type': 'text/plain' },
+        status: 415,
+        field: 'Content-Type',
+      },
+    ]),
+  ])
+})
+
+t.test('locks', (t) => {
+  const bad = (path: string, field: string | null, method = 'GET', status = 400): Case => {
+    return { name: `${method} ${path}`.slice(0, 60), method, path, field, status }
+  }
+  const names = [
+    'job',
+    'job:',
+    ':1',
+    'Job:1',
+    'job:%00',
+    'job:%C3%A9',
+    'job:%7B1%7D',
+    'job:*',
+    `job:${'a'.repeat(129)}`,
+  ]
+  return refused(t, [
+    ...names.flatMap((name) => ['GET', 'DELETE'].map((method) => bad(`/api/locks/${name}`, 'resource', method))),
+    ...['', '%00', 'a'.repeat(501), 'a&reason=b'].map((reason) =>
+      bad(`/api/locks/job:1?reason=${reason}`, 'reason', 'DELETE'),
+    ),
+    bad('/api/locks/job:1?force=1', 'force', 'DELETE'),
+    ...['0', '-1', '169', '1.5', 'x', ''].map((hours) => bad(`/api/locks/stats?hours=${hours}`, 'hours')),
+    bad('/api/locks/stats?minutes=1', 'minutes'),
+    ...['0', '101', 'ten', ''].map((limit) => bad(`/api/locks?limit=${limit}`, 'limit')),
+    ...['', 'x', '====', Buffer.from('17').toString('base64url')].map((id) => bad(`/api/locks?cursor=${id}`, 'cursor')),
+    bad('/api/locks?offset=1', 'offset'),
+    bad('/api/locks/stats', null, 'POST', 404),
+    bad('/api/locks/job:1', null, 'POST', 404),
   ])
 })
 

@@ -7,7 +7,7 @@ import { Ajv2020 } from 'ajv/dist/2020.js'
 import addFormats from 'ajv-formats'
 
 type Json = null | boolean | number | string | Json[] | { [key: string]: Json | undefined }
-type Method = 'get' | 'put' | 'post'
+type Method = 'get' | 'put' | 'post' | 'delete'
 
 interface Parameter {
   in: 'path' | 'query' | 'header'
@@ -23,7 +23,7 @@ export interface Operation {
   requestBody?: { content: { 'application/json': { schema: object; example: Json } } }
   responses: Record<
     string,
-    { description: string; headers?: object; content: Record<string, { schema: object; example?: Json }> }
+    { description: string; headers?: object; content?: Record<string, { schema: object; example?: Json }> }
   >
 }
 export interface Answer {
@@ -87,6 +87,7 @@ export function faultOf(method: string, url: string, answer: Answer): string {
   if (!found) return status >= 400 ? '' : 'no operation of this path'
   const response = found.operation.responses[status]
   if (!response) return `${found.operation.operationId} does not document ${status}`
+  if (!response.content) return body === '' ? '' : `${found.operation.operationId} ${status} documents no body`
   if (!response.content[media]) return `${found.operation.operationId} ${status} does not document ${media}`
   for (const name of ['etag', 'location', 'preference-applied', 'idempotent-replayed']) {
     if (status < 300 && headers.has(name) && !Object.hasOwn(response.headers ?? {}, name))

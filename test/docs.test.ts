@@ -45,7 +45,7 @@ t.test('every operation is named, tagged, and says how it refuses', async (t) =>
     const { operationId, tags, responses, parameters = [], requestBody } = operation
     t.match(operationId, /^[a-z][A-Za-z]+$/)
     t.equal(tags?.length, 1, `${operationId} has its place in the page`)
-    for (const [status, { description, content }] of Object.entries(responses)) {
+    for (const [status, { description, content = {} }] of Object.entries(responses)) {
       const at = ['paths', path, method, 'responses', status, 'content']
       t.not(description, 'Default Response', `${operationId} ${status} says what it means`)
       for (const [media, { schema, example }] of Object.entries(content)) {

@@ -466,6 +466,12 @@ t.test('a wrong variable stops a process at start, and is named', async (t) => {
     ['WORKER_CONCURRENCY', { WORKER_CONCURRENCY: '0' }],
     ['LEASE_TTL_MS', { LEASE_TTL_MS: '1e3' }],
     ['SHUTDOWN_MS', { SHUTDOWN_MS: 'never' }],
+    ...['product', 'product=', 'product=0', '=5', 'Product=5', 'a=1,a=2', '*=1,,', 'a=1.5', '*=86400001'].map(
+      (value): [string, { LOCK_EXPECTED_HOLD_MS: string }] => [
+        'LOCK_EXPECTED_HOLD_MS',
+        { LOCK_EXPECTED_HOLD_MS: value },
+      ],
+    ),
     ['LOG_LEVEL', { LOG_LEVEL: 'loud' }],
     ['NODE_ENV', { NODE_ENV: 'staging' }],
     ['DATABASE_URL', { DATABASE_URL: undefined }],
@@ -516,6 +522,12 @@ t.test('a wrong variable stops a process at start, and is named', async (t) => {
     backend: 'redlock',
     urls: ['redis://a', 'redis://b', 'redis://c'],
   })
+  const { expected_hold_ms } = readConfig({ ...good, LOCK_EXPECTED_HOLD_MS: 'product=500, *=1000' })
+  t.same([...expected_hold_ms].sort(), [
+    ['*', 1_000],
+    ['product', 500],
+  ])
+  t.same([...readConfig(good).expected_hold_ms], [['*', 30_000]])
 
   const run = async (entry: string, env: Record<string, string | undefined>) => {
     const { PATH, HOME } = process.env

@@ -8,6 +8,7 @@ import t from 'tap'
 import { readConfig } from '../src/shared/config.ts'
 import { openLocks } from '../src/shared/locks/open.ts'
 import { createLog } from '../src/shared/log.ts'
+import { contract } from './contract.ts'
 import { startLockServer } from './lock-servers.ts'
 import { freePort, startRedis } from './locks-redis.ts'
 import { openShop, rush, settled, TTL } from './shop.ts'
@@ -45,6 +46,14 @@ t.test('a sale on three lock servers goes on when one of them is killed, and sto
   const env = { ...TTL, LOCK_REDIS_URLS: urls }
   const [api] = await Promise.all([world.startApi(env), world.startWorker(env), world.startWorker(env)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const call = contract(api.url)
+  const ask = { resource: 'quorum:1', mode: 'exclusive', ttl_ms: 30_000, owner: 'ada lovelace' }
+  const lease = await call('POST', '/api/leases', { body: ask })
+  t.equal(lease.status, 201)
+  t.equal((await call('POST', '/api/leases', { body: ask })).status, 409)
+  t.match((await call('POST', '/api/leases', { body: { ...ask, ttl_ms: 60_001 } })).body.errors, [{ field: 'ttl_ms' }])
+  const permit = await call('POST', '/api/leases', { body: { ...ask, mode: 'permit', limit: 2 } })
+  t.match([permit.status, permit.body.code], [422, 'mode_unavailable'], 'a quorum has counted nothing')
   const ref = await shop.units('product', 100)
   const first = rush(shop, ref, 60)
   servers[0]?.kill()
@@ -52,6 +61,10 @@ t.test('a sale on three lock servers goes on when one of them is killed, and sto
   await settled(t, shop, ref, [...(await first), ...(await second)], 100)
   const before = await servers[1]?.client().get(`${world.env.REDIS_PREFIX}lock:{${ref}}:fence`)
   t.ok(Number(before) > 0, 'the leases were there')
+  t.equal((await call('PUT', `/api/leases/${lease.body.lease_id}`)).status, 200, 'renewed on two of three')
+  t.match((await call('GET', '/api/locks/quorum:1')).body.holders, [{ owner: 'ada lovelace' }])
+  t.equal((await call('DELETE', '/api/locks/quorum:1')).status, 200)
+  t.equal((await call('PUT', `/api/leases/${lease.body.lease_id}`)).status, 410)
 
   servers[1]?.kill()
   const ready = await until(async () => {

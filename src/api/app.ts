@@ -26,6 +26,8 @@ import { requireKeys } from './auth.ts'
 import { availabilityRoutes } from './availability.ts'
 import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './bookings.ts'
 import { isPlainText, PLAIN_TEXT } from './http.ts'
+import { type LeaseRoutesDeps, leaseRoutes } from './leases.ts'
+import { type LockRoutesDeps, lockRoutes } from './locks.ts'
 import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './purchases.ts'
 import { lockBusy, type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './resources.ts'
 import { type WebhookRoutesDeps, webhookRoutes } from './webhooks.ts'
@@ -33,7 +35,13 @@ import { type WebhookRoutesDeps, webhookRoutes } from './webhooks.ts'
 /** Bytes of a body: a hundred lines of the longest references are a tenth of it. */
 const BODY_LIMIT = 256 * 1024
 
-export interface AppDeps extends PurchaseRoutesDeps, BookingRoutesDeps, ResourceRoutesDeps, WebhookRoutesDeps {
+export interface AppDeps
+  extends PurchaseRoutesDeps,
+    BookingRoutesDeps,
+    ResourceRoutesDeps,
+    WebhookRoutesDeps,
+    LeaseRoutesDeps,
+    LockRoutesDeps {
   config: Pick<Config, 'api_keys' | 'admin_keys'>
   health: Health
   log: Log
@@ -59,7 +67,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   validators(app)
   errors(app, log)
   bodies(app)
-  requireKeys(app, [...config.api_keys, ...config.admin_keys])
+  requireKeys(app, config)
   for (const schema of [ProblemSchema, ResourceSchema, PurchaseSchema, BookingSchema]) app.addSchema(schema)
   await document(app)
   healthRoutes(app, health)
@@ -68,6 +76,8 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   bookingRoutes(app, deps)
   availabilityRoutes(app, deps)
   webhookRoutes(app, deps)
+  leaseRoutes(app, deps)
+  lockRoutes(app, deps)
   app.get('/', { schema: { hide: true } }, async (_request, reply) => reply.redirect('/docs'))
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
   await app.ready()
@@ -226,6 +236,8 @@ async function document(app: FastifyInstance): Promise<void> {
         { name: 'resources', description: 'What is for sale, and its ledger' },
         { name: 'purchases', description: 'Buying: a place in the line, settled under a lease' },
         { name: 'bookings', description: 'Time of a calendar: stays and rides, settled in the same lines' },
+        { name: 'leases', description: 'Locks for any service in any language, by heartbeat' },
+        { name: 'locks', description: 'Who holds what, figures, and taking a lock away' },
         { name: 'operating', description: 'Health and metrics' },
       ],
       components: {

@@ -7,6 +7,7 @@ import type { FastifyRequest } from 'fastify'
 import Type, { type TSchema } from 'typebox'
 import { badField, Problem, problemBody } from '../shared/problem.ts'
 import { ID_PATTERN, REF_PATTERN, TYPE_PATTERN } from '../shared/resource.ts'
+import { forbidden } from './auth.ts'
 
 /** Seconds that Prefer: wait may ask for. */
 const MAX_WAIT_S = 30
@@ -20,8 +21,8 @@ export const isPlainText = (text: string) => !text.includes('\0') && !/\p{Surrog
 export const Nullable = <T extends TSchema>(schema: T) =>
   Type.Unsafe<Type.Static<T> | null>({ ...schema, type: [(schema as unknown as { type: string }).type, 'null'] })
 
-export const Ref = (examples: string[]) =>
-  Type.String({ pattern: REF_PATTERN, maxLength: 161, description: '`type:id`', examples })
+export const Ref = (examples: string[], description = '`type:id`') =>
+  Type.String({ pattern: REF_PATTERN, maxLength: 161, description, examples })
 
 export const Time = Type.String({ format: 'date-time' })
 
@@ -78,8 +79,10 @@ const PROBLEMS: Record<number, [description: string, example: Problem]> = {
   ],
   401: ['No valid API key', new Problem(401, 'unauthorized', 'Send an API key.')],
   402: ['The payment failed', new Problem(402, 'payment_declined', 'The purchase failed: payment_declined.')],
+  403: ['The API key is no admin key', forbidden()],
   404: ['Not found', new Problem(404, 'not_found', 'There is no resource product:9.')],
   409: ['The state does not allow it; `code` says why', new Problem(409, 'conflict', 'The state does not allow it.')],
+  410: ['The lease has ended', new Problem(410, 'lease_lost', 'The lease is lost: expired.')],
   412: ['If-Match names another version', new Problem(412, 'stale_version', 'product:1 is at version 3.')],
   413: ['The body is too large', new Problem(413, 'body_too_large', 'The body is larger than 262144 bytes.')],
   415: ['The body is not JSON', new Problem(415, 'unsupported_media_type', 'Unsupported Media Type')],

@@ -179,6 +179,8 @@ async function readResource(client: Client | Transaction, ref: string) {
 export interface ResourceRoutesDeps {
   client: Client
   locks: Locks
+  /** a superseded holder's write was refused */
+  fenced(): void
   /** runs a question to Postgres behind the breaker */
   guarded<T>(body: () => Promise<T>): Promise<T>
 }
@@ -191,7 +193,8 @@ const tooSmall = (least: number) =>
 const tooMany = () => badField('delta', 'would take out more units than are available', 409, 'insufficient_available')
 const notFound = (ref: string) => new Problem(404, 'not_found', `There is no resource ${ref}.`)
 
-export function resourceRoutes(instance: FastifyInstance, { client, locks, guarded }: ResourceRoutesDeps): void {
+export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDeps): void {
+  const { client, locks, fenced, guarded } = deps
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const Resource = Type.Unsafe<Type.Static<typeof ResourceSchema>>(Type.Ref('Resource'))
   const tags = ['resources']
@@ -401,6 +404,7 @@ export function resourceRoutes(instance: FastifyInstance, { client, locks, guard
                   WHERE ref = ${ref} AND fence <= ${token} RETURNING total`,
           )
           if (!row) {
+            fenced()
             throw new Problem(409, 'stale_lease', `Another holder has written ${ref} since.`, { retry_after: 1 })
           }
           if (row.total > MAX_TOTAL) {
@@ -467,11 +471,12 @@ export const reusedKey = () =>
     errors: [{ field: 'Idempotency-Key', detail: 'was used with another body' }],
   })
 
-/** A busy lease as the contract's problem. */
-export const lockBusy = (error: LockBusyError) =>
+/** A busy lease as the contract's problem; `waiters`: who stands in line, in order, where that was asked for. */
+export const lockBusy = (error: LockBusyError, waiters?: object[]) =>
   new Problem(409, 'lock_busy', error.message, {
     holder: error.holder ?? null,
-    waiters: error.waiting,
+    waiting: error.waiting,
+    ...(waiters && { waiters }),
     retry_after_ms: error.retry_after_ms,
     retry_after: Math.max(1, Math.ceil(error.retry_after_ms / 1000)),
   })

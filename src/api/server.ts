@@ -3,6 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import { createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
 import { isDataError, openDb } from '../shared/db.ts'
+import { createLockStats } from '../shared/lock-stats.ts'
 import { openLocks } from '../shared/locks/open.ts'
 import type { Log } from '../shared/log.ts'
 import { lockEvents, type Metrics } from '../shared/metrics.ts'
@@ -41,7 +42,9 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const postgres = createBreaker({ name: 'postgres', timeout_ms: FLUSH_MS, isAnswer, metrics })
   const taking = createBreaker({ name: 'intake', timeout_ms: FLUSH_MS, isAnswer, metrics })
   const redis = openRedis(redis_url, log)
-  const { locks, ...opened } = await openLocks({ config, redis, log, events: lockEvents(metrics) })
+  const stats = createLockStats({ redis, prefix: redis_prefix })
+  const events = lockEvents(metrics, log, stats, config.expected_hold_ms)
+  const { locks, modes, ...opened } = await openLocks({ config, redis, log, events })
   const { nudge, close: closeNudger } = createNudger(redis_url, redis_prefix, log)
   const payer = createPayer(redis_url, redis_prefix, log)
   const waits = createWaits(openRedis(redis_url, log), redis_prefix, client, log)
@@ -53,6 +56,8 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     log,
     client,
     locks,
+    modes,
+    stats,
     intake,
     bookings,
     kinds: createKinds(client, postgres.run),
@@ -61,6 +66,10 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     gateway: createStripe(config.payments),
     pay: payer.pay,
     guarded: postgres.run,
+    fenced() {
+      metrics.fencing_rejections.inc()
+      stats.fenced()
+    },
     health: {
       metrics,
       breakers: [postgres, taking],
@@ -81,6 +90,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       await payer.close()
       waits.close()
       await opened.close()
+      await stats.close()
       redis.disconnect()
       postgres.close()
       taking.close()

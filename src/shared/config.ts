@@ -2,6 +2,7 @@
  * The one module that reads the environment. Invariant: a process that runs has a valid configuration; a wrong
  * variable stops it at start, with the variable's name.
  */
+import { TYPE_PATTERN } from './resource.ts'
 
 /** Where the locks are; each backend with what it needs. */
 export type LockConfig =
@@ -33,6 +34,8 @@ export interface Config {
   readonly lease_ttl_ms: number
   /** seconds a ride waits to be accepted */
   readonly booking_accept_s: number
+  /** resource type, or '*' for all others → milliseconds after which a lease that is still held is warned of */
+  readonly expected_hold_ms: ReadonlyMap<string, number>
   readonly shutdown_ms: number
   readonly log_level: string
   readonly payments: Payments
@@ -157,6 +160,28 @@ function lockConfig(env: Env, lease_ttl_ms: number): LockConfig {
   return { backend: 'redis', ...(servers && { servers }), ...(wait_replicas !== undefined && { wait_replicas }) }
 }
 
+/** `product=500,*=1000` as a map. */
+function millisecondsByType(env: Env, name: string, otherwise_ms: number): ReadonlyMap<string, number> {
+  const map = new Map<string, number>()
+  for (const entry of text(env, name)?.split(',') ?? []) {
+    const [, type = '', digits = ''] = TYPE_AND_MS.exec(entry.trim()) ?? []
+    const ms = Number(digits)
+    if (ms < 1 || ms > 86_400_000 || map.has(type)) {
+      throw new ConfigError(
+        name,
+        `must be like product=500,*=1000, each type once, not ${JSON.stringify(entry.trim())}`,
+      )
+    }
+    map.set(type, ms)
+  }
+  return map.has('*') ? map : map.set('*', otherwise_ms)
+}
+const TYPE_AND_MS = new RegExp(`^(${TYPE_PATTERN}|\\*)=(\\d{1,8})$`)
+
+/** Milliseconds after which any lease is a matter for a person. A line that no other worker waits for is kept while it
+ *  has buyers, so a hot sale holds its lease for seconds; three batches at their time limit are more than that. */
+const EXPECTED_HOLD_MS = 30_000
+
 /** Milliseconds a lease lives without renewal: long enough for a stalled event loop, short enough that the line
  *  of a killed worker moves again soon. */
 const LEASE_TTL_MS = 5_000
@@ -179,6 +204,7 @@ export function readConfig(env: Env): Config {
     metrics_port: integer(env, 'METRICS_PORT', 0, 65_535),
     lease_ttl_ms,
     booking_accept_s: integer(env, 'BOOKING_ACCEPT_SECONDS', 1, 86_400) ?? 30,
+    expected_hold_ms: millisecondsByType(env, 'LOCK_EXPECTED_HOLD_MS', EXPECTED_HOLD_MS),
     shutdown_ms: integer(env, 'SHUTDOWN_MS', 100, 600_000) ?? 15_000,
     log_level: choice(env, 'LOG_LEVEL', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']) ?? 'info',
     payments: payments(env),

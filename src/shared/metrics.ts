@@ -1,6 +1,9 @@
 /** Prometheus metrics of one process. Invariant: every name that the alerts use is here, so it exists from the start. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import type { LockStats } from './lock-stats.ts'
 import type { LockEvents } from './locks/lease.ts'
+import type { Log } from './log.ts'
+import { typeOf } from './resource.ts'
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 
@@ -20,6 +23,11 @@ export function createMetrics() {
     lock_contentions: counter('lock_contentions_total', 'Acquisitions that found the lock taken.'),
     lock_failures: counter('lock_acquisition_failures_total', 'Acquisitions that ended without a lease.', ['reason']),
     lock_lost: counter('lock_lost_total', 'Leases lost before they were released.', ['reason']),
+    lock_held_long: counter('lock_held_long_total', 'Leases held longer than expected.', ['type']),
+    lock_slack_thin: counter(
+      'lock_renewal_slack_thin_total',
+      'Renewals that came through when less than a sixth of the TTL was left.',
+    ),
     fencing_rejections: counter(
       'fencing_token_rejections_total',
       'Writes of superseded lease holders that the database refused.',
@@ -50,17 +58,51 @@ export function createMetrics() {
     }),
   }
   metrics.lock_contentions.inc(0)
+  metrics.lock_slack_thin.inc(0)
   metrics.fencing_rejections.inc(0)
   return metrics
 }
 
-/** Feeds the lease library's events into the metrics. */
-export function lockEvents(metrics: Metrics): LockEvents {
+/**
+ * Feeds the lease library's events into metrics, statistics and log. What is likely to hurt is a warning: a lease that is
+ * held long keeps its line waiting, one that is renewed late is about to be lost, one that was lost has cost a batch.
+ */
+export function lockEvents(
+  metrics: Metrics,
+  log: Log,
+  stats: Pick<LockStats, 'events'>,
+  expected: ReadonlyMap<string, number>,
+): LockEvents {
   return {
-    acquired: (_resource, waited_ms) => metrics.lock_acquire_seconds.observe(waited_ms / 1000),
-    released: (_resource, held_ms) => metrics.lock_hold_seconds.observe(held_ms / 1000),
-    contended: () => metrics.lock_contentions.inc(),
-    failed: (_resource, reason) => metrics.lock_failures.inc({ reason }),
-    lost: (_resource, why) => metrics.lock_lost.inc({ reason: why }),
+    acquired(resource, waited_ms) {
+      metrics.lock_acquire_seconds.observe(waited_ms / 1000)
+      stats.events.acquired(resource, waited_ms)
+    },
+    released(resource, held_ms) {
+      metrics.lock_hold_seconds.observe(held_ms / 1000)
+      stats.events.released(resource, held_ms)
+    },
+    contended(resource) {
+      metrics.lock_contentions.inc()
+      stats.events.contended(resource)
+    },
+    failed(resource, reason) {
+      metrics.lock_failures.inc({ reason })
+      stats.events.failed(resource, reason)
+    },
+    lost(resource, why, lease) {
+      metrics.lock_lost.inc({ reason: why })
+      stats.events.lost(resource, why, lease)
+      log.warn({ resource, why, ...lease }, 'a lease was lost')
+    },
+    heldLong(resource, lease) {
+      // Types come from outside; only those that the configuration names get a label of their own.
+      metrics.lock_held_long.inc({ type: expected.has(typeOf(resource)) ? typeOf(resource) : '*' })
+      log.warn({ resource, ...lease }, 'a lease is held longer than expected')
+    },
+    thinSlack(resource, slack_ms) {
+      metrics.lock_slack_thin.inc()
+      log.warn({ resource, slack_ms }, 'a lease was renewed just in time')
+    },
   }
 }

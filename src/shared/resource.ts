@@ -8,6 +8,9 @@ export const TYPE_PATTERN = '[a-z][a-z0-9_-]{0,31}'
 export const ID_PATTERN = '[A-Za-z0-9][A-Za-z0-9._~-]{0,127}'
 export const REF_PATTERN = `^${TYPE_PATTERN}:${ID_PATTERN}$`
 
+/** `product` of `product:1`. */
+export const typeOf = (ref: string) => ref.slice(0, ref.indexOf(':'))
+
 const isAccount = (ref: string) => ref.startsWith('account:')
 
 /** Sort order for locking: byte order of the reference, `account:` after everything else. */

@@ -342,3 +342,27 @@ export const charges = pgTable(
     ),
   ],
 )
+
+/** Who took which lock away from whom. Written before the lock is touched; done_at says that the fence is raised too. */
+export const lockReleases = pgTable(
+  'lock_releases',
+  {
+    id: bigint('id', { mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
+    resource: ref('resource').notNull(),
+    /** The caller's digest of its API key, or `open`. */
+    asked_by: text('asked_by').notNull(),
+    reason: text('reason'),
+    /** The holders as they were told to the caller. */
+    robbed: jsonb('robbed'),
+    fence: units('fence'),
+    created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
+    done_at: at('done_at'),
+  },
+  (t) => [
+    index('lock_releases_by_resource').on(t.resource, t.id),
+    check(
+      'lock_releases_done_check',
+      sql`${t.done_at} IS NULL OR (${t.fence} IS NOT NULL AND ${t.robbed} IS NOT NULL)`,
+    ),
+  ],
+)

@@ -25,6 +25,8 @@ const MISSES = 3
 const ATTEMPTS = 3
 
 interface Line {
+  /** the job that it is worked for: told to those who find it locked */
+  job: string
   /** rows may have arrived since the last batch was taken */
   again: boolean
 }
@@ -36,8 +38,8 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
   // A holder lets go after HOLD_MS, a dead one after its TTL: longer than both is a fault worth a new attempt.
   const wait_ms = 2 * ttl_ms
 
-  const acquire = (resource: string) =>
-    leases.run(() => locks.acquire(resource, { wait_ms, above: settler.floor(resource), signal: stop.signal }))
+  const acquire = (resource: string, job: string) =>
+    leases.run(() => locks.acquire(resource, { job, wait_ms, above: settler.floor(resource), signal: stop.signal }))
 
   /** From here on a nudge starts the line anew. */
   function leave(queue: string, line: Line): void {
@@ -51,7 +53,7 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
   }
 
   async function work(queue: string, line: Line, ready: Promise<unknown> | undefined): Promise<void> {
-    const lease = await acquire(queue)
+    const lease = await acquire(queue, line.job)
     try {
       await ready
       const since = performance.now()
@@ -73,7 +75,7 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
         if (!more) return leave(queue, line)
         if (stop.signal.aborted || lease.signal.aborted) return handOn(queue, line)
         if (performance.now() - since > HOLD_MS && (await lease.extend()).waiting > 0) return handOn(queue, line)
-        extras = await insist(queue, outcome.missed, misses)
+        extras = await insist(queue, line.job, outcome.missed, misses)
       }
     } finally {
       await lease.release()
@@ -81,14 +83,19 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
   }
 
   /** The leases of the first row that has missed often enough, waited for in lock order while its line is held. */
-  async function insist(queue: string, missed: Item[], misses: Map<string, number>): Promise<Map<string, Lease>> {
+  async function insist(
+    queue: string,
+    job: string,
+    missed: Item[],
+    misses: Map<string, number>,
+  ): Promise<Map<string, Lease>> {
     for (const item of missed) misses.set(idOf(item), (misses.get(idOf(item)) ?? 0) + 1)
     const first = missed.find((item) => (misses.get(idOf(item)) ?? 0) >= MISSES)
     const extras = new Map<string, Lease>()
     if (!first) return extras
     try {
       for (const ref of refsOf(first).sort(byLockOrder)) {
-        if (ref !== queue) extras.set(ref, await acquire(ref))
+        if (ref !== queue) extras.set(ref, await acquire(ref, job))
       }
       return extras
     } catch (error) {
@@ -97,8 +104,8 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
     }
   }
 
-  async function start(queue: string, ready: Promise<unknown> | undefined): Promise<void> {
-    const line: Line = { again: false }
+  async function start(queue: string, job: string, ready: Promise<unknown> | undefined): Promise<void> {
+    const line: Line = { job, again: false }
     if (lines.size === 0) progress_at = performance.now()
     lines.set(queue, line)
     try {
@@ -121,7 +128,7 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
      * Settles these lines until they are empty. Rejects when one could not be settled: its rows stay queued. No row is
      * taken before `ready`, which comes while leases are waited for.
      */
-    async serve(resources: readonly string[], ready?: Promise<unknown>): Promise<void> {
+    async serve(resources: readonly string[], job: string, ready?: Promise<unknown>): Promise<void> {
       if (resources.some((resource) => lines.has(resource))) await ready
       // A line that is being worked here is told to look again and not waited for: a long line must not take up every
       // place for jobs. If this process dies, the sweeper tells another.
@@ -130,7 +137,7 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
         if (line) line.again = true
       }
       const results = await Promise.allSettled(
-        resources.filter((one) => !lines.has(one)).map((one) => start(one, ready)),
+        resources.filter((one) => !lines.has(one)).map((one) => start(one, job, ready)),
       )
       const failed = results.find((result) => result.status === 'rejected')
       if (failed) throw failed.reason

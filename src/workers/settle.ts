@@ -33,6 +33,8 @@ export interface SettleDeps {
   notify(ids: string[]): void
   /** tells the payment jobs that these purchases have money to be moved */
   pay(purchases: Iterable<string>): void
+  /** a superseded holder's writes were refused */
+  fenced(): void
 }
 
 export interface Ask {
@@ -73,7 +75,8 @@ const LINES_PER_ROUND = 128
 /** Rounds that an ask survives when others in its transaction were refused, before its job is told. */
 const TRIES = 4
 
-export function createSettler({ client, locks, database, metrics, log, accept_ms, notify, pay }: SettleDeps) {
+export function createSettler(deps: SettleDeps) {
+  const { client, locks, database, metrics, log, accept_ms, notify, pay, fenced } = deps
   const waiting: Pending[] = []
   const calendars = createCalendars(client)
   /** Fences found above a lease's token (the lock server lost its memory): the next lease must exceed them. */
@@ -245,7 +248,7 @@ export function createSettler({ client, locks, database, metrics, log, accept_ms
   function refuse(asks: Pending[], error: unknown): void {
     const stale = error instanceof StaleLeaseError ? error.fences : new Map<string, number>()
     for (const [resource, fence] of stale) {
-      metrics.fencing_rejections.inc()
+      fenced()
       floors.set(resource, fence)
       log.warn({ resource, fence, error }, 'superseded: nothing was written')
     }

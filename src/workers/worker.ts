@@ -3,6 +3,7 @@ import { type Job, Worker } from 'bullmq'
 import { type Breaker, createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
 import { openDb } from '../shared/db.ts'
+import { createLockStats } from '../shared/lock-stats.ts'
 import { LeaseLostError, LockBusyError, type Locks } from '../shared/locks/lease.ts'
 import { openLocks } from '../shared/locks/open.ts'
 import type { Log } from '../shared/log.ts'
@@ -44,6 +45,7 @@ export interface WorkerDeps {
     | 'redis_prefix'
     | 'lock'
     | 'lease_ttl_ms'
+    | 'expected_hold_ms'
     | 'worker_concurrency'
     | 'booking_accept_s'
     | 'payments'
@@ -73,8 +75,10 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     },
   })
   const redis = openRedis(redis_url, log)
+  const stats = createLockStats({ redis, prefix: redis_prefix })
+  const events = lockEvents(metrics, log, stats, config.expected_hold_ms)
   const own = given && { locks: given, checks: {}, close: async () => {} }
-  const { locks, ...opened } = own ?? (await openLocks({ config, redis, log, events: lockEvents(metrics) }))
+  const { locks, ...opened } = own ?? (await openLocks({ config, redis, log, events }))
   const database = createBreaker({ name: 'database', timeout_ms: BATCH_MS, isAnswer: isDatabaseAnswer, metrics })
   const leases = createBreaker({ name: 'leases', timeout_ms: 3 * ttl_ms, isAnswer: isLeaseAnswer, metrics })
   const nudger = createNudger(redis_url, redis_prefix, log)
@@ -86,6 +90,10 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     // A lost notice costs its waiter one look at the database.
     redis.publish(channel, JSON.stringify(ids)).catch(() => {})
   }
+  const fenced = () => {
+    metrics.fencing_rejections.inc()
+    stats.fenced()
+  }
   const settler = createSettler({
     client: db.client,
     locks,
@@ -95,6 +103,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     accept_ms: config.booking_accept_s * 1000,
     notify,
     pay: payer.pay,
+    fenced,
   })
   const drain = createDrain({ locks, leases, settler, nudge: nudger.nudge, ttl_ms })
 
@@ -103,7 +112,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     // From here on a nudge makes a new job; until here, one that was dropped stands for rows that are yet to be taken.
     // If the id stays, BullMQ takes it off with the job, and the sweeper makes up for what was dropped in between.
     const ready = job.deduplicationId === undefined ? undefined : job.removeDeduplicationKey().catch(() => {})
-    await drain.serve(job.data.resources, ready)
+    await drain.serve(job.data.resources, `job ${job.id}`, ready)
   }
   const jobs = new Worker<NudgeJob>(QUEUE, work, {
     connection: jobs_redis,
@@ -149,6 +158,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       await nudger.close()
       await payer.close()
       await opened.close()
+      await stats.close()
       redis.disconnect()
       jobs_redis.disconnect()
       database.close()

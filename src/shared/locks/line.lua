@@ -39,8 +39,10 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
+-- The whole id, and nothing but token and time behind it: an id comes from outside where leases are given over HTTP, and
+-- the beginning of somebody else's is no proof of anything.
 local function is_mine(held, id)
-  return held and string.find(held, id .. ' ', 1, true) == 1
+  return held and string.sub(held, 1, #id + 1) == id .. ' ' and string.find(held, '^%d+ %d+$', #id + 2)
 end
 
 local function ttl_of(id)

@@ -6,12 +6,13 @@ import { Cluster, Redis } from 'ioredis'
 import type { Config, LockRedis } from '../config.ts'
 import type { Log } from '../log.ts'
 import { openRedis } from '../queues.ts'
-import type { LockEvents, Locks } from './lease.ts'
+import { typeOf } from '../resource.ts'
+import type { LockEvents, Locks, Mode } from './lease.ts'
 import { createLocks } from './redis.ts'
 import { createRedlock } from './redlock.ts'
 
 interface OpenLocksDeps {
-  config: Pick<Config, 'lock' | 'redis_prefix' | 'lease_ttl_ms'>
+  config: Pick<Config, 'lock' | 'redis_prefix' | 'lease_ttl_ms' | 'expected_hold_ms'>
   /** On REDIS_URL: where the locks are unless they have servers of their own. Stays the caller's to close. */
   redis: Redis
   log: Log
@@ -20,45 +21,52 @@ interface OpenLocksDeps {
 
 export interface OpenedLocks {
   locks: Locks
+  /** What these servers can do: there are no permits on a quorum. */
+  modes: readonly Mode[]
   /** For /readyz: questions that reject when the locks cannot be had. Empty when they are where `redis` is. */
   checks: Readonly<Record<string, () => Promise<unknown>>>
   /** Gives back what is held and closes the connections of its own. */
   close(): Promise<void>
 }
 
+const ALL: readonly Mode[] = ['exclusive', 'shared', 'permit']
+const WITHOUT_PERMITS: readonly Mode[] = ['exclusive', 'shared']
+
 /** Milliseconds between attempts to reach a lock server again. */
 const RECONNECT_MS = 200
 
 export async function openLocks({ config, redis, log, events }: OpenLocksDeps): Promise<OpenedLocks> {
-  const { lock, redis_prefix: prefix, lease_ttl_ms: ttl_ms } = config
+  const { lock, redis_prefix: prefix, lease_ttl_ms: ttl_ms, expected_hold_ms: expected } = config
+  const expected_hold_ms = (resource: string) => expected.get(typeOf(resource)) ?? expected.get('*')
+  const options = { ttl_ms, events, expected_hold_ms }
   switch (lock.backend) {
     case 'redis': {
       const own = lock.servers && openServers(lock.servers, log)
       // As long as a heartbeat may be late for other reasons, too.
       const replication = lock.wait_replicas && { replicas: lock.wait_replicas, timeout_ms: Math.floor(ttl_ms / 10) }
-      const locks = createLocks({ redis: own ?? redis, prefix, ttl_ms, events, ...(replication && { replication }) })
+      const locks = createLocks({ redis: own ?? redis, prefix, ...options, ...(replication && { replication }) })
       const close = async () => {
         await locks.close()
         own?.disconnect()
       }
-      return { locks, checks: own ? { locks: () => locks.inspect('readyz') } : {}, close }
+      return { locks, modes: ALL, checks: own ? { locks: () => locks.inspect('readyz') } : {}, close }
     }
     case 'redlock': {
       const nodes = lock.urls.map((url) => openRedis(url, log, { autoResendUnfulfilledCommands: false }))
       const { max_ttl_ms } = lock
-      // Its type says what a quorum cannot count. Who asks all the same, over HTTP, is told so when it asks.
-      const locks: Locks = createRedlock({ nodes, prefix, ttl_ms, events, ...(max_ttl_ms && { max_ttl_ms }) })
+      // Its type says what a quorum cannot count; who may ask for more looks at `modes` first.
+      const locks: Locks = createRedlock({ nodes, prefix, ...options, ...(max_ttl_ms && { max_ttl_ms }) })
       const close = async () => {
         await locks.close()
         for (const node of nodes) node.disconnect()
       }
-      return { locks, checks: { locks: () => locks.inspect('readyz') }, close }
+      return { locks, modes: WITHOUT_PERMITS, checks: { locks: () => locks.inspect('readyz') }, close }
     }
     case 'etcd': {
       // A process without etcd need not load gRPC: a tenth of a second at its start.
       const { createEtcdLocks } = await import('./etcd.ts')
-      const locks = createEtcdLocks({ hosts: lock.hosts, prefix: `holdfast/${prefix}`, ttl_ms, events })
-      return { locks, checks: { etcd: () => locks.inspect('readyz') }, close: () => locks.close() }
+      const locks = createEtcdLocks({ hosts: lock.hosts, prefix: `holdfast/${prefix}`, ...options })
+      return { locks, modes: ALL, checks: { etcd: () => locks.inspect('readyz') }, close: () => locks.close() }
     }
   }
 }

@@ -46,7 +46,8 @@ export function createLocks({ redis, prefix = '', instance, replication, ...opti
   return createLocksOn(backend, { ...options, instance: instance ?? `${hostname()}:${process.pid}` })
 }
 
-function createRedisBackend(redis: Redis | Cluster, prefix: string, replication?: Replication): Backend {
+/** The locks of one Redis, without the side that waits and renews. */
+export function createRedisBackend(redis: Redis | Cluster, prefix: string, replication?: Replication): Backend {
   if (replication && redis.isCluster) throw new RangeError('replication is not for a Redis Cluster')
   // Every createLocks has a channel of its own, so that a message reaches the one process that it is for.
   const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`

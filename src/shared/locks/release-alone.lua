@@ -6,7 +6,8 @@ do
   local lock, id = KEYS[1], ARGV[1]
   if string.byte(id) == 120 and call('EXISTS', lock .. ':queue') == 0 then
     local held = call('GET', lock)
-    if held and string.find(held, id .. ' ', 1, true) == 1 then
+    -- As is_mine does: the whole id.
+    if held and string.sub(held, 1, #id + 1) == id .. ' ' and string.find(held, '^%d+ %d+$', #id + 2) then
       if ARGV[2] then call('ZREM', KEYS[2] or string.match(lock, '^(.-)lock:{') .. 'lock:index', lock) end
       return call('DEL', lock)
     end

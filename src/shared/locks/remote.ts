@@ -59,7 +59,7 @@ export function createRemoteLeases({ backend, events, claim, undo }: Deps): Remo
       const sent_at = performance.now()
       const answer = await bounded(backend.extend(resource, id, ttl_ms), answerLimit(ttl_ms))
       if (typeof answer === 'number') return leaseOf(held, sent_at)
-      const owner = id.slice(id.lastIndexOf(' ') + 1)
+      const owner = id.split(' ').slice(3).join(' ')
       events.lost?.(resource, answer, { token, owner, held_ms: Date.now() - since_ms })
       throw new LeaseLostError(resource, token, answer)
     },
@@ -75,10 +75,16 @@ export function createRemoteLeases({ backend, events, claim, undo }: Deps): Remo
 }
 
 function leaseOf(held: Held, sent_at: number): RemoteLease {
-  const { resource, mode, id, token, ttl_ms, since_ms } = held
-  const handle = Buffer.from(JSON.stringify([resource, mode, id, token, ttl_ms, since_ms])).toString('base64url')
+  const { resource, mode, token, ttl_ms } = held
+  const handle = handleOf(held)
   const expires_at_ms = Math.floor(Date.now() - (performance.now() - sent_at) + ttl_ms)
   return { handle, resource, mode, token, ttl_ms, expires_at_ms }
+}
+
+const MODES: readonly unknown[] = ['exclusive', 'shared', 'permit'] satisfies Mode[]
+
+export function handleOf({ resource, mode, id, token, ttl_ms, since_ms }: Held): string {
+  return Buffer.from(JSON.stringify([resource, mode, id, token, ttl_ms, since_ms])).toString('base64url')
 }
 
 function read(handle: string): Held {
@@ -86,7 +92,7 @@ function read(handle: string): Held {
     const parts: unknown = JSON.parse(Buffer.from(handle, 'base64url').toString())
     if (!Array.isArray(parts) || parts.length !== 6) throw new Error('wrong parts')
     const [resource, mode, id, token, ttl_ms, since_ms] = parts
-    const texts = [resource, mode, id].every((part) => typeof part === 'string' && part !== '')
+    const texts = [resource, id].every((part) => typeof part === 'string' && part !== '') && MODES.includes(mode)
     const numbers = [token, ttl_ms, since_ms].every((part) => Number.isSafeInteger(part) && part > 0)
     if (!texts || !numbers || ttl_ms < 20 || ttl_ms > 86_400_000) throw new Error('wrong parts')
     return { resource, mode, id, token, ttl_ms, since_ms }

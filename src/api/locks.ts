@@ -1,0 +1,198 @@
+/**
+ * Looking at locks, and taking one away. Invariant: whoever takes a lock away is written down before it is touched, and
+ * once the answer is out the robbed holder can write nothing more: the fence is raised in Postgres too.
+ */
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import { sql } from 'drizzle-orm'
+import type { FastifyInstance } from 'fastify'
+import Type from 'typebox'
+import { UnavailableError } from '../shared/breaker.ts'
+import { type Client, run } from '../shared/db.ts'
+import { type LockStats, MAX_HOURS } from '../shared/lock-stats.ts'
+import type { LockState, Locks } from '../shared/locks/lease.ts'
+import type { Log } from '../shared/log.ts'
+import { REF_PATTERN } from '../shared/resource.ts'
+import { answers, fromCursor, Nullable, PLAIN_TEXT, page, pageQuery, problems, Ref, Time, toCursor } from './http.ts'
+import { onLockServer, presentWaiter, WaiterSchema } from './leases.ts'
+
+const Mode = Type.Enum(['exclusive', 'shared', 'permit'])
+const HolderSchema = Type.Object({
+  owner: Type.String({ description: 'host:pid and job, or what a lease over HTTP was taken with' }),
+  mode: Mode,
+  limit: Type.Optional(Type.Integer()),
+  fencing_token: Type.Integer(),
+  since: Time,
+  ttl_left_ms: Type.Integer({ description: 'The lock ends then, unless it is renewed' }),
+})
+const LockSchema = Type.Object({
+  resource: Type.String(),
+  fence: Type.Integer({
+    description: 'The last token given, or what a forced release left; 0 when none is remembered',
+  }),
+  holders: Type.Array(HolderSchema),
+  waiters: Type.Array(WaiterSchema, { description: 'In the order of their turns' }),
+})
+const TakenSchema = Type.Object({
+  resource: Type.String(),
+  fencing_token: Type.Integer({ description: 'Every later token is higher; no write below it is accepted' }),
+  robbed: Type.Array(HolderSchema, { description: 'Empty when nobody had the lock' }),
+})
+
+const presentHolder = ({ token, since_ms, ...holder }: LockState['holders'][number]) => ({
+  ...holder,
+  fencing_token: token,
+  since: new Date(since_ms).toISOString(),
+})
+const present = ({ holders, waiters, ...lock }: LockState): Type.Static<typeof LockSchema> => ({
+  ...lock,
+  holders: holders.map(presentHolder),
+  waiters: waiters.map(presentWaiter),
+})
+
+const Quantiles = Type.Object({
+  p50: Nullable(Type.Number()),
+  p95: Nullable(Type.Number()),
+  p99: Nullable(Type.Number()),
+})
+const StatsSchema = Type.Object({
+  since: Type.String({ format: 'date-time', description: 'The full hour from which on everything is counted' }),
+  acquisitions: Type.Integer(),
+  failures: Type.Integer({ description: 'timeouts + aborted + unreachable' }),
+  timeouts: Type.Integer({ description: 'Still busy when the wait was over, or at once without one' }),
+  aborted: Type.Integer({ description: 'The caller went away or stopped' }),
+  unreachable: Type.Integer({ description: 'The lock server did not answer' }),
+  contentions: Type.Integer({ description: 'Found the lock taken' }),
+  lost: Type.Integer({ description: 'Ended before they were released' }),
+  fencing_rejections: Type.Integer({ description: 'Writes of superseded holders that Postgres refused' }),
+  success_rate: Nullable(Type.Number({ description: 'acquisitions / (acquisitions + failures)' })),
+  wait_ms: Quantiles,
+  hold_ms: Quantiles,
+})
+
+export interface LockRoutesDeps {
+  client: Client
+  locks: Locks
+  stats: LockStats
+  log: Log
+  /** runs a question to Postgres behind the breaker */
+  guarded<T>(body: () => Promise<T>): Promise<T>
+}
+
+export function lockRoutes(instance: FastifyInstance, { client, locks, stats, log, guarded }: LockRoutesDeps): void {
+  const app = instance.withTypeProvider<TypeBoxTypeProvider>()
+  const tags = ['locks']
+  const params = (sample: string) => Type.Object({ resource: Ref([sample]) })
+
+  app.get(
+    '/api/locks',
+    {
+      schema: {
+        operationId: 'listLocks',
+        tags,
+        summary: 'What is locked, by resource: who holds it and who waits',
+        description: 'What is held for less than 50 ms may be left out; the route of one lock leaves out nothing.',
+        querystring: pageQuery({}),
+        response: { 200: answers(page(LockSchema), 'One page'), ...problems(400) },
+      },
+    },
+    async (request) => {
+      const { limit = 20, cursor } = request.query
+      const after = fromCursor(cursor, new RegExp(REF_PATTERN)) ?? ''
+      const found = (await onLockServer(() => locks.list())).filter((lock) => lock.resource > after)
+      const data = found.slice(0, limit).map(present)
+      return { data, next_cursor: found.length > limit ? toCursor(data.at(-1)?.resource ?? '') : null }
+    },
+  )
+
+  app.get(
+    '/api/locks/stats',
+    {
+      schema: {
+        operationId: 'getLockStats',
+        tags,
+        summary: "The whole fleet's locks in figures",
+        description:
+          'Summed over all API and worker processes, which tell of theirs once a second. Quantiles come from buckets ' +
+          'whose ends grow by the factor 2^(1/4): a value is never too low and at most 19 % too high.',
+        querystring: Type.Object(
+          { hours: Type.Optional(Type.Integer({ minimum: 1, maximum: MAX_HOURS, default: 24 })) },
+          { additionalProperties: false },
+        ),
+        response: { 200: answers(StatsSchema, 'The last hours, the present one included'), ...problems(400) },
+      },
+    },
+    async (request) => {
+      const { since_ms, ...figures } = await stats.read(request.query.hours ?? 24).catch((error) => {
+        throw new UnavailableError('redis', error)
+      })
+      return { since: new Date(since_ms).toISOString(), ...figures }
+    },
+  )
+
+  app.get(
+    '/api/locks/:resource',
+    {
+      schema: {
+        operationId: 'getLock',
+        tags,
+        summary: 'Who holds it, and who waits, in order',
+        description: 'Nobody need hold it: then both lists are empty.',
+        params: params('sample:renewed'),
+        response: { 200: answers(LockSchema, 'The lock'), ...problems(400) },
+      },
+    },
+    async (request) => present(await onLockServer(() => locks.inspect(request.params.resource))),
+  )
+
+  app.delete(
+    '/api/locks/:resource',
+    {
+      config: { admin: true },
+      schema: {
+        operationId: 'takeLockAway',
+        tags,
+        summary: 'Take a lock away from whoever has it (admins)',
+        description:
+          'The holders are told at once, whoever waits is next, and no write with their tokens is accepted any more. ' +
+          'When nobody has it, the fence is raised all the same. Kept in the table lock_releases.',
+        params: params('sample:stuck'),
+        querystring: Type.Object(
+          {
+            reason: Type.Optional(
+              Type.String({ minLength: 1, maxLength: 500, format: PLAIN_TEXT, description: 'For the record' }),
+            ),
+          },
+          { additionalProperties: false },
+        ),
+        response: { 200: answers(TakenSchema, 'Taken away'), ...problems(400, 403, 413, 415) },
+      },
+    },
+    async (request) => {
+      const { resource } = request.params
+      const { reason = null } = request.query
+      const asked_by = request.caller || 'open'
+      const [record] = await guarded(() =>
+        run<{ id: number; fence: number | null }>(
+          client,
+          sql`INSERT INTO lock_releases (resource, asked_by, reason) VALUES (${resource}, ${asked_by}, ${reason})
+              RETURNING id, (SELECT fence FROM resources WHERE ref = ${resource}) AS fence`,
+        ),
+      )
+      const above = record?.fence ?? 0
+      const { token, robbed } = await onLockServer(() => locks.forceRelease(resource, { above }))
+      const holders = robbed.map(presentHolder)
+      log.warn({ resource, asked_by, reason, fence: token, robbed: holders }, 'a lock was taken away')
+      // In one statement: a row that is done says that Postgres refuses the old tokens. If this fails, the caller is told
+      // so, and repeats it.
+      await guarded(() =>
+        run(
+          client,
+          sql`WITH raised AS (UPDATE resources SET fence = ${token} WHERE ref = ${resource} AND fence < ${token})
+              UPDATE lock_releases SET robbed = ${JSON.stringify(holders)}, fence = ${token}, done_at = clock_timestamp()
+              WHERE id = ${record?.id}`,
+        ),
+      )
+      return { resource, fencing_token: token, robbed: holders }
+    },
+  )
+}

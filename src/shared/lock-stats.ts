@@ -1,0 +1,180 @@
+/**
+ * What the locks of the whole fleet do. The invariant: counting is an addition in memory and never waits, so a Redis
+ * that is away costs figures, not locks. Each process adds what it has counted to one Redis hash per hour, once a
+ * second; whoever reads sums the hours.
+ */
+import type { Redis } from 'ioredis'
+import { bounded } from './locks/bounded.ts'
+import type { LockEvents } from './locks/lease.ts'
+
+const FLUSH_MS = 1_000
+/** Milliseconds that Redis has to take or to give figures. */
+const ANSWER_MS = 1_000
+const HOUR_MS = 3_600_000
+/** Hours that are kept: a week shows what is usual at this time of the week. */
+export const MAX_HOURS = 168
+
+/**
+ * Buckets of waits and holds: bucket n ends at 2^(n/4) ms, from 2^-3 ms to a day. A quantile is told as the end of its
+ * bucket, so it is never too low and at most 2^(1/4) times, 19 %, too high. Histograms add up; quantiles do not.
+ */
+const STEPS = 4
+const [FIRST, LAST] = [-12, 106]
+const bucketOf = (ms: number) => Math.min(Math.max(Math.ceil(STEPS * Math.log2(ms)), FIRST), LAST)
+const endOf = (bucket: number) => Math.round(1000 * 2 ** (bucket / STEPS)) / 1000
+
+export interface Quantiles {
+  /** Milliseconds; null when nothing was counted. */
+  p50: number | null
+  p95: number | null
+  p99: number | null
+}
+
+export interface LockStatistics {
+  /** Milliseconds since 1970: the full hour from which on everything is counted. */
+  since_ms: number
+  acquisitions: number
+  /** By reason, and together. */
+  failures: number
+  timeouts: number
+  aborted: number
+  unreachable: number
+  contentions: number
+  lost: number
+  fencing_rejections: number
+  /** acquisitions / (acquisitions + failures); null when nobody has asked for a lock. */
+  success_rate: number | null
+  wait_ms: Quantiles
+  hold_ms: Quantiles
+}
+
+export interface LockStats {
+  /** Counts what these events tell. */
+  readonly events: Required<Pick<LockEvents, 'acquired' | 'failed' | 'contended' | 'lost' | 'released'>>
+  /** A write of a superseded holder that the database has refused. */
+  fenced(): void
+  /** Brings to Redis what was counted; rejects when Redis does not answer, and keeps it for the next time. */
+  flush(): Promise<void>
+  /** The whole fleet's figures of the last hours, with this process's own up to now. @throws the error of Redis */
+  read(hours: number): Promise<LockStatistics>
+  close(): Promise<void>
+}
+
+/** A wait that ends because its process stops was called off, as one whose caller went away. */
+const FAILURES = { lock_busy: 'timeouts', aborted: 'aborted', closed: 'aborted', unreachable: 'unreachable' } as const
+
+/** `redis` stays the caller's to close. */
+export function createLockStats({ redis, prefix }: { redis: Redis; prefix: string }): LockStats {
+  let counts = new Map<string, number>()
+  let sending: Promise<void> | undefined
+  const keyOf = (hour: number) => `${prefix}lock:stats:${hour}`
+  const hourNow = () => Math.floor(Date.now() / HOUR_MS)
+
+  function add(field: string, by = 1): void {
+    counts.set(field, (counts.get(field) ?? 0) + by)
+  }
+
+  async function send(): Promise<void> {
+    const taken = counts
+    counts = new Map()
+    const key = keyOf(hourNow())
+    // All or nothing: an hour that is half counted would tell a success rate that never was.
+    const transaction = redis.multi()
+    for (const [field, count] of taken) transaction.hincrby(key, field, count)
+    transaction.expire(key, ((MAX_HOURS + 1) * HOUR_MS) / 1000)
+    try {
+      await transaction.exec()
+    } catch (error) {
+      // When only the answer was lost, a second's figures count twice: better than a gap whenever Redis fails over.
+      for (const [field, count] of taken) add(field, count)
+      throw error
+    }
+  }
+
+  async function flush(): Promise<void> {
+    if (!sending && counts.size > 0) {
+      sending = send().finally(() => {
+        sending = undefined
+      })
+    }
+    // One at a time: a Redis that hangs holds one of them, and the counts wait in memory.
+    if (sending) await bounded(sending, ANSWER_MS)
+  }
+
+  const timer = setInterval(() => flush().catch(() => {}), FLUSH_MS).unref()
+
+  return {
+    events: {
+      acquired(_resource, waited_ms) {
+        add('acquisitions')
+        add(`wait:${bucketOf(waited_ms)}`)
+      },
+      failed: (_resource, reason) => add(FAILURES[reason]),
+      contended: () => add('contentions'),
+      lost: () => add('lost'),
+      released: (_resource, held_ms) => add(`hold:${bucketOf(held_ms)}`),
+    },
+
+    fenced: () => add('fencing_rejections'),
+
+    flush,
+
+    async read(hours) {
+      await flush()
+      // What was counted while an earlier flush was under way.
+      await flush()
+      const last = hourNow()
+      const first = last - hours + 1
+      const keys = Array.from({ length: hours }, (_, n) => keyOf(first + n))
+      const answers = await bounded(Promise.all(keys.map((key) => redis.hgetall(key))), ANSWER_MS)
+      const sums = new Map<string, number>()
+      for (const [field, count] of answers.flatMap((hash) => Object.entries(hash))) {
+        sums.set(field, (sums.get(field) ?? 0) + Number(count))
+      }
+      return { since_ms: first * HOUR_MS, ...summary(sums) }
+    },
+
+    async close() {
+      clearInterval(timer)
+      await flush().catch(() => {})
+    },
+  }
+}
+
+function summary(sums: ReadonlyMap<string, number>): Omit<LockStatistics, 'since_ms'> {
+  const of = (field: string) => sums.get(field) ?? 0
+  const acquisitions = of('acquisitions')
+  const [timeouts, aborted, unreachable] = [of('timeouts'), of('aborted'), of('unreachable')]
+  const failures = timeouts + aborted + unreachable
+  const asked = acquisitions + failures
+  return {
+    acquisitions,
+    failures,
+    timeouts,
+    aborted,
+    unreachable,
+    contentions: of('contentions'),
+    lost: of('lost'),
+    fencing_rejections: of('fencing_rejections'),
+    success_rate: asked === 0 ? null : acquisitions / asked,
+    wait_ms: quantiles(sums, 'wait:'),
+    hold_ms: quantiles(sums, 'hold:'),
+  }
+}
+
+function quantiles(sums: ReadonlyMap<string, number>, start: string): Quantiles {
+  const buckets = [...sums]
+    .filter(([field]) => field.startsWith(start))
+    .map(([field, count]): [bucket: number, count: number] => [Number(field.slice(start.length)), count])
+    .sort(([a], [b]) => a - b)
+  const total = buckets.reduce((sum, [, count]) => sum + count, 0)
+  const at = (share: number): number | null => {
+    let rest = Math.ceil(share * total)
+    for (const [bucket, count] of buckets) {
+      rest -= count
+      if (rest <= 0) return endOf(bucket)
+    }
+    return null
+  }
+  return { p50: at(0.5), p95: at(0.95), p99: at(0.99) }
+}
