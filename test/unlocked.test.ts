@@ -5,36 +5,12 @@
 import { Redis } from 'ioredis'
 import t from 'tap'
 import { readConfig } from '../src/shared/config.ts'
-import type { Backend } from '../src/shared/locks/backend.ts'
-import type { Locks } from '../src/shared/locks/lease.ts'
-import { createLocksOn } from '../src/shared/locks/locks.ts'
 import { createLog } from '../src/shared/log.ts'
 import { createMetrics } from '../src/shared/metrics.ts'
 import { startWorker } from '../src/workers/worker.ts'
+import { noLocks } from './no-locks.ts'
 import { metric, openShop, rush, settled, TTL, tally } from './shop.ts'
 import { openWorld, until } from './world.ts'
-
-let token = Date.now() * 1000
-
-/** Everybody gets every lease at once: what is left of Redis locking when it fails altogether. */
-function noLocks(): Locks {
-  const backend: Backend = {
-    newId: ({ seat }) => String(seat),
-    async attempt({ above }) {
-      token = Math.max(token, above) + 1
-      return { granted: true, token }
-    },
-    extend: async () => 0,
-    release: async () => 'released',
-    cancel: async () => {},
-    force: async () => ({ token, robbed: [] }),
-    inspect: async () => [],
-    list: async () => [],
-    listen() {},
-    close: async () => {},
-  }
-  return createLocksOn(backend, { ttl_ms: 1_000, instance: 'unlocked' })
-}
 
 t.test('three workers without any lock settle one line: never oversold (medusa#16569)', async (t) => {
   const world = await openWorld(t)

@@ -50,7 +50,8 @@ export interface World {
   readonly env: Readonly<Env & { DATABASE_URL: string; REDIS_URL: string; REDIS_PREFIX: string }>
   /** Resolve when /livez answers 200; reject with the process's log when it ends before. */
   startApi(extra?: Env): Promise<Running>
-  startWorker(extra?: Env): Promise<Running>
+  /** `entry`: another file that starts a worker. */
+  startWorker(extra?: Env, entry?: string): Promise<Running>
   /** The payment provider; give its url to processes as SANDBOX_URL. */
   startSandbox(extra?: Env): Promise<Running>
   /** Give its url to processes as REDIS_URL. */
@@ -129,7 +130,7 @@ export async function openWorld(t: Scope): Promise<World> {
       return one
     },
     startApi: (extra = {}) => start('src/api/main.ts', 'PORT', extra),
-    startWorker: (extra = {}) => start('src/workers/main.ts', 'METRICS_PORT', extra),
+    startWorker: (extra = {}, entry = 'src/workers/main.ts') => start(entry, 'METRICS_PORT', extra),
     async ownRedis() {
       const path = folder('redis')
       const binary = ensureRedisServer(() => {})

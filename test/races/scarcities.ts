@@ -1,0 +1,303 @@
+/**
+ * The five scarcities, one adapter each: what there is n of, how one of them is taken, held, kept and given back over
+ * the public API, and how it is taken by a caller in SQL who knows nothing of lines and leases.
+ */
+import { sqlState } from '../../src/shared/db.ts'
+import { type Answer, card, type Shop } from '../shop.ts'
+import type { Arena } from './arena.ts'
+
+export type ScarcityName = 'stock' | 'tickets' | 'drivers' | 'date ranges' | 'balances'
+
+export interface Wish {
+  /** which of them, where they are not alike (a driver, the first night); which product it is that a balance pays */
+  place?: number
+  /** how many, on one line or on several lines of one cart */
+  cart?: number[]
+  /** only set aside */
+  hold?: boolean
+  key?: string
+}
+
+export interface Scarce {
+  /** the resource itself, or one of the drivers */
+  readonly ref: string
+  /** every resource whose line its takers stand in */
+  readonly lines: readonly string[]
+  /** everything that is locked to take one */
+  readonly locked: readonly string[]
+  take(customer: string, wish?: Wish): Promise<Answer>
+  /** makes a held one final: the other half of take */
+  keep(id: string): Promise<Answer>
+  giveUp(id: string): Promise<Answer>
+  giveBack(id: string): Promise<Answer>
+  /** how many are taken for good, and how many are set aside */
+  counts(): Promise<{ taken: number; held: number }>
+  /** how often what goes along with each one is gone: the other line of the cart, the money, the rider's time */
+  beside(): Promise<number>
+  /** Takes one in SQL, past everything; false when the database refuses it. */
+  past(customer: string, place: number): Promise<boolean>
+}
+
+export interface Scarcity {
+  readonly name: ScarcityName
+  /** who comes too late is told this */
+  readonly refusal: string
+  /** who has had as many as one may have is told this */
+  readonly overLimit?: string
+  /** who was asked to keep, and has it already */
+  readonly kept: string
+  make(arena: Arena, n: number, options?: { limit?: number }): Promise<Scarce>
+  /** Asks for one of each at once, in this order. */
+  both?(arena: Arena, customer: string, first: Scarce, second: Scarce): Promise<unknown>
+}
+
+const WAIT = { prefer: 'wait=30' }
+/** Of one unit, in cents. */
+const PRICE = 100
+const PLENTY = 1_000
+const HOLD_S = 60
+const withKey = (key?: string) => (key === undefined ? WAIT : { ...WAIT, 'idempotency-key': key })
+const day = (n: number) => new Date(Date.UTC(2030, 0, 1 + n)).toISOString().slice(0, 10)
+
+/** What the database says when it refuses a caller that goes round everything. */
+const REFUSALS = new Set(['23514', '23P01'])
+async function unlessRefused(statement: Promise<unknown>): Promise<boolean> {
+  try {
+    await statement
+    return true
+  } catch (error) {
+    if (!REFUSALS.has(sqlState(error) ?? '')) throw error
+    return false
+  }
+}
+
+/** A sale as a script would do it that somebody once wrote: one statement, by itself right, and blind. */
+const sellPast = ({ client }: Shop, ref: string, units: number, customer: string) =>
+  unlessRefused(
+    client`
+      WITH p AS (
+        INSERT INTO purchases (queue, customer, lines, amount, status, settled_at)
+        VALUES (${ref}, ${customer}, ${JSON.stringify([{ resource: ref, units }])}, 0, 'confirmed', clock_timestamp())
+        RETURNING id
+      ), m AS (
+        INSERT INTO movements (resource, purchase, delta, reason) SELECT ${ref}, id, ${-units}, 'sale' FROM p
+      )
+      UPDATE resources SET available = available - ${units} WHERE ref = ${ref}`.execute(),
+  )
+
+const unitsOf = (resource: string, cart = [1], each = 1) => cart.map((units) => ({ resource, units: units * each }))
+
+async function counted(shop: Shop, ref: string, each = 1) {
+  const { sold, held } = await shop.resource(ref)
+  return { taken: sold / each, held: held / each }
+}
+
+/** The verbs of purchases, however they are paid. */
+const purchased = ({ shop }: Arena) => ({
+  keep: (id: string) => shop.command(id, 'confirm', WAIT),
+  giveUp: (id: string) => shop.command(id, 'cancel', WAIT),
+  giveBack: (id: string) => shop.command(id, 'refund', WAIT),
+})
+
+export const STOCK: Scarcity = {
+  name: 'stock',
+  refusal: '409 sold_out',
+  overLimit: '409 limit',
+  kept: 'confirmed',
+  async make(arena, n, { limit } = {}) {
+    const { shop } = arena
+    const ref = await shop.units('product', n, 0, limit === undefined ? {} : { max_per_customer: limit })
+    const plenty = await shop.units('product', PLENTY, 0)
+    // The line is that of the first by reference: the counter at the end decides which.
+    const lines = [ref, plenty].sort().slice(0, 1)
+    return {
+      ref,
+      lines,
+      locked: [ref, plenty],
+      ...purchased(arena),
+      take: (customer, { cart, hold, key } = {}) =>
+        shop.buy(
+          {
+            customer,
+            lines: [...unitsOf(ref, cart), { resource: plenty, units: 1 }],
+            ...(hold ? { hold_seconds: HOLD_S } : {}),
+          },
+          withKey(key),
+        ),
+      counts: () => counted(shop, ref),
+      beside: async () => (await shop.resource(plenty)).sold,
+      past: (customer) => sellPast(shop, ref, 1, customer),
+    }
+  },
+  both: ({ shop }, customer, first, second) =>
+    shop.buy({ customer, lines: [...unitsOf(first.ref), ...unitsOf(second.ref)] }, WAIT),
+}
+
+export const TICKETS: Scarcity = {
+  name: 'tickets',
+  refusal: '409 sold_out',
+  overLimit: '409 limit',
+  kept: 'confirmed',
+  async make(arena, n, { limit } = {}) {
+    const { shop } = arena
+    const ref = await shop.units('event', n, PRICE, limit === undefined ? {} : { max_per_customer: limit })
+    return {
+      ref,
+      lines: [ref],
+      locked: [ref],
+      ...purchased(arena),
+      take: (customer, { cart, hold, key } = {}) =>
+        shop.buy(
+          {
+            customer,
+            lines: unitsOf(ref, cart),
+            payment: card('tok_visa'),
+            ...(hold ? { hold_seconds: HOLD_S } : {}),
+          },
+          withKey(key),
+        ),
+      counts: () => counted(shop, ref),
+      async beside() {
+        await shop.charged()
+        const [row] = await shop.client<{ units: number }[]>`
+          SELECT coalesce(sum(c.amount * CASE c.purpose WHEN 'charge' THEN 1 ELSE -1 END), 0)::int / ${PRICE} AS units
+          FROM charges c JOIN purchases p ON p.id = c.purchase
+          WHERE p.queue = ${ref} AND c.status IN ('captured', 'refunded')`
+        return row?.units ?? 0
+      },
+      past: (customer) => sellPast(shop, ref, 1, customer),
+    }
+  },
+  both: ({ shop }, customer, first, second) =>
+    shop.buy({ customer, lines: [...unitsOf(first.ref), ...unitsOf(second.ref)], payment: card('tok_visa') }, WAIT),
+}
+
+export const BALANCES: Scarcity = {
+  name: 'balances',
+  refusal: '402 payment_declined',
+  overLimit: '409 limit',
+  kept: 'confirmed',
+  async make(arena, n, { limit } = {}) {
+    const { shop } = arena
+    const limited = limit === undefined ? {} : { max_per_customer: limit * PRICE }
+    const ref = await shop.units('account', n * PRICE, 1, limited)
+    const products = [await shop.units('product', PLENTY, PRICE), await shop.units('product', PLENTY, PRICE)]
+    return {
+      ref,
+      lines: products,
+      locked: [ref, ...products],
+      ...purchased(arena),
+      take: (customer, { place = 0, cart, hold, key } = {}) =>
+        shop.buy(
+          {
+            customer,
+            lines: unitsOf(products[place % 2] ?? '', cart),
+            payment: { method: 'wallet', account: ref },
+            ...(hold ? { hold_seconds: HOLD_S } : {}),
+          },
+          withKey(key),
+        ),
+      counts: () => counted(shop, ref, PRICE),
+      async beside() {
+        const sold = await Promise.all(products.map((product) => shop.resource(product)))
+        return sold.reduce((sum, product) => sum + product.sold, 0)
+      },
+      past: (customer) => sellPast(shop, ref, PRICE, customer),
+    }
+  },
+  // Credit of the one account, paid from the other.
+  both: ({ shop }, customer, first, second) =>
+    shop.buy(
+      { customer, lines: unitsOf(first.ref, [1], PRICE), payment: { method: 'wallet', account: second.ref } },
+      WAIT,
+    ),
+}
+
+/** The verbs of bookings, and how many of them there are on these calendars. */
+const booked = ({ shop }: Arena, refs: readonly string[]) => ({
+  keep: (id: string) => shop.move(id, 'accept', WAIT),
+  giveUp: (id: string) => shop.move(id, 'cancel', WAIT),
+  giveBack: (id: string) => shop.move(id, 'cancel', WAIT),
+  async counts() {
+    const [row] = await shop.client<{ taken: number; held: number }[]>`
+      SELECT coalesce(sum(nights) FILTER (WHERE status = 'accepted'), 0)::int AS taken,
+             coalesce(sum(nights) FILTER (WHERE status = 'requested'), 0)::int AS held
+      FROM (SELECT status, CASE kind WHEN 'ride' THEN 1 ELSE extract(day FROM upper(during) - lower(during)) END AS nights
+            FROM bookings WHERE resource IN ${shop.client(refs)}) b`
+    return { taken: row?.taken ?? 0, held: row?.held ?? 0 }
+  },
+})
+
+export const DRIVERS: Scarcity = {
+  name: 'drivers',
+  refusal: '409 conflict',
+  overLimit: '409 conflict',
+  kept: 'accepted',
+  async make(arena, n) {
+    const { shop } = arena
+    const refs = await Promise.all(Array.from({ length: n }, () => shop.calendar('driver')))
+    const verbs = booked(arena, refs)
+    let turn = 0
+    return {
+      ref: refs[0] ?? '',
+      lines: refs,
+      locked: refs,
+      ...verbs,
+      async take(rider, { place = turn++, hold, key } = {}) {
+        const driver_id = (refs[place % n] ?? '').replace('driver:', '')
+        const request = { driver_id, rider_id: rider, pickup_lat: 52.52, pickup_lng: 13.4 }
+        const answer = await shop.book(request, withKey(key))
+        return hold || answer.status !== 201 ? answer : await verbs.keep(answer.body.id)
+      },
+      async beside() {
+        const [row] = await shop.client<{ riders: number }[]>`
+          SELECT count(DISTINCT customer)::int AS riders FROM bookings
+          WHERE resource IN ${shop.client(refs)} AND status IN ('requested', 'accepted')`
+        return row?.riders ?? 0
+      },
+      past: (rider, place) =>
+        unlessRefused(
+          shop.client`
+            INSERT INTO bookings (kind, resource, customer, during, status)
+            VALUES ('ride', ${refs[place % n] ?? ''}, ${rider}, tstzrange(now(), NULL), 'accepted')`.execute(),
+        ),
+    }
+  },
+  both: (_arena, rider, first, second) => Promise.all([first, second].map((driver) => driver.take(rider))),
+}
+
+export const DATE_RANGES: Scarcity = {
+  name: 'date ranges',
+  refusal: '409 conflict',
+  kept: 'accepted',
+  async make(arena, n) {
+    const { shop } = arena
+    const ref = await shop.calendar('property', PRICE)
+    const purse = await shop.units('account', PLENTY * PRICE, 1)
+    let turn = 0
+    return {
+      ref,
+      lines: [ref],
+      locked: [ref, purse],
+      ...booked(arena, [ref]),
+      take(customer, { place = turn++ % n, cart: [nights = 1] = [], hold, key } = {}) {
+        const range = { from: day(place), to: day(place + nights) }
+        const payment = { method: 'wallet', account: purse }
+        return shop.book(
+          { resource: ref, customer, ...range, payment, ...(hold ? { hold_seconds: HOLD_S } : {}) },
+          withKey(key),
+        )
+      },
+      async beside() {
+        const { sold, held } = await shop.resource(purse)
+        return (sold + held) / PRICE
+      },
+      past: (customer, place) =>
+        unlessRefused(
+          shop.client`
+            INSERT INTO bookings (resource, customer, during, status)
+            VALUES (${ref}, ${customer}, tstzrange(${day(place % n)}, ${day((place % n) + 1)}), 'accepted')`.execute(),
+        ),
+    }
+  },
+}
