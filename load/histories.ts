@@ -1,13 +1,18 @@
 /**
- * `npm run histories -- --runs=10000 [--seed=N] [--path=P]`: histories of a lock against the model, many more than the
- * tests run. Prints the seed; with the seed and the path of a failure it runs that history again.
+ * `npm run histories -- --runs=10000 [--seed=N] [--path=P --replay-path=R]`: histories of a lock against the model, many
+ * more than the tests run. Prints the seed; with the seed and the paths of a failure it runs that history again.
  */
 import { parseArgs } from 'node:util'
 import { fencedInMemory, runHistories } from '../test/histories.ts'
 import { openHistoryWorld } from '../test/history-world.ts'
 
 const { values } = parseArgs({
-  options: { runs: { type: 'string', default: '10000' }, seed: { type: 'string' }, path: { type: 'string' } },
+  options: {
+    runs: { type: 'string', default: '10000' },
+    seed: { type: 'string' },
+    path: { type: 'string' },
+    'replay-path': { type: 'string' },
+  },
 })
 const histories = Number(values.runs)
 const seed = values.seed === undefined ? Date.now() % 2 ** 31 : Number(values.seed)
@@ -22,6 +27,7 @@ const { failed, report, seen } = await runHistories(world, fencedInMemory(), {
   histories,
   seed,
   ...(values.path !== undefined && { path: values.path }),
+  ...(values['replay-path'] !== undefined && { replayPath: values['replay-path'] }),
   onFailure: (error) => console.log(`histories: one fails: ${error}`),
   onHistory(done) {
     if (done % 500 === 0) console.log(`histories: ${done} in ${Math.round((performance.now() - began) / 1000)} s`)

@@ -44,7 +44,7 @@ t.test('a replica that fell behind takes over while the clock is behind, too: no
 })
 
 t.test('short histories: the lock does what the model allows, and no superseded holder writes', async (t) => {
-  const { failed, report, seed, seen } = await runHistories(world, fencedInMemory(), { histories: 120 })
+  const { failed, report, seed, seen } = await runHistories(world, fencedInMemory(), { histories: 100 })
   t.notOk(failed, report)
   t.comment(`seed ${seed}: ${JSON.stringify(seen)}`)
 })
@@ -71,7 +71,7 @@ t.test('the same with the fence in Postgres', async (t) => {
       return Number(row?.fence ?? 0)
     },
   }
-  const { failed, report, seed, seen } = await runHistories(world, fenced, { histories: 40 })
+  const { failed, report, seed, seen } = await runHistories(world, fenced, { histories: 25 })
   t.notOk(failed, report)
   t.comment(`seed ${seed}: ${JSON.stringify(seen)}`)
 })

@@ -83,8 +83,9 @@ const NEMESIS = [clock, clock, flush, force, fallBack]
 export interface Run {
   histories: number
   seed?: number
-  /** Of a history that failed: fast-check prints it. */
+  /** Of a history that failed: fast-check prints both. */
   path?: string
+  replayPath?: string
   onHistory?(done: number): void
   /** Before a shorter one is looked for, which takes a while. */
   onFailure?(error: unknown): void
@@ -119,11 +120,14 @@ export async function runHistories(world: HistoryWorld, sql: steps.Fenced, run: 
       for (const one of h.waiting) one.stop.abort()
     }
   }
-  const commands = fc.commands([...STEPS, ...NEMESIS] as fc.Arbitrary<Step>[], { maxCommands: 24, size: 'max' })
+  const commands = fc.commands([...STEPS, ...NEMESIS] as fc.Arbitrary<Step>[], {
+    ...{ maxCommands: 24, size: 'max' },
+    ...(run.replayPath !== undefined && { replayPath: run.replayPath }),
+  })
   const details = await fc.check(fc.asyncProperty(commands, history), {
     numRuns: run.histories,
     ...(run.seed !== undefined && { seed: run.seed }),
-    ...(run.path !== undefined && { path: run.path }),
+    ...(run.path !== undefined && { path: run.path, endOnFailure: true }),
   })
   const report = details.failed ? `${fc.defaultReportMessage(details)}\n${String(details.errorInstance)}` : ''
   return { failed: details.failed, histories: done, seed: details.seed, report, seen }

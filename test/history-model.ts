@@ -18,6 +18,7 @@ export interface Given extends Wish {
   release(): Promise<{ released: boolean }>
   /** Its own process knows that it is over; a lease that lives by its handle never knows. */
   over: boolean
+  let_go: boolean
   local: boolean
   /** What its holder read when it raised the fence to its token. */
   read: number | undefined

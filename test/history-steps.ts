@@ -33,6 +33,8 @@ interface Waiting {
   stop: AbortController
   outcome?: { lease: Lease } | { error: unknown }
   ended: Promise<unknown>
+  /** By the server's clock, wherever that was since. */
+  asked_ms: number
   /** Nothing has happened yet that may have cost its place. */
   in_order: boolean
 }
@@ -84,10 +86,10 @@ function entered(h: History, lease: Given, asked_ms: number): void {
   must(admission(h.memory, lease, now_ms) !== 'never', `${lease.mode} was let in beside who holds it`)
   must(!h.tokens.has(lease.token), `token ${lease.token} was given twice`)
   must(lease.token > h.memory.last, `token ${lease.token} is not above ${h.memory.last}, which the server knew`)
-  must(lease.token > asked_ms * 1000 - 1_000_000 || lease.token === h.memory.last + 1, 'a token from long ago')
+  must(lease.token > asked_ms * 1000 - 1_000_000, 'a token from long ago')
   // Only a server that has lost its memory, with its clock set back, may give a lower one.
   if (lease.token < h.highest) {
-    must(h.memory.last < h.highest && now_ms * 1000 < h.highest + 1000, `token ${lease.token} is below ${h.highest}`)
+    must(h.memory.last < h.highest && asked_ms * 1000 < h.highest + 1000, `token ${lease.token} is below ${h.highest}`)
     note(h, 'lower tokens after a loss with the clock set back')
   }
   h.tokens.add(lease.token)
@@ -124,7 +126,7 @@ export async function acquire(h: History, by: number, wish: Wish, local: boolean
 
 function givenLocal(lease: Lease, wish: Wish, ttl_ms: number): Given {
   const given: Given = {
-    ...{ ...wish, token: lease.token, ttl_ms, over: false, local: true, read: undefined },
+    ...{ ...wish, token: lease.token, ttl_ms, over: false, let_go: false, local: true, read: undefined },
     extend: () => lease.extend(),
     async release() {
       given.over = true
@@ -142,7 +144,7 @@ async function givenRemote(h: History, by: number, wish: Wish, ttl_ms: number, a
   const locks = (n: number) => fleet[n % fleet.length] as HistoryWorld['fleet'][number]
   const { handle, token } = await locks(by).remote.acquire(h.resource, { ...optionsOf(wish), ttl_ms, above })
   return {
-    ...{ ...wish, token, ttl_ms, over: false, local: false, read: undefined },
+    ...{ ...wish, token, ttl_ms, over: false, let_go: false, local: false, read: undefined },
     extend: () => locks(by + 1).remote.extend(handle),
     release: () => locks(by + 2).remote.release(handle),
   }
@@ -153,7 +155,8 @@ export async function enqueue(h: History, by: number, wish: Wish, ttl_ms: number
   const locks = h.world.fleet[by % h.world.fleet.length] as HistoryWorld['fleet'][number]
   const stop = new AbortController()
   const wait = locks.acquire(h.resource, { ...optionsOf(wish), ttl_ms, wait_ms: 600_000, signal: stop.signal })
-  const one: Waiting = { wish, ttl_ms, stop, in_order: true, ended: Promise.resolve() }
+  const asked_ms = h.world.now_ms()
+  const one: Waiting = { wish, ttl_ms, stop, asked_ms, in_order: true, ended: Promise.resolve() }
   one.ended = wait.then(
     (lease) => {
       one.outcome = { lease }
@@ -172,7 +175,7 @@ export async function cancel(h: History, which: number): Promise<void> {
   one.stop.abort()
   await one.ended
   if (one.outcome && 'lease' in one.outcome) {
-    entered(h, givenLocal(one.outcome.lease, one.wish, one.ttl_ms), h.world.now_ms())
+    entered(h, givenLocal(one.outcome.lease, one.wish, one.ttl_ms), one.asked_ms)
   }
   note(h, 'cancelled')
   await settle(h)
@@ -232,7 +235,7 @@ async function served(h: History): Promise<void> {
     if (!one.outcome) continue
     h.waiting.splice(h.waiting.indexOf(one), 1)
     const lease = givenLocal(one.outcome.lease, one.wish, one.ttl_ms)
-    entered(h, lease, h.world.now_ms())
+    entered(h, lease, one.asked_ms)
     note(h, 'served in line')
     // What was handed over gets its whole TTL.
     const asked_ms = h.world.now_ms()
@@ -262,12 +265,14 @@ export async function extend(h: History, lease: Given): Promise<void> {
 }
 
 export async function release(h: History, lease: Given): Promise<void> {
-  // A second release of its own process asks nobody. After a loss that it has seen, the lock may still be there.
-  const was_over = lease.local && lease.over
+  // A second release of its own process asks nobody.
+  if (lease.local && lease.let_go) return void (await lease.release())
+  const was_over = lease.over
   const status = statusOf(h.memory, lease, h.world.now_ms())
+  lease.let_go = true
   const { released } = await lease.release()
-  if (was_over) return
-  const right = status === 'unsure' || released === (status === 'alive')
+  // A server that has fallen back may still have what its own process has given up.
+  const right = was_over || status === 'unsure' || released === (status === 'alive')
   must(right, `a lease that is ${status} was released: ${released}`)
   h.memory.ends.delete(lease)
   note(h, released ? 'released' : 'released too late')
@@ -353,6 +358,7 @@ export async function stepClock(h: History, by_s: number): Promise<void> {
   h.world.setClock(h.offset_s)
   for (const memory of [h.memory, h.snapshot]) if (memory && by_s < 0) wentBack(memory, h.world.now_ms())
   if (h.snapshot) mayForget(h.snapshot, h.world.now_ms())
+  for (const one of h.waiting) one.asked_ms = Math.min(one.asked_ms, h.world.now_ms())
   note(h, by_s < 0 ? 'clock set back' : 'clock set forward')
   if (h.waiting.length > 0) await afterwards(h, h.world.reconnect)
   else await settle(h)

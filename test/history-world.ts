@@ -2,14 +2,11 @@
  * Where histories of a lock happen: two Redis under one clock that a test sets, the second of which is a replica when it
  * shall be, and three processes' worth of locks that follow whichever of the two is the primary.
  */
-import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
-import { ensureFaketime } from '../ops/install.mjs'
 import type { Locks } from '../src/shared/locks/lease.ts'
 import { createLocks } from '../src/shared/locks/redis.ts'
+import { makeClock } from './clock.ts'
 import { startProxy, startRedis } from './locks-redis.ts'
 
 /** Leases outlive every history, so that nothing happens in one but its steps: heartbeats come at a third of it. */
@@ -38,23 +35,8 @@ export interface HistoryWorld {
 }
 
 export async function openHistoryWorld(): Promise<HistoryWorld> {
-  const folder = mkdtempSync(join(tmpdir(), 'holdfast-clock-'))
-  const clock = join(folder, 'clock')
+  const clock = makeClock()
   let offset_s = 0
-  const setClock = (seconds: number) => {
-    offset_s = seconds
-    // Replaced in one step: the servers read it whenever they look at their clock.
-    writeFileSync(`${clock}.next`, `${seconds < 0 ? '' : '+'}${seconds}\n`)
-    renameSync(`${clock}.next`, clock)
-  }
-  setClock(0)
-  const env = {
-    // libc first after it: jemalloc's malloc asks for the time while it is being asked for.
-    LD_PRELOAD: `${ensureFaketime(() => {})} libc.so.6`,
-    FAKETIME_TIMESTAMP_FILE: clock,
-    FAKETIME_NO_CACHE: '1',
-    FAKETIME_DONT_FAKE_MONOTONIC: '1',
-  }
   const sync = [
     '--repl-diskless-sync-delay',
     '0',
@@ -65,7 +47,7 @@ export async function openHistoryWorld(): Promise<HistoryWorld> {
     '--hz',
     '100',
   ]
-  const servers = await Promise.all([startRedis(sync, env), startRedis(sync, env)])
+  const servers = await Promise.all([startRedis(sync, clock.env), startRedis(sync, clock.env)])
   let [primary, standby] = servers.map((server) => ({ port: server.port, redis: server.client() })) as [Side, Side]
   const proxy = await startProxy(
     () => primary.port,
@@ -102,7 +84,10 @@ export async function openHistoryWorld(): Promise<HistoryWorld> {
   return {
     fleet,
     now_ms: () => Date.now() + offset_s * 1000,
-    setClock,
+    setClock(seconds) {
+      offset_s = seconds
+      clock.set(seconds)
+    },
     async flush() {
       await primary.redis.flushall()
     },
@@ -125,7 +110,7 @@ export async function openHistoryWorld(): Promise<HistoryWorld> {
       await Promise.all(fleet.map((locks) => locks.close()))
       await proxy.stop()
       await Promise.all(servers.map((server) => server.stop()))
-      rmSync(folder, { recursive: true, force: true })
+      clock.remove()
     },
   }
 }
