@@ -38,9 +38,26 @@ const SETTINGS = {
   'grpc.enable_retries': 0,
 }
 
+/** A failed request, in a wrapping that etcd3 does not know. */
+class Failed extends Error {}
+
+/**
+ * After a failure of the network etcd3 throws all connections to the server away, which makes the requests that follow
+ * late, too. gRPC connects again by itself where that helps, so the failure is hidden from etcd3.
+ */
+const patient = Object.assign(Object.create(noop) as typeof noop, {
+  async execute<T>(work: (context: { signal: AbortSignal }) => PromiseLike<T> | T): Promise<T> {
+    try {
+      return await noop.execute(work)
+    } catch (cause) {
+      throw new Failed('', { cause })
+    }
+  },
+})
+
 export function connectEtcd(hosts: readonly string[]): EtcdClient {
   const clients = hosts.map(
-    (host) => new Etcd3({ hosts: host, grpcOptions: SETTINGS, faultHandling: { host: () => noop, global: noop } }),
+    (host) => new Etcd3({ hosts: host, grpcOptions: SETTINGS, faultHandling: { host: () => patient, global: noop } }),
   )
   let current = Math.floor(Math.random() * clients.length)
 
@@ -49,14 +66,15 @@ export function connectEtcd(hosts: readonly string[]): EtcdClient {
    * the deadline up: the next request goes to the next one.
    */
   async function ask<T>(question: (client: Etcd3) => Promise<T>): Promise<T> {
-    for (let failed = 1; ; failed++) {
+    for (let tries = 1; ; tries++) {
       const asked = current
       try {
         return await question(clients[asked] as Etcd3)
-      } catch (error) {
+      } catch (thrown) {
+        const error = thrown instanceof Failed ? thrown.cause : thrown
         if (!(error instanceof Error && isRecoverableError(error))) throw error
         if (current === asked) current = (asked + 1) % clients.length
-        if (failed > clients.length || error instanceof GRPCDeadlineExceededError) throw error
+        if (tries > clients.length || error instanceof GRPCDeadlineExceededError) throw error
       }
     }
   }
