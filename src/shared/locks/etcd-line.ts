@@ -51,12 +51,26 @@ export function entryOf(id: string, base?: number): Buffer {
   return Buffer.from(JSON.stringify({ id, at: Date.now(), base }))
 }
 
+/** A line is read again and again, and its keys seldom change. */
+const known = new Map<string, Entry>()
+const MOST_KNOWN = 5000
+
 /** undefined for a key in the line that is not ours. */
 export function readEntry(kv: IKeyValue): Entry | undefined {
+  const key = kv.key.toString()
+  const before = known.get(key)
+  if (before?.mod_revision === Number(kv.mod_revision) && before.lease === kv.lease) return before
+  const entry = parseEntry(key, kv)
+  if (known.size >= MOST_KNOWN) known.clear()
+  if (entry) known.set(key, entry)
+  return entry
+}
+
+function parseEntry(key: string, kv: IKeyValue): Entry | undefined {
   try {
     const { id, at, base } = JSON.parse(kv.value.toString()) as { id: string; at: number; base?: number }
     const mod_revision = Number(kv.mod_revision)
-    const place = { key: kv.key.toString(), create_revision: Number(kv.create_revision), mod_revision, lease: kv.lease }
+    const place = { key, create_revision: Number(kv.create_revision), mod_revision, lease: kv.lease }
     const token = base === undefined ? {} : { token: base + mod_revision }
     return { ...readId(id), ...place, since_ms: at, ...token }
   } catch {
@@ -90,13 +104,16 @@ export function isWaiter(entry: Entry): boolean {
   return entry.token === undefined
 }
 
+/** Up to this TTL one etcd lease does for the place and the lock. */
+const ONE_LEASE_MS = 6000
+
 /**
- * An id has two etcd leases, made from its uuid, so that whoever knows the id can renew and revoke them. A place in line
- * has one of its own: with a TTL of an hour, a dead waiter shall not cost the line an hour.
+ * The etcd leases of an id are made from its uuid, so that whoever knows the id can renew and revoke them. With a long
+ * TTL a place in line has one of its own: a dead waiter shall not cost the line an hour.
  */
-export function leaseOf({ uuid }: Named, of: 'lock' | 'place'): string {
+export function leaseOf({ uuid, ttl_ms }: Named, of: 'lock' | 'place'): string {
   const hex = uuid.replaceAll('-', '')
-  const half = BigInt(`0x${of === 'lock' ? hex.slice(0, 16) : hex.slice(16)}`)
+  const half = BigInt(`0x${of === 'lock' || ttl_ms <= ONE_LEASE_MS ? hex.slice(0, 16) : hex.slice(16)}`)
   // Positive as an int64. 0 would mean no lease.
   return String(BigInt.asUintN(63, half) || 1n)
 }

@@ -7,7 +7,7 @@
  *   <prefix>base                       what tokens are counted from: µs since 1970 when it was first written
  *   <prefix>robbed/<channel>/<uuid>    tells a process that a lock of its own was taken; dies with the robbed lease
  */
-import type { ICompare, IRequestOp, IResponseOp } from 'etcd3'
+import type { ICompare, IRequestOp, IResponseOp, ITxnRequest } from 'etcd3'
 import type { Attempt } from './backend.ts'
 import { type Call, type EtcdClient, isGone, startingWith } from './etcd-client.ts'
 import { type Entry, entryOf, isHolder, leaseOf, readEntry, readId } from './etcd-line.ts'
@@ -15,7 +15,7 @@ import { type Entry, entryOf, isHolder, leaseOf, readEntry, readId } from './etc
 /** A line as it was at a revision, and the base of tokens then. */
 export interface View {
   revision: number
-  line: Entry[]
+  line: readonly Entry[]
   base: number | undefined
 }
 
@@ -28,12 +28,15 @@ export interface Table {
   /** Without the base and revision, for looking only. */
   readLines(resources: readonly string[], call: Call): Promise<Entry[][]>
   resources(call: Call): Promise<string[]>
-  /** The token, if the line still is as it was seen; else the line as it is. Rejects with isGone without a lock lease. */
-  grant(request: Attempt, key: string, view: View, call: Call): Promise<number | View>
+  /**
+   * The token, if the line still is as it was seen; else the line as it is, on request with a place in it. Rejects with
+   * isGone without a lock lease, or, on request, without a place lease.
+   */
+  grant(request: Attempt, key: string, view: View, or_stand: boolean, call: Call): Promise<number | View>
   /** Stands at the end of the line, unless it stands there already. Rejects with isGone without a place lease. */
   stand(request: Attempt, key: string, call: Call): Promise<View>
   /** True when the key was there; else who has the lock now, and whether it was robbed of this id. */
-  leave(resource: string, id: string, call: Call): Promise<true | { robbed: boolean; line: Entry[] }>
+  leave(resource: string, id: string, call: Call): Promise<true | { robbed: boolean; line: readonly Entry[] }>
   /** The token that every later one is above; undefined when the line is not as it was seen. */
   rob(resource: string, view: View, above: number, call: Call): Promise<number | undefined>
 }
@@ -81,6 +84,13 @@ export function createTable(client: EtcdClient, prefix: string): Table {
     return { base, unchanged, raise }
   }
 
+  function stood(resource: string, id: string, key: string): ITxnRequest {
+    const absent: ICompare = { key: Buffer.from(key), target: 'Create', result: 'Equal', create_revision: 0 }
+    const lease = leaseOf(readId(id), 'place')
+    const put = { request_put: { key: Buffer.from(key), value: entryOf(id), lease } }
+    return { compare: [absent], success: [put, ...viewed(resource)], failure: viewed(resource) }
+  }
+
   return {
     lineOf,
     robbedOf,
@@ -118,7 +128,7 @@ export function createTable(client: EtcdClient, prefix: string): Table {
       }
     },
 
-    async grant({ resource, id, above }, key, view, call) {
+    async grant({ resource, id, above }, key, view, or_stand, call) {
       const { base, unchanged, raise } = baseAbove(view, above)
       const own = view.line.find((entry) => entry.key === key)
       // Who has a place asks for nothing but that it is still there: its turn, once come, stays. Others come last.
@@ -127,22 +137,16 @@ export function createTable(client: EtcdClient, prefix: string): Table {
         : { ...startingWith(lineOf(resource)), target: 'Create', result: 'Less', create_revision: view.revision + 1 }
       const lease = leaseOf(readId(id), 'lock')
       const put = { request_put: { key: Buffer.from(key), value: entryOf(id, base), lease } }
-      const request = { compare: [same, unchanged], success: [put, ...raise], failure: viewed(resource) }
+      const failure = or_stand ? [{ request_txn: stood(resource, id, key) }] : viewed(resource)
+      const request = { compare: [same, unchanged], success: [put, ...raise], failure }
       const { succeeded, revision, responses } = await client.txn(request, call)
-      if (!succeeded) return viewOf(revision, responses)
+      if (!succeeded) return viewOf(revision, responses[0]?.response_txn?.responses ?? responses)
       known_base = base
       return base + revision
     },
 
     async stand({ resource, id }, key, call) {
-      const absent: ICompare = { key: Buffer.from(key), target: 'Create', result: 'Equal', create_revision: 0 }
-      const lease = leaseOf(readId(id), 'place')
-      const put = { request_put: { key: Buffer.from(key), value: entryOf(id), lease } }
-      const view = viewed(resource)
-      const { revision, responses } = await client.txn(
-        { compare: [absent], success: [put, ...view], failure: view },
-        call,
-      )
+      const { revision, responses } = await client.txn(stood(resource, id, key), call)
       return viewOf(revision, responses)
     },
 

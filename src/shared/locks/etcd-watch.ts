@@ -19,6 +19,7 @@ interface Watch {
 export interface Watches {
   /** @returns what ends it */
   open(watch: Watch): () => void
+  connected(): boolean
   close(): void
 }
 
@@ -100,6 +101,8 @@ export function createWatches(client: EtcdClient): Watches {
       }
     },
 
+    connected: () => stream !== undefined,
+
     close() {
       closed = true
       watches.clear()
@@ -108,51 +111,69 @@ export function createWatches(client: EtcdClient): Watches {
   }
 }
 
+/** A line as it was at a revision. */
+export interface Seen {
+  line: readonly Entry[]
+  revision: number
+}
+
 /** The lines that waiters of this process stand in, as etcd tells of them. */
 export interface Lines {
-  /** The waiter with this key is called when its turn has come, by what etcd told since this line was read. */
-  follow(prefix: string, line: readonly Entry[], revision: number, key: string, call: () => void): void
+  /** The waiter with this key is called when its turn has come, by what was read or told since. */
+  follow(prefix: string, seen: Seen, key: string, call: () => void): void
   unfollow(prefix: string, key: string): void
-  /** The entry of a waiter whose turn has come. */
-  atTurn(prefix: string, key: string): Entry | undefined
+  /** The line, unless it is time to read it again, or nothing is told at present. */
+  known(prefix: string): Seen | undefined
 }
 
 interface Followed {
   /** In the order of their creation: new keys come last, changed ones stay where they are. */
   line: Map<string, Entry>
+  revision: number
   waiters: Map<string, () => void>
+  /** performance.now() */
+  read_at: number
   end(): void
 }
+
+/** A line is read so often by all its waiters together, in case etcd fails to tell something. */
+const READ_MS = 1000
 
 export function createLines(watches: Watches): Lines {
   const lines = new Map<string, Followed>()
 
-  function begin(prefix: string, entries: readonly Entry[], revision: number): Followed {
-    const line = new Map(entries.map((entry) => [entry.key, entry]))
-    const waiters = new Map<string, () => void>()
-    const end = watches.open({
-      prefix,
-      from: revision + 1,
-      told(events) {
-        for (const { type, kv } of events) apply(line, type, kv)
-        callThose(line, waiters)
-      },
-      ended() {
-        lines.delete(prefix)
-        for (const call of waiters.values()) call()
-      },
-    })
-    const followed = { line, waiters, end }
+  function begin(prefix: string, { line, revision }: Seen): Followed {
+    const followed: Followed = {
+      line: byKey(line),
+      revision,
+      waiters: new Map(),
+      read_at: performance.now(),
+      end: watches.open({
+        prefix,
+        from: revision + 1,
+        told(events) {
+          apply(followed, events)
+          callThose(followed, followed.waiters)
+        },
+        ended() {
+          lines.delete(prefix)
+          for (const call of followed.waiters.values()) call()
+        },
+      }),
+    }
     lines.set(prefix, followed)
     return followed
   }
 
   return {
-    follow(prefix, entries, revision, key, call) {
-      const { line, waiters } = lines.get(prefix) ?? begin(prefix, entries, revision)
-      waiters.set(key, call)
+    follow(prefix, seen, key, call) {
+      const followed = lines.get(prefix) ?? begin(prefix, seen)
+      if (seen.revision > followed.revision) {
+        Object.assign(followed, { line: byKey(seen.line), revision: seen.revision })
+      }
+      followed.waiters.set(key, call)
       // What was told between the reading and now must not be waited for.
-      callThose(line, new Map([[key, call]]))
+      callThose(followed, new Map([[key, call]]))
     },
 
     unfollow(prefix, key) {
@@ -162,22 +183,37 @@ export function createLines(watches: Watches): Lines {
       followed.end()
     },
 
-    atTurn(prefix, key) {
-      const line = lines.get(prefix)?.line
-      const entry = line?.get(key)
-      return line && entry && [...line.keys()].indexOf(key) < turns(line.values()) ? entry : undefined
+    known(prefix) {
+      const followed = lines.get(prefix)
+      const now = performance.now()
+      if (!followed || !watches.connected()) return undefined
+      if (now - followed.read_at > READ_MS) {
+        followed.read_at = now
+        return undefined
+      }
+      return { line: [...followed.line.values()], revision: followed.revision }
     },
   }
 }
 
-function apply(line: Map<string, Entry>, type: IEvent['type'], kv: IEvent['kv']): void {
-  const entry = type === 'Put' ? readEntry(kv) : undefined
-  if (entry) line.set(entry.key, entry)
-  else line.delete(kv.key.toString())
+function byKey(line: readonly Entry[]): Map<string, Entry> {
+  return new Map(line.map((entry) => [entry.key, entry]))
+}
+
+/** What is told was maybe read before. One revision may change several keys; they are told together. */
+function apply(followed: Followed, events: IEvent[]): void {
+  const { line, revision } = followed
+  for (const { type, kv } of events) {
+    if (Number(kv.mod_revision) <= revision) continue
+    followed.revision = Number(kv.mod_revision)
+    const entry = type === 'Put' ? readEntry(kv) : undefined
+    if (entry) line.set(entry.key, entry)
+    else line.delete(kv.key.toString())
+  }
 }
 
 /** Calls the waiters whose turn it is: a release wakes the one who is next, not all who wait. */
-function callThose(line: Map<string, Entry>, waiters: Map<string, () => void>): void {
+function callThose({ line }: Followed, waiters: Map<string, () => void>): void {
   let left = turns(line.values())
   for (const [key, entry] of line) {
     if (left-- === 0) return

@@ -65,6 +65,10 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
 
   /** Until it is granted, or known to be busy. A guessed view costs nothing when it is wrong: the answer has the line. */
   async function settle(request: Attempt, key: string, guess: View, call: Call): Promise<Answer> {
+    const named = readId(request.id)
+    const stands = request.place_ttl_ms > 0
+    const place = leaseOf(named, 'place')
+    const one_lease = place === leaseOf(named, 'lock')
     let view = guess
     for (let tries = 0; tries < TRIES; tries++) {
       const at = view.line.findIndex((entry) => entry.key === key)
@@ -72,26 +76,25 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
       if (own?.token !== undefined) return { granted: true, token: own.token }
       const has_turn = own ? at < turns(view.line) : turns([...view.line, request]) > view.line.length
       // Newcomers who find company do not race for the end of the line, if they may stand in it.
-      if (has_turn && (own || tries === 0 || request.place_ttl_ms === 0)) {
-        const answer = await table.grant(request, key, view, call)
+      if (has_turn && (own || tries === 0 || !stands)) {
+        const answer = await table.grant(request, key, view, stands && one_lease, call)
         if (typeof answer === 'number') return { granted: true, token: answer }
         view = answer
-      } else if (own || request.place_ttl_ms === 0) {
+      } else if (own || !stands) {
         return busy(request, key, view)
       } else {
-        await grantOrRenew(leaseOf(readId(request.id), 'place'), request.place_ttl_ms, call)
+        if (!one_lease) await grantOrRenew(place, request.place_ttl_ms, call)
         view = await table.stand(request, key, call)
       }
     }
     throw new Error(`the line of ${request.resource} changed ${TRIES} times while it was asked for`)
   }
 
-  function busy({ resource, id }: Attempt, key: string, view: View): BusyAnswer {
-    const { line, revision } = view
+  function busy({ resource, id }: Attempt, key: string, { line, revision }: Omit<View, 'base'>): BusyAnswer {
     const at = line.findIndex((entry) => entry.key === key)
     if (at >= 0) {
       const { seat } = readId(id)
-      lines.follow(lineOf(resource), line, revision, key, () => listener?.(seat))
+      lines.follow(lineOf(resource), { line, revision }, key, () => listener?.(seat))
     }
     const holder = line.find(isHolder)
     return {
@@ -106,26 +109,32 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
     }
   }
 
-  /** In line both etcd leases live: when the turn has come, the lock is taken in one round trip. */
+  /**
+   * From a place in line: the line is known from what etcd tells, so this costs a renewal, and one transaction more when
+   * the turn has come. undefined when a lease has run out meanwhile, whatever was found.
+   */
   async function askAgain(request: Attempt, key: string, call: Call): Promise<Answer | undefined> {
     const { resource, id, ttl_ms, place_ttl_ms } = request
     const named = readId(id)
-    const own = lines.atTurn(lineOf(resource), key)
-    const view = own ? { ...table.guess(), line: [own] } : await table.read(resource, call)
-    const [lock_ms, place_ms, answer] = await Promise.all([
-      client.keepAlive(leaseOf(named, 'lock'), call),
-      client.keepAlive(leaseOf(named, 'place'), call),
-      settle(request, key, view, call).catch(unlessGone),
-    ])
-    // A lease that had ended was found dead by one of the three, in whatever order they came.
-    if (lock_ms < ttl_ms || !answer) return undefined
-    return answer.granted || place_ms >= place_ttl_ms ? answer : undefined
+    const view = lines.known(lineOf(resource)) ?? (await table.read(resource, call))
+    const at = view.line.findIndex((entry) => entry.key === key)
+    if (at < 0) return undefined
+    if (at < turns(view.line)) {
+      const [left_ms, answer] = await Promise.all([
+        client.keepAlive(leaseOf(named, 'lock'), call),
+        settle(request, key, { ...table.guess(), ...view }, call).catch(unlessGone),
+      ])
+      return answer?.granted && left_ms >= ttl_ms ? answer : undefined
+    }
+    const left_ms = await client.keepAlive(leaseOf(named, 'place'), call)
+    return left_ms >= place_ttl_ms ? busy(request, key, view) : undefined
   }
 
-  async function stateOf(line: Entry[], call: Call): Promise<Omit<LockState, 'resource'>> {
+  async function stateOf(line: readonly Entry[], call: Call): Promise<Omit<LockState, 'resource'>> {
     const holders = line.filter(isHolder).map(async (entry) => {
-      const left_ms = Math.max(0, await client.timeToLive(entry.lease, call))
-      return { ...shown(entry), token: entry.token, ttl_left_ms: Math.min(left_ms, entry.ttl_ms) }
+      // Told in seconds that are over. The core lives by the TTL that it was asked for, within that of etcd.
+      const left_ms = (await client.timeToLive(entry.lease, call)) + 1000
+      return { ...shown(entry), token: entry.token, ttl_left_ms: Math.min(Math.max(left_ms, 0), entry.ttl_ms) }
     })
     const held = await Promise.all(holders)
     const fence = Math.max(0, ...held.map((holder) => holder.token))
@@ -160,7 +169,8 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
       }
       if (answer.granted) lines.unfollow(lineOf(resource), key)
       // The lease that is of no use now: of the place, or of the lock that a mere try did not get.
-      const idle = answer.granted ? ticket > 0 && leaseOf(named, 'place') : answer.ticket === 0 && lease
+      const place = leaseOf(named, 'place')
+      const idle = answer.granted ? ticket > 0 && place !== lease && place : answer.ticket === 0 && lease
       if (idle) later(client.revokeLease(idle, within(LONGEST_MS)))
       return answer
     },
@@ -195,10 +205,8 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
       const call = within(LONGEST_MS)
       lines.unfollow(lineOf(resource), lineOf(resource) + named.uuid)
       // The leases rather than the key: without them a request that comes late can put it nowhere.
-      await Promise.all([
-        client.revokeLease(leaseOf(named, 'lock'), call),
-        client.revokeLease(leaseOf(named, 'place'), call),
-      ])
+      const leases = new Set([leaseOf(named, 'lock'), leaseOf(named, 'place')])
+      await Promise.all(Array.from(leases, (lease) => client.revokeLease(lease, call)))
     },
 
     async force(resource, above) {
