@@ -1,5 +1,5 @@
 /** An etcd of one test file's own, that the file may pause, kill and start again, empty or not. */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Etcd3 } from 'etcd3'
@@ -25,7 +25,9 @@ export interface OwnEtcd {
 }
 
 export async function startEtcd(): Promise<OwnEtcd> {
-  const folder = mkdtempSync(join(process.env.HOLDFAST_TEST_FOLDER ?? tmpdir(), 'etcd-'))
+  // In memory where there is such a folder: what a kill leaves is left there too, and the disk is others' as well.
+  const memory = '/dev/shm'
+  const folder = mkdtempSync(join(existsSync(memory) ? memory : tmpdir(), 'holdfast-etcd-'))
   const binary = ensureEtcdServer(() => {})
   let server = await start({ folder, binary })
   const { url, port } = server
