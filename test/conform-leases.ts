@@ -88,11 +88,12 @@ export function conformOfLeases(server: LockServer): void {
   })
 
   t.test('a heartbeat keeps a lease for many times its TTL', async (t) => {
-    const locks = await locksOf(t, server, 300)
+    const ttl_ms = server.short_ttl_ms
+    const locks = await locksOf(t, server, ttl_ms)
     await inEachMode(server, 'heartbeat', async ({ ask, rival }, resource) => {
       const lease = await locks.acquire(resource, ask)
       for (let i = 0; i < 6; i++) {
-        await sleep(150)
+        await sleep(ttl_ms / 2)
         lease.assertValid()
         t.equal(await locks.tryAcquire(resource, rival), undefined)
       }

@@ -190,7 +190,7 @@ interface Spell {
 /** 100 who want one of 5 permits, in processes that are killed one after the other. */
 function permitsUnderKills(server: LockServer): void {
   const limit = 5
-  const ttl_ms = 1000
+  const ttl_ms = server.crowd_ttl_ms
   const now_ms = () => Number(process.hrtime.bigint() / 1000n) / 1000
 
   t.test('5 permits, 100 contenders, random kills: never 6 at once, and all 5 usable within one TTL', async (t) => {
@@ -231,12 +231,17 @@ function permitsUnderKills(server: LockServer): void {
         await sleep(3)
       }
     })()
-    while (spells.size < 40) await sleep(5)
+    const given = async (count: number) => {
+      while (spells.size < count) {
+        if (children.some(({ child }) => child.exitCode !== null)) throw new Error('a contender ended by itself')
+        await sleep(5)
+      }
+    }
+    await given(40)
     for (const one of children.slice(1)) {
       await sleep(100 + Math.random() * 300)
       await kill(one)
-      const before = spells.size
-      while (spells.size < before + 20) await sleep(5)
+      await given(spells.size + 20)
     }
     await kill(children[0] as (typeof children)[number])
     const began = performance.now()

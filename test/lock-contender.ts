@@ -24,11 +24,16 @@ const now_ms = () => Number(process.hrtime.bigint() / 1000n) / 1000
 
 async function contend(): Promise<void> {
   for (;;) {
-    await locks.withLease(resource, { mode: 'permit', limit, wait_ms: 60_000 }, async ({ token }) => {
-      process.send?.({ token, from_ms: now_ms() })
-      await sleep(hold_ms)
-      process.send?.({ token, to_ms: now_ms() })
-    })
+    try {
+      await locks.withLease(resource, { mode: 'permit', limit, wait_ms: 60_000 }, async ({ token }) => {
+        process.send?.({ token, from_ms: now_ms() })
+        await sleep(hold_ms)
+        process.send?.({ token, to_ms: now_ms() })
+      })
+    } catch (error) {
+      // A hundred who ask at once may be more than two busy cores answer in time: whoever is not answered asks again.
+      if (!(error instanceof Error && /did not answer|DEADLINE_EXCEEDED/.test(error.message))) throw error
+    }
   }
 }
 await Promise.all(Array.from({ length: contenders }, contend))

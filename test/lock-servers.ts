@@ -6,9 +6,11 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Cluster, Redis } from 'ioredis'
+import { createEtcdLocks } from '../src/shared/locks/etcd.ts'
 import type { LockEvents, Locks, Mode } from '../src/shared/locks/lease.ts'
 import { createLocks } from '../src/shared/locks/redis.ts'
 import { createRedlock } from '../src/shared/locks/redlock.ts'
+import { startEtcd } from './locks-etcd.ts'
 import { freePort, startProxy, startRedis } from './locks-redis.ts'
 
 interface Node {
@@ -36,6 +38,10 @@ interface Kind {
   connect(ways: Way[], ttl_ms: number, options: { events?: LockEvents; instance?: string }): Promise<Opened>
   /** A dead owner's lease of this TTL ends on the server after this. */
   dead_after_ms?(ttl_ms: number): number
+  /** With this TTL one who asks is answered in time on two busy cores. */
+  short_ttl_ms?: number
+  /** With this TTL a hundred who ask at once on two cores are all answered in time. */
+  crowd_ttl_ms?: number
 }
 
 const ALL: readonly Mode[] = ['exclusive', 'shared', 'permit']
@@ -85,6 +91,20 @@ const KINDS = {
   },
   redlock3: quorumOf(3),
   redlock5: quorumOf(5),
+  etcd: {
+    modes: ALL,
+    launch: async () => [await startEtcd()],
+    async connect([way], ttl_ms, options) {
+      const locks = createEtcdLocks({ hosts: [`http://127.0.0.1:${way?.through}`], ttl_ms, ...options })
+      // Its first connection may take longer than short TTLs allow.
+      while (!(await locks.inspect('connected:1').catch(() => undefined)));
+      return { locks, disconnect() {} }
+    },
+    // It counts in seconds, two at least, and looks twice a second for what has ended.
+    dead_after_ms: (ttl_ms) => Math.max(2, Math.ceil(ttl_ms / 1000)) * 1000 + 700,
+    short_ttl_ms: 900,
+    crowd_ttl_ms: 3000,
+  },
 } satisfies Record<string, Kind>
 
 function quorumOf(count: number): Kind {
@@ -126,6 +146,8 @@ export interface LockServer {
   /** Locks as one more process has them, with connections of their own; through the wire if that shall be cut. */
   open(ttl_ms: number, options?: { events?: LockEvents; instance?: string; wired?: boolean }): Promise<Locks>
   dead_after_ms(ttl_ms: number): number
+  readonly short_ttl_ms: number
+  readonly crowd_ttl_ms: number
   /** Freezes every process of the server. */
   pause(): void
   resume(): void
@@ -138,6 +160,7 @@ export interface LockServer {
 
 export async function startLockServer(kind: KindName): Promise<LockServer> {
   const { modes, launch, connect, dead_after_ms = (ttl_ms: number) => ttl_ms }: Kind = KINDS[kind]
+  const { short_ttl_ms = 300, crowd_ttl_ms = 1000 }: Kind = KINDS[kind]
   const nodes = await launch()
   let losing: { after: number; state: 'waiting' | 'lost' } | undefined
   const proxies = await Promise.all(
@@ -159,6 +182,8 @@ export async function startLockServer(kind: KindName): Promise<LockServer> {
     modes,
     address: { kind, ports: nodes.map(({ port }) => port) },
     dead_after_ms,
+    short_ttl_ms,
+    crowd_ttl_ms,
     async open(ttl_ms, { wired = false, ...options } = {}) {
       const ways = nodes.map(({ port }, i) => ({ port, through: wired ? (proxies[i]?.port ?? 0) : port }))
       const one = await connect(ways, ttl_ms, options)
