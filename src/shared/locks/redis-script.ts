@@ -3,16 +3,22 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import type { Cluster, Redis } from 'ioredis'
 
+/** One Lua text, and the same for several calls of it in one command. */
 export interface Script {
   lua: string
   sha: string
+  many: { lua: string; sha: string }
 }
 
 /** The files, one behind the other, as one script: what they share comes first. */
 export function script(...files: string[]): Script {
   const lua = files.map((file) => readFileSync(new URL(`./${file}.lua`, import.meta.url), 'utf8')).join('')
-  return { lua, sha: createHash('sha1').update(lua).digest('hex') }
+  const many = `local function one(KEYS, ARGV)\n${lua}\nend\n${MANY}`
+  return { lua, sha: sha1(lua), many: { lua: many, sha: sha1(many) } }
 }
+
+const sha1 = (lua: string) => createHash('sha1').update(lua).digest('hex')
+const MANY = readFileSync(new URL('./many.lua', import.meta.url), 'utf8')
 
 export type Run = <T>(
   script: Script,
@@ -21,17 +27,35 @@ export type Run = <T>(
   ...args: (string | number)[]
 ) => Promise<T>
 
+interface Call {
+  keys: string[]
+  args: (string | number)[]
+  resolve: (answer: unknown) => void
+  reject: (error: unknown) => void
+}
+
+/** So many calls at most go in one command: Redis works on the first ones while the next ones are put together. */
+const TOGETHER = 16
+
+/**
+ * A call is one command when it is alone. What is called in one turn of the event loop while an answer is outstanding
+ * goes as few commands: half the work of a pair of acquire and release, for both sides, is what a command costs.
+ */
 export function createRun(redis: Redis | Cluster): Run {
-  const gather = gatherer(redis)
   let unanswered = 0
-  return ({ sha, lua }, read, keys, ...args) => {
-    const answer = redis.evalsha(sha, keys.length, ...keys, ...args)
+  const gathered = new Map<string, { script: Script; calls: Call[] }>()
+
+  function send<T>(
+    { lua, sha }: { lua: string; sha: string },
+    read: (answer: unknown) => T,
+    keys: string[],
+    args: (string | number)[],
+  ): Promise<T> {
     unanswered += 1
-    if (unanswered > 1) gather()
-    return answer.then(
-      (value) => {
+    return redis.evalsha(sha, keys.length, ...keys, ...args).then(
+      (answer) => {
         unanswered -= 1
-        return read(value)
+        return read(answer)
       },
       (error) => {
         unanswered -= 1
@@ -41,30 +65,48 @@ export function createRun(redis: Redis | Cluster): Run {
       },
     )
   }
-}
 
-/**
- * Commands that are issued in one turn of the event loop leave the process in few writes instead of one write each:
- * half the CPU of a pair of acquire and release where hundreds run at once. 16 at a time, so that Redis already works
- * on the first ones while the next ones are written. A command that is alone is not held up for this.
- * @returns to be called after a command that is not alone
- */
-function gatherer(redis: Redis | Cluster): () => void {
-  if (redis.isCluster) return () => {}
-  const single = redis as Redis
-  let corked: Redis['stream'] | undefined
-  let count = 0
-  const flush = () => {
-    corked?.uncork()
-    corked = undefined
-    count = 0
+  function flush(): void {
+    for (const [shape, { script, calls }] of gathered) {
+      gathered.delete(shape)
+      sendMany(script, calls)
+    }
   }
-  return () => {
-    count += 1
-    if (count >= 16) flush()
-    if (corked || !single.stream) return
-    corked = single.stream
-    corked.cork()
-    process.nextTick(flush)
+
+  function sendMany(script: Script, calls: Call[]): void {
+    const [{ keys, args, resolve, reject }] = calls as [Call]
+    if (calls.length === 1) {
+      send(script, resolve, keys, args).catch(reject)
+      return
+    }
+    const all_keys = calls.flatMap((one) => one.keys)
+    const all_args = calls.flatMap((one) => one.args)
+    const settle = (answers: unknown) => {
+      calls.forEach(({ resolve, reject }, n) => {
+        const answer = (answers as unknown[])[n]
+        if (answer instanceof Error) reject(answer)
+        else resolve(answer)
+      })
+    }
+    send(script.many, settle, all_keys, [keys.length, args.length, ...all_args]).catch((error) => {
+      for (const { reject } of calls) reject(error)
+    })
+  }
+
+  return (script, read, keys, ...args) => {
+    if (unanswered === 0 || redis.isCluster) return send(script, read, keys, args)
+    return new Promise((resolve, reject) => {
+      const shape = `${script.sha} ${keys.length} ${args.length}`
+      let group = gathered.get(shape)
+      if (!group) {
+        if (gathered.size === 0) process.nextTick(flush)
+        group = { script, calls: [] }
+        gathered.set(shape, group)
+      }
+      group.calls.push({ keys, args, resolve, reject })
+      if (group.calls.length < TOGETHER) return
+      gathered.delete(shape)
+      sendMany(script, group.calls)
+    }).then(read)
   }
 }
