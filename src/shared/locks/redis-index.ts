@@ -2,6 +2,9 @@
  * What may be locked, so that nobody has to search the keyspace. The invariant: a resource that is held or waited for is
  * in the index of its Cluster slot, by the same script that took the lock; one Redis has one index, in no slot.
  */
+
+// Also for programs that compile these files as a part of their own.
+/// <reference path="./cluster-key-slot.d.ts" />
 import keySlot from 'cluster-key-slot'
 import type { Cluster, Redis } from 'ioredis'
 
