@@ -9,7 +9,7 @@ import { answerLimit } from '../bounded.ts'
 import { placeTtl } from '../line.ts'
 import { subscribe } from '../redis.ts'
 import { kindOf } from '../redis-answers.ts'
-import { checked, createBallot } from './ballot.ts'
+import { checked, createBallot, wallUs } from './ballot.ts'
 import { ask, given, stragglerLimit } from './round.ts'
 import { quorumState, robbedBy } from './state.ts'
 import { createVoter, type Voter } from './voter.ts'
@@ -34,6 +34,8 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
   /** Who waits, by seat: least tokens by voter, of the votes that were handed over since the last attempt. */
   const handed = new Map<number, Map<number, number>>()
   const renewing = new Set<string>()
+  /** By id, the attempt under way. One that was given up says no more once there is a later one, or the id is withdrawn. */
+  const attempts = new Map<string, symbol>()
 
   /** Only for ids of this process: others wait elsewhere. */
   function seatOf(id: string): number {
@@ -43,6 +45,7 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
 
   function withdraw(resource: string, id: string) {
     renewing.delete(id)
+    attempts.delete(id)
     handed.delete(seatOf(id))
     const ttl_ms = Number(id.split(' ', 2)[1])
     const released = (answers: string[]) => answers.filter((answer) => answer === 'released').length >= quorum
@@ -81,19 +84,23 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
       const seat = seatOf(id)
       const limit_ms = stragglerLimit(ttl_ms)
       const until = performance.now() + answerLimit(ttl_ms) - 2 * limit_ms
+      const self = Symbol()
+      attempts.set(id, self)
+      const latest = () => attempts.get(id) === self
       await tried
-      for (;;) {
+      for (let first = attempt.ticket === 0 && attempt.mode === 'exclusive'; ; first = false) {
         const votes = [...(handed.get(seat)?.values() ?? [])]
         if (place_ttl_ms > 0) handed.set(seat, new Map())
-        const { answer, again } = await ballot(attempt, votes, placeTtl(ttl_ms))
+        const { answer, again } = await ballot(attempt, { handed: votes, vote_ms: placeTtl(ttl_ms), first, latest })
         const pause_ms = Math.random() * limit_ms
-        if (again && performance.now() + pause_ms < until) {
+        if (again && latest() && performance.now() + pause_ms < until) {
           await new Promise((resolve) => setTimeout(resolve, pause_ms))
           continue
         }
+        const over = latest() && attempts.delete(id)
         if (answer instanceof Error) throw answer
         if (answer.granted) handed.delete(seat)
-        else if (place_ttl_ms === 0) await withdraw(resource, id)
+        else if (place_ttl_ms === 0 && over) await withdraw(resource, id)
         return answer
       }
     },
@@ -108,7 +115,7 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
       )
       const kept = given(answers).filter((answer) => typeof answer === 'object')
       const forgetful = () => voters.filter((_, i) => answers[i] === 'forgotten')
-      const token = kept[0]?.token ?? 0
+      const token = Math.max(0, ...kept.map((one) => one.token))
       const waiting = Math.max(0, ...kept.map((one) => one.waiting))
       if (kept.length >= quorum) {
         void all.then(() => mend(resource, id, token, ttl_ms, forgetful())).finally(() => renewing.delete(id))
@@ -174,7 +181,7 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
 function ticketSource(): () => number {
   let last = 0
   return () => {
-    last = Math.max(last + 1, Math.floor((performance.timeOrigin + performance.now()) * 1000))
+    last = Math.max(last + 1, wallUs())
     return last
   }
 }

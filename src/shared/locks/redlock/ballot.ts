@@ -3,12 +3,13 @@
  * TTL; and a voter confirms nobody while another one's lock lasts. Any two quorums share a voter.
  *
  * First all voters are asked for their vote, then those who gave it to confirm it with one token. Votes of later tickets
- * give way to earlier ones, so a split vote goes to who came first, and not to nobody.
+ * give way to earlier ones, so a split vote goes to who came first, and not to nobody. Where nobody is in the way, a voter
+ * confirms at once, with the token that was proposed; when too few of them did, those locks become places in line.
  */
 import type { Answer, Attempt, BusyAnswer } from '../backend.ts'
 import { readId, splitHolder } from '../redis-answers.ts'
 import { ask, given, type Round } from './round.ts'
-import type { Vote, Voter } from './voter.ts'
+import type { Proposal, Vote, Voter } from './voter.ts'
 
 class NoQuorumError extends Error {
   override name = 'NoQuorumError'
@@ -35,9 +36,24 @@ interface Outcome {
 /** Servers may take so long to start one after the other, before those that are there count as having lost their memory. */
 const FRESH_MS = 5000
 
-/** @returns one try: `handed` are the least tokens of votes that were given unasked since the last one */
+/** A proposed token lies so far after the servers' clocks: for the way there, and for clocks that are not quite equal. */
+const LEAD_US = 50_000
+
+interface Try {
+  /** Least tokens of votes that were given unasked since the last one. */
+  handed: readonly number[]
+  vote_ms: number
+  /** Only then a token is proposed. */
+  first: boolean
+  /** False once it was given up, and something else was asked for the id: nothing may overtake that. */
+  latest(): boolean
+}
+
+/** @returns one try to get a lease, of which backend.ts may make several */
 export function createBallot(voters: readonly Voter[], quorum: number) {
   let strangers_since: number | undefined
+  /** How far a quorum's clocks are ahead of this one, as the last votes told. */
+  let ahead_us = 0
 
   /**
    * Voters that do not know whether they ever voted. When none knows, and all are there, this is the first vote of all.
@@ -61,16 +77,23 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
     return false
   }
 
-  async function vote(attempt: Attempt, vote_ms: number): Promise<(Vote | undefined)[]> {
+  function learn(votes: readonly (Vote | undefined)[]): void {
+    const now_us = wallUs()
+    const offsets = votes.flatMap((one) => (one?.kind === 'vote' ? one.server_us - now_us : []))
+    const offset = offsets.sort((a, b) => a - b)[quorum - 1]
+    if (offset !== undefined) ahead_us = offset
+  }
+
+  async function vote(attempt: Attempt, vote_ms: number, proposal?: Proposal): Promise<(Vote | undefined)[]> {
     const { resource, id, ttl_ms, place_ttl_ms } = attempt
     for (let again = false; ; again = true) {
       const { answers } = await ask(
         voters,
-        (voter) => voter.vote(resource, id, vote_ms, place_ttl_ms),
+        (voter) => voter.vote(resource, id, vote_ms, place_ttl_ms, proposal),
         ttl_ms,
         (votes, pending) => {
           if (votes.some(isStranger)) return false
-          const mine = votes.filter((one) => one.kind === 'vote').length
+          const mine = votes.filter(isMine).length
           const voting = votes.filter((one) => one.kind !== 'barred').length
           return mine >= quorum || (mine + pending < quorum && voting >= quorum)
         },
@@ -81,7 +104,7 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
   }
 
   /** All are asked, also those whose vote has not come yet: it may have been given. */
-  async function confirm(attempt: Attempt, least_token: number): Promise<number | 'lost'> {
+  async function confirm(attempt: Attempt, least_token: number, latest: () => boolean): Promise<number | 'lost'> {
     const { resource, id, ttl_ms } = attempt
     let token = least_token
     for (let again = false; ; again = true) {
@@ -97,7 +120,7 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
       const answers = checked(resource, round, quorum)
       if (answers.filter((answer) => answer === 'confirmed').length >= quorum) return token
       const fences = answers.flatMap((answer) => (typeof answer === 'object' ? answer.fence : []))
-      if (again || fences.length === 0) return 'lost'
+      if (again || fences.length === 0 || !latest()) return 'lost'
       token = Math.max(token, ...fences) + 1
     }
   }
@@ -108,7 +131,7 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
     const holder = holders.sort((a, b) => b.token - a.token)[0]
     const ends = votes.map((one) => {
       if (one?.kind === 'busy' && one.free_in_ms >= 0) return one.free_in_ms
-      return one?.kind === 'vote' ? 0 : Number.POSITIVE_INFINITY
+      return isMine(one) ? 0 : Number.POSITIVE_INFINITY
     })
     const free_in_ms = ends.sort((a, b) => a - b)[quorum - 1] ?? Number.POSITIVE_INFINITY
     return {
@@ -123,19 +146,34 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
     }
   }
 
-  return async function once(attempt: Attempt, handed: readonly number[], vote_ms: number): Promise<Outcome> {
+  /** What was confirmed at once, but by too few, stays in nobody's way. At once: a later try may win these very locks. */
+  function giveBack({ resource, id, ttl_ms, place_ttl_ms }: Attempt, votes: readonly (Vote | undefined)[]): void {
+    const locked = voters.filter((_, i) => {
+      const one = votes[i]
+      return one?.kind === 'lock' || (one?.kind === 'vote' && one.locked)
+    })
+    if (locked.length > 0) void ask(locked, (voter) => voter.yield(resource, id, place_ttl_ms), ttl_ms)
+  }
+
+  return async function once(attempt: Attempt, { handed, vote_ms, first, latest }: Try): Promise<Outcome> {
     const { resource, id, ttl_ms, above, place_ttl_ms } = attempt
     let votes: (Vote | undefined)[] = []
     let least = handed
     if (least.length < quorum) {
-      votes = await vote(attempt, vote_ms)
-      least = votes.flatMap((one) => (one?.kind === 'vote' ? one.least_token : []))
+      const token = Math.max(above + 1, wallUs() + ahead_us + LEAD_US)
+      votes = await vote(attempt, vote_ms, first ? { token, ttl_ms } : undefined)
+      if (votes.filter((one) => one?.kind === 'lock').length >= quorum)
+        return { answer: { granted: true, token }, again: false }
+      learn(votes)
+      if (!latest()) return { answer: busyOf(attempt, votes), again: false }
+      least = votes.flatMap((one) => (one?.kind === 'vote' ? one.least_token : one?.kind === 'lock' ? token : []))
+      if (least.length < quorum) giveBack(attempt, votes)
     }
     if (least.length >= quorum) {
-      const token = await confirm(attempt, Math.max(above + 1, ...least))
+      const token = await confirm(attempt, Math.max(above + 1, ...least), latest)
       if (token !== 'lost') return { answer: { granted: true, token }, again: false }
       // Somebody with an earlier ticket has taken votes over, or is about to.
-      if (place_ttl_ms > 0) void ask(voters, (voter) => voter.yield(resource, id, place_ttl_ms), ttl_ms)
+      if (place_ttl_ms > 0 && latest()) void ask(voters, (voter) => voter.yield(resource, id, place_ttl_ms), ttl_ms)
       return { answer: busyOf(attempt, votes), again: place_ttl_ms === 0 }
     }
     const voting = given(votes).filter((one) => one.kind !== 'barred')
@@ -144,8 +182,7 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
       const again = given(votes).length < quorum || votes.some(isStranger)
       return { answer: new NoQuorumError(resource, voting.length, voters.length), again }
     }
-    const locks = voting.filter((one) => one.kind === 'busy' && splitHolder(one.holder ?? '').token > 0).length
-    const split = least.length > 0 && locks <= voters.length - quorum
+    const split = least.length > 0 && mostHeld(voting) <= voters.length - quorum
     return { answer: busyOf(attempt, votes), again: split && place_ttl_ms === 0 }
   }
 }
@@ -153,6 +190,26 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
 /** The ticket that the client has put into the id: see voter.lua. */
 export function ticketOf(id: string): number {
   return Number(id.match(/^\S+ \S+ \S*\/\d+-(\d+)-/)?.[1] ?? 0)
+}
+
+/** The wall clock in µs; it runs as evenly as the monotonic one. */
+export function wallUs(): number {
+  return Math.floor((performance.timeOrigin + performance.now()) * 1000)
+}
+
+function isMine(vote: Vote | undefined): boolean {
+  return vote?.kind === 'vote' || vote?.kind === 'lock'
+}
+
+/** With how many voters somebody has the lock, of those who have it with most. Readers count together. */
+function mostHeld(votes: readonly Vote[]): number {
+  const counts = new Map<string, number>()
+  for (const one of votes) {
+    const { id, token } = splitHolder((one.kind === 'busy' && one.holder) || '')
+    const who = readId(id).mode === 'exclusive' ? id : 'readers'
+    if (token > 0) counts.set(who, (counts.get(who) ?? 0) + 1)
+  }
+  return Math.max(0, ...counts.values())
 }
 
 function isStranger(vote: Vote | undefined): boolean {

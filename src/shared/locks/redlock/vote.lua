@@ -2,15 +2,16 @@
 -- KEYS 1 lock (see voter.lua)
 -- ARGV 1 id  2 max_ttl_ms  3 vote_ms: how long a vote lives without another one or a confirmation
 --      4 place_ttl_ms: stand in line when it is not this id's turn; 0 = do not
--- Returns {1, least token}, {0, ahead, waiting, free_in_ms, holder}, or {2, ms until this server may vote, or -1}
+--      5 ttl_ms  6 a token: given, this may be confirmed at once (see vote-free.lua)
+-- Returns 1 when it was, {1, least token, now_us, token of the lock that this id has had before or 0}, {0, ahead, waiting, free_in_ms, holder}, or {2, ms until this server may vote, or -1}
 local id, vote_ms, place_ms = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local now_us = server_us()
 local now_ms = ms(now_us)
 local left_ms = barred(ARGV[2], now_ms)
 if left_ms then return { 2, left_ms } end
 
-local function voted()
-  return { 1, least_token(now_us) }
+local function voted(value)
+  return { 1, least_token(now_us), now_us, value and parts(value) or 0 }
 end
 
 -- A lock of this id is left as it is: the confirmation, which comes next, renews it.
@@ -19,7 +20,8 @@ local function mine()
   if value and parts(value) == 0 then put(id, '0 ' .. text(place_ms), vote_ms, now_ms) end
   return value
 end
-if mine() then return voted() end
+local value = mine()
+if value then return voted(value) end
 
 local head
 if call('EXISTS', LOCK, QUEUE, UNTIL) > 0 then
@@ -28,7 +30,8 @@ if call('EXISTS', LOCK, QUEUE, UNTIL) > 0 then
   if head and before(head, id) then
     -- The lock may have expired, and the head has not noticed yet. Whoever comes first says so.
     hand_over(now_us)
-    if mine() then return voted() end
+    value = mine()
+    if value then return voted(value) end
     head = line_head(now_ms)
   end
 end

@@ -7,27 +7,36 @@ import { indexOf } from '../redis-index.ts'
 import { createRun, type Run, script } from '../redis-script.ts'
 
 const verb = (name: string) => script('line', 'redlock/voter', `redlock/${name}`)
-const VOTE = verb('vote')
+const VOTE = script('redlock/vote-free', 'line', 'redlock/voter', 'redlock/vote')
 const CONFIRM = verb('confirm')
 const YIELD = verb('yield')
 const RENEW = verb('renew')
 const MEND = verb('mend')
-const WITHDRAW = verb('withdraw')
+const WITHDRAW = script('redlock/withdraw-alone', 'line', 'redlock/voter', 'redlock/withdraw')
 const ADMIT = verb('admit')
 const LEAST = verb('least')
 const ROB = verb('rob')
 const INSPECT = script('line', 'redlock/voter', 'inspect')
 
 export type Vote =
-  | { kind: 'vote'; least_token: number }
+  /** Confirmed at once, with the token that was proposed. */
+  | { kind: 'lock' }
+  /** `locked`: an earlier try was confirmed here. */
+  | { kind: 'vote'; least_token: number; server_us: number; locked: boolean }
   | { kind: 'busy'; ahead: number; waiting: number; free_in_ms: number; holder: string | undefined }
   /** The server has lost its memory, or may have; when it does not know, left_ms is negative. */
   | { kind: 'barred'; left_ms: number }
 
 export type Renewal = { waiting: number; token: number } | 'forgotten' | 'taken'
 
+/** What may be confirmed without having been voted on, where nobody is in the way. */
+export interface Proposal {
+  token: number
+  ttl_ms: number
+}
+
 export interface Voter {
-  vote(resource: string, id: string, vote_ms: number, place_ttl_ms: number): Promise<Vote>
+  vote(resource: string, id: string, vote_ms: number, place_ttl_ms: number, proposal?: Proposal): Promise<Vote>
   /** Why not: the vote is lost, or the fence that the token is not above. */
   confirm(
     resource: string,
@@ -35,6 +44,7 @@ export interface Voter {
     token: number,
     ttl_ms: number,
   ): Promise<'confirmed' | 'lost' | { fence: number }>
+  /** Takes back the vote or the lock, before anything that is asked after it; with 0 it is not waited for another one. */
   yield(resource: string, id: string, place_ttl_ms: number): Promise<void>
   renew(resource: string, id: string, ttl_ms: number): Promise<Renewal>
   mend(resource: string, id: string, token: number, ttl_ms: number): Promise<boolean>
@@ -61,16 +71,17 @@ export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): V
   const send = createRun(redis)
   // Of this connection: some clients never settle what the one before took with it.
   let unanswered = { count: 0 }
-  const run: Run = async (...command) => {
+  async function limited<T>(work: () => Promise<T>): Promise<T> {
     const counted = unanswered
     if (counted.count >= MOST_UNANSWERED) throw new Error('this lock server hangs')
     counted.count += 1
     try {
-      return await send(...command)
+      return await work()
     } finally {
       counted.count -= 1
     }
   }
+  const run: Run = (...command) => limited(() => send(...command))
   const index = indexOf(redis, prefix)
   const keysOf = (resource: string) => [`${prefix}lock:{${resource}}`]
   const owed = new Map<string, { resource: string; until: number }>()
@@ -96,11 +107,15 @@ export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): V
 
   redis.on('ready', settle)
   return {
-    vote: (resource, id, vote_ms, place_ttl_ms) =>
-      run(VOTE, readVote, keysOf(resource), id, max_ttl_ms, vote_ms, place_ttl_ms),
+    vote(resource, id, vote_ms, place_ttl_ms, proposal) {
+      const args = [id, max_ttl_ms, vote_ms, place_ttl_ms]
+      return run(VOTE, readVote, keysOf(resource), ...args, ...(proposal ? [proposal.ttl_ms, proposal.token] : []))
+    },
     confirm: (resource, id, token, ttl_ms) =>
       run(CONFIRM, readConfirmation, keysOf(resource), id, max_ttl_ms, token, ttl_ms),
-    yield: (resource, id, place_ttl_ms) => run(YIELD, noop, keysOf(resource), id, place_ttl_ms),
+    // Never sent a second time because the server does not know the script: it might then overtake the id's next attempt.
+    yield: (resource, id, place_ttl_ms) =>
+      limited(() => redis.eval(YIELD.lua, 1, ...keysOf(resource), id, place_ttl_ms)).then(noop),
     renew: (resource, id, ttl_ms) => run(RENEW, readRenewal, keysOf(resource), id, ttl_ms),
     mend: (resource, id, token, ttl_ms) =>
       run(MEND, (answer) => Number(answer) === 1, keysOf(resource), id, token, ttl_ms),
@@ -124,9 +139,10 @@ function firstTry(redis: Redis): Promise<void> {
 }
 
 function readVote(answer: unknown): Vote {
+  if (typeof answer === 'number') return { kind: 'lock' }
   const [kind, ...rest] = answer as unknown[]
   const [first = 0, second = 0, third = 0] = rest.map(Number)
-  if (Number(kind) === 1) return { kind: 'vote', least_token: first }
+  if (Number(kind) === 1) return { kind: 'vote', least_token: first, server_us: second, locked: third > 0 }
   if (Number(kind) === 2) return { kind: 'barred', left_ms: first }
   const holder = rest[3]
   return { kind: 'busy', ahead: first, waiting: second, free_in_ms: third, holder: holder ? String(holder) : undefined }
