@@ -4,7 +4,7 @@
  */
 import type { Redis } from 'ioredis'
 import { indexOf } from '../redis-index.ts'
-import { createRun, type Run, script } from '../redis-script.ts'
+import { createRun, type Run, type Script, script } from '../redis-script.ts'
 
 const verb = (name: string) => script('line', 'redlock/voter', `redlock/${name}`)
 const VOTE = script('redlock/vote-free', 'line', 'redlock/voter', 'redlock/vote')
@@ -17,6 +17,9 @@ const ADMIT = verb('admit')
 const LEAST = verb('least')
 const ROB = verb('rob')
 const INSPECT = script('line', 'redlock/voter', 'inspect')
+
+/** Told to every server before they are used: what is sent again because it is not known comes after what undoes it. */
+const TAUGHT = [VOTE, CONFIRM, RENEW, WITHDRAW].flatMap(({ lua, many }) => [lua, many.lua])
 
 export type Vote =
   /** Confirmed at once, with the token that was proposed. */
@@ -82,8 +85,12 @@ export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): V
     }
   }
   const run: Run = (...command) => limited(() => send(...command))
+  /** In the order in which it is asked: neither gathered with others, nor sent again because the script is not known. */
+  const inOrder = ({ lua }: Script, ...args: [key: string, ...(string | number)[]]) =>
+    limited(() => redis.eval(lua, 1, ...args))
   const index = indexOf(redis, prefix)
-  const keysOf = (resource: string) => [`${prefix}lock:{${resource}}`]
+  const keyOf = (resource: string) => `${prefix}lock:{${resource}}`
+  const keysOf = (resource: string) => [keyOf(resource)]
   const owed = new Map<string, { resource: string; until: number }>()
 
   function withdraw(resource: string, id: string, ttl_ms: number) {
@@ -97,6 +104,7 @@ export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): V
   /** What was under way when the connection broke may have been done, and what was to undo it may not. */
   function settle(): void {
     unanswered = { count: 0 }
+    for (const lua of TAUGHT) redis.script('LOAD', lua).catch(noop)
     const all = [...owed]
     owed.clear()
     for (const [id, { resource, until }] of all) {
@@ -106,6 +114,7 @@ export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): V
   }
 
   redis.on('ready', settle)
+  if (redis.status === 'ready') settle()
   return {
     vote(resource, id, vote_ms, place_ttl_ms, proposal) {
       const args = [id, max_ttl_ms, vote_ms, place_ttl_ms]
@@ -113,12 +122,10 @@ export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): V
     },
     confirm: (resource, id, token, ttl_ms) =>
       run(CONFIRM, readConfirmation, keysOf(resource), id, max_ttl_ms, token, ttl_ms),
-    // Never sent a second time because the server does not know the script: it might then overtake the id's next attempt.
-    yield: (resource, id, place_ttl_ms) =>
-      limited(() => redis.eval(YIELD.lua, 1, ...keysOf(resource), id, place_ttl_ms)).then(noop),
+    yield: (resource, id, place_ttl_ms) => inOrder(YIELD, keyOf(resource), id, place_ttl_ms).then(noop),
     renew: (resource, id, ttl_ms) => run(RENEW, readRenewal, keysOf(resource), id, ttl_ms),
     mend: (resource, id, token, ttl_ms) =>
-      run(MEND, (answer) => Number(answer) === 1, keysOf(resource), id, token, ttl_ms),
+      inOrder(MEND, keyOf(resource), id, token, ttl_ms).then((answer) => Number(answer) === 1),
     withdraw,
     admit: (at_once) => run(ADMIT, noop, keysOf('voter'), at_once ? '0' : 'now'),
     least: (resource) => run(LEAST, Number, keysOf(resource)),
