@@ -1,0 +1,18 @@
+# One image for api, worker, migrate and sandbox; docker-compose.yml says which one a container is. Pin the base by its
+# digest (FROM node:24-slim@sha256:…) where builds must be repeatable.
+FROM node:24-slim AS packages
+WORKDIR /app
+COPY package.json package-lock.json ./
+COPY ops/patches ops/patches
+RUN npm ci --omit=dev --no-audit --no-fund
+
+FROM node:24-slim
+WORKDIR /app
+COPY --from=packages /app/node_modules node_modules
+COPY package.json ./
+COPY src src
+COPY drizzle drizzle
+COPY ops/migrate.ts ops/sandbox.ts ops/seed.ts ops/verify.ts ops/
+# tsx keeps what it has compiled below /tmp: the only place that a container writes to.
+USER node
+CMD ["node", "--import=tsx", "src/api/main.ts"]
