@@ -1,10 +1,15 @@
-/** `npm run bench [-- WHAT OPTIONS]`: purchases (the default) or locks; each module says what it measures and how. */
+/**
+ * `npm run bench [-- WHAT OPTIONS]`: purchases (the default), locks, bookings or versions; each module
+ * says what it measures and how.
+ */
 const [what = ''] = process.argv.slice(2)
 const named = what !== '' && !what.startsWith('-')
 if (named) process.argv.splice(2, 1)
 if (!named || what === 'purchases') await import('./bench-purchases.ts')
 else if (what === 'locks') await import('./bench-locks.ts')
+else if (what === 'bookings') await import('./bench-bookings.ts')
+else if (what === 'versions') await import('./bench-versions.ts')
 else {
-  process.stderr.write(`bench: there is no benchmark of ${what}; there are purchases and locks\n`)
+  process.stderr.write(`bench: there is no benchmark of ${what}; there are purchases, locks, bookings and versions\n`)
   process.exitCode = 1
 }

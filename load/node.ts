@@ -3,8 +3,8 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 
-/** Milliseconds a process has to come up, and to end after SIGTERM. */
-const UP_MS = 20_000
+/** Milliseconds a process has to come up on a machine that has much else to do, and to end after SIGTERM. */
+const UP_MS = 60_000
 const DOWN_MS = 20_000
 /** Characters kept of what a process said, for the error message of one that ended by itself. */
 const TAIL = 4_000
