@@ -2,14 +2,16 @@
  * `npm run bench -- bookings`: the same random, overlapping ranges booked by Holdfast (HTTP, three workers, the caller
  * waits for the outcome) and by plain INSERTs under the same EXCLUDE constraint, straight to Postgres. The plain ones
  * have no API, no line, no idempotency and no answer that names the conflict: what they show is the constraint's cost.
+ * The systems take turns, a slice of the ranges each, so that what else the machine does meets all of them.
  *
  *   npm run bench -- bookings --bookings=10000 --properties=20 --clients=64 --workers=3
  */
 import { loadavg } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
-import { migrateDb, openDb, sqlState } from '../src/shared/db.ts'
+import { type Client, migrateDb, openDb, sqlState } from '../src/shared/db.ts'
 import { verify } from '../src/shared/verify.ts'
-import { type Field, openArena } from './arena.ts'
+import { type Arena, openArena } from './arena.ts'
 import { inParallel, withHoldfast } from './holdfast.ts'
 
 const { values } = parseArgs({
@@ -33,6 +35,9 @@ const [bookings, properties, clients, workers] = [
 /** Days in which the stays begin, and their longest: several wishes for every day, so that most of them collide. */
 const DAYS = 365
 const NIGHTS = 7
+/** Ranges of one turn; and those that go ahead, on calendars of their own, and do not count. */
+const SLICE = 500
+const WARM_UP = 300
 
 /** The same wishes for everybody (mulberry32 from a fixed seed). */
 function random(seed: number) {
@@ -45,112 +50,129 @@ function random(seed: number) {
   }
 }
 const dice = random(42)
-const wishes = Array.from({ length: bookings }, () => {
+const wish = (n: number) => {
   const from = Math.floor(dice() * DAYS)
   const nights = 1 + Math.floor(dice() * NIGHTS)
   const date = (day: number) => new Date(Date.UTC(2030, 0, 1 + day)).toISOString()
-  return { resource: `property:${Math.floor(dice() * properties)}`, from: date(from), to: date(from + nights) }
-})
+  const place = Math.floor(dice() * properties)
+  return { customer: `c${n}`, place, from: date(from), to: date(from + nights) }
+}
+type Wish = ReturnType<typeof wish>
+const wishes = Array.from({ length: bookings }, (_, n) => wish(n))
+const warmUp = Array.from({ length: WARM_UP }, (_, n) => wish(n))
 
-interface Outcome {
-  system: string
-  seconds: number
-  booked: number
-  conflicts: number
-  errors: number
-  deadlocks: number
-  broken: string[]
-  /** processes that wanted a processor, a minute's average at the end: what others did to the figure */
-  load: string
+interface System {
+  name: string
+  client: Client
+  book(type: string, wish: Wish): Promise<'booked' | 'conflicts' | 'errors'>
 }
 
-const load = () => (loadavg()[0] ?? 0).toFixed(1)
-
-async function holdfast(field: Field): Promise<Outcome> {
-  return await withHoldfast(field, workers, async ({ url, client }) => {
-    await client`INSERT INTO resources (ref, kind) SELECT 'property:' || n, 'calendar'
-                 FROM generate_series(0, ${properties - 1}) n`
-    const statuses = new Map<number, number>()
-    const seconds = await inParallel(bookings, clients, async (n) => {
-      const response = await fetch(`${url}/api/bookings`, {
-        method: 'POST',
-        headers: { 'content-type': 'application/json', prefer: 'wait=30' },
-        body: JSON.stringify({ customer: `c${n}`, ...wishes[n] }),
-      })
-      await response.arrayBuffer()
-      statuses.set(response.status, (statuses.get(response.status) ?? 0) + 1)
-    })
-    const [booked = 0, conflicts = 0] = [statuses.get(201), statuses.get(409)]
-    const findings = await verify(client)
-    const broken = findings.filter((one) => one.offenders.length > 0).map((one) => one.invariant)
-    const errors = bookings - booked - conflicts
-    const counts = { booked, conflicts, errors, deadlocks: await deadlocks(client) }
-    return { system: 'Holdfast', seconds, ...counts, broken, load: load() }
-  })
+async function withSystems<T>(arena: Arena, body: (systems: System[]) => Promise<T>): Promise<T> {
+  return await arena.field((own) =>
+    withHoldfast(own, workers, ({ url, client }) =>
+      arena.field(async ({ database_url }) => {
+        await migrateDb(database_url)
+        const db = openDb(database_url, { max: clients, name: 'holdfast-bench', idle_in_transaction_ms: 60_000 })
+        try {
+          return await body([
+            { name: 'Holdfast', client, book: overHttp(url) },
+            // Two sets of calendars in one table: neither system sees the other's.
+            { name: 'INSERT, the violation caught', client: db.client, book: plain(db.client, 'caught', '') },
+            {
+              name: 'INSERT … ON CONFLICT DO NOTHING',
+              client: db.client,
+              book: plain(db.client, 'nothing', 'ON CONFLICT DO NOTHING'),
+            },
+          ])
+        } finally {
+          await db.close()
+        }
+      }),
+    ),
+  )
 }
 
-async function plain(field: Field, system: string, suffix: string): Promise<Outcome> {
-  await migrateDb(field.database_url)
-  const db = openDb(field.database_url, { max: clients, name: 'holdfast-bench', idle_in_transaction_ms: 60_000 })
-  try {
-    const counts = { booked: 0, conflicts: 0, errors: 0 }
-    // Connections first: they are not what is measured.
-    await Promise.all(Array.from({ length: clients }, () => db.client`SELECT pg_sleep(0.05)`))
-    const seconds = await inParallel(bookings, clients, async (n) => {
-      const wish = wishes[n]
-      const range = `[${wish?.from},${wish?.to})`
-      try {
-        const { count } = await db.client.unsafe(
-          `INSERT INTO bookings (resource, customer, during, status) VALUES ($1, $2, $3, 'accepted') ${suffix}`,
-          [wish?.resource ?? '', `c${n}`, range],
-          { prepare: true },
-        )
-        counts[count === 1 ? 'booked' : 'conflicts']++
-      } catch (error) {
-        counts[sqlState(error) === '23P01' ? 'conflicts' : 'errors']++
-      }
+const overHttp =
+  (url: string): System['book'] =>
+  async (type, { place, ...wish }) => {
+    const response = await fetch(`${url}/api/bookings`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', prefer: 'wait=30' },
+      body: JSON.stringify({ resource: `${type}:${place}`, ...wish }),
     })
-    return { system, seconds, ...counts, deadlocks: await deadlocks(db.client), broken: [], load: load() }
-  } finally {
-    await db.close()
+    await response.arrayBuffer()
+    return response.status === 201 ? 'booked' : response.status === 409 ? 'conflicts' : 'errors'
   }
-}
+
+const plain =
+  (client: Client, prefix: string, suffix: string): System['book'] =>
+  async (type, { place, customer, from, to }) => {
+    try {
+      const { count } = await client.unsafe(
+        `INSERT INTO bookings (resource, customer, during, status) VALUES ($1, $2, $3, 'accepted') ${suffix}`,
+        [`${prefix}-${type}:${place}`, customer, `[${from},${to})`],
+        { prepare: true },
+      )
+      return count === 1 ? 'booked' : 'conflicts'
+    } catch (error) {
+      return sqlState(error) === '23P01' ? 'conflicts' : 'errors'
+    }
+  }
 
 /** As Postgres counted them, once its statistics have come in. */
-async function deadlocks(client: ReturnType<typeof openDb>['client']): Promise<number> {
-  await new Promise((resolve) => setTimeout(resolve, 1_500))
+async function deadlocks(client: Client): Promise<number> {
+  await sleep(1_500)
   const [row] = await client<{ deadlocks: number }[]>`
     SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`
   return row?.deadlocks ?? 0
 }
 
-const arena = await openArena((line) => process.stdout.write(`bench: ${line}\n`), {
-  statements: false,
-  appendfsync: 'everysec',
-})
-try {
-  process.stdout.write(
-    `bench: ${bookings} random ranges on ${properties} properties, ${clients} clients, ${arena.versions.join(', ')}\n`,
-  )
-  const outcomes = [
-    await arena.field(holdfast),
-    await arena.field((field) => plain(field, 'INSERT, the violation caught', '')),
-    await arena.field((field) => plain(field, 'INSERT … ON CONFLICT DO NOTHING', 'ON CONFLICT DO NOTHING')),
-  ]
-  const rows = outcomes.map((one) => [
-    one.system,
-    Math.round(bookings / one.seconds).toLocaleString('en'),
-    ...[one.booked, one.conflicts, one.errors, one.deadlocks].map((n) => n.toLocaleString('en')),
-    one.load,
+async function measure(systems: readonly System[]): Promise<void> {
+  const [own, ...others] = systems
+  if (!own) return
+  await own.client`INSERT INTO resources (ref, kind) SELECT type || ':' || n, 'calendar'
+                   FROM generate_series(0, ${properties - 1}) n, (VALUES ('property'), ('warm')) t(type)`
+  const outcomes = new Map(systems.map((one) => [one, { seconds: 0, booked: 0, conflicts: 0, errors: 0 }]))
+  const take = async (system: System, type: string, slice: readonly Wish[], outcome: { [key: string]: number }) => {
+    const seconds = await inParallel(slice.length, clients, async (n) => {
+      const what = await system.book(type, slice[n] as Wish)
+      outcome[what] = (outcome[what] ?? 0) + 1
+    })
+    outcome.seconds = (outcome.seconds ?? 0) + seconds
+  }
+  for (const system of systems) await take(system, 'warm', warmUp, {})
+  const load: number[] = []
+  for (let from = 0; from < bookings; from += SLICE) {
+    for (const [system, outcome] of outcomes) await take(system, 'property', wishes.slice(from, from + SLICE), outcome)
+    load.push(loadavg()[0] ?? 0)
+  }
+  const findings = await verify(own.client)
+  const [ownDeadlocks, otherDeadlocks] = [await deadlocks(own.client), await deadlocks(others[0]?.client ?? own.client)]
+  const rows = Array.from(outcomes, ([{ name }, { seconds, booked, conflicts, errors }]) => [
+    name,
+    ...[Math.round(bookings / seconds), booked, conflicts, errors].map((n) => n.toLocaleString('en')),
   ])
-  const header = ['system', 'answers/s', 'booked', 'conflicts', 'errors', 'deadlocks', 'load']
+  print(['system', 'answers/s', 'booked', 'conflicts', 'errors'], rows)
+  say(`deadlocks: ${ownDeadlocks} with Holdfast, ${otherDeadlocks} with the INSERTs`)
+  say(`load average (others' work included): ${Math.min(...load).toFixed(1)} to ${Math.max(...load).toFixed(1)}`)
+  const broken = findings.filter((one) => one.offenders.length > 0)
+  for (const { invariant, offenders } of broken) say(`BROKEN ${invariant}: ${offenders.join(', ')}`)
+  if (broken.length === 0) say(`all ${findings.length} invariants hold`)
+  if (broken.length > 0 || ownDeadlocks > 0 || outcomes.get(own)?.errors) process.exitCode = 1
+}
+
+function print(header: string[], rows: string[][]): void {
   const widths = header.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i]?.length ?? 0)))
   const line = (cells: string[]) => `| ${cells.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join(' | ')} |\n`
-  process.stdout.write(line(header) + line(widths.map((width) => '-'.repeat(width))))
-  for (const row of rows) process.stdout.write(line(row))
-  const [own] = outcomes
-  for (const invariant of own?.broken ?? []) process.stdout.write(`bench: BROKEN ${invariant}\n`)
-  if (own && (own.broken.length > 0 || own.errors > 0 || own.deadlocks > 0)) process.exitCode = 1
+  for (const row of [header, widths.map((width) => '-'.repeat(width)), ...rows]) process.stdout.write(line(row))
+}
+
+const say = (line: string) => process.stdout.write(`bench: ${line}\n`)
+const arena = await openArena(say, { statements: false, appendfsync: 'everysec' })
+try {
+  say(`${bookings} random ranges on ${properties} properties, ${clients} clients, ${workers} workers`)
+  say(`${arena.versions.join(', ')}, Node ${process.versions.node}`)
+  await withSystems(arena, measure)
 } finally {
   await arena.close()
 }
