@@ -1,4 +1,5 @@
 /** Short histories of a lock against a model, with a server that forgets, falls back, and whose clock is stepped. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import postgres from 'postgres'
 import t from 'tap'
 import { casesOf } from './conform.ts'
@@ -41,6 +42,25 @@ t.test('a replica that fell behind takes over while the clock is behind, too: no
   await world.promote()
   tokens.push(await tokenOf(), await locks.withLease('twice:1', { above: tokens[0] ?? 0 }, async ({ token }) => token))
   t.equal(new Set(tokens).size, 4, tokens.join(' '))
+})
+
+t.test('a place in line that is left from before the clock was set back is no waiter', async (t) => {
+  t.teardown(() => world.setClock(0))
+  const [locks, other] = world.fleet
+  if (!locks || !other) throw new Error('no fleet')
+  const holder = await locks.acquire('ghost:1')
+  const stop = new AbortController()
+  const wait = other.acquire('ghost:1', { wait_ms: 20_000, signal: stop.signal })
+  while ((await holder.extend()).waiting === 0) await sleep(2)
+  await world.snapshot()
+  stop.abort()
+  await t.rejects(wait, { name: 'AbortError' })
+  world.setClock(-3600)
+  await world.promote()
+  t.same(await holder.extend(), { waiting: 0 })
+  t.same((await other.inspect('ghost:1')).waiters, [])
+  t.equal(await other.tryAcquire('ghost:1'), undefined)
+  await holder.release()
 })
 
 t.test('short histories: the lock does what the model allows, and no superseded holder writes', async (t) => {

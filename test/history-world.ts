@@ -37,17 +37,13 @@ export interface HistoryWorld {
 export async function openHistoryWorld(): Promise<HistoryWorld> {
   const clock = makeClock()
   let offset_s = 0
-  const sync = [
-    '--repl-diskless-sync-delay',
-    '0',
-    '--repl-diskless-load',
-    'swapdb',
-    '--repl-timeout',
-    '1000000',
-    '--hz',
-    '100',
-  ]
-  const servers = await Promise.all([startRedis(sync, clock.env), startRedis(sync, clock.env)])
+  const sync = ['--repl-diskless-sync-delay', '0', '--repl-diskless-load', 'swapdb', '--repl-timeout', '1000000']
+  // A process that is forked while another thread asks libfaketime for the time waits for it for ever.
+  const quiet = ['--hz', '100', '--jemalloc-bg-thread', 'no']
+  const servers = await Promise.all([
+    startRedis([...sync, ...quiet], clock.env),
+    startRedis([...sync, ...quiet], clock.env),
+  ])
   let [primary, standby] = servers.map((server) => ({ port: server.port, redis: server.client() })) as [Side, Side]
   const proxy = await startProxy(
     () => primary.port,
@@ -92,12 +88,16 @@ export async function openHistoryWorld(): Promise<HistoryWorld> {
       await primary.redis.flushall()
     },
     async snapshot() {
-      await standby.redis.replicaof('127.0.0.1', primary.port)
       // By a value, since what a replica says of its link is renewed once a second.
       const marked = String(++snapshots)
       await primary.redis.set('world:snapshot', marked)
-      while ((await standby.redis.get('world:snapshot').catch(() => null)) !== marked) await sleep(1)
-      await standby.redis.replicaof('NO', 'ONE')
+      const follows = async () => (await standby.redis.get('world:snapshot').catch(() => null)) === marked
+      while (!(await follows())) {
+        await standby.redis.replicaof('127.0.0.1', primary.port)
+        const patience = performance.now() + 5000
+        while (!(await follows()) && performance.now() < patience) await sleep(1)
+        await standby.redis.replicaof('NO', 'ONE')
+      }
     },
     async promote() {
       const before = primary

@@ -22,7 +22,7 @@ for i, lock in ipairs(locks) do
     local other = call('ZREVRANGE', UNTIL, 0, 0, 'WITHSCORES')
     local free_in_ms = held and call('PTTL', LOCK) or other[1] and other[2] - now_ms or -1
     local holder = held or other[1] and other[1] .. ' ' .. (call('HGET', SHARE, other[1]) or '')
-    return { 0, i - 1, call('ZCOUNT', ALIVE, '(' .. text(now_ms), '+inf'), free_in_ms, holder }
+    return { 0, i - 1, count_waiting(now_ms), free_in_ms, holder }
   end
 end
 

@@ -9,11 +9,15 @@ do
     local time = call('TIME')
     local now_us = time[1] * 1000000 + time[2]
     local token = now_us
-    if above and above + 1 > token then token = above + 1 + now_us % 16384 end -- as take in line.lua
+    local function exceed(floor) -- as take in line.lua
+      token = floor + 1
+      if token > now_us + 1000 then token = token + now_us % 16384 end
+    end
+    if above and above + 1 > token then exceed(above) end
     local as_text = string.format('%.0f', token)
     local last = call('SET', fence, as_text, 'EX', '604800', 'GET')
     if last and last + 1 > token then
-      token = last + 1 + now_us % 16384
+      exceed(last)
       as_text = string.format('%.0f', token)
       call('SET', fence, as_text, 'EX', '604800')
     end

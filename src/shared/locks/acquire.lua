@@ -72,7 +72,7 @@ if held or call('EXISTS', QUEUE, UNTIL) > 0 then
   end
   if held or (head and head ~= id) or not admits(id, now_ms) then
     local ahead = ticket > 0 and call('ZRANK', QUEUE, id) or 0
-    local waiting = call('ZCOUNT', ALIVE, '(' .. text(now_ms), '+inf')
+    local waiting = count_waiting(now_ms)
     local free_in_ms, holder = -1, held
     if held then
       free_in_ms = call('PTTL', LOCK)

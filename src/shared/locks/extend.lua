@@ -18,4 +18,4 @@ else
 end
 call('ZADD', INDEX, text(now_ms + ttl_ms), LOCK)
 if call('EXISTS', ALIVE) == 0 then return 0 end
-return call('ZCOUNT', ALIVE, '(' .. text(now_ms), '+inf')
+return count_waiting(now_ms)

@@ -14,7 +14,7 @@ end
 local line = call('ZRANGE', QUEUE, 0, -1, 'WITHSCORES')
 for i = 1, #line, 2 do
   local until_ms = tonumber(call('ZSCORE', ALIVE, line[i]) or '0')
-  if until_ms > now_ms then
+  if lives(until_ms, now_ms) then
     waiters[#waiters + 1] = line[i]
     waiters[#waiters + 1] = line[i + 1]
   end

@@ -100,22 +100,18 @@ local function admits(id, now_ms)
   return count < limit
 end
 
--- The last token of this step.
-local given
-
 -- Gives the lock to this id, with a token above every one before it. Returns the token, as a number and as text.
 -- Where the clock is behind the last token, tokens that were given above it may be forgotten: a replica that had fallen
 -- behind was promoted, or the floor comes from an SQL that never saw them. The next number would be one of them, so it
--- skips up to 16 ms of them at random. The clock catches up where a lock is given less than 100 times a second; where
--- it is given 3,000 times, tokens run ahead of it, but stay exact numbers for nine years. What one step gives, no replica
--- has in part: it skips once.
+-- skips up to 16 ms of them at random; not for less than a millisecond, by which a step gives the lock to many at once.
+-- The clock catches up where a lock is given less than 100 times a second; where it is given 3,000 times, tokens run
+-- ahead of it, but stay exact numbers for nine years.
 local function take(id, ttl_ms, now_us, last)
   local token = now_us
   if last and last + 1 > token then
     token = last + 1
-    if tonumber(last) ~= given then token = token + now_us % 16384 end
+    if token > now_us + 1000 then token = token + now_us % 16384 end
   end
-  given = token
   local as_text = text(token)
   local value = as_text .. ' ' .. (token == now_us and as_text or text(now_us))
   if string.byte(id) == EXCLUSIVE then
@@ -133,15 +129,24 @@ local function take(id, ttl_ms, now_us, last)
   return token, as_text
 end
 
+-- No place is given for more than 3 s: one that claims to live longer than 10 s is left from before the clock was set
+-- back, and its owner, if any, returns.
+local function lives(until_ms, now_ms)
+  return until_ms > now_ms and until_ms < now_ms + 10000
+end
+
+local function count_waiting(now_ms)
+  return call('ZCOUNT', ALIVE, '(' .. text(now_ms), '(' .. text(now_ms + 10000))
+end
+
 -- The first waiter that is alive, and until when. All the dead ones in front of it go in this same step, so k waiters
--- that died together cost the line one place's lifetime, not k. No place is given for more than 3 s: one that claims to
--- live longer than 10 s is left from before the clock was set back, and its owner, if any, returns.
+-- that died together cost the line one place's lifetime, not k.
 local function line_head(now_ms)
   while true do
     local first = call('ZRANGE', QUEUE, 0, 0)[1]
     if not first then return nil end
     local until_ms = tonumber(call('ZSCORE', ALIVE, first) or '0')
-    if until_ms > now_ms and until_ms < now_ms + 10000 then return first, until_ms end
+    if lives(until_ms, now_ms) then return first, until_ms end
     call('ZREM', QUEUE, first)
     call('ZREM', ALIVE, first)
   end
