@@ -1,11 +1,8 @@
 /** Bookings at the edge of their time, and while processes die and others write past the lease. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import t, { type Test } from 'tap'
-import { createLocks } from '../src/shared/locks/redis.ts'
-import { createLog } from '../src/shared/log.ts'
-import { openRedis } from '../src/shared/queues.ts'
-import { inTransaction, openShop, TTL, tally } from './shop.ts'
-import { openWorld, until, type World } from './world.ts'
+import t from 'tap'
+import { inTransaction, openShop, stopSweeper, TTL, tally } from './shop.ts'
+import { openWorld, until } from './world.ts'
 
 const WAIT = { prefer: 'wait=30' }
 /** Requests that are accepted at the instant of their expiry, so many at once; INSTANTS=1000 is the long mode. */
@@ -19,17 +16,6 @@ const ride = (driver: string, rider: string) => ({
   pickup_lat: 0,
   pickup_lng: 0,
 })
-
-/** Takes the sweeper's lease away from the workers: whatever happens from here on happens without it. */
-async function stopSweeper(t: Test, { env }: World): Promise<void> {
-  const redis = openRedis(env.REDIS_URL, createLog('silent', 'test'), { enableOfflineQueue: true })
-  const locks = createLocks({ redis, prefix: env.REDIS_PREFIX, ttl_ms: 60_000 })
-  t.teardown(async () => {
-    await locks.close()
-    redis.disconnect()
-  })
-  await locks.acquire('sweep:purchases', { wait_ms: 10_000 })
-}
 
 t.test('the time of a request is over', async (t) => {
   const world = await openWorld(t)

@@ -2,8 +2,11 @@
 import type { Test } from 'tap'
 import { SANDBOX_KEY } from '../src/shared/config.ts'
 import { type Client, openDb } from '../src/shared/db.ts'
+import { createLocks } from '../src/shared/locks/redis.ts'
+import { createLog } from '../src/shared/log.ts'
+import { openRedis } from '../src/shared/queues.ts'
 import { verify } from '../src/shared/verify.ts'
-import { until } from './world.ts'
+import { until, type World } from './world.ts'
 
 export interface Answer {
   status: number
@@ -203,4 +206,30 @@ export async function metric(url: string, sample: string): Promise<number> {
   const page = await (await fetch(`${url}/metrics`)).text()
   const line = page.split('\n').find((one) => one.startsWith(`${sample} `))
   return Number(line?.split(' ').at(-1) ?? 0)
+}
+
+/** At most so many seconds (a bucket's bound) were this share of what these processes' histogram has seen. */
+export async function quantile(urls: readonly string[], histogram: string, share: number): Promise<number> {
+  const buckets = new Map<number, number>()
+  for (const url of urls) {
+    const page = await (await fetch(`${url}/metrics`)).text()
+    for (const [, bound = '', count] of page.matchAll(new RegExp(`^${histogram}_bucket\\{le="(.+)"\\} (\\d+)`, 'gm'))) {
+      const le = Number(bound.replace('+Inf', 'Infinity'))
+      buckets.set(le, (buckets.get(le) ?? 0) + Number(count))
+    }
+  }
+  const seen = buckets.get(Number.POSITIVE_INFINITY) ?? 0
+  const bounds = [...buckets.keys()].sort((a, b) => a - b)
+  return bounds.find((le) => (buckets.get(le) ?? 0) >= seen * share) ?? Number.NaN
+}
+
+/** Takes the sweeper's lease away from the workers: whatever happens from here on happens without it. */
+export async function stopSweeper(t: Test, { env }: World): Promise<void> {
+  const redis = openRedis(env.REDIS_URL, createLog('silent', 'test'), { enableOfflineQueue: true })
+  const locks = createLocks({ redis, prefix: env.REDIS_PREFIX, ttl_ms: 60_000 })
+  t.teardown(async () => {
+    await locks.close()
+    redis.disconnect()
+  })
+  await locks.acquire('sweep:purchases', { wait_ms: 10_000 })
 }
