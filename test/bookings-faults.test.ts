@@ -27,9 +27,9 @@ t.test('the time of a request is over', async (t) => {
     const room = await shop.calendar('room')
     const once = async (n: number) => {
       const dates = { resource: room, from: day(n), to: day(n + 1) }
-      const held = await shop.book({ ...dates, customer: 'slow', ...hold }, WAIT)
-      // An accept is settled some time after it was sent: from half a second before the end to just after it.
-      const late_ms = ((n * 37) % 540) - 500
+      const held = await shop.book({ ...dates, customer: 'slow', hold_seconds: 2 }, WAIT)
+      // An accept is settled some time after it was sent, the longer the busier: from well before the end to just after it.
+      const late_ms = ((n * 37) % 1_500) - 1_400
       await sleep(Math.max(0, new Date(held.body.expires_at).getTime() - Date.now() + late_ms))
       const [accepted, rival, seen] = await Promise.all([
         shop.move(held.body.id, 'accept'),

@@ -112,9 +112,9 @@ t.test('two workers', async (t) => {
 
   await t.test('confirm at the instant of expiry: exactly one of them wins (eventyay#1359)', async (t) => {
     const once = async (n: number, ref: string) => {
-      const held = await shop.buy({ customer: 'slow', lines: one(ref), hold_seconds: 1 }, WAIT)
-      // A confirm is settled some time after it was sent: from most of a second before the end to just after it.
-      const late_ms = ((n * 37) % 1_000) - 900
+      const held = await shop.buy({ customer: 'slow', lines: one(ref), hold_seconds: 2 }, WAIT)
+      // A confirm is settled some time after it was sent, the longer the busier: from well before the end to just after it.
+      const late_ms = ((n * 37) % 1_500) - 1_400
       await sleep(Math.max(0, new Date(held.body.expires_at).getTime() - Date.now() + late_ms))
       const [confirmed, rival] = await Promise.all([
         shop.command(held.body.id, 'confirm'),

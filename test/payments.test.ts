@@ -1,8 +1,17 @@
 /** Card payments end to end, against the sandbox as the provider: what each token comes to, and what the provider has. */
 import { createHmac } from 'node:crypto'
+import type { AddressInfo } from 'node:net'
 import t from 'tap'
-import { SANDBOX_KEY, SANDBOX_WEBHOOK_SECRET } from '../src/shared/config.ts'
+import { createBreaker } from '../src/shared/breaker.ts'
+import { readConfig, SANDBOX_KEY, SANDBOX_WEBHOOK_SECRET } from '../src/shared/config.ts'
+import { openDb } from '../src/shared/db.ts'
+import { createLog } from '../src/shared/log.ts'
+import { createMetrics } from '../src/shared/metrics.ts'
+import { createSandbox } from '../src/shared/payments/sandbox.ts'
 import { createStripe } from '../src/shared/payments/stripe.ts'
+import { createPayer, openRedis } from '../src/shared/queues.ts'
+import { verify } from '../src/shared/verify.ts'
+import { startPaymentJobs } from '../src/workers/payment-jobs.ts'
 import { card, openShop, provider, tally } from './shop.ts'
 import { openWorld, until } from './world.ts'
 
@@ -189,6 +198,110 @@ t.test('a provider that answers', async (t) => {
   })
 
   await shop.verified()
+
+  await t.test('npm run verify names what is wrong with money, holds and limits', async (t) => {
+    const sql = shop.client
+    const [sold, given, late] = [await shop.units('product', 9, 500), await shop.units('product', 9, 500), 'p:late']
+    const limited = await shop.units('product', 9, 0, { max_per_customer: 2 })
+    const [kept, back, twin, idle] = await Promise.all([
+      buy(sold, 'tok_visa'),
+      buy(given, 'tok_visa'),
+      buy(given, 'tok_visa'),
+      buy(sold, 'tok_visa', { hold_seconds: 600 }),
+      shop.buy({ customer: 'ada', lines: [{ resource: limited, units: 2 }] }, WAIT),
+    ])
+    await shop.command(back.body.id, 'refund')
+    await shop.charged()
+    // Past every trigger and every check.
+    await sql.begin(async (tx) => {
+      await tx`SET LOCAL session_replication_role = replica`
+      await tx`UPDATE charges SET amount = 499 WHERE purchase = ${kept.body.id}`
+      await tx`UPDATE charges SET amount = 501 WHERE purchase = ${back.body.id} AND purpose = 'refund'`
+      await tx`UPDATE charges SET status = 'lost' WHERE purchase = ${twin.body.id}`
+      await tx`UPDATE purchases SET expires_at = now() - interval '2 min' WHERE id = ${idle.body.id}`
+      await tx`UPDATE resources SET max_per_customer = 1, limited_at = now() - interval '1 h' WHERE ref = ${limited}`
+      await tx`UPDATE customer_units SET units = 3 WHERE resource = ${limited}`
+      await tx`INSERT INTO charges (id, purchase, purpose, amount, due_at)
+               VALUES (gen_random_uuid(), ${idle.body.id}, 'charge', 500, now() - interval '2 min')`
+      await tx`INSERT INTO resources (ref, kind, total, available, held) VALUES (${late}, 'units', 5, 4, 1)`
+    })
+    const found = new Map((await verify(sql)).map(({ invariant, offenders }) => [invariant, offenders]))
+    const named = (start: string) => [...found].find(([invariant]) => invariant.startsWith(start))?.[1].toSorted()
+    t.same(named('charges match'), [kept.body.id, twin.body.id].sort(), 'another amount, and money that is not there')
+    t.same(named('refunds never exceed'), [back.body.id])
+    t.same(named('no card is held to'), [twin.body.id])
+    t.same(named('no charge and no refund is left'), [idle.body.id])
+    t.same(named('nothing is undersold'), [idle.body.id])
+    t.same(named('what customers have'), [`${limited} ada`])
+    t.same(named('nobody bought more than'), [`${limited} ada`])
+    t.same(named('the ledger gives'), [late], 'a unit that is held for nobody')
+  })
+})
+
+t.test('three workers with 32 places each ask for 64 charges at once: the fleet has 64 permits', async (t) => {
+  const world = await openWorld(t)
+  let [asking, most] = [0, 0]
+  const options = { secret_key: SANDBOX_KEY, webhook_url: undefined, webhook_secret: SANDBOX_WEBHOOK_SECRET }
+  const server = createSandbox({ ...options, slow_ms: 1_000 })
+  server.on('request', (request, response) => {
+    if (!request.url?.endsWith('/confirm')) return
+    asking++
+    most = Math.max(most, asking)
+    response.on('close', () => asking--)
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  const config = readConfig({ ...world.env, SANDBOX_URL: url })
+  const log = createLog('silent', 'test')
+  const { client, close } = openDb(world.env.DATABASE_URL, { max: 8, name: 'test', idle_in_transaction_ms: 10_000 })
+  const redis = openRedis(world.env.REDIS_URL, log)
+  const payer = createPayer(world.env.REDIS_URL, world.env.REDIS_PREFIX, log)
+  const jobs = [1, 2, 3].map(() =>
+    startPaymentJobs({ config, client, redis, metrics: createMetrics(), log, nudge: () => {} }),
+  )
+  t.teardown(async () => {
+    await Promise.all([payer.close(), ...jobs.map((one) => one.close())])
+    redis.disconnect()
+    await close()
+    server.closeAllConnections()
+    server.close()
+  })
+  const rows = await client<{ purchase: string }[]>`
+    WITH p AS (
+      INSERT INTO purchases (queue, lines, amount, currency, payment, status, expires_at)
+      SELECT 'product:1', '[]', 500, 'USD', '{"method": "card", "token": "tok_slow"}', 'held', now() + interval '1 min'
+      FROM generate_series(1, 100) RETURNING id
+    ) INSERT INTO charges (purchase, purpose, amount) SELECT id, 'charge', 500 FROM p RETURNING purchase`
+  payer.pay(rows.map((row) => row.purchase))
+  const reserved = async () => {
+    const [row] = await client<{ n: number }[]>`SELECT count(*)::int AS n FROM charges WHERE status = 'authorized'`
+    return row?.n === rows.length
+  }
+  await until(reserved, { what: 'every charge', timeout_ms: 30_000 })
+  t.ok(most > 32 && most <= 64, `${most} at once: more than one worker may, and not more than the fleet`)
+})
+
+t.test('calls beyond the capacity of a breaker are refused and not sent', async (t) => {
+  const isAnswer = () => false
+  const options = { name: 'test', timeout_ms: 5_000, capacity: 2, isAnswer, metrics: createMetrics() }
+  const breaker = createBreaker(options)
+  let end = () => {}
+  const ended = new Promise<void>((resolve) => {
+    end = resolve
+  })
+  let sent = 0
+  const call = () =>
+    breaker.run(() => {
+      sent++
+      return ended
+    })
+  const under_way = [call(), call()]
+  await t.rejects(call(), { code: 'unavailable', attempted: false })
+  end()
+  await Promise.all(under_way)
+  await call()
+  t.equal(sent, 3)
+  breaker.close()
 })
 
 /** An event as the provider would send it. */

@@ -60,7 +60,7 @@ export interface World {
   ownPostgres(): Promise<Owned>
 }
 
-const READY_MS = 30_000
+const READY_MS = 60_000
 /** Of the log of a process that vanished: enough for a stack and what led to it. */
 const LAST_LINES = 100
 

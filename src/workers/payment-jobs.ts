@@ -3,10 +3,12 @@
  * ask the provider at the same time, and none of them keeps a place for a line's job.
  */
 import { Worker } from 'bullmq'
+import type { Redis } from 'ioredis'
 import { type Breaker, createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
 import type { Client } from '../shared/db.ts'
-import { LeaseLostError, LockBusyError, type Locks } from '../shared/locks/lease.ts'
+import { LeaseLostError, LockBusyError } from '../shared/locks/lease.ts'
+import { createLocks } from '../shared/locks/redis.ts'
 import type { Log } from '../shared/log.ts'
 import type { Metrics } from '../shared/metrics.ts'
 import { createStripe } from '../shared/payments/stripe.ts'
@@ -25,13 +27,14 @@ const PERMIT = 'payments:provider'
 export interface PaymentJobsDeps {
   config: Pick<Config, 'redis_url' | 'redis_prefix' | 'lease_ttl_ms' | 'payments'>
   client: Client
-  locks: Locks
+  /** on REDIS_URL; stays the caller's to close */
+  redis: Redis
   metrics: Metrics
   log: Log
   nudge(resources: Iterable<string>): void
 }
 
-export function startPaymentJobs({ config, client, locks, metrics, log, nudge }: PaymentJobsDeps): {
+export function startPaymentJobs({ config, client, redis, metrics, log, nudge }: PaymentJobsDeps): {
   breaker: Breaker
   close(): Promise<void>
 } {
@@ -47,12 +50,14 @@ export function startPaymentJobs({ config, client, locks, metrics, log, nudge }:
   const gateway = createStripe(provider)
   const payments = createPayments({ client, gateway, breaker, metrics, log, nudge })
   const turn = { mode: 'permit', limit: FLEET, wait_ms: TURN_MS } as const
-  const redis = openRedis(config.redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
+  // Where the jobs are, wherever the leases are: a quorum counts no permits, and these guard the provider, not a sale.
+  const permits = createLocks({ redis, prefix: config.redis_prefix, ttl_ms })
+  const connection = openRedis(config.redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
   const jobs = new Worker<PaymentJob>(
     PAYMENTS,
-    async ({ data }) => await locks.withLease(PERMIT, turn, () => payments.serve(data.purchase)),
+    async ({ data }) => await permits.withLease(PERMIT, turn, () => payments.serve(data.purchase)),
     {
-      connection: redis,
+      connection,
       prefix: bullPrefix(config.redis_prefix),
       concurrency: CHARGES_AT_ONCE,
       // A killed worker's charge goes on about when its permit ends.
@@ -71,7 +76,8 @@ export function startPaymentJobs({ config, client, locks, metrics, log, nudge }:
     async close() {
       payments.stop()
       await jobs.close()
-      redis.disconnect()
+      await permits.close()
+      connection.disconnect()
       breaker.close()
     },
   }

@@ -83,7 +83,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
   const leases = createBreaker({ name: 'leases', timeout_ms: 3 * ttl_ms, isAnswer: isLeaseAnswer, metrics })
   const nudger = createNudger(redis_url, redis_prefix, log)
   const payer = createPayer(redis_url, redis_prefix, log)
-  const charges = startPaymentJobs({ config, client: db.client, locks, metrics, log, nudge: nudger.nudge })
+  const charges = startPaymentJobs({ config, client: db.client, redis, metrics, log, nudge: nudger.nudge })
 
   const channel = settledChannel(redis_prefix)
   const notify = (ids: string[]) => {
