@@ -43,7 +43,7 @@ const TOGETHER = 16
  */
 export function createRun(redis: Redis | Cluster): Run {
   let unanswered = 0
-  const gathered = new Map<string, { script: Script; calls: Call[] }>()
+  let gathered: { script: Script; calls: Call[] } | undefined
 
   function send<T>(
     { lua, sha }: { lua: string; sha: string },
@@ -67,10 +67,9 @@ export function createRun(redis: Redis | Cluster): Run {
   }
 
   function flush(): void {
-    for (const [shape, { script, calls }] of gathered) {
-      gathered.delete(shape)
-      sendMany(script, calls)
-    }
+    const now = gathered
+    gathered = undefined
+    if (now) sendMany(now.script, now.calls)
   }
 
   function sendMany(script: Script, calls: Call[]): void {
@@ -94,19 +93,19 @@ export function createRun(redis: Redis | Cluster): Run {
   }
 
   return (script, read, keys, ...args) => {
-    if (unanswered === 0 || redis.isCluster) return send(script, read, keys, args)
+    if (redis.isCluster || (unanswered === 0 && !gathered)) return send(script, read, keys, args)
     return new Promise((resolve, reject) => {
-      const shape = `${script.sha} ${keys.length} ${args.length}`
-      let group = gathered.get(shape)
-      if (!group) {
-        if (gathered.size === 0) process.nextTick(flush)
-        group = { script, calls: [] }
-        gathered.set(shape, group)
+      const call = { keys, args, resolve, reject }
+      const same = gathered?.script === script && gathered.calls.length < TOGETHER
+      const [first] = gathered?.calls ?? []
+      if (same && first?.keys.length === keys.length && first.args.length === args.length) {
+        gathered?.calls.push(call)
+        return
       }
-      group.calls.push({ keys, args, resolve, reject })
-      if (group.calls.length < TOGETHER) return
-      gathered.delete(shape)
-      sendMany(script, group.calls)
+      // What is called first is sent first: who takes back an attempt must come behind it.
+      if (gathered) flush()
+      else process.nextTick(flush)
+      gathered = { script, calls: [call] }
     }).then(read)
   }
 }
