@@ -1,9 +1,13 @@
 /** The sale with its leases on etcd: the same road, another lock server, changed on a database that has seen Redis' tokens. */
 import t from 'tap'
+import { handleOf } from '../src/shared/locks/remote.ts'
+import { contract } from './contract.ts'
 import { startEtcd } from './locks-etcd.ts'
 import { openShop, tally } from './shop.ts'
 import { openWorld, until } from './world.ts'
 
+/** An id as Redis has them is none here. */
+const forged = { mode: 'exclusive', id: 'x 1000 a/1-b c', token: 1, ttl_ms: 1_000, since_ms: 1 } as const
 const WAIT = { prefer: 'wait=30' }
 
 t.test('LOCK_BACKEND=etcd: restocked and sold out exactly once, while a worker is killed and etcd hangs', async (t) => {
@@ -46,5 +50,23 @@ t.test('LOCK_BACKEND=etcd: restocked and sold out exactly once, while a worker i
   etcd.resume()
   t.same(tally(await Promise.all(buyers)), { '201 confirmed': 98, '409 sold_out': 102 })
   t.match(await shop.resource(ref), { total: 100, available: 0, sold: 100, held: 0 })
+
+  const call = contract(api.url)
+  const body = { resource: 'gpu:1', mode: 'permit', limit: 2, ttl_ms: 30_000, owner: 'ada at home' }
+  const answers = []
+  for (let n = 0; n < 3; n++) answers.push(await call('POST', '/api/leases', { body }))
+  t.same(
+    answers.map((one) => one.status),
+    [201, 201, 409],
+    'leases for any service are there, too',
+  )
+  const at = `/api/leases/${answers[0]?.body.lease_id}`
+  t.equal((await call('PUT', at)).status, 200)
+  t.equal((await call('PUT', `/api/leases/${handleOf({ ...forged, resource: 'gpu:1' })}`)).status, 400)
+  const taken = await call('DELETE', '/api/locks/gpu:1')
+  t.match(taken, { status: 200, body: { robbed: [{ owner: body.owner }, { owner: body.owner }] } })
+  t.equal((await call('PUT', at)).status, 410, 'taken away')
+  t.match((await call('GET', '/api/locks/gpu:1')).body, { holders: [], waiters: [] })
+  t.ok((await call('POST', '/api/leases', { body })).body.fencing_token > taken.body.fencing_token)
   await shop.verified()
 })

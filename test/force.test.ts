@@ -1,34 +1,37 @@
 /** A lock that is taken away by an admin: its holder hears of it at once, and can write nothing more. */
+
+import { fastify } from 'fastify'
 import { Redis } from 'ioredis'
 import t from 'tap'
+import { requireKeys } from '../src/api/auth.ts'
 import { LeaseLostError } from '../src/shared/locks/lease.ts'
 import { createLocks } from '../src/shared/locks/redis.ts'
+import type { Problem } from '../src/shared/problem.ts'
 import { contract } from './contract.ts'
 import { inTransaction, openShop } from './shop.ts'
 import { openWorld, until } from './world.ts'
 
-t.test('a lock is taken away', async (t) => {
-  const world = await openWorld(t)
-  const api = await world.startApi()
-  const call = contract(api.url)
-  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
-  const redis = new Redis(world.env.REDIS_URL)
-  // Heartbeats every 20 seconds: what is heard within one comes from the message.
-  const locks = createLocks({ redis, prefix: world.env.REDIS_PREFIX, ttl_ms: 60_000, instance: 'library' })
-  t.teardown(async () => {
-    await locks.close()
-    redis.disconnect()
-  })
-  const force = (resource: string, query = '') => call('DELETE', `/api/locks/${resource}${query}`)
-  const releases = (resource: string) =>
-    shop.client`SELECT * FROM lock_releases WHERE resource = ${resource} ORDER BY id`
-  /** What a holder does under its lease: guarded by the token, whatever the holder believes. */
-  const write = async (resource: string, token: number) => {
-    const rows = await shop.client`
-      UPDATE resources SET fence = ${token}, name = 'written' WHERE ref = ${resource} AND fence <= ${token} RETURNING ref`
-    return rows.length
-  }
+const world = await openWorld(t)
+const api = await world.startApi()
+const call = contract(api.url)
+const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+const redis = new Redis(world.env.REDIS_URL)
+// Heartbeats every 20 seconds: what is heard within one comes from the message.
+const locks = createLocks({ redis, prefix: world.env.REDIS_PREFIX, ttl_ms: 60_000, instance: 'library' })
+t.teardown(async () => {
+  await locks.close()
+  redis.disconnect()
+})
+const force = (resource: string, query = '') => call('DELETE', `/api/locks/${resource}${query}`)
+const releases = (resource: string) => shop.client`SELECT * FROM lock_releases WHERE resource = ${resource} ORDER BY id`
+/** What a holder does under its lease: guarded by the token, whatever the holder believes. */
+const write = async (resource: string, token: number) => {
+  const rows = await shop.client`
+    UPDATE resources SET fence = ${token}, name = 'written' WHERE ref = ${resource} AND fence <= ${token} RETURNING ref`
+  return rows.length
+}
 
+t.test('a lock is taken away', async (t) => {
   await t.test('the holder hears of it within a second, and its guarded write is refused', async (t) => {
     const ref = await shop.units('product', 5)
     const lease = await locks.acquire(ref, { job: 'report' })
@@ -107,11 +110,7 @@ t.test('a lock is taken away', async (t) => {
 t.test(
   'a worker that hangs in its batch is named with host, process and job, and robbed; another one settles',
   async (t) => {
-    const world = await openWorld(t)
-    const slow = { LEASE_TTL_MS: '60000', LOCK_EXPECTED_HOLD_MS: 'product=50' }
-    const [api, worker] = await Promise.all([world.startApi(), world.startWorker(slow)])
-    const call = contract(api.url)
-    const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+    const worker = await world.startWorker({ LEASE_TTL_MS: '60000', LOCK_EXPECTED_HOLD_MS: 'product=50' })
     const ref = await shop.units('product', 1)
     let free = () => {}
     const locked = new Promise<void>((resolve) => {
@@ -155,27 +154,35 @@ t.test(
 )
 
 t.test('only an admin may', async (t) => {
-  const world = await openWorld(t)
-  const keys = { API_KEYS: 'user-key', ADMIN_KEYS: 'admin-key' }
-  const [guarded, open] = await Promise.all([world.startApi(keys), world.startApi({ ADMIN_KEYS: 'admin-key' })])
-  const call = contract(guarded.url)
-  const shop = openShop(t, [open.url], world.env.DATABASE_URL)
+  const guarded = contract((await world.startApi({ API_KEYS: 'user-key', ADMIN_KEYS: 'admin-key' })).url)
   const as = (key: string) => ({ headers: { 'x-api-key': key } })
   const body = { resource: 'admin:1', mode: 'exclusive', ttl_ms: 60_000, owner: 'ada' }
-  const lease = await call('POST', '/api/leases', { body, ...as('user-key') })
+  const lease = await guarded('POST', '/api/leases', { body, ...as('user-key') })
   t.equal(lease.status, 201, 'a lease is for everybody with a key')
-  const force = (request: object = {}) => call('DELETE', '/api/locks/admin:1', request)
+  const force = (request: object = {}) => guarded('DELETE', '/api/locks/admin:1', request)
   t.match(await force(as('user-key')), { status: 403, body: { code: 'admin_required' } })
   t.match(await force(as('nobody')), { status: 401 })
   t.match(await force(), { status: 401 })
-  const keyless = contract(open.url)
-  t.match(await keyless('DELETE', '/api/locks/admin:1'), { status: 401 }, 'also where the rest is open')
-  t.equal((await keyless('GET', '/api/locks/admin:1')).body.holders.length, 1, 'which needs no key')
-  t.equal((await shop.client`SELECT 1 FROM lock_releases`).length, 0, 'nothing was touched')
-  t.equal((await keyless('PUT', `/api/leases/${lease.body.lease_id}`)).status, 200)
+  t.equal((await releases('admin:1')).length, 0, 'nothing was touched')
+  t.equal((await call('PUT', `/api/leases/${lease.body.lease_id}`)).status, 200)
   t.match(await force(as('admin-key')), { status: 200, body: { robbed: [{ owner: 'ada' }] } })
-  t.equal((await keyless('DELETE', '/api/locks/admin:1', as('admin-key'))).status, 200)
-  const rows = await shop.client<{ asked_by: string }[]>`SELECT asked_by FROM lock_releases`
-  t.equal(rows.length, 2)
-  t.match(rows[0]?.asked_by, /^[\w-]{22}$/, 'by a digest of the key, not by the key')
+  const [record] = await releases('admin:1')
+  t.match(record?.asked_by, /^[\w-]{22}$/, 'by a digest of the key, not by the key')
+})
+
+t.test('with ADMIN_KEYS alone, what is for admins needs a key, the rest needs none', async (t) => {
+  const app = fastify()
+  requireKeys(app, { api_keys: [], admin_keys: ['admin-key'] })
+  app.get('/api/locks', async (request) => request.caller)
+  app.delete('/api/locks/x', { config: { admin: true } }, async (request) => request.caller)
+  app.setErrorHandler((error: Problem, _request, reply) => reply.code(error.status).send(error.code))
+  t.teardown(() => app.close())
+  const ask = async (method: 'GET' | 'DELETE', url: string, headers: Record<string, string> = {}) =>
+    (await app.inject({ method, url, headers })).statusCode
+  t.equal(await ask('GET', '/api/locks'), 200)
+  t.equal(await ask('GET', '/api/locks', { 'x-api-key': 'anything' }), 200)
+  t.equal(await ask('DELETE', '/api/locks/x'), 401)
+  t.equal(await ask('DELETE', '/%61pi/locks/x'), 401, 'however the path is written')
+  t.equal(await ask('DELETE', '/api/locks/x', { authorization: 'Bearer anything' }), 403)
+  t.equal(await ask('DELETE', '/api/locks/x', { authorization: 'Bearer admin-key' }), 200)
 })

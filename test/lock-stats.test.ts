@@ -125,7 +125,7 @@ t.test('held long, renewed just in time, lost: each is a warning that names the 
   const locks = createLocks({
     redis,
     prefix: world.env.REDIS_PREFIX,
-    ttl_ms: 600,
+    ttl_ms: 30_000,
     instance: 'host:1',
     events,
     expected_hold_ms: () => 20,
