@@ -1,8 +1,10 @@
 /** Random histories of one lock, by fast-check: it finds a short one that breaks the model, and names its seed. */
 import fc from 'fast-check'
 import type { Given, Wish } from './history-model.ts'
+import * as nemesis from './history-nemesis.ts'
 import * as steps from './history-steps.ts'
 import type { HistoryWorld } from './history-world.ts'
+import * as writes from './history-writes.ts'
 
 type Step = fc.AsyncCommand<object, { h: steps.History }>
 
@@ -48,17 +50,17 @@ const onOne = (name: string, mode: string | undefined, run: (h: steps.History, l
   )
 const clock = fc
   .constantFrom(1, 61, 601, 3600, -1, -61, -3600)
-  .map((by_s) => step(`stepClock(${by_s})`, (h) => steps.stepClock(h, by_s)))
-const force = fc.constant(step('force()', steps.force))
-const flush = fc.constant(step('flush()', steps.flush))
+  .map((by_s) => step(`stepClock(${by_s})`, (h) => nemesis.stepClock(h, by_s)))
+const force = fc.constant(step('force()', nemesis.force))
+const flush = fc.constant(step('flush()', nemesis.flush))
 // The standby stops following; the next time it takes over.
-const fallBack = fc.constant(step('fallBack()', (h) => (h.snapshot ? steps.promote(h) : steps.snapshot(h))))
+const fallBack = fc.constant(step('fallBack()', (h) => (h.snapshot ? nemesis.promote(h) : nemesis.snapshot(h))))
 
 const extend = onOne('extend', undefined, steps.extend)
 const release = onOne('release', undefined, steps.release)
 // The first time its holder begins, then it writes.
 const work = onOne('work', 'exclusive', (h, lease) =>
-  lease.read === undefined ? steps.begin(h, lease) : steps.write(h, lease),
+  lease.read === undefined ? writes.begin(h, lease) : writes.write(h, lease),
 )
 
 /** What happens often stands here more often. */

@@ -1,21 +1,7 @@
-/**
- * The steps of a history of one lock, each with what must be true after it. What is written under the lock goes to a
- * store with the fence of the database: a holder raises it to its token and reads, later it writes if its token is still
- * not below the fence.
- */
+/** The steps of a history of one lock, each with what must be true after it. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type AcquireOptions, type Lease, LeaseLostError, LockBusyError } from '../src/shared/locks/lease.ts'
-import {
-  admission,
-  copyOf,
-  type Given,
-  type Memory,
-  mayForget,
-  renewed,
-  statusOf,
-  type Wish,
-  wentBack,
-} from './history-model.ts'
+import { admission, type Given, type Memory, renewed, statusOf, type Wish } from './history-model.ts'
 import type { HistoryWorld } from './history-world.ts'
 
 /** One row for each resource: its fence and its value. */
@@ -70,11 +56,11 @@ export function newHistory(world: HistoryWorld, sql: Fenced, resource: string, s
   }
 }
 
-function must(truth: boolean, what: string): asserts truth {
+export function must(truth: boolean, what: string): asserts truth {
   if (!truth) throw new Error(what)
 }
 
-function note({ seen }: History, what: string): void {
+export function note({ seen }: History, what: string): void {
   seen[what] = (seen[what] ?? 0) + 1
 }
 
@@ -217,12 +203,27 @@ export async function settle(h: History): Promise<void> {
   }
 }
 
+const tokenOf = ({ outcome }: Waiting) => (outcome && 'lease' in outcome ? outcome.lease.token : 0)
+
+/** Those who were let in together hear of it in any order: none without those whose tokens are lower. */
+async function heard(h: History): Promise<Waiting[]> {
+  const patience = performance.now() + 2000
+  for (;;) {
+    const over = h.waiting.filter((one) => one.outcome)
+    if (over.length === 0) return over
+    const tokens = over.map(tokenOf)
+    const holders = (await h.world.fleet[0]?.inspect(h.resource))?.holders ?? []
+    const missing = holders.some(
+      ({ token }) => token < Math.max(...tokens) && !h.tokens.has(token) && !tokens.includes(token),
+    )
+    if (!missing || performance.now() > patience) return over
+    await sleep(2)
+  }
+}
+
 /** Takes note of the waits that are over. */
 async function served(h: History): Promise<void> {
-  const over = h.waiting.filter((one) => one.outcome)
-  if (over.length === 0) return
-  // Those who were let in together hear of it in any order; their tokens tell the true one.
-  const tokenOf = ({ outcome }: Waiting) => (outcome && 'lease' in outcome ? outcome.lease.token : 0)
+  const over = await heard(h)
   over.sort((a, b) => tokenOf(a) - tokenOf(b))
   for (const one of over) {
     const place = h.waiting.indexOf(one)
@@ -277,115 +278,6 @@ export async function release(h: History, lease: Given): Promise<void> {
   h.memory.ends.delete(lease)
   note(h, released ? 'released' : 'released too late')
   await settle(h)
-}
-
-export async function force(h: History): Promise<void> {
-  const now_ms = h.world.now_ms()
-  const alive = [...h.memory.ends.keys()].filter((lease) => statusOf(h.memory, lease, now_ms) === 'alive')
-  const { token, robbed } = (await h.world.fleet[1]?.forceRelease(h.resource)) ?? { token: 0, robbed: [] }
-  for (const lease of alive) {
-    must(
-      robbed.some((holder) => holder.token === lease.token),
-      'a holder was not robbed',
-    )
-    const told = performance.now() + 2000
-    while (lease.local && !lease.over && performance.now() < told) await sleep(1)
-    must(!lease.local || lease.over, 'a holder was not told that the lock was taken away')
-  }
-  must(token > h.memory.last, 'the fence was not raised')
-  h.memory.last = token
-  h.highest = Math.max(h.highest, token)
-  h.memory.ends.clear()
-  note(h, 'forced')
-  await settle(h)
-}
-
-/** The holder begins: raises the fence to its token and reads, whether or not its lease is still good. */
-export async function begin(h: History, lease: Given): Promise<void> {
-  const value = await h.sql.raise(h.resource, lease.token)
-  const newest = !h.owner || lease.token >= h.owner.token
-  must((value !== undefined) === newest, `the fence is wrong: ${value}`)
-  if (value !== undefined) {
-    must(value === h.value, 'what was read is not what was written last')
-    h.owner = lease
-    lease.read = value
-    note(h, 'fence raised')
-    return
-  }
-  note(h, 'fence refused')
-  // It has the lock, and a clock that was set back gave it a low token: it asks again, above the fence.
-  if (lease.mode !== 'exclusive' || statusOf(h.memory, lease, h.world.now_ms()) !== 'alive' || h.waiting.length > 0)
-    return
-  await release(h, lease)
-  const again = await acquire(
-    h,
-    0,
-    { mode: 'exclusive', limit: 0 },
-    false,
-    lease.ttl_ms,
-    await h.sql.fenceOf(h.resource),
-  )
-  must(again !== undefined, 'it was free')
-  h.owner = again
-  again.read = await h.sql.raise(h.resource, again.token)
-  must(again.read === h.value, 'the repaired lease may begin')
-  note(h, 'repaired above the fence')
-}
-
-/** It writes what it read, and one more. No holder that another one has superseded gets it through. */
-export async function write(h: History, lease: Given): Promise<void> {
-  if (lease.read === undefined) return
-  const accepted = await h.sql.write(h.resource, lease.token, lease.read + 1)
-  must(accepted === (h.owner === lease), accepted ? 'a superseded holder wrote' : 'the newest holder was refused')
-  if (accepted) {
-    must(lease.read === h.value, 'an update was lost')
-    h.value = lease.read + 1
-    lease.read = h.value
-  }
-  note(h, accepted ? 'writes accepted' : 'writes of superseded holders refused')
-}
-
-/** Something has happened to the server: all ask again, and the leases that their processes hold are renewed or lost. */
-async function afterwards(h: History, connected: () => Promise<void>): Promise<void> {
-  for (const one of h.waiting) one.in_order = false
-  await connected()
-  for (const lease of h.given) if (lease.local && !lease.over) await extend(h, lease)
-  await settle(h)
-}
-
-export async function stepClock(h: History, by_s: number): Promise<void> {
-  h.offset_s += by_s
-  h.world.setClock(h.offset_s)
-  for (const memory of [h.memory, h.snapshot]) if (memory && by_s < 0) wentBack(memory, h.world.now_ms())
-  if (h.snapshot) mayForget(h.snapshot, h.world.now_ms())
-  for (const one of h.waiting) one.asked_ms = Math.min(one.asked_ms, h.world.now_ms())
-  note(h, by_s < 0 ? 'clock set back' : 'clock set forward')
-  if (h.waiting.length > 0) await afterwards(h, h.world.reconnect)
-  else await settle(h)
-}
-
-export async function flush(h: History): Promise<void> {
-  await h.world.flush()
-  h.memory = { ends: new Map(), last: 0 }
-  note(h, 'flushed')
-  if (h.waiting.length > 0) await afterwards(h, h.world.reconnect)
-}
-
-export async function snapshot(h: History): Promise<void> {
-  await h.world.snapshot()
-  h.snapshot = copyOf(h.memory)
-  note(h, 'replication stopped')
-}
-
-export async function promote(h: History): Promise<void> {
-  if (!h.snapshot) return
-  h.memory = h.snapshot
-  h.snapshot = undefined
-  // Places in line that the replica still has are dead by then: who waited in them may be gone.
-  h.offset_s += 4
-  h.world.setClock(h.offset_s)
-  note(h, 'stale replica promoted')
-  await afterwards(h, h.world.promote)
 }
 
 /** Nobody waits and nobody holds any more: what is left then was left behind. */
