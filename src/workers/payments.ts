@@ -3,6 +3,7 @@
  * Invariants: no lease is held that a line waits for; each step begins from what the row and the provider say now, so a
  * job may be lost, run twice or stop anywhere; nothing is called unpaid unless the provider can no longer take it.
  */
+import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pRetry from 'p-retry'
 import { type Breaker, UnavailableError } from '../shared/breaker.ts'
@@ -124,12 +125,15 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
     let returned = false
     if (status !== 'declined' && status !== 'unavailable' && status !== 'released' && status !== 'lost') {
       try {
-        returned = await persist(async () => {
+        returned = await persist(async (attempt) => {
           const found = await ask(() => gateway.find(provider_id))
           if (found.status === 'processing') throw new Error('the provider is still at it')
           const ended = found.status === 'captured' ? found : await ask(() => gateway.cancel(provider_id))
           if (ended.status !== 'captured') return false
-          await ask(() => gateway.refund(provider_id, amount, `${purchase}-refund`))
+          // The provider repeats its first answer to a key, an error too. Another key gives nothing back twice: it is all
+          // that was captured, or refused.
+          const key = attempt === 1 ? `${purchase}-refund` : `${purchase}-refund-${randomUUID()}`
+          await ask(() => gateway.refund(provider_id, amount, key))
           return true
         })
       } catch (error) {

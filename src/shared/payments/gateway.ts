@@ -35,7 +35,7 @@ export interface Gateway {
   capture(id: string): Promise<Intent>
   /** Gives a reservation back. On an intent that cannot be cancelled any more, its state. */
   cancel(id: string): Promise<Intent>
-  /** Gives captured money back; the same key gives the same refund. @throws RefusedError when more than was captured */
+  /** Gives captured money back; the same key gives the same answer. @throws RefusedError when more than was captured */
   refund(id: string, amount: number, key: string): Promise<void>
   /** The purchase that a webhook is about. @throws RefusedError when the signature is not the provider's */
   webhook(body: string, signature: string): { id: string; type: string; purchase: string | undefined }

@@ -5,7 +5,8 @@
  *
  * Tokens `tok_NAME` or `pm_card_NAME`: Stripe's visa, mastercard, chargeDeclined, chargeDeclinedInsufficientFunds,
  * chargeDeclinedExpiredCard, chargeDeclinedProcessingError and authenticationRequired; and, of the sandbox alone,
- * slow, error, errorOnce (500, the first time), and timeout (the money is reserved, and the answer never comes).
+ * slow, error, errorOnce and refundErrorOnce (500, the first time), and timeout (the money is reserved, and the answer
+ * never comes).
  */
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
@@ -60,7 +61,17 @@ const DECLINES: Record<string, [code: string, decline_code: string]> = {
   chargeDeclinedProcessingError: ['processing_error', 'processing_error'],
   authenticationRequired: ['authentication_required', 'authentication_required'],
 }
-const GOOD = new Set(['visa', 'mastercard', 'amex', 'discover', 'slow', 'error', 'errorOnce', 'timeout'])
+const GOOD = new Set([
+  'visa',
+  'mastercard',
+  'amex',
+  'discover',
+  'slow',
+  'error',
+  'errorOnce',
+  'refundErrorOnce',
+  'timeout',
+])
 const nameOf = (token: string) => token.replace(/^(tok|pm_card)_/, '')
 
 /** Bytes of a request: ours have a few hundred. */
@@ -189,6 +200,10 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
     const intent = intentOf(form.payment_intent)
     const given = refunds.reduce((sum, one) => (one.payment_intent === intent.id ? sum + one.amount : sum), 0)
     const left = intent.amount_received - given
+    if (nameOf(intent.payment_method) === 'refundErrorOnce' && !erred.has(`refund of ${intent.id}`)) {
+      erred.add(`refund of ${intent.id}`)
+      throw new Refusal(500, 'api_error', 'api_error', 'The token asked for this.')
+    }
     const amount = form.amount === undefined ? left : Number(form.amount)
     if (left === 0 && given > 0) throw invalid('charge_already_refunded', 'The charge has already been refunded.')
     if (!Number.isSafeInteger(amount) || amount < 1 || amount > left) {

@@ -73,6 +73,8 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
       try {
         await stripe.refunds.create({ payment_intent: id, amount }, { idempotencyKey: key })
       } catch (error) {
+        // By a request of ours whose answer was lost, or by a person: there is nothing left to give back.
+        if (error instanceof Stripe.errors.StripeInvalidRequestError && error.code === 'charge_already_refunded') return
         throw refused(error)
       }
     },
