@@ -1,13 +1,16 @@
 /** A wall clock that a test sets, for the servers that it starts with this environment. Their monotonic clock goes on. */
-import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ensureFaketime } from '../ops/install.mjs'
+
+const SHARED = '/dev/shm'
 
 export interface Clock {
   env: NodeJS.ProcessEnv
   /** To so many seconds beside the true time. */
   set(offset_s: number): void
+  /** After the servers have ended. */
   remove(): void
 }
 
@@ -29,6 +32,17 @@ export function makeClock(): Clock {
       FAKETIME_DONT_FAKE_MONOTONIC: '1',
     },
     set,
-    remove: () => rmSync(folder, { recursive: true, force: true }),
+    remove() {
+      rmSync(folder, { recursive: true, force: true })
+      forgetTheDead()
+    },
+  }
+}
+
+/** What libfaketime keeps for a process in memory stays when the process is killed. */
+function forgetTheDead(): void {
+  for (const name of readdirSync(SHARED)) {
+    const pid = Number(/^(?:sem\.)?faketime_(?:sem|shm)_(\d+)$/.exec(name)?.[1])
+    if (pid && !existsSync(`/proc/${pid}`)) rmSync(join(SHARED, name), { force: true })
   }
 }
