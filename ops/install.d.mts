@@ -5,3 +5,5 @@ export function ensureRedisServer(say: (line: string) => void): string
 export function ensureEtcdServer(say: (line: string) => void): string
 /** The path of libfaketime, unpacked into the checkout from Debian where it is missing; else throws with the command that does it. */
 export function ensureFaketime(say: (line: string) => void): string
+/** The paths of both, unpacked into the checkout from Debian where they are missing; else throws with the command that does it. */
+export function ensurePrometheus(say: (line: string) => void): { prometheus: string; promtool: string }

@@ -75,6 +75,7 @@ apt-get download -q "$2" || { apt-get $own -q update && apt-get $own -q download
 dpkg-deb -x "$2"_*.deb . && rm -rf "$2"_*.deb lists cache
 `
 const ETCD_FOLDER = join(ROOT, '.cache', 'etcd')
+const PROMETHEUS_FOLDER = join(ROOT, '.cache', 'prometheus')
 const FAKETIME_FOLDER = join(ROOT, '.cache', 'faketime')
 
 /** The path of redis-server, installed from Debian when this user may. */
@@ -114,6 +115,22 @@ export function ensureFaketime(say) {
   const why =
     process.platform === 'linux' ? advice('libfaketime', '') : 'the tests that set the clock of a server need Linux'
   throw new Refusal(`libfaketime is missing: ${why}`)
+}
+
+/**
+ * The paths of prometheus and promtool, which nothing but a test needs: so they are only ever unpacked into the checkout,
+ * from Debian's package.
+ */
+export function ensurePrometheus(say) {
+  const folders = [join(PROMETHEUS_FOLDER, 'usr', 'bin')]
+  const look = () => ({ prometheus: find('prometheus', folders), promtool: find('promtool', folders) })
+  if (!look().promtool && existsSync('/usr/bin/apt-get') && existsSync('/usr/bin/dpkg-deb')) {
+    say(`prometheus is missing: unpacking Debian's package into ${PROMETHEUS_FOLDER}`)
+    unpack(PROMETHEUS_FOLDER, 'prometheus')
+  }
+  const { prometheus, promtool } = look()
+  if (prometheus && promtool) return { prometheus, promtool }
+  throw new Refusal(`prometheus is missing: ${advice('prometheus', 'prometheus')}`)
 }
 
 /** Debian has it in a folder by the name of the architecture, others in /usr/lib64. */

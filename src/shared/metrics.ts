@@ -1,11 +1,14 @@
 /** Prometheus metrics of one process. Invariant: every name that the alerts use is here, so it exists from the start. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { LockStats } from './lock-stats.ts'
-import type { LockEvents } from './locks/lease.ts'
+import type { LockEvents, LostReason } from './locks/lease.ts'
 import type { Log } from './log.ts'
 import { typeOf } from './resource.ts'
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+
+const LOST = ['expired', 'taken', 'unreachable', 'released'] as const satisfies readonly LostReason[]
+const FAILED = ['lock_busy', 'aborted', 'closed', 'unreachable'] as const
 
 export type Metrics = ReturnType<typeof createMetrics>
 
@@ -16,6 +19,7 @@ export function createMetrics() {
   const counter = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
     new Counter({ name, help, labelNames, registers })
   const histogram = (name: string, help: string, buckets: number[]) => new Histogram({ name, help, buckets, registers })
+  const gauge = (name: string, help: string) => new Gauge({ name, help, registers })
   const metrics = {
     registry,
     lock_acquire_seconds: histogram('lock_acquire_seconds', 'Time from asking for a lease to holding it.', SECONDS),
@@ -40,6 +44,15 @@ export function createMetrics() {
       'Time from a row in the line to its settlement.',
       SECONDS,
     ),
+    queue_length: gauge('queue_length', 'Purchases, bookings and commands in a line, of the whole fleet.'),
+    queue_oldest_seconds: gauge(
+      'queue_oldest_seconds',
+      'Since the oldest head of a line has come, of the whole fleet; 0 when nobody waits.',
+    ),
+    verify_broken: gauge(
+      'verify_broken_invariants',
+      'Invariants of the last verdict that do not hold; of the whole fleet.',
+    ),
     charges: counter('charges_total', 'Charges and refunds that came to an end.', ['purpose', 'status']),
     payment_seconds: histogram(
       'payment_seconds',
@@ -57,6 +70,12 @@ export function createMetrics() {
       registers,
     }),
   }
+  // Seen by nobody: a worker sets them once it has looked (watch.ts).
+  for (const one of [metrics.queue_length, metrics.queue_oldest_seconds, metrics.verify_broken]) one.remove()
+  // A counter that begins with its first event has no increase: what alerts look at begins with 0.
+  for (const reason of LOST) metrics.lock_lost.inc({ reason }, 0)
+  for (const reason of FAILED) metrics.lock_failures.inc({ reason }, 0)
+  metrics.lock_held_long.inc({ type: '*' }, 0)
   metrics.lock_contentions.inc(0)
   metrics.lock_slack_thin.inc(0)
   metrics.fencing_rejections.inc(0)

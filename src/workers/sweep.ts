@@ -16,7 +16,7 @@ const LINES = 10_000
 const CHARGES = 1_000
 
 /** Every line of the table once, by its head: an index skip scan, as cheap with a million rows in one line as with one. */
-const heads = (table: string, queue = 'queue') =>
+export const heads = (table: string, queue = 'queue') =>
   sql.raw(`
   (WITH RECURSIVE head AS (
     (SELECT ${queue} AS queue, created_at FROM ${table} WHERE status = 'queued' ORDER BY ${queue}, seq LIMIT 1)

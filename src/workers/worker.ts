@@ -21,6 +21,7 @@ import { createDrain } from './drain.ts'
 import { startPaymentJobs } from './payment-jobs.ts'
 import { createSettler, isDatabaseAnswer } from './settle.ts'
 import { SWEEP_MS, sweepOnce } from './sweep.ts'
+import { LINES_MS, watchOnce } from './watch.ts'
 
 /** Milliseconds without a settled batch while lines are under way, after which the worker calls itself stuck. */
 const STUCK_MS = 60_000
@@ -142,6 +143,15 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       })
   }, SWEEP_MS)
 
+  const watched = openDb(config.database_url, { max: 1, name: 'holdfast-watch', idle_in_transaction_ms: ttl_ms })
+  let looking = false
+  const watcher = setInterval(async () => {
+    if (looking) return
+    looking = true
+    await watchOnce({ client: watched.client, redis, prefix: redis_prefix, metrics, log })
+    looking = false
+  }, LINES_MS)
+
   return {
     breakers: [database, leases, charges.breaker],
     checks: { postgres: () => db.client`SELECT 1`, redis: () => redis.ping(), ...opened.checks },
@@ -153,6 +163,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     async close() {
       drain.stop()
       clearInterval(sweeper)
+      clearInterval(watcher)
       await Promise.all([jobs.close(), charges.close()])
       await sweeping
       await nudger.close()
@@ -163,7 +174,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       jobs_redis.disconnect()
       database.close()
       leases.close()
-      await db.close()
+      await Promise.all([db.close(), watched.close()])
     },
   }
 }

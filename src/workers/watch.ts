@@ -1,0 +1,82 @@
+/**
+ * Looks at the whole fleet, by one worker at a time: how long its lines are, and whether the invariants hold. Every
+ * worker exports what was seen last. Invariant: a look that fails shows as a gap, never as good news.
+ */
+import { sql } from 'drizzle-orm'
+import type { Redis } from 'ioredis'
+import { type Client, run } from '../shared/db.ts'
+import type { Log } from '../shared/log.ts'
+import type { Metrics } from '../shared/metrics.ts'
+import { verify } from '../shared/verify.ts'
+import { keepWatched, type Lines, readWatched } from '../shared/watched.ts'
+import { heads } from './sweep.ts'
+
+/** Milliseconds between looks at the lines: about a scrape of Prometheus. */
+export const LINES_MS = 5_000
+/** Milliseconds between verdicts: the quick invariants are indexed, but overlaps are asked of every active booking. */
+const VERDICT_MS = 60_000
+/** So many missed looks, and what was seen is gone. */
+const MISSES = 3
+
+export interface WatchDeps {
+  /** a connection of its own: nothing here delays a batch */
+  client: Client
+  redis: Redis
+  prefix: string
+  metrics: Pick<Metrics, 'queue_length' | 'queue_oldest_seconds' | 'verify_broken'>
+  log: Log
+}
+
+/** True for one worker in `ms`. Two at once would do no harm but work, so this is no lease. */
+const turn = async (redis: Redis, prefix: string, name: string, ms: number) =>
+  (await redis.set(`${prefix}watched:turn:${name}`, '1', 'PX', Math.floor(ms * 0.9), 'NX')) === 'OK'
+
+async function lines(client: Client): Promise<Lines> {
+  const [row] = await run<{ rows: number; oldest_s: number }>(
+    client,
+    sql`
+    SELECT (SELECT count(*) FROM purchases WHERE status = 'queued')
+         + (SELECT count(*) FROM commands WHERE status = 'queued')
+         + (SELECT count(*) FROM bookings WHERE status = 'queued') AS rows,
+           greatest(0, extract(epoch FROM clock_timestamp() - min(created_at)))::float AS oldest_s
+    FROM (
+      SELECT created_at FROM ${heads('purchases')} a
+      UNION ALL SELECT created_at FROM ${heads('commands')} b
+      UNION ALL SELECT created_at FROM ${heads('bookings', 'resource')} c
+    ) head`,
+  )
+  return { rows: row?.rows ?? 0, oldest_s: row?.oldest_s ?? 0 }
+}
+
+function forget({ queue_length, queue_oldest_seconds, verify_broken }: WatchDeps['metrics']): void {
+  for (const gauge of [queue_length, queue_oldest_seconds, verify_broken]) gauge.remove()
+}
+
+/** One look: at what is this worker's turn to look at, and at what the others have seen. */
+export async function watchOnce({ client, redis, prefix, metrics, log }: WatchDeps): Promise<void> {
+  const { queue_length, queue_oldest_seconds, verify_broken } = metrics
+  // A Redis that hangs answers some time, or never: what was seen before is not shown meanwhile.
+  const late = setTimeout(() => forget(metrics), LINES_MS)
+  try {
+    if (await turn(redis, prefix, 'lines', LINES_MS)) {
+      await keepWatched(redis, prefix, { lines: await lines(client) }, LINES_MS * MISSES)
+    }
+    if (await turn(redis, prefix, 'verdict', VERDICT_MS)) {
+      const findings = await verify(client, { quick: true })
+      const broken = findings.filter(({ offenders }) => offenders.length > 0)
+      for (const { invariant, offenders } of broken) log.error({ invariant, offenders }, 'an invariant is broken')
+      await keepWatched(redis, prefix, { verdict: { at: new Date().toISOString(), broken } }, VERDICT_MS * MISSES)
+    }
+    const seen = await readWatched(redis, prefix)
+    const show = (gauge: Metrics['queue_length'], value: number | undefined) =>
+      value === undefined ? gauge.remove() : gauge.set(value)
+    show(queue_length, seen.lines?.rows)
+    show(queue_oldest_seconds, seen.lines?.oldest_s)
+    show(verify_broken, seen.verdict?.broken.length)
+  } catch (error) {
+    forget(metrics)
+    log.debug({ error }, 'nothing was seen of the fleet; the next look makes up for it')
+  } finally {
+    clearTimeout(late)
+  }
+}

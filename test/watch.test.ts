@@ -1,0 +1,72 @@
+/** What workers export of the whole fleet: lines and verdict, seen by one, shown by all, gone when it is old. */
+import { Redis } from 'ioredis'
+import t from 'tap'
+import { openDb } from '../src/shared/db.ts'
+import { createLog } from '../src/shared/log.ts'
+import { createMetrics } from '../src/shared/metrics.ts'
+import { readWatched } from '../src/shared/watched.ts'
+import { watchOnce } from '../src/workers/watch.ts'
+import { openShop } from './shop.ts'
+import { openWorld } from './world.ts'
+
+const world = await openWorld(t)
+const api = await world.startApi()
+const log = createLog('silent', 'test')
+const prefix = world.env.REDIS_PREFIX
+
+t.test('a line that stands still is seen by one worker, broken for all, and forgotten with Redis', async (t) => {
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const redis = new Redis(world.env.REDIS_URL, {
+    maxRetriesPerRequest: 0,
+    enableOfflineQueue: false,
+    retryStrategy: null,
+  })
+  t.teardown(() => redis.disconnect())
+  const db = openDb(world.env.DATABASE_URL, { max: 1, name: 'test-watch', idle_in_transaction_ms: 60_000 })
+  t.teardown(() => db.close())
+  await new Promise((resolve) => redis.once('ready', resolve))
+  const worker = (client = db.client) => ({ client, redis, prefix, metrics: createMetrics(), log })
+  const first = worker()
+  // Whoever asks it of the database fails.
+  const second = worker({} as typeof db.client)
+  const shown = async ({ metrics }: typeof first) => {
+    const page = await metrics.registry.metrics()
+    const value = (name: string) => new RegExp(`^${name} (.+)$`, 'm').exec(page)?.[1]
+    return [value('queue_length'), value('queue_oldest_seconds'), value('verify_broken_invariants')]
+  }
+  t.same(await shown(first), [undefined, undefined, undefined], 'nothing is said before anybody has looked')
+
+  const ref = await shop.units('product', 5)
+  const bought = await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 1 }] })
+  await shop.client`UPDATE purchases SET created_at = now() - interval '2 minutes' WHERE id = ${bought.body.id}`
+
+  await watchOnce(first)
+  const [rows, oldest, broken] = await shown(first)
+  t.equal(rows, '1')
+  t.ok(Number(oldest) >= 120 && Number(oldest) < 180, `${oldest} s`)
+  t.equal(broken, '1')
+  const { verdict } = await readWatched(redis, prefix)
+  t.match(verdict?.broken, [{ invariant: /no line has stood still/, offenders: [bought.body.id] }])
+
+  await watchOnce(second)
+  t.same(await shown(second), [rows, oldest, broken], 'the other one shows the same, without asking')
+
+  const keys = await redis.keys(`${prefix}watched:*`)
+  for (const key of keys) t.ok((await redis.pttl(key)) > 0, `${key} ends by itself`)
+  await redis.unlink(...keys)
+  await watchOnce(second)
+  t.same(await shown(second), [undefined, undefined, undefined], 'a look that fails shows nothing')
+
+  await shop.client`UPDATE purchases SET created_at = now() WHERE id = ${bought.body.id}`
+  await redis.unlink(...(await redis.keys(`${prefix}watched:*`)))
+  await watchOnce(first)
+  t.same(
+    (await shown(first)).filter((_, i) => i !== 1),
+    ['1', '0'],
+    'a line that is young breaks nothing',
+  )
+
+  redis.disconnect()
+  await watchOnce(first)
+  t.same(await shown(first), [undefined, undefined, undefined], 'nor is anything shown without Redis')
+})
