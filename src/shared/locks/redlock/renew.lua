@@ -8,7 +8,7 @@ local value = value_of(id, now_ms)
 local token = value and parts(value) or 0
 if token > 0 then
   put(id, value, ttl_ms, now_ms)
-  return { 1, call('ZCOUNT', ALIVE, '(' .. text(now_ms), '+inf'), token }
+  return { 1, count_waiting(now_ms), token }
 end
 for _, rival in ipairs(rivals_of(id, now_ms)) do
   if rival.token ~= 0 then return { -1 } end

@@ -48,7 +48,7 @@ if (head and before(head, id)) or not make_way(id, now_ms) then
     end
   end
   local ahead = call('ZRANK', QUEUE, id) or call('ZCARD', QUEUE)
-  return { 0, ahead, call('ZCOUNT', ALIVE, '(' .. text(now_ms), '+inf'), free_in_ms, holder }
+  return { 0, ahead, count_waiting(now_ms), free_in_ms, holder }
 end
 
 put(id, '0 ' .. text(place_ms), vote_ms, now_ms)
