@@ -39,14 +39,6 @@ t.test('two APIs, three workers', async (t) => {
     t.match(await ride(driver, 'cem'), { status: 201, body: { status: 'requested' } })
   })
 
-  await t.test('one rider asks ten drivers at once: one ride, and the others are told which', async (t) => {
-    const drivers = await Promise.all(Array.from({ length: 10 }, () => shop.calendar('driver')))
-    const answers = await Promise.all(drivers.map((driver) => ride(driver, 'ten')))
-    t.same(tally(answers), { '201 requested': 1, '409 conflict': 9 })
-    const won = answers.find((answer) => answer.status === 201)?.body.id
-    for (const { status, body } of answers) if (status === 409) t.same(body.conflicting_ids, [won])
-  })
-
   await t.test('64 clients for one slot: one has it (cal.diy#13397, LibreBooking#147)', async (t) => {
     const room = await shop.calendar('room')
     const answers = await Promise.all(

@@ -1,6 +1,7 @@
 /** A shop for tests: resources, buyers over HTTP, and what the database says in the end. */
+import { createHmac } from 'node:crypto'
 import type { Test } from 'tap'
-import { SANDBOX_KEY } from '../src/shared/config.ts'
+import { SANDBOX_KEY, SANDBOX_WEBHOOK_SECRET } from '../src/shared/config.ts'
 import { type Client, openDb } from '../src/shared/db.ts'
 import { createLocks } from '../src/shared/locks/redis.ts'
 import { createLog } from '../src/shared/log.ts'
@@ -33,22 +34,28 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
   t.teardown(() => db.close())
   const client: Client = db.client
   const at = (path: string) => `${urls[counter++ % urls.length]}${path}`
+  /** As a client does that is told 503: again. One that was written all the same asks for If-Match by then. */
+  const create = async (ref: string, body: object) => {
+    const put = () => call(at(`/api/resources/${ref.replace(':', '/')}`), 'PUT', body)
+    const { status } = await put()
+    if (status !== 503) return status
+    const again = await until(async () => [(await put()).status].find((one) => one !== 503), { what: `${ref}` })
+    return again === 428 ? 201 : again
+  }
   return {
     client,
     /** Creates `type:id` with this many units at this price and returns the reference. */
     async units(type: string, total: number, price = 100, more: object = {}): Promise<string> {
       const ref = `${type}:${t.name.replace(/\W+/g, '-').slice(0, 40)}-${counter++}`
       const body = { name: ref, kind: 'units', total, price: { amount: price, currency: 'USD' }, ...more }
-      const { status } = await call(at(`/api/resources/${ref.replace(':', '/')}`), 'PUT', body)
-      t.equal(status, 201, `${ref} is for sale`)
+      t.equal(await create(ref, body), 201, `${ref} is for sale`)
       return ref
     },
     /** Creates a calendar `type:id`, its price a day, and returns the reference. */
     async calendar(type: string, price = 0): Promise<string> {
       const ref = `${type}:${t.name.replace(/\W+/g, '-').slice(0, 40)}-${counter++}`
       const body = { name: ref, kind: 'calendar', price: { amount: price, currency: 'USD' } }
-      const { status } = await call(at(`/api/resources/${ref.replace(':', '/')}`), 'PUT', body)
-      t.equal(status, 201, `${ref} can be booked`)
+      t.equal(await create(ref, body), 201, `${ref} can be booked`)
       return ref
     },
     book: (body: object, headers: Record<string, string> = {}) => call(at('/api/bookings'), 'POST', body, headers),
@@ -137,6 +144,17 @@ export function provider(url: string) {
         .filter((one) => one.status === 'requires_capture')
         .map((one) => one.metadata.purchase),
   }
+}
+
+/** An event as the provider would send it. */
+export async function webhook(api: string, type: string, purchase: string, secret = SANDBOX_WEBHOOK_SECRET) {
+  const object = { object: 'payment_intent', metadata: { purchase } }
+  const body = JSON.stringify({ id: `evt_${purchase}`, object: 'event', type, data: { object } })
+  const time_s = Math.floor(Date.now() / 1000)
+  const v1 = createHmac('sha256', secret).update(`${time_s}.${body}`).digest('hex')
+  const headers = { 'content-type': 'application/json', 'stripe-signature': `t=${time_s},v1=${v1}` }
+  const response = await fetch(`${api}/api/webhooks/stripe`, { method: 'POST', headers, body })
+  return { status: response.status, body: (await response.json()) as { code?: string } }
 }
 
 /** How often each answer came: '201 confirmed', '409 sold_out' … */

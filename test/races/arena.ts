@@ -8,14 +8,17 @@ import { createLocks } from '../../src/shared/locks/redis.ts'
 import { createLog } from '../../src/shared/log.ts'
 import { createNudger, openRedis } from '../../src/shared/queues.ts'
 import { openShop, provider, type Shop, TTL } from '../shop.ts'
-import { openWorld } from '../world.ts'
+import { openWorld, until } from '../world.ts'
 import { withLag } from './lag.ts'
 
 const WORKERS = 3
+/** Longer than a race lasts, however busy the machine. */
+const ACCEPT = { BOOKING_ACCEPT_SECONDS: '60' }
 /** Milliseconds from a worker to the database, without locking. */
 const LAG_MS = 3
-/** What wakes a line past deduplication does so this often, in ms. */
-const STORM_MS = 15
+/** Jobs past deduplication come this often, in ms, and so many of them. */
+const STORM_MS = 20
+const STORM_JOBS = 25
 
 export interface Arena {
   readonly locking: boolean
@@ -25,29 +28,29 @@ export interface Arena {
   readonly redis: Redis
   /** the key of a resource's lock */
   lockOf(ref: string): string
-  /** Runs the body while every worker is told of these lines again and again, as if their jobs had stalled. */
+  /** Runs the body while workers are told of these lines again and again, as if their jobs had stalled. */
   storm<T>(refs: readonly string[], body: () => Promise<T>): Promise<T>
+  /** Runs bodies while this table is missing: it goes when so many of them are ready, and is back when all are over. */
+  without<T>(table: string, bodies: number, body: () => Promise<T>): Promise<T>
   /** Takes these leases, and waits for them three times more, as a process that is gone at once without a word. */
   dieHolding(refs: readonly string[], ttl_ms: number): Promise<void>
 }
 
-/** `env`: for the workers. */
+/** `env`: for the API and the workers. */
 export async function openArena(t: Test, locking: boolean, env: Record<string, string> = {}): Promise<Arena> {
   const world = await openWorld(t)
   const sandbox = await world.startSandbox()
-  const shared = { ...TTL, SANDBOX_URL: sandbox.url, PAYMENT_TIMEOUT_MS: '2000', BOOKING_ACCEPT_SECONDS: '60' }
-  let far: Record<string, string> = { ...shared, ...env }
+  const shared = { ...TTL, SANDBOX_URL: sandbox.url, PAYMENT_TIMEOUT_MS: '2000', ...ACCEPT, ...env }
+  let far: Record<string, string> = shared
   if (!locking) {
     const lag = await withLag(world.env.DATABASE_URL, LAG_MS)
     t.teardown(() => lag.stop())
     far = { ...far, DATABASE_URL: lag.url }
   }
   const entry = locking ? undefined : 'test/races/unlocked-worker.ts'
-  const [first, second] = await Promise.all([
-    world.startApi(shared),
-    world.startApi(shared),
-    ...Array.from({ length: WORKERS }, () => world.startWorker(far, entry)),
-  ])
+  // A few at a time: on two cores, seven at once would each be as late as the last.
+  const apis = await Promise.all([world.startApi(shared), world.startApi(shared)])
+  await Promise.all(Array.from({ length: WORKERS }, () => world.startWorker(far, entry)))
   const { REDIS_URL, REDIS_PREFIX, DATABASE_URL } = world.env
   const log = createLog('silent', 'test')
   const redis = openRedis(REDIS_URL, log, { enableOfflineQueue: true })
@@ -56,17 +59,23 @@ export async function openArena(t: Test, locking: boolean, env: Record<string, s
     await nudger.close()
     redis.disconnect()
   })
-  const urls = [first, second].flatMap((one) => (one ? [one.url] : []))
+  let ready = 0
+  let away: Promise<unknown> | undefined
+  let back: Promise<unknown> | undefined
+  const urls = apis.map((one) => one.url)
+  const shop = openShop(t, urls, DATABASE_URL)
   return {
     locking,
-    shop: openShop(t, urls, DATABASE_URL),
+    shop,
     bank: provider(sandbox.url),
     api: urls[0] ?? '',
     redis,
     lockOf: (ref) => `${REDIS_PREFIX}lock:{${ref}}`,
     async storm(refs, body) {
+      let jobs = 0
       const timer = setInterval(() => {
-        for (const ref of refs) nudger.insist([ref])
+        nudger.insist(refs)
+        if (++jobs === STORM_JOBS) clearInterval(timer)
       }, STORM_MS)
       try {
         return await body()
@@ -74,10 +83,22 @@ export async function openArena(t: Test, locking: boolean, env: Record<string, s
         clearInterval(timer)
       }
     },
+    async without(table, bodies, body) {
+      const move = (from: string, to: string) => shop.client.unsafe(`ALTER TABLE ${from} RENAME TO ${to}`)
+      if (++ready === bodies) away = move(table, `${table}_away`)
+      await await until(() => away, { what: 'the others to be ready', timeout_ms: 60_000 })
+      try {
+        return await body()
+      } finally {
+        if (--ready === 0) back = move(`${table}_away`, table)
+        await await until(() => back, { what: 'the others to be over', timeout_ms: 60_000 })
+      }
+    },
     async dieHolding(refs, ttl_ms) {
       const own = openRedis(REDIS_URL, log, { enableOfflineQueue: true })
       const locks = createLocks({ redis: own, prefix: REDIS_PREFIX, ttl_ms, instance: 'dead' })
-      await Promise.all(refs.map((ref) => locks.acquire(ref, { wait_ms: 10_000 })))
+      const taken = (ref: string) => locks.acquire(ref, { wait_ms: 10_000 }).catch(() => undefined)
+      await Promise.all(refs.map((ref) => until(() => taken(ref), { what: `the lease on ${ref}` })))
       for (const ref of refs) {
         for (let n = 0; n < 3; n++) locks.acquire(ref, { wait_ms: 60_000 }).catch(() => {})
       }

@@ -6,6 +6,7 @@ import type { Scarce, Scarcity, ScarcityName } from './scarcities.ts'
 /** What a race asserts with: tap's t, or the recorder of the proof that the race can be lost. */
 export interface Check {
   ok(found: unknown, message: string): unknown
+  notOk(found: unknown, message: string): unknown
   equal(found: unknown, wanted: unknown, message: string): unknown
   same(found: unknown, wanted: unknown, message: string): unknown
 }
@@ -14,6 +15,8 @@ export interface Scene {
   check: Check
   arena: Arena
   scarcity: Scarcity
+  /** cases of this race that run at once */
+  among: number
   make(n: number, options?: { limit?: number }): Promise<Scarce>
 }
 
@@ -27,13 +30,17 @@ export interface Race {
   not?: { [name in ScarcityName]?: string }
   /** why there is no such race without locking */
   lockingOnly?: string
+  /** what it does to the database would show in others: it runs when they are over */
+  apart?: true
   run(scene: Scene): Promise<void>
 }
 
 export const times = <T>(n: number, body: (n: number) => Promise<T>): Promise<T[]> =>
   Promise.all(Array.from({ length: n }, (_, i) => body(i)))
 
-const word = ({ status, body }: Answer): string => `${status} ${body.code ?? body.status}`
+export const word = ({ status, body }: Answer): string => `${status} ${body.code ?? body.status}`
+/** Of the purchase or booking that the answer is about, also when it was refused. */
+export const idOf = ({ body }: Answer): string => (body.purchase ?? body.booking ?? body).id
 export const won = ({ status }: Answer): boolean => status === 200 || status === 201
 
 /** So many got it, and everybody else was told the same. */

@@ -16,6 +16,8 @@ export interface Wish {
   /** only set aside */
   hold?: boolean
   key?: string
+  /** seconds, for the answer */
+  wait_s?: number
 }
 
 export interface Scarce {
@@ -56,7 +58,11 @@ const WAIT = { prefer: 'wait=30' }
 const PRICE = 100
 const PLENTY = 1_000
 const HOLD_S = 60
-const withKey = (key?: string) => (key === undefined ? WAIT : { ...WAIT, 'idempotency-key': key })
+const asked = ({ key, wait_s = 30 }: Wish) => ({
+  prefer: `wait=${wait_s}`,
+  ...(key === undefined ? {} : { 'idempotency-key': key }),
+})
+const aside = ({ hold }: Wish) => (hold ? { hold_seconds: HOLD_S } : {})
 const day = (n: number) => new Date(Date.UTC(2030, 0, 1 + n)).toISOString().slice(0, 10)
 
 /** What the database says when it refuses a caller that goes round everything. */
@@ -115,14 +121,14 @@ export const STOCK: Scarcity = {
       lines,
       locked: [ref, plenty],
       ...purchased(arena),
-      take: (customer, { cart, hold, key } = {}) =>
+      take: (customer, wish = {}) =>
         shop.buy(
           {
             customer,
-            lines: [...unitsOf(ref, cart), { resource: plenty, units: 1 }],
-            ...(hold ? { hold_seconds: HOLD_S } : {}),
+            lines: [...unitsOf(ref, wish.cart), { resource: plenty, units: 1 }],
+            ...aside(wish),
           },
-          withKey(key),
+          asked(wish),
         ),
       counts: () => counted(shop, ref),
       beside: async () => (await shop.resource(plenty)).sold,
@@ -146,15 +152,15 @@ export const TICKETS: Scarcity = {
       lines: [ref],
       locked: [ref],
       ...purchased(arena),
-      take: (customer, { cart, hold, key } = {}) =>
+      take: (customer, wish = {}) =>
         shop.buy(
           {
             customer,
-            lines: unitsOf(ref, cart),
+            lines: unitsOf(ref, wish.cart),
             payment: card('tok_visa'),
-            ...(hold ? { hold_seconds: HOLD_S } : {}),
+            ...aside(wish),
           },
-          withKey(key),
+          asked(wish),
         ),
       counts: () => counted(shop, ref),
       async beside() {
@@ -187,15 +193,15 @@ export const BALANCES: Scarcity = {
       lines: products,
       locked: [ref, ...products],
       ...purchased(arena),
-      take: (customer, { place = 0, cart, hold, key } = {}) =>
+      take: (customer, wish = {}) =>
         shop.buy(
           {
             customer,
-            lines: unitsOf(products[place % 2] ?? '', cart),
+            lines: unitsOf(products[(wish.place ?? 0) % 2] ?? '', wish.cart),
             payment: { method: 'wallet', account: ref },
-            ...(hold ? { hold_seconds: HOLD_S } : {}),
+            ...aside(wish),
           },
-          withKey(key),
+          asked(wish),
         ),
       counts: () => counted(shop, ref, PRICE),
       async beside() {
@@ -243,10 +249,11 @@ export const DRIVERS: Scarcity = {
       lines: refs,
       locked: refs,
       ...verbs,
-      async take(rider, { place = turn++, hold, key } = {}) {
+      async take(rider, wish = {}) {
+        const { place = turn++, hold } = wish
         const driver_id = (refs[place % n] ?? '').replace('driver:', '')
         const request = { driver_id, rider_id: rider, pickup_lat: 52.52, pickup_lng: 13.4 }
-        const answer = await shop.book(request, withKey(key))
+        const answer = await shop.book(request, asked(wish))
         return hold || answer.status !== 201 ? answer : await verbs.keep(answer.body.id)
       },
       async beside() {
@@ -280,13 +287,11 @@ export const DATE_RANGES: Scarcity = {
       lines: [ref],
       locked: [ref, purse],
       ...booked(arena, [ref]),
-      take(customer, { place = turn++ % n, cart: [nights = 1] = [], hold, key } = {}) {
+      take(customer, wish = {}) {
+        const { place = turn++ % n, cart: [nights = 1] = [] } = wish
         const range = { from: day(place), to: day(place + nights) }
         const payment = { method: 'wallet', account: purse }
-        return shop.book(
-          { resource: ref, customer, ...range, payment, ...(hold ? { hold_seconds: HOLD_S } : {}) },
-          withKey(key),
-        )
+        return shop.book({ resource: ref, customer, ...range, payment, ...aside(wish) }, asked(wish))
       },
       async beside() {
         const { sold, held } = await shop.resource(purse)

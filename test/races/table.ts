@@ -2,30 +2,55 @@
 import type { Test } from 'tap'
 import { verify } from '../../src/shared/verify.ts'
 import { openArena } from './arena.ts'
+import { HELD } from './held.ts'
 import { LAST_ONE } from './last-one.ts'
+import { ONCE } from './once.ts'
 import type { Race } from './race.ts'
+import { ROUND_THE_LOCK } from './round-the-lock.ts'
 import { BALANCES, DATE_RANGES, DRIVERS, STOCK, TICKETS } from './scarcities.ts'
 
-const SCARCITIES = [STOCK, TICKETS, DRIVERS, DATE_RANGES, BALANCES]
-const RACES: readonly Race[] = [...LAST_ONE].sort((a, b) => a.id - b.id)
-/** Cases that run at once: they share the workers, as buyers of different things do. */
-const AT_ONCE = 6
+export const SCARCITIES = [STOCK, TICKETS, DRIVERS, DATE_RANGES, BALANCES]
+export const RACES: readonly Race[] = [...LAST_ONE, ...HELD, ...ONCE, ...ROUND_THE_LOCK].sort((a, b) => a.id - b.id)
+/** Races that run at once, each on all its scarcities: they share the workers, as buyers of different things do. */
+const AT_ONCE = 2
 
-/** Runs the whole table, each case as a test of its own. */
+const appliesTo = (race: Race) => SCARCITIES.filter(({ name }) => race.not?.[name] === undefined)
+
+/** Runs the whole table, each case as a test of its own; after each race every invariant of `npm run verify` holds. */
 export async function runTable(t: Test, locking: boolean): Promise<void> {
   const arena = await openArena(t, locking)
-  const cases = RACES.flatMap((race) =>
-    SCARCITIES.filter(({ name }) => race.not?.[name] === undefined).map((scarcity) => ({ race, scarcity })),
-  ).filter(({ race }) => locking || race.lockingOnly === undefined)
+  const races = RACES.filter((race) => locking || race.lockingOnly === undefined)
+  const run = (race: Race) =>
+    t.test(`#${race.id} ${race.name} (${race.from})`, { buffered: true }, async (t) => {
+      const scarcities = appliesTo(race)
+      t.jobs = scarcities.length
+      await Promise.all(
+        scarcities.map((scarcity) =>
+          t.test(scarcity.name, { buffered: true }, (t) =>
+            race.run({
+              check: t,
+              arena,
+              scarcity,
+              among: scarcities.length,
+              make: (n, options) => scarcity.make(arena, n, options),
+            }),
+          ),
+        ),
+      )
+      const findings = await verify(arena.shop.client)
+      t.same(
+        findings.filter((one) => one.offenders.length > 0),
+        [],
+        `${findings.length} invariants hold`,
+      )
+    })
   t.jobs = AT_ONCE
-  await Promise.all(
-    cases.map(({ race, scarcity }) =>
-      t.test(`#${race.id} ${race.name} (${race.from}): ${scarcity.name}`, { buffered: true }, async (t) => {
-        await race.run({ check: t, arena, scarcity, make: (n, options) => scarcity.make(arena, n, options) })
-        for (const { invariant, offenders } of await verify(arena.shop.client)) t.same(offenders, [], invariant)
-      }),
-    ),
-  )
-  const counts = SCARCITIES.map(({ name }) => `${name} ${cases.filter((one) => one.scarcity.name === name).length}`)
-  t.comment(`${new Set(cases.map(({ race }) => race.id)).size} races, ${cases.length} cases: ${counts.join(', ')}`)
+  await Promise.all(races.filter((race) => !race.apart).map(run))
+  for (const race of races.filter((race) => race.apart)) await run(race)
+  const counts = SCARCITIES.map((scarcity) => {
+    const cases = races.filter((race) => appliesTo(race).includes(scarcity)).length
+    return `${scarcity.name} ${cases}`
+  })
+  const cases = races.reduce((sum, race) => sum + appliesTo(race).length, 0)
+  t.comment(`${races.length} races, ${cases} cases: ${counts.join(', ')}`)
 }

@@ -1,0 +1,95 @@
+/** The lock is gone round, late, lost or dead: the database is right all the same, and the line goes on. */
+import { until } from '../world.ts'
+import { idOf, type Race, shared, times, won } from './race.ts'
+
+const NO_LEASE = 'there is no lease to lose'
+/** Milliseconds: what a dead holder of a lease costs. */
+const DEAD_MS = 1_500
+
+export const ROUND_THE_LOCK: readonly Race[] = [
+  {
+    id: 6,
+    from: 'medusa#16569',
+    name: 'callers in SQL go round line and lock, and the database refuses those that are too many',
+    async run({ check, make }) {
+      const scarce = await make(4)
+      const [past, answers] = await Promise.all([
+        times(6, (n) => scarce.past(`past${n}-${scarce.ref}`, n)),
+        times(6, (n) => scarce.take(`c${n}-${scarce.ref}`, { place: n % 4 })),
+      ])
+      const wins = past.filter(Boolean).length + answers.filter(won).length
+      check.equal(wins, 4, `${past.filter(Boolean).length} in SQL and the rest through the line`)
+      check.same(await scarce.counts(), { taken: 4, held: 0 }, 'four of four are taken')
+    },
+  },
+  {
+    id: 21,
+    from: 'bull#1416, bullmq#439',
+    name: 'stalled jobs run again on other workers while the first go on: every row is settled once',
+    async run({ check, arena, make, scarcity }) {
+      const scarce = await make(4)
+      await arena.storm(scarce.lines, async () => {
+        const asked = await times(10, (n) => scarce.take(`c${n}-${scarce.ref}`, { hold: true }))
+        shared(check, asked, 4, scarcity.refusal)
+        const held = asked.filter(won).map(idOf)
+        const ends = await times(8, (n) =>
+          n % 4 < 2 ? scarce.keep(held[n % 4] ?? '') : scarce.giveUp(held[n % 4] ?? ''),
+        )
+        const gone = ends.filter((_, n) => n % 4 >= 2)
+        check.equal(gone.filter(won).length, 2, 'two are given up, each once')
+      })
+      check.same(await scarce.counts(), { taken: 2, held: 0 }, 'two are taken')
+      check.equal(await scarce.beside(), 2, 'and paid')
+    },
+  },
+  {
+    id: 22,
+    from: 'woocommerce#25708, woocommerce#26226',
+    name: 'the guard’s own table is missing: nothing is sold, and what was asked for is settled when it is back',
+    apart: true,
+    async run({ check, arena, make, among }) {
+      const scarce = await make(1)
+      const early = await arena.without('resources', among, () => scarce.take(`early-${scarce.ref}`, { wait_s: 1 }))
+      check.notOk(won(early), `nothing is sold: ${early.status}`)
+      await until(async () => (await arena.shop.queued()) === 0, { what: 'the lines to go on', timeout_ms: 20_000 })
+      // Who was told 202 has it by now; who was told to come again does.
+      const [later] = await times(1, () => scarce.take(`early-${scarce.ref}`, { hold: true }))
+      check.equal(
+        later && won(later),
+        early.status !== 202,
+        'what was acknowledged is settled, what was not is on sale',
+      )
+      const { taken, held } = await scarce.counts()
+      check.equal(taken + held, 1, 'one is gone')
+    },
+  },
+  {
+    id: 24,
+    from: 'redisson#3004, redisson#3730, redisson#2883',
+    name: 'a holder and three waiters of every lock die: the line goes on, in order and to the end',
+    lockingOnly: NO_LEASE,
+    async run({ check, arena, make, scarcity }) {
+      const scarce = await make(2)
+      await arena.dieHolding(scarce.locked, DEAD_MS)
+      const answers = await times(6, (n) => scarce.take(`c${n}-${scarce.ref}`))
+      shared(check, answers, 2, scarcity.refusal)
+      check.same(await scarce.counts(), { taken: 2, held: 0 }, 'two of two are taken')
+    },
+  },
+  {
+    id: 25,
+    from: 'etcd-io/etcd#11456',
+    name: 'leases are gone while their holders go on: Redis loses them again and again',
+    lockingOnly: NO_LEASE,
+    async run({ check, arena, make, scarcity }) {
+      const scarce = await make(5)
+      const keys = scarce.locked.map(arena.lockOf)
+      const lose = setInterval(() => void arena.redis.del(...keys), 3)
+      const answers = await arena
+        .storm(scarce.lines, () => times(15, (n) => scarce.take(`c${n}-${scarce.ref}`)))
+        .finally(() => clearInterval(lose))
+      shared(check, answers, 5, scarcity.refusal)
+      check.same(await scarce.counts(), { taken: 5, held: 0 }, 'five of five are taken')
+    },
+  },
+]
