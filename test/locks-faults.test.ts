@@ -179,6 +179,24 @@ t.test('one reset connection is no loss: the renewal is tried again', async (t) 
   t.same(await lease.release(), { released: true })
 })
 
+t.test('a renewal that was on its way answers for nobody who asks after it', async (t) => {
+  const server = await redisOf(t)
+  const redis = server.client()
+  const locks = createLocks({ redis, ttl_ms: 3000 })
+  t.teardown(() => locks.close())
+  const lease = await locks.acquire('joined:1')
+  await lease.extend() // Redis knows the script now.
+  server.pause()
+  const first = lease.extend()
+  await sleep(20)
+  const gone = redis.del('lock:{joined:1}')
+  const second = t.rejects(lease.extend(), { code: 'lease_lost', why: 'expired' })
+  server.resume()
+  await first
+  t.equal(await gone, 1)
+  await second
+})
+
 t.test('Redis is down: an error at once, and the error of a body is still its own', async (t) => {
   const server = await redisOf(t)
   const redis = server.client({ enableOfflineQueue: false })

@@ -68,6 +68,8 @@ export class HeldLease implements Lease {
   #over: LostReason | undefined
   #controller: AbortController | undefined
   #releasing: Promise<ReleaseResult> | undefined
+  /** Of the callers, so many asked before the renewal under way was sent: to the others its answer is no news. */
+  #answered = 0
   #callers: { resolve: (answer: { waiting: number }) => void; reject: (error: LeaseLostError) => void }[] | undefined
 
   constructor(keeper: Keeper, grant: Grant) {
@@ -155,6 +157,7 @@ export class HeldLease implements Lease {
     const sent_at = performance.now()
     this.#renewing = true
     this.#known = true
+    this.#answered = this.#callers?.length ?? 0
     const asked = this.#keeper.backend.extend(this.resource, this.#id, this.#ttl_ms)
     bounded(asked, answerLimit(this.#ttl_ms)).then(
       (answer) => this.#renewed(sent_at, answer),
@@ -181,7 +184,10 @@ export class HeldLease implements Lease {
       this.#lose('unreachable')
       return
     }
-    if (this.#callers) for (const caller of this.#callers.splice(0)) caller.resolve({ waiting: answer })
+    if (this.#callers) {
+      for (const caller of this.#callers.splice(0, this.#answered)) caller.resolve({ waiting: answer })
+      if (this.#callers.length > 0) this.#renew()
+    }
     this.#keeper.lookBy(this.due_at)
   }
 
