@@ -172,12 +172,17 @@ async function proof(t: Test, arena: Arena, guard: Guard): Promise<void> {
   if (guard.sql) await arena.shop.client.unsafe(guard.sql)
   const failed = await failures(arena, guard)
   const why = failed.find((one) => guard.lost.test(one))
+  process.stderr.write(
+    `without ${guard.name}: #${guard.race} on ${guard.on}: ${why ?? 'is not lost as it should be'}\n`,
+  )
   t.ok(why, `without it #${guard.race} on ${guard.on} is lost: ${why ?? failed.join(' | ')}`)
 }
 
 t.test('guards of the database', async (t) => {
   const arena = await openArena(t, false)
-  for (const guard of IN_SQL) t.same(await failures(arena, guard), [], `with ${guard.name} #${guard.race} is won`)
+  for (const guard of IN_SQL) {
+    t.same(await failures(arena, guard), [], `with ${guard.name} #${guard.race} on ${guard.on} is won`)
+  }
   for (const guard of IN_SQL) await t.test(guard.name, (t) => proof(t, arena, guard))
 })
 
