@@ -45,6 +45,8 @@ export interface AppDeps
   config: Pick<Config, 'api_keys' | 'admin_keys'>
   health: Health
   log: Log
+  /** before the routes; absent: requests are not traced */
+  trace?(app: FastifyInstance): Promise<void>
 }
 
 export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
@@ -64,6 +66,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
     forceCloseConnections: 'idle',
     exposeHeadRoutes: false,
   })
+  await deps.trace?.(app)
   validators(app)
   errors(app, log)
   bodies(app)

@@ -10,11 +10,13 @@ import { lockEvents, type Metrics } from '../shared/metrics.ts'
 import { createStripe } from '../shared/payments/stripe.ts'
 import { Problem } from '../shared/problem.ts'
 import { createNudger, createPayer, openRedis } from '../shared/queues.ts'
+import { openTraces } from '../shared/traces.ts'
 import { buildApp } from './app.ts'
 import type { NewBooking } from './bookings.ts'
 import { BOOKINGS, createIntake, FLUSH_MS, PURCHASES } from './intake.ts'
 import { createKinds } from './kinds.ts'
 import type { NewPurchase } from './purchases.ts'
+import { traceRequests, traceTaking } from './trace-requests.ts'
 import { createWaits } from './wait.ts'
 
 /** Connections for reads; each intake has one of its own. */
@@ -50,6 +52,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const waits = createWaits(openRedis(redis_url, log), redis_prefix, client, log)
   const intake = createIntake<NewPurchase>(PURCHASES, { database_url, breaker: taking, log, nudge })
   const bookings = createIntake<NewBooking>(BOOKINGS, { database_url, breaker: taking, log, nudge })
+  const traces = config.tracing ? await openTraces({ service: 'holdfast-api', redis, prefix: redis_prefix }) : undefined
   let stopping = false
   const app = await buildApp({
     config,
@@ -58,8 +61,9 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     locks,
     modes,
     stats,
-    intake,
-    bookings,
+    intake: traceTaking(intake, traces),
+    bookings: traceTaking(bookings, traces),
+    ...(traces && { trace: traceRequests }),
     kinds: createKinds(client, postgres.run),
     waits,
     nudge,
@@ -91,6 +95,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       waits.close()
       await opened.close()
       await stats.close()
+      await traces?.close()
       redis.disconnect()
       postgres.close()
       taking.close()

@@ -39,6 +39,8 @@ export interface Config {
   readonly shutdown_ms: number
   readonly log_level: string
   readonly payments: Payments
+  /** Traces go to a collector. How many the SDK reads itself (OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG) and more. */
+  readonly tracing: boolean
 }
 
 export interface Payments {
@@ -208,7 +210,15 @@ export function readConfig(env: Env): Config {
     shutdown_ms: integer(env, 'SHUTDOWN_MS', 100, 600_000) ?? 15_000,
     log_level: choice(env, 'LOG_LEVEL', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']) ?? 'info',
     payments: payments(env),
+    tracing: tracing(env),
   }
+}
+
+function tracing(env: Env): boolean {
+  const names = ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT']
+  const named = names.filter((name) => text(env, name) !== undefined)
+  for (const name of named) url(env, name, ['http:', 'https:'])
+  return named.length > 0 && text(env, 'OTEL_SDK_DISABLED')?.toLowerCase() !== 'true'
 }
 
 /** Milliseconds for one request to the payment provider: cards take seconds, and Stripe answers slow ones. */

@@ -20,6 +20,7 @@ import {
 import { createCalendars } from './calendar.ts'
 import { type Item, idOf, refsOf, rowOf } from './items.ts'
 import { UnprocessableError } from './purchases.ts'
+import type { Settled } from './trace-settled.ts'
 
 export interface SettleDeps {
   client: Client
@@ -35,6 +36,8 @@ export interface SettleDeps {
   pay(purchases: Iterable<string>): void
   /** a superseded holder's writes were refused */
   fenced(): void
+  /** goes on with the traces of what was settled; absent: there are none */
+  traced?(rows: readonly Settled[], decided_ms: number): void
 }
 
 export interface Ask {
@@ -76,7 +79,7 @@ const LINES_PER_ROUND = 128
 const TRIES = 4
 
 export function createSettler(deps: SettleDeps) {
-  const { client, locks, database, metrics, log, accept_ms, notify, pay, fenced } = deps
+  const { client, locks, database, metrics, log, accept_ms, notify, pay, fenced, traced } = deps
   const waiting: Pending[] = []
   const calendars = createCalendars(client)
   /** Fences found above a lease's token (the lock server lost its memory): the next lease must exceed them. */
@@ -243,6 +246,13 @@ export function createSettler(deps: SettleDeps) {
     const charging = new Set(verdict.payables.flatMap(({ step, purchase }) => (step === 'charge' ? [purchase] : [])))
     const settled = verdict.purchases.filter((change) => change.status !== 'held' || !charging.has(change.id))
     notify([...settled, ...verdict.bookings, ...verdict.commands].map((change) => change.id))
+    traced?.(
+      [...verdict.purchases, ...verdict.bookings].map(({ id, status, fence, was }) => {
+        const row = was === 'queued' ? rows.get(id) : undefined
+        return { id, status, fence, ...(row && { stood: row }) }
+      }),
+      verdict.now_ms,
+    )
   }
 
   function refuse(asks: Pending[], error: unknown): void {

@@ -17,10 +17,12 @@ import {
   QUEUE,
   settledChannel,
 } from '../shared/queues.ts'
+import { openTraces } from '../shared/traces.ts'
 import { createDrain } from './drain.ts'
 import { startPaymentJobs } from './payment-jobs.ts'
 import { createSettler, isDatabaseAnswer } from './settle.ts'
 import { SWEEP_MS, sweepOnce } from './sweep.ts'
+import { traceSettled } from './trace-settled.ts'
 import { LINES_MS, watchOnce } from './watch.ts'
 
 /** Milliseconds without a settled batch while lines are under way, after which the worker calls itself stuck. */
@@ -50,6 +52,7 @@ export interface WorkerDeps {
     | 'worker_concurrency'
     | 'booking_accept_s'
     | 'payments'
+    | 'tracing'
   >
   metrics: Metrics
   log: Log
@@ -86,6 +89,9 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
   const payer = createPayer(redis_url, redis_prefix, log)
   const charges = startPaymentJobs({ config, client: db.client, redis, metrics, log, nudge: nudger.nudge })
 
+  const traces = config.tracing
+    ? await openTraces({ service: 'holdfast-worker', redis, prefix: redis_prefix })
+    : undefined
   const channel = settledChannel(redis_prefix)
   const notify = (ids: string[]) => {
     // A lost notice costs its waiter one look at the database.
@@ -105,6 +111,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     notify,
     pay: payer.pay,
     fenced,
+    ...(traces && { traced: (rows, decided_ms) => void traceSettled(traces, rows, decided_ms) }),
   })
   const drain = createDrain({ locks, leases, settler, nudge: nudger.nudge, ttl_ms })
 
@@ -170,6 +177,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       await payer.close()
       await opened.close()
       await stats.close()
+      await traces?.close()
       redis.disconnect()
       jobs_redis.disconnect()
       database.close()
