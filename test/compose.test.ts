@@ -222,7 +222,7 @@ t.test('the image has all that it takes to sell by card, and its processes write
   /** Asks the service's health check, at the port that it has here, once it is up. */
   async function healthy(name: 'api' | 'worker' | 'sandbox', its_port: string) {
     await until(async () => (await fetch(`http://127.0.0.1:${ports[name]}/livez`)).ok, {
-      timeout_ms: 30_000,
+      timeout_ms: 60_000,
       what: `${name} to answer`,
     }).catch((error) => {
       t.comment(started[name]?.said())
