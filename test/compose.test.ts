@@ -122,6 +122,25 @@ t.test('Redis keeps what it has, nothing runs as root or writes to its image, po
   }
 })
 
+t.test('Prometheus and Grafana find what they are told of', async (t) => {
+  const { scrape_configs, rule_files } = parse(read('ops/prometheus/prometheus.yml'))
+  const ports: Record<string, string | undefined> = {
+    api: environment('api').PORT,
+    worker: environment('worker').METRICS_PORT,
+  }
+  for (const { job_name, dns_sd_configs } of scrape_configs) {
+    t.match(dns_sd_configs, [{ names: [job_name], port: Number(ports[job_name]) }], `${job_name} is found by its name`)
+  }
+  for (const file of rule_files) t.ok(existsSync(join(ROOT, 'ops/prometheus', file)), file)
+  t.ok(service('prometheus').command?.includes('--config.file=/etc/prometheus/prometheus.yml'))
+  const { datasources } = parse(read('ops/grafana/datasources/prometheus.yml'))
+  t.equal(datasources[0].url, 'http://prometheus:9090')
+  const mounted = (path: string) => path.replace('/etc/grafana/provisioning', 'ops/grafana')
+  t.ok(existsSync(join(ROOT, mounted(environment('grafana').GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH ?? ''))))
+  const { providers } = parse(read('ops/grafana/dashboards/provider.yml'))
+  t.ok(existsSync(join(ROOT, mounted(providers[0].options.path), 'holdfast.json')))
+})
+
 t.test('what the documents tell to type is there', async (t) => {
   for (const file of ['README.md', 'CONTRIBUTING.md', 'docs/deploy.md', 'docker-compose.yml']) {
     for (const [, command = ''] of read(file).matchAll(/(docker compose [^`#\n]+)/g)) {

@@ -99,21 +99,20 @@ t.test('a purchase by card is one trace from the request to the settled row', as
   await shop.verified()
 })
 
-t.test('a collector that is gone, or none at all, keeps nobody waiting', async (t) => {
+t.test('a collector that is gone keeps nobody waiting', async (t) => {
   const world = await openWorld(t)
-  const gone = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:9' }
-  const [api, worker] = await Promise.all([world.startApi(gone), world.startWorker()])
+  const api = await world.startApi({ OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:9' })
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const ref = await shop.units('product', 5)
-  const bought = await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 1 }] }, { prefer: 'wait=20' })
-  t.equal(bought.status, 201)
+  const { status, body } = await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 1 }] })
+  t.equal(status, 202)
   const redis = new Redis(world.env.REDIS_URL)
   t.teardown(() => redis.disconnect())
-  const kept = async () => await redis.keys(`${world.env.REDIS_PREFIX}trace:*`)
-  t.same(await kept(), [`${world.env.REDIS_PREFIX}trace:${bought.body.id}`])
-  t.ok((await redis.ttl(`${world.env.REDIS_PREFIX}trace:${bought.body.id}`)) > 0, 'what nobody asks for ends by itself')
+  const key = `${world.env.REDIS_PREFIX}trace:${body.id}`
+  t.ok(
+    (await until(() => redis.ttl(key).then((left) => left > 0 && left))) <= 600,
+    'what nobody asks for ends by itself',
+  )
   api.kill('SIGTERM')
-  worker.kill('SIGTERM')
   t.equal(await api.exited, 'code 0', 'nor does stopping wait for it')
-  t.equal(await worker.exited, 'code 0')
 })
