@@ -11,6 +11,8 @@ import type { Check } from './race.ts'
 import type { ScarcityName } from './scarcities.ts'
 import { RACES, SCARCITIES } from './table.ts'
 
+const TRIES = 10
+
 interface Guard {
   name: string
   /** the race that is lost without it, and on what */
@@ -20,6 +22,8 @@ interface Guard {
   sql?: string
   /** what takes it out of the code; see without.mjs */
   code?: { file: string; text: string; instead: string }[]
+  /** for the workers, with the guard and without it */
+  env?: Record<string, string>
   /** how the race is lost: one of the assertions that fail */
   lost: RegExp
 }
@@ -61,8 +65,9 @@ const IN_CODE: readonly Guard[] = [
   {
     name: 'the fence in the guard of a batch, and the trigger that keeps it from falling',
     race: 21,
-    on: 'balances',
+    on: 'stock',
     sql: 'DROP TRIGGER resources_fence ON resources',
+    env: { TOKENS_LATE_MS: '2000' },
     code: [{ file: BATCH, text: ' AND r.fence <= l.token', instead: '' }],
     lost: /tokens rise/,
   },
@@ -170,12 +175,13 @@ async function failures(arena: Arena, { race: id, on }: Guard): Promise<string[]
 
 async function proof(t: Test, arena: Arena, guard: Guard): Promise<void> {
   if (guard.sql) await arena.shop.client.unsafe(guard.sql)
-  const failed = await failures(arena, guard)
-  const why = failed.find((one) => guard.lost.test(one))
-  process.stderr.write(
-    `without ${guard.name}: #${guard.race} on ${guard.on}: ${why ?? 'is not lost as it should be'}\n`,
-  )
-  t.ok(why, `without it #${guard.race} on ${guard.on} is lost: ${why ?? failed.join(' | ')}`)
+  let why: string | undefined
+  let tries = 0
+  // Some are lost only when two workers meet in the right place.
+  while (!why && tries++ < TRIES) why = (await failures(arena, guard)).find((one) => guard.lost.test(one))
+  const end = why ? `is lost in try ${tries}: ${why}` : `is not lost in ${TRIES} tries`
+  process.stderr.write(`without ${guard.name}: #${guard.race} on ${guard.on} ${end}\n`)
+  t.ok(why, `without it #${guard.race} on ${guard.on} is lost`)
 }
 
 t.test('guards of the database', async (t) => {
@@ -189,7 +195,10 @@ t.test('guards of the database', async (t) => {
 for (const guard of IN_CODE) {
   t.test(guard.name, async (t) => {
     const hook = `--import=${new URL('without.mjs', import.meta.url).pathname}`
-    const env = { NODE_OPTIONS: hook, WITHOUT: JSON.stringify(guard.code) }
+    if (guard.env) {
+      t.same(await failures(await openArena(t, false, guard.env), guard), [], `with it #${guard.race} is won`)
+    }
+    const env = { ...guard.env, NODE_OPTIONS: hook, WITHOUT: JSON.stringify(guard.code) }
     await proof(t, await openArena(t, false, env), guard)
   })
 }

@@ -12,6 +12,9 @@ import { createLog } from '../../src/shared/log.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
 import { startWorker } from '../../src/workers/worker.ts'
 
+/** Tokens are up to so much older than their leases: newer holders have written before. */
+const TOKENS_LATE_MS = Number(process.env.TOKENS_LATE_MS ?? 0)
+
 let token = 0
 
 /** Everybody gets every lease at once, with a token by the clock, as from a lock server that has lost its memory. */
@@ -19,8 +22,8 @@ function noLocks(): Locks {
   const backend: Backend = {
     newId: ({ seat }) => String(seat),
     async attempt({ above }) {
-      const now_us = Math.round((performance.timeOrigin + performance.now()) * 1000)
-      token = Math.max(token + 1, above + 1, now_us)
+      const now_us = Math.round((performance.timeOrigin + performance.now() - Math.random() * TOKENS_LATE_MS) * 1000)
+      token = Math.max(TOKENS_LATE_MS > 0 ? 0 : token + 1, above + 1, now_us)
       return { granted: true, token }
     },
     extend: async () => 0,
