@@ -66,8 +66,11 @@ t.test('a purchase by card is one trace from the request to the settled row', as
   t.equal(status, 201)
 
   const settled = (to: string) => spans.find((one) => one.name === 'settle' && one.attributes['holdfast.status'] === to)
-  const last = await until(() => settled('confirmed'), { what: 'the settling span' })
-  const request = await until(() => spans.find((one) => one.name === 'POST /api/purchases'), { what: 'the request' })
+  const last = await until(() => settled('confirmed'), { what: 'the settling span', timeout_ms: 30_000 })
+  const request = await until(() => spans.find((one) => one.name === 'POST /api/purchases'), {
+    what: 'the request',
+    timeout_ms: 30_000,
+  })
   t.match(last, { service: 'holdfast-worker', traceId: TRACE, attributes: { 'holdfast.id': body.id } })
   t.match(request, { service: 'holdfast-api', traceId: TRACE, parentSpanId: CALLER })
   t.match(request.attributes, { 'http.request.method': 'POST', 'http.route': '/api/purchases' })
@@ -91,7 +94,10 @@ t.test('a purchase by card is one trace from the request to the settled row', as
   const other = 'a'.repeat(32)
   await shop.buy({ ...buy, payment: { method: 'none' } }, { prefer: 'wait=20', ...traceparent(other, '00') })
   await shop.buy({ ...buy, payment: { method: 'none' } }, { prefer: 'wait=20' })
-  await until(() => spans.filter(({ name }) => name === 'settle').length === 3, { what: 'a trace of its own' })
+  await until(() => spans.filter(({ name }) => name === 'settle').length === 3, {
+    what: 'a trace of its own',
+    timeout_ms: 30_000,
+  })
   t.notOk(
     spans.some(({ traceId }) => traceId === other),
     'what the caller does not sample is not sent',
