@@ -5,7 +5,7 @@
  */
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -95,8 +95,10 @@ async function main() {
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !CONFIGURATION.test(name)))
   if ((await run(folder, 'inherit', ['--import=tsx', 'ops/migrate.ts'], { ...env, DATABASE_URL: template })) !== 0)
     return 1
+  const bundled = await bundleBelow(join(ROOT, 'node_modules', '.cache'))
   return await runTap(folder, {
     ...env,
+    HOLDFAST_BUNDLE: bundled,
     HOLDFAST_SERVER_URL: servers.postgres,
     HOLDFAST_TEMPLATE_URL: template,
     HOLDFAST_TEST_FOLDER: folder,
@@ -110,6 +112,16 @@ async function endAll(folder, tell) {
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
     if (entry.isDirectory()) await endLeftovers(join(folder, entry.name), tell)
   }
+}
+
+/** Loaded here, because its packages may have been missing before. */
+async function bundleBelow(cache) {
+  const { bundle } = await import('./bundle.mjs')
+  mkdirSync(cache, { recursive: true })
+  const folder = mkdtempSync(join(cache, PREFIX))
+  undo.push(async () => rmSync(folder, { recursive: true, force: true }))
+  await bundle(folder)
+  return folder
 }
 
 /** Runs that were killed could not clean up; the next one does it for them. */

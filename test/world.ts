@@ -207,7 +207,10 @@ async function own<S extends Server & { folder: string }>(
 }
 
 function spawnNode(entry: string, env: Env, url: string): Running {
-  const child = spawn(process.execPath, ['--import=tsx', entry], { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const bundled = join(given('HOLDFAST_BUNDLE'), entry.replace(/\.ts$/, '.mjs'))
+  // Whoever changes a source while it is loaded (test/races/without.mjs) needs the sources.
+  const how = env.NODE_OPTIONS === undefined ? ['--enable-source-maps', bundled] : ['--import=tsx', entry]
+  const child = spawn(process.execPath, how, { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
   let text = ''
   let asked = false
   for (const stream of [child.stdout, child.stderr]) {
