@@ -2,83 +2,11 @@
  * Order processing once: the worker is killed at every step of a charge's saga, and messages and jobs are lost, late or
  * doubled. Each ends as if nothing had happened: one outcome, one charge.
  */
-import { createServer, type IncomingMessage, request } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { Redis } from 'ioredis'
-import t, { type Test } from 'tap'
+import t from 'tap'
+import { openGate } from './gate.ts'
 import { card, openShop, provider, type Shop, TTL } from './shop.ts'
 import { openWorld, until } from './world.ts'
-
-type When = 'before' | 'after'
-
-/**
- * Stands between a worker and the provider. A request that a gate names is held, before it is passed on or after it was
- * answered, until the gate opens; who waits for it by then gets nothing.
- */
-async function openGate(t: Test, target: string) {
-  const gates = new Map<string, When>()
-  /** intent → purchase, as the provider's answers tell it */
-  const owners = new Map<string, string>()
-  const reached = new Set<string>()
-  const held = new Map<string, () => void>()
-  const hold = (name: string) => {
-    reached.add(name)
-    return new Promise<void>((resolve) => held.set(name, resolve))
-  }
-  const server = createServer(async (incoming, outgoing) => {
-    const body = await text(incoming)
-    const [, id = '', step = ''] = /payment_intents\/(pi_\w+)\/?(\w*)/.exec(incoming.url ?? '') ?? []
-    const form = new URLSearchParams(body)
-    const purchase =
-      owners.get(id) ?? form.get('metadata[purchase]') ?? owners.get(form.get('payment_intent') ?? '') ?? ''
-    const verb = incoming.url?.startsWith('/v1/refunds')
-      ? 'refund'
-      : incoming.method === 'GET'
-        ? 'find'
-        : step || 'create'
-    const gate = gates.get(`${verb} ${purchase}`)
-    if (gate === 'before') await hold(`${verb} ${purchase}`)
-    if (incoming.socket.destroyed) return
-    const [status, answer] = await forward(target, incoming, body)
-    const { id: intent, object } = JSON.parse(answer) as { id?: string; object?: string }
-    if (intent !== undefined && object === 'payment_intent' && verb === 'create') owners.set(intent, purchase)
-    if (gate === 'after') await hold(`${verb} ${purchase}`)
-    outgoing.writeHead(status, { 'content-type': 'application/json' }).end(answer)
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  t.teardown(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    close: (verb: string, purchase: string, when: When) => gates.set(`${verb} ${purchase}`, when),
-    reached: (verb: string, purchase: string) => reached.has(`${verb} ${purchase}`),
-    /** All of them, or this one. */
-    open(verb?: string, purchase?: string) {
-      for (const name of [...gates.keys()]) {
-        if (verb !== undefined && name !== `${verb} ${purchase}`) continue
-        gates.delete(name)
-        held.get(name)?.()
-      }
-    },
-  }
-}
-
-async function text(stream: IncomingMessage): Promise<string> {
-  let all = ''
-  for await (const chunk of stream.setEncoding('utf8')) all += chunk
-  return all
-}
-
-const forward = (target: string, { method, url, headers }: IncomingMessage, body: string) =>
-  new Promise<[number, string]>((resolve, reject) => {
-    const options = method === undefined ? { headers } : { method, headers }
-    const passed = request(new URL(url ?? '/', target), options, async (answer) =>
-      resolve([answer.statusCode ?? 500, await text(answer)]),
-    )
-    passed.on('error', reject).end(body)
-  })
 
 const held = (shop: Shop, resource: string, token = 'tok_visa') =>
   shop.buy({ customer: 'ada', lines: [{ resource, units: 1 }], payment: card(token), hold_seconds: 600 }, WAIT)
