@@ -344,7 +344,14 @@ t.test('bookings', (t) => {
     ...[0, -1, 1.5, '60', null, 604_801].map((hold_seconds) =>
       book(`hold_seconds ${JSON.stringify(hold_seconds)}`, stay({ hold_seconds }), 'hold_seconds'),
     ),
-    book('a card', stay({ payment: { method: 'card', token: 'tok_visa' } }), 'payment.method', 422),
+    ...[undefined, null, '', 1, 'a b', 'a'.repeat(201), 'é'].map((token) =>
+      book(
+        `token ${JSON.stringify(token)?.slice(0, 20)}`,
+        stay({ payment: { method: 'card', token } }),
+        'payment.token',
+      ),
+    ),
+    book('a ride by card', ride({ payment: { method: 'card', token: 'tok_visa' } }), 'payment'),
     book(
       'an unknown account',
       stay({ payment: { method: 'wallet', account: 'account:none' } }),

@@ -2,7 +2,14 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { isActive, MOVES, mayStill } from '../src/shared/booking.ts'
-import { BOOKING_COMMANDS, BOOKING_STATUSES, type BookingCommand, type BookingStatus } from '../src/shared/schema.ts'
+import {
+  BOOKING_COMMANDS,
+  BOOKING_STATUSES,
+  type BookingCommand,
+  type BookingStatus,
+  type ChargeCommand,
+  type ChargeStatus,
+} from '../src/shared/schema.ts'
 import { type BookingItem, type BookingRow, decideBookings } from '../src/workers/bookings.ts'
 import type { Resource } from '../src/workers/purchases.ts'
 
@@ -14,11 +21,19 @@ const row = (change: Partial<BookingRow> = {}): BookingRow => {
   seq++
   const id = `b${seq}`
   const fixed = { queue: 'room:1', kind: 'stay' as const, customer: 'ada', from_ms: 0, until_ms: 10, created_ms: 0 }
-  const open = { amount: null, currency: null, hold_seconds: null, expires_ms: null, status: 'queued' as const }
+  const open = {
+    amount: null,
+    currency: null,
+    hold_seconds: null,
+    expires_ms: null,
+    status: 'queued' as const,
+    charge: null,
+    replaces: null,
+  }
   return { id, seq, ...fixed, ...open, payment: { method: 'none' }, ...change }
 }
 const settle = (booking: BookingRow): BookingItem => ({ kind: 'booking', booking })
-const command = (booking: BookingRow, name: BookingCommand): BookingItem => {
+const command = (booking: BookingRow, name: BookingCommand | ChargeCommand): BookingItem => {
   seq++
   return { kind: 'command', booking, command: { id: `c${seq}`, seq, command: name } }
 }
@@ -54,6 +69,58 @@ function reaches(from: BookingStatus, name: BookingCommand): boolean {
   for (const status of seen) for (const next of Object.values(MOVES[status])) seen.add(next)
   return [...seen].some((status) => MOVES[status][name] !== undefined)
 }
+
+t.test('the card of a stay: every answer in every status sells, frees, or gives the money back', async (t) => {
+  const stay = (status: BookingStatus, charge: ChargeStatus | null, more: Partial<BookingRow> = {}) =>
+    row({ status, charge, amount: 30, payment: { method: 'card', token: 'x' }, expires_ms: NOW + 1, ...more })
+  const asked = decide([settle(stay('queued', null))])
+  t.match(asked.bookings, [{ status: 'requested', expires_ms: NOW + 60_000 }], 'set aside while the card is asked')
+  t.match(asked.payables, [{ step: 'charge', of: 'booking', amount: 3 }])
+  const held = stay('requested', null)
+  const twice = decide([command(held, 'accept'), command(held, 'accept')])
+  t.match(
+    [twice.bookings, twice.payables],
+    [[{ status: 'requested' }], [{ step: 'charge' }]],
+    'accepted twice: one charge',
+  )
+  const cases: [
+    was: BookingStatus,
+    charge: ChargeStatus,
+    name: BookingCommand | ChargeCommand,
+    to: string,
+    step: string,
+  ][] = [
+    ['requested', 'authorized', 'paid', 'accepted', 'capture'],
+    ['requested', 'declined', 'unpaid', 'rejected payment_declined', ''],
+    ['requested', 'unavailable', 'unpaid', 'rejected payment_unavailable', ''],
+    ['requested', 'sent', 'accept', '', ''],
+    ['requested', 'sent', 'cancel', 'cancelled', 'refund'],
+    ['requested', 'sent', 'decline', 'declined', 'refund'],
+    ['requested', 'declined', 'cancel', 'cancelled', ''],
+    ['accepted', 'captured', 'cancel', 'cancelled', 'refund'],
+    ['accepted', 'captured', 'complete', 'completed', ''],
+    ['expired', 'authorized', 'paid', '', 'capture'],
+    ['cancelled', 'authorized', 'paid', '', 'refund'],
+    ['declined', 'authorized', 'paid', '', 'refund'],
+    ['expired', 'unavailable', 'unpaid', '', ''],
+  ]
+  for (const [was, charge, name, to, step] of cases) {
+    const { bookings, payables, commands } = decide([command(stay(was, charge), name)])
+    const [moved] = bookings.map(({ status, reason }) => (reason ? `${status} ${reason}` : status))
+    t.same([moved ?? '', payables[0]?.step ?? '', payables.length < 2], [to, step, true], `${name} of what is ${was}`)
+    t.match(commands, [{ status: 'done' }])
+  }
+  const [over, other] = [stay('requested', 'authorized', { expires_ms: NOW }), row({ status: 'accepted' })]
+  const again = decide([command(over, 'paid'), settle(row({ until_ms: 5 }))])
+  t.match(
+    again.bookings,
+    [{ status: 'expired' }, { status: 'rejected', reason: 'conflict' }],
+    'late money has the time',
+  )
+  t.match([again.rebooked, again.payables], [[{ replaces: over.id }], [{ step: 'capture', id: over.id }]])
+  const back = decide([command(stay('requested', 'authorized', { expires_ms: NOW }), 'paid')], [other])
+  t.match([back.rebooked, back.payables], [[], [{ step: 'refund' }]], 'or goes back')
+})
 
 t.test('who is overdue is told so, and nobody later sees it accepted', async (t) => {
   const late = row({ status: 'requested', expires_ms: NOW })

@@ -108,8 +108,8 @@ t.test('a provider that answers', async (t) => {
       url: sandbox.url,
       timeout_ms: 1_000,
     })
-    const purchase = 'fifty-of-60'
-    const ask = { purchase, amount: 100, currency: 'USD', token: 'tok_visa' }
+    const id = 'fifty-of-60'
+    const ask = { id, of: 'purchase' as const, amount: 100, currency: 'USD', token: 'tok_visa' }
     const [intent, again] = await Promise.all([
       gateway.create(ask),
       gateway.create(ask).catch(() => gateway.create(ask)),
@@ -125,11 +125,11 @@ t.test('a provider that answers', async (t) => {
     const all = await Promise.allSettled(keys.map((key) => gateway.refund(intent.id, 60, key)))
     t.equal(all.filter((one) => one.status === 'fulfilled').length, 1)
     await gateway.refund(intent.id, 60, keys[all.findIndex((one) => one.status === 'fulfilled')] ?? '')
-    t.equal((await bank.refunds(purchase)).length, 1, 'the same key is the same refund')
+    t.equal((await bank.refunds(id)).length, 1, 'the same key is the same refund')
   })
 
   await t.test('a webhook that the provider has not signed is refused', async (t) => {
-    const answer = await webhook(api.url, 'payment_intent.succeeded', 'x', 'whsec_of_somebody_else')
+    const answer = await webhook(api.url, 'payment_intent.succeeded', 'x', 'purchase', 'whsec_of_somebody_else')
     t.match([answer.status, answer.body.code], [400, 'bad_signature'])
   })
 

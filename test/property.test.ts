@@ -200,6 +200,7 @@ t.test(`POST /api/bookings, ${BODIES} bodies`, (t) => {
       payment: fc.oneof(
         fc.constant({ method: 'none' }),
         fc.record({ method: fc.constant('wallet'), account: fc.constantFrom(...ACCOUNTS) }),
+        fc.record({ method: fc.constant('card'), token: fc.constant('tok_visa') }),
       ),
       hold_seconds: fc.integer({ min: 1, max: 600 }),
     },

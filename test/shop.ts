@@ -85,12 +85,12 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
               + (SELECT count(*) FROM commands WHERE status = 'queued'))::int AS n`
       return row?.n ?? 0
     },
-    /** Resolves when no charge and no refund (of this purchase) has a next step any more. */
-    async charged(purchase?: string): Promise<void> {
+    /** Resolves when no charge and no refund (of this purchase or booking) has a next step any more. */
+    async charged(id?: string): Promise<void> {
       const left = async () => {
         const rows = await client`
           SELECT 1 FROM charges WHERE status IN ('pending', 'sent', 'authorized', 'capturing')
-          AND purchase = coalesce(${purchase ?? null}::uuid, purchase)`
+          AND coalesce(purchase, booking) = coalesce(${id ?? null}::uuid, purchase, booking)`
         return rows.length === 0
       }
       await until(left, { what: 'the charges to come to an end', timeout_ms: 20_000 })
@@ -110,46 +110,50 @@ export function provider(url: string) {
     id: string
     status: string
     amount_received: number
-    metadata: { purchase?: string }
+    metadata: { purchase?: string; booking?: string }
   }
   const list = async <T>(path: string): Promise<T[]> => {
     const response = await fetch(`${url}/v1/${path}`, { headers: { authorization: `Bearer ${SANDBOX_KEY}` } })
     return ((await response.json()) as { data: T[] }).data
   }
-  const of = (purchase: string) =>
-    list<Intent>(`payment_intents/search?query=${encodeURIComponent(`metadata['purchase']:'${purchase}'`)}`)
-  const refunds = async (purchase: string) => {
+  const search = (query: string) => list<Intent>(`payment_intents/search?query=${encodeURIComponent(query)}`)
+  const of = async (id: string) =>
+    (await Promise.all(['purchase', 'booking'].map((key) => search(`metadata['${key}']:'${id}'`)))).flat()
+  const subjectOf = ({ metadata }: Intent) => metadata.purchase ?? metadata.booking
+  const refunds = async (id: string) => {
     const all = await Promise.all(
-      (await of(purchase)).map(({ id }) => list<{ amount: number }>(`refunds?payment_intent=${id}`)),
+      (await of(id)).map(({ id }) => list<{ amount: number }>(`refunds?payment_intent=${id}`)),
     )
     return all.flat()
   }
   return {
-    /** intents of a purchase */
+    /** intents of a purchase or booking */
     of,
     refunds,
-    /** minor units that the provider has of this purchase in the end */
-    async kept(purchase: string): Promise<number> {
-      const [taken, given] = [await of(purchase), await refunds(purchase)]
+    /** minor units that the provider has of this purchase or booking in the end */
+    async kept(id: string): Promise<number> {
+      const [taken, given] = [await of(id), await refunds(id)]
       return taken.reduce((sum, one) => sum + one.amount_received, 0) - given.reduce((sum, one) => sum + one.amount, 0)
     },
-    /** purchases whose money was taken */
+    /** purchases and bookings whose money was taken */
     captured: async () =>
-      (await list<Intent>('payment_intents'))
-        .filter((one) => one.status === 'succeeded')
-        .map((o) => o.metadata.purchase),
-    /** purchases whose money is reserved and neither taken nor let go */
+      (await list<Intent>('payment_intents')).filter((one) => one.status === 'succeeded').map(subjectOf),
+    /** purchases and bookings whose money is reserved and neither taken nor let go */
     open: async () =>
-      (await list<Intent>('payment_intents'))
-        .filter((one) => one.status === 'requires_capture')
-        .map((one) => one.metadata.purchase),
+      (await list<Intent>('payment_intents')).filter((one) => one.status === 'requires_capture').map(subjectOf),
   }
 }
 
-/** An event as the provider would send it. */
-export async function webhook(api: string, type: string, purchase: string, secret = SANDBOX_WEBHOOK_SECRET) {
-  const object = { object: 'payment_intent', metadata: { purchase } }
-  const body = JSON.stringify({ id: `evt_${purchase}`, object: 'event', type, data: { object } })
+/** Sends an API an event as the provider would send it. */
+export async function webhook(
+  api: string,
+  type: string,
+  id: string,
+  of: 'purchase' | 'booking' = 'purchase',
+  secret = SANDBOX_WEBHOOK_SECRET,
+) {
+  const object = { object: 'payment_intent', metadata: { [of]: id } }
+  const body = JSON.stringify({ id: `evt_${id}`, object: 'event', type, data: { object } })
   const time_s = Math.floor(Date.now() / 1000)
   const v1 = createHmac('sha256', secret).update(`${time_s}.${body}`).digest('hex')
   const headers = { 'content-type': 'application/json', 'stripe-signature': `t=${time_s},v1=${v1}` }

@@ -138,4 +138,21 @@ t.test('what the schema forbids, however the locks are', async (t) => {
     '23505',
     `INSERT INTO charges (purchase, purpose, amount) VALUES ('${p?.id}', 'charge', 1), ('${p?.id}', 'charge', 1)`,
   )
+  const [b] = await client<{ id: string }[]>`SELECT id FROM bookings LIMIT 1`
+  await refuses(
+    'a charge of a stay twice',
+    '23505',
+    `INSERT INTO charges (booking, purpose, amount) VALUES ('${b?.id}', 'charge', 1), ('${b?.id}', 'charge', 1)`,
+  )
+  await refuses('a charge of nothing', '23514', `INSERT INTO charges (purpose, amount) VALUES ('charge', 1)`)
+  await refuses(
+    'a charge of a purchase and of a stay',
+    '23514',
+    `INSERT INTO charges (purchase, booking, purpose, amount) VALUES ('${p?.id}', '${b?.id}', 'charge', 1)`,
+  )
+  await refuses(
+    'a refund of a stay beyond its charge',
+    '23000',
+    `INSERT INTO charges (booking, purpose, amount) VALUES ('${b?.id}', 'refund', 1)`,
+  )
 })

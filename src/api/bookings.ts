@@ -8,7 +8,7 @@ import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import { v7 as uuidv7 } from 'uuid'
 import { mayStill } from '../shared/booking.ts'
-import { badField, Problem } from '../shared/problem.ts'
+import { Problem } from '../shared/problem.ts'
 import { ID_PATTERN } from '../shared/resource.ts'
 import {
   BOOKING_COMMANDS,
@@ -42,6 +42,7 @@ import { createLine, keyed, type LineDeps } from './line.ts'
 import { createLook } from './look.ts'
 import { Moment, readRange } from './moment.ts'
 import { MAX_HOLD_S, PaymentSchema, readPayment } from './purchases.ts'
+import { CHARGING } from './wait.ts'
 
 /** Longest stay. */
 const MAX_STAY_DAYS = 366
@@ -101,6 +102,10 @@ export const BookingSchema = Type.Object(
     payment: Type.Object({ method: Type.String(), account: Type.Optional(Type.String()) }),
     hold_seconds: Nullable(Type.Integer()),
     expires_at: Nullable(Time),
+    replaces: Nullable(
+      Type.String({ format: 'uuid', description: 'The expired booking whose late payment bought this one' }),
+    ),
+    replaced_by: Nullable(Type.String({ format: 'uuid', description: 'The booking that its late payment bought' })),
     fence: Nullable(Type.Integer({ description: 'Fencing token of the lease it was settled under' })),
     created_at: Time,
     settled_at: Nullable(Time),
@@ -125,6 +130,8 @@ export const BookingSchema = Type.Object(
         payment: { method: 'none' },
         hold_seconds: null,
         expires_at: null,
+        replaces: null,
+        replaced_by: null,
         fence: 1_795_257_640_880_613,
         created_at: '2026-11-21T10:00:00.000Z',
         settled_at: '2026-11-21T10:00:00.012Z',
@@ -160,15 +167,21 @@ interface Row {
   payment: Payment
   hold_seconds: number | null
   expires_at: string | null
+  replaces: string | null
+  replaced_by: string | null
   fence: number | null
   created_at: string
   settled_at: string | null
   overdue: boolean
+  /** set aside while its card is asked */
+  charging: boolean
 }
 
 const COLUMNS = `id, seq, resource AS queue, kind, status, reason, conflicts, customer, lower(during) AS from_at,
   upper(during) AS until_at, pickup, amount, currency, payment, hold_seconds, expires_at, fence, created_at, settled_at,
-  status = 'requested' AND coalesce(expires_at <= clock_timestamp(), false) AS overdue`
+  status = 'requested' AND coalesce(expires_at <= clock_timestamp(), false) AS overdue,
+  ${CHARGING.bookings} AS charging, replaces, CASE WHEN status = 'expired' THEN (
+    SELECT later.id FROM bookings later WHERE later.replaces = bookings.id) END AS replaced_by`
 
 /** What a booking is before a worker has seen it. */
 const IN_LINE = {
@@ -178,9 +191,12 @@ const IN_LINE = {
   amount: null,
   currency: null,
   expires_at: null,
+  replaces: null,
+  replaced_by: null,
   fence: null,
   settled_at: null,
   overdue: false,
+  charging: false,
 }
 
 const optional = (at: string | null) => (at === null ? null : iso(at))
@@ -201,9 +217,12 @@ function present(row: Row): Booking {
     pickup: row.pickup,
     amount: row.amount,
     currency: row.currency,
+    // A card's token never leaves again.
     payment: row.payment.method === 'wallet' ? { method, account: row.payment.account } : { method },
     hold_seconds: row.hold_seconds,
     expires_at: optional(row.expires_at),
+    replaces: row.replaces,
+    replaced_by: row.replaced_by,
     fence: row.fence,
     created_at: iso(row.created_at),
     settled_at: optional(row.settled_at),
@@ -228,9 +247,6 @@ function read(body: Type.Static<typeof Stay> | Type.Static<typeof Ride>) {
   }
   const { from_ms, to_ms } = readRange(body.from, body.to, MAX_STAY_DAYS)
   const payment = readPayment(body.payment)
-  if (payment.method === 'card') {
-    throw badField('payment.method', 'card is not taken for bookings yet', 422, 'unsupported_payment')
-  }
   const row = {
     kind: 'stay' as const,
     queue: body.resource,
@@ -262,7 +278,9 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
     intake: deps.bookings,
     fresh: (row, { seq, created_at }) => ({ ...row, ...IN_LINE, from_at: row.from_at ?? created_at, seq, created_at }),
     present,
+    charging: (row) => row.charging,
     outcome,
+    obeyed,
     refuseUnless(command, row) {
       const { status } = present(row)
       if (!mayStill(status, command)) throw wrongStatus(command, status)
@@ -276,9 +294,16 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
     if (status === 'requested' || status === 'accepted' || status === 'completed') return booking
     if (status !== 'rejected') throw new Problem(409, status, `The booking is ${status}.`, { booking })
     if (conflicting_ids) throw conflict(conflicting_ids, booking)
-    const code = reason ?? status
-    const paid = code === 'payment_declined' || code === 'payment_unavailable'
-    throw new Problem(paid ? 402 : 409, code, `The booking was rejected: ${code}.`, { booking })
+    throw refusal(booking, reason ?? status)
+  }
+
+  async function obeyed(command: BookingCommand, row: Row): Promise<Booking> {
+    const booking = present(row)
+    const { status, reason } = booking
+    if (command === 'accept' && status === 'rejected') throw refusal(booking, reason ?? status)
+    // Its time was over before the card had answered.
+    if (command === 'accept' && status === 'expired') throw wrongStatus(command, status)
+    return booking
   }
 
   app.post(
@@ -289,9 +314,9 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
         tags,
         summary: 'Book a stay or request a ride: a place in the line',
         description:
-          'A stay is booked from a time to another; with `hold_seconds` it is set aside until it is accepted. A ride takes ' +
-          'its driver from now until it ends; a request that nobody accepts expires. Answers 202 at once; with ' +
-          '`Prefer: wait=N` when it is settled, N seconds at most.',
+          'A stay is booked from a time to another; with `hold_seconds` it is set aside until it is accepted, by card ' +
+          'until the card has answered. A ride takes its driver from now until it ends; a request that nobody accepts ' +
+          'expires. Answers 202 at once; with `Prefer: wait=N` when it is settled, N seconds at most.',
         headers: Type.Object({ prefer: Prefer, 'idempotency-key': Key }),
         body: NewBookingSchema,
         response: {
@@ -371,7 +396,7 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
           response: {
             200: answers(BookingRef, 'Done', 'preference-applied', REPLAYED),
             202: answers(BookingRef, 'In the line', 'retry-after', 'preference-applied', REPLAYED),
-            ...problems(400, 404, wrongStatus(command, 'expired'), 413, 415),
+            ...problems(400, ...(command === 'accept' ? [402] : []), 404, wrongStatus(command, 'expired'), 413, 415),
           },
         },
       },
@@ -394,6 +419,10 @@ export const BOOKING_SAMPLES: Record<BookingCommand, string> = {
   decline: '01935f5e-0000-7000-8000-000000000013',
   cancel: '01935f5e-0000-7000-8000-000000000014',
 }
+
+const UNPAID = new Set(['payment_declined', 'payment_unavailable'])
+const refusal = (booking: Booking, code: string) =>
+  new Problem(UNPAID.has(code) ? 402 : 409, code, `The booking was rejected: ${code}.`, { booking })
 
 const conflict = (conflicting_ids: string[], booking?: Booking) =>
   new Problem(409, 'conflict', 'Another booking has this time, or this rider.', {

@@ -158,7 +158,7 @@ interface Row {
 
 const COLUMNS = `id, seq, queue, status, reason, customer, lines, amount, currency, payment, hold_seconds,
   expires_at, fence, created_at, settled_at, status = 'held' AND expires_at <= clock_timestamp() AS overdue,
-  ${CHARGING} AS charging, replaces, CASE WHEN status = 'expired' THEN (
+  ${CHARGING.purchases} AS charging, replaces, CASE WHEN status = 'expired' THEN (
     SELECT later.id FROM purchases later WHERE later.replaces = purchases.id) END AS replaced_by`
 
 const optional = (at: string | null) => (at === null ? null : iso(at))

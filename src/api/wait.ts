@@ -8,9 +8,13 @@ import { type Client, run } from '../shared/db.ts'
 import type { Log } from '../shared/log.ts'
 import { settledChannel } from '../shared/queues.ts'
 
-/** Of a purchase: its units are set aside, and its card is being asked. It is settled when that is over. */
-export const CHARGING = `(status = 'held' AND expires_at > clock_timestamp() AND EXISTS (
-  SELECT 1 FROM charges c WHERE c.purchase = purchases.id AND c.purpose = 'charge'))`
+/** What it has asked for is set aside, and its card is being asked. It is settled when that is over. */
+export const CHARGING = {
+  purchases: `(status = 'held' AND expires_at > clock_timestamp() AND EXISTS (
+    SELECT 1 FROM charges c WHERE c.purchase = purchases.id AND c.purpose = 'charge'))`,
+  bookings: `(status = 'requested' AND expires_at > clock_timestamp() AND EXISTS (
+    SELECT 1 FROM charges c WHERE c.booking = bookings.id AND c.purpose = 'charge'))`,
+}
 
 /** Milliseconds between looks for lost notices: what a buyer may wait too long while Redis is away. */
 const LOOK_MS = 500
@@ -62,9 +66,9 @@ export function createWaits(subscriber: Redis, redis_prefix: string, client: Cli
     const rows = await run<{ id: string }>(
       client,
       sql`WITH w AS (SELECT json_array_elements_text(${ids}::json)::uuid AS id)
-          SELECT id FROM purchases JOIN w USING (id) WHERE status <> 'queued' AND NOT ${sql.raw(CHARGING)}
+          SELECT id FROM purchases JOIN w USING (id) WHERE status <> 'queued' AND NOT ${sql.raw(CHARGING.purchases)}
           UNION ALL
-          SELECT id FROM bookings JOIN w USING (id) WHERE status <> 'queued'
+          SELECT id FROM bookings JOIN w USING (id) WHERE status <> 'queued' AND NOT ${sql.raw(CHARGING.bookings)}
           UNION ALL
           SELECT id FROM commands JOIN w USING (id) WHERE status <> 'queued'`,
     )

@@ -11,8 +11,8 @@ import { problems, UUID } from './http.ts'
 
 export interface WebhookRoutesDeps {
   gateway: Pick<Gateway, 'webhook'>
-  /** tells the payment jobs that this purchase's charge has news */
-  pay(purchases: Iterable<string>): void
+  /** tells the payment jobs that the charges of these purchases and bookings have news */
+  pay(ids: Iterable<string>): void
 }
 
 export function webhookRoutes(instance: FastifyInstance, { gateway, pay }: WebhookRoutesDeps): void {
@@ -31,13 +31,13 @@ export function webhookRoutes(instance: FastifyInstance, { gateway, pay }: Webho
       async (request) => {
         const [signature] = [request.headers['stripe-signature']].flat()
         if (signature === undefined) throw badField('Stripe-Signature', 'is missing')
-        let purchase: string | undefined
+        let subject: string | undefined
         try {
-          purchase = gateway.webhook(typeof request.body === 'string' ? request.body : '', signature).purchase
+          subject = gateway.webhook(typeof request.body === 'string' ? request.body : '', signature).subject
         } catch {
           throw badField('Stripe-Signature', 'is not the provider’s for this body', 400, 'bad_signature')
         }
-        if (purchase !== undefined && UUID.test(purchase)) pay([purchase])
+        if (subject !== undefined && UUID.test(subject)) pay([subject])
         return { received: true as const }
       },
     )

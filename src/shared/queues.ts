@@ -14,11 +14,12 @@ export interface NudgeJob {
 
 export const PAYMENTS = 'payments'
 export interface PaymentJob {
-  purchase: string
+  /** a purchase or booking */
+  id: string
 }
 
 export const bullPrefix = (redis_prefix: string) => `${redis_prefix}bull`
-/** Carries JSON arrays of settled ids (purchases and commands). */
+/** Carries JSON arrays of settled ids (purchases, bookings and commands). */
 export const settledChannel = (redis_prefix: string) => `${redis_prefix}settled`
 
 /** Milliseconds between attempts to reach Redis again: constant, so that recovery is not delayed by a long outage. */
@@ -121,8 +122,8 @@ export function createNudger(redis_url: string, redis_prefix: string, log: Log):
 }
 
 export interface Payer {
-  /** Tells the workers that the charges of these purchases have a next step. Never throws, never waits. */
-  pay(purchases: Iterable<string>): void
+  /** Tells the workers that the charges of these purchases and bookings have a next step. Never throws, never waits. */
+  pay(ids: Iterable<string>): void
   close(): Promise<void>
 }
 
@@ -130,7 +131,7 @@ export interface Payer {
 const JOBS_PER_BULK = 500
 
 /**
- * One job a purchase, named by it: while it waits or is worked, another is not added. A step that was written while the
+ * One job a purchase or booking, named by it: while it waits or is worked, another is not added. A step that was written while the
  * job was about to end is found by the sweeper.
  */
 export function createPayer(redis_url: string, redis_prefix: string, log: Log): Payer {
@@ -155,7 +156,7 @@ export function createPayer(redis_url: string, redis_prefix: string, log: Log): 
       try {
         for (let i = 0; i < all.length; i += JOBS_PER_BULK) {
           const part = all.slice(i, i + JOBS_PER_BULK)
-          await queue.addBulk(part.map((purchase) => ({ name: 'pay', data: { purchase }, opts: { jobId: purchase } })))
+          await queue.addBulk(part.map((id) => ({ name: 'pay', data: { id }, opts: { jobId: id } })))
         }
       } catch (error) {
         log.debug({ error, charges: all.length }, 'payment jobs lost; the sweeper makes up for them')
@@ -165,8 +166,8 @@ export function createPayer(redis_url: string, redis_prefix: string, log: Log): 
   }
 
   return {
-    pay(purchases) {
-      for (const purchase of purchases) waiting.add(purchase)
+    pay(ids) {
+      for (const id of ids) waiting.add(id)
       if (waiting.size > 0) sending ??= Promise.resolve().then(send)
     },
     async close() {

@@ -1,7 +1,7 @@
 /**
  * The tables. Invariant: what must never happen is forbidden here (CHECK, UNIQUE, EXCLUDE, triggers in drizzle/), so
  * that the database is right even when every lock is wrong. What drizzle-kit cannot say (EXCLUDE, triggers, fill
- * factors) stands in the hand-written migration drizzle/0001_guards.sql.
+ * factors) stands in the hand-written migration drizzle/0001_guards.sql; later ones end with theirs.
  */
 import { sql } from 'drizzle-orm'
 import {
@@ -54,9 +54,11 @@ export type BookingStatus = (typeof BOOKING_STATUSES)[number]
 export const BOOKING_COMMANDS = ['accept', 'decline', 'cancel', 'complete'] as const
 export type BookingCommand = (typeof BOOKING_COMMANDS)[number]
 
+/** What the payments tell the line: `paid` (money is reserved) or `unpaid` (none is taken). */
+export type ChargeCommand = 'paid' | 'unpaid'
+
 export const COMMANDS = ['confirm', 'cancel', 'refund'] as const
-/** What a client may ask, and what the payments tell the line: `paid` (money is reserved) or `unpaid` (none is taken). */
-export type CommandKind = (typeof COMMANDS)[number] | 'paid' | 'unpaid'
+export type CommandKind = (typeof COMMANDS)[number] | ChargeCommand
 
 /**
  * A charge: pending → sent → authorized → capturing → captured. declined and unavailable took no money; released gave
@@ -247,6 +249,8 @@ export const bookings = pgTable(
     fence: units('fence'),
     /** When a request that nobody has accepted is over. */
     expires_at: at('expires_at'),
+    /** The expired booking whose late money bought this one: once. */
+    replaces: uuid('replaces'),
     idempotency_key: text('idempotency_key'),
     idempotency_scope: text('idempotency_scope').notNull().default(''),
     request_hash: text('request_hash'),
@@ -257,6 +261,7 @@ export const bookings = pgTable(
     uniqueIndex('bookings_idempotency_key')
       .on(t.idempotency_key, t.idempotency_scope)
       .where(sql`idempotency_key IS NOT NULL`),
+    uniqueIndex('bookings_replaces').on(t.replaces).where(sql`replaces IS NOT NULL`),
     uniqueIndex('bookings_active_ride')
       .on(t.customer)
       .where(sql`kind = 'ride' AND status IN ('requested', 'accepted')`),
@@ -306,16 +311,17 @@ export const movements = pgTable(
 )
 
 /**
- * Money on its way: at most one charge and one refund a purchase. The lease writes `pending`, `capturing` and refunds;
- * the payment jobs write what the provider said, without a lease and always on condition of the status before.
+ * Money on its way: at most one charge and one refund a purchase or booking. The lease writes `pending`, `capturing` and
+ * refunds; the payment jobs write what the provider said, without a lease and always on condition of the status before.
+ * What they need to know of a purchase and of a booking is the same, and stands in the view `payable`.
  */
 export const charges = pgTable(
   'charges',
   {
     id: uuid('id').primaryKey().defaultRandom(),
-    purchase: uuid('purchase')
-      .notNull()
-      .references(() => purchases.id),
+    /** What is paid for: a purchase or a booking, one of them. */
+    purchase: uuid('purchase').references(() => purchases.id),
+    booking: uuid('booking').references(() => bookings.id),
     purpose: text('purpose').$type<'charge' | 'refund'>().notNull(),
     provider_id: text('provider_id'),
     /** Minor units. */
@@ -332,7 +338,9 @@ export const charges = pgTable(
   },
   (t) => [
     uniqueIndex('charges_effect').on(t.purchase, t.purpose),
+    uniqueIndex('charges_booking_effect').on(t.booking, t.purpose),
     index('charges_due').on(t.due_at).where(sql`status IN ('pending', 'sent', 'capturing')`),
+    check('charges_subject_check', sql`num_nonnulls(${t.purchase}, ${t.booking}) = 1`),
     check('charges_amount_check', sql`${t.amount} > 0`),
     check(
       'charges_status_check',

@@ -54,6 +54,16 @@ const HAVE = `
   FROM movements m JOIN resources r ON r.ref = m.resource AND r.max_per_customer IS NOT NULL
   JOIN purchases p ON p.id = m.purchase GROUP BY m.resource, p.customer HAVING sum(m.delta) <> 0`
 
+/** Charges and refunds by the purchase or booking that they are of. */
+const CHARGES = `SELECT coalesce(purchase, booking) AS id, purpose, status, amount, due_at FROM charges`
+
+/** What has to be paid for by card, and whose charge that is: of what is bought again the first one's. */
+const SOLD_BY_CARD = `
+  SELECT id, coalesce(replaces, id) AS payer, amount FROM (
+    SELECT id, replaces, amount, payment FROM purchases WHERE status = 'confirmed'
+    UNION ALL SELECT id, replaces, amount, payment FROM bookings WHERE status IN ('accepted', 'completed')
+  ) sold WHERE payment ->> 'method' = 'card' AND amount > 0`
+
 const CHECKS: readonly Check[] = [
   {
     invariant: 'never oversold: 0 <= available, held and sold, together the total',
@@ -123,37 +133,34 @@ const CHECKS: readonly Check[] = [
   },
   {
     invariant: 'charges match what was sold by card, one to one and by amount',
-    of: `SELECT count(*) FROM purchases WHERE payment ->> 'method' = 'card' AND status = 'confirmed' AND amount > 0`,
-    broken: `SELECT coalesce(s.id, c.purchase) AS id FROM (
-               SELECT id, coalesce(replaces, id) AS payer, amount FROM purchases
-               WHERE payment ->> 'method' = 'card' AND status = 'confirmed' AND amount > 0
-             ) s FULL JOIN (
-               SELECT c.purchase, c.amount FROM charges c
+    of: `SELECT count(*) FROM (${SOLD_BY_CARD}) s`,
+    broken: `SELECT coalesce(s.id, c.id) AS id FROM (${SOLD_BY_CARD}) s FULL JOIN (
+               SELECT c.id, c.amount FROM (${CHARGES}) c
                WHERE c.purpose = 'charge' AND c.status IN ('capturing', 'captured') AND NOT EXISTS (
-                 SELECT 1 FROM charges r WHERE r.purchase = c.purchase AND r.purpose = 'refund')
-             ) c ON c.purchase = s.payer
-             WHERE s.id IS NULL OR c.purchase IS NULL OR s.amount <> c.amount`,
+                 SELECT 1 FROM (${CHARGES}) r WHERE r.id = c.id AND r.purpose = 'refund')
+             ) c ON c.id = s.payer
+             WHERE s.id IS NULL OR c.id IS NULL OR s.amount <> c.amount`,
   },
   {
     invariant: 'no card is held to for what its buyer did not get: reserved money is sold, given back, or about to be',
     of: `SELECT count(*) FROM charges WHERE purpose = 'charge'`,
-    broken: `SELECT c.purchase AS id FROM charges c JOIN purchases p ON p.id = c.purchase
+    broken: `SELECT c.id FROM (${CHARGES}) c
              WHERE c.purpose = 'charge' AND (c.status = 'lost' OR (c.status = 'authorized'
-               AND NOT EXISTS (SELECT 1 FROM charges r WHERE r.purchase = c.purchase AND r.purpose = 'refund')
-               AND NOT EXISTS (SELECT 1 FROM commands d
-                               WHERE d.purchase = c.purchase AND d.command = 'paid' AND d.status = 'queued')))`,
+               AND NOT EXISTS (SELECT 1 FROM (${CHARGES}) r WHERE r.id = c.id AND r.purpose = 'refund')
+               AND NOT EXISTS (SELECT 1 FROM commands d WHERE coalesce(d.purchase, d.booking) = c.id
+                               AND d.command = 'paid' AND d.status = 'queued')))`,
   },
   {
     invariant: 'refunds never exceed what was captured',
     of: `SELECT count(*) FROM charges WHERE purpose = 'refund'`,
-    broken: `SELECT r.purchase AS id FROM charges r LEFT JOIN charges c ON c.purchase = r.purchase AND c.purpose = 'charge'
+    broken: `SELECT r.id FROM (${CHARGES}) r LEFT JOIN (${CHARGES}) c ON c.id = r.id AND c.purpose = 'charge'
              WHERE r.purpose = 'refund' AND (c.id IS NULL OR r.amount > c.amount
                OR (r.status = 'refunded' AND c.status <> 'captured'))`,
   },
   {
     invariant: `no charge and no refund is left behind: none is overdue by ${LATE_S} s`,
     of: `SELECT count(*) FROM charges WHERE status IN ('pending', 'sent', 'capturing')`,
-    broken: `SELECT purchase AS id FROM charges
+    broken: `SELECT id FROM (${CHARGES}) c
              WHERE status IN ('pending', 'sent', 'capturing') AND due_at < now() - interval '${LATE_S} s'`,
     quick: true,
   },

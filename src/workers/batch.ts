@@ -9,12 +9,13 @@ import { run, sqlState } from '../shared/db.ts'
 import type { CommandKind } from '../shared/schema.ts'
 import { type BookingVerdict, decideBookings } from './bookings.ts'
 import { readActive, writeBookings } from './calendar.ts'
-import { readTaken, writePayables, writeSuccessors, writeTaken } from './charges.ts'
+import { readTaken, writePayables, writeRebooked, writeSuccessors, writeTaken } from './charges.ts'
 import type { Item } from './items.ts'
 import { type Verdict as Decided, decide, type PurchaseItem, type PurchaseRow, type Resource } from './purchases.ts'
 
 /** What was decided about a batch: purchases and bookings share their resources, commands and movements. */
-export type Verdict = Omit<Decided, 'skipped'> & Pick<BookingVerdict, 'bookings' | 'overdue'> & { skipped: Item[] }
+export type Verdict = Omit<Decided, 'skipped'> &
+  Pick<BookingVerdict, 'bookings' | 'overdue' | 'rebooked'> & { skipped: Item[] }
 
 /** A lease holder with a newer token has written: this one's whole transaction is rolled back. */
 export class StaleLeaseError extends Error {
@@ -233,6 +234,8 @@ export async function commit(
       ...decided,
       bookings: booked.bookings,
       overdue: booked.overdue,
+      rebooked: booked.rebooked,
+      payables: [...decided.payables, ...booked.payables],
       commands: [...decided.commands, ...booked.commands],
       movements: [...decided.movements, ...booked.movements],
       resources: [...new Set([...decided.resources, ...booked.resources])],
@@ -241,6 +244,7 @@ export async function commit(
     if (!(await writeBookings(tx, booked))) throw new ChangedRowError('a booking was not as taken')
     // Before the rest: the movements that are written next are theirs.
     await writeSuccessors(tx, verdict.successors)
+    await writeRebooked(tx, verdict.rebooked)
     if (verdict.purchases.length + verdict.commands.length + verdict.movements.length > 0) await write(tx, verdict)
     await writeTaken(tx, verdict.resources)
     if (!(await writePayables(tx, verdict.payables))) throw new ChangedRowError('a charge was not as taken')

@@ -3,9 +3,19 @@
  * active one has any of it, and a ride only when its rider has no other; whoever is overdue by the database clock is
  * expired first, and never in the way; every unit of a wallet that moves leaves a movement.
  */
+import { v7 as uuidv7 } from 'uuid'
 import { type BookingMove, isActive, MOVES } from '../shared/booking.ts'
-import type { BookingCommand, BookingStatus, Payment } from '../shared/schema.ts'
-import { type CommandChange, type Movement, type Resource, UnprocessableError } from './purchases.ts'
+import type { BookingCommand, BookingStatus, ChargeCommand, ChargeStatus, Payment } from '../shared/schema.ts'
+import {
+  type CommandChange,
+  type Movement,
+  PAYMENT_S,
+  type Payable,
+  type Resource,
+  type Successor,
+  UNCHARGED,
+  UnprocessableError,
+} from './purchases.ts'
 
 /** A row of bookings, as far as deciding needs it. `status` changes as the batch is decided. */
 export interface BookingRow {
@@ -25,13 +35,17 @@ export interface BookingRow {
   status: BookingStatus
   expires_ms: number | null
   created_ms: number
+  /** what has become of its charge; null when there is none */
+  charge: ChargeStatus | null
+  /** the expired booking that this one stands in for: the charge is that one's */
+  replaces: string | null
 }
 
 /** What stands in a calendar's line: a booking to settle, a command on one, or a request whose time is over. */
 export type BookingItem = { booking: BookingRow; purchase?: never } & (
   | { kind: 'booking'; command?: never }
   | { kind: 'expired'; command?: never }
-  | { kind: 'command'; command: { id: string; seq: number; command: BookingCommand } }
+  | { kind: 'command'; command: { id: string; seq: number; command: BookingCommand | ChargeCommand } }
 )
 
 export interface BookingChange {
@@ -54,6 +68,8 @@ export interface BookingVerdict {
   commands: CommandChange[]
   movements: Movement[]
   resources: Resource[]
+  payables: Payable[]
+  rebooked: Successor[]
   skipped: BookingItem[]
 }
 
@@ -85,6 +101,8 @@ export function decideBookings(
     commands: [],
     movements: [],
     resources: [],
+    payables: [],
+    rebooked: [],
     skipped: [],
   }
   const changes = new Map<string, BookingChange>()
@@ -110,6 +128,11 @@ export function decideBookings(
   function move(booking: BookingRow, what: BookingMove, reason?: string, conflicts?: string[]): void {
     const status = MOVES[booking.status][what]
     if (status === undefined) throw new UnprocessableError(`${what} does not apply to what is ${booking.status}`)
+    change(booking, status, reason, conflicts)
+    list(booking)
+  }
+
+  function change(booking: BookingRow, status: BookingStatus, reason?: string, conflicts?: string[]): void {
     changes.set(booking.id, {
       id: booking.id,
       customer: booking.customer,
@@ -123,7 +146,19 @@ export function decideBookings(
       fence: resources.get(booking.queue)?.token ?? 0,
     })
     booking.status = status
-    list(booking)
+  }
+
+  const isCharged = ({ payment, amount }: BookingRow) => payment.method === 'card' && (amount ?? 0) > 0
+
+  function ask(step: Payable['step'], { id, replaces, amount, currency }: BookingRow): void {
+    verdict.payables.push({ step, of: 'booking', id: replaces ?? id, amount: amount ?? 0, currency: currency ?? '' })
+  }
+
+  /** The time stays aside until the charge has come to an end, and its money is asked for. */
+  function charge(booking: BookingRow): void {
+    booking.charge = 'pending'
+    booking.expires_ms = Math.max(booking.expires_ms ?? 0, now_ms + PAYMENT_S * 1000)
+    ask('charge', booking)
   }
 
   /** Moves what the wallet pays: `available` and `held` per unit, and the movements that say so. */
@@ -187,7 +222,7 @@ export function decideBookings(
     const conflicts = rivals.filter((row) => isActive(row.status)).map((row) => row.id)
     if (conflicts.length > 0) refuse('conflict', conflicts.slice(0, NAMED))
     else if (booking.kind === 'stay' && booking.amount === null) refuse('limit')
-    else if (payment.method === 'card') refuse('payment_unavailable')
+    else if (payment.method === 'card' && booking.kind === 'ride') refuse('payment_unavailable')
     else if (payment.method === 'wallet' && wallet?.kind !== 'units') refuse('unknown_resource')
     else if (wallet && booking.amount && wallet.currency.toUpperCase() !== resource.currency.toUpperCase()) {
       refuse('currency_mismatch')
@@ -199,24 +234,67 @@ export function decideBookings(
   function take(booking: BookingRow): void {
     const wait_ms =
       booking.kind === 'ride' ? accept_ms : booking.hold_seconds === null ? null : booking.hold_seconds * 1000
-    if (wait_ms === null) {
+    if (wait_ms === null && !isCharged(booking)) {
       pay(booking, -1, 0, 'sale')
       move(booking, 'book')
     } else {
-      booking.expires_ms = now_ms + wait_ms
+      if (wait_ms === null) charge(booking)
+      else booking.expires_ms = now_ms + wait_ms
       pay(booking, -1, 1, 'hold')
       move(booking, 'request')
     }
   }
 
-  function obey(booking: BookingRow, command: BookingCommand): boolean {
+  function obey(booking: BookingRow, command: BookingCommand | ChargeCommand): boolean {
+    if (command === 'paid' || command === 'unpaid') return learn(booking, command)
     const was = booking.status
     const next = MOVES[was][command]
     if (next === undefined) return false
+    if (next === 'accepted' && isCharged(booking)) {
+      // Accepted when it is paid. A second accept joins the first: the charge is on its way already.
+      if (booking.charge === null) {
+        charge(booking)
+        change(booking, was)
+      }
+      return true
+    }
     if (next === 'accepted') pay(booking, 0, -1, 'release', 'sale')
-    else if (was === 'requested') pay(booking, 1, -1, 'release')
-    else if (was === 'accepted' && next === 'cancelled') pay(booking, 1, 0, 'refund')
+    else if (was === 'requested') {
+      pay(booking, 1, -1, 'release')
+      if (booking.charge !== null && !UNCHARGED.has(booking.charge)) ask('refund', booking)
+    } else if (was === 'accepted' && next === 'cancelled') {
+      pay(booking, 1, 0, 'refund')
+      if (isCharged(booking)) ask('refund', booking)
+    }
     move(booking, command)
+    return true
+  }
+
+  /** The money is reserved, or it is known that none is taken. */
+  function learn(booking: BookingRow, command: ChargeCommand): boolean {
+    const { status } = booking
+    if (command === 'unpaid') {
+      if (status !== 'requested') return status === 'expired' || status === 'cancelled' || status === 'declined'
+      move(booking, 'unpaid', booking.charge === 'declined' ? 'payment_declined' : 'payment_unavailable')
+    } else if (status === 'requested') {
+      move(booking, 'paid')
+      ask('capture', booking)
+    } else if (status === 'expired' && bookAgain(booking)) {
+      ask('capture', booking)
+    } else {
+      // Too late for its time, or given up: the money goes back, once.
+      ask('refund', booking)
+    }
+    return true
+  }
+
+  /** What has expired stays so; its late money books the same time at the same price as a booking of its own. */
+  function bookAgain(booking: BookingRow): boolean {
+    const rivals = inTheWay(booking)
+    if (!rivals.every((row) => isOverdue(row) && expire(row))) return false
+    const id = uuidv7()
+    list({ ...booking, id, status: 'accepted' })
+    verdict.rebooked.push({ id, replaces: booking.id, fence: resources.get(booking.queue)?.token ?? 0 })
     return true
   }
 

@@ -7,7 +7,7 @@
 import { sql } from 'drizzle-orm'
 import { isActive } from '../shared/booking.ts'
 import { type Client, run, type Transaction } from '../shared/db.ts'
-import type { BookingCommand } from '../shared/schema.ts'
+import type { BookingCommand, ChargeCommand } from '../shared/schema.ts'
 import type { BookingChange, BookingItem, BookingRow, BookingVerdict } from './bookings.ts'
 
 /** Columns of BookingRow, of `b`. */
@@ -16,7 +16,9 @@ const COLUMNS = `b.id, b.seq, b.resource AS queue, b.kind, b.customer,
   (extract(epoch FROM upper(b.during)) * 1000)::float8 AS until_ms,
   b.amount, b.currency, b.payment, b.hold_seconds, b.status,
   (extract(epoch FROM b.expires_at) * 1000)::float8 AS expires_ms,
-  (extract(epoch FROM b.created_at) * 1000)::float8 AS created_ms`
+  (extract(epoch FROM b.created_at) * 1000)::float8 AS created_ms, b.replaces,
+  CASE b.payment ->> 'method' WHEN 'card' THEN (
+    SELECT c.status FROM charges c WHERE c.booking = b.id AND c.purpose = 'charge') END AS charge`
 
 type Taken = BookingRow & {
   line: string
@@ -24,7 +26,7 @@ type Taken = BookingRow & {
   item: BookingItem['kind'] | null
   command_id: string | null
   command_seq: number | null
-  command: BookingCommand | null
+  command: BookingCommand | ChargeCommand | null
 }
 
 /** References of units that one process remembers, so that their lines are not asked for bookings again. */
@@ -79,9 +81,13 @@ const standing = (wanted: string, limit: number) => sql`
   ) i ON true
   ORDER BY q.queue, i.rank, coalesce(i.command_seq, i.seq)`
 
-/** The active bookings that a new one of this batch could meet: of its calendar at its time, or of its rider. */
+/**
+ * The active bookings that a new one of this batch could meet: of its calendar at its time, or of its rider. One that is
+ * paid for may have to be made anew.
+ */
 export async function readActive(tx: Transaction, items: readonly BookingItem[]): Promise<BookingRow[]> {
-  const news = items.filter((item) => item.kind === 'booking').map((item) => item.booking)
+  const comes = (item: BookingItem) => item.kind === 'booking' || item.command?.command === 'paid'
+  const news = items.filter(comes).map((item) => item.booking)
   if (news.length === 0) return []
   const ranges = news.map(({ queue, from_ms, until_ms }) => ({ queue, from_ms, until_ms }))
   const riders = news.filter((row) => row.kind === 'ride').map((row) => row.customer)
@@ -133,6 +139,7 @@ const update = (changes: readonly BookingChange[]) => sql`
          expires_ms float8, fence bigint)
   WHERE t.id = d.id AND t.status = d.was
     -- A reader that was told "expired" must never see this request accepted: the clock is asked under the row lock.
-    AND (d.was <> 'requested' OR d.status <> 'accepted' OR t.expires_at IS NULL OR t.expires_at > clock_timestamp())
+    AND (d.was <> 'requested' OR d.status NOT IN ('requested', 'accepted') OR t.expires_at IS NULL
+         OR t.expires_at > clock_timestamp())
     AND NOT EXISTS (SELECT 1 FROM resources r WHERE r.ref = t.resource AND r.fence > d.fence)
   RETURNING t.id`

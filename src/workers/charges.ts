@@ -59,6 +59,20 @@ export async function writeSuccessors(tx: Transaction, successors: readonly Succ
   )
 }
 
+/** A booking that has expired is made again as an accepted one: once, by its unique index. */
+export async function writeRebooked(tx: Transaction, rebooked: readonly Successor[]): Promise<void> {
+  if (rebooked.length === 0) return
+  await run(
+    tx,
+    sql`INSERT INTO bookings (id, resource, kind, customer, during, amount, currency, payment, status, replaces, fence,
+                              settled_at)
+        SELECT d.id, b.resource, b.kind, b.customer, b.during, b.amount, b.currency, b.payment, 'accepted', b.id, d.fence,
+               clock_timestamp()
+        FROM json_to_recordset(${JSON.stringify(rebooked)}::json) AS d(id uuid, replaces uuid, fence bigint)
+        JOIN bookings b ON b.id = d.replaces`,
+  )
+}
+
 /** False when a charge to be captured was not authorized: nobody but the line gives that status up. */
 export async function writePayables(tx: Transaction, payables: readonly Payable[]): Promise<boolean> {
   if (payables.length === 0) return true
@@ -67,29 +81,31 @@ export async function writePayables(tx: Transaction, payables: readonly Payable[
     sql`
     WITH d AS MATERIALIZED (
       SELECT * FROM json_to_recordset(${JSON.stringify(payables)}::json)
-        AS d(step text, purchase uuid, amount bigint, currency text)
+        AS d(step text, "of" text, id uuid, amount bigint, currency text)
     ), charge AS (
-      INSERT INTO charges (purchase, purpose, amount, currency)
-      SELECT purchase, 'charge', amount, currency FROM d WHERE step = 'charge' ORDER BY purchase
-      ON CONFLICT (purchase, purpose) DO NOTHING
+      INSERT INTO charges (purchase, booking, purpose, amount, currency)
+      SELECT CASE d.of WHEN 'purchase' THEN id END, CASE d.of WHEN 'booking' THEN id END, 'charge', amount, currency
+      FROM d WHERE step = 'charge' ORDER BY id
+      ON CONFLICT DO NOTHING
     ), capture AS (
       UPDATE charges c SET status = 'capturing', due_at = clock_timestamp() + interval '2 seconds'
-      FROM d WHERE d.step = 'capture' AND c.purchase = d.purchase AND c.purpose = 'charge' AND c.status = 'authorized'
+      FROM d WHERE d.step = 'capture' AND (c.purchase = d.id OR c.booking = d.id)
+        AND c.purpose = 'charge' AND c.status = 'authorized'
       RETURNING 1
     )
     SELECT count(*) AS captures FROM capture`,
   )
-  const refunds = payables.filter((payable) => payable.step === 'refund').map((payable) => payable.purchase)
+  const refunds = payables.filter((payable) => payable.step === 'refund').map((payable) => payable.id)
   if (refunds.length > 0) {
     // A statement of its own: a charge that was written just now is to be seen by it.
     await run(
       tx,
-      sql`INSERT INTO charges (purchase, purpose, amount, currency)
-          SELECT c.purchase, 'refund', c.amount, c.currency
-          FROM json_array_elements_text(${JSON.stringify(refunds)}::json) AS d(purchase)
-          JOIN charges c ON c.purchase = d.purchase::uuid AND c.purpose = 'charge'
-          ORDER BY c.purchase
-          ON CONFLICT (purchase, purpose) DO NOTHING`,
+      sql`INSERT INTO charges (purchase, booking, purpose, amount, currency)
+          SELECT c.purchase, c.booking, 'refund', c.amount, c.currency
+          FROM (SELECT e::uuid AS id FROM json_array_elements_text(${JSON.stringify(refunds)}::json) e) d
+          JOIN charges c ON (c.purchase = d.id OR c.booking = d.id) AND c.purpose = 'charge'
+          ORDER BY d.id
+          ON CONFLICT DO NOTHING`,
     )
   }
   return row?.captures === payables.filter((payable) => payable.step === 'capture').length

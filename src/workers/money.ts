@@ -6,9 +6,11 @@ import { sql } from 'drizzle-orm'
 import { type Client, run } from '../shared/db.ts'
 import type { ChargeStatus } from '../shared/schema.ts'
 
-/** A purchase's charge, with what its next step depends on. */
+/** The charge of a purchase or booking, with what its next step depends on. */
 export interface Money {
-  purchase: string
+  /** of the purchase or booking */
+  id: string
+  of: 'purchase' | 'booking'
   queue: string
   token: string
   charge: string
@@ -19,31 +21,33 @@ export interface Money {
   currency: string
   /** the refund's status, if there is one */
   refund: ChargeStatus | null
-  /** the units are still set aside, by the database clock */
+  /** the units or dates are still set aside, by the database clock */
   open: boolean
 }
 
-export async function readMoney(client: Client, purchase: string): Promise<Money | undefined> {
+/** The rows of what this id names. */
+const OF = (row: string, id: string) => sql`(${sql.raw(row)}.purchase = ${id} OR ${sql.raw(row)}.booking = ${id})`
+
+export async function readMoney(client: Client, id: string): Promise<Money | undefined> {
   const [row] = await run<Money>(
     client,
-    sql`SELECT p.id AS purchase, p.queue, coalesce(p.payment ->> 'token', '') AS token, c.id AS charge, c.status,
-               coalesce(c.provider_id, '') AS provider_id, c.amount, c.currency, r.status AS refund,
-               p.status = 'held' AND p.expires_at > clock_timestamp() AS open
-        FROM purchases p JOIN charges c ON c.purchase = p.id AND c.purpose = 'charge'
-        LEFT JOIN charges r ON r.purchase = p.id AND r.purpose = 'refund'
-        WHERE p.id = ${purchase}`,
+    sql`SELECT p.id, CASE WHEN p.booking IS NULL THEN 'purchase' ELSE 'booking' END AS of, p.queue,
+               coalesce(p.token, '') AS token, c.id AS charge, c.status, coalesce(c.provider_id, '') AS provider_id,
+               c.amount, c.currency, p.open,
+               (SELECT r.status FROM charges r WHERE r.purpose = 'refund' AND ${OF('r', id)}) AS refund
+        FROM payable p JOIN charges c ON c.purpose = 'charge' AND ${OF('c', id)}
+        WHERE p.id = ${id}`,
   )
   return row
 }
 
-/** A confirm is about to be sent: only while the units are set aside and nobody has given the purchase up. */
-export async function sent(client: Client, charge: string, provider_id: string): Promise<boolean> {
+/** A confirm is about to be sent: only while the units or dates are set aside, and nobody has given them up. */
+export async function sent(client: Client, { id, charge }: Money, provider_id: string): Promise<boolean> {
   const rows = await run(
     client,
     sql`UPDATE charges c SET status = 'sent', provider_id = ${provider_id}, attempts = attempts + 1
-        FROM purchases p
-        WHERE c.id = ${charge} AND c.status = 'pending' AND p.id = c.purchase
-          AND p.status = 'held' AND p.expires_at > clock_timestamp()
+        FROM payable p
+        WHERE c.id = ${charge} AND c.status = 'pending' AND p.id = ${id} AND p.open
         RETURNING c.id`,
   )
   return rows.length > 0
@@ -55,7 +59,7 @@ export async function sent(client: Client, charge: string, provider_id: string):
  */
 export async function conclude(
   client: Client,
-  { charge, purchase, queue }: Pick<Money, 'charge' | 'purchase' | 'queue'>,
+  { charge, id, queue }: Pick<Money, 'charge' | 'id' | 'queue'>,
   from: 'pending' | 'sent',
   to: 'authorized' | 'declined' | 'unavailable',
   reason: string | null,
@@ -66,13 +70,13 @@ export async function conclude(
     sql`WITH c AS (
           UPDATE charges SET status = ${to}, reason = ${reason},
                  settled_at = CASE WHEN ${to} = 'authorized' THEN NULL ELSE clock_timestamp() END
-          WHERE id = ${charge} AND status = ${from} RETURNING purchase
+          WHERE id = ${charge} AND status = ${from} RETURNING purchase, booking
         ), told AS (
-          INSERT INTO commands (queue, purchase, command, idempotency_key, idempotency_scope)
-          SELECT ${queue}, c.purchase, ${command}, ${purchase}, 'charge' FROM c
+          INSERT INTO commands (queue, purchase, booking, command, idempotency_key, idempotency_scope)
+          SELECT ${queue}, c.purchase, c.booking, ${command}, ${id}, 'charge' FROM c
           ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
         )
-        SELECT purchase FROM c`,
+        SELECT 1 FROM c`,
   )
   return rows.length > 0
 }
@@ -87,25 +91,25 @@ export async function captured(client: Client, charge: string, status: 'captured
 }
 
 /** The refund is over; the charge ends with it, unless it had ended before. */
-export async function givenBack(client: Client, purchase: string, returned: boolean): Promise<boolean> {
+export async function givenBack(client: Client, id: string, returned: boolean): Promise<boolean> {
   const rows = await run(
     client,
     sql`WITH c AS (
-          UPDATE charges SET status = ${returned ? 'captured' : 'released'}, settled_at = clock_timestamp()
-          WHERE purchase = ${purchase} AND purpose = 'charge' AND status IN ('sent', 'authorized', 'capturing')
+          UPDATE charges t SET status = ${returned ? 'captured' : 'released'}, settled_at = clock_timestamp()
+          WHERE ${OF('t', id)} AND purpose = 'charge' AND status IN ('sent', 'authorized', 'capturing')
         )
-        UPDATE charges SET status = ${returned ? 'refunded' : 'released'}, settled_at = clock_timestamp()
-        WHERE purchase = ${purchase} AND purpose = 'refund' AND status = 'pending' RETURNING id`,
+        UPDATE charges t SET status = ${returned ? 'refunded' : 'released'}, settled_at = clock_timestamp()
+        WHERE ${OF('t', id)} AND purpose = 'refund' AND status = 'pending' RETURNING id`,
   )
   return rows.length > 0
 }
 
 /** Nothing more can be done now: the sweeper tells of it again. Always false, as the answer to "is there another step". */
-export async function later(client: Client, purchase: string): Promise<false> {
+export async function later(client: Client, id: string): Promise<false> {
   await run(
     client,
-    sql`UPDATE charges SET due_at = clock_timestamp() + interval '3 seconds'
-        WHERE purchase = ${purchase} AND status IN ('pending', 'sent', 'capturing')`,
+    sql`UPDATE charges t SET due_at = clock_timestamp() + interval '3 seconds'
+        WHERE ${OF('t', id)} AND status IN ('pending', 'sent', 'capturing')`,
   )
   return false
 }

@@ -55,7 +55,7 @@ export function startPaymentJobs({ config, client, redis, metrics, log, nudge }:
   const connection = openRedis(config.redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
   const jobs = new Worker<PaymentJob>(
     PAYMENTS,
-    async ({ data }) => await permits.withLease(PERMIT, turn, () => payments.serve(data.purchase)),
+    async ({ data }) => await permits.withLease(PERMIT, turn, () => payments.serve(data.id)),
     {
       connection,
       prefix: bullPrefix(config.redis_prefix),
@@ -69,7 +69,7 @@ export function startPaymentJobs({ config, client, redis, metrics, log, nudge }:
   jobs.on('error', (error) => log.debug({ error }, 'bullmq'))
   jobs.on('failed', (job, error) => {
     const quiet = error instanceof LockBusyError || error instanceof LeaseLostError
-    log[quiet ? 'debug' : 'warn']({ purchase: job?.data.purchase, error }, 'payment job failed; it is told of again')
+    log[quiet ? 'debug' : 'warn']({ subject: job?.data.id, error }, 'payment job failed; it is told of again')
   })
   return {
     breaker,

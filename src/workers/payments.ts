@@ -1,5 +1,5 @@
 /**
- * The saga of a charge, one job a purchase: create → confirm → (the line sells the units) → capture, or give back.
+ * The saga of a charge, one job a purchase or booking: create → confirm → (the line sells) → capture, or give back.
  * Invariants: no lease is held that a line waits for; each step begins from what the row and the provider say now, so a
  * job may be lost, run twice or stop anywhere; nothing is called unpaid unless the provider can no longer take it.
  */
@@ -62,12 +62,12 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
   }
 
   async function begin(money: Money): Promise<boolean> {
-    // Nothing was ever sent: the units are gone or about to be, and so is the reason to charge.
+    // Nothing was ever sent: what is to be paid for is gone or about to be, and so is the reason to charge.
     if (!money.open) return await end(money, 'pending', 'unavailable', 'too_late')
-    const { purchase, amount, currency, token } = money
+    const { id, of, amount, currency, token } = money
     let intent: Intent
     try {
-      intent = await persist(() => ask(() => gateway.create({ purchase, amount, currency, token })))
+      intent = await persist(() => ask(() => gateway.create({ id, of, amount, currency, token })))
     } catch (error) {
       if (isPaymentAnswer(error)) return await end(money, 'pending', 'declined', (error as Error).message)
       if (stop.signal.aborted) return false
@@ -75,7 +75,7 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
       return await end(money, 'pending', 'unavailable', wordOf(error))
     }
     // From this write on the provider has to be asked: a confirm may be on its way.
-    if (!(await sent(client, money.charge, intent.id))) return true
+    if (!(await sent(client, money, intent.id))) return true
     return await confirm(money, intent.id, intent)
   }
 
@@ -90,13 +90,13 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
       return await learn(money, intent)
     } catch (error) {
       if (stop.signal.aborted) return false
-      log.warn({ purchase: money.purchase, error }, 'the outcome of a charge is not known')
+      log.warn({ subject: money.id, error }, 'the outcome of a charge is not known')
     }
     try {
       // The tries are used up. A cancelled intent takes nothing, also when a confirm of ours arrives late.
       return await learn(money, await ask(() => gateway.cancel(id)))
     } catch {
-      return await later(client, money.purchase)
+      return await later(client, money.id)
     }
   }
 
@@ -104,23 +104,22 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
     if (status === 'authorized' || status === 'captured') return await end(money, 'sent', 'authorized', null)
     if (status === 'declined') return await end(money, 'sent', 'declined', reason)
     if (status === 'cancelled') return await end(money, 'sent', 'unavailable', reason ?? 'cancelled')
-    return await later(client, money.purchase)
+    return await later(client, money.id)
   }
 
   async function capture(money: Money): Promise<boolean> {
-    const { purchase, provider_id } = money
+    const { id, of, provider_id } = money
     const intent = await persist(() => ask(() => gateway.capture(provider_id))).catch(() => undefined)
-    if (!intent || intent.status === 'authorized' || intent.status === 'processing')
-      return await later(client, purchase)
+    if (!intent || intent.status === 'authorized' || intent.status === 'processing') return await later(client, id)
     const status = intent.status === 'captured' ? 'captured' : 'lost'
-    if (status === 'lost') log.error({ purchase, intent }, 'a purchase is confirmed whose money the provider let go')
+    if (status === 'lost') log.error({ subject: id, intent }, `a ${of} is sold whose money the provider let go`)
     if (await captured(client, money.charge, status)) metrics.charges.inc({ purpose: 'charge', status })
     return true
   }
 
   /** Ends the reservation, or returns what was captured; whichever it is by then. */
   async function giveBack(money: Money): Promise<boolean> {
-    const { status, purchase, provider_id, amount } = money
+    const { status, id, provider_id, amount } = money
     if (status === 'pending') return await end(money, 'pending', 'unavailable', 'given_up')
     let returned = false
     if (status !== 'declined' && status !== 'unavailable' && status !== 'released' && status !== 'lost') {
@@ -132,16 +131,16 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
           if (ended.status !== 'captured') return false
           // The provider repeats its first answer to a key, an error too. Another key gives nothing back twice: it is all
           // that was captured, or refused.
-          const key = attempt === 1 ? `${purchase}-refund` : `${purchase}-refund-${randomUUID()}`
+          const key = attempt === 1 ? `${id}-refund` : `${id}-refund-${randomUUID()}`
           await ask(() => gateway.refund(provider_id, amount, key))
           return true
         })
       } catch (error) {
-        log.warn({ purchase, error }, 'money could not be given back yet')
-        return await later(client, purchase)
+        log.warn({ subject: id, error }, 'money could not be given back yet')
+        return await later(client, id)
       }
     }
-    if (await givenBack(client, purchase, returned)) {
+    if (await givenBack(client, id, returned)) {
       metrics.charges.inc({ purpose: 'refund', status: returned ? 'refunded' : 'released' })
     }
     return true
@@ -156,18 +155,18 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
   ): Promise<boolean> {
     if (await conclude(client, money, from, to, reason)) {
       metrics.charges.inc({ purpose: 'charge', status: to })
-      log.info({ purchase: money.purchase, resource: money.queue, charge: to, reason }, 'charge')
+      log.info({ subject: money.id, resource: money.queue, charge: to, reason }, 'charge')
       nudge([money.queue])
     }
     return true
   }
 
   return {
-    /** Carries this purchase's charge as far as it goes now. Rejects when the database does not answer. */
-    async serve(purchase: string): Promise<void> {
+    /** Carries the charge of this purchase or booking as far as it goes now. Rejects when the database does not answer. */
+    async serve(id: string): Promise<void> {
       const since = performance.now()
       for (let n = 0; n < STEPS && !stop.signal.aborted; n++) {
-        const money = await readMoney(client, purchase)
+        const money = await readMoney(client, id)
         if (!money || !(await step(money))) break
       }
       metrics.payment_seconds.observe((performance.now() - since) / 1000)

@@ -83,13 +83,15 @@ export interface Movement {
 }
 /** Money to be moved once this is committed. A charge that is there already stays as it is. */
 export interface Payable {
-  purchase: string
+  /** what is paid for */
+  of: 'purchase' | 'booking'
+  id: string
   /** charge and refund are new rows; capture is the step of an authorized charge whose units are sold */
   step: 'charge' | 'capture' | 'refund'
   amount: number
   currency: string
 }
-/** A purchase that is bought again with the money of one that has expired. */
+/** A purchase or booking that is bought again with the money of one that has expired. */
 export interface Successor {
   id: string
   replaces: string
@@ -112,13 +114,13 @@ export class UnprocessableError extends Error {
 }
 
 /**
- * Seconds that units are set aside for a charge to come to an end: a few slow tries of the provider. Whatever it says
- * later finds the units on sale again.
+ * Seconds that units or dates are set aside for a charge to come to an end: a few slow tries of the provider. Whatever it
+ * says later finds them on sale again.
  */
-const PAYMENT_S = 60
+export const PAYMENT_S = 60
 
 /** Ends of a charge that took nothing. */
-const UNCHARGED: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavailable'])
+export const UNCHARGED: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavailable'])
 
 const isUnits = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) > 0
 
@@ -220,7 +222,7 @@ export function decide(
 
   function pay(step: Payable['step'], purchase: PurchaseRow): void {
     const { id, replaces, amount, currency } = purchase
-    verdict.payables.push({ step, purchase: replaces ?? id, amount: amount ?? 0, currency: currency ?? '' })
+    verdict.payables.push({ step, of: 'purchase', id: replaces ?? id, amount: amount ?? 0, currency: currency ?? '' })
   }
 
   /** Units stay aside until the charge has come to an end, and its money is asked for. */

@@ -32,8 +32,8 @@ export interface SettleDeps {
   accept_ms: number
   /** tells whoever waits that these ids have an answer */
   notify(ids: string[]): void
-  /** tells the payment jobs that these purchases have money to be moved */
-  pay(purchases: Iterable<string>): void
+  /** tells the payment jobs that these purchases and bookings have money to be moved */
+  pay(ids: Iterable<string>): void
   /** a superseded holder's writes were refused */
   fenced(): void
   /** goes on with the traces of what was settled; absent: there are none */
@@ -225,7 +225,7 @@ export function createSettler(deps: SettleDeps) {
     const rows = new Map(items.map((item) => [rowOf(item).id, rowOf(item)]))
     const perLine = new Map<string, { fencing_token: number; settled: Record<string, string[]> }>()
     for (const { was, status } of verdict.purchases) if (was !== status) metrics.purchases.inc({ status })
-    for (const { status } of verdict.bookings) metrics.bookings.inc({ status })
+    for (const { was, status } of verdict.bookings) if (was !== status) metrics.bookings.inc({ status })
     metrics.bookings.inc({ status: 'expired' }, verdict.overdue.length)
     for (const change of [...verdict.purchases, ...verdict.bookings]) {
       const row = rows.get(change.id)
@@ -241,11 +241,14 @@ export function createSettler(deps: SettleDeps) {
     metrics.batch_size.observe(verdict.purchases.length + verdict.bookings.length + verdict.commands.length)
     for (const [resource, line] of perLine) log.info({ resource, ...line }, 'settled')
     metrics.purchases.inc({ status: 'confirmed' }, verdict.successors.length)
-    pay(verdict.payables.map((payable) => payable.purchase))
-    // Whoever waits for a purchase waits for its charge too.
-    const charging = new Set(verdict.payables.flatMap(({ step, purchase }) => (step === 'charge' ? [purchase] : [])))
-    const settled = verdict.purchases.filter((change) => change.status !== 'held' || !charging.has(change.id))
-    notify([...settled, ...verdict.bookings, ...verdict.commands].map((change) => change.id))
+    metrics.bookings.inc({ status: 'accepted' }, verdict.rebooked.length)
+    pay(verdict.payables.map((payable) => payable.id))
+    // Whoever waits for a purchase or booking waits for its charge too.
+    const charging = new Set(verdict.payables.flatMap(({ step, id }) => (step === 'charge' ? [id] : [])))
+    const settled = [...verdict.purchases, ...verdict.bookings].filter(
+      ({ id, status }) => !((status === 'held' || status === 'requested') && charging.has(id)),
+    )
+    notify([...settled, ...verdict.commands].map((change) => change.id))
     traced?.(
       [...verdict.purchases, ...verdict.bookings].map(({ id, status, fence, was }) => {
         const row = was === 'queued' ? rows.get(id) : undefined

@@ -30,7 +30,7 @@ export interface SweepDeps {
   client: Client
   locks: Locks
   insist(resources: Iterable<string>): void
-  pay(purchases: Iterable<string>): void
+  pay(ids: Iterable<string>): void
 }
 
 /** One sweep of the fleet: whoever has the lease does it, the others do nothing. Returns the lines nudged. */
@@ -56,16 +56,16 @@ export async function sweepOnce({ client, locks, insist, pay }: SweepDeps): Prom
     const queues = rows.map((row) => row.queue)
     insist(queues)
     // Charges whose job was lost, or gave up for a while. Not again before it has had time to begin.
-    const charges = await run<{ purchase: string }>(
+    const charges = await run<{ id: string }>(
       client,
       sql`
       UPDATE charges SET due_at = clock_timestamp() + interval '2 seconds'
       WHERE id IN (
         SELECT id FROM charges WHERE status IN ('pending', 'sent', 'capturing') AND due_at <= clock_timestamp()
         ORDER BY due_at LIMIT ${CHARGES})
-      RETURNING purchase`,
+      RETURNING coalesce(purchase, booking) AS id`,
     )
-    pay(new Set(charges.map((row) => row.purchase)))
+    pay(new Set(charges.map((row) => row.id)))
     return queues
   } finally {
     await lease.release()

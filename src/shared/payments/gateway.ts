@@ -16,8 +16,9 @@ export interface Intent {
 }
 
 export interface NewIntent {
-  /** the purchase: the provider's idempotency key, and written into its metadata */
-  purchase: string
+  /** of the purchase or booking: the provider's idempotency key, and written into its metadata */
+  id: string
+  of: 'purchase' | 'booking'
   /** minor units */
   amount: number
   /** ISO 4217 */
@@ -27,7 +28,7 @@ export interface NewIntent {
 }
 
 export interface Gateway {
-  /** Asks for the same purchase give the same intent. @throws RefusedError when the provider will not have it */
+  /** Asks for the same purchase or booking give the same intent. @throws RefusedError when the provider will not have it */
   create(intent: NewIntent): Promise<Intent>
   find(id: string): Promise<Intent>
   /** Reserves the amount. On an intent that is further already, its state. */
@@ -37,8 +38,8 @@ export interface Gateway {
   cancel(id: string): Promise<Intent>
   /** Gives captured money back; the same key gives the same answer. @throws RefusedError when more than was captured */
   refund(id: string, amount: number, key: string): Promise<void>
-  /** The purchase that a webhook is about. @throws RefusedError when the signature is not the provider's */
-  webhook(body: string, signature: string): { id: string; type: string; purchase: string | undefined }
+  /** The purchase or booking that a webhook is about. @throws RefusedError when the signature is not the provider's */
+  webhook(body: string, signature: string): { subject: string | undefined }
 }
 
 /** The provider has answered, and the answer is no: asking again gives the same one. */

@@ -236,8 +236,8 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
     }
     if (kind === 'payment_intents' && method === 'GET') {
       if (name !== undefined && name !== 'search') return intentOf(name)
-      const [, purchase] = /^metadata\['purchase'\]:'([^']+)'$/.exec(form.query ?? '') ?? []
-      return list([...intents.values()].filter((one) => purchase === undefined || one.metadata.purchase === purchase))
+      const [, key, value] = /^metadata\['(\w+)'\]:'([^']+)'$/.exec(form.query ?? '') ?? []
+      return list([...intents.values()].filter((one) => key === undefined || one.metadata[key] === value))
     }
     if (kind === 'refunds' && method === 'POST') return refund(form)
     if (kind === 'refunds' && method === 'GET') {

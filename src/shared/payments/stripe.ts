@@ -39,7 +39,7 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
   }
 
   return {
-    async create({ purchase, amount, currency, token }) {
+    async create({ id, of, amount, currency, token }) {
       try {
         const intent = await stripe.paymentIntents.create(
           {
@@ -47,7 +47,7 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
             currency: currency.toLowerCase(),
             capture_method: 'manual',
             automatic_payment_methods: { enabled: true, allow_redirects: 'never' },
-            metadata: { purchase },
+            metadata: { [of]: id },
             ...(token.startsWith('tok_')
               ? {
                   payment_method_data: {
@@ -57,7 +57,7 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
                 }
               : { payment_method: token }),
           },
-          { idempotencyKey: purchase },
+          { idempotencyKey: id },
         )
         return read(intent)
       } catch (error) {
@@ -82,7 +82,7 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
       try {
         const event = stripe.webhooks.constructEvent(body, signature, webhook_secret, TOLERANCE_S)
         const { metadata } = event.data.object as { metadata?: Record<string, string> | null }
-        return { id: event.id, type: event.type, purchase: metadata?.purchase }
+        return { subject: metadata?.purchase ?? metadata?.booking }
       } catch (error) {
         throw new RefusedError(error instanceof Error ? error.message : 'no event', { cause: error })
       }
