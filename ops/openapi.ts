@@ -34,6 +34,8 @@ async function render(): Promise<string> {
     gateway: absent('gateway'),
     pay() {},
     guarded: (body) => body(),
+    // As outside production: there the document that is served lacks the lab.
+    lab: { pause_ms: 100 },
     health: { metrics: createMetrics(), breakers: [], checks: {}, stuck: () => undefined, stopping: () => false },
   })
   try {

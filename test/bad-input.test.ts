@@ -27,7 +27,9 @@ async function written(): Promise<unknown> {
     SELECT (SELECT json_agg(r ORDER BY ref) FROM resources r) AS resources,
            (SELECT count(*) FROM purchases) AS purchases, (SELECT count(*) FROM bookings) AS bookings,
            (SELECT count(*) FROM movements) AS movements, (SELECT count(*) FROM commands) AS commands,
-           (SELECT count(*) FROM charges) AS charges, (SELECT count(*) FROM lock_releases) AS releases`
+           (SELECT count(*) FROM charges) AS charges, (SELECT count(*) FROM lock_releases) AS releases,
+           (SELECT count(*) FROM lab_counts) AS counts, (SELECT count(*) FROM lab_orders) AS orders,
+           (SELECT count(*) FROM lab_drivers) AS drivers`
   return [rows[0], (await call('GET', '/api/locks')).body.data]
 }
 
@@ -612,6 +614,53 @@ t.test('commands', (t) =>
     }),
   ),
 )
+
+t.test('the lab, both sides', (t) => {
+  const numbers: [path: string, member: string, values: string[]][] = [
+    ['/purchase/without-lock/1', 'quantity', ['0', '-1', '1.5', '1000001', '1e309', '"1"', 'null', '[1]']],
+    ['/purchase/with-lock/1', 'quantity', ['0', '-1', '1.5', '1000001', '1e309', '"1"', 'null', '[1]']],
+    ['/stock/1/reset', 'stock', ['-1', '0.5', '1000000001', '"1"', 'null']],
+    ['/reset/1', 'total_tickets', ['-1', '0.5', '1000000001', '"1"', 'null']],
+    ['/book-no-lock/1', 'user_name', ['1', 'null', JSON.stringify('a'.repeat(201))]],
+    ['/book-with-lock/1', 'user_name', ['1', 'null', JSON.stringify('a'.repeat(201))]],
+    [
+      '/demo/drivers/1/request-no-lock',
+      'rider_id',
+      ['1', 'null', '""', '"a\\u0000b"', JSON.stringify('a'.repeat(201))],
+    ],
+  ]
+  const bodies = numbers.map(([path]) => path)
+  const without_body = ['with-lock', 'no-lock'].map((side) => `/demo/race-condition/${side}`)
+  const all = [...bodies, ...without_body, '/demo/balance/reset', '/demo/fencing/1', '/demo/redlock']
+  return refused(t, [
+    ...numbers.flatMap(([path, field, values]) =>
+      values.map((value) => ({ name: `${path} ${field} ${value}`, path, raw: `{"${field}": ${value}}`, field })),
+    ),
+    ...bodies.flatMap((path) =>
+      ['null', '[]', '1', '"x"'].map((raw) => ({ name: `${path} ${raw}`, path, raw, field: 'body' })),
+    ),
+    { name: 'no rider', path: '/demo/drivers/1/request-no-lock', body: {}, field: 'rider_id' },
+    ...all.flatMap((path) => [
+      { name: `${path} with broken JSON`, path, raw: '{', field: 'body' },
+      { name: `${path} with 2 MB`, path, raw: `"${'x'.repeat(2 ** 21)}"`, status: 413, field: 'body' },
+      {
+        name: `${path} as text`,
+        path,
+        raw: 'x',
+        headers: { 'content-type': 'text/plain' },
+        status: 415,
+        field: 'Content-Type',
+      },
+    ]),
+    ...['a%20b', '%00', 'é', 'a'.repeat(129)].flatMap((id) => [
+      { name: `product ${id}`, path: `/purchase/with-lock/${id}`, body: {}, field: 'product_id' },
+      { name: `stock of ${id}`, method: 'GET', path: `/stock/${id}`, field: 'product_id' },
+      { name: `event ${id}`, path: `/book-with-lock/${id}`, body: {}, field: 'event_id' },
+      { name: `driver ${id}`, path: `/demo/drivers/${id}/reset`, field: 'driver_id' },
+      { name: `order ${id}`, path: `/demo/fencing/${id}`, field: 'order_id' },
+    ]),
+  ])
+})
 
 /** What fetch refuses to send, as bytes. */
 async function send(text: string): Promise<Answer> {

@@ -21,7 +21,7 @@ const AT_ONCE = 50
 const world = await openWorld(t)
 await world.startWorker()
 const api = await startApi({
-  config: readConfig(world.env),
+  config: readConfig({ ...world.env, LAB_PAUSE_MS: '1' }),
   metrics: createMetrics(),
   log: createLog('silent', 'test'),
 })
@@ -47,8 +47,8 @@ async function fire(shot: Shot) {
   return { status, body, fault: fault && `${JSON.stringify(shot)} → ${status} ${text.slice(0, 300)}: ${fault}` }
 }
 
-/** Fires BODIES shots; some must be let through and some refused, else the generator proves nothing. */
-async function bombard(t: Test, shots: fc.Arbitrary<Shot>): Promise<void> {
+/** Fires so many shots; some must be let through and some refused, else the generator proves nothing. */
+async function bombard(t: Test, shots: fc.Arbitrary<Shot>, count = BODIES): Promise<void> {
   const seen = new Map<number, number>()
   const bodies = fc.array(shots, { minLength: AT_ONCE, maxLength: AT_ONCE })
   const property = fc.asyncProperty(bodies, async (batch) => {
@@ -57,7 +57,7 @@ async function bombard(t: Test, shots: fc.Arbitrary<Shot>): Promise<void> {
       seen.set(status, (seen.get(status) ?? 0) + 1)
     }
   })
-  await fc.assert(property, { numRuns: BODIES / AT_ONCE })
+  await fc.assert(property, { numRuns: count / AT_ONCE })
   const statuses = [...seen].sort(([a], [b]) => a - b)
   const [taken, refused] = [(status: number) => status < 300, (status: number) => status >= 400].map((of) =>
     statuses.reduce((sum, [status, n]) => sum + (of(status) ? n : 0), 0),
@@ -283,6 +283,27 @@ t.test(`PUT and DELETE /api/leases/{lease_id}, ${BODIES} ids`, async (t) => {
     t,
     fc.tuple(one, methods).map(([all, method]) => ({ ...all, method })),
   )
+})
+
+/** Fewer: a reset waits until the line of the same number lets go. */
+const LAB_BODIES = 500
+
+t.test(`the lab, ${LAB_BODIES} bodies`, async (t) => {
+  const number = fc.nat(7)
+  const to = (urls: fc.Arbitrary<string>, good: fc.Arbitrary<object>) => shot('POST', urls, good)
+  const pick = (...paths: string[]) =>
+    fc.tuple(fc.constantFrom(...paths), number).map(([path, n]) => path.replace('N', `p${n}`))
+  const quantity = fc.record({ quantity: fc.integer({ min: 1, max: 3 }) }, { requiredKeys: [] })
+  const purchases = to(pick('/purchase/with-lock/N', '/purchase/without-lock/N'), quantity)
+  const bookings = to(
+    pick('/book-with-lock/N', '/book-no-lock/N'),
+    fc.record({ user_name: name }, { requiredKeys: [] }),
+  )
+  const stocks = to(pick('/stock/N/reset'), fc.record({ stock: fc.nat(20) }))
+  const tickets = to(pick('/reset/N'), fc.record({ total_tickets: fc.nat(20) }))
+  const riders = to(pick('/demo/drivers/N/request-no-lock'), fc.record({ rider_id: name }))
+  const all = [purchases, bookings, riders].map((arbitrary) => ({ weight: 8, arbitrary }))
+  await bombard(t, fc.oneof(...all, { weight: 1, arbitrary: stocks }, { weight: 1, arbitrary: tickets }), LAB_BODIES)
 })
 
 t.test('and the invariants hold', async (t) => {

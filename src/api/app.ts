@@ -26,6 +26,7 @@ import { requireKeys } from './auth.ts'
 import { availabilityRoutes } from './availability.ts'
 import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './bookings.ts'
 import { isPlainText, PLAIN_TEXT } from './http.ts'
+import { type LabDeps, labRoutes } from './lab.ts'
 import { type LeaseRoutesDeps, leaseRoutes } from './leases.ts'
 import { type LockRoutesDeps, lockRoutes } from './locks.ts'
 import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './purchases.ts'
@@ -41,7 +42,8 @@ export interface AppDeps
     ResourceRoutesDeps,
     WebhookRoutesDeps,
     LeaseRoutesDeps,
-    LockRoutesDeps {
+    LockRoutesDeps,
+    LabDeps {
   config: Pick<Config, 'api_keys' | 'admin_keys'>
   health: Health
   log: Log
@@ -81,6 +83,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   webhookRoutes(app, deps)
   leaseRoutes(app, deps)
   lockRoutes(app, deps)
+  labRoutes(app, deps)
   app.get('/', { schema: { hide: true } }, async (_request, reply) => reply.redirect('/docs'))
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
   await app.ready()
@@ -242,6 +245,12 @@ async function document(app: FastifyInstance): Promise<void> {
         { name: 'leases', description: 'Locks for any service in any language, by heartbeat' },
         { name: 'locks', description: 'Who holds what, figures, and taking a lock away' },
         { name: 'operating', description: 'Health and metrics' },
+        {
+          name: 'lab',
+          description:
+            'Races with and without protection, as tutorials show them. UNSAFE ON PURPOSE: the routes without a lock lose ' +
+            'updates, on tables of their own. With LAB=0, and in production, there is no lab.',
+        },
       ],
       components: {
         securitySchemes: {

@@ -1,6 +1,7 @@
 /**
- * API keys. Invariant: with API_KEYS, no route of /api answers without one of them or an admin's; with ADMIN_KEYS, a route
- * for admins answers to nobody else. Keys that are not configured are not asked for: then everyone is the same caller.
+ * API keys. Invariant: with API_KEYS, no route of /api and none that is keyed answers without one of them or an admin's;
+ * with ADMIN_KEYS, a route for admins answers to nobody else. Keys that are not configured are not asked for: then everyone
+ * is the same caller.
  */
 import { createHash, timingSafeEqual } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
@@ -15,6 +16,8 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** for who has one of ADMIN_KEYS */
     admin?: boolean
+    /** asks for a key although it is not under /api */
+    keyed?: true
   }
 }
 
@@ -30,7 +33,7 @@ export function requireKeys(app: FastifyInstance, config: Pick<Config, 'api_keys
     // A webhook has no key of ours: its signature says who it is from.
     if (url === '/api/webhooks/stripe') return
     // The route's own path: the router also finds it by `/%61pi/…` and by an absolute URL.
-    if (!url.startsWith('/api/')) return
+    if (!url.startsWith('/api/') && !route.keyed) return
     const [, bearer] = /^Bearer\s+(\S+)$/i.exec(request.headers.authorization ?? '') ?? []
     const header = request.headers['x-api-key']
     const key = bearer ?? (Array.isArray(header) ? header[0] : header) ?? ''

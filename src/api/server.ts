@@ -74,6 +74,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       metrics.fencing_rejections.inc()
       stats.fenced()
     },
+    lab: config.lab ? { pause_ms: config.lab_pause_ms } : undefined,
     health: {
       metrics,
       breakers: [postgres, taking],

@@ -37,6 +37,10 @@ export interface Config {
   /** resource type, or '*' for all others → milliseconds after which a lease that is still held is warned of */
   readonly expected_hold_ms: ReadonlyMap<string, number>
   readonly shutdown_ms: number
+  /** The lab's routes, unsafe on purpose: never in production. */
+  readonly lab: boolean
+  /** milliseconds between the read and the write of the lab's unsafe routes */
+  readonly lab_pause_ms: number
   readonly log_level: string
   readonly payments: Payments
   /** Traces go to a collector. How many the SDK reads itself (OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG) and more. */
@@ -191,7 +195,8 @@ const LEASE_TTL_MS = 5_000
 export function readConfig(env: Env): Config {
   const production = choice(env, 'NODE_ENV', ['production', 'development', 'test']) === 'production'
   const lease_ttl_ms = integer(env, 'LEASE_TTL_MS', 200, 600_000) ?? LEASE_TTL_MS
-  if (choice(env, 'LAB', ['0', '1']) === '1' && production) throw new ConfigError('LAB', 'must not be 1 in production')
+  const lab = (choice(env, 'LAB', ['0', '1']) ?? (production ? '0' : '1')) === '1'
+  if (lab && production) throw new ConfigError('LAB', 'must not be 1 in production')
   return {
     production,
     port: integer(env, 'PORT', 0, 65_535) ?? 3000,
@@ -208,6 +213,8 @@ export function readConfig(env: Env): Config {
     booking_accept_s: integer(env, 'BOOKING_ACCEPT_SECONDS', 1, 86_400) ?? 30,
     expected_hold_ms: millisecondsByType(env, 'LOCK_EXPECTED_HOLD_MS', EXPECTED_HOLD_MS),
     shutdown_ms: integer(env, 'SHUTDOWN_MS', 100, 600_000) ?? 15_000,
+    lab,
+    lab_pause_ms: integer(env, 'LAB_PAUSE_MS', 0, 10_000) ?? 100,
     log_level: choice(env, 'LOG_LEVEL', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']) ?? 'info',
     payments: payments(env),
     tracing: tracing(env),

@@ -374,3 +374,39 @@ export const lockReleases = pgTable(
     ),
   ],
 )
+
+/**
+ * The lab's own tables. Its unsafe routes read and write here without any guard, so nothing here may be forbidden, and
+ * nothing that is for sale may depend on it.
+ */
+export const labCounts = pgTable(
+  'lab_counts',
+  {
+    /** The resource that the safe side sells, and this row's own number stands for on the unsafe side. */
+    ref: ref('ref').primaryKey(),
+    /** What both sides were last reset to. */
+    start: units('start').notNull(),
+    /** What the unsafe side has left; below zero when it sold more than there was. */
+    unsafe: units('unsafe').notNull(),
+    /** The side that was used last since the reset. */
+    side: text('side').$type<'unsafe' | 'safe'>(),
+  },
+  (t) => [check('lab_counts_side_check', sql`${t.side} IN ('unsafe', 'safe')`)],
+)
+
+export const labOrders = pgTable('lab_orders', {
+  id: text('id').primaryKey(),
+  /** The worker that wrote it last, by its number: with `fence <= token` in the WHERE clause, and without. */
+  guarded_by: smallint('guarded_by'),
+  unguarded_by: smallint('unguarded_by'),
+  unguarded_writes: integer('unguarded_writes').notNull().default(0),
+  fence: units('fence').notNull().default(0),
+})
+
+export const labDrivers = pgTable('lab_drivers', {
+  id: text('id').primaryKey(),
+  /** Who rides; null when the driver is free. */
+  rider: text('rider'),
+  /** Riders who were promised this driver since the reset. */
+  rides: integer('rides').notNull().default(0),
+})

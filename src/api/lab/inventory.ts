@@ -1,0 +1,118 @@
+/** Stock, in the tutorial's shapes. Invariant: both routes of the pair take and give the same; what stands behind them differs. */
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import type { FastifyInstance } from 'fastify'
+import Type from 'typebox'
+import { answers, problems } from '../http.ts'
+import {
+  bodyMayBeLeftOut,
+  busy,
+  Duration,
+  idParam,
+  KEYED,
+  Left,
+  MAX_START,
+  Message,
+  named,
+  notInTime,
+  refusals,
+  SIDES,
+  Success,
+  since,
+  TAGS,
+  whyNot,
+} from './answers.ts'
+import type { Counter, Counters } from './counter.ts'
+
+const MAX_QUANTITY = 1_000_000
+const START = 10
+
+const product = (id: string): Counter => {
+  return { ref: `lab-product:${id}`, name: `Lab product ${id}`, start: START, write: 'relative' }
+}
+const Id = idParam('product_id')
+const Refused = Type.Object({ error: Type.String() })
+
+export function inventoryRoutes(instance: FastifyInstance, counters: Counters): void {
+  const app = instance.withTypeProvider<TypeBoxTypeProvider>()
+
+  for (const side of SIDES) {
+    app.post(
+      `/purchase/${side.lock}-lock/:product_id`,
+      {
+        config: KEYED,
+        preValidation: bodyMayBeLeftOut,
+        schema: {
+          operationId: named('labPurchase', side),
+          tags: TAGS,
+          summary: `Inventory, ${side.summary}`,
+          params: Id,
+          body: Type.Object(
+            { quantity: Type.Integer({ minimum: 1, maximum: MAX_QUANTITY, default: 1 }) },
+            { examples: [{ quantity: 1 }] },
+          ),
+          response: {
+            200: answers(
+              Type.Object({ success: Success, message: Message, duration: Duration, remaining_stock: Left }),
+              'Bought',
+            ),
+            ...refusals(Refused, { error: 'Out of stock' }, 413, 415, notInTime),
+          },
+        },
+      },
+      async (request, reply) => {
+        const started_ms = performance.now()
+        const taken = await side.take(counters, product(request.params.product_id), request.body.quantity)
+        if (!taken.taken) return reply.code(400).send({ error: whyNot(taken, 'Out of stock') })
+        const message = `Purchase successful (${side.told})`
+        return { success: true, message, duration: since(started_ms), remaining_stock: taken.left }
+      },
+    )
+  }
+
+  app.get(
+    '/stock/:product_id',
+    {
+      config: KEYED,
+      schema: {
+        operationId: 'labGetStock',
+        tags: TAGS,
+        summary: 'What the side that was used last has left',
+        description: `A product that was never reset has ${START}.`,
+        params: Id,
+        response: {
+          200: answers(Type.Object({ productId: Type.String(), stock: Left }), 'The stock'),
+          ...problems(400),
+        },
+      },
+    },
+    async ({ params: { product_id } }) => {
+      return { productId: product_id, stock: (await counters.read(product(product_id))).left }
+    },
+  )
+
+  app.post(
+    '/stock/:product_id/reset',
+    {
+      config: KEYED,
+      preValidation: bodyMayBeLeftOut,
+      schema: {
+        operationId: 'labResetStock',
+        tags: TAGS,
+        summary: 'Both sides have this much',
+        params: Id,
+        body: Type.Object(
+          { stock: Type.Integer({ minimum: 0, maximum: MAX_START, default: START }) },
+          { examples: [{ stock: START }] },
+        ),
+        response: {
+          200: answers(Type.Object({ message: Message, productId: Type.String(), stock: Type.Integer() }), 'Reset'),
+          ...problems(400, busy, 413, 415),
+        },
+      },
+    },
+    async ({ params: { product_id }, body: { stock } }) => {
+      await counters.reset(product(product_id), stock)
+      return { message: 'Stock reset', productId: product_id, stock }
+    },
+  )
+}

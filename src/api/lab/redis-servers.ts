@@ -1,0 +1,91 @@
+/**
+ * Private Redis servers for a demonstration. Invariant: whatever ends this process or the demonstration, but SIGKILL,
+ * ends them too; they keep nothing on disk and listen on no port.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Redis } from 'ioredis'
+import { Problem } from '../../shared/problem.ts'
+
+/** Milliseconds for a server to answer. */
+const READY_MS = 5_000
+/** Milliseconds between attempts to reach a server. */
+const RETRY_MS = 20
+
+export interface PrivateRedis {
+  /** as Redlock wants it: nothing is kept for a server that is away */
+  redis: Redis
+  /** SIGKILL; resolves when it is gone */
+  stop(): Promise<void>
+}
+
+export interface PrivateServers {
+  servers: PrivateRedis[]
+  close(): Promise<void>
+}
+
+/** Aborting the signal kills them, at whatever stage. @throws Problem 503 when redis-server is not installed or does not start */
+export async function startRedisServers(count: number, signal: AbortSignal): Promise<PrivateServers> {
+  const folder = await mkdtemp(join(tmpdir(), 'holdfast-lab-'))
+  const children: ChildProcess[] = []
+  const kill = () => {
+    for (const child of children) child.kill('SIGKILL')
+  }
+  process.on('exit', kill)
+  signal.addEventListener('abort', kill)
+  const servers: PrivateRedis[] = []
+  const close = async () => {
+    for (const { redis } of servers) redis.disconnect()
+    await Promise.all(servers.map((server) => server.stop()))
+    process.off('exit', kill)
+    signal.removeEventListener('abort', kill)
+    await rm(folder, { recursive: true, force: true })
+  }
+  try {
+    const ready: Promise<unknown>[] = []
+    for (let n = 1; n <= count; n++) {
+      // A socket in a folder of its own: no port that somebody else could take first.
+      const path = join(folder, `${n}.sock`)
+      const settings = ['--port', '0', '--unixsocket', path, '--save', '', '--appendonly', 'no', '--dir', folder]
+      const child = spawn('redis-server', settings, { stdio: 'ignore' })
+      children.push(child)
+      const gone = new Promise<void>((resolve) => {
+        child.once('exit', () => resolve())
+        child.once('error', () => resolve())
+      })
+      const redis = new Redis({
+        path,
+        enableOfflineQueue: false,
+        maxRetriesPerRequest: 0,
+        autoResubscribe: false,
+        autoResendUnfulfilledCommands: false,
+        retryStrategy: () => RETRY_MS,
+      })
+      redis.on('error', () => {})
+      const stop = async () => {
+        child.kill('SIGKILL')
+        await gone
+      }
+      servers.push({ redis, stop })
+      // No `once` of node:events: it would reject at the first attempt, when the socket is not there yet.
+      const answering = new Promise<void>((resolve) => {
+        redis.once('ready', resolve)
+      })
+      const late = Promise.race([gone, sleep(READY_MS, undefined, { ref: false })])
+      const missing = late.then(() => {
+        throw new Problem(503, 'redis_server_missing', 'redis-server is not installed, or does not start here.')
+      })
+      missing.catch(() => {})
+      ready.push(Promise.race([answering, missing]))
+    }
+    if (signal.aborted) kill()
+    await Promise.all(ready)
+    return { servers, close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
