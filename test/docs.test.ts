@@ -117,6 +117,8 @@ const browserPath = process.env.CHROMIUM ?? PLACES.find((path) => existsSync(pat
 const ARGS = `--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
   --disable-component-update --disable-sync`.split(/\s+/)
 
+// A browser that draws in software takes half a second of two cores for each example, and several on a busy machine.
+t.setTimeout(300_000)
 // One of the next two runs, for both change the sample purchases. Without a browser the first stands in for the second:
 // it sends what Swagger UI would fill in.
 const without = { skip: browserPath !== '' && 'there is a Chromium: the next test presses them' }
