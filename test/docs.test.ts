@@ -146,20 +146,28 @@ t.test('every example is answered with 2xx when Execute is pressed in Swagger UI
   await page.goto(url)
   await page.waitForSelector('.opblock')
   t.equal(await page.locator('.opblock').count(), operations.length)
-  for (const { path, operation } of operations) {
-    const { operationId, tags } = operation
-    const asked = new RegExp(`^${path.replace(/\{\w+\}/g, '[^/]+')}$`)
-    const block = page.locator(`#operations-${tags[0]}-${operationId}`)
-    await block.locator('.opblock-summary-control').click()
-    const request = page.waitForResponse((response) => asked.test(new URL(response.url()).pathname))
-    await block.getByRole('button', { name: 'Execute' }).click()
-    const response = await request
-    t.ok(response.ok(), `${operationId}: ${response.request().method()} ${response.url()} → ${response.status()}`)
-    await block
-      .locator('.live-responses-table .response-col_status')
-      .filter({ hasText: String(response.status()) })
-      .waitFor()
-    await block.locator('.opblock-summary-control').click()
+  // One tag at a time: Swagger UI reads the whole document anew for each operation that is opened.
+  for (const tag of new Set(operations.map(({ operation }) => operation.tags[0]))) {
+    const own = operations.filter(({ operation }) => operation.tags[0] === tag)
+    const paths = Object.fromEntries(own.map(({ path }) => [path, document.paths[path]]))
+    await page.route('**/docs/json', (route) => route.fulfill({ json: { ...document, paths } }))
+    await page.goto(`${url}/docs/`)
+    for (const { path, operation } of own) {
+      const { operationId } = operation
+      const asked = new RegExp(`^${path.replace(/\{\w+\}/g, '[^/]+')}$`)
+      const block = page.locator(`#operations-${tag}-${operationId}`)
+      await block.locator('.opblock-summary-control').click()
+      const request = page.waitForResponse((response) => asked.test(new URL(response.url()).pathname))
+      await block.getByRole('button', { name: 'Execute' }).click()
+      const response = await request
+      t.ok(response.ok(), `${operationId}: ${response.request().method()} ${response.url()} → ${response.status()}`)
+      await block
+        .locator('.live-responses-table .response-col_status')
+        .filter({ hasText: String(response.status()) })
+        .waitFor()
+      await block.locator('.opblock-summary-control').click()
+    }
+    await page.unrouteAll()
   }
   t.same(complaints, [], 'and the page has nothing to complain about')
 })
