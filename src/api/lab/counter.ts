@@ -148,6 +148,8 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
   /** One transaction: what the safe side lacks is stocked up, or taken out, and the unsafe side starts anew. */
   async function refill(ref: string, start: number, token: number): Promise<void> {
     await client.begin(async (tx) => {
+      // First, as in use(), whose INSERT waits for whoever is changing the resource.
+      await run(tx, sql`UPDATE lab_counts SET start = ${start}, unsafe = ${start}, side = NULL WHERE ref = ${ref}`)
       const [row] = await run<{ available: number }>(
         tx,
         sql`SELECT available FROM resources WHERE ref = ${ref} AND kind = 'units' FOR NO KEY UPDATE`,
@@ -170,7 +172,6 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
           sql`INSERT INTO movements (resource, delta, reason, fence) VALUES (${ref}, ${delta}, 'lab reset', ${token})`,
         )
       }
-      await run(tx, sql`UPDATE lab_counts SET start = ${start}, unsafe = ${start}, side = NULL WHERE ref = ${ref}`)
     })
   }
 }
