@@ -241,7 +241,7 @@ t.test(
       const all = await Promise.all([2, 1, 0].map((i) => attempt(i)))
       // In line, the others' places go to the first as they are given back; who does not wait asks again by itself.
       let first = all.find((answer) => answer?.granted)
-      while (place_ttl_ms > 0 && !first && performance.now() - started < 1000) {
+      while (place_ttl_ms > 0 && !first && performance.now() - started < 10_000) {
         const answer = await attempt(0, 1)
         if (answer?.granted) first = answer
       }
