@@ -1,17 +1,15 @@
 -- Takes several locks in one step, or none of them. Without waiting, so none that somebody else waits for.
--- KEYS 1 a lock  2... further locks of the same Cluster slot; on a Cluster their index comes second (see line.lua)
--- ARGV 1 above: every token must exceed it  2 where the further locks begin in KEYS; then for each lock: id, ttl_ms
+-- KEYS 1 a lock  2 their index (see line.lua)  3... further locks, of the same Cluster slot
+-- ARGV 1 above: every token must exceed it; then for each lock: id, ttl_ms
 -- Returns {1, token...}, or {0, which, waiting, free_in_ms, holder}
 local now_us = server_us()
 local now_ms = ms(now_us)
 local locks = { KEYS[1] }
--- On one Redis the second key is a lock, and no index.
-if ARGV[2] == '2' then INDEX = index_beside(KEYS[1]) end
-for i = tonumber(ARGV[2]), #KEYS do locks[#locks + 1] = KEYS[i] end
+for i = 3, #KEYS do locks[#locks + 1] = KEYS[i] end
 
 for i, lock in ipairs(locks) do
   on(lock)
-  local id = ARGV[2 * i + 1]
+  local id = ARGV[2 * i]
   local held = call('GET', LOCK)
   if not held and call('EXISTS', QUEUE) == 1 then
     hand_over(now_us)
@@ -29,7 +27,7 @@ end
 local answer = { 1 }
 for i, lock in ipairs(locks) do
   on(lock)
-  local id, ttl_ms = ARGV[2 * i + 1], ARGV[2 * i + 2]
+  local id, ttl_ms = ARGV[2 * i], ARGV[2 * i + 1]
   local value = call('HGET', SHARE, id)
   local held = call('GET', LOCK)
   if is_mine(held, id) then

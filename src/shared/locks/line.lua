@@ -11,10 +11,7 @@
 --      :share   hash, id -> "token since_us" of the same
 -- An id is "<x | s | p and a limit> <ttl_ms> <channel of its process>/<seat>-<uuid> <owner>".
 local call = redis.call
-local function index_beside(lock)
-  return string.match(lock, '^(.-)lock:{') .. 'lock:index'
-end
-local INDEX = KEYS[2] or index_beside(KEYS[1])
+local INDEX = KEYS[2] or string.match(KEYS[1], '^(.-)lock:{') .. 'lock:index'
 local LOCK, FENCE, QUEUE, ALIVE, UNTIL, SHARE
 
 -- A script works on one resource at a time.

@@ -9,8 +9,9 @@ import keySlot from 'cluster-key-slot'
 import type { Cluster, Redis } from 'ioredis'
 
 export interface RedisIndex {
-  /** On a Cluster, for the scripts; elsewhere they know it. */
-  keyOf?(resource: string): string
+  keyOf(resource: string): string
+  /** Does a script of one resource find the name by itself? On a Cluster it is told. */
+  implied: boolean
   /** Groups of resources that one script may work on. */
   together(resources: readonly string[]): string[][]
   list(): Promise<string[]>
@@ -36,6 +37,8 @@ async function entries(redis: Redis | Cluster, key: string, prefix: string, now_
 function ofOne(redis: Redis | Cluster, prefix: string): RedisIndex {
   const key = `${prefix}lock:index`
   return {
+    keyOf: () => key,
+    implied: true,
     together: (resources) => (resources.length > 0 ? [[...resources]] : []),
     list: async () => await entries(redis, key, prefix, await serverMs(redis)),
   }
@@ -58,6 +61,7 @@ function ofCluster(redis: Redis | Cluster, prefix: string): RedisIndex {
   const slotOf = (resource: string) => keySlot(`${prefix}lock:{${resource}}`)
 
   return {
+    implied: false,
     keyOf(resource) {
       const slot = slotOf(resource)
       if (Date.now() - (told.get(slot) ?? 0) > RETELL_MS) {

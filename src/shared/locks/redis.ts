@@ -56,7 +56,7 @@ export function createRedisBackend(redis: Redis | Cluster, prefix: string, repli
   let subscriber: Redis | Cluster | undefined
   const keysOf = (resource: string) => {
     const lock = lockKey(prefix, resource)
-    return index.keyOf ? [lock, index.keyOf(resource)] : [lock]
+    return index.implied ? [lock] : [lock, index.keyOf(resource)]
   }
 
   const backend: Backend = {
@@ -75,11 +75,11 @@ export function createRedisBackend(redis: Redis | Cluster, prefix: string, repli
     together: index.together,
 
     attemptAll(attempts) {
-      const [first = [], ...others] = attempts.map(({ resource }) => keysOf(resource))
-      const keys = [...first, ...others.flatMap(([lock = '']) => lock)]
+      const [first = '', ...others] = attempts.map(({ resource }) => resource)
+      const keys = [lockKey(prefix, first), index.keyOf(first), ...others.map((one) => lockKey(prefix, one))]
       const above = Math.max(0, ...attempts.map((one) => one.above))
       const asked = attempts.flatMap(({ id, ttl_ms }) => [id, ttl_ms])
-      return run(ACQUIRE_ALL, readAll, keys, above, first.length + 1, ...asked)
+      return run(ACQUIRE_ALL, readAll, keys, above, ...asked)
     },
 
     extend: (resource, id, ttl_ms) => run(EXTEND, readExtend, keysOf(resource), id, ttl_ms),
