@@ -1,8 +1,9 @@
 /** Locks on an etcd that hangs, dies, forgets, or whose answers are lost; and on waiters and holders that die. */
-import { type ChildProcess, fork } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import t from 'tap'
 import type { Lease } from '../src/shared/locks/lease.ts'
+import { forkWaiter } from './lock-servers.ts'
 import { startEtcd } from './locks-etcd.ts'
 import { startProxy } from './locks-redis.ts'
 import { until } from './world.ts'
@@ -139,11 +140,7 @@ for (const { what, ttl_ms, leases } of [
 t.test('SIGKILL of the holder and the three in front of ten costs one TTL of the server', async (t) => {
   const ttl_ms = 3000
   const locks = server.locks({ ttl_ms: 6000 })
-  const children: ChildProcess[] = upTo(4).map(() =>
-    fork(new URL('./locks-waiter-etcd.ts', import.meta.url), [String(server.port), String(ttl_ms)], {
-      execArgv: ['--import=tsx'],
-    }),
-  )
+  const children: ChildProcess[] = upTo(4).map(() => forkWaiter({ kind: 'etcd', ports: [server.port] }, ttl_ms))
   t.teardown(() => {
     for (const child of children) child.kill('SIGKILL')
   })

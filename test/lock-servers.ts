@@ -2,6 +2,7 @@
  * The lock servers that the conformance suite runs on: real processes, which a test may freeze and whose connections it
  * may cut. The invariant: what a server started is gone after its stop, also what it froze.
  */
+import { type ChildProcess, fork } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -156,6 +157,12 @@ export interface LockServer {
   /** The answer that comes over the wire after so many others is lost, and its connection with it; until then 'waiting'. */
   loseAnswer(after: number): { state: 'waiting' | 'lost' }
   stop(): Promise<void>
+}
+
+/** A process of its own that stands in line: see locks-waiter.ts. */
+export function forkWaiter(address: Address, ttl_ms: number): ChildProcess {
+  const args = [JSON.stringify(address), String(ttl_ms)]
+  return fork(new URL('./locks-waiter.ts', import.meta.url), args, { execArgv: ['--import=tsx'] })
 }
 
 export async function startLockServer(kind: KindName): Promise<LockServer> {

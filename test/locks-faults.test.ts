@@ -1,8 +1,9 @@
-import { type ChildProcess, fork } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { createLocks } from '../src/shared/locks/redis.ts'
+import { forkWaiter } from './lock-servers.ts'
 import { type OwnRedis, startProxy, startRedis } from './locks-redis.ts'
 
 type Scope = { teardown(done: () => unknown): void }
@@ -33,9 +34,7 @@ t.test('SIGKILL of five of twenty waiters, all at the front, costs less than one
   const holder = await locks.acquire('killed:1')
   const children: ChildProcess[] = []
   for (let n = 0; n < 5; n++) {
-    const child = fork(new URL('./locks-waiter.ts', import.meta.url), [String(server.port), String(ttl_ms)], {
-      execArgv: ['--import=tsx'],
-    })
+    const child = forkWaiter({ kind: 'redis', ports: [server.port] }, ttl_ms)
     t.teardown(() => child.kill('SIGKILL'))
     children.push(child)
   }
@@ -68,9 +67,7 @@ t.test('a frozen waiter is passed over, and is back in front when it thaws', asy
   const locks = createLocks({ redis, ttl_ms: 600 })
   t.teardown(() => locks.close())
   const holder = await locks.acquire('frozen:1')
-  const child = fork(new URL('./locks-waiter.ts', import.meta.url), [String(server.port), '600'], {
-    execArgv: ['--import=tsx'],
-  })
+  const child = forkWaiter({ kind: 'redis', ports: [server.port] }, 600)
   t.teardown(() => child.kill('SIGKILL'))
   await once(child, 'message')
   child.send('frozen:1')

@@ -1,12 +1,10 @@
 /** A process that stands in line. Told the resource over IPC, it waits, says 'served', and lets go when told so. */
 import { once } from 'node:events'
-import { Redis } from 'ioredis'
-import { createLocks } from '../src/shared/locks/redis.ts'
+import { type Address, openAt } from './lock-servers.ts'
 
-const [port, ttl_ms] = process.argv.slice(2).map(Number) as [number, number]
-const redis = new Redis({ host: '127.0.0.1', port })
-const locks = createLocks({ redis, ttl_ms })
-await redis.ping()
+const [address = '', ttl_ms] = process.argv.slice(2)
+const { locks, disconnect } = await openAt(JSON.parse(address) as Address, Number(ttl_ms))
+await locks.inspect('connected:1')
 process.send?.('ready')
 const [resource] = (await once(process, 'message')) as [string]
 await locks.withLease(resource, { wait_ms: 60_000 }, async () => {
@@ -15,5 +13,5 @@ await locks.withLease(resource, { wait_ms: 60_000 }, async () => {
   await told
 })
 await locks.close()
-redis.disconnect()
+disconnect()
 process.disconnect()
