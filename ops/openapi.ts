@@ -19,7 +19,8 @@ const absent = <T extends object>(name: string): T =>
 
 async function render(): Promise<string> {
   const app = await buildApp({
-    config: { api_keys: [], admin_keys: [] },
+    config: { api_keys: [], admin_keys: [], rate_limit: undefined, cors_origins: [], redis_prefix: '' },
+    rates: undefined,
     log: pino({ enabled: false }),
     client: absent('client'),
     locks: absent('locks'),

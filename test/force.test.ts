@@ -4,6 +4,7 @@ import { fastify } from 'fastify'
 import { Redis } from 'ioredis'
 import t from 'tap'
 import { requireKeys } from '../src/api/auth.ts'
+import { readConfig } from '../src/shared/config.ts'
 import { LeaseLostError } from '../src/shared/locks/lease.ts'
 import { createLocks } from '../src/shared/locks/redis.ts'
 import type { Problem } from '../src/shared/problem.ts'
@@ -172,7 +173,7 @@ t.test('only an admin may', async (t) => {
 
 t.test('with ADMIN_KEYS alone, what is for admins needs a key, the rest needs none', async (t) => {
   const app = fastify()
-  requireKeys(app, { api_keys: [], admin_keys: ['admin-key'] })
+  requireKeys(app, { api_keys: [], admin_keys: readConfig({ ...world.env, ADMIN_KEYS: 'admin-key' }).admin_keys })
   app.get('/api/locks', async (request) => request.caller)
   app.delete('/api/locks/x', { config: { admin: true } }, async (request) => request.caller)
   app.setErrorHandler((error: Problem, _request, reply) => reply.code(error.status).send(error.code))

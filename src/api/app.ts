@@ -29,6 +29,7 @@ import { isPlainText, PLAIN_TEXT } from './http.ts'
 import { type LabDeps, labRoutes } from './lab.ts'
 import { type LeaseRoutesDeps, leaseRoutes } from './leases.ts'
 import { type LockRoutesDeps, lockRoutes } from './locks.ts'
+import { type ProtectDeps, protect } from './protect.ts'
 import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './purchases.ts'
 import { lockBusy, type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './resources.ts'
 import { type WebhookRoutesDeps, webhookRoutes } from './webhooks.ts'
@@ -43,8 +44,9 @@ export interface AppDeps
     WebhookRoutesDeps,
     LeaseRoutesDeps,
     LockRoutesDeps,
-    LabDeps {
-  config: Pick<Config, 'api_keys' | 'admin_keys'>
+    LabDeps,
+    ProtectDeps {
+  config: Pick<Config, 'api_keys' | 'admin_keys'> & ProtectDeps['config']
   health: Health
   log: Log
   /** before the routes; absent: requests are not traced */
@@ -73,6 +75,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   errors(app, log)
   bodies(app)
   requireKeys(app, config)
+  await protect(app, deps)
   for (const schema of [ProblemSchema, ResourceSchema, PurchaseSchema, BookingSchema]) app.addSchema(schema)
   await document(app)
   healthRoutes(app, health)
@@ -194,8 +197,10 @@ const UNREADABLE: Record<string, [number, string, string]> = {
 function errors(app: FastifyInstance, log: Log): void {
   app.setErrorHandler((error, request, reply) => {
     const problem = toProblem(error)
-    if (problem.status === 500) log.error({ error, method: request.method, url: request.url }, 'request failed')
-    else log.debug({ error, method: request.method, url: request.url }, 'request refused')
+    // Without the query: it may name a customer.
+    const { url = request.url } = request.routeOptions
+    if (problem.status === 500) log.error({ error, method: request.method, url }, 'request failed')
+    else log.debug({ error, method: request.method, url }, 'request refused')
     return send(problem, request, reply)
   })
   app.setNotFoundHandler((request, reply) =>

@@ -1,10 +1,11 @@
 /**
- * API keys. Invariant: with API_KEYS, no route of /api and none that is keyed answers without one of them or an admin's;
- * with ADMIN_KEYS, a route for admins answers to nobody else. Keys that are not configured are not asked for: then everyone
- * is the same caller.
+ * API keys. Invariant: with API_KEYS, no route of /api and none that is keyed answers without one of them that has the
+ * route's scope, or an admin's; with ADMIN_KEYS, a route for admins answers to nobody else. Keys that are not configured
+ * are not asked for: then everyone is the same caller.
  */
-import { createHash, timingSafeEqual } from 'node:crypto'
+import { timingSafeEqual } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { type ApiKey, digestOf, SCOPES, type Scope } from '../shared/api-keys.ts'
 import type { Config } from '../shared/config.ts'
 import { Problem } from '../shared/problem.ts'
 
@@ -21,11 +22,17 @@ declare module 'fastify' {
   }
 }
 
-const digest = (key: string) => createHash('sha256').update(key).digest()
+/** First part of a path under /api → the scopes of which a key needs one. What is not here is for admins. */
+const NEEDS: Readonly<Record<string, readonly Scope[]>> = {
+  resources: ['sell', 'book'],
+  purchases: ['sell'],
+  bookings: ['book'],
+  leases: ['lock'],
+  locks: ['lock'],
+}
 
 export function requireKeys(app: FastifyInstance, config: Pick<Config, 'api_keys' | 'admin_keys'>): void {
-  const keys = config.api_keys.map(digest)
-  const admins = config.admin_keys.map(digest)
+  const { api_keys: keys, admin_keys: admins } = config
   app.decorateRequest('caller', '')
   if (keys.length + admins.length === 0) return
   app.addHook('onRequest', async (request: FastifyRequest) => {
@@ -37,17 +44,24 @@ export function requireKeys(app: FastifyInstance, config: Pick<Config, 'api_keys
     const [, bearer] = /^Bearer\s+(\S+)$/i.exec(request.headers.authorization ?? '') ?? []
     const header = request.headers['x-api-key']
     const key = bearer ?? (Array.isArray(header) ? header[0] : header) ?? ''
-    const given = digest(key)
+    const given = digestOf(key)
     // Every key is compared, each in constant time: how long it takes tells nothing.
-    const known = (list: Buffer[]) => list.reduce((found, one) => timingSafeEqual(one, given) || found, false)
+    const known = (list: readonly ApiKey[]) =>
+      list.reduce<ApiKey | undefined>((found, one) => (timingSafeEqual(one.digest, given) ? one : found), undefined)
     const [user, admin] = [known(keys), known(admins)]
     if (user || admin) request.caller = given.toString('base64url').slice(0, 22)
     else if (keys.length > 0) throw unauthorized()
-    if (!route.admin || admin || admins.length === 0) return
-    throw key === '' ? unauthorized() : forbidden()
+    if (admin) return
+    if (route.admin && admins.length > 0) throw key === '' ? unauthorized() : forbidden()
+    const needs = route.keyed || route.admin ? SCOPES : (NEEDS[url.split('/')[2] ?? ''] ?? [])
+    if (user && !needs.some((scope) => user.scopes.includes(scope))) throw outOfScope(needs)
   })
 }
 
 const unauthorized = () =>
   new Problem(401, 'unauthorized', 'Send an API key as `Authorization: Bearer …` or `X-Api-Key`.')
 export const forbidden = () => new Problem(403, 'admin_required', 'This needs one of the keys in ADMIN_KEYS.')
+const outOfScope = (needs: readonly Scope[]) =>
+  needs.length === 0
+    ? forbidden()
+    : new Problem(403, 'scope_required', `This needs a key with the scope ${needs.join(' or ')}.`, { scopes: needs })

@@ -79,7 +79,7 @@ const PROBLEMS: Record<number, [description: string, example: Problem]> = {
   ],
   401: ['No valid API key', new Problem(401, 'unauthorized', 'Send an API key.')],
   402: ['The payment failed', new Problem(402, 'payment_declined', 'The purchase failed: payment_declined.')],
-  403: ['The API key is no admin key', forbidden()],
+  403: ['The API key is not good for this', forbidden()],
   404: ['Not found', new Problem(404, 'not_found', 'There is no resource product:9.')],
   409: ['The state does not allow it; `code` says why', new Problem(409, 'conflict', 'The state does not allow it.')],
   410: ['The lease has ended', new Problem(410, 'lease_lost', 'The lease is lost: expired.')],
@@ -91,6 +91,10 @@ const PROBLEMS: Record<number, [description: string, example: Problem]> = {
     new Problem(422, 'idempotency_key_reused', 'This Idempotency-Key was used with another body.'),
   ],
   428: ['If-Match is missing', new Problem(428, 'if_match_required', 'product:1 exists: send its ETag in If-Match.')],
+  429: [
+    'More requests a second than RATE_LIMIT; Retry-After says when',
+    new Problem(429, 'rate_limited', 'More than 100 requests a second.', { retry_after: 1 }),
+  ],
   500: ['A fault of the server', new Problem(500, 'internal_error', 'A fault of the server; it was logged.')],
   503: [
     'Postgres or this process cannot take it now; Retry-After says when',
@@ -98,13 +102,13 @@ const PROBLEMS: Record<number, [description: string, example: Problem]> = {
   ],
 }
 
-/** Responses of these statuses (or of these examples) as problems; 401, 500 and 503 can come from every route. */
+/** Responses of these statuses (or of these examples) as problems; the other five can come from every route. */
 export function problems(...wanted: (number | Problem)[]) {
-  const entries = [...wanted, 401, 500, 503].map((one) => {
+  const entries = [...wanted, 401, 403, 429, 500, 503].map((one) => {
     const status = typeof one === 'number' ? one : one.status
     const [description, common] = PROBLEMS[status] ?? ['Problem', new Problem(status, 'problem', 'Problem')]
     const example = problemBody(typeof one === 'number' ? common : one, '/api/…')
-    const headers = status === 503 ? { headers: { 'retry-after': HEADERS['retry-after'] } } : {}
+    const headers = status === 429 || status === 503 ? { headers: { 'retry-after': HEADERS['retry-after'] } } : {}
     const content = { 'application/problem+json': { schema: Type.Ref('Problem'), example } }
     return [status, { description, ...headers, content }]
   })

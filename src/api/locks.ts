@@ -164,7 +164,7 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
           },
           { additionalProperties: false },
         ),
-        response: { 200: answers(TakenSchema, 'Taken away'), ...problems(400, 403, 413, 415) },
+        response: { 200: answers(TakenSchema, 'Taken away'), ...problems(400, 413, 415) },
       },
     },
     async (request) => {

@@ -53,6 +53,8 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const intake = createIntake<NewPurchase>(PURCHASES, { database_url, breaker: taking, log, nudge })
   const bookings = createIntake<NewBooking>(BOOKINGS, { database_url, breaker: taking, log, nudge })
   const traces = config.tracing ? await openTraces({ service: 'holdfast-api', redis, prefix: redis_prefix }) : undefined
+  // Redis may hang: then nobody is counted, and a request is a tenth of a second late.
+  const rates = config.rate_limit === undefined ? undefined : openRedis(redis_url, log, { commandTimeout: 100 })
   let stopping = false
   const app = await buildApp({
     config,
@@ -60,6 +62,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     client,
     locks,
     modes,
+    rates,
     stats,
     intake: traceTaking(intake, traces),
     bookings: traceTaking(bookings, traces),
@@ -98,6 +101,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       await stats.close()
       await traces?.close()
       redis.disconnect()
+      rates?.disconnect()
       postgres.close()
       taking.close()
       await db.close()

@@ -2,6 +2,7 @@
  * The one module that reads the environment. Invariant: a process that runs has a valid configuration; a wrong
  * variable stops it at start, with the variable's name.
  */
+import { type ApiKey, readKey } from './api-keys.ts'
 import { TYPE_PATTERN } from './resource.ts'
 
 /** Where the locks are; each backend with what it needs. */
@@ -26,8 +27,13 @@ export interface Config {
   /** Put before every Redis key and channel, so that several Holdfasts share one Redis. */
   readonly redis_prefix: string
   readonly lock: LockConfig
-  readonly api_keys: readonly string[]
-  readonly admin_keys: readonly string[]
+  readonly api_keys: readonly ApiKey[]
+  /** Good for everything. */
+  readonly admin_keys: readonly ApiKey[]
+  /** requests a second of one key, or of one address where keys are not asked for; undefined: as many as they like */
+  readonly rate_limit: number | undefined
+  /** Origins whose pages may read our answers. */
+  readonly cors_origins: readonly string[]
   readonly worker_concurrency: number
   /** undefined: 9464, or any free port when that one is taken */
   readonly metrics_port: number | undefined
@@ -100,9 +106,25 @@ function url(env: Env, name: string, protocols: readonly string[]): string {
   return value
 }
 
-function keys(env: Env, name: string, production: boolean): readonly string[] {
+function keys(env: Env, name: 'API_KEYS' | 'ADMIN_KEYS', production: boolean): readonly ApiKey[] {
   const list = (text(env, name) ?? '').split(',').flatMap((key) => key.trim() || [])
   if (production && list.length === 0) throw new ConfigError(name, 'must be set in production')
+  return list.map((entry) => {
+    const key = readKey(entry)
+    if (typeof key === 'string') throw new ConfigError(name, key)
+    if (!key.everything && name === 'ADMIN_KEYS')
+      throw new ConfigError(name, 'takes no scopes: its keys may do everything')
+    return key
+  })
+}
+
+/** As browsers send them: scheme, host, port if it is not the scheme's. */
+function origins(env: Env, name: string): readonly string[] {
+  const list = (text(env, name) ?? '').split(',').flatMap((origin) => origin.trim() || [])
+  for (const origin of list) {
+    if (/^https?:/.test(origin) && URL.canParse(origin) && new URL(origin).origin === origin) continue
+    throw new ConfigError(name, `must be origins like https://shop.example, not ${JSON.stringify(origin)}`)
+  }
   return list
 }
 
@@ -207,6 +229,8 @@ export function readConfig(env: Env): Config {
     lock: lockConfig(env, lease_ttl_ms),
     api_keys: keys(env, 'API_KEYS', production),
     admin_keys: keys(env, 'ADMIN_KEYS', production),
+    rate_limit: integer(env, 'RATE_LIMIT', 1, 1_000_000),
+    cors_origins: origins(env, 'CORS_ORIGINS'),
     worker_concurrency: integer(env, 'WORKER_CONCURRENCY', 1, 1_000) ?? 16,
     metrics_port: integer(env, 'METRICS_PORT', 0, 65_535),
     lease_ttl_ms,

@@ -1,0 +1,68 @@
+/**
+ * What stands between a browser or a busy caller and the routes. Invariant: no page but our own runs script from us, no
+ * other origin reads an answer unless CORS_ORIGINS names it, and a limit that cannot be counted is not enforced: Redis may
+ * be away, and purchases are still taken.
+ */
+import cors from '@fastify/cors'
+import helmet from '@fastify/helmet'
+import rateLimit from '@fastify/rate-limit'
+import type { FastifyInstance } from 'fastify'
+import type { Redis } from 'ioredis'
+import type { Config } from '../shared/config.ts'
+import { Problem } from '../shared/problem.ts'
+
+export interface ProtectDeps {
+  config: Pick<Config, 'rate_limit' | 'cors_origins' | 'redis_prefix'>
+  /** for the limit's counts, with a time limit a command; undefined: nothing is counted */
+  rates: Redis | undefined
+}
+
+/** After the keys: the limit is of a key. */
+export async function protect(app: FastifyInstance, { config, rates }: ProtectDeps): Promise<void> {
+  await app.register(helmet, {
+    contentSecurityPolicy: {
+      useDefaults: false,
+      directives: {
+        defaultSrc: ["'self'"],
+        baseUri: ["'none'"],
+        formAction: ["'none'"],
+        frameAncestors: ["'none'"],
+        objectSrc: ["'none'"],
+        imgSrc: ["'self'", 'data:'],
+        // Swagger UI writes style attributes.
+        styleSrc: ["'self'", "'unsafe-inline'"],
+      },
+    },
+    // TLS ends at a proxy, and which of its names are on TLS for good is the proxy's to say.
+    hsts: false,
+    // For browsers and plugins that are gone, or of no meaning here: bytes of every answer.
+    dnsPrefetchControl: false,
+    originAgentCluster: false,
+    xDownloadOptions: false,
+    xPermittedCrossDomainPolicies: false,
+    xXssProtection: false,
+  })
+  if (config.cors_origins.length > 0) {
+    await app.register(cors, {
+      origin: [...config.cors_origins],
+      methods: ['GET', 'HEAD', 'POST', 'PUT', 'DELETE'],
+      exposedHeaders: ['ETag', 'Location', 'Retry-After', 'Preference-Applied', 'Idempotent-Replayed'],
+      maxAge: 600,
+    })
+  }
+  const { rate_limit: max } = config
+  if (max === undefined || rates === undefined) return
+  await app.register(rateLimit, {
+    max,
+    timeWindow: 1_000,
+    redis: rates,
+    nameSpace: `${config.redis_prefix}rate:`,
+    skipOnError: true,
+    enableDraftSpec: true,
+    // Health is asked by those who restart us, and never refused.
+    allowList: ({ routeOptions: { url } }) => url === '/livez' || url === '/readyz' || url === '/metrics',
+    keyGenerator: ({ caller, ip }) => caller || ip,
+    errorResponseBuilder: () =>
+      new Problem(429, 'rate_limited', `More than ${max} requests a second.`, { retry_after: 1 }),
+  })
+}

@@ -1,0 +1,34 @@
+/**
+ * API keys as they are configured. Invariant: a process keeps digests only, and a configuration may hold nothing else:
+ * whoever reads either cannot call the API with what it says.
+ */
+import { createHash } from 'node:crypto'
+
+/** What a key is good for: purchases (and resources), bookings (and resources), leases and locks. */
+export const SCOPES = ['sell', 'book', 'lock'] as const
+export type Scope = (typeof SCOPES)[number]
+
+export interface ApiKey {
+  /** SHA-256: keys are long and random, so that there is nothing to guess and no need of a slow hash */
+  readonly digest: Buffer
+  readonly scopes: readonly Scope[]
+  /** Its entry names no scopes. */
+  readonly everything: boolean
+}
+
+export const digestOf = (key: string) => createHash('sha256').update(key).digest()
+
+const SCOPE = SCOPES.join('|')
+const ENTRY = new RegExp(`^(?:((?:${SCOPE})(?:\\+(?:${SCOPE}))*):)?(sha256:)?(.*)$`)
+
+/**
+ * One entry: `key`, or `sha256:` and the 64 hexadecimal digits of its digest; either after `sell+lock:` when it is good for
+ * less than everything. A string says what is wrong, without the entry, which is a secret.
+ */
+export function readKey(entry: string): ApiKey | string {
+  const [, named, hashed, key = ''] = ENTRY.exec(entry) ?? []
+  if (key === '') return 'has an entry that names no key'
+  if (hashed && !/^[0-9a-f]{64}$/i.test(key)) return 'has a sha256: without its 64 hexadecimal digits'
+  const digest = hashed ? Buffer.from(key, 'hex') : digestOf(key)
+  return { digest, scopes: named ? (named.split('+') as Scope[]) : SCOPES, everything: !named }
+}
