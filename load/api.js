@@ -1,0 +1,83 @@
+// What the k6 scripts beside it have in common: where the API is, and how it is asked. It runs in k6, which is not Node.
+import http from 'k6/http'
+
+const BASE_URL = __ENV.BASE_URL || 'http://127.0.0.1:3000'
+const API_KEY = __ENV.API_KEY || ''
+
+/**
+ * A whole number that the run was given (`-e RATE=500`, in the Node runner also `--rate=500`), or `usual`.
+ * @param {string} name
+ * @param {number} usual
+ */
+export function whole(name, usual) {
+  const text = __ENV[name]
+  if (text === undefined || text === '') return usual
+  if (!/^[1-9]\d{0,8}$/.test(text)) throw new Error(`${name} is a whole number from 1, not ${text}`)
+  return Number(text)
+}
+
+/** Different in every run, so that none finds what another has left. */
+export const run = () => `${Date.now().toString(36)}-${Math.floor(Math.random() * 1e9).toString(36)}`
+
+/**
+ * The name is the tag by which requests are told apart in figures: their addresses have ids in them.
+ * @param {string} name
+ * @param {string} method
+ * @param {string} path
+ * @param {object} [body]
+ * @param {{ [name: string]: string }} [headers]
+ */
+export async function ask(name, method, path, body, headers) {
+  return await http.asyncRequest(method, `${BASE_URL}${path}`, body === undefined ? null : JSON.stringify(body), {
+    headers: Object.assign(
+      body === undefined ? {} : { 'content-type': 'application/json' },
+      API_KEY ? { 'x-api-key': API_KEY } : {},
+      headers,
+    ),
+    tags: { name },
+    timeout: '60s',
+  })
+}
+
+/**
+ * In setup and teardown: anything but this status ends the run.
+ * @param {number} status
+ * @param {Parameters<typeof ask>} request
+ * @returns {Promise<any>} the answer's body
+ */
+export async function must(status, ...request) {
+  const answer = await ask(...request)
+  if (answer.status === status) return answer.json()
+  throw new Error(
+    `${request[1]} ${BASE_URL}${request[2]} was answered ${answer.status}: ${answer.error || answer.body}`,
+  )
+}
+
+/**
+ * @param {string} ref `type:id`
+ * @param {number} total
+ * @param {number} [price] minor units
+ */
+export async function sell(ref, total, price = 100) {
+  const body = { name: ref, kind: 'units', total, price: { amount: price, currency: 'USD' } }
+  await must(201, 'setup', 'PUT', `/api/resources/${ref.replace(':', '/')}`, body)
+}
+
+/** @param {string} ref `type:id` */
+export async function calendar(ref) {
+  await must(201, 'setup', 'PUT', `/api/resources/${ref.replace(':', '/')}`, { name: ref, kind: 'calendar' })
+}
+
+/** @param {string} ref `type:id` */
+export const look = (ref) => must(200, 'teardown', 'GET', `/api/resources/${ref.replace(':', '/')}`)
+
+/**
+ * What an answer says about itself: `status` of what was made, or the `code` of a problem.
+ * @param {{ status: number, body: unknown, json(): any }} answer
+ * @returns {string}
+ */
+export function outcome(answer) {
+  if (answer.status === 0 || !answer.body) return `${answer.status}`
+  const { code, status } = answer.json()
+  return `${answer.status} ${code || status}`
+}

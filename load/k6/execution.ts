@@ -1,0 +1,31 @@
+/** `k6/execution`, as far as the scripts use it. */
+import { type Iteration, running } from './iteration.ts'
+
+function now(): Iteration {
+  const iteration = running.getStore()
+  if (!iteration) throw new Error('k6/execution tells of an iteration, and none runs here')
+  return iteration
+}
+
+export const scenario = {
+  get name() {
+    return now().scenario.name
+  },
+  get executor() {
+    return now().scenario.executor
+  },
+  get iterationInTest() {
+    return now().number
+  },
+}
+
+export const vu = {
+  get idInTest() {
+    return now().vu
+  },
+  get iterationInScenario() {
+    return now().of_vu
+  },
+}
+
+export default { scenario, vu }

@@ -1,0 +1,102 @@
+/** One scenario under way: starts what is due, on virtual users that are free. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Iteration } from './iteration.ts'
+import type { Scenario } from './scenarios.ts'
+
+/** Milliseconds between two looks at the clock: half the time between two iterations, within these. */
+const SHORTEST_MS = 1
+const LONGEST_MS = 50
+
+interface LoopOptions {
+  scenario: Scenario
+  /** Resolves when the iteration is over, and does not reject. */
+  iterate(iteration: Iteration): Promise<void>
+  nextVu(): number
+  dropped(count: number): void
+}
+
+export function createLoop({ scenario, iterate, nextVu, dropped }: LoopOptions) {
+  const free = Array.from({ length: scenario.vus }, () => ({ id: nextVu(), iterations: 0 }))
+  const active = new Set<Iteration>()
+  const tags = { ...scenario.tags, scenario: scenario.name }
+  let vus = scenario.vus
+  let [started, lost, complete, interrupted, late_ms] = [0, 0, 0, 0, 0]
+  let stopped = false
+  let began: number | undefined
+  let idle = () => {}
+
+  function start(): void {
+    const vu = free.pop()
+    if (!vu) {
+      // As in k6: this one is dropped, and there is one more virtual user for the next.
+      lost++
+      dropped(1)
+      if (vus < scenario.max_vus) {
+        vus++
+        free.push({ id: nextVu(), iterations: 0 })
+      }
+      return
+    }
+    const iteration: Iteration = {
+      scenario,
+      vu: vu.id,
+      number: started++,
+      of_vu: vu.iterations++,
+      tags,
+      interrupted: false,
+    }
+    active.add(iteration)
+    void iterate(iteration).then(() => {
+      if (iteration.interrupted) return
+      active.delete(iteration)
+      complete++
+      free.push(vu)
+      if (active.size === 0) idle()
+    })
+  }
+
+  async function go(): Promise<void> {
+    await sleep(scenario.start_s * 1_000)
+    began = performance.now()
+    let before_s = 0
+    let tried = 0
+    for (;;) {
+      const at = (performance.now() - began) / 1_000
+      const due = scenario.due(Math.min(at, scenario.duration_s))
+      if (due > tried) late_ms = Math.max(late_ms, (at - before_s) * 1_000)
+      for (; tried < due && !stopped; tried++) start()
+      before_s = at
+      if (stopped || at >= scenario.duration_s) break
+      const rate = scenario.rate(at)
+      await sleep(Math.min(LONGEST_MS, Math.max(SHORTEST_MS, rate > 0 ? 500 / rate : LONGEST_MS)))
+    }
+    if (active.size > 0) {
+      const over = new AbortController()
+      const finished = new Promise<void>((resolve) => {
+        idle = resolve
+      })
+      const grace = sleep(stopped ? 0 : scenario.graceful_s * 1_000, undefined, { signal: over.signal }).catch(() => {})
+      await Promise.race([finished, grace])
+      over.abort()
+    }
+    for (const iteration of active) {
+      iteration.interrupted = true
+      interrupted++
+    }
+    active.clear()
+  }
+
+  return {
+    done: go(),
+    stop() {
+      stopped = true
+    },
+    active: () => active.size,
+    vus: () => vus,
+    complete: () => complete,
+    interrupted: () => interrupted,
+    dropped: () => lost,
+    late_ms: () => late_ms,
+    seconds: () => (began === undefined ? 0 : Math.min(scenario.duration_s, (performance.now() - began) / 1_000)),
+  }
+}

@@ -1,0 +1,58 @@
+/** What the four kinds of metric know of their samples. */
+
+export interface CounterSink {
+  kind: 'counter'
+  sum: number
+  add(value: number): void
+}
+
+export interface GaugeSink {
+  kind: 'gauge'
+  /** the last one */
+  value: number
+  min: number
+  max: number
+  add(value: number): void
+}
+
+export interface RateSink {
+  kind: 'rate'
+  /** samples that were not 0 */
+  trues: number
+  total: number
+  add(value: number): void
+}
+
+export interface TrendSink {
+  kind: 'trend'
+  readonly count: number
+  readonly min: number
+  readonly max: number
+  readonly avg: number
+  /** `p` from 0 to 100; 0 when there is no sample */
+  percentile(p: number): number
+  add(value: number): void
+}
+
+export type Sink = CounterSink | GaugeSink | RateSink | TrendSink
+
+/**
+ * One number of a metric, by the name that thresholds and summaries give it: `count`, `rate`, `value`, `avg`, `min`, `med`,
+ * `max`, `p(95)`. Undefined where this kind has no such number, as in k6.
+ */
+export function figureOf(sink: Sink, name: string, seconds: number): number | undefined {
+  switch (sink.kind) {
+    case 'counter':
+      return name === 'count' ? sink.sum : name === 'rate' ? (seconds > 0 ? sink.sum / seconds : 0) : undefined
+    case 'gauge':
+      return name === 'value' ? sink.value : undefined
+    case 'rate':
+      return name === 'rate' ? (sink.total === 0 ? 0 : sink.trues / sink.total) : undefined
+    case 'trend': {
+      if (name === 'avg' || name === 'min' || name === 'max' || name === 'count') return sink[name]
+      if (name === 'med') return sink.percentile(50)
+      const [, p] = /^p\((\d+(?:\.\d+)?)\)$/.exec(name) ?? []
+      return p === undefined || Number(p) > 100 ? undefined : sink.percentile(Number(p))
+    }
+  }
+}

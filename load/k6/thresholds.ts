@@ -1,0 +1,63 @@
+/** Thresholds, in k6's words: `p(95)<500`, `rate>0.99`, `count==1000`. What cannot be judged stops the run before it starts. */
+import { sinkOf } from './metrics.ts'
+import { figureOf } from './sinks.ts'
+
+/** Something in a script's options that makes no sense. */
+export class InvalidConfig extends Error {}
+
+export interface Threshold {
+  /** metric, with its tags where it is a part of one */
+  readonly metric: string
+  readonly source: string
+  readonly abort: boolean
+  /** seconds of the run before which it does not abort */
+  readonly abort_after_s: number
+  readonly figure: string
+  /** what it was compared with */
+  value(seconds: number): number
+  holds(seconds: number): boolean
+}
+
+const OPERATORS: Record<string, (left: number, right: number) => boolean> = {
+  '<': (left, right) => left < right,
+  '<=': (left, right) => left <= right,
+  '>': (left, right) => left > right,
+  '>=': (left, right) => left >= right,
+  '==': (left, right) => left === right,
+  '===': (left, right) => left === right,
+  '!=': (left, right) => left !== right,
+}
+
+export function readThresholds(option: unknown, secondsOf: (text: unknown) => number): Threshold[] {
+  if (option === undefined) return []
+  if (typeof option !== 'object' || option === null)
+    throw new InvalidConfig('thresholds: an object of lists is expected')
+  return Object.entries(option).flatMap(([metric, list]) => {
+    if (!Array.isArray(list)) throw new InvalidConfig(`thresholds of ${metric}: a list is expected`)
+    return list.map((entry) => readOne(metric, entry, secondsOf))
+  })
+}
+
+function readOne(metric: string, entry: unknown, secondsOf: (text: unknown) => number): Threshold {
+  const said = typeof entry === 'string' ? { threshold: entry } : (entry as Record<string, unknown>)
+  const source = String(said.threshold)
+  const [, figure = '', operator = '', bound = ''] =
+    /^\s*(\S+?)\s*(<=|>=|===|==|!=|<|>)\s*(-?[\d.]+)\s*$/.exec(source) ?? []
+  const compare = OPERATORS[operator]
+  const right = Number(bound)
+  if (!compare || Number.isNaN(right)) throw new InvalidConfig(`threshold ${source} of ${metric} cannot be read`)
+  const found = sinkOf(metric)
+  if (!found) throw new InvalidConfig(`threshold ${source}: there is no metric ${metric}`)
+  if (figureOf(found.sink, figure, 1) === undefined)
+    throw new InvalidConfig(`threshold ${source}: ${metric} is a ${found.sink.kind} and has no ${figure}`)
+  const value = (seconds: number) => figureOf(found.sink, figure, seconds) ?? 0
+  return {
+    metric,
+    source,
+    figure,
+    abort: said.abortOnFail === true,
+    abort_after_s: said.delayAbortEval === undefined ? 0 : secondsOf(said.delayAbortEval),
+    value,
+    holds: (seconds) => compare(value(seconds), right),
+  }
+}

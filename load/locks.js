@@ -1,0 +1,94 @@
+// Leases over HTTP, as a client in any language takes them: RATE (100) a second, half of them of one lock that all want,
+// the others of one of LOCKS (50). Each waits for its turn, renews once, sees that nobody is beside it, and lets go.
+// SECONDS (20) long.
+import { check } from 'k6'
+import exec from 'k6/execution'
+import http from 'k6/http'
+import { Counter, Trend } from 'k6/metrics'
+import { ask, must, outcome, run, whole } from './api.js'
+
+const LOCKS = whole('LOCKS', 50)
+const RATE = whole('RATE', 100)
+const SECONDS = whole('SECONDS', 20)
+const WAIT_MS = whole('WAIT_MS', 5000)
+const P95_MS = whole('P95_MS', 1000)
+
+const held = new Counter('held')
+const busy = new Counter('lock_busy')
+const waited = new Trend('lock_wait', true)
+http.setResponseCallback(http.expectedStatuses(200, 201, 204, 409))
+
+/** @type {import('k6/options').Options} */
+export const options = {
+  scenarios: {
+    hot: {
+      executor: 'ramping-arrival-rate',
+      startRate: 1,
+      stages: [
+        { target: Math.ceil(RATE / 2), duration: `${Math.ceil(SECONDS / 2)}s` },
+        { target: Math.ceil(RATE / 2), duration: `${Math.ceil(SECONDS / 2)}s` },
+      ],
+      preAllocatedVUs: RATE,
+      maxVUs: RATE * 10,
+      exec: 'hot',
+    },
+    many: {
+      executor: 'constant-arrival-rate',
+      rate: Math.ceil(RATE / 2),
+      duration: `${SECONDS}s`,
+      preAllocatedVUs: RATE,
+      maxVUs: RATE * 10,
+      exec: 'many',
+    },
+  },
+  thresholds: {
+    checks: ['rate==1'],
+    http_req_failed: ['rate==0'],
+    'lock_wait{scenario:many}': [`p(95)<${P95_MS}`],
+    'lock_wait{scenario:hot}': [`p(95)<${WAIT_MS}`],
+    dropped_iterations: ['count==0'],
+  },
+}
+
+export async function setup() {
+  return { place: `load-${run()}` }
+}
+
+/** @param {string} resource */
+async function turn(resource) {
+  const owner = `vu-${exec.vu.idInTest}`
+  const since = Date.now()
+  const body = { resource, mode: 'exclusive', ttl_ms: 10000, wait_ms: WAIT_MS, owner }
+  const got = await ask('acquire', 'POST', '/api/leases', body)
+  if (outcome(got) === '409 lock_busy') return busy.add(1)
+  if (!check(got, { 'a lease: 201': (answer) => answer.status === 201 })) return
+  waited.add(Date.now() - since)
+  held.add(1)
+  const path = `/api/leases/${got.json('lease_id')}`
+  const renewed = await ask('renew', 'PUT', path)
+  check(renewed, {
+    'it is renewed, with the same token': (one) =>
+      one.status === 200 && one.json('fencing_token') === got.json('fencing_token'),
+  })
+  const looked = await ask('look', 'GET', `/api/locks/${resource}`)
+  check(looked, {
+    'nobody else holds it': (one) => {
+      const holders = /** @type {any} */ (one.json('holders'))
+      return holders.length === 1 && holders[0].fencing_token === got.json('fencing_token')
+    },
+  })
+  const released = await ask('release', 'DELETE', path)
+  check(released, { 'it is let go: 204': (answer) => answer.status === 204 })
+}
+
+/** @param {{ place: string }} data */
+export const hot = (data) => turn(`job:${data.place}-hot`)
+
+/** @param {{ place: string }} data */
+export const many = (data) => turn(`job:${data.place}-${Math.floor(Math.random() * LOCKS)}`)
+
+/** @param {{ place: string }} data */
+export async function teardown(data) {
+  const { holders, waiters } = await must(200, 'teardown', 'GET', `/api/locks/job:${data.place}-hot`)
+  check({ holders, waiters }, { 'nobody is left': (one) => one.holders.length === 0 && one.waiters.length === 0 })
+}

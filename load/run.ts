@@ -1,0 +1,219 @@
+/**
+ * `npm run load -- NAME [--url=http://127.0.0.1:3000] [--rate=500 …]`: runs the k6 script load/NAME.js by k6 where it is
+ * installed, else by the small runner in load/k6; checks the invariants afterwards; writes load/reports/NAME.html.
+ *
+ *   --url=URL        the API; without it the one on port 3000, and when nobody answers there, a fleet of its own for this run
+ *   --start          a fleet of its own in any case: Postgres, Redis, an API and workers, gone afterwards
+ *   --workers=2      of that fleet
+ *   --runner=node    or k6: not the one that is found
+ *   --NAME=VALUE     (or -e NAME=VALUE) everything else is for the script, as its variable NAME in capitals
+ *
+ * Exit codes are k6's (99: a threshold does not hold; 104: options that make no sense; 107: an error of the script, also
+ * one in an iteration, where k6 goes on and exits with 0); 1: an invariant is broken, or there is nobody to ask.
+ */
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { drained, findDatabase } from './database.ts'
+import { loadScript, type Result, ScriptError } from './k6/engine.ts'
+import { provideModules } from './k6/modules.ts'
+import { report, type Verdict } from './k6/report.ts'
+import { progressLine, summary } from './k6/summary.ts'
+import { InvalidConfig } from './k6/thresholds.ts'
+
+const HERE = fileURLToPath(new URL('.', import.meta.url))
+const REPORTS = join(HERE, 'reports')
+const DEFAULT_URL = 'http://127.0.0.1:3000'
+const PROGRESS_MS = 5_000
+const EXIT = { broken: 1, refused: 2, thresholds: 99, config: 104, script: 107 }
+
+/** What cannot be done, in one line. */
+class Refusal extends Error {}
+
+const say = (line: string) => process.stdout.write(`load: ${line}\n`)
+const terminal = process.stdout.isTTY
+
+function readArguments(args: readonly string[]) {
+  const own: Record<string, string> = {}
+  const given = new Map<string, string>()
+  const names: string[] = []
+  for (let i = 0; i < args.length; i++) {
+    const text = args[i] ?? ''
+    const [, name = '', value = ''] = (text === '-e' ? /^(\w+)=(.*)$/ : /^--([\w-]+)(?:=(.*))?$/s).exec(
+      text === '-e' ? (args[++i] ?? '') : text,
+    ) ?? ['', '', '']
+    if (!text.startsWith('-')) names.push(text)
+    else if (!name) throw new Refusal(`cannot read ${text}: say --NAME=VALUE`)
+    else if (text !== '-e' && ['url', 'start', 'workers', 'runner'].includes(name)) own[name] = value
+    else given.set(name.toUpperCase().replaceAll('-', '_'), value)
+  }
+  const scripts = readdirSync(HERE)
+    .filter((file) => file.endsWith('.js') && readFileSync(join(HERE, file), 'utf8').includes('export const options'))
+    .map((file) => file.slice(0, -'.js'.length))
+  const [name, ...more] = names
+  if (name === undefined || more.length > 0) throw new Refusal(`say which: ${scripts.join(', ')}`)
+  const file = name.endsWith('.js') ? name : join(HERE, `${name}.js`)
+  if (!existsSync(file))
+    throw new Refusal(`there is no ${name}; there are ${scripts.join(', ')}, or say a file that ends with .js`)
+  const workers = Number(own.workers ?? 2)
+  if (!Number.isInteger(workers) || workers < 1)
+    throw new Refusal(`--workers is a whole number from 1, not ${own.workers}`)
+  if (own.runner !== undefined && !['node', 'k6'].includes(own.runner)) throw new Refusal('--runner takes node or k6')
+  const url = own.url ?? process.env.BASE_URL
+  if (url !== undefined && !URL.canParse(url)) throw new Refusal(`${url} is no URL`)
+  return {
+    file,
+    title: file.replace(/^.*[\\/]|\.js$/g, ''),
+    url,
+    start: own.start !== undefined,
+    workers,
+    runner: own.runner,
+    given,
+  }
+}
+type Arguments = ReturnType<typeof readArguments>
+
+async function answersAt(url: string): Promise<boolean> {
+  const live = await fetch(new URL('/livez', url), { signal: AbortSignal.timeout(5_000) }).catch(() => undefined)
+  await live?.arrayBuffer()
+  return live?.ok === true
+}
+
+/** Runs the script against one API and judges the run: the exit code. */
+async function load(args: Arguments, url: string, database_url: string | undefined): Promise<number> {
+  const k6 =
+    args.runner === undefined ? spawnSync('k6', ['version'], { stdio: 'ignore' }).status === 0 : args.runner === 'k6'
+  say(`${args.title} by ${k6 ? 'k6' : 'the Node runner'} against ${url}`)
+  mkdirSync(REPORTS, { recursive: true })
+  const path = join(REPORTS, `${args.title}.html`)
+  rmSync(path, { force: true })
+  const ran = k6 ? await byK6(args, url, path) : await byNode(args, url)
+  if (ran.code === EXIT.config || (ran.code === EXIT.script && !ran.result)) return ran.code
+  const verdicts = await verdictsOf(database_url)
+  if (ran.result) {
+    const given = [...args.given].map(([name, value]) => `${name}=${value}`)
+    writeFileSync(path, report({ name: args.title, url, given, result: ran.result, verdicts, at: new Date() }))
+  }
+  if (existsSync(path)) say(`the report is ${path}`)
+  const broken = typeof verdicts === 'string' ? 0 : verdicts.filter((one) => one.offenders.length > 0).length
+  return broken > 0 ? EXIT.broken : ran.code
+}
+
+interface Ran {
+  code: number
+  /** k6 writes its own report */
+  result?: Result
+}
+
+async function byK6({ file, given }: Arguments, url: string, path: string): Promise<Ran> {
+  const variables = [...given, ['BASE_URL', url]].flatMap(([name, value]) => ['-e', `${name}=${value}`])
+  const dashboard = { K6_WEB_DASHBOARD: 'true', K6_WEB_DASHBOARD_PORT: '-1', K6_WEB_DASHBOARD_EXPORT: path }
+  const child = spawn('k6', ['run', ...variables, file], { stdio: 'inherit', env: { ...process.env, ...dashboard } })
+  const code = await new Promise<number>((resolve, reject) => {
+    child.once('error', (error) => reject(new Refusal(`k6 cannot be run: ${error.message}`)))
+    child.once('close', (status) => resolve(status ?? EXIT.broken))
+  })
+  return { code }
+}
+
+async function byNode({ file, given, title }: Arguments, url: string): Promise<Ran> {
+  const read = new Set<string>()
+  const variables: Record<string, string> = { ...Object.fromEntries(given), BASE_URL: url }
+  if (process.env.API_KEY !== undefined) variables.API_KEY ??= process.env.API_KEY
+  Object.assign(globalThis, {
+    __ENV: new Proxy(variables, {
+      get(target, name: string) {
+        read.add(name)
+        return target[name]
+      },
+    }),
+  })
+  provideModules()
+  try {
+    const script = await loadScript(pathToFileURL(file).href)
+    const unread = [...given.keys()].filter((name) => !read.has(name))
+    if (unread.length > 0)
+      throw new InvalidConfig(`${title} does not read ${unread.join(', ')}; it reads ${[...read].join(', ')}`)
+    for (const { name, executor, iterations, duration_s, max_vus } of script.scenarios)
+      say(`${name}: ${iterations} iterations in ${duration_s} s (${executor}), up to ${max_vus} VUs`)
+    const result = await script.run({ progress: createProgress(), error: (text) => say(`ERROR ${text}`) })
+    if (terminal) process.stdout.write('\n')
+    process.stdout.write(`${summary(result)}\n`)
+    for (const [message, count] of result.errors) say(`ERROR in ${count} iterations: ${message}`)
+    const failed = result.thresholds.filter((one) => !one.passed).map((one) => one.metric)
+    if (failed.length > 0) say(`thresholds on ${[...new Set(failed)].join(', ')} do not hold`)
+    return {
+      result,
+      code: failed.length > 0 || result.aborted ? EXIT.thresholds : result.errors.size > 0 ? EXIT.script : 0,
+    }
+  } catch (error) {
+    if (error instanceof InvalidConfig) say(`ERROR ${error.message}`)
+    else if (error instanceof ScriptError) say(`ERROR in ${title}: ${error.message}`)
+    else throw error
+    return { code: error instanceof InvalidConfig ? EXIT.config : EXIT.script }
+  }
+}
+
+function createProgress() {
+  let shown = 0
+  return (progress: Parameters<typeof progressLine>[0]) => {
+    if (terminal) process.stdout.write(`\r${progressLine(progress)}\x1b[K`)
+    else if (progress.seconds * 1_000 >= shown + PROGRESS_MS) {
+      shown = progress.seconds * 1_000
+      process.stdout.write(`${progressLine(progress)}\n`)
+    }
+  }
+}
+
+/** The invariants of the database, once nothing stands in line any more; or why it was not asked. */
+async function verdictsOf(database_url: string | undefined): Promise<readonly Verdict[] | string> {
+  if (!database_url) {
+    say('the invariants are not checked: DATABASE_URL is not known')
+    return 'DATABASE_URL was not known'
+  }
+  const { left, verdicts } = await drained(database_url)
+  if (left > 0) {
+    say(`BROKEN ${left} rows still stand in line`)
+    return [...verdicts, { invariant: 'every line comes to its end', looked_at: left, offenders: [`${left} rows`] }]
+  }
+  const broken = verdicts.filter((one) => one.offenders.length > 0)
+  for (const { invariant, offenders } of broken) say(`BROKEN ${invariant}: ${offenders.join(', ')}`)
+  if (broken.length === 0) say(`all ${verdicts.length} invariants hold`)
+  return verdicts
+}
+
+async function withOwnFleet(args: Arguments): Promise<number> {
+  // Most runs need neither.
+  const [{ openArena }, { withHoldfast }] = await Promise.all([import('./arena.ts'), import('./holdfast.ts')])
+  const arena = await openArena(say, { statements: false, appendfsync: 'everysec' })
+  try {
+    return await arena.field((field) =>
+      withHoldfast(field, args.workers, ({ url }) => {
+        say(`an API and ${args.workers} workers, for this run alone`)
+        return load(args, url, field.database_url)
+      }),
+    )
+  } finally {
+    await arena.close()
+  }
+}
+
+async function main(): Promise<number> {
+  const args = readArguments(process.argv.slice(2))
+  if (args.start) return await withOwnFleet(args)
+  const url = args.url ?? DEFAULT_URL
+  if (await answersAt(url)) return await load(args, url, findDatabase(args.url === undefined))
+  if (args.url !== undefined) throw new Refusal(`nobody answers at ${new URL('/livez', url)}`)
+  say(`nobody answers at ${url}: starting everything for this run`)
+  return await withOwnFleet(args)
+}
+
+process.exit(
+  await main().catch((error: unknown) => {
+    process.stderr.write(
+      `load: ${error instanceof Refusal ? error.message : error instanceof Error ? error.stack : error}\n`,
+    )
+    return error instanceof Refusal ? EXIT.refused : EXIT.broken
+  }),
+)
