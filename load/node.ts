@@ -36,7 +36,7 @@ process.on('exit', () => {
 
 /** What configures Holdfast: a shell's settings must not decide how a benchmark ends. */
 const CONFIGURATION =
-  /^(DATABASE_URL|REDIS_|PORT$|HOST$|METRICS_PORT|NODE_|LAB$|LOG_LEVEL|SHUTDOWN_MS|LEASE_|PG|LOCK_|ETCD_|PAYMENTS|STRIPE_|WORKER_)|_KEYS$/
+  /^(DATABASE_URL|REDIS_|PORT$|HOST$|METRICS_PORT|NODE_|LAB$|LOG_LEVEL|SHUTDOWN_MS|LEASE_|PG|LOCK_|ETCD_|PAYMENTS|STRIPE_|WORKER_|RATE_LIMIT)|_KEYS$/
 const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !CONFIGURATION.test(name)))
 
 export function startNode({ name, entry, env = {}, flags = [] }: NodeOptions): NodeProcess {
