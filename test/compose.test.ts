@@ -141,8 +141,25 @@ t.test('Prometheus and Grafana find what they are told of', async (t) => {
   t.ok(existsSync(join(ROOT, mounted(providers[0].options.path), 'holdfast.json')))
 })
 
+t.test('k6 runs a script that is mounted, against the API, with its types of the same version', async (t) => {
+  const { command = [], volumes = [], depends_on, image, user, profiles } = service('k6')
+  t.same(profiles, ['load'], 'it runs when it is asked for')
+  const [from = '', to = '', mode] = (volumes[0] ?? '').split(':')
+  t.equal(mode, 'ro')
+  const [verb, script = ''] = command
+  t.equal(verb, 'run')
+  t.ok(existsSync(join(ROOT, script.replace(to, from))), `${script} is there`)
+  t.match(user, /^[1-9]\d*$/, 'it is not root')
+  const { BASE_URL = '', ...others } = environment('k6')
+  t.match(new URL(BASE_URL), { hostname: 'api', port: environment('api').PORT })
+  for (const variable of ['BASE_URL', ...Object.keys(others)]) t.match(read('load/api.js'), `__ENV.${variable}`)
+  t.match(depends_on, { api: { condition: 'service_healthy' }, worker: { condition: 'service_healthy' } })
+  const version = (text = '') => text.split('.').slice(0, 2).join('.')
+  t.equal(version(image.split(':')[1]), version(JSON.parse(read('package.json')).devDependencies['@types/k6']))
+})
+
 t.test('what the documents tell to type is there', async (t) => {
-  for (const file of ['README.md', 'CONTRIBUTING.md', 'docs/deploy.md', 'docker-compose.yml']) {
+  for (const file of ['README.md', 'CONTRIBUTING.md', 'docs/deploy.md', 'docs/load.md', 'docker-compose.yml']) {
     for (const [, command = ''] of read(file).matchAll(/(docker compose [^`#\n]+)/g)) {
       for (const [, profile = ''] of command.matchAll(/--profile (\S+)/g)) t.ok(profiles.has(profile), command)
       for (const [, name = ''] of command.matchAll(/--scale (\w+)=/g)) t.ok(services[name], command)
