@@ -15,4 +15,4 @@ COPY drizzle drizzle
 COPY ops/migrate.ts ops/sandbox.ts ops/seed.ts ops/verify.ts ops/
 # tsx keeps what it has compiled below /tmp: the only place that a container writes to.
 USER node
-CMD ["node", "--import=tsx", "src/api/main.ts"]
+CMD ["node", "--max-semi-space-size=32", "--import=tsx", "src/api/main.ts"]

@@ -41,7 +41,8 @@ const inherited = Object.fromEntries(Object.entries(process.env).filter(([name])
 
 export function startNode({ name, entry, env = {}, flags = [] }: NodeOptions): NodeProcess {
   const path = fileURLToPath(new URL(entry, import.meta.url))
-  const child = spawn(process.execPath, [...flags, '--import=tsx', path], {
+  // The young generation as `npm run api` and the rest set it: the same for all that are compared.
+  const child = spawn(process.execPath, [...flags, '--max-semi-space-size=32', '--import=tsx', path], {
     env: { ...inherited, ...env },
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
   })

@@ -134,6 +134,11 @@ t.test('browsers: other origins read nothing unless they are named, and nobody f
   t.equal((await ask(closed, origin)).headers['access-control-allow-origin'], undefined)
   t.equal((await ask(open, 'https://evil.example')).headers['access-control-allow-origin'], undefined)
   t.equal((await ask(open, origin)).headers['access-control-allow-origin'], origin)
+  const guarded = await inProcess(t, { CORS_ORIGINS: origin, API_KEYS: 'a' })
+  t.match(await ask(guarded, origin), {
+    statusCode: 401,
+    headers: { 'access-control-allow-origin': origin, 'x-content-type-options': 'nosniff' },
+  })
   t.match(await ask(open, origin, 'OPTIONS'), { statusCode: 204, headers: { 'access-control-allow-origin': origin } })
   for (const url of ['/api/resources', '/docs/', '/no/such/page']) {
     const { headers } = await closed.inject(url)

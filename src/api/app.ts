@@ -17,12 +17,10 @@ import Fastify, {
   LogController,
 } from 'fastify'
 import { UnavailableError } from '../shared/breaker.ts'
-import type { Config } from '../shared/config.ts'
 import { type Health, healthRoutes } from '../shared/health.ts'
 import { LeaseLostError, LockBusyError } from '../shared/locks/lease.ts'
 import type { Log } from '../shared/log.ts'
 import { badField, type FieldError, Problem, ProblemSchema, problemBody } from '../shared/problem.ts'
-import { requireKeys } from './auth.ts'
 import { availabilityRoutes } from './availability.ts'
 import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './bookings.ts'
 import { isPlainText, PLAIN_TEXT } from './http.ts'
@@ -46,7 +44,6 @@ export interface AppDeps
     LockRoutesDeps,
     LabDeps,
     ProtectDeps {
-  config: Pick<Config, 'api_keys' | 'admin_keys'> & ProtectDeps['config']
   health: Health
   log: Log
   /** before the routes; absent: requests are not traced */
@@ -54,7 +51,7 @@ export interface AppDeps
 }
 
 export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
-  const { config, health, log } = deps
+  const { health, log } = deps
   const app = Fastify({
     loggerInstance: log as FastifyBaseLogger,
     // One line a batch says more than two lines a request; a request's own line is at debug.
@@ -74,7 +71,6 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   validators(app)
   errors(app, log)
   bodies(app)
-  requireKeys(app, config)
   await protect(app, deps)
   for (const schema of [ProblemSchema, ResourceSchema, PurchaseSchema, BookingSchema]) app.addSchema(schema)
   await document(app)

@@ -6,8 +6,8 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
-import { v7 as uuidv7 } from 'uuid'
 import { mayStill } from '../shared/booking.ts'
+import { newId } from '../shared/id.ts'
 import { Problem } from '../shared/problem.ts'
 import { ID_PATTERN } from '../shared/resource.ts'
 import {
@@ -330,7 +330,7 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
       const { row, wanted } = read(request.body)
       const key = keyed(request, 'POST /api/bookings', row)
       await deps.kinds.check(wanted)
-      return await line.submit(request, reply, { ...row, ...key, id: uuidv7() })
+      return await line.submit(request, reply, { ...row, ...key, id: newId() })
     },
   )
 

@@ -6,9 +6,9 @@
 import { createHash } from 'node:crypto'
 import { sql } from 'drizzle-orm'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { v7 as uuidv7 } from 'uuid'
 import { UnavailableError } from '../shared/breaker.ts'
 import { type Client, run } from '../shared/db.ts'
+import { newId } from '../shared/id.ts'
 import { Problem } from '../shared/problem.ts'
 import { idempotencyKey, idempotencyScope, preferredWait, REPLAYED } from './http.ts'
 import type { Intake, NewRow, Taken } from './intake.ts'
@@ -132,7 +132,7 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
     const scope = key === null ? '' : idempotencyScope(request, `${command} ${subject}`)
     const row = await readOne(subject)
     if (wait_s !== undefined) reply.header('preference-applied', `wait=${wait_s}`)
-    const id = uuidv7()
+    const id = newId()
     const earlier = key === null ? undefined : await findCommand(key, scope)
     // A status that can no longer lead to where the command wants to go needs no place in the line.
     if (!earlier) kind.refuseUnless(command, row)

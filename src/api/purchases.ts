@@ -6,8 +6,8 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
-import { v7 as uuidv7 } from 'uuid'
 import { run } from '../shared/db.ts'
+import { newId } from '../shared/id.ts'
 import { badField, Problem } from '../shared/problem.ts'
 import { mergeLines, queueOf } from '../shared/resource.ts'
 import { COMMANDS, type Line, type Payment, PURCHASE_STATUSES, type PurchaseStatus } from '../shared/schema.ts'
@@ -293,7 +293,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
       const wanted = request.body.lines.map((one, i) => units(one.resource, `lines[${i}].resource`))
       if (payment.method === 'wallet') wanted.push(units(payment.account, 'payment.account'))
       await deps.kinds.check(wanted)
-      return await line.submit(request, reply, { ...body, ...key, id: uuidv7(), queue: queueOf(lines) })
+      return await line.submit(request, reply, { ...body, ...key, id: newId(), queue: queueOf(lines) })
     },
   )
 

@@ -3,8 +3,9 @@
  * active one has any of it, and a ride only when its rider has no other; whoever is overdue by the database clock is
  * expired first, and never in the way; every unit of a wallet that moves leaves a movement.
  */
-import { v7 as uuidv7 } from 'uuid'
+
 import { type BookingMove, isActive, MOVES } from '../shared/booking.ts'
+import { newId } from '../shared/id.ts'
 import type { BookingCommand, BookingStatus, ChargeCommand, ChargeStatus, Payment } from '../shared/schema.ts'
 import {
   type CommandChange,
@@ -292,7 +293,7 @@ export function decideBookings(
   function bookAgain(booking: BookingRow): boolean {
     const rivals = inTheWay(booking)
     if (!rivals.every((row) => isOverdue(row) && expire(row))) return false
-    const id = uuidv7()
+    const id = newId()
     list({ ...booking, id, status: 'accepted' })
     verdict.rebooked.push({ id, replaces: booking.id, fence: resources.get(booking.queue)?.token ?? 0 })
     return true

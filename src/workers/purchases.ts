@@ -2,7 +2,7 @@
  * What is decided about a batch, in memory and without I/O. Invariant: items are decided in the order given, and every
  * unit that moves leaves a movement, so by resource: total = available + held + sold, by the ledger.
  */
-import { v7 as uuidv7 } from 'uuid'
+import { newId } from '../shared/id.ts'
 import type { BookingStatus, ChargeStatus, CommandKind, Line, Payment, PurchaseStatus } from '../shared/schema.ts'
 
 /** A row of purchases, as far as deciding needs it. `status` changes as the batch is decided. */
@@ -331,7 +331,7 @@ export function decide(
     const lines = takes(purchase, purchase.amount ?? 0)
     const there = Array.from(lines).every(([ref, units]) => (resources.get(ref)?.available ?? 0) >= units)
     if (!there || overLimit(purchase, purchase.amount ?? 0)) return false
-    const id = uuidv7()
+    const id = newId()
     move({ ...purchase, id }, -1, 0, 'sale')
     verdict.successors.push({ id, replaces: purchase.id, fence: fenceOf(purchase) })
     return true

@@ -5,8 +5,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
-import { v7 as uuidv7 } from 'uuid'
 import { type Client, run } from '../../shared/db.ts'
+import { newId } from '../../shared/id.ts'
 import type { Locks } from '../../shared/locks/lease.ts'
 import { Problem } from '../../shared/problem.ts'
 import type { Intake } from '../intake.ts'
@@ -88,12 +88,12 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
           sql`UPDATE lab_counts SET unsafe = ${written} WHERE ref = ${counter.ref} RETURNING unsafe`,
         ),
       )
-      return { taken: true, id: uuidv7(), left: row?.unsafe ?? seen - units }
+      return { taken: true, id: newId(), left: row?.unsafe ?? seen - units }
     },
 
     async takeSafe(counter, units) {
       await use(counter, 'safe')
-      const id = uuidv7()
+      const id = newId()
       const watch = waits.watch(id)
       try {
         await intake.take({
