@@ -5,6 +5,7 @@
 import { Redis } from 'ioredis'
 import t from 'tap'
 import { openGate } from './gate.ts'
+import { startProxy } from './locks-redis.ts'
 import { card, openShop, provider, type Shop, TTL } from './shop.ts'
 import { openWorld, until } from './world.ts'
 
@@ -107,6 +108,35 @@ t.test('SIGKILL of the worker at every step of the saga: the same outcome, one c
     t.same([await bank.kept(id), (await bank.refunds(id)).length <= 1], [0, true], 'no money kept, one refund at most')
     t.match(await shop.resource(ref), { available: 1, sold: 0, held: 0 })
   }
+  await shop.verified()
+})
+
+t.test('the database has written that the money is reserved, and its answer is lost: it stays reserved', async (t) => {
+  const world = await openWorld(t)
+  const sandbox = await world.startSandbox()
+  const address = new URL(world.env.DATABASE_URL)
+  let lost = 0
+  const proxy = await startProxy(Number(address.port), (link, chunk) => {
+    // The statement that writes how the charge ended, with the command that tells the line.
+    if (lost > 0 || !chunk.includes('INSERT INTO commands')) return
+    lost += 1
+    link.mute()
+    // Time enough for what is written then.
+    setTimeout(link.reset, 300)
+  })
+  t.teardown(() => proxy.stop())
+  address.port = String(proxy.port)
+  const [api] = await Promise.all([
+    world.startApi(),
+    world.startWorker({ ...LONG, SANDBOX_URL: sandbox.url, DATABASE_URL: address.href }),
+  ])
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ref = await shop.units('product', 1, 500)
+  const lines = [{ resource: ref, units: 1 }]
+  const { status, body } = await shop.buy({ customer: 'ada', lines, payment: card('tok_visa') }, WAIT)
+  t.same([lost, status, body.status], [1, 201, 'confirmed'])
+  await shop.charged()
+  t.equal(await provider(sandbox.url).kept(body.id), 500, 'and paid')
   await shop.verified()
 })
 

@@ -80,24 +80,26 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
   }
 
   async function confirm(money: Money, id: string, created?: Intent): Promise<boolean> {
+    let intent: Intent
     try {
-      const intent = await persist(async (attempt) => {
+      intent = await persist(async (attempt) => {
         const known = attempt === 1 && created ? created : await ask(() => gateway.find(id))
         if (known.status !== 'created') return known
         // Its time is over, and nothing was reserved: nothing shall be.
         return money.open ? await ask(() => gateway.confirm(id)) : await ask(() => gateway.cancel(id))
       })
-      return await learn(money, intent)
     } catch (error) {
       if (stop.signal.aborted) return false
       log.warn({ subject: money.id, error }, 'the outcome of a charge is not known')
+      try {
+        // The tries are used up. A cancelled intent takes nothing, also when a confirm of ours arrives late.
+        intent = await ask(() => gateway.cancel(id))
+      } catch {
+        return await later(client, money.id)
+      }
     }
-    try {
-      // The tries are used up. A cancelled intent takes nothing, also when a confirm of ours arrives late.
-      return await learn(money, await ask(() => gateway.cancel(id)))
-    } catch {
-      return await later(client, money.id)
-    }
+    // Not within the try: a write whose answer was lost may have happened, and what it says has been reserved must stay so.
+    return await learn(money, intent)
   }
 
   async function learn(money: Money, { status, reason }: Intent): Promise<boolean> {
