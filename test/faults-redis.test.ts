@@ -43,6 +43,13 @@ t.test(
       t.equal(ready.status, 503)
       t.match(await ready.json(), { checks: { redis: { status: 'down' }, postgres: { status: 'up' } } })
     }
+    // It needs a lease: whoever asks is told that nobody answers, not that something is broken.
+    const body = JSON.stringify({ delta: 1, reason: 'delivery' })
+    const headers = { 'content-type': 'application/json' }
+    const path = `/api/resources/${ref.replace(':', '/')}/restock`
+    const restock = await fetch(`${api.url}${path}`, { method: 'POST', headers, body })
+    t.match(restock, { status: 503 })
+    t.ok(restock.headers.get('retry-after'))
     await new Promise((resolve) => setTimeout(resolve, 10_000 - (performance.now() - since)))
     t.equal(await shop.queued(), 150, 'nothing was settled without leases')
     await redis.stop('SIGCONT')

@@ -26,10 +26,11 @@ import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './bookings
 import { isPlainText, PLAIN_TEXT } from './http.ts'
 import { type LabDeps, labRoutes } from './lab.ts'
 import { type LeaseRoutesDeps, leaseRoutes } from './leases.ts'
+import { lockBusy } from './lock-server.ts'
 import { type LockRoutesDeps, lockRoutes } from './locks.ts'
 import { type ProtectDeps, protect } from './protect.ts'
 import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './purchases.ts'
-import { lockBusy, type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './resources.ts'
+import { type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './resources.ts'
 import { type WebhookRoutesDeps, webhookRoutes } from './webhooks.ts'
 
 /** Bytes of a body: a hundred lines of the longest references are a tenth of it. */

@@ -18,7 +18,7 @@ import {
 import { handleOf } from '../shared/locks/remote.ts'
 import { badField, Problem } from '../shared/problem.ts'
 import { answers, PLAIN_TEXT, problems, Ref, Time } from './http.ts'
-import { lockBusy } from './resources.ts'
+import { lockBusy, onLockServer } from './lock-server.ts'
 
 /** Below this a heartbeat over HTTP is a matter of luck; above a day nobody recovers from a crash. */
 const [MIN_TTL_MS, MAX_TTL_MS] = [100, 86_400_000]
@@ -89,17 +89,6 @@ export const presentWaiter = ({ since_ms, ...waiter }: LockState['waiters'][numb
   ...waiter,
   since: new Date(since_ms).toISOString(),
 })
-
-/** Answers of the locks pass; for everything else it is the lock server that did not answer. */
-export async function onLockServer<T>(body: () => Promise<T>): Promise<T> {
-  try {
-    return await body()
-  } catch (error) {
-    const ours = [Problem, LockBusyError, LeaseLostError, RangeError, TypeError].some((known) => error instanceof known)
-    throw ours ? error : noAnswer(error)
-  }
-}
-const noAnswer = (cause: unknown) => new UnavailableError('the lock server', cause)
 
 export interface LeaseRoutesDeps {
   locks: Locks
@@ -218,7 +207,9 @@ export function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseRo
       try {
         const result = await onLockServer(() => locks.remote.release(request.params.lease_id))
         if (result.released) return reply.code(204).send(null)
-        throw result.reason === 'unreachable' ? noAnswer(result.reason) : ended(`The lease is lost: ${result.reason}.`)
+        throw result.reason === 'unreachable'
+          ? new UnavailableError('the lock server', result.reason)
+          : ended(`The lease is lost: ${result.reason}.`)
       } catch (error) {
         throw error instanceof RangeError ? malformed() : error
       }

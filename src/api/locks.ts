@@ -13,7 +13,8 @@ import type { LockState, Locks } from '../shared/locks/lease.ts'
 import type { Log } from '../shared/log.ts'
 import { REF_PATTERN } from '../shared/resource.ts'
 import { answers, fromCursor, Nullable, PLAIN_TEXT, page, pageQuery, problems, Ref, Time, toCursor } from './http.ts'
-import { onLockServer, presentWaiter, WaiterSchema } from './leases.ts'
+import { presentWaiter, WaiterSchema } from './leases.ts'
+import { onLockServer } from './lock-server.ts'
 
 const Mode = Type.Enum(['exclusive', 'shared', 'permit'])
 const HolderSchema = Type.Object({

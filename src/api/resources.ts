@@ -7,7 +7,7 @@ import { sql } from 'drizzle-orm'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import Type from 'typebox'
 import { type Client, run, sqlState, type Transaction } from '../shared/db.ts'
-import type { LockBusyError, Locks } from '../shared/locks/lease.ts'
+import type { Locks } from '../shared/locks/lease.ts'
 import { badField, Problem } from '../shared/problem.ts'
 import { REF_PATTERN } from '../shared/resource.ts'
 import {
@@ -27,6 +27,7 @@ import {
   Time,
   toCursor,
 } from './http.ts'
+import { onLockServer } from './lock-server.ts'
 
 /** Largest stock and price: their product with MAX_UNITS stays an exact number for every cart that can be sold. */
 const MAX_TOTAL = 1_000_000_000_000
@@ -379,43 +380,43 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       )
       if (!found) throw notFound(ref)
       if (found.kind !== 'units') throw badField('delta', `does not apply: ${ref} is a calendar`, 409, 'wrong_kind')
-      const lease = { wait_ms: RESTOCK_WAIT_MS, above: found.fence }
-      const { replayed, resource } = await locks.withLease(ref, lease, ({ token }) =>
-        change(async (tx) => {
-          const [own] = await run(
+      const ask = { wait_ms: RESTOCK_WAIT_MS, above: found.fence }
+      await using lease = await onLockServer(() => locks.acquire(ref, ask))
+      const { token } = lease
+      const { replayed, resource } = await change(async (tx) => {
+        const [own] = await run(
+          tx,
+          sql`INSERT INTO movements (resource, delta, reason, fence, idempotency_key, idempotency_scope)
+                VALUES (${ref}, ${delta}, ${reason}, ${token}, ${key}, ${scope})
+                ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
+                RETURNING id`,
+        )
+        if (!own) {
+          const [first] = await run<{ delta: number; reason: string }>(
             tx,
-            sql`INSERT INTO movements (resource, delta, reason, fence, idempotency_key, idempotency_scope)
-                  VALUES (${ref}, ${delta}, ${reason}, ${token}, ${key}, ${scope})
-                  ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
-                  RETURNING id`,
+            sql`SELECT delta, reason FROM movements WHERE idempotency_key = ${key} AND idempotency_scope = ${scope}`,
           )
-          if (!own) {
-            const [first] = await run<{ delta: number; reason: string }>(
-              tx,
-              sql`SELECT delta, reason FROM movements WHERE idempotency_key = ${key} AND idempotency_scope = ${scope}`,
-            )
-            if (first?.delta !== delta || first.reason !== reason) throw reusedKey()
-            return { replayed: true, resource: await readResource(tx, ref) }
-          }
-          const [row] = await run<{ total: number }>(
-            tx,
-            sql`UPDATE resources SET fence = ${token}, total = total + ${delta}, available = available + ${delta},
-                         version = version + 1, updated_at = now()
-                  WHERE ref = ${ref} AND fence <= ${token} RETURNING total`,
-          )
-          if (!row) {
-            fenced()
-            throw new Problem(409, 'stale_lease', `Another holder has written ${ref} since.`, { retry_after: 1 })
-          }
-          if (row.total > MAX_TOTAL) {
-            throw badField('delta', `would make the total more than ${MAX_TOTAL}`, 409, 'total_too_large')
-          }
-          return { replayed: false, resource: await readResource(tx, ref) }
-        }).catch((error) => {
-          if (sqlState(error) !== '23514') throw error
-          throw tooMany()
-        }),
-      )
+          if (first?.delta !== delta || first.reason !== reason) throw reusedKey()
+          return { replayed: true, resource: await readResource(tx, ref) }
+        }
+        const [row] = await run<{ total: number }>(
+          tx,
+          sql`UPDATE resources SET fence = ${token}, total = total + ${delta}, available = available + ${delta},
+                       version = version + 1, updated_at = now()
+                WHERE ref = ${ref} AND fence <= ${token} RETURNING total`,
+        )
+        if (!row) {
+          fenced()
+          throw new Problem(409, 'stale_lease', `Another holder has written ${ref} since.`, { retry_after: 1 })
+        }
+        if (row.total > MAX_TOTAL) {
+          throw badField('delta', `would make the total more than ${MAX_TOTAL}`, 409, 'total_too_large')
+        }
+        return { replayed: false, resource: await readResource(tx, ref) }
+      }).catch((error) => {
+        if (sqlState(error) !== '23514') throw error
+        throw tooMany()
+      })
       if (!resource) throw notFound(ref)
       if (replayed) reply.header('idempotent-replayed', 'true')
       return send(reply, resource)
@@ -469,14 +470,4 @@ const RESTOCK_WAIT_MS = 5_000
 export const reusedKey = () =>
   new Problem(422, 'idempotency_key_reused', 'This Idempotency-Key was used with another body.', {
     errors: [{ field: 'Idempotency-Key', detail: 'was used with another body' }],
-  })
-
-/** A busy lease as the contract's problem; `waiters`: who stands in line, in order, where that was asked for. */
-export const lockBusy = (error: LockBusyError, waiters?: object[]) =>
-  new Problem(409, 'lock_busy', error.message, {
-    holder: error.holder ?? null,
-    waiting: error.waiting,
-    ...(waiters && { waiters }),
-    retry_after_ms: error.retry_after_ms,
-    retry_after: Math.max(1, Math.ceil(error.retry_after_ms / 1000)),
   })
