@@ -38,9 +38,11 @@ interface Panel {
   end_s: number
   /** a dotted line at so many seconds, with a word */
   mark?: { at: number; text: string }
+  /** stretches in the background, from one second to another; what is said of one shows when it is pointed at */
+  spans?: readonly { from: number; until: number; text: string }[]
 }
 
-export function drawPanel({ title, lines, top, end_s, mark }: Panel): string {
+export function drawPanel({ title, lines, top, end_s, mark, spans = [] }: Panel): string {
   const highest = Math.max(1, ...lines.flatMap(({ points }) => points.map(([, value]) => value)))
   const step = stepOf(highest)
   const ceiling = Math.ceil(highest / step) * step
@@ -48,6 +50,11 @@ export function drawPanel({ title, lines, top, end_s, mark }: Panel): string {
   const x = (at: number) => (LEFT + (at / end_s) * (WIDTH - LEFT - RIGHT)).toFixed(1)
   const y = (value: number) => (bottom - (value / ceiling) * (PANEL - TOP - BOTTOM)).toFixed(1)
   const parts = [`<text class="title" x="${LEFT}" y="${top + 18}">${title}</text>`]
+  for (const { from, until, text } of spans) {
+    const width = Math.max(1.5, Number(x(until)) - Number(x(from))).toFixed(1)
+    const place = `x="${x(from)}" y="${top + TOP}" width="${width}" height="${bottom - top - TOP}"`
+    parts.push(`<rect class="span" ${place}><title>${text}</title></rect>`)
+  }
   for (let value = 0; value <= ceiling; value += step) {
     parts.push(
       `<line class="grid" x1="${LEFT}" x2="${WIDTH - RIGHT}" y1="${y(value)}" y2="${y(value)}"/>`,

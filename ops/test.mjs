@@ -2,6 +2,8 @@
  * `npm test [-- FILES or options of tap]`: installs what is missing, starts a throw-away Postgres and Redis (not those whose
  * URL is given), migrates a template database that every test file clones, runs tap, and removes all of it again, also
  * after Ctrl-C. Closes with tap's own totals as `N passed, N failed`; its exit code is tap's.
+ *
+ * `node ops/test.mjs --run FILE [ARGUMENTS]` runs that file in place of tap, where openWorld of test/world.ts finds the same.
  */
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
@@ -29,6 +31,9 @@ const FRESH_MS = 60_000
 const CONFIGURATION =
   /^(DATABASE_URL|PORT|HOST|METRICS_PORT|NODE_ENV|LAB|REDIS_PREFIX|LOG_LEVEL|SHUTDOWN_MS|LEASE_TTL_MS|PG.*|.*_KEYS|LOCK_.*|ETCD_HOSTS|PAYMENTS|PAYMENT_.*|SANDBOX_.*|STRIPE_.*|WORKER_CONCURRENCY|HOLDFAST_.*|OTEL_.*|TAP_.*|RATE_LIMIT|CORS_ORIGINS|WEBHOOKS?_.*)$/
 const terminal = process.stdout.isTTY
+const [first, ...others] = process.argv.slice(2)
+/** a file and its arguments, to be run in place of tap */
+const instead = first === '--run' ? others : undefined
 const say = (line) => process.stdout.write(`test: ${line}\n`)
 /** what to undo, newest first */
 const undo = []
@@ -57,7 +62,7 @@ try {
   }
 }
 if (interrupted) code ||= 1
-process.stdout.write(`${closing()}\n`)
+if (!instead) process.stdout.write(`${closing()}\n`)
 process.exit(code)
 
 async function main() {
@@ -96,14 +101,15 @@ async function main() {
   if ((await run(folder, 'inherit', ['--import=tsx', 'ops/migrate.ts'], { ...env, DATABASE_URL: template })) !== 0)
     return 1
   const bundled = await bundleBelow(join(ROOT, 'node_modules', '.cache'))
-  return await runTap(folder, {
+  const full = {
     ...env,
     HOLDFAST_BUNDLE: bundled,
     HOLDFAST_SERVER_URL: servers.postgres,
     HOLDFAST_TEMPLATE_URL: template,
     HOLDFAST_TEST_FOLDER: folder,
     REDIS_URL: servers.redis,
-  })
+  }
+  return instead ? await run(folder, 'inherit', ['--import=tsx', ...instead], full) : await runTap(folder, full)
 }
 
 /** Ends whatever a run, or a start that one of its tests made in a folder below, has left running. */

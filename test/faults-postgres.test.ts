@@ -1,18 +1,11 @@
 /** The sale while Postgres is away: buyers are told within two seconds, and nothing is half-done. */
-import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { startProxy } from './locks-redis.ts'
 import { metric, openShop, rush, settled, TTL } from './shop.ts'
-import { openWorld, until } from './world.ts'
+import { openWorld, signalAll, until } from './world.ts'
 
 /** First byte of what a client asks once it is logged in: Parse or Query. */
 const ASKS = /^[PQ]/
-
-/** Postgres is one process a connection: all of them. */
-function signalAll(postmaster: number, signal: NodeJS.Signals): void {
-  const children = readFileSync(`/proc/${postmaster}/task/${postmaster}/children`, 'utf8').trim().split(' ')
-  for (const pid of [postmaster, ...children.map(Number)]) process.kill(pid, signal)
-}
 
 for (const how of ['stands still', 'is shut down'] as const) {
   t.test(`Postgres ${how} for 10 s: 503 with Retry-After within 2 s, nothing half-done`, async (t) => {

@@ -135,6 +135,25 @@ export function provider(url: string) {
       const [taken, given] = [await of(id), await refunds(id)]
       return taken.reduce((sum, one) => sum + one.amount_received, 0) - given.reduce((sum, one) => sum + one.amount, 0)
     },
+    /** purchase or booking → payments taken, minor units kept in the end, reservations neither taken nor let go */
+    async ledger() {
+      const [intents, given] = await Promise.all([
+        list<Intent>('payment_intents'),
+        list<{ amount: number; payment_intent: string }>('refunds'),
+      ])
+      const ledger = new Map<string, { taken: number; kept: number; open: number }>()
+      for (const intent of intents) {
+        const subject = subjectOf(intent) ?? ''
+        const { taken, kept, open } = ledger.get(subject) ?? { taken: 0, kept: 0, open: 0 }
+        const back = given.reduce((sum, one) => (one.payment_intent === intent.id ? sum + one.amount : sum), 0)
+        ledger.set(subject, {
+          taken: taken + Number(intent.status === 'succeeded'),
+          kept: kept + intent.amount_received - back,
+          open: open + Number(intent.status === 'requires_capture'),
+        })
+      }
+      return ledger
+    },
     /** purchases and bookings whose money was taken */
     captured: async () =>
       (await list<Intent>('payment_intents')).filter((one) => one.status === 'succeeded').map(subjectOf),

@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, rmSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
@@ -14,14 +14,14 @@ import { anyFreePort } from '../ops/processes.mjs'
 import { type Server, startPostgres, startRedis } from '../ops/services.mjs'
 
 /** What openWorld needs of tap's t; the top-level `tap` object has it too. */
-interface Scope {
+export interface Scope {
   readonly name: string
   teardown(step: () => Promise<void>): void
 }
 
 type Env = Record<string, string>
 
-interface Running {
+export interface Running {
   readonly url: string
   readonly pid: number
   readonly process: ChildProcess
@@ -35,7 +35,7 @@ interface Running {
 }
 
 /** A server that only this file uses, so that it may be frozen, killed and started again. */
-interface Owned {
+export interface Owned {
   /** the same after every restart */
   readonly url: string
   readonly pid: number
@@ -150,6 +150,7 @@ export async function openWorld(t: Scope): Promise<World> {
         const found = await sql`SELECT 1 FROM pg_database WHERE datname = 'holdfast'`
         if (found.length === 0) await sql`CREATE DATABASE holdfast`
         await sql.end()
+        if (found.length > 0) return one
         const migrate = spawnNode('ops/migrate.ts', { ...env, DATABASE_URL: one.url('holdfast') }, '')
         if ((await migrate.exited) !== 'code 0') throw new Error(`migrate failed:\n${migrate.logs()}`)
         return one
@@ -157,6 +158,12 @@ export async function openWorld(t: Scope): Promise<World> {
       return await own(servers, 'postgres/cluster', launch, (one) => one.url('holdfast'))
     },
   }
+}
+
+/** Postgres is one process a connection: all of them. */
+export function signalAll(postmaster: number, signal: NodeJS.Signals): void {
+  const children = readFileSync(`/proc/${postmaster}/task/${postmaster}/children`, 'utf8').trim().split(' ')
+  for (const pid of [postmaster, ...children.map(Number)]) process.kill(pid, signal)
 }
 
 /** Polls until the predicate holds (or is truthy) and returns its value; what it threw last is told when time is up. */
@@ -209,7 +216,7 @@ async function own<S extends Server & { folder: string }>(
 function spawnNode(entry: string, env: Env, url: string): Running {
   const bundled = join(given('HOLDFAST_BUNDLE'), entry.replace(/\.ts$/, '.mjs'))
   // Whoever changes a source while it is loaded (test/races/without.mjs) needs the sources.
-  const how = env.NODE_OPTIONS === undefined ? ['--enable-source-maps', bundled] : ['--import=tsx', entry]
+  const how = env.WITHOUT === undefined ? ['--enable-source-maps', bundled] : ['--import=tsx', entry]
   const child = spawn(process.execPath, how, { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
   let text = ''
   let asked = false

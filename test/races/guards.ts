@@ -8,57 +8,27 @@ import t, { type Test } from 'tap'
 import { verify } from '../../src/shared/verify.ts'
 import { type Arena, openArena } from './arena.ts'
 import type { Check } from './race.ts'
+import { FENCE, IDEMPOTENCY, MERGING, OVERLAP, type Removal, RIDE, ROW_LOCKS, STATUS, STOCK } from './removals.ts'
 import type { ScarcityName } from './scarcities.ts'
 import { RACES, SCARCITIES } from './table.ts'
 
 const TRIES = 10
 
-interface Guard {
+interface Guard extends Removal {
   name: string
   /** the race that is lost without it, and on what */
   race: number
   on: ScarcityName
-  /** what takes it out of the database */
-  sql?: string
-  /** what takes it out of the code; see without.mjs */
-  code?: { file: string; text: string; instead: string }[]
-  /** for the workers, with the guard and without it */
-  env?: Record<string, string>
   /** how the race is lost: one of the assertions that fail */
   lost: RegExp
 }
 
-/** Makes what a batch writes there late: time for another to decide on what it has read. */
-const late = (when: string) => `
-  CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.1); RETURN NULL; END $$;
-  CREATE TRIGGER late BEFORE ${when} FOR EACH STATEMENT EXECUTE FUNCTION late()`
-
 /** In the database alone: one arena has them all. */
 const IN_SQL: readonly Guard[] = [
-  {
-    name: 'EXCLUDE bookings_no_overlap',
-    race: 6,
-    on: 'date ranges',
-    sql: 'ALTER TABLE bookings DROP CONSTRAINT bookings_no_overlap',
-    lost: /four of four are taken/,
-  },
-  {
-    name: 'CHECK resources_available_check',
-    race: 6,
-    on: 'stock',
-    sql: 'ALTER TABLE resources DROP CONSTRAINT resources_available_check',
-    lost: /four of four are taken/,
-  },
-  {
-    name: 'UNIQUE bookings_active_ride',
-    race: 19,
-    on: 'drivers',
-    sql: `DROP INDEX bookings_active_ride; ${late('UPDATE ON bookings')}`,
-    lost: /1 of 8 have it/,
-  },
+  { name: 'EXCLUDE bookings_no_overlap', race: 6, on: 'date ranges', ...OVERLAP, lost: /four of four are taken/ },
+  { name: 'CHECK resources_available_check', race: 6, on: 'stock', ...STOCK, lost: /four of four are taken/ },
+  { name: 'UNIQUE bookings_active_ride', race: 19, on: 'drivers', ...RIDE, lost: /1 of 8 have it/ },
 ]
-
-const BATCH = '/src/workers/batch.ts'
 
 /** In the code, some with a second guard in the database behind them. */
 const IN_CODE: readonly Guard[] = [
@@ -66,85 +36,31 @@ const IN_CODE: readonly Guard[] = [
     name: 'the fence in the guard of a batch, and the trigger that keeps it from falling',
     race: 21,
     on: 'stock',
-    sql: 'DROP TRIGGER resources_fence ON resources',
-    env: { TOKENS_LATE_MS: '2000' },
-    code: [{ file: BATCH, text: ' AND r.fence <= l.token', instead: '' }],
+    ...FENCE,
     lost: /tokens rise/,
   },
   {
     name: 'the row locks under which a batch reads what it will write',
     race: 10,
     on: 'balances',
-    sql: late('INSERT ON movements'),
-    code: [
-      { file: BATCH, text: ' FOR NO KEY UPDATE OF r', instead: '' },
-      {
-        file: BATCH,
-        text: `UPDATE resources r SET fence = l.token
-    FROM locked l
-    WHERE r.ref = l.ref AND r.fence <= l.token
-    RETURNING r.ref,`,
-        instead: 'SELECT r.ref,',
-      },
-      {
-        file: BATCH,
-        text: `AS now_ms\`,
-  )
-  const resources = new Map`,
-        instead: `AS now_ms FROM locked l JOIN resources r ON r.ref = l.ref\`,
-  )
-  const resources = new Map`,
-      },
-      { file: BATCH, text: ' AND t.fence = d.token', instead: '' },
-    ],
+    ...ROW_LOCKS,
     lost: /3 of 16 have it/,
   },
   {
     name: 'the condition on the status that was decided on, and UNIQUE movements_effect',
     race: 21,
     on: 'stock',
-    sql: 'DROP INDEX movements_effect',
-    code: [
-      {
-        file: BATCH,
-        text: 'WHERE t.id = d.id AND t.status = d.was\n        --',
-        instead: 'WHERE t.id = d.id\n        --',
-      },
-    ],
+    ...STATUS,
     lost: /two are taken|4 of 10 have it/,
   },
   {
     name: 'UNIQUE purchases_idempotency_key, and what the intake does about it',
     race: 14,
     on: 'stock',
-    sql: 'DROP INDEX purchases_idempotency_key',
-    code: [
-      {
-        file: '/src/api/intake.ts',
-        text: 'ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING',
-        instead: '',
-      },
-    ],
+    ...IDEMPOTENCY,
     lost: /one order/,
   },
-  {
-    name: 'the merging of lines of one resource',
-    race: 3,
-    on: 'tickets',
-    code: [
-      {
-        file: '/src/shared/resource.ts',
-        text: 'export function mergeLines(lines: readonly Line[]): Line[] {',
-        instead: 'export function mergeLines(lines: readonly Line[]): Line[] {\n  return [...lines]',
-      },
-      {
-        file: '/src/workers/purchases.ts',
-        text: 'units.set(line.resource, (units.get(line.resource) ?? 0) + line.units)',
-        instead: 'units.set(line.resource, line.units)',
-      },
-    ],
-    lost: /0 of 1 have it/,
-  },
+  { name: 'the merging of lines of one resource', race: 3, on: 'tickets', ...MERGING, lost: /0 of 1 have it/ },
 ]
 
 /** What failed of the race, and of the invariants after it; empty when it is won. */

@@ -1,0 +1,89 @@
+/** What there is to be judged when the load is over: what clients were told, what the database has, what the provider took. */
+import { sql } from 'drizzle-orm'
+import { type Client, run } from '../../src/shared/db.ts'
+import type { BookingStatus, Line, PurchaseStatus } from '../../src/shared/schema.ts'
+import { type Finding, verify } from '../../src/shared/verify.ts'
+import type { Entry } from './record.ts'
+
+export interface Row {
+  id: string
+  kind: 'purchase' | 'booking'
+  seq: number
+  queue: string
+  customer: string
+  lines: readonly Line[]
+  amount: number | null
+  method: string
+  status: PurchaseStatus | BookingStatus
+  reason: string | null
+  replaces: string | null
+  key: string | null
+  created_ms: number
+}
+
+export interface Evidence {
+  readonly entries: readonly Entry[]
+  readonly rows: readonly Row[]
+  readonly commands: readonly { key: string; status: string }[]
+  readonly restocks: readonly { key: string; delta: number }[]
+  /** resource → units that it had from the beginning, of those that nobody puts anything into or takes anything back to */
+  readonly lines: ReadonlyMap<string, number>
+  /** purchase or booking → what the provider has of it: payments taken, minor units kept, reservations left */
+  readonly provider: ReadonlyMap<string, { taken: number; kept: number; open: number }>
+  /** what `npm run verify` says */
+  readonly invariants: readonly Finding[]
+  /** processes that ended by themselves */
+  readonly fallen: readonly string[]
+}
+
+export async function readRows(
+  client: Client,
+): Promise<Pick<Evidence, 'rows' | 'commands' | 'restocks' | 'invariants'>> {
+  const created = sql.raw('(extract(epoch from created_at) * 1000)::float8 AS created_ms')
+  const rest = sql.raw(
+    `seq, customer, amount, payment ->> 'method' AS method, status, reason, replaces, idempotency_key AS key`,
+  )
+  const [purchases, bookings] = await Promise.all([
+    run<Row>(client, sql`SELECT id, 'purchase' AS kind, queue, lines, ${rest}, ${created} FROM purchases`),
+    run<Row>(
+      client,
+      sql`SELECT id, 'booking' AS kind, resource AS queue, '[]'::jsonb AS lines, ${rest}, ${created} FROM bookings`,
+    ),
+  ])
+  return {
+    rows: [...purchases, ...bookings],
+    commands: await run(
+      client,
+      sql`SELECT idempotency_key AS key, status FROM commands WHERE idempotency_key IS NOT NULL`,
+    ),
+    restocks: await run(
+      client,
+      sql`SELECT idempotency_key AS key, delta FROM movements WHERE idempotency_key IS NOT NULL`,
+    ),
+    invariants: await verify(client),
+  }
+}
+
+/** How many purchases, bookings, commands, holds, requests and charges have not come to their end. */
+export async function unsettled(client: Client): Promise<number> {
+  const [row] = await run<{ n: number }>(
+    client,
+    sql`SELECT ((SELECT count(*) FROM purchases WHERE status IN ('queued', 'held'))
+              + (SELECT count(*) FROM bookings WHERE status IN ('queued', 'requested'))
+              + (SELECT count(*) FROM commands WHERE status = 'queued')
+              + (SELECT count(*) FROM charges WHERE status IN ('pending', 'sent', 'authorized', 'capturing')))::int AS n`,
+  )
+  return row?.n ?? 0
+}
+
+/** second since `since_ms` (since 1970) → how many rows were settled in it */
+export async function settledBySecond(client: Client, since_ms: number): Promise<number[]> {
+  const rows = await run<{ second: number; n: number }>(
+    client,
+    sql`SELECT floor(extract(epoch from settled_at) - ${since_ms}::float8 / 1000)::int AS second, count(*)::int AS n FROM (
+          SELECT settled_at FROM purchases UNION ALL SELECT settled_at FROM bookings UNION ALL SELECT settled_at FROM commands
+        ) s WHERE settled_at >= to_timestamp(${since_ms}::float8 / 1000) GROUP BY 1`,
+  )
+  const seconds = new Map(rows.map((row) => [row.second, row.n]))
+  return Array.from({ length: Math.max(0, ...seconds.keys()) + 1 }, (_, second) => seconds.get(second) ?? 0)
+}

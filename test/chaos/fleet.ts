@@ -1,0 +1,161 @@
+/**
+ * The fleet that is hurt: two API, three workers, the payment provider, a Postgres and a Redis of its own, all real
+ * processes, and between each process and each server a proxy. Invariant: whatever was done to it, heal() gives it back
+ * whole, every process at the address that it had.
+ */
+import postgres from 'postgres'
+import { makeClock } from '../clock.ts'
+import { type Link, startProxy } from '../locks-redis.ts'
+import { TTL } from '../shop.ts'
+import { type Owned, openWorld, type Running, type Scope } from '../world.ts'
+import type { Planted } from './planted.ts'
+
+/** How one process reaches one server. */
+export interface Wire {
+  readonly links: ReadonlySet<Link>
+  readonly port: number
+  /** milliseconds that each way takes */
+  lag_ms: number
+  /** nothing is passed on, either way, neither on connections that are made meanwhile */
+  still: boolean
+  /** answers are lost, also on connections that are made meanwhile */
+  deaf: boolean
+}
+
+export interface Member {
+  readonly name: string
+  readonly kind: 'api' | 'worker'
+  readonly url: string
+  readonly wires: Readonly<Record<'redis' | 'postgres', Wire>>
+  readonly running: Running
+  /** its wall clock can be stepped */
+  readonly stepped: boolean
+  start(): Promise<void>
+}
+
+export interface Fleet {
+  readonly members: readonly Member[]
+  readonly redis: Owned
+  readonly postgres: Owned
+  readonly sandbox: Running
+  /** steps the wall clock of the member that is `stepped`; 0: the true time */
+  setClock(offset_s: number): void
+  /** processes that ended though nobody had asked for it, with how they ended */
+  fallen(): string[]
+  /** what each process wrote */
+  logs(): Map<string, string>
+}
+
+/** Milliseconds for which SIGUSR2 blocks an event loop: past the leases' TTL. */
+const BLOCK_MS = 1_700
+const APIS = 2
+const WORKERS = 3
+const block = `--import=${new URL('block.mjs', import.meta.url).pathname}`
+const without = `--import=${new URL('../races/without.mjs', import.meta.url).pathname}`
+
+export async function openFleet(t: Scope, planted?: Planted): Promise<Fleet> {
+  const world = await openWorld(t)
+  const [database, redis, sandbox] = await Promise.all([
+    world.ownPostgres(),
+    world.ownRedis(),
+    world.startSandbox({ SANDBOX_SLOW_MS: '700' }),
+  ])
+  if (planted?.sql) await statements(database.url, planted.sql)
+  const logs = new Map<string, string>()
+  const fallen: string[] = []
+  // libfaketime is made for Linux.
+  const clock = process.platform === 'linux' ? makeClock() : undefined
+
+  const wire = async (url: string): Promise<Wire> => {
+    const state = { lag_ms: 0, still: false, deaf: false }
+    const seen = (link: Link) => {
+      if (state.still) link.pause()
+      if (state.deaf) link.mute()
+    }
+    const proxy = await startProxy(
+      Number(new URL(url).port),
+      (link) => seen(link),
+      (link) => seen(link),
+      () => state.lag_ms,
+    )
+    t.teardown(() => proxy.stop())
+    return Object.assign(state, { links: proxy.links, port: proxy.port })
+  }
+
+  async function open(kind: Member['kind'], name: string, stepped: boolean): Promise<Member> {
+    const wires = { redis: await wire(redis.url), postgres: await wire(database.url) }
+    const through = (url: string, { port }: Wire) => {
+      const address = new URL(url)
+      address.port = String(port)
+      return address.href
+    }
+    const env = {
+      ...TTL,
+      DATABASE_URL: through(database.url, wires.postgres),
+      REDIS_URL: through(redis.url, wires.redis),
+      SANDBOX_URL: sandbox.url,
+      PAYMENT_TIMEOUT_MS: '1500',
+      BOOKING_ACCEPT_SECONDS: '2',
+      BLOCK_MS: `${BLOCK_MS}`,
+      NODE_OPTIONS: planted ? `${without} ${block}` : block,
+      ...(planted && { WITHOUT: JSON.stringify(planted.code), ...planted.env }),
+      ...(stepped && (clock?.env as Record<string, string>)),
+    }
+    const launch = async (port?: string) => {
+      const extra = port === undefined ? env : { ...env, [kind === 'api' ? 'PORT' : 'METRICS_PORT']: port }
+      const one = kind === 'api' ? await world.startApi(extra) : await world.startWorker(extra, planted?.worker)
+      void one.exited.then((how) => {
+        logs.set(name, (logs.get(name) ?? '') + one.logs())
+        if (!one.asked()) fallen.push(`${name} (${how})`)
+      })
+      return one
+    }
+    let running = await launch()
+    const { url } = running
+    return {
+      name,
+      kind,
+      url,
+      wires,
+      stepped,
+      get running() {
+        return running
+      },
+      async start() {
+        running = await launch(new URL(url).port)
+      },
+    }
+  }
+
+  const names = [
+    ...Array.from({ length: APIS }, () => 'api'),
+    ...Array.from({ length: WORKERS }, () => 'worker'),
+  ] as const
+  const members = await Promise.all(
+    names.map((kind, n) =>
+      open(
+        kind as Member['kind'],
+        `${kind}-${kind === 'api' ? n + 1 : n + 1 - APIS}`,
+        clock !== undefined && n === names.length - 1,
+      ),
+    ),
+  )
+  // After the processes have ended, which is the world's own teardown.
+  t.teardown(async () => clock?.remove())
+  return {
+    members,
+    redis,
+    postgres: database,
+    sandbox,
+    setClock: (offset_s) => clock?.set(offset_s),
+    fallen: () => fallen,
+    logs() {
+      return new Map(members.map((one) => [one.name, (logs.get(one.name) ?? '') + one.running.logs()]))
+    },
+  }
+}
+
+async function statements(url: string, text: string): Promise<void> {
+  const sql = postgres(url, { max: 1, onnotice() {} })
+  await sql.unsafe(text).finally(() => sql.end())
+}

@@ -1,0 +1,212 @@
+/**
+ * What is done to the fleet, and when: a plan that a seed gives, carried out against real processes. Invariant: each fault
+ * undoes itself, whatever happened meanwhile, so after the last one the fleet is whole.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Redis } from 'ioredis'
+import type { Link } from '../locks-redis.ts'
+import { signalAll } from '../world.ts'
+import type { Fleet, Member, Wire } from './fleet.ts'
+import { seeded } from './seeded.ts'
+
+type Target = 'api-1' | 'api-2' | 'worker-1' | 'worker-2' | 'worker-3' | 'redis' | 'postgres' | 'sandbox'
+const APIS: readonly Target[] = ['api-1', 'api-2']
+const WORKERS: readonly Target[] = ['worker-1', 'worker-2', 'worker-3']
+const PROCESSES = [...APIS, ...WORKERS]
+
+/** what is done → to whom it may be done, and for how long, in milliseconds */
+const KINDS = {
+  'killed, started again': { to: PROCESSES, ms: [200, 1500] },
+  frozen: { to: [...PROCESSES, 'redis', 'postgres', 'sandbox'], ms: [300, 3500] },
+  'event loop blocked': { to: PROCESSES, ms: [1700, 1700] },
+  'clock stepped': { to: ['worker-3'], ms: [1500, 5000] },
+  flushed: { to: ['redis'], ms: [0, 0] },
+  'killed, started empty': { to: ['redis'], ms: [200, 2000] },
+  'killed, started with its data': { to: ['redis'], ms: [200, 2000] },
+  crashed: { to: ['postgres'], ms: [200, 1500] },
+  'connections cut': { to: PROCESSES, ms: [0, 0] },
+  'answers lost': { to: PROCESSES, ms: [300, 2500] },
+  'network still': { to: PROCESSES, ms: [300, 3000] },
+  'network slow': { to: PROCESSES, ms: [1000, 4000] },
+} as const satisfies Record<string, { to: readonly Target[]; ms: readonly [number, number] }>
+
+type Kind = keyof typeof KINDS
+
+/** Milliseconds behind its plan after which a fault is left out. */
+const LATE_MS = 3_000
+
+export interface Fault {
+  /** milliseconds since the load began */
+  at_ms: number
+  kind: Kind
+  target: Target
+  for_ms: number
+  /** servers that its connections are meant of */
+  servers: readonly ('redis' | 'postgres')[]
+  /** seconds beside the true time, or milliseconds of lag */
+  by: number
+}
+
+/** A fault as it was, in milliseconds since the load began. */
+export interface Done extends Fault {
+  from_ms: number
+  until_ms: number
+}
+
+/** Nothing of this is done where the machine cannot. */
+const isPossible = (kind: Kind) => kind !== 'clock stepped' || process.platform === 'linux'
+
+/** Faults from `from_ms` to `until_ms`: all kinds in turn, in the seed's order; some begin while another one is on. */
+export function plan(seed: number, from_ms: number, until_ms: number): Fault[] {
+  const random = seeded(seed, 'nemesis')
+  const faults: Fault[] = []
+  let kinds: Kind[] = []
+  for (let at_ms = from_ms; ; ) {
+    if (kinds.length === 0) kinds = random.shuffled((Object.keys(KINDS) as Kind[]).filter(isPossible))
+    const kind = kinds.shift() as Kind
+    const { to, ms } = KINDS[kind]
+    const for_ms = random.whole(ms[0], ms[1])
+    const target = random.pick<Target>(to)
+    const servers = random.pick<Fault['servers']>([['redis'], ['postgres'], ['redis', 'postgres']])
+    const by = kind === 'clock stepped' ? random.pick([-3600, -5, 5, 3600]) : random.whole(5, 60)
+    const pause_ms = random.chance(0.35) ? 300 : for_ms + random.whole(400, 2500)
+    if (at_ms + for_ms > until_ms) return faults
+    faults.push({ at_ms, kind, target, for_ms, servers, by })
+    at_ms += pause_ms
+  }
+}
+
+export function describe({ kind, target, for_ms, servers, by }: Fault): string {
+  const where = ['connections cut', 'answers lost', 'network still', 'network slow'].includes(kind)
+    ? ` (to ${servers.join(' and ')})`
+    : ''
+  const how = kind === 'clock stepped' ? ` by ${by} s` : kind === 'network slow' ? ` by ${by} ms` : ''
+  return `${target}: ${kind}${how}${where}${for_ms > 0 ? `, ${(for_ms / 1000).toFixed(1)} s` : ''}`
+}
+
+export interface Nemesis {
+  /** Carries the plan out; resolves when the last fault is undone. */
+  run(faults: readonly Fault[], since: number): Promise<void>
+  /** under way */
+  now(): Fault[]
+  done(): readonly Done[]
+}
+
+export function createNemesis(fleet: Fleet): Nemesis {
+  const now = new Set<Fault>()
+  const done: Done[] = []
+  /** what was begun on a target is undone before the next begins */
+  const busy = new Map<Target, Promise<void>>()
+
+  const memberOf = (target: Target) => fleet.members.find((one) => one.name === target) as Member
+  const wiresOf = ({ target, servers }: Fault): Wire[] => servers.map((server) => memberOf(target).wires[server])
+  const each = (wires: readonly Wire[], act: (link: Link) => void) => {
+    for (const wire of wires) for (const link of [...wire.links]) act(link)
+  }
+
+  async function freeze(target: Target, for_ms: number): Promise<void> {
+    const signal = (name: 'SIGSTOP' | 'SIGCONT') => {
+      if (target === 'redis') void fleet.redis.stop(name)
+      else if (target === 'postgres') signalAll(fleet.postgres.pid, name)
+      else if (target === 'sandbox') fleet.sandbox.kill(name)
+      else memberOf(target).running.kill(name)
+    }
+    signal('SIGSTOP')
+    await sleep(for_ms)
+    signal('SIGCONT')
+  }
+
+  const acts: Record<Kind, (fault: Fault) => Promise<void>> = {
+    async 'killed, started again'({ target, for_ms }) {
+      const member = memberOf(target)
+      member.running.kill('SIGKILL')
+      await member.running.exited
+      await sleep(for_ms)
+      await member.start()
+    },
+    frozen: ({ target, for_ms }) => freeze(target, for_ms),
+    async 'event loop blocked'({ target, for_ms }) {
+      memberOf(target).running.process.kill('SIGUSR2')
+      await sleep(for_ms)
+    },
+    async 'clock stepped'({ for_ms, by }) {
+      fleet.setClock(by)
+      await sleep(for_ms)
+      fleet.setClock(0)
+    },
+    async flushed() {
+      const redis = new Redis(fleet.redis.url)
+      await redis.flushall().finally(() => redis.disconnect())
+    },
+    async 'killed, started empty'({ for_ms }) {
+      await fleet.redis.stop('SIGKILL')
+      await sleep(for_ms)
+      await fleet.redis.restart({ empty: true })
+    },
+    async 'killed, started with its data'({ for_ms }) {
+      await fleet.redis.stop('SIGKILL')
+      await sleep(for_ms)
+      await fleet.redis.restart()
+    },
+    async crashed({ for_ms }) {
+      // Immediate shutdown: nothing is written out, the log is replayed at the start.
+      await fleet.postgres.stop('SIGQUIT')
+      await sleep(for_ms)
+      await fleet.postgres.restart()
+    },
+    async 'connections cut'(fault) {
+      each(wiresOf(fault), (link) => link.reset())
+    },
+    async 'answers lost'(fault) {
+      // As a peer whose way back is broken: what was asked is done, nobody hears of it, and then the connection fails.
+      const wires = wiresOf(fault)
+      for (const wire of wires) wire.deaf = true
+      each(wires, (link) => link.mute())
+      await sleep(fault.for_ms)
+      for (const wire of wires) wire.deaf = false
+      each(wires, (link) => link.reset())
+    },
+    async 'network still'(fault) {
+      const wires = wiresOf(fault)
+      for (const wire of wires) wire.still = true
+      each(wires, (link) => link.pause())
+      await sleep(fault.for_ms)
+      for (const wire of wires) wire.still = false
+      each(wires, (link) => link.goOn())
+    },
+    async 'network slow'(fault) {
+      const wires = wiresOf(fault)
+      for (const wire of wires) wire.lag_ms = fault.by
+      await sleep(fault.for_ms)
+      for (const wire of wires) wire.lag_ms = 0
+    },
+  }
+
+  async function act(fault: Fault, since: number): Promise<void> {
+    await busy.get(fault.target)
+    const from_ms = performance.now() - since
+    now.add(fault)
+    await acts[fault.kind](fault)
+    now.delete(fault)
+    done.push({ ...fault, from_ms, until_ms: performance.now() - since })
+  }
+
+  return {
+    async run(faults, since) {
+      const under_way: Promise<void>[] = []
+      for (const fault of faults) {
+        await sleep(Math.max(0, since + fault.at_ms - performance.now()))
+        // Two at a time at most: more would be an outage, whatever the software does.
+        while (now.size >= 2) await sleep(50)
+        // A busy machine starts a process in seconds: what would come too late for the plan is left out.
+        if (performance.now() - since > fault.at_ms + LATE_MS) continue
+        const acting = act(fault, since)
+        busy.set(fault.target, acting)
+        under_way.push(acting)
+      }
+      await Promise.all(under_way)
+    },
+    now: () => [...now],
+    done: () => done,
+  }
+}

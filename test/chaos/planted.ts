@@ -1,0 +1,72 @@
+/**
+ * Faults that are planted: a guard is taken out while the sources are loaded, and the checker must find what comes of it.
+ * Where another guard stands behind it, that one is out as well: either the one in the database, or the leases, which
+ * are then given to everybody who asks.
+ */
+import { FENCE, IDEMPOTENCY, MERGING, OVERLAP, type Removal, ROW_LOCKS, STATUS, STOCK } from '../races/removals.ts'
+
+export interface Planted extends Removal {
+  readonly name: string
+  /** what is out, in a person's words */
+  readonly what: string
+  /** entry file of the workers, in place of the real one */
+  readonly worker?: string
+  readonly code: NonNullable<Removal['code']>
+}
+
+const UNLOCKED = { worker: 'test/races/unlocked-worker.ts' }
+
+export const PLANTED: readonly Planted[] = [
+  {
+    name: 'stock',
+    what: 'the look at the stock before a sale, and the CHECK behind it',
+    ...STOCK,
+    code: [
+      {
+        file: '/src/workers/purchases.ts',
+        text: `if (!resource || resource.available < units) return ['rejected', 'sold_out']`,
+        instead: `if (!resource) return ['rejected', 'sold_out']`,
+      },
+    ],
+  },
+  {
+    name: 'overlap',
+    what: 'the look at who has these dates, and the EXCLUDE behind it',
+    ...OVERLAP,
+    code: [
+      {
+        file: '/src/workers/bookings.ts',
+        text: 'const here = [...(calendars.get(booking.queue) ?? [])].filter((row) => overlap(row, booking))',
+        instead: 'const here = []',
+      },
+    ],
+  },
+  {
+    name: 'fence',
+    what: 'the fence in the guard of a batch, the trigger behind it, and leases that keep others out',
+    ...FENCE,
+    ...UNLOCKED,
+  },
+  {
+    name: 'idempotency',
+    what: 'the unique key of a purchase, and what the intake does about it',
+    ...IDEMPOTENCY,
+  },
+  {
+    name: 'status',
+    what: 'the condition on the status that was decided on, the unique effects behind it, and leases that keep others out',
+    ...STATUS,
+    ...UNLOCKED,
+  },
+  {
+    name: 'merging',
+    what: 'the merging of two lines of one resource, on both sides',
+    ...MERGING,
+  },
+  {
+    name: 'rows',
+    what: 'the row locks under which a batch reads what it will write, and leases that keep others out',
+    ...ROW_LOCKS,
+    ...UNLOCKED,
+  },
+]

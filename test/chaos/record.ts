@@ -1,0 +1,94 @@
+/**
+ * What clients asked and what they were told: each request with its answer, as a line of JSON in a file and, in short, in
+ * memory for the checker. Invariant: a request is written down once its answer has come, or is known never to come.
+ */
+
+import { once } from 'node:events'
+import { createWriteStream, type WriteStream } from 'node:fs'
+
+/** What an answer says of a purchase or a booking. */
+export interface Told {
+  id: string
+  status: string
+  /** what never changes, where the answer has it */
+  seq?: number
+  customer?: string
+  created_at?: string
+}
+
+export interface Entry {
+  n: number
+  /** which part of the load */
+  op: string
+  /** what somebody wants; a second request of one intent asks for the same again */
+  intent: string
+  /** milliseconds since the load began, just before it was sent and just after it was answered */
+  from_ms: number
+  until_ms: number
+  method: string
+  path: string
+  body?: Record<string, unknown>
+  key?: string
+  wait_s?: number
+  /** 0: no answer */
+  status: number
+  code?: string
+  replayed?: boolean
+  told?: Told
+  /** of a resource as it was told */
+  version?: number
+  /** of a lease */
+  token?: number
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: bodies are looked at field by field
+type Body = any
+
+/** A command's path names what it is about. */
+const subjectOf = (path: string) => /^\/api\/(?:purchases|bookings)\/([0-9a-f-]{36})/.exec(path)?.[1]
+
+function toldBy(path: string, body: Body): Told | undefined {
+  const subject = subjectOf(path)
+  if (body?.code === 'wrong_status' && subject !== undefined) return { id: subject, status: body.current_status }
+  const row = body?.purchase ?? body?.booking ?? body
+  if (typeof row?.id !== 'string' || typeof row.status !== 'string') return undefined
+  const { id, status, seq, customer, created_at } = row
+  return { id, status, seq, customer, created_at }
+}
+
+/** What the checker has to know of an answer. */
+export function inShort(path: string, status: number, headers: Headers, body: Body): Partial<Entry> {
+  const told = toldBy(path, body)
+  return {
+    status,
+    ...(typeof body?.code === 'string' && { code: body.code }),
+    ...(headers.get('idempotent-replayed') === 'true' && { replayed: true }),
+    ...(told && { told }),
+    ...(typeof body?.version === 'number' && { version: body.version }),
+    ...(typeof body?.fencing_token === 'number' && { token: body.fencing_token }),
+  }
+}
+
+export interface Recorder {
+  readonly entries: readonly Entry[]
+  /** `answer`: the whole body, for the file alone */
+  add(entry: Entry, answer: unknown): void
+  close(): Promise<void>
+}
+
+export function openRecorder(file: string | undefined): Recorder {
+  const entries: Entry[] = []
+  const out: WriteStream | undefined = file === undefined ? undefined : createWriteStream(file)
+  return {
+    entries,
+    add(entry, answer) {
+      entries.push(entry)
+      out?.write(`${JSON.stringify({ ...entry, answer })}\n`)
+    },
+    async close() {
+      if (!out) return
+      out.end()
+      await once(out, 'close')
+    },
+  }
+}

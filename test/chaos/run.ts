@@ -1,0 +1,165 @@
+/**
+ * One run: the fleet is started, loaded, hurt, left to recover, and judged. Invariant: the verdict is about everything that
+ * was asked from the first request to the last.
+ */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { openDb } from '../../src/shared/db.ts'
+import type { Finding } from '../../src/shared/verify.ts'
+import { provider } from '../shop.ts'
+import { type Scope, until } from '../world.ts'
+import { check } from './checker.ts'
+import { createClient } from './client.ts'
+import { readRows, settledBySecond, unsettled } from './evidence.ts'
+import { openFleet } from './fleet.ts'
+import { createLoad } from './load.ts'
+import { createNemesis, type Done, type Fault, plan } from './nemesis.ts'
+import type { Planted } from './planted.ts'
+import { type Entry, openRecorder } from './record.ts'
+import { type Recovery, recoveryOf } from './recovery.ts'
+import { seeded } from './seeded.ts'
+import { sellOut } from './sellout.ts'
+import { fill, HOT } from './shelves.ts'
+
+export interface Options {
+  seed: number
+  /** seconds of load */
+  seconds: number
+  /** who come in a second */
+  rate: number
+  /** seconds of load before the first fault and after the last */
+  calm_s: readonly [number, number]
+  /** where records and logs go; undefined: nowhere */
+  folder?: string
+  planted?: Planted
+}
+
+export interface Progress {
+  at_ms: number
+  came: number
+  inside: number
+  answered: number
+  refused: number
+  unanswered: number
+  now: readonly Fault[]
+}
+
+export interface Report {
+  plan: readonly Fault[]
+  faults: readonly Done[]
+  entries: readonly Entry[]
+  findings: readonly Finding[]
+  recovery: Recovery
+  /** rows settled, by the second since the load began */
+  settled: readonly number[]
+  load_ms: number
+  /** milliseconds from the end of the load until everything had come to its end */
+  drain_ms: number
+  /** told 503 or nothing, without a key, and there all the same: the gap that the README names */
+  unheard: number
+  turnedAway: number
+}
+
+/** Who has come, and what is under way, has so long to come to its end. */
+const DRAIN_MS = 150_000
+
+export async function runChaos(
+  t: Scope,
+  options: Options,
+  tell: (progress: Progress) => void = () => {},
+): Promise<Report> {
+  const { seed, seconds, rate, calm_s, folder, planted } = options
+  if (folder !== undefined) mkdirSync(folder, { recursive: true })
+  const fleet = await openFleet(t, planted)
+  const recorder = openRecorder(folder === undefined ? undefined : join(folder, 'records.jsonl'))
+  const db = openDb(fleet.postgres.url, { max: 4, name: 'chaos', idle_in_transaction_ms: 60_000 })
+  t.teardown(() => db.close())
+  const draw = seeded(seed, 'client')
+  const apis = fleet.members.filter((one) => one.kind === 'api')
+  let began = performance.now()
+  const client = createClient(
+    () => draw.pick(apis).url,
+    recorder,
+    () => performance.now() - began,
+  )
+  // A quarter of those who come want the hot product.
+  const shelves = await fill(client, Math.ceil((seconds * rate * 0.3) / HOT.buyers) + 1)
+  began = performance.now()
+  const began_ms = performance.timeOrigin + began
+  const faults = plan(seed, calm_s[0] * 1000, (seconds - calm_s[1]) * 1000)
+  const nemesis = createNemesis(fleet)
+  const load = createLoad(client, shelves, seed)
+
+  const counts = { answered: 0, refused: 0, unanswered: 0 }
+  let counted = 0
+  const ticker = setInterval(() => {
+    for (; counted < recorder.entries.length; counted++) {
+      const { status = 0 } = recorder.entries[counted] ?? {}
+      if (status === 0) counts.unanswered++
+      else if (status === 503) counts.refused++
+      else counts.answered++
+    }
+    const { came, inside } = load.counts()
+    tell({ at_ms: performance.now() - began, came, inside, ...counts, now: nemesis.now() })
+  }, 1_000)
+  t.teardown(async () => clearInterval(ticker))
+
+  const loading = load.run(rate)
+  const hurting = nemesis.run(faults, began)
+  await hurting
+  // The last ones are to be undone, however late they were, before the calm at the end begins.
+  const end = Math.max(began + seconds * 1000, performance.now() + calm_s[1] * 1000)
+  await sleep(end - performance.now())
+  load.stop()
+  const load_ms = performance.now() - began
+  await loading
+  await load.over()
+  const drained = async () => (await unsettled(db.client)) === 0
+  await until(drained, { what: 'everything to come to its end', timeout_ms: DRAIN_MS }).catch(() => {})
+  const drain_ms = performance.now() - began - load_ms
+  await sellOut(client, shelves)
+  await until(drained, { what: 'the last rides to be over', timeout_ms: DRAIN_MS }).catch(() => {})
+  clearInterval(ticker)
+
+  const rows = await readRows(db.client)
+  const lines = new Map(shelves.hot.map((ref) => [ref, HOT.units]))
+  const findings = check({
+    ...rows,
+    entries: recorder.entries,
+    lines,
+    provider: await provider(fleet.sandbox.url).ledger(),
+    fallen: fleet.fallen(),
+  })
+  const settled = await settledBySecond(db.client, began_ms)
+  const done = nemesis.done()
+  const first_ms = Math.min(load_ms, ...done.map((one) => one.from_ms))
+  const last_ms = Math.max(0, ...done.map((one) => one.until_ms))
+  await recorder.close()
+  if (folder !== undefined) {
+    for (const [name, text] of fleet.logs()) writeFileSync(join(folder, `${name}.txt`), text)
+  }
+  return {
+    plan: faults,
+    faults: done,
+    entries: recorder.entries,
+    findings,
+    recovery: recoveryOf(settled, { first_ms, last_ms }, load_ms),
+    settled,
+    load_ms,
+    drain_ms,
+    unheard: unheardOf(recorder.entries, rows.rows),
+    turnedAway: load.counts().turnedAway,
+  }
+}
+
+/** Rows of those who were never answered and had no key to ask again with, and that were not withdrawn. */
+function unheardOf(
+  entries: readonly Entry[],
+  rows: readonly { customer: string; status: string; key: string | null }[],
+): number {
+  const heard = new Set(
+    entries.filter((one) => one.status !== 0 && one.status !== 503).map(({ body }) => body?.customer ?? body?.rider_id),
+  )
+  return rows.filter((row) => row.key === null && row.status !== 'cancelled' && !heard.has(row.customer)).length
+}
