@@ -34,6 +34,7 @@ async function render(): Promise<string> {
     nudge() {},
     gateway: absent('gateway'),
     pay() {},
+    tail: absent('tail'),
     guarded: (body) => body(),
     // As outside production: there the document that is served lacks the lab.
     lab: { pause_ms: 100 },

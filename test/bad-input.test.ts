@@ -27,7 +27,7 @@ async function written(): Promise<unknown> {
     SELECT (SELECT json_agg(r ORDER BY ref) FROM resources r) AS resources,
            (SELECT count(*) FROM purchases) AS purchases, (SELECT count(*) FROM bookings) AS bookings,
            (SELECT count(*) FROM movements) AS movements, (SELECT count(*) FROM commands) AS commands,
-           (SELECT count(*) FROM charges) AS charges, (SELECT count(*) FROM lock_releases) AS releases,
+           (SELECT count(*) FROM charges) AS charges, (SELECT count(*) FROM outbox) AS outbox, (SELECT count(*) FROM lock_releases) AS releases,
            (SELECT count(*) FROM lab_counts) AS counts, (SELECT count(*) FROM lab_orders) AS orders,
            (SELECT count(*) FROM lab_drivers) AS drivers`
   return [rows[0], (await call('GET', '/api/locks')).body.data]
@@ -563,6 +563,13 @@ t.test('paths, queries and cursors', async (t) => {
     get('/api/bookings?limit=101', 'limit'),
     get(`/api/bookings?cursor=${cursor('good:1')}`, 'cursor'),
     get('/api/bookings/1', 'id'),
+    get('/api/events?resource=good', 'resource'),
+    get('/api/events?type=purchase.queued', 'type'),
+    get('/api/events?limit=0', 'limit'),
+    get('/api/events?before=1-1', 'before'),
+    ...['1', '1-', '-1-1', '1-x', '1e3-1', '9999999999999999-1', '123456789012345-1'].map((id) =>
+      get(`/api/events?after=${id}`, 'after'),
+    ),
     get('/nowhere', null, 404),
     get('/api', null, 404),
     get('/api/purchase', null, 404),
@@ -575,6 +582,13 @@ t.test('paths, queries and cursors', async (t) => {
 
 t.test('headers', (t) =>
   refused(t, [
+    ...['x', '1', '0-0-0', '123456789012345-1'].map((id) => ({
+      name: `Last-Event-ID ${id}`,
+      method: 'GET',
+      path: '/api/events',
+      headers: { 'last-event-id': id },
+      field: 'Last-Event-ID',
+    })),
     ...['a'.repeat(256), ' ', 'ключ', 'a\tb', 'clé'].flatMap((key) => {
       // A header carries bytes: these are the UTF-8 bytes of the key, as fetch lets them through.
       const headers = { 'idempotency-key': Buffer.from(key).toString('latin1') }

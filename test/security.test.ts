@@ -40,7 +40,8 @@ t.test('a key is good for its scopes alone, on every route of the document', asy
   })
   const ask = async (method: 'get' | 'put' | 'post' | 'delete', path: string, key?: string) => {
     const headers = key === undefined ? {} : { authorization: `Bearer ${key}` }
-    const url = path.replace(/\{\w+\}/g, '!')
+    // A stream would not end by itself: it is refused behind the keys.
+    const url = path.replace(/\{\w+\}/g, '!') + (path === '/api/events' ? '?limit=0' : '')
     // A body that no route takes: whoever is let in is told that, and changes nothing.
     const payload =
       method === 'get' ? {} : { payload: '[]', headers: { ...headers, 'content-type': 'application/json' } }

@@ -23,6 +23,7 @@ import type { Log } from '../shared/log.ts'
 import { badField, type FieldError, Problem, ProblemSchema, problemBody } from '../shared/problem.ts'
 import { availabilityRoutes } from './availability.ts'
 import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './bookings.ts'
+import { type EventRoutesDeps, eventRoutes } from './events.ts'
 import { isPlainText, PLAIN_TEXT } from './http.ts'
 import { type LabDeps, labRoutes } from './lab.ts'
 import { type LeaseRoutesDeps, leaseRoutes } from './leases.ts'
@@ -41,6 +42,7 @@ export interface AppDeps
     BookingRoutesDeps,
     ResourceRoutesDeps,
     WebhookRoutesDeps,
+    EventRoutesDeps,
     LeaseRoutesDeps,
     LockRoutesDeps,
     LabDeps,
@@ -81,6 +83,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   bookingRoutes(app, deps)
   availabilityRoutes(app, deps)
   webhookRoutes(app, deps)
+  eventRoutes(app, deps)
   leaseRoutes(app, deps)
   lockRoutes(app, deps)
   labRoutes(app, deps)
@@ -244,6 +247,7 @@ async function document(app: FastifyInstance): Promise<void> {
         { name: 'resources', description: 'What is for sale, and its ledger' },
         { name: 'purchases', description: 'Buying: a place in the line, settled under a lease' },
         { name: 'bookings', description: 'Time of a calendar: stays and rides, settled in the same lines' },
+        { name: 'events', description: 'What changed, as it happens' },
         { name: 'leases', description: 'Locks for any service in any language, by heartbeat' },
         { name: 'locks', description: 'Who holds what, figures, and taking a lock away' },
         { name: 'operating', description: 'Health and metrics' },

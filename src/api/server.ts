@@ -16,6 +16,7 @@ import type { NewBooking } from './bookings.ts'
 import { BOOKINGS, createIntake, FLUSH_MS, PURCHASES } from './intake.ts'
 import { createKinds } from './kinds.ts'
 import type { NewPurchase } from './purchases.ts'
+import { createTail } from './tail.ts'
 import { traceRequests, traceTaking } from './trace-requests.ts'
 import { createWaits } from './wait.ts'
 
@@ -55,6 +56,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const traces = config.tracing ? await openTraces({ service: 'holdfast-api', redis, prefix: redis_prefix }) : undefined
   // Redis may hang: then nobody is counted, and a request is a tenth of a second late.
   const rates = config.rate_limit === undefined ? undefined : openRedis(redis_url, log, { commandTimeout: 100 })
+  const tail = createTail(client, log)
   let stopping = false
   const app = await buildApp({
     config,
@@ -72,6 +74,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     nudge,
     gateway: createStripe(config.payments),
     pay: payer.pay,
+    tail,
     guarded: postgres.run,
     fenced() {
       metrics.fencing_rejections.inc()
@@ -93,6 +96,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     },
     async close() {
       await app.close()
+      tail.close()
       await Promise.all([intake.close(), bookings.close()])
       await closeNudger()
       await payer.close()

@@ -6,6 +6,7 @@
 import { sql } from 'drizzle-orm'
 import {
   bigint,
+  boolean,
   check,
   customType,
   index,
@@ -349,6 +350,46 @@ export const charges = pgTable(
         ELSE false END`,
     ),
   ],
+)
+
+/**
+ * What became visible to buyers, in order: every change of status that was committed, and stock in and out. Triggers
+ * write it (drizzle/0007_outbox.sql), so that no writer can forget it: one row for all that a statement changed of one
+ * resource, its changes in arrays. Each change has the resource's next number; the numbers of a resource have no gap.
+ */
+export const outbox = pgTable(
+  'outbox',
+  {
+    id: bigint('id', { mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
+    /** Whose line it was. */
+    resource: ref('resource').notNull(),
+    about: text('about').$type<'purchase' | 'booking' | 'resource'>().notNull(),
+    /** The number of the last change here: the first is this, less how many there are, plus one. */
+    last: units('last').notNull(),
+    subjects: uuid('subjects').array().notNull(),
+    statuses: text('statuses').array().notNull(),
+    reasons: text('reasons').array().notNull(),
+    /** Units that came in or, below zero, went out. */
+    delta: units('delta'),
+    created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
+  },
+  (t) => [
+    index('outbox_by_resource').on(t.resource, t.id),
+    check('outbox_about_check', sql`${t.about} IN ('purchase', 'booking', 'resource')`),
+  ],
+)
+
+/** The last number given, by resource. Its row lock is held to the commit, so numbers are visible in their order. */
+export const outboxHeads = pgTable('outbox_heads', {
+  resource: ref('resource').primaryKey(),
+  last: units('last').notNull(),
+})
+
+/** One row: outbox rows up to this id are no longer kept. */
+export const outboxKept = pgTable(
+  'outbox_kept',
+  { one: boolean('one').primaryKey().default(true), dropped: units('dropped').notNull().default(0) },
+  (t) => [check('outbox_kept_one_check', sql`${t.one}`)],
 )
 
 /** Who took which lock away from whom. Written before the lock is touched; done_at says that the fence is raised too. */

@@ -1,0 +1,184 @@
+/**
+ * Reads the outbox. Invariant: what lies at or below the horizon is final. Nothing more ever becomes visible there, so a
+ * reader that has read up to a horizon has missed nothing, although ids are given before their transactions commit.
+ */
+import { sql } from 'drizzle-orm'
+import { type Client, run } from './db.ts'
+import { BOOKING_STATUSES, type BookingStatus, type Line, PURCHASE_STATUSES, type PurchaseStatus } from './schema.ts'
+
+/** To be in the line is no change: whoever put it there was told. */
+const settled = <Status extends string>(statuses: readonly Status[]) => statuses.filter((one) => one !== 'queued')
+
+export const EVENT_TYPES: readonly string[] = [
+  ...settled(PURCHASE_STATUSES).map((status) => `purchase.${status}`),
+  ...settled(BOOKING_STATUSES).map((status) => `booking.${status}`),
+  'resource.restocked',
+]
+
+/** A place between events: `n` changes of the outbox row `id` lie before it. */
+export interface Position {
+  id: number
+  n: number
+}
+
+/** One change, as its readers get it. The same event is always told in the same words, however often. */
+export interface Event {
+  /** unique, and in the order of the whole log: `17-3` is the third change of row 17 */
+  id: string
+  type: string
+  /** whose line it was */
+  resource: string
+  /** counts the resource's events, without gaps */
+  sequence: number
+  timestamp: string
+  data: object
+}
+
+export const idOf = ({ id, n }: Position) => `${id}-${n}`
+export const ID_PATTERN = '^(0|[1-9]\\d{0,14})-(0|[1-9]\\d{0,5})$'
+
+/** What idOf was given. */
+export function positionOf(id: string): Position {
+  const [row = '', n = ''] = id.split('-')
+  return { id: Number(row), n: Number(n) }
+}
+
+/** Negative when `a` lies before `b`. */
+export const compare = (a: Position, b: Position) => a.id - b.id || a.n - b.n
+
+/** More than a batch has rows. */
+const MAX_CHANGES = 999_999
+/** The end of a row: behind all of its changes. */
+export const endOf = (id: number): Position => ({ id, n: MAX_CHANGES })
+
+/** Rows of one page: a row has up to a batch of changes. */
+const ROWS = 16
+
+interface Row {
+  id: number
+  n: number
+  about: 'purchase' | 'booking' | 'resource'
+  resource: string
+  sequence: number
+  created_at: string
+  subject: string
+  status: PurchaseStatus | BookingStatus | 'restocked'
+  reason: string | null
+  delta: number | null
+  customer: string | null
+  lines: Line[] | null
+  amount: number | null
+  currency: string | null
+  kind: string | null
+  from: string | null
+  to: string | null
+}
+
+interface Page {
+  events: Event[]
+  /** everything up to here was looked at */
+  end: Position
+  /** there may be more below the horizon */
+  more: boolean
+}
+
+/**
+ * The next events after a place, of one resource or of all, no further than `horizon`. What a change does not keep by
+ * itself is read from its purchase or booking, and is of the kind that no longer changes.
+ */
+export async function readEvents(
+  client: Client,
+  { after, horizon, resource }: { after: Position; horizon: number; resource?: string | undefined },
+): Promise<Page> {
+  const first = after.n === MAX_CHANGES ? after.id + 1 : after.id
+  const only = resource === undefined ? sql`` : sql`AND resource = ${resource}`
+  const rows = await run<Row>(
+    client,
+    sql`
+    WITH page AS MATERIALIZED (
+      SELECT * FROM outbox WHERE id >= ${first} AND id <= ${horizon} ${only} ORDER BY id LIMIT ${ROWS}
+    )
+    SELECT e.id, c.n::int AS n, e.about, e.resource, e.last - cardinality(e.statuses) + c.n AS sequence, e.created_at,
+           c.subject, c.status, c.reason, e.delta,
+           coalesce(p.customer, b.customer) AS customer, p.lines,
+           coalesce(p.amount, b.amount) AS amount, coalesce(p.currency, b.currency) AS currency,
+           b.kind, lower(b.during) AS from, CASE b.kind WHEN 'stay' THEN upper(b.during) END AS to
+    FROM page e
+    CROSS JOIN LATERAL unnest(e.subjects, e.statuses, e.reasons) WITH ORDINALITY AS c(subject, status, reason, n)
+    LEFT JOIN purchases p ON e.about = 'purchase' AND p.id = c.subject
+    LEFT JOIN bookings b ON e.about = 'booking' AND b.id = c.subject
+    ORDER BY e.id, c.n`,
+  )
+  const count = new Set(rows.map((row) => row.id)).size
+  const last = rows.at(-1)
+  const more = count === ROWS && last !== undefined
+  const fresh = rows.filter((row) => compare(row, after) > 0)
+  return { events: fresh.map(present), end: endOf(more ? last.id : horizon), more }
+}
+
+function present(row: Row): Event {
+  const { id, n, about, resource, sequence, created_at, status, reason, customer, amount, currency } = row
+  const iso = (at: string | null) => at && new Date(at).toISOString()
+  const common = { status, reason, customer, amount, currency }
+  const data =
+    about === 'resource'
+      ? { delta: row.delta, reason }
+      : about === 'purchase'
+        ? { purchase: row.subject, ...common, lines: row.lines }
+        : { booking: row.subject, ...common, kind: row.kind, from: iso(row.from), to: iso(row.to) }
+  const timestamp = new Date(created_at).toISOString()
+  return { id: idOf({ id, n }), type: `${about}.${status}`, resource, sequence, timestamp, data }
+}
+
+/** Ids of the outbox: those up to `dropped` are no longer kept, and none is later than `newest`. */
+export async function bounds(client: Client): Promise<{ dropped: number; newest: number }> {
+  const [row] = await run<{ dropped: number; newest: number }>(
+    client,
+    sql`SELECT (SELECT dropped FROM outbox_kept) AS dropped,
+               (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_id_seq) AS newest`,
+  )
+  if (!row) throw new Error('outbox_kept has lost its row')
+  return row
+}
+
+/**
+ * How far the log is final. An id is given to a transaction that has the outbox's table lock by then, and keeps it until it
+ * has ended: when all of those that had it after `newest` was read are gone, whatever they wrote up to `newest` is visible.
+ * Unlike a snapshot's xmin, this waits for writers of this log alone.
+ */
+export function createHorizon(client: Client) {
+  let final: number | undefined
+  let pending: { upto: number; writers: string[] } | undefined
+
+  async function writers(): Promise<string[]> {
+    const rows = await run<{ writer: string }>(
+      client,
+      sql`SELECT DISTINCT virtualtransaction AS writer FROM pg_locks
+          WHERE locktype = 'relation' AND relation = 'outbox'::regclass AND mode = 'RowExclusiveLock'
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`,
+    )
+    return rows.map((row) => row.writer)
+  }
+
+  return {
+    /** Looks once. The id up to which all is final; undefined: not known yet, look again soon. */
+    async look(): Promise<number | undefined> {
+      if (pending) {
+        const still = new Set(await writers())
+        if (pending.writers.some((one) => still.has(one))) return final
+        final = pending.upto
+        pending = undefined
+      }
+      const { newest } = await bounds(client)
+      if (newest === final) return final
+      pending = { upto: newest, writers: await writers() }
+      if (pending.writers.length === 0) {
+        final = newest
+        pending = undefined
+      }
+      return final
+    },
+    /** Something waits to be final: look again sooner. */
+    waiting: () => pending !== undefined,
+  }
+}
