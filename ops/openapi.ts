@@ -1,13 +1,15 @@
 /**
- * `npm run openapi` writes openapi.json from the routes; `npm run openapi -- --check` exits with code 1 when the
- * committed file says something else. Needs neither Postgres nor Redis: nothing here is ever asked.
+ * `npm run openapi` writes openapi.json from the routes, and from it the types of holdfast/client; `npm run openapi --
+ * --check` exits with code 1 when a committed file says something else. Needs neither Postgres nor Redis: nothing here is ever asked.
  */
 import { readFile, writeFile } from 'node:fs/promises'
 import pino from 'pino'
 import { buildApp } from '../src/api/app.ts'
 import { createMetrics } from '../src/shared/metrics.ts'
+import { renderClientTypes } from './client-types.ts'
 
-const FILE = new URL('../openapi.json', import.meta.url)
+const DOCUMENT = 'openapi.json'
+const CLIENT_TYPES = 'src/client/openapi.ts'
 
 /** A dependency that fails the moment that it is used. */
 const absent = <T extends object>(name: string): T =>
@@ -56,16 +58,20 @@ function firstDifference(committed: string, current: string): string {
 }
 
 const current = await render()
-if (process.argv.includes('--check')) {
-  const committed = await readFile(FILE, 'utf8').catch(() => '')
-  if (committed === current) {
-    process.stdout.write('openapi: openapi.json says what the routes say\n')
-  } else {
-    process.stderr.write(`openapi: openapi.json differs from the routes:\n${firstDifference(committed, current)}`)
-    process.stderr.write('  `npm run openapi` writes it anew\n')
-    process.exitCode = 1
+const files = { [DOCUMENT]: current, [CLIENT_TYPES]: await renderClientTypes(current) }
+for (const [name, text] of Object.entries(files)) {
+  const file = new URL(`../${name}`, import.meta.url)
+  if (!process.argv.includes('--check')) {
+    await writeFile(file, text)
+    continue
   }
-} else {
-  await writeFile(FILE, current)
-  process.stdout.write(`openapi: ${Object.keys(JSON.parse(current).paths).length} paths written to openapi.json\n`)
+  const committed = await readFile(file, 'utf8').catch(() => '')
+  if (committed === text) continue
+  process.stderr.write(`openapi: ${name} differs from the routes:\n${firstDifference(committed, text)}`)
+  process.stderr.write('  `npm run openapi` writes it anew\n')
+  process.exitCode = 1
+}
+if (process.exitCode === undefined) {
+  const paths = Object.keys(JSON.parse(current).paths).length
+  process.stdout.write(`openapi: ${paths} paths; ${Object.keys(files).join(' and ')} say what the routes say\n`)
 }
