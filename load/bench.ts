@@ -1,5 +1,5 @@
 /**
- * `npm run bench [-- WHAT OPTIONS]`: purchases (the default), locks, bookings or versions; each module
+ * `npm run bench [-- WHAT OPTIONS]`: purchases (the default), locks, bookings, versions or growth; each module
  * says what it measures and how.
  */
 const [what = ''] = process.argv.slice(2)
@@ -9,7 +9,10 @@ if (!named || what === 'purchases') await import('./bench-purchases.ts')
 else if (what === 'locks') await import('./bench-locks.ts')
 else if (what === 'bookings') await import('./bench-bookings.ts')
 else if (what === 'versions') await import('./bench-versions.ts')
+else if (what === 'growth') await import('./bench-growth.ts')
 else {
-  process.stderr.write(`bench: there is no benchmark of ${what}; there are purchases, locks, bookings and versions\n`)
+  process.stderr.write(
+    `bench: there is no benchmark of ${what}; there are purchases, locks, bookings, versions and growth\n`,
+  )
   process.exitCode = 1
 }

@@ -1,4 +1,4 @@
-/** Lines over time as SVG, by hand. Legible on white and on black: it brings no background of its own. */
+/** Lines over time, or over any row of labels, as SVG, by hand. Legible on white and on black: it brings no background of its own. */
 
 export const WIDTH = 860
 export const LEFT = 64
@@ -36,13 +36,15 @@ interface Panel {
   top: number
   /** seconds at the right edge */
   end_s: number
+  /** instead of seconds: what stands below 0, 1, 2 … */
+  labels?: readonly string[]
   /** a dotted line at so many seconds, with a word */
   mark?: { at: number; text: string }
   /** stretches in the background, from one second to another; what is said of one shows when it is pointed at */
   spans?: readonly { from: number; until: number; text: string }[]
 }
 
-export function drawPanel({ title, lines, top, end_s, mark, spans = [] }: Panel): string {
+export function drawPanel({ title, lines, top, end_s, labels, mark, spans = [] }: Panel): string {
   const highest = Math.max(1, ...lines.flatMap(({ points }) => points.map(([, value]) => value)))
   const step = stepOf(highest)
   const ceiling = Math.ceil(highest / step) * step
@@ -61,9 +63,9 @@ export function drawPanel({ title, lines, top, end_s, mark, spans = [] }: Panel)
       `<text x="${LEFT - 8}" y="${Number(y(value)) + 4}" text-anchor="end">${value.toLocaleString('en')}</text>`,
     )
   }
-  const tick = Math.max(1, Math.ceil(end_s / 12))
+  const tick = labels ? 1 : Math.max(1, Math.ceil(end_s / 12))
   for (let at = 0; at <= end_s; at += tick) {
-    parts.push(`<text x="${x(at)}" y="${bottom + 18}" text-anchor="middle">${at} s</text>`)
+    parts.push(`<text x="${x(at)}" y="${bottom + 18}" text-anchor="middle">${labels?.[at] ?? `${at} s`}</text>`)
   }
   if (mark) {
     const late = mark.at > end_s * 0.8

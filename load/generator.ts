@@ -4,12 +4,15 @@
  */
 import autocannon from 'autocannon'
 
-interface Load {
+export interface Load {
   url: string
   connections: number
   seconds: number
-  /** products are named product:1 … product:N */
+  /** products are named product:1 … product:N, or from `first` on */
   products: number
+  first?: number
+  /** requests a second in all, whether the last ones were answered or not; absent: each after the answer before it */
+  rate?: number
   /** ask for the settled purchase (Prefer: wait) instead of the 202 */
   wait: boolean
 }
@@ -26,14 +29,15 @@ export interface Loaded {
   /** milliseconds from request to answer */
   p50_ms: number
   p99_ms: number
+  max_ms: number
 }
 
 /** Different requests of one connection; it sends them round and round. */
 const REQUESTS = 64
 
-function requestsOf(products: number, wait: boolean): autocannon.Request[] {
+function requestsOf({ products, first = 1, wait }: Load): autocannon.Request[] {
   return Array.from({ length: REQUESTS }, () => {
-    const resource = `product:${1 + Math.floor(Math.random() * products)}`
+    const resource = `product:${first + Math.floor(Math.random() * products)}`
     const customer = `customer-${Math.floor(Math.random() * 1e6)}`
     return {
       method: 'POST' as const,
@@ -43,7 +47,8 @@ function requestsOf(products: number, wait: boolean): autocannon.Request[] {
   })
 }
 
-async function load({ url, connections, seconds, products, wait }: Load): Promise<Loaded> {
+async function load(asked: Load): Promise<Loaded> {
+  const { url, connections, seconds, rate } = asked
   let from_ms = 0
   let until_ms = 0
   const result = await new Promise<autocannon.Result>((resolve, reject) => {
@@ -54,7 +59,8 @@ async function load({ url, connections, seconds, products, wait }: Load): Promis
         duration: seconds,
         // Also how late it notices that the time is over.
         sampleInt: 100,
-        setupClient: (client) => client.setRequests(requestsOf(products, wait)),
+        ...(rate !== undefined && { overallRate: rate }),
+        setupClient: (client) => client.setRequests(requestsOf(asked)),
       },
       (error, done) => (error ? reject(error) : resolve(done)),
     )
@@ -73,6 +79,7 @@ async function load({ url, connections, seconds, products, wait }: Load): Promis
     refused: result.non2xx + result.errors + result.timeouts,
     p50_ms: result.latency.p50,
     p99_ms: result.latency.p99,
+    max_ms: result.latency.max,
   }
 }
 

@@ -7,6 +7,9 @@ import { answers, type NodeProcess, startNode } from './node.ts'
 export interface Holdfast {
   url: string
   client: Client
+  /** the API first, then the workers */
+  processes: readonly NodeProcess[]
+  addWorker(): Promise<unknown>
 }
 
 /** Runs body on a migrated, empty database; the processes are gone afterwards. */
@@ -28,11 +31,12 @@ export async function withHoldfast<T>(
       await answers(one, `http://127.0.0.1:${port}/readyz`)
       return `http://127.0.0.1:${port}`
     }
+    const addWorker = () => start('worker', '../src/workers/main.ts', 'METRICS_PORT')
     const [url] = await Promise.all([
       start('api', '../src/api/main.ts', 'PORT'),
-      ...Array.from({ length: workers }, (_, n) => start(`worker ${n}`, '../src/workers/main.ts', 'METRICS_PORT')),
+      ...Array.from({ length: workers }, addWorker),
     ])
-    return await body({ url, client: db.client })
+    return await body({ url, client: db.client, processes, addWorker })
   } finally {
     for (const one of processes) await one.stop()
     await db.close()

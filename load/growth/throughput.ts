@@ -1,0 +1,139 @@
+/** Purchases settled a second against the number of workers, of products, of rows in line and of rows that are settled. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Client } from '../../src/shared/db.ts'
+import { median } from '../results.ts'
+import { load, type Part, shop, throughput, whole } from './field.ts'
+
+const RATE = 'settled a second'
+
+/** Rounds in turn, so that a slow minute of the machine meets every size. */
+async function rounds(sizes: readonly number[], runs: number, one: (size: number, round: number) => Promise<number>) {
+  const found = sizes.map(() => [] as number[])
+  for (let round = 1; round <= runs; round++) {
+    for (const [i, size] of sizes.entries()) found[i]?.push(await one(size, round))
+  }
+  return found.map((values) => median(values))
+}
+
+export const workers: Part = async (arena, { workers: sizes, seconds, runs }, say) => {
+  const values = await rounds(sizes, runs, async (size, round) => {
+    const rate = await shop(arena, { workers: size, products: 1 }, (holdfast) => throughput(holdfast, 1, seconds))
+    say(`workers ${size}, round ${round} of ${runs}: ${whole(rate)}/s`)
+    return rate
+  })
+  const [first = 1] = values
+  return {
+    title: 'One hot product, more and more workers',
+    of: 'workers',
+    unit: RATE,
+    labels: sizes.map(String),
+    lines: [{ name: RATE, values }],
+    notes: [`With ${sizes.at(-1)} workers ${((values.at(-1) ?? 0) / first).toFixed(2)} times what ${sizes[0]} settle.`],
+  }
+}
+
+export const products: Part = async (arena, { products: sizes, seconds, runs }, say) => {
+  const values = await rounds(sizes, runs, async (size, round) => {
+    const rate = await shop(arena, { workers: 1, products: size }, (holdfast) => throughput(holdfast, size, seconds))
+    say(`products ${whole(size)}, round ${round} of ${runs}: ${whole(rate)}/s`)
+    return rate
+  })
+  return {
+    title: 'One worker, more and more products',
+    of: 'products',
+    unit: RATE,
+    labels: sizes.map(whole),
+    lines: [{ name: RATE, values }],
+    notes: ['Each purchase names one product at random.'],
+  }
+}
+
+/** The line is in tenths, each with its own rate. */
+export const line: Part = async (arena, { queued }, say) => {
+  const seconds = await shop(arena, { workers: 0, products: 1 }, async ({ client, addWorker }) => {
+    say(`${whole(queued)} rows are put in line`)
+    await client`INSERT INTO purchases (id, queue, customer, lines)
+                 SELECT gen_random_uuid(), 'product:1', 'c' || n, '[{"resource": "product:1", "units": 1}]'
+                 FROM generate_series(1, ${queued}) n`
+    await client`ANALYZE purchases`
+    await addWorker()
+    const at: number[] = []
+    for (let tenth = 0; tenth <= 10; tenth++) {
+      // The first batch starts the clock, not the start of the worker.
+      while ((await sold(client)) < Math.max(1, (queued * tenth) / 10)) await sleep(10)
+      at.push(performance.now())
+      say(`in line ${whole(queued * (1 - tenth / 10))}`)
+    }
+    return at.slice(1).map((end, n) => (end - (at[n] ?? end)) / 1_000)
+  })
+  const values = seconds.map((time) => queued / 10 / time)
+  const [first = 1] = values
+  return {
+    title: `A line of ${whole(queued)} buyers, settled by one worker`,
+    of: 'rows in line',
+    unit: RATE,
+    labels: values.map((_, n) => whole(queued * (1 - n / 10))),
+    lines: [{ name: RATE, values }],
+    notes: [
+      `The last tenth at ${((values.at(-1) ?? 0) / first).toFixed(2)} times the speed of the first, all of it in ` +
+        `${whole(seconds.reduce((sum, time) => sum + time, 0))} s.`,
+    ],
+  }
+}
+
+async function sold(client: Client): Promise<number> {
+  const [row] = await client<{ n: number }[]>`
+    SELECT (total - available)::int AS n FROM resources WHERE ref = 'product:1'`
+  return row?.n ?? 0
+}
+
+/** Settled rows of a thousand products that are sold out, in chunks, so that progress is seen. */
+const CHUNK = 250_000
+export const settled: Part = async (arena, { settled: sizes, seconds, runs }, say) => {
+  const rates: number[] = []
+  const waits: number[] = []
+  await shop(arena, { workers: 1, products: 1_000 }, async (holdfast) => {
+    const { client } = holdfast
+    let there = 0
+    for (const size of sizes) {
+      for (; there < size; there += CHUNK) {
+        await history(client, there, Math.min(CHUNK, size - there))
+        say(`${whole(Math.min(there + CHUNK, size))} settled rows`)
+      }
+      await client`VACUUM ANALYZE purchases, movements`
+      const found: number[] = []
+      for (let run = 0; run < runs; run++) found.push(await throughput(holdfast, 1_000, seconds))
+      const { p99_ms } = await load(holdfast, { products: 1_000, seconds, wait: true, rate: 500 })
+      say(`${whole(size)} settled rows: ${whole(median(found))}/s, ${p99_ms} ms p99`)
+      rates.push(median(found))
+      waits.push(p99_ms)
+    }
+  })
+  return {
+    title: '1,000 products, more and more rows that are settled',
+    of: 'settled rows',
+    unit: RATE,
+    labels: sizes.map(whole),
+    lines: [{ name: RATE, values: rates }],
+    notes: [`Prefer: wait at 500 purchases a second, p99: ${waits.map((ms) => `${ms} ms`).join(', ')}.`],
+  }
+}
+
+async function history(client: Client, after: number, rows: number): Promise<void> {
+  await client`
+    WITH old AS (
+      INSERT INTO purchases (id, seq, queue, customer, lines, amount, currency, status, fence, created_at, settled_at)
+      SELECT gen_random_uuid(), nextval('line_seq'), 'past:' || n % 1000, 'c' || n % 100000,
+             json_build_array(json_build_object('resource', 'past:' || n % 1000, 'units', 1)), 100, 'USD', 'confirmed', 1,
+             now() - interval '1 day', now() - interval '1 day'
+      FROM generate_series(${after + 1}::int, ${after + rows}::int) n RETURNING id, queue
+    ), counted AS (
+      SELECT queue, count(*) AS n FROM old GROUP BY queue
+    ), ledger AS (
+      INSERT INTO movements (resource, purchase, delta, reason, fence) SELECT queue, id, -1, 'sale', 1 FROM old
+    ), made AS (
+      INSERT INTO movements (resource, delta, reason) SELECT queue, n, 'restock' FROM counted
+    )
+    INSERT INTO resources (ref, kind, name, total, available, price, fence) SELECT queue, 'units', queue, n, 0, 100, 1 FROM counted
+    ON CONFLICT (ref) DO UPDATE SET total = resources.total + excluded.total`
+}
