@@ -119,8 +119,11 @@ export const settled: Part = async (arena, { settled: sizes, seconds, runs }, sa
   }
 }
 
+/** Without triggers: what they would write for each row by itself, real settling writes for a batch. */
 async function history(client: Client, after: number, rows: number): Promise<void> {
-  await client`
+  await client.begin(async (tx) => {
+    await tx`SET LOCAL session_replication_role = replica`
+    await tx`
     WITH old AS (
       INSERT INTO purchases (id, seq, queue, customer, lines, amount, currency, status, fence, created_at, settled_at)
       SELECT gen_random_uuid(), nextval('line_seq'), 'past:' || n % 1000, 'c' || n % 100000,
@@ -134,6 +137,8 @@ async function history(client: Client, after: number, rows: number): Promise<voi
     ), made AS (
       INSERT INTO movements (resource, delta, reason) SELECT queue, n, 'restock' FROM counted
     )
-    INSERT INTO resources (ref, kind, name, total, available, price, fence) SELECT queue, 'units', queue, n, 0, 100, 1 FROM counted
+    INSERT INTO resources (ref, kind, name, total, available, price, fence)
+    SELECT queue, 'units', queue, n, 0, 100, 1 FROM counted
     ON CONFLICT (ref) DO UPDATE SET total = resources.total + excluded.total`
+  })
 }
