@@ -1,21 +1,10 @@
-/** The database behind an API that was loaded: where it is, and whether its invariants hold once every line is empty. */
-import { existsSync, readFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+/** The database behind an API that was loaded: whether its invariants hold once every line is empty. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseEnv } from 'node:util'
-import { ROOT } from '../ops/install.mjs'
 import { openDb } from '../src/shared/db.ts'
 import { type Finding, verify } from '../src/shared/verify.ts'
 
 /** Seconds that lines have to come to their end after the load. */
 const DRAIN_S = 60
-
-/** DATABASE_URL; else, for the API that `npm start` has started here, the one that it has written down. */
-export function findDatabase(here: boolean): string | undefined {
-  if (process.env.DATABASE_URL) return process.env.DATABASE_URL
-  const file = join(resolve(ROOT, process.env.HOLDFAST_DATA || '.data'), 'env')
-  return here && existsSync(file) ? parseEnv(readFileSync(file, 'utf8')).DATABASE_URL : undefined
-}
 
 /** `left`: rows that stand in line although their time was over. */
 export async function drained(database_url: string): Promise<{ left: number; verdicts: Finding[] }> {

@@ -8,14 +8,15 @@
  *   --runner=node    or k6: not the one that is found
  *   --NAME=VALUE     (or -e NAME=VALUE) everything else is for the script, as its variable NAME in capitals
  *
- * Exit codes are k6's (99: a threshold does not hold; 104: options that make no sense; 107: an error of the script, also
+ * Exit codes are k6's (99: a threshold does not hold; 104: options that make no sense; 105: Ctrl-C; 107: an error of the script, also
  * one in an iteration, where k6 goes on and exits with 0); 1: an invariant is broken, or there is nobody to ask.
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { drained, findDatabase } from './database.ts'
+import { parseEnv } from 'node:util'
+import { ROOT } from '../ops/install.mjs'
 import { loadScript, type Result, ScriptError } from './k6/engine.ts'
 import { provideModules } from './k6/modules.ts'
 import { report, type Verdict } from './k6/report.ts'
@@ -26,13 +27,18 @@ const HERE = fileURLToPath(new URL('.', import.meta.url))
 const REPORTS = join(HERE, 'reports')
 const DEFAULT_URL = 'http://127.0.0.1:3000'
 const PROGRESS_MS = 5_000
-const EXIT = { broken: 1, refused: 2, thresholds: 99, config: 104, script: 107 }
+/** An iteration that began later than this says more of the machine that ran the script than of the API. */
+const LATE_MS = 1_000
+const EXIT = { broken: 1, refused: 2, thresholds: 99, config: 104, stopped: 105, script: 107 }
 
 /** What cannot be done, in one line. */
 class Refusal extends Error {}
 
 const say = (line: string) => process.stdout.write(`load: ${line}\n`)
 const terminal = process.stdout.isTTY
+/** A terminal tells our children as well: what is under way ends, and what was started is cleared away. */
+const stop = new AbortController()
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stop.abort())
 
 function readArguments(args: readonly string[]) {
   const own: Record<string, string> = {}
@@ -80,6 +86,13 @@ async function answersAt(url: string): Promise<boolean> {
   return live?.ok === true
 }
 
+/** DATABASE_URL; else, for the API that `npm start` has started here, the one that it has written down. */
+function findDatabase(here: boolean): string | undefined {
+  if (process.env.DATABASE_URL) return process.env.DATABASE_URL
+  const file = join(resolve(ROOT, process.env.HOLDFAST_DATA || '.data'), 'env')
+  return here && existsSync(file) ? parseEnv(readFileSync(file, 'utf8')).DATABASE_URL : undefined
+}
+
 /** Runs the script against one API and judges the run: the exit code. */
 async function load(args: Arguments, url: string, database_url: string | undefined): Promise<number> {
   const k6 =
@@ -90,7 +103,7 @@ async function load(args: Arguments, url: string, database_url: string | undefin
   rmSync(path, { force: true })
   const ran = k6 ? await byK6(args, url, path) : await byNode(args, url)
   if (ran.code === EXIT.config || (ran.code === EXIT.script && !ran.result)) return ran.code
-  const verdicts = await verdictsOf(database_url)
+  const verdicts = stop.signal.aborted ? 'the run was stopped' : await verdictsOf(database_url)
   if (ran.result) {
     const given = [...args.given].map(([name, value]) => `${name}=${value}`)
     writeFileSync(path, report({ name: args.title, url, given, result: ran.result, verdicts, at: new Date() }))
@@ -137,16 +150,21 @@ async function byNode({ file, given, title }: Arguments, url: string): Promise<R
       throw new InvalidConfig(`${title} does not read ${unread.join(', ')}; it reads ${[...read].join(', ')}`)
     for (const { name, executor, iterations, duration_s, max_vus } of script.scenarios)
       say(`${name}: ${iterations} iterations in ${duration_s} s (${executor}), up to ${max_vus} VUs`)
-    const result = await script.run({ progress: createProgress(), error: (text) => say(`ERROR ${text}`) })
+    const result = await script.run({
+      progress: createProgress(),
+      error: (text) => say(`ERROR ${text}`),
+      stop: stop.signal,
+    })
     if (terminal) process.stdout.write('\n')
     process.stdout.write(`${summary(result)}\n`)
     for (const [message, count] of result.errors) say(`ERROR in ${count} iterations: ${message}`)
     const failed = result.thresholds.filter((one) => !one.passed).map((one) => one.metric)
+    if (result.late_ms > LATE_MS)
+      say(`this machine was the limit: an iteration began ${Math.round(result.late_ms)} ms after it was due`)
     if (failed.length > 0) say(`thresholds on ${[...new Set(failed)].join(', ')} do not hold`)
-    return {
-      result,
-      code: failed.length > 0 || result.aborted ? EXIT.thresholds : result.errors.size > 0 ? EXIT.script : 0,
-    }
+    if (result.stopped) return { result, code: EXIT.stopped }
+    if (failed.length > 0 || result.aborted) return { result, code: EXIT.thresholds }
+    return { result, code: result.errors.size > 0 ? EXIT.script : 0 }
   } catch (error) {
     if (error instanceof InvalidConfig) say(`ERROR ${error.message}`)
     else if (error instanceof ScriptError) say(`ERROR in ${title}: ${error.message}`)
@@ -172,6 +190,7 @@ async function verdictsOf(database_url: string | undefined): Promise<readonly Ve
     say('the invariants are not checked: DATABASE_URL is not known')
     return 'DATABASE_URL was not known'
   }
+  const { drained } = await import('./database.ts')
   const { left, verdicts } = await drained(database_url)
   if (left > 0) {
     say(`BROKEN ${left} rows still stand in line`)
@@ -184,7 +203,6 @@ async function verdictsOf(database_url: string | undefined): Promise<readonly Ve
 }
 
 async function withOwnFleet(args: Arguments): Promise<number> {
-  // Most runs need neither.
   const [{ openArena }, { withHoldfast }] = await Promise.all([import('./arena.ts'), import('./holdfast.ts')])
   const arena = await openArena(say, { statements: false, appendfsync: 'everysec' })
   try {

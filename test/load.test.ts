@@ -9,10 +9,10 @@ import t, { type Test } from 'tap'
 import { readScenarios } from '../load/k6/scenarios.ts'
 import { ROOT } from '../ops/install.mjs'
 import { openShop } from './shop.ts'
-import { openWorld } from './world.ts'
+import { openWorld, until } from './world.ts'
 
-/** `npm run load`, less npm. */
-async function load(t: Test, args: string[], env: Record<string, string> = {}) {
+/** `npm run load`, less npm. `stop`: Ctrl-C, when it resolves. */
+async function load(t: Test, args: string[], env: Record<string, string> = {}, stop?: Promise<unknown>) {
   const { PATH = '', HOME = '' } = process.env
   const child = spawn(process.execPath, ['--import=tsx', 'load/run.ts', '--runner=node', ...args], {
     cwd: ROOT,
@@ -26,6 +26,7 @@ async function load(t: Test, args: string[], env: Record<string, string> = {}) {
       text += chunk
     })
   }
+  void stop?.then(() => child.kill('SIGINT'))
   const [code] = (await once(child, 'close')) as [number]
   return { code, text }
 }
@@ -34,7 +35,7 @@ async function load(t: Test, args: string[], env: Record<string, string> = {}) {
 async function slowServer(t: Test) {
   const waiting: (() => void)[] = []
   const server = createServer((request, response) => {
-    if (request.url === '/livez') response.end('{}')
+    if (request.url !== '/slow') response.end('{}')
     else waiting.push(() => response.end('{}'))
   })
   server.listen(0, '127.0.0.1')
@@ -131,6 +132,25 @@ t.test('who answers slowly does not slow the arrivals: what finds no free user i
   t.match(text, /✗ 'count==0' count=12/)
   t.match(text, /✓ 'count==8' count=8/)
   t.match(text, /thresholds on dropped_iterations do not hold/)
+})
+
+t.test('Ctrl-C ends a run: what is under way is interrupted, teardown runs, exit code 105', async (t) => {
+  const server = await slowServer(t)
+  const file = scripts(t)(
+    `import http from 'k6/http'
+    export const options = { scenarios: { buyers: { executor: 'constant-arrival-rate', rate: 20, duration: '1h',
+      preAllocatedVUs: 5 } } }
+    export default () => http.asyncRequest('GET', __ENV.BASE_URL + '/slow')
+    export const teardown = () => http.asyncRequest('GET', __ENV.BASE_URL + '/teardown')`,
+  )
+  const { code, text } = await load(
+    t,
+    [file, `--url=${server.url}`],
+    {},
+    until(() => server.waiting.length === 5),
+  )
+  t.equal(code, 105, text)
+  t.match(text, /http_reqs\.+: 1 /, 'the five are interrupted, and teardown has asked')
 })
 
 t.test('what is wrong with a script or with what it is given is said, with an exit code of its own', async (t) => {

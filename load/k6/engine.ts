@@ -33,16 +33,24 @@ export interface Result extends Progress {
   readonly timeline: readonly Second[]
   /** by message: how many iterations ended with it */
   readonly errors: ReadonlyMap<string, number>
-  /** a threshold said that it need not go on */
+  /** a threshold said that it need not go on; or somebody did */
   readonly aborted: boolean
+  readonly stopped: boolean
   /** milliseconds that an iteration began after it was due, at most */
   readonly late_ms: number
+}
+
+export interface Audience {
+  progress(progress: Progress): void
+  error(text: string): void
+  /** when it aborts, nothing begins any more, and what is under way is interrupted */
+  stop: AbortSignal
 }
 
 export interface Script {
   readonly scenarios: readonly Scenario[]
   /** Resolves when teardown is over. */
-  run(tell: { progress(progress: Progress): void; error(text: string): void }): Promise<Result>
+  run(audience: Audience): Promise<Result>
 }
 
 const METRICS = {
@@ -78,7 +86,7 @@ export async function loadScript(url: string): Promise<Script> {
   // k6's summary has it in any case.
   sinkOf('http_req_duration{expected_response:true}')
   sealMetrics(tagsNow)
-  return { scenarios, run: (tell) => run(exported, options, scenarios, thresholds, tell) }
+  return { scenarios, run: (audience) => run(exported, options, scenarios, thresholds, audience) }
 }
 
 /** setup or teardown. */
@@ -110,7 +118,7 @@ async function run(
   options: Record<string, unknown>,
   scenarios: readonly Scenario[],
   thresholds: readonly Threshold[],
-  tell: { progress(progress: Progress): void; error(text: string): void },
+  tell: Audience,
 ): Promise<Result> {
   const made = await phase(exported, 'setup', options.setupTimeout)
   // k6 passes it on as JSON; undefined stays what it is.
@@ -162,6 +170,7 @@ async function run(
       vus: loop.active(),
     })),
   })
+  const stop = () => loops.forEach((loop) => void loop.stop())
   let aborted = false
   const sample = () => {
     const now = progress()
@@ -173,9 +182,11 @@ async function run(
     if (!failing || aborted) return
     aborted = true
     tell.error(`threshold ${failing.source} of ${failing.metric} does not hold: stopping`)
-    for (const loop of loops) loop.stop()
+    stop()
   }
   const timer = setInterval(sample, SAMPLE_MS)
+  tell.stop.addEventListener('abort', stop)
+  if (tell.stop.aborted) stop()
   try {
     await Promise.all(loops.map((loop) => loop.done))
   } finally {
@@ -192,6 +203,7 @@ async function run(
     timeline: timeline.seconds(),
     errors,
     aborted,
+    stopped: tell.stop.aborted,
     late_ms: Math.max(...loops.map((loop) => loop.late_ms())),
   }
 }

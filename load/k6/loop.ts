@@ -25,6 +25,11 @@ export function createLoop({ scenario, iterate, nextVu, dropped }: LoopOptions) 
   let began: number | undefined
   let idle = () => {}
 
+  const halt = new AbortController()
+  /** Shorter when the run is stopped, or on this signal. */
+  const pause = (ms: number, until?: AbortSignal) =>
+    sleep(ms, undefined, { signal: until ? AbortSignal.any([halt.signal, until]) : halt.signal }).catch(() => {})
+
   function start(): void {
     const vu = free.pop()
     if (!vu) {
@@ -56,7 +61,7 @@ export function createLoop({ scenario, iterate, nextVu, dropped }: LoopOptions) 
   }
 
   async function go(): Promise<void> {
-    await sleep(scenario.start_s * 1_000)
+    await pause(scenario.start_s * 1_000)
     began = performance.now()
     let before_s = 0
     let tried = 0
@@ -68,16 +73,12 @@ export function createLoop({ scenario, iterate, nextVu, dropped }: LoopOptions) 
       before_s = at
       if (stopped || at >= scenario.duration_s) break
       const rate = scenario.rate(at)
-      await sleep(Math.min(LONGEST_MS, Math.max(SHORTEST_MS, rate > 0 ? 500 / rate : LONGEST_MS)))
+      await pause(Math.min(LONGEST_MS, Math.max(SHORTEST_MS, rate > 0 ? 500 / rate : LONGEST_MS)))
     }
-    if (active.size > 0) {
+    if (active.size > 0 && !stopped) {
       const over = new AbortController()
-      const finished = new Promise<void>((resolve) => {
-        idle = resolve
-      })
-      const grace = sleep(stopped ? 0 : scenario.graceful_s * 1_000, undefined, { signal: over.signal }).catch(() => {})
-      await Promise.race([finished, grace])
-      over.abort()
+      idle = () => over.abort()
+      await pause(scenario.graceful_s * 1_000, over.signal)
     }
     for (const iteration of active) {
       iteration.interrupted = true
@@ -90,6 +91,7 @@ export function createLoop({ scenario, iterate, nextVu, dropped }: LoopOptions) 
     done: go(),
     stop() {
       stopped = true
+      halt.abort()
     },
     active: () => active.size,
     vus: () => vus,
