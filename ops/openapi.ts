@@ -38,6 +38,8 @@ async function render(): Promise<string> {
     pay() {},
     tail: absent('tail'),
     guarded: (body) => body(),
+    room: absent('room'),
+    openBoard: () => absent('board'),
     // As outside production: there the document that is served lacks the lab.
     lab: { pause_ms: 100 },
     health: { metrics: createMetrics(), breakers: [], checks: {}, stuck: () => undefined, stopping: () => false },

@@ -1,5 +1,5 @@
 /**
- * `npm start [-- worker=4 api=1]`: everything on this machine, from a bare checkout to the address of Swagger UI.
+ * `npm start [-- worker=4 api=1]`: everything on this machine, from a bare checkout to the address of Swagger UI and of the control room.
  *
  * Installs what is missing, starts a private Postgres and Redis (not those whose URL is given), migrates, loads the
  * sample resources once and runs the Procfile; its sandbox only when it is who takes the cards. Data stays in .data/ (HOLDFAST_DATA moves it). Ctrl-C stops the processes
@@ -242,7 +242,8 @@ async function announce(host, port) {
     if (stopping) return
     await sleep(50)
   }
-  say(`ready: Swagger UI is at http://localhost:${port}/docs (Ctrl-C stops everything)`)
+  const here_url = `http://localhost:${port}`
+  say(`ready: Swagger UI is at ${here_url}/docs and the control room at ${here_url} (Ctrl-C stops everything)`)
 }
 
 /** Stops everything in order and then lets the program end with `code`; the first caller decides. */

@@ -1,10 +1,9 @@
 /** The document and its page: openapi.json is what the routes say, lints clean, and every example works when pressed. */
 import { spawn } from 'node:child_process'
-import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { chromium } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { ROOT } from '../ops/install.mjs'
+import { hasBrowser, openBrowser } from './browser.ts'
 import { contract, document, type Operation, operations, schemaAt } from './contract.ts'
 import { openWorld, until } from './world.ts'
 
@@ -111,12 +110,6 @@ function prefilled(path: string, { parameters = [], requestBody }: Operation) {
   }
 }
 
-/** Chromium's own place on Debian, Ubuntu and Alpine; CHROMIUM names another one, or none when it is empty. */
-const PLACES = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome']
-const browserPath = process.env.CHROMIUM ?? PLACES.find((path) => existsSync(path)) ?? ''
-const ARGS = `--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
-  --disable-component-update --disable-sync`.split(/\s+/)
-
 // A browser that draws in software takes half a second of two cores for each example, so it presses the first of each
 // method and tag, and the others are sent as Swagger UI fills them in. PRESS_ALL=1 presses every one; without a browser
 // all are sent.
@@ -127,14 +120,14 @@ const pressed = new Set(
     const form = `${method} ${operation.tags[0]}`
     const fresh = !forms.has(form)
     forms.add(form)
-    return browserPath !== '' && (fresh || process.env.PRESS_ALL === '1')
+    return hasBrowser && (fresh || process.env.PRESS_ALL === '1')
   }),
 )
 
 t.test(`every example is answered with 2xx when Execute is pressed, ${pressed.size} in Swagger UI`, async (t) => {
   const { url, call } = await samples(t)
   t.same(await (await fetch(`${url}/openapi.json`)).json(), document, 'the committed document is served')
-  const page = browserPath === '' ? undefined : await openPage(t, url)
+  const page = hasBrowser ? await openPage(t, url) : undefined
   // One tag at a time: Swagger UI reads the whole document anew for each operation that is opened.
   for (const tag of new Set(operations.map(({ operation }) => operation.tags[0]))) {
     const own = operations.filter(({ operation }) => operation.tags[0] === tag)
@@ -155,8 +148,7 @@ t.test(`every example is answered with 2xx when Execute is pressed, ${pressed.si
 })
 
 async function openPage(t: Test, url: string) {
-  const browser = await chromium.launch({ executablePath: browserPath, args: ARGS })
-  t.teardown(() => browser.close())
+  const browser = await openBrowser(t)
   const page = await browser.newPage({ viewport: { width: 800, height: 400 }, reducedMotion: 'reduce' })
   const complaints: string[] = []
   page.on('pageerror', (error) => complaints.push(error.message))

@@ -25,7 +25,7 @@ t.test('a line that stands still is seen by one worker, broken for all, and forg
   const db = openDb(world.env.DATABASE_URL, { max: 1, name: 'test-watch', idle_in_transaction_ms: 60_000 })
   t.teardown(() => db.close())
   await new Promise((resolve) => redis.once('ready', resolve))
-  const worker = (client = db.client) => ({ client, redis, prefix, metrics: createMetrics(), log })
+  const worker = (client = db.client) => ({ client, redis, prefix, metrics: createMetrics(), breakers: [], log })
   const first = worker()
   // Whoever asks it of the database fails.
   const second = worker({} as typeof db.client)

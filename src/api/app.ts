@@ -22,6 +22,7 @@ import { LeaseLostError, LockBusyError } from '../shared/locks/lease.ts'
 import type { Log } from '../shared/log.ts'
 import { badField, type FieldError, Problem, ProblemSchema, problemBody } from '../shared/problem.ts'
 import { availabilityRoutes } from './availability.ts'
+import { type BoardDeps, boardRoutes } from './board.ts'
 import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './bookings.ts'
 import { type EventRoutesDeps, eventRoutes } from './events.ts'
 import { isPlainText, PLAIN_TEXT } from './http.ts'
@@ -32,6 +33,7 @@ import { type LockRoutesDeps, lockRoutes } from './locks.ts'
 import { type ProtectDeps, protect } from './protect.ts'
 import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './purchases.ts'
 import { type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './resources.ts'
+import { type RoomDeps, roomRoutes } from './room.ts'
 import { type WebhookRoutesDeps, webhookRoutes } from './webhooks.ts'
 
 /** Bytes of a body: a hundred lines of the longest references are a tenth of it. */
@@ -45,8 +47,11 @@ export interface AppDeps
     EventRoutesDeps,
     LeaseRoutesDeps,
     LockRoutesDeps,
+    RoomDeps,
+    BoardDeps,
     LabDeps,
     ProtectDeps {
+  config: ProtectDeps['config']
   health: Health
   log: Log
   /** before the routes; absent: requests are not traced */
@@ -87,7 +92,8 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   leaseRoutes(app, deps)
   lockRoutes(app, deps)
   labRoutes(app, deps)
-  app.get('/', { schema: { hide: true } }, async (_request, reply) => reply.redirect('/docs'))
+  await roomRoutes(app, deps)
+  boardRoutes(app, deps)
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
   await app.ready()
   return app
@@ -170,7 +176,7 @@ const CODES: Record<number, string> = { 400: 'invalid_request', 404: 'not_found'
 
 function send(problem: Problem, request: FastifyRequest, reply: FastifyReply) {
   if (problem.extras.retry_after !== undefined) reply.header('retry-after', problem.extras.retry_after)
-  if (problem.status === 401) reply.header('www-authenticate', 'Bearer')
+  if (problem.status === 401 && !reply.hasHeader('www-authenticate')) reply.header('www-authenticate', 'Bearer')
   const [instance = '/'] = request.url.split('?')
   return reply.code(problem.status).type('application/problem+json').send(problemBody(problem, instance))
 }

@@ -4,7 +4,7 @@
  * are not asked for: then everyone is the same caller.
  */
 import { timingSafeEqual } from 'node:crypto'
-import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { type ApiKey, digestOf, SCOPES, type Scope } from '../shared/api-keys.ts'
 import type { Config } from '../shared/config.ts'
 import { Problem } from '../shared/problem.ts'
@@ -30,8 +30,38 @@ const NEEDS: Readonly<Record<string, readonly Scope[]>> = {
   leases: ['lock'],
   locks: ['lock'],
 }
+/** Shows what is behind every scope, so that a key needs all of them. */
+const WHOLE = '/api/room'
 
-export function requireKeys(app: FastifyInstance, config: Pick<Config, 'api_keys' | 'admin_keys'>): void {
+type Keys = Pick<Config, 'api_keys' | 'admin_keys'>
+
+/** The entry that a digest is of. Every key is compared, each in constant time: how long it takes tells nothing. */
+const find = (list: readonly ApiKey[], given: Buffer) =>
+  list.reduce<ApiKey | undefined>((found, one) => (timingSafeEqual(one.digest, given) ? one : found), undefined)
+
+/**
+ * For pages that a browser opens by itself, where it can send a key only as the password of HTTP Basic. Browsers then send
+ * it along with requests that other sites make, so whatever changes something must come from the page itself.
+ */
+export function requireAdminPassword({ api_keys: keys, admin_keys: admins }: Keys) {
+  return async ({ headers, method }: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    const [, basic = ''] = /^Basic\s+(\S+)$/i.exec(headers.authorization ?? '') ?? []
+    const [, password = ''] = /^[^:]*:(.*)$/s.exec(Buffer.from(basic, 'base64').toString()) ?? []
+    const given = digestOf(password)
+    const [user, admin] = [find(keys, given), find(admins, given)]
+    // Without ADMIN_KEYS whoever may call the API is an admin, and without keys everybody is: as for routes.
+    if (!admin && (admins.length > 0 || (keys.length > 0 && !user?.everything))) {
+      reply.header('www-authenticate', 'Basic realm="Holdfast", charset="UTF-8"')
+      throw new Problem(401, 'unauthorized', 'Send one of ADMIN_KEYS as the password, with any user name.')
+    }
+    const site = headers['sec-fetch-site']
+    if (method !== 'GET' && site !== undefined && site !== 'same-origin') {
+      throw new Problem(403, 'cross_site', 'Another site has sent this.')
+    }
+  }
+}
+
+export function requireKeys(app: FastifyInstance, config: Keys): void {
   const { api_keys: keys, admin_keys: admins } = config
   app.decorateRequest('caller', '')
   if (keys.length + admins.length === 0) return
@@ -45,14 +75,14 @@ export function requireKeys(app: FastifyInstance, config: Pick<Config, 'api_keys
     const header = request.headers['x-api-key']
     const key = bearer ?? (Array.isArray(header) ? header[0] : header) ?? ''
     const given = digestOf(key)
-    // Every key is compared, each in constant time: how long it takes tells nothing.
-    const known = (list: readonly ApiKey[]) =>
-      list.reduce<ApiKey | undefined>((found, one) => (timingSafeEqual(one.digest, given) ? one : found), undefined)
-    const [user, admin] = [known(keys), known(admins)]
+    const [user, admin] = [find(keys, given), find(admins, given)]
     if (user || admin) request.caller = given.toString('base64url').slice(0, 22)
     else if (keys.length > 0) throw unauthorized()
     if (admin) return
     if (route.admin && admins.length > 0) throw key === '' ? unauthorized() : forbidden()
+    if (url === WHOLE && user && !SCOPES.every((scope) => user.scopes.includes(scope)))
+      throw outOfScope(SCOPES, ' and ')
+    if (url === WHOLE) return
     const needs = route.keyed || route.admin ? SCOPES : (NEEDS[url.split('/')[2] ?? ''] ?? [])
     if (user && !needs.some((scope) => user.scopes.includes(scope))) throw outOfScope(needs)
   })
@@ -61,7 +91,7 @@ export function requireKeys(app: FastifyInstance, config: Pick<Config, 'api_keys
 const unauthorized = () =>
   new Problem(401, 'unauthorized', 'Send an API key as `Authorization: Bearer …` or `X-Api-Key`.')
 export const forbidden = () => new Problem(403, 'admin_required', 'This needs one of the keys in ADMIN_KEYS.')
-const outOfScope = (needs: readonly Scope[]) =>
+const outOfScope = (needs: readonly Scope[], joined = ' or ') =>
   needs.length === 0
     ? forbidden()
-    : new Problem(403, 'scope_required', `This needs a key with the scope ${needs.join(' or ')}.`, { scopes: needs })
+    : new Problem(403, 'scope_required', `This needs a key with the scope ${needs.join(joined)}.`, { scopes: needs })

@@ -25,7 +25,7 @@ const HolderSchema = Type.Object({
   since: Time,
   ttl_left_ms: Type.Integer({ description: 'The lock ends then, unless it is renewed' }),
 })
-const LockSchema = Type.Object({
+export const LockSchema = Type.Object({
   resource: Type.String(),
   fence: Type.Integer({
     description: 'The last token given, or what a forced release left; 0 when none is remembered',
@@ -44,7 +44,7 @@ const presentHolder = ({ token, since_ms, ...holder }: LockState['holders'][numb
   fencing_token: token,
   since: new Date(since_ms).toISOString(),
 })
-const present = ({ holders, waiters, ...lock }: LockState): Type.Static<typeof LockSchema> => ({
+export const presentLock = ({ holders, waiters, ...lock }: LockState): Type.Static<typeof LockSchema> => ({
   ...lock,
   holders: holders.map(presentHolder),
   waiters: waiters.map(presentWaiter),
@@ -100,7 +100,7 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
       const { limit = 20, cursor } = request.query
       const after = fromCursor(cursor, new RegExp(REF_PATTERN)) ?? ''
       const found = (await onLockServer(() => locks.list())).filter((lock) => lock.resource > after)
-      const data = found.slice(0, limit).map(present)
+      const data = found.slice(0, limit).map(presentLock)
       return { data, next_cursor: found.length > limit ? toCursor(data.at(-1)?.resource ?? '') : null }
     },
   )
@@ -142,7 +142,7 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
         response: { 200: answers(LockSchema, 'The lock'), ...problems(400) },
       },
     },
-    async (request) => present(await onLockServer(() => locks.inspect(request.params.resource))),
+    async (request) => presentLock(await onLockServer(() => locks.inspect(request.params.resource))),
   )
 
   app.delete(

@@ -3,7 +3,7 @@
  * Definitions change by version (If-Match, nobody waits); stock changes under the resource's lease and fence.
  */
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import { sql } from 'drizzle-orm'
+import { type SQL, sql } from 'drizzle-orm'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import Type from 'typebox'
 import { type Client, run, sqlState, type Transaction } from '../shared/db.ts'
@@ -172,9 +172,13 @@ function present(row: Row): Type.Static<typeof ResourceSchema> {
   }
 }
 
+/** Resources `r` by a WHERE clause with its ORDER BY and LIMIT. */
+export const readResources = async (client: Client | Transaction, where: SQL) =>
+  (await run<Row>(client, sql`${SELECT} ${where}`)).map(present)
+
 async function readResource(client: Client | Transaction, ref: string) {
-  const [row] = await run<Row>(client, sql`${SELECT} WHERE r.ref = ${ref}`)
-  return row && present(row)
+  const [resource] = await readResources(client, sql`WHERE r.ref = ${ref}`)
+  return resource
 }
 
 export interface ResourceRoutesDeps {
@@ -341,9 +345,9 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       // ';' is the character after ':', so this is every reference that starts with `type:`.
       const until = type === undefined ? sql`` : sql`AND r.ref < ${`${type};`}`
       const rows = await guarded(() =>
-        run<Row>(client, sql`${SELECT} WHERE r.ref > ${after} ${until} ORDER BY r.ref LIMIT ${limit + 1}`),
+        readResources(client, sql`WHERE r.ref > ${after} ${until} ORDER BY r.ref LIMIT ${limit + 1}`),
       )
-      const data = rows.slice(0, limit).map(present)
+      const data = rows.slice(0, limit)
       return { data, next_cursor: rows.length > limit ? toCursor(data.at(-1)?.resource ?? '') : null }
     },
   )

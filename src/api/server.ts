@@ -12,10 +12,12 @@ import { Problem } from '../shared/problem.ts'
 import { createNudger, createPayer, openRedis } from '../shared/queues.ts'
 import { openTraces } from '../shared/traces.ts'
 import { buildApp } from './app.ts'
+import { openBoard } from './board.ts'
 import type { NewBooking } from './bookings.ts'
 import { BOOKINGS, createIntake, FLUSH_MS, PURCHASES } from './intake.ts'
 import { createKinds } from './kinds.ts'
 import type { NewPurchase } from './purchases.ts'
+import { createCollector } from './room/collect.ts'
 import { createTail } from './tail.ts'
 import { traceRequests, traceTaking } from './trace-requests.ts'
 import { createWaits } from './wait.ts'
@@ -57,6 +59,23 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   // Redis may hang: then nobody is counted, and a request is a tenth of a second late.
   const rates = config.rate_limit === undefined ? undefined : openRedis(redis_url, log, { commandTimeout: 100 })
   const tail = createTail(client, log)
+  // Its questions go by index however small the tables were when they were planned, and are given up in time.
+  const room_db = openDb(database_url, {
+    max: 1,
+    name: 'holdfast-room',
+    idle_in_transaction_ms: ttl_ms,
+    settings: { enable_seqscan: 'off', jit: 'off', statement_timeout: '2000' },
+  })
+  const room = createCollector({
+    client: room_db.client,
+    locks,
+    redis,
+    prefix: redis_prefix,
+    waits,
+    breakers: [postgres, taking],
+    lab: config.lab,
+    log,
+  })
   let stopping = false
   const app = await buildApp({
     config,
@@ -80,6 +99,8 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       metrics.fencing_rejections.inc()
       stats.fenced()
     },
+    room,
+    openBoard: () => openBoard({ redis_url, redis_prefix, log }),
     lab: config.lab ? { pause_ms: config.lab_pause_ms } : undefined,
     health: {
       metrics,
@@ -97,6 +118,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     async close() {
       await app.close()
       tail.close()
+      room.close()
       await Promise.all([intake.close(), bookings.close()])
       await closeNudger()
       await payer.close()
@@ -108,7 +130,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       rates?.disconnect()
       postgres.close()
       taking.close()
-      await db.close()
+      await Promise.all([db.close(), room_db.close()])
     },
   }
 }

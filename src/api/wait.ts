@@ -29,11 +29,14 @@ interface Watch {
 export interface Waits {
   /** Watch this id; call it before the row is written, so that no notice can come too early. */
   watch(id: string): Watch
+  /** Hears the ids of each batch that the fleet tells as settled, until the function it returns is called. */
+  hear(listener: (ids: string[]) => void): () => void
   close(): void
 }
 
 export function createWaits(subscriber: Redis, redis_prefix: string, client: Client, log: Log): Waits {
   const watched = new Map<string, Set<() => void>>()
+  const listeners = new Set<(ids: string[]) => void>()
   const channel = settledChannel(redis_prefix)
   const wake = (id: string) => {
     for (const settle of watched.get(id) ?? []) settle()
@@ -45,8 +48,10 @@ export function createWaits(subscriber: Redis, redis_prefix: string, client: Cli
   subscriber.on('ready', subscribe)
   if (subscriber.status === 'ready') subscribe()
   subscriber.on('message', (_channel, message) => {
-    if (watched.size === 0) return
-    for (const id of JSON.parse(message) as string[]) wake(id)
+    if (watched.size + listeners.size === 0) return
+    const ids = JSON.parse(message) as string[]
+    for (const id of ids) wake(id)
+    for (const listener of listeners) listener(ids)
   })
 
   let looking = false
@@ -97,6 +102,10 @@ export function createWaits(subscriber: Redis, redis_prefix: string, client: Cli
           if (all.size === 0) watched.delete(id)
         },
       }
+    },
+    hear(listener) {
+      listeners.add(listener)
+      return () => listeners.delete(listener)
     },
     close() {
       clearInterval(timer)

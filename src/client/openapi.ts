@@ -485,6 +485,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/room": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What the control room shows: stock, lines, locks, pace, breakers, verdict
+         * @description As JSON, at most a second old. With `Accept: text/event-stream` a stream: first the event `samples`, the paces of the last minutes, then about once a second the event `snapshot`, with this JSON. A client that is too slow gets fewer of them.
+         */
+        get: operations["getControlRoom"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export interface components {
     schemas: {
@@ -1873,6 +1893,100 @@ export interface operations {
                             ttl_left_ms: number;
                         }[];
                     };
+                };
+            };
+        };
+    };
+    getControlRoom: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description How it is now */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        /** Format: date-time */
+                        at: string;
+                        /** @description The lab is there */
+                        lab: boolean;
+                        /** @description The first of each type, and those with a line or a lease; null when it could not be asked */
+                        resources: components["schemas"]["Resource"][] | null;
+                        /** @description The lines whose heads wait longest; null when it could not be asked */
+                        lines: {
+                            resource: string;
+                            /** @description Purchases, bookings and commands; counted to 10000 */
+                            length: number;
+                            /** @description There are more than that */
+                            more: boolean;
+                            /** @description Since its head has come */
+                            oldest_ms: number;
+                        }[] | null;
+                        /** @description Lines beside those; at most 500 are looked at */
+                        more_lines: number;
+                        /** @description Who holds what, and who waits; null when it could not be asked */
+                        locks: {
+                            resource: string;
+                            /** @description The last token given, or what a forced release left; 0 when none is remembered */
+                            fence: number;
+                            holders: {
+                                /** @description host:pid and job, or what a lease over HTTP was taken with */
+                                owner: string;
+                                /** @enum {unknown} */
+                                mode: "exclusive" | "shared" | "permit";
+                                limit?: number;
+                                fencing_token: number;
+                                /** Format: date-time */
+                                since: string;
+                                /** @description The lock ends then, unless it is renewed */
+                                ttl_left_ms: number;
+                            }[];
+                            /** @description In the order of their turns */
+                            waiters: {
+                                owner: string;
+                                /** @enum {unknown} */
+                                mode: "exclusive" | "shared" | "permit";
+                                limit?: number;
+                                /** Format: date-time */
+                                since: string;
+                            }[];
+                        }[] | null;
+                        /** @description Locks beside those */
+                        more_locks: number;
+                        pace: {
+                            /** Format: date-time */
+                            at: string;
+                            /** @description Settled by the whole fleet since the sample before; null while no stream is open */
+                            per_second: number | null;
+                            /** @description From request to settlement; null when nothing was settled */
+                            wait_p50_ms: number | null;
+                            wait_p95_ms: number | null;
+                        };
+                        breakers: {
+                            /** @description `api` is the process that answers; workers are host:pid */
+                            process: string;
+                            breakers: {
+                                [key: string]: "closed" | "half_open" | "open";
+                            };
+                        }[];
+                        /** @description The verifier's last word on the quick invariants; null when there is none that still counts */
+                        verdict: {
+                            /** Format: date-time */
+                            at: string;
+                            broken: {
+                                invariant: string;
+                                offenders: string[];
+                            }[];
+                        } | null;
+                    };
+                    "text/event-stream": string;
                 };
             };
         };

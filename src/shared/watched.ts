@@ -1,8 +1,9 @@
 /**
- * What one worker has seen of the whole fleet, kept in Redis for every process to show. Invariant: what is too old to be
+ * What workers have seen of the whole fleet and of themselves, kept in Redis for every process to show. Invariant: what is too old to be
  * true is gone, so nobody shows a verdict that no longer stands for anything.
  */
 import type { Redis } from 'ioredis'
+import type { Breaker, BreakerState } from './breaker.ts'
 
 /** Who stands in line, everywhere. */
 export interface Lines {
@@ -36,4 +37,37 @@ export async function keepWatched(redis: Redis, prefix: string, seen: Watched, l
   for (const name of KEYS) {
     if (seen[name]) await redis.set(keyOf(prefix, name), JSON.stringify(seen[name]), 'PX', lives_ms)
   }
+}
+
+/** Circuit breakers of one worker. */
+export interface WorkerBreakers {
+  /** host:pid */
+  process: string
+  breakers: Record<string, BreakerState>
+}
+
+const breakersKey = (prefix: string) => `${prefix}watched:breakers`
+/** What a worker has told of itself is gone after so long: it has told again three times since, or it is gone too. */
+const TOLD_MS = 15_000
+
+export const statesOf = (breakers: readonly Breaker[]): WorkerBreakers['breakers'] =>
+  Object.fromEntries(breakers.map((breaker) => [breaker.name, breaker.state()]))
+
+export async function tellBreakers(redis: Redis, prefix: string, told: WorkerBreakers): Promise<void> {
+  const { process, breakers } = told
+  const key = breakersKey(prefix)
+  await redis.hset(key, process, JSON.stringify({ at_ms: Date.now(), breakers }))
+  await redis.pexpire(key, TOLD_MS)
+}
+
+/** By process. Entries of workers that are gone are removed on the way. */
+export async function readBreakers(redis: Redis, prefix: string): Promise<WorkerBreakers[]> {
+  const key = breakersKey(prefix)
+  const told = Object.entries(await redis.hgetall(key)).map(([process, text]) => {
+    const { at_ms, breakers } = JSON.parse(text) as { at_ms: number } & Pick<WorkerBreakers, 'breakers'>
+    return { process, breakers, old: Date.now() - at_ms > TOLD_MS }
+  })
+  const gone = told.filter(({ old }) => old).map(({ process }) => process)
+  if (gone.length > 0) await redis.hdel(key, ...gone)
+  return told.filter(({ old }) => !old).map(({ process, breakers }) => ({ process, breakers }))
 }

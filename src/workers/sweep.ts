@@ -4,6 +4,7 @@
  */
 import { sql } from 'drizzle-orm'
 import { type Client, run } from '../shared/db.ts'
+import { heads } from '../shared/lines.ts'
 import type { Locks } from '../shared/locks/lease.ts'
 
 /** Milliseconds between sweeps: an overdue hold's units are sellable again within a second, by two sweeps' room. */
@@ -14,17 +15,6 @@ const LINES = 10_000
 
 /** Charges told of by one sweep. */
 const CHARGES = 1_000
-
-/** Every line of the table once, by its head: an index skip scan, as cheap with a million rows in one line as with one. */
-export const heads = (table: string, queue = 'queue') =>
-  sql.raw(`
-  (WITH RECURSIVE head AS (
-    (SELECT ${queue} AS queue, created_at FROM ${table} WHERE status = 'queued' ORDER BY ${queue}, seq LIMIT 1)
-    UNION ALL
-    SELECT n.queue, n.created_at FROM head h CROSS JOIN LATERAL (
-      SELECT t.${queue} AS queue, t.created_at FROM ${table} t
-      WHERE t.status = 'queued' AND t.${queue} > h.queue ORDER BY t.${queue}, t.seq LIMIT 1) n
-  ) SELECT queue, created_at FROM head)`)
 
 export interface SweepDeps {
   client: Client

@@ -2,14 +2,16 @@
  * Looks at the whole fleet, by one worker at a time: how long its lines are, and whether the invariants hold. Every
  * worker exports what was seen last. Invariant: a look that fails shows as a gap, never as good news.
  */
+import { hostname } from 'node:os'
 import { sql } from 'drizzle-orm'
 import type { Redis } from 'ioredis'
+import type { Breaker } from '../shared/breaker.ts'
 import { type Client, run } from '../shared/db.ts'
+import { heads } from '../shared/lines.ts'
 import type { Log } from '../shared/log.ts'
 import type { Metrics } from '../shared/metrics.ts'
 import { verify } from '../shared/verify.ts'
-import { keepWatched, type Lines, readWatched } from '../shared/watched.ts'
-import { heads } from './sweep.ts'
+import { keepWatched, type Lines, readWatched, statesOf, tellBreakers } from '../shared/watched.ts'
 
 /** Milliseconds between looks at the lines: about a scrape of Prometheus. */
 export const LINES_MS = 5_000
@@ -24,6 +26,8 @@ export interface WatchDeps {
   redis: Redis
   prefix: string
   metrics: Pick<Metrics, 'queue_length' | 'queue_oldest_seconds' | 'verify_broken'>
+  /** this worker's own */
+  breakers: readonly Breaker[]
   log: Log
 }
 
@@ -52,12 +56,13 @@ function forget({ queue_length, queue_oldest_seconds, verify_broken }: WatchDeps
   for (const gauge of [queue_length, queue_oldest_seconds, verify_broken]) gauge.remove()
 }
 
-/** One look: at what is this worker's turn to look at, and at what the others have seen. */
-export async function watchOnce({ client, redis, prefix, metrics, log }: WatchDeps): Promise<void> {
+/** One look: at itself, at what is this worker's turn to look at, and at what the others have seen. */
+export async function watchOnce({ client, redis, prefix, metrics, breakers, log }: WatchDeps): Promise<void> {
   const { queue_length, queue_oldest_seconds, verify_broken } = metrics
   // A Redis that hangs answers some time, or never: what was seen before is not shown meanwhile.
   const late = setTimeout(() => forget(metrics), LINES_MS)
   try {
+    await tellBreakers(redis, prefix, { process: `${hostname()}:${process.pid}`, breakers: statesOf(breakers) })
     if (await turn(redis, prefix, 'lines', LINES_MS)) {
       await keepWatched(redis, prefix, { lines: await lines(client) }, LINES_MS * MISSES)
     }

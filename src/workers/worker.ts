@@ -150,17 +150,18 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       })
   }, SWEEP_MS)
 
+  const breakers = [database, leases, charges.breaker]
   const watched = openDb(config.database_url, { max: 1, name: 'holdfast-watch', idle_in_transaction_ms: ttl_ms })
   let looking = false
   const watcher = setInterval(async () => {
     if (looking) return
     looking = true
-    await watchOnce({ client: watched.client, redis, prefix: redis_prefix, metrics, log })
+    await watchOnce({ client: watched.client, redis, prefix: redis_prefix, metrics, breakers, log })
     looking = false
   }, LINES_MS)
 
   return {
-    breakers: [database, leases, charges.breaker],
+    breakers,
     checks: { postgres: () => db.client`SELECT 1`, redis: () => redis.ping(), ...opened.checks },
     stuck() {
       const { lines, idle_ms } = drain.state()

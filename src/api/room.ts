@@ -1,0 +1,131 @@
+/**
+ * The control room: one page at `/`, and what it shows at /api/room, once or as a stream. Invariant: the page is public and
+ * holds no data; all that is shown comes through /api/room, which asks for the keys of every route of /api.
+ */
+import { createHash } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import type { FastifyInstance } from 'fastify'
+import Type from 'typebox'
+import { Problem } from '../shared/problem.ts'
+import { problems } from './http.ts'
+import type { Collector } from './room/collect.ts'
+import { SnapshotSchema } from './room/snapshot.ts'
+import { frame, HELLO, stream } from './sse.ts'
+
+export interface RoomDeps {
+  room: Collector
+}
+
+/** Streams of one process at once. */
+const MAX_STREAMS = 200
+
+const page = (name: string) => new URL(`./room/page/${name}`, import.meta.url).href
+const SCRIPT = 'text/javascript'
+/** Path → file and media type: nothing else is served, so there is no path to leave a folder by. */
+const FILES = [
+  ['/', page('index.html'), 'text/html'],
+  ['/room/room.css', page('room.css'), 'text/css'],
+  ...['room', 'stream', 'tables', 'charts', 'lab'].map(
+    (name) => [`/room/${name}.js`, page(`${name}.js`), SCRIPT] as const,
+  ),
+  ['/room/icon.svg', page('icon.svg'), 'image/svg+xml'],
+  ['/room/uplot.js', import.meta.resolve('uplot/dist/uPlot.esm.js'), SCRIPT],
+  ['/room/uplot.css', import.meta.resolve('uplot/dist/uPlot.min.css'), 'text/css'],
+] as const
+
+/** Everything comes from here, and nothing is inline. */
+const POLICY = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self'",
+  "img-src 'self'",
+  "connect-src 'self'",
+  "base-uri 'none'",
+  "form-action 'none'",
+  "frame-ancestors 'none'",
+].join('; ')
+
+export async function roomRoutes(instance: FastifyInstance, { room }: RoomDeps): Promise<void> {
+  const app = instance.withTypeProvider<TypeBoxTypeProvider>()
+
+  for (const [path, address, media] of FILES) {
+    const content = await readFile(fileURLToPath(address))
+    const etag = `"${createHash('sha256').update(content).digest('base64url').slice(0, 22)}"`
+    app.get(path, { schema: { hide: true } }, async (request, reply) => {
+      reply.headers({ etag, 'cache-control': 'no-cache', 'content-security-policy': POLICY })
+      if (request.headers['if-none-match'] === etag) return reply.code(304).send()
+      return reply.type(`${media}; charset=utf-8`).send(content)
+    })
+  }
+
+  let streams = 0
+  const stopping = new AbortController()
+  // Before the server waits for its connections to end: these do not end by themselves.
+  app.addHook('preClose', async () => stopping.abort())
+
+  /** A client that is slow gets the newest snapshot when it has taken the one before; those between are left out. */
+  async function* tell(gone: AbortSignal): AsyncGenerator<string> {
+    const signal = AbortSignal.any([gone, stopping.signal])
+    let newest: string | undefined
+    let ring = () => {}
+    signal.addEventListener('abort', () => ring())
+    const leave = room.look((json) => {
+      newest = json
+      ring()
+    })
+    streams += 1
+    try {
+      yield HELLO + frame({ event: 'samples', data: JSON.stringify(room.samples()) })
+      while (!signal.aborted) {
+        const data = newest
+        newest = undefined
+        if (data !== undefined) yield frame({ event: 'snapshot', data })
+        else {
+          await new Promise<void>((resolve) => {
+            ring = resolve
+          })
+        }
+      }
+    } finally {
+      streams -= 1
+      leave()
+    }
+  }
+
+  app.get(
+    '/api/room',
+    {
+      schema: {
+        operationId: 'getControlRoom',
+        tags: ['operating'],
+        summary: 'What the control room shows: stock, lines, locks, pace, breakers, verdict',
+        description:
+          'As JSON, at most a second old. With `Accept: text/event-stream` a stream: first the event `samples`, the paces ' +
+          'of the last minutes, then about once a second the event `snapshot`, with this JSON. A client that is too slow ' +
+          'gets fewer of them.',
+        response: {
+          200: {
+            description: 'How it is now',
+            content: {
+              'application/json': { schema: SnapshotSchema },
+              'text/event-stream': { schema: Type.String() },
+            },
+          },
+          ...problems(400),
+        },
+      },
+    },
+    async (request, reply) => {
+      reply.header('vary', 'accept')
+      if (!/\btext\/event-stream\b/.test(request.headers.accept ?? '')) return await room.snapshot()
+      if (streams >= MAX_STREAMS) throw tooMany
+      const left = new AbortController()
+      reply.raw.once('close', () => left.abort())
+      return stream(reply, tell(left.signal)) as never
+    },
+  )
+}
+
+const tooMany = new Problem(503, 'too_many_streams', `${MAX_STREAMS} look already.`, { retry_after: 5 })

@@ -1,0 +1,57 @@
+/**
+ * What the control room asks of Postgres. Invariant: each question is bounded by an index and a limit, so neither what was
+ * sold so far nor a long line makes it dear.
+ */
+import { type SQL, sql } from 'drizzle-orm'
+import { type Client, run } from '../../shared/db.ts'
+import { heads } from '../../shared/lines.ts'
+
+/** Of each type the first so many resources, of so many types. */
+const [EACH_TYPE, TYPES] = [6, 12]
+/** Lines looked at, the oldest of them that are counted, and how far. */
+const [LINES, COUNTED] = [500, 16]
+export const COUNT_TO = 10_000
+
+/** The first resources of each type by a skip scan (';' comes after ':'), accounts left out, and those that are busy. */
+export const shown = (busy: readonly string[]): SQL => sql`
+  WHERE r.ref IN (SELECT json_array_elements_text(${JSON.stringify(busy)}::json)) OR r.ref IN (
+    WITH RECURSIVE type AS (
+      (SELECT split_part(ref, ':', 1) AS name FROM resources ORDER BY ref LIMIT 1)
+      UNION ALL
+      SELECT n.name FROM type t CROSS JOIN LATERAL (
+        SELECT split_part(ref, ':', 1) AS name FROM resources WHERE ref >= t.name || ';' ORDER BY ref LIMIT 1) n
+    )
+    SELECT first.ref FROM (SELECT name FROM type WHERE name <> 'account' LIMIT ${TYPES}::int) t CROSS JOIN LATERAL (
+      SELECT ref FROM resources WHERE ref >= t.name || ':' AND ref < t.name || ';' ORDER BY ref LIMIT ${EACH_TYPE}::int
+    ) first)
+  ORDER BY r.ref`
+
+export async function readLines(client: Client) {
+  const count = (table: string, queue = 'queue') =>
+    sql.raw(`(SELECT count(*) FROM (
+      SELECT 1 FROM ${table} WHERE ${queue} = l.queue AND status = 'queued' LIMIT ${COUNT_TO + 1}) q)`)
+  const found = await run<{ resource: string; length: number; oldest_ms: number; lines: number }>(
+    client,
+    sql`
+    WITH found AS (
+      SELECT queue, min(created_at) AS oldest FROM (
+        (SELECT queue, created_at FROM ${heads('purchases')} a LIMIT ${LINES}::int)
+        UNION ALL (SELECT queue, created_at FROM ${heads('commands')} b LIMIT ${LINES}::int)
+        UNION ALL (SELECT queue, created_at FROM ${heads('bookings', 'resource')} c LIMIT ${LINES}::int)
+      ) head GROUP BY queue
+    ), l AS (SELECT * FROM found ORDER BY oldest LIMIT ${COUNTED}::int)
+    SELECT l.queue AS resource, (SELECT count(*) FROM found) AS lines,
+           ${count('purchases')} + ${count('commands')} + ${count('bookings', 'resource')} AS length,
+           greatest(0, extract(epoch FROM clock_timestamp() - l.oldest) * 1000)::bigint AS oldest_ms
+    FROM l ORDER BY l.oldest`,
+  )
+  return {
+    shown: found
+      // A line that was settled while it was counted is none any more.
+      .filter(({ length }) => length > 0)
+      .map(({ resource, length, oldest_ms }) => {
+        return { resource, length: Math.min(length, COUNT_TO), more: length > COUNT_TO, oldest_ms }
+      }),
+    more: Math.max(0, (found[0]?.lines ?? 0) - COUNTED),
+  }
+}
