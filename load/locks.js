@@ -73,6 +73,7 @@ async function turn(resource) {
   const looked = await ask('look', 'GET', `/api/locks/${resource}`)
   check(looked, {
     'nobody else holds it': (one) => {
+      if (one.status !== 200) return false
       const holders = /** @type {any} */ (one.json('holders'))
       return holders.length === 1 && holders[0].fencing_token === got.json('fencing_token')
     },

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { createClient } from 'holdfast/client'
 import t from 'tap'
 import { ROOT } from '../ops/install.mjs'
 import { anyFreePort, identityOf } from '../ops/processes.mjs'
@@ -36,18 +37,17 @@ function start(t: { teardown(step: () => void): void }, extra: Record<string, st
 const running = () => readdirSync(join(folder, 'run')).map((name) => readFileSync(join(folder, 'run', name), 'utf8'))
 const stillRuns = (identity: string) => identityOf(Number.parseInt(identity, 10)) === identity
 
-async function buy(more: object = {}): Promise<{ status: string }> {
-  const answer = await fetch(`http://127.0.0.1:${port}/api/purchases`, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json', prefer: 'wait=10' },
-    body: JSON.stringify({ customer: 'someone', lines: [{ resource: 'product:1', units: 1 }], ...more }),
+const holdfast = createClient({ url: `http://127.0.0.1:${port}` })
+
+const buy = (more: { payment?: { method: 'card'; token: string } } = {}) =>
+  holdfast.post('/api/purchases', {
+    params: { header: { prefer: 'wait=10' } },
+    body: { customer: 'someone', lines: [{ resource: 'product:1', units: 1 }], ...more },
   })
-  return (await answer.json()) as { status: string }
-}
 
 const available = async () => {
-  const answer = await fetch(`http://127.0.0.1:${port}/api/resources/product/1`)
-  return ((await answer.json()) as { available: number }).available
+  const path = { type: 'product', id: '1' }
+  return (await holdfast.get('/api/resources/{type}/{id}', { params: { path } })).available
 }
 
 t.test(

@@ -22,9 +22,9 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--fg); background: var(-
   padding: 0 1rem }
 h1 { font-size: 1.5rem; margin-bottom: .25rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .3rem .6rem;
-  border-bottom: 1px solid var(--line) } td:first-child { white-space: nowrap } td.number { text-align: right; font-variant-numeric: tabular-nums }
+  border-bottom: 1px solid var(--line) } td { overflow-wrap: anywhere } td:first-child { white-space: nowrap } .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 .good { color: var(--good) } .bad { color: var(--bad); font-weight: 600 }
-svg { max-width: 100%; height: auto; display: block } pre { overflow-x: auto; font-size: 12px; line-height: 1.4 }`
+.charts { overflow-x: auto } svg { width: 100%; min-width: 560px; height: auto; display: block } pre { overflow-x: auto; font-size: 12px; line-height: 1.4 }`
 
 export interface Verdict {
   invariant: string
@@ -119,7 +119,7 @@ export function report({ name, url, given, result, verdicts, at }: Report): stri
   const invariants =
     typeof verdicts === 'string'
       ? `<p>Not asked: ${escaped(verdicts)}.</p>`
-      : `<table><tr><th></th><th>Invariant</th><th>Looked at</th></tr>${verdicts
+      : `<table><tr><th></th><th>Invariant</th><th class="number">Looked at</th></tr>${verdicts
           .map(
             (one) =>
               `<tr><td>${mark(one.offenders.length === 0)}</td><td>${escaped(one.invariant)}${
@@ -141,11 +141,11 @@ export function report({ name, url, given, result, verdicts, at }: Report): stri
 in ${result.seconds.toFixed(1)} s, ${result.dropped} dropped, ${result.interrupted} interrupted; the latest began
 ${Math.round(result.late_ms)} ms after it was due.</p>
 <h2>Thresholds</h2>
-<table><tr><th></th><th>Metric</th><th>Threshold</th><th>Was</th></tr>${thresholds.join('')}</table>
+<table><tr><th></th><th>Metric</th><th>Threshold</th><th class="number">Was</th></tr>${thresholds.join('')}</table>
 <h2>Over time</h2>
-${charts(result.timeline)}
+<div class="charts">${charts(result.timeline)}</div>
 <h2>Checks</h2>
-<table><tr><th></th><th>Check</th><th>Passes</th><th>Fails</th></tr>${checks.join('')}</table>
+<table><tr><th></th><th>Check</th><th class="number">Passes</th><th class="number">Fails</th></tr>${checks.join('')}</table>
 <h2>Invariants in the database</h2>
 ${invariants}
 <h2>Summary</h2>
