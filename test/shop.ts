@@ -231,16 +231,16 @@ export async function settled(
   await shop.verified()
 }
 
-/** Resolves once a worker stands before a locked row inside its transaction. */
-export async function inTransaction(shop: Shop): Promise<void> {
+/** Resolves once a worker (or another process of ours) stands before a locked row inside its transaction. */
+export async function inTransaction(shop: Shop, name = 'holdfast-worker'): Promise<void> {
   await until(
     async () => {
       const rows = await shop.client`
         SELECT 1 FROM pg_stat_activity
-        WHERE datname = current_database() AND application_name = 'holdfast-worker' AND wait_event_type = 'Lock'`
+        WHERE datname = current_database() AND application_name = ${name} AND wait_event_type = 'Lock'`
       return rows.length > 0
     },
-    { what: 'a worker inside its transaction' },
+    { what: `${name} inside its transaction` },
   )
 }
 

@@ -4,7 +4,7 @@
  */
 import { Redis } from 'ioredis'
 import t from 'tap'
-import { metric, openShop, rush, settled, TTL } from './shop.ts'
+import { inTransaction, metric, openShop, rush, settled, TTL } from './shop.ts'
 import { openWorld, until } from './world.ts'
 
 t.test('a newer holder has written: the older one is refused, counted, and enters again above it', async (t) => {
@@ -17,6 +17,29 @@ t.test('a newer holder has written: the older one is refused, counted, and enter
   const answer = await shop.buy({ customer: 'c', lines: [{ resource: ref, units: 1 }] }, { prefer: 'wait=10' })
   t.match(answer, { status: 201 })
   t.ok((await metric(worker.url, 'fencing_token_rejections_total')) >= 1)
+  await shop.verified()
+})
+
+t.test('a restock finds the batch of an older token under way: it comes behind it, in the ledger too', async (t) => {
+  const world = await openWorld(t)
+  const api = await world.startApi(TTL)
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ref = await shop.units('product', 5)
+  const older = (Date.now() - 60_000) * 1000
+  const body = JSON.stringify({ delta: 2, reason: 'delivery' })
+  const headers = { 'content-type': 'application/json' }
+  const path = `/api/resources/${ref.replace(':', '/')}/restock`
+  let restock: Promise<Response> | undefined
+  await shop.client.begin(async (tx) => {
+    // As a batch begins and ends, whose lease was over in between.
+    await tx`UPDATE resources SET fence = ${older} WHERE ref = ${ref}`
+    restock = fetch(`${api.url}${path}`, { method: 'POST', headers, body })
+    await inTransaction(shop, 'holdfast-api')
+    await tx`INSERT INTO movements (resource, delta, reason, fence) VALUES (${ref}, 1, 'delivery', ${older})`
+    await tx`UPDATE resources SET total = total + 1, available = available + 1 WHERE ref = ${ref}`
+  })
+  t.equal((await restock)?.status, 200)
+  t.match(await shop.resource(ref), { total: 8, available: 8 })
   await shop.verified()
 })
 

@@ -390,8 +390,10 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       const { replayed, resource } = await change(async (tx) => {
         const [own] = await run(
           tx,
-          sql`INSERT INTO movements (resource, delta, reason, fence, idempotency_key, idempotency_scope)
-                VALUES (${ref}, ${delta}, ${reason}, ${token}, ${key}, ${scope})
+          // The row's lock first: a batch of an older token may be under way, and its movements come before this one.
+          sql`WITH locked AS MATERIALIZED (SELECT ref FROM resources WHERE ref = ${ref} FOR NO KEY UPDATE)
+                INSERT INTO movements (resource, delta, reason, fence, idempotency_key, idempotency_scope)
+                SELECT ref, ${delta}::bigint, ${reason}, ${token}::bigint, ${key}, ${scope} FROM locked
                 ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
                 RETURNING id`,
         )
