@@ -140,6 +140,58 @@ t.test('the database has written that the money is reserved, and its answer is l
   await shop.verified()
 })
 
+t.test('two workers at one charge: what one gives up the other does not have sold', async (t) => {
+  const world = await openWorld(t)
+  const [redis, sandbox] = await Promise.all([world.ownRedis(), world.startSandbox()])
+  const [first, second] = await Promise.all([openGate(t, sandbox.url), openGate(t, sandbox.url)])
+  const env = { ...TTL, REDIS_URL: redis.url }
+  const [api, sleeper] = await Promise.all([
+    world.startApi(env),
+    world.startWorker({ ...env, SANDBOX_URL: first.url, PAYMENT_TIMEOUT_MS: '300' }),
+  ])
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const bank = provider(sandbox.url)
+  const ref = await shop.units('product', 1, 500)
+  const { body } = await held(shop, ref)
+  const id = body.id as string
+  // The card is charged; the answer, and those of all that asks for it, do not come. So it is given up, and then the
+  // worker stands still while its cancel is on its way.
+  first.close('confirm', id, 'after')
+  first.close('find', id, 'before')
+  first.close('cancel', id, 'before')
+  await shop.command(id, 'confirm', { prefer: 'wait=0' })
+  // Others pay meanwhile, lest the breaker take the silence for an outage and send no cancel.
+  const others = await shop.units('product', 1_000, 100)
+  const lines = [{ resource: others, units: 1 }]
+  const given_up = async () => {
+    const pay = () => shop.buy({ customer: 'bob', lines, payment: card('tok_visa') }, WAIT)
+    if (!first.reached('cancel', id)) await Promise.all(Array.from({ length: 4 }, pay))
+    return first.reached('cancel', id)
+  }
+  await until(given_up, { what: 'the charge to be given up', timeout_ms: 30_000 })
+  sleeper.kill('SIGSTOP')
+  // Its job is forgotten, and another worker begins where the row stands.
+  const own = new Redis(redis.url)
+  await own.flushall()
+  own.disconnect()
+  second.close('capture', '', 'before')
+  await world.startWorker({ ...env, SANDBOX_URL: second.url })
+  const state = async () => {
+    const [row] = await shop.client<{ status: string }[]>`SELECT status FROM charges WHERE purchase = ${id}`
+    return row?.status
+  }
+  await until(async () => second.reached('capture', '') || (await state()) !== 'sent', { timeout_ms: 20_000 })
+  first.open()
+  await until(async () => (await bank.of(id))[0]?.status === 'canceled', { what: 'the cancel to arrive' })
+  second.open()
+  await shop.charged()
+  await until(async () => (await shop.queued()) === 0)
+  t.same(await shop.statuses(ref), { failed: 1 })
+  t.equal(await state(), 'unavailable')
+  t.match(await shop.resource(ref), { available: 1, sold: 0, held: 0 })
+  await shop.verified()
+})
+
 t.test('late money, and lost jobs', async (t) => {
   const world = await openWorld(t)
   const [redis, sandbox] = await Promise.all([world.ownRedis(), world.startSandbox({ SANDBOX_SLOW_MS: '300' })])

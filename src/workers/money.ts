@@ -23,7 +23,12 @@ export interface Money {
   refund: ChargeStatus | null
   /** the units or dates are still set aside, by the database clock */
   open: boolean
+  /** its intent is being cancelled: it is not sold any more */
+  giving_up: boolean
 }
+
+/** Stands as the reason of a charge that is `sent`, and that nobody may have sold any more. */
+const GIVING_UP = 'giving_up'
 
 /** The rows of what this id names. */
 const OF = (row: string, id: string) => sql`(${sql.raw(row)}.purchase = ${id} OR ${sql.raw(row)}.booking = ${id})`
@@ -33,7 +38,7 @@ export async function readMoney(client: Client, id: string): Promise<Money | und
     client,
     sql`SELECT p.id, CASE WHEN p.booking IS NULL THEN 'purchase' ELSE 'booking' END AS of, p.queue,
                coalesce(p.token, '') AS token, c.id AS charge, c.status, coalesce(c.provider_id, '') AS provider_id,
-               c.amount, c.currency, p.open,
+               c.amount, c.currency, p.open, c.status = 'sent' AND c.reason IS NOT DISTINCT FROM ${GIVING_UP} AS giving_up,
                (SELECT r.status FROM charges r WHERE r.purpose = 'refund' AND ${OF('r', id)}) AS refund
         FROM payable p JOIN charges c ON c.purpose = 'charge' AND ${OF('c', id)}
         WHERE p.id = ${id}`,
@@ -70,7 +75,8 @@ export async function conclude(
     sql`WITH c AS (
           UPDATE charges SET status = ${to}, reason = ${reason},
                  settled_at = CASE WHEN ${to} = 'authorized' THEN NULL ELSE clock_timestamp() END
-          WHERE id = ${charge} AND status = ${from} RETURNING purchase, booking
+          WHERE id = ${charge} AND status = ${from} AND (${to} <> 'authorized' OR reason IS NULL)
+          RETURNING purchase, booking
         ), told AS (
           INSERT INTO commands (queue, purchase, booking, command, idempotency_key, idempotency_scope)
           SELECT ${queue}, c.purchase, c.booking, ${command}, ${id}, 'charge' FROM c
@@ -81,11 +87,28 @@ export async function conclude(
   return rows.length > 0
 }
 
-export async function captured(client: Client, charge: string, status: 'captured' | 'lost'): Promise<boolean> {
+/** Its intent is about to be cancelled. False when it is known by now how it ended. */
+export async function givingUp(client: Client, charge: string): Promise<boolean> {
+  const rows = await run(
+    client,
+    sql`UPDATE charges SET reason = ${GIVING_UP} WHERE id = ${charge} AND status = 'sent' RETURNING id`,
+  )
+  return rows.length > 0
+}
+
+/** How the capture ended. What is to be given back is not lost: the refund ends it. */
+export async function captured(
+  client: Client,
+  { charge, id }: Pick<Money, 'charge' | 'id'>,
+  status: 'captured' | 'lost',
+): Promise<boolean> {
   const rows = await run(
     client,
     sql`UPDATE charges SET status = ${status}, settled_at = clock_timestamp()
-        WHERE id = ${charge} AND status = 'capturing' RETURNING id`,
+        WHERE id = ${charge} AND status = 'capturing'
+          AND (${status} = 'captured' OR NOT EXISTS (
+            SELECT 1 FROM charges r WHERE r.purpose = 'refund' AND ${OF('r', id)}))
+        RETURNING id`,
   )
   return rows.length > 0
 }

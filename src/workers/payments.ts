@@ -11,7 +11,7 @@ import type { Client } from '../shared/db.ts'
 import type { Log } from '../shared/log.ts'
 import type { Metrics } from '../shared/metrics.ts'
 import { type Gateway, type Intent, RefusedError } from '../shared/payments/gateway.ts'
-import { captured, conclude, givenBack, later, type Money, readMoney, sent } from './money.ts'
+import { captured, conclude, givenBack, givingUp, later, type Money, readMoney, sent } from './money.ts'
 
 export interface PaymentDeps {
   client: Client
@@ -80,26 +80,31 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
   }
 
   async function confirm(money: Money, id: string, created?: Intent): Promise<boolean> {
-    let intent: Intent
+    if (money.giving_up) return await giveUp(money, id)
+    let intent: Intent | undefined
     try {
       intent = await persist(async (attempt) => {
         const known = attempt === 1 && created ? created : await ask(() => gateway.find(id))
         if (known.status !== 'created') return known
         // Its time is over, and nothing was reserved: nothing shall be.
-        return money.open ? await ask(() => gateway.confirm(id)) : await ask(() => gateway.cancel(id))
+        return money.open ? await ask(() => gateway.confirm(id)) : undefined
       })
     } catch (error) {
       if (stop.signal.aborted) return false
+      // The tries are used up.
       log.warn({ subject: money.id, error }, 'the outcome of a charge is not known')
-      try {
-        // The tries are used up. A cancelled intent takes nothing, also when a confirm of ours arrives late.
-        intent = await ask(() => gateway.cancel(id))
-      } catch {
-        return await later(client, money.id)
-      }
     }
     // Not within the try: a write whose answer was lost may have happened, and what it says has been reserved must stay so.
-    return await learn(money, intent)
+    return intent ? await learn(money, intent) : await giveUp(money, id)
+  }
+
+  /** Written down before it is asked for: from then on another job that hears of a reservation does not have it sold. */
+  async function giveUp(money: Money, id: string): Promise<boolean> {
+    if (!money.giving_up && !(await givingUp(client, money.charge))) return true
+    // A cancelled intent takes nothing, also when a confirm of ours arrives late.
+    const intent = await ask(() => gateway.cancel(id)).catch(() => undefined)
+    const over = intent?.status === 'cancelled' || intent?.status === 'declined'
+    return over ? await learn(money, intent) : await later(client, money.id)
   }
 
   async function learn(money: Money, { status, reason }: Intent): Promise<boolean> {
@@ -114,8 +119,10 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
     const intent = await persist(() => ask(() => gateway.capture(provider_id))).catch(() => undefined)
     if (!intent || intent.status === 'authorized' || intent.status === 'processing') return await later(client, id)
     const status = intent.status === 'captured' ? 'captured' : 'lost'
-    if (status === 'lost') log.error({ subject: id, intent }, `a ${of} is sold whose money the provider let go`)
-    if (await captured(client, money.charge, status)) metrics.charges.inc({ purpose: 'charge', status })
+    if (await captured(client, money, status)) {
+      if (status === 'lost') log.error({ subject: id, intent }, `a ${of} is sold whose money the provider let go`)
+      metrics.charges.inc({ purpose: 'charge', status })
+    }
     return true
   }
 
