@@ -167,6 +167,16 @@ t.test('what is wrong with a script or with what it is given is said, with an ex
       107,
       /setup\(\): Error: no shop/,
     ],
+    [
+      'a threshold that need not see the end',
+      `export const options = { scenarios: { one: { executor: 'constant-arrival-rate', rate: 5, duration: '1h',
+        preAllocatedVUs: 1 } }, thresholds: { iterations: [{ threshold: 'count<2', abortOnFail: true }],
+        checks: [{ threshold: 'rate>0', abortOnFail: true }] } }
+      export default () => {}`,
+      [],
+      99,
+      /threshold count<2 of iterations does not hold: stopping/,
+    ],
     ['a threshold on nothing', options("{ solld: ['count>0'] }") + body, [], 104, /no metric solld/],
     ['a variable that nobody reads', options('{}') + body, ['--raet=3'], 104, /does not read RAET/],
     ['an API that does not answer', '', ['--url=http://127.0.0.1:9'], 2, /nobody answers at http:\/\/127\.0\.0\.1:9\//],

@@ -178,7 +178,7 @@ async function run(
     record(METRICS.vus_max, now.max_vus)
     timeline.close(now)
     tell.progress(now)
-    const failing = thresholds.find((one) => one.abort && now.seconds >= one.abort_after_s && !one.holds(now.seconds))
+    const failing = thresholds.find((one) => one.aborts(now.seconds))
     if (!failing || aborted) return
     aborted = true
     tell.error(`threshold ${failing.source} of ${failing.metric} does not hold: stopping`)

@@ -19,10 +19,7 @@ interface Params {
   responseType?: 'text' | 'none'
   responseCallback?: Expected
 }
-type Timings = Record<
-  'blocked' | 'connecting' | 'tls_handshaking' | 'sending' | 'waiting' | 'receiving' | 'duration',
-  number
->
+type Timings = Record<'blocked' | 'connecting' | 'sending' | 'waiting' | 'receiving' | 'duration', number>
 
 const PARAMS = ['headers', 'tags', 'timeout', 'responseType', 'responseCallback']
 const METRICS = {
@@ -31,7 +28,6 @@ const METRICS = {
   duration: register('http_req_duration', 'trend', true),
   blocked: register('http_req_blocked', 'trend', true),
   connecting: register('http_req_connecting', 'trend', true),
-  tls_handshaking: register('http_req_tls_handshaking', 'trend', true),
   sending: register('http_req_sending', 'trend', true),
   waiting: register('http_req_waiting', 'trend', true),
   receiving: register('http_req_receiving', 'trend', true),
@@ -151,7 +147,6 @@ function send(method: string, url: string, body: string | undefined, params: Par
       const timings = {
         blocked: socket_at - began,
         connecting: ready - socket_at,
-        tls_handshaking: 0,
         sending: sent - ready,
         waiting: first - sent,
         receiving: end - first,

@@ -36,6 +36,12 @@ export interface TrendSink {
 
 export type Sink = CounterSink | GaugeSink | RateSink | TrendSink
 
+/** It has no sample, or none that counts. */
+export const isEmpty = (sink: Sink): boolean =>
+  (sink.kind === 'counter' && sink.sum === 0) ||
+  (sink.kind === 'rate' && sink.total === 0) ||
+  (sink.kind === 'trend' && sink.count === 0)
+
 /**
  * One number of a metric, by the name that thresholds and summaries give it: `count`, `rate`, `value`, `avg`, `min`, `med`,
  * `max`, `p(95)`. Undefined where this kind has no such number, as in k6.

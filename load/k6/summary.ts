@@ -1,7 +1,7 @@
 /** The run in k6's kind of summary, and its progress line. */
 import type { Progress, Result } from './engine.ts'
 import { everyMetric } from './metrics.ts'
-import { figureOf, type Sink } from './sinks.ts'
+import { figureOf, isEmpty, type Sink } from './sinks.ts'
 
 const DOTS = 34
 /** How k6 groups what it measures itself; everything else is the script's own. */
@@ -11,7 +11,7 @@ const GROUPS: [title: string, of: (name: string) => boolean][] = [
   ['NETWORK', (name) => name.startsWith('data_')],
 ]
 /** Shown in k6's full summary alone. */
-const LEFT_OUT = /^http_req_(blocked|connecting|tls_handshaking|sending|waiting|receiving)$/
+const LEFT_OUT = /^http_req_(blocked|connecting|sending|waiting|receiving)$/
 
 function duration(ms: number): string {
   if (ms >= 60_000) return `${Math.floor(ms / 60_000)}m${((ms % 60_000) / 1_000).toFixed(1)}s`
@@ -83,7 +83,7 @@ export function summary(result: Result): string {
     out.push('')
   }
   const metrics = everyMetric()
-    .filter(({ name, sink }) => name !== 'checks' && !LEFT_OUT.test(name) && !unused(sink))
+    .filter(({ name, sink }) => name !== 'checks' && !LEFT_OUT.test(name) && !isEmpty(sink))
     .toSorted((one, other) => one.name.localeCompare(other.name))
   const own = (name: string) => !GROUPS.some(([, of]) => of(name))
   for (const [title, of] of [['CUSTOM', own] as const, ...GROUPS]) {
@@ -93,7 +93,7 @@ export function summary(result: Result): string {
     for (const { name, sink, time, parts } of group) {
       out.push(dotted(name, line(name, sink, time, result)))
       for (const part of parts) {
-        if (!unused(part.sink)) {
+        if (!isEmpty(part.sink)) {
           const label = part.label.slice(part.label.indexOf('{')).replace('{', '{ ').replace('}', ' }')
           out.push(dotted(`  ${label}`, line(name, part.sink, time, result)))
         }
@@ -103,11 +103,6 @@ export function summary(result: Result): string {
   }
   return out.join('\n')
 }
-
-const unused = (sink: Sink) =>
-  (sink.kind === 'counter' && sink.sum === 0) ||
-  (sink.kind === 'rate' && sink.total === 0) ||
-  (sink.kind === 'trend' && sink.count === 0)
 
 export function figureOfThreshold(result: Result, one: Result['thresholds'][number]): string {
   const found = everyMetric().find(({ name }) => name === one.metric.split('{')[0])

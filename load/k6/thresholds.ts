@@ -1,6 +1,6 @@
 /** Thresholds, in k6's words: `p(95)<500`, `rate>0.99`, `count==1000`. What cannot be judged stops the run before it starts. */
 import { sinkOf } from './metrics.ts'
-import { figureOf } from './sinks.ts'
+import { figureOf, isEmpty } from './sinks.ts'
 
 /** Something in a script's options that makes no sense. */
 export class InvalidConfig extends Error {}
@@ -9,13 +9,12 @@ export interface Threshold {
   /** metric, with its tags where it is a part of one */
   readonly metric: string
   readonly source: string
-  readonly abort: boolean
-  /** seconds of the run before which it does not abort */
-  readonly abort_after_s: number
   readonly figure: string
   /** what it was compared with */
   value(seconds: number): number
   holds(seconds: number): boolean
+  /** it does not hold, in the middle of the run; where there is no sample yet it says nothing, as in k6 */
+  aborts(seconds: number): boolean
 }
 
 const OPERATORS: Record<string, (left: number, right: number) => boolean> = {
@@ -51,13 +50,15 @@ function readOne(metric: string, entry: unknown, secondsOf: (text: unknown) => n
   if (figureOf(found.sink, figure, 1) === undefined)
     throw new InvalidConfig(`threshold ${source}: ${metric} is a ${found.sink.kind} and has no ${figure}`)
   const value = (seconds: number) => figureOf(found.sink, figure, seconds) ?? 0
+  const holds = (seconds: number) => compare(value(seconds), right)
+  const abort_after_s = said.delayAbortEval === undefined ? 0 : secondsOf(said.delayAbortEval)
   return {
     metric,
     source,
     figure,
-    abort: said.abortOnFail === true,
-    abort_after_s: said.delayAbortEval === undefined ? 0 : secondsOf(said.delayAbortEval),
     value,
-    holds: (seconds) => compare(value(seconds), right),
+    holds,
+    aborts: (seconds) =>
+      said.abortOnFail === true && seconds >= abort_after_s && !isEmpty(found.sink) && !holds(seconds),
   }
 }
