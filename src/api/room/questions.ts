@@ -12,9 +12,13 @@ const [EACH_TYPE, TYPES] = [6, 12]
 const [LINES, COUNTED] = [500, 16]
 export const COUNT_TO = 10_000
 
-/** The first resources of each type by a skip scan (';' comes after ':'), accounts left out, and those that are busy. */
+/**
+ * The first resources of each type by a skip scan (';' comes after ':'), accounts left out, and those that are busy. What is
+ * sold by units comes first: it has the numbers.
+ */
 export const shown = (busy: readonly string[]): SQL => sql`
-  WHERE r.ref IN (SELECT json_array_elements_text(${JSON.stringify(busy)}::json)) OR r.ref IN (
+  WHERE r.ref IN (
+    SELECT json_array_elements_text(${JSON.stringify(busy)}::json) UNION (
     WITH RECURSIVE type AS (
       (SELECT split_part(ref, ':', 1) AS name FROM resources ORDER BY ref LIMIT 1)
       UNION ALL
@@ -23,8 +27,8 @@ export const shown = (busy: readonly string[]): SQL => sql`
     )
     SELECT first.ref FROM (SELECT name FROM type WHERE name <> 'account' LIMIT ${TYPES}::int) t CROSS JOIN LATERAL (
       SELECT ref FROM resources WHERE ref >= t.name || ':' AND ref < t.name || ';' ORDER BY ref LIMIT ${EACH_TYPE}::int
-    ) first)
-  ORDER BY r.ref`
+    ) first))
+  ORDER BY r.kind DESC, r.ref`
 
 export async function readLines(client: Client) {
   const count = (table: string, queue = 'queue') =>

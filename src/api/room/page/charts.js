@@ -16,6 +16,7 @@ function chart(place, series, unit) {
     ticks: { show: false },
   }
   const font = `12px ${getComputedStyle(document.body).fontFamily}`
+  /** @type {uPlot.Options} */
   const options = {
     width: place.clientWidth,
     height: HEIGHT,

@@ -7,7 +7,10 @@ import { count, make, say } from './tables.js'
 /** Milliseconds that a buyer's bar is drawn against until some buyer takes longer. */
 const SCALE_MS = 150
 
-/** With both routes of a pair; `each` is what one buyer takes of what there is at the `start`. */
+/**
+ * With both routes of a pair; `each` is what one buyer takes of what there is at the `start`.
+ * @param {any} pair
+ */
 const pair = ({ without, with_lock, body, reset, read, ...race }) => ({
   ...race,
   before: (ask) => expect(ask('POST', ...reset), 200),
@@ -57,7 +60,47 @@ const RACES = [
     with_lock: '/demo/race-condition/with-lock',
     read: ['/demo/balance', 'balance'],
   }),
+  {
+    name: 'Drivers',
+    says: 'Two riders want one driver.',
+    buyers: 2,
+    start: 1,
+    each: 1,
+    lost: 'too many',
+    told: (left) => `${count(1 - left)} promised a ride`,
+    async before(ask) {
+      await expect(ask('POST', '/demo/drivers/1/reset'), 200)
+      // 428: it is there already.
+      await expect(ask('PUT', '/api/resources/driver/lab', { name: 'Lab driver', kind: 'calendar' }), 201, 428)
+      await releaseDriver(ask)
+    },
+    sides: [
+      { buy: (ask, rider_id) => ask('POST', '/demo/drivers/1/request-no-lock', { rider_id }) },
+      {
+        buy: (ask, rider_id) =>
+          ask('POST', '/api/bookings', { ...PICKUP, driver_id: 'lab', rider_id }, { prefer: 'wait=10' }),
+      },
+    ],
+    async left(ask, answers) {
+      const rides = answers.map(({ body }) => body.rides ?? 0)
+      return 1 - (Math.max(...rides) || (await releaseDriver(ask)))
+    },
+  },
 ]
+
+const PICKUP = { pickup_lat: 52.52, pickup_lng: 13.405 }
+
+/** Cancels the rides that wait for the lab's driver, and says how many there were. */
+async function releaseDriver(ask) {
+  const { data } = await expect(ask('GET', '/api/bookings?resource=driver:lab&status=requested'), 200)
+  for (const { id } of data)
+    await expect(ask('POST', `/api/bookings/${id}/cancel`, undefined, { prefer: 'wait=10' }), 200, 409)
+  return data.length
+}
+
+const isGot = ({ status }) => status === 200 || status === 201
+/** The tutorials say why with `error`, a booking with its code. */
+const isRefused = ({ body }) => body.error !== undefined || body.code === 'conflict'
 
 async function expect(answer, ...statuses) {
   const { status, body } = await answer
@@ -140,15 +183,15 @@ async function runSide(race, { buyers, outcome, buy }, ask) {
   try {
     const answers = await Promise.all(
       bars.map(async (one) => {
-        const answer = await buy(ask)
+        const answer = await buy(ask, `rider-${Math.random().toString(36).slice(2)}`)
         one.until = performance.now() - began
-        one.bar.className = answer.status === 200 ? 'got' : 'refused'
+        one.bar.className = isGot(answer) ? 'got' : 'refused'
         return answer
       }),
     )
-    for (const answer of answers) if (answer.body?.error === undefined) await expect(answer, 200)
-    const left = await race.left(ask)
-    const got = answers.filter(({ status }) => status === 200).length
+    for (const answer of answers) if (!isRefused(answer)) await expect(answer, 200, 201)
+    const left = await race.left(ask, answers)
+    const got = answers.filter(isGot).length
     // Who got it, beyond what there was and beyond what was taken off: ten may have paid, and the balance know of two.
     const wrong = got - Math.min(got, Math.floor(race.start / race.each), (race.start - left) / race.each)
     tell(outcome, `${got} of ${race.buyers} got it, ${race.told(left)}, `, `${wrong} ${race.lost}`, wrong === 0)

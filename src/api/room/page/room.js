@@ -6,6 +6,7 @@ import { count, make, say, showBreakers, showLines, showLocks, showResources, ti
 
 const KEY = 'holdfast-key'
 const at = (id) => document.getElementById(id)
+const field = /** @type {HTMLInputElement} */ (at('key'))
 const clock = (when) => new Date(when).toLocaleTimeString('en-GB')
 const key = () => sessionStorage.getItem(KEY)
 
@@ -111,22 +112,22 @@ function begin() {
       sessionStorage.removeItem(KEY)
       state('asking', 'A key is needed')
       at('ask').hidden = false
-      at('key').focus()
+      field.focus()
     },
   })
 }
 
 at('ask').addEventListener('submit', (event) => {
   event.preventDefault()
-  sessionStorage.setItem(KEY, at('key').value.trim())
-  at('key').value = ''
+  sessionStorage.setItem(KEY, field.value.trim())
+  field.value = ''
   state('connecting', 'Connecting')
   begin()
 })
 // What is wider than its place can be scrolled by keyboard too; what is not is no stop on the way.
 const sizes = new ResizeObserver((entries) => {
   for (const { target } of entries) {
-    const place = target.closest('.scroll')
+    const place = /** @type {HTMLElement} */ (target.closest('.scroll'))
     const wider = place.scrollWidth > place.clientWidth
     const attributes = { tabindex: '0', role: 'region', 'aria-label': `${at(place.dataset.of).textContent}, table` }
     for (const [name, value] of Object.entries(attributes)) {

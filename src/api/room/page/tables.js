@@ -126,6 +126,7 @@ export function showLocks(body, locks, now_ms) {
         twoLines(cell, lock.resource, holder ? `${mode(holder)}: ${holder.owner}` : 'free, being handed over'),
     },
     {
+      className: 'token',
       draw: (cell, { lock, holder }) =>
         twoLines(cell, holder ? since(holder) : '–', String(holder?.fencing_token ?? lock.fence)),
     },
