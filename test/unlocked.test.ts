@@ -43,6 +43,32 @@ t.test('a restock finds the batch of an older token under way: it comes behind i
   await shop.verified()
 })
 
+t.test(
+  'an older batch commits while a newer one waits for its rows: these are taken again, none is set apart',
+  async (t) => {
+    const world = await openWorld(t)
+    const [api, worker] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
+    const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+    const ref = await shop.units('product', 100)
+    let acknowledged: string[] = []
+    await shop.client.begin(async (tx) => {
+      await tx`SELECT 1 FROM resources WHERE ref = ${ref} FOR UPDATE`
+      acknowledged = await rush(shop, ref, 20)
+      await inTransaction(shop)
+      await tx`
+      WITH first AS (SELECT id FROM purchases WHERE queue = ${ref} ORDER BY seq LIMIT 10), p AS (
+        UPDATE purchases SET status = 'confirmed', amount = 100, currency = 'USD', settled_at = clock_timestamp()
+        WHERE id IN (SELECT id FROM first)
+      ), m AS (
+        INSERT INTO movements (resource, purchase, delta, reason) SELECT ${ref}, id, -1, 'sale' FROM first
+      )
+      UPDATE resources SET available = available - 10 WHERE ref = ${ref}`
+    })
+    await settled(t, shop, ref, acknowledged, 100, 20)
+    t.notMatch(worker.logs(), /set apart/)
+  },
+)
+
 t.test('one bad row does not poison its batch: it is set apart, the rest settles', async (t) => {
   const world = await openWorld(t)
   const api = await world.startApi(TTL)

@@ -179,6 +179,8 @@ async function write(tx: Transaction, verdict: Verdict): Promise<void> {
       INSERT INTO movements (resource, purchase, booking, delta, reason, fence)
       SELECT * FROM json_to_recordset(${JSON.stringify(verdict.movements)}::json)
         AS d(resource text, purchase uuid, booking uuid, delta bigint, reason text, fence bigint)
+      -- Only if all are as they were taken: else the effect that another batch has had would look like a bad row's.
+      WHERE (SELECT count(*) FROM p) = ${verdict.purchases.length} AND (SELECT count(*) FROM c) = ${verdict.commands.length}
       RETURNING 1
     ), r AS (
       UPDATE resources t SET available = d.available, held = d.held, updated_at = now()
