@@ -92,7 +92,9 @@ function print(report: Report): void {
   say(
     `faults ${faults.length} of ${report.plan.length} planned, in ${seconds(load_ms)} s of load; everything had come to its end ${seconds(drain_ms)} s later`,
   )
-  say(`there without an answer or a key: ${unheard} (the gap that the README names)`)
+  say(
+    `without a key, and there all the same: told 503 ${unheard.refused} (the gap that the README names), told nothing ${unheard.unanswered}`,
+  )
   const { before, after_s, last } = recovery
   const back =
     after_s === undefined

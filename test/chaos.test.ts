@@ -241,9 +241,9 @@ t.test(
   async (t) => {
     const { findings, faults, entries, load_ms, drain_ms } = await runChaos(t, {
       seed: 22,
-      seconds: 8,
+      seconds: 7,
       rate: 12,
-      calm_s: [1, 1],
+      calm_s: [0.5, 0.5],
     })
     t.comment(
       `${entries.length} requests, ${load_ms} ms of load, ${drain_ms} ms until all was over; ${faults.map(describe).join('; ')}`,

@@ -56,8 +56,8 @@ export interface Report {
   load_ms: number
   /** milliseconds from the end of the load until everything had come to its end */
   drain_ms: number
-  /** told 503 or nothing, without a key, and there all the same: the gap that the README names */
-  unheard: number
+  /** without a key, and there all the same: told 503, the gap that the README names, or told nothing */
+  unheard: { refused: number; unanswered: number }
   turnedAway: number
 }
 
@@ -156,13 +156,19 @@ export async function runChaos(
   }
 }
 
-/** Rows of those who were never answered and had no key to ask again with, and that were not withdrawn. */
+/** Rows of those who had no key to ask again with, by what they were told; what was withdrawn is not there. */
 function unheardOf(
   entries: readonly Entry[],
   rows: readonly { customer: string; status: string; key: string | null }[],
-): number {
-  const heard = new Set(
-    entries.filter((one) => one.status !== 0 && one.status !== 503).map(({ body }) => body?.customer ?? body?.rider_id),
+): Report['unheard'] {
+  const told = new Map(
+    entries.filter(({ body }) => body).map(({ body, status }) => [body?.customer ?? body?.rider_id, status]),
   )
-  return rows.filter((row) => row.key === null && row.status !== 'cancelled' && !heard.has(row.customer)).length
+  const stand = rows
+    .filter((row) => row.key === null && row.status !== 'cancelled')
+    .map((row) => told.get(row.customer))
+  return {
+    refused: stand.filter((status) => status === 503).length,
+    unanswered: stand.filter((status) => status === 0).length,
+  }
 }
