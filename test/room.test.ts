@@ -233,6 +233,14 @@ t.test('the page in a browser: live, the race, the key, and honest when the API 
     )
   }
 
+  const turn = (hidden: boolean) =>
+    page.evaluate(`Object.defineProperty(document, 'hidden', { value: ${hidden}, configurable: true })
+      document.dispatchEvent(new Event('visibilitychange'))`)
+  await turn(true)
+  await page.getByText('Paused while this tab is hidden').waitFor()
+  await turn(false)
+  await state('live')
+
   const { port } = new URL(api.url)
   api.kill('SIGKILL')
   await state('lost')

@@ -1,10 +1,11 @@
 /** What workers export of the whole fleet: lines and verdict, seen by one, shown by all, gone when it is old. */
 import { Redis } from 'ioredis'
 import t from 'tap'
+import type { Breaker } from '../src/shared/breaker.ts'
 import { openDb } from '../src/shared/db.ts'
 import { createLog } from '../src/shared/log.ts'
 import { createMetrics } from '../src/shared/metrics.ts'
-import { readWatched } from '../src/shared/watched.ts'
+import { readBreakers, readWatched } from '../src/shared/watched.ts'
 import { watchOnce } from '../src/workers/watch.ts'
 import { openShop } from './shop.ts'
 import { openWorld } from './world.ts'
@@ -25,7 +26,15 @@ t.test('a line that stands still is seen by one worker, broken for all, and forg
   const db = openDb(world.env.DATABASE_URL, { max: 1, name: 'test-watch', idle_in_transaction_ms: 60_000 })
   t.teardown(() => db.close())
   await new Promise((resolve) => redis.once('ready', resolve))
-  const worker = (client = db.client) => ({ client, redis, prefix, metrics: createMetrics(), breakers: [], log })
+  const database: Breaker = { name: 'database', state: () => 'open', run: (body) => body(), close() {} }
+  const worker = (client = db.client) => ({
+    client,
+    redis,
+    prefix,
+    metrics: createMetrics(),
+    breakers: [database],
+    log,
+  })
   const first = worker()
   // Whoever asks it of the database fails.
   const second = worker({} as typeof db.client)
@@ -45,6 +54,7 @@ t.test('a line that stands still is seen by one worker, broken for all, and forg
   t.equal(rows, '1')
   t.ok(Number(oldest) >= 120 && Number(oldest) < 180, `${oldest} s`)
   t.equal(broken, '1')
+  t.match(await readBreakers(redis, prefix), [{ process: /:\d+$/, breakers: { database: 'open' } }])
   const { verdict } = await readWatched(redis, prefix)
   t.match(verdict?.broken, [{ invariant: /no line has stood still/, offenders: [bought.body.id] }])
 

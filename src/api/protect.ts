@@ -20,6 +20,9 @@ export interface ProtectDeps {
   rates: Redis | undefined
 }
 
+/** Health is asked by those who restart us, and never refused; a browser asks for the page's files all at once. */
+const UNCOUNTED = new Set(['/livez', '/readyz', '/metrics', '/'])
+
 /** In this order: a refusal has the headers too, and the limit is of a key. */
 export async function protect(app: FastifyInstance, { config, rates }: ProtectDeps): Promise<void> {
   const headers = await headersForBrowsers()
@@ -44,8 +47,7 @@ export async function protect(app: FastifyInstance, { config, rates }: ProtectDe
     nameSpace: `${config.redis_prefix}rate:`,
     skipOnError: true,
     enableDraftSpec: true,
-    // Health is asked by those who restart us, and never refused.
-    allowList: ({ routeOptions: { url } }) => url === '/livez' || url === '/readyz' || url === '/metrics',
+    allowList: ({ routeOptions: { url } }) => url !== undefined && (UNCOUNTED.has(url) || url.startsWith('/room/')),
     keyGenerator: ({ caller, ip }) => caller || ip,
     errorResponseBuilder: () =>
       new Problem(429, 'rate_limited', `More than ${max} requests a second.`, { retry_after: 1 }),

@@ -53,19 +53,23 @@ const TOLD_MS = 15_000
 export const statesOf = (breakers: readonly Breaker[]): WorkerBreakers['breakers'] =>
   Object.fromEntries(breakers.map((breaker) => [breaker.name, breaker.state()]))
 
+/** Redis's clock: those of workers and readers may differ by more than an entry lives. */
+const serverMs = async (redis: Redis) => Number((await redis.time())[0]) * 1_000
+
 export async function tellBreakers(redis: Redis, prefix: string, told: WorkerBreakers): Promise<void> {
   const { process, breakers } = told
   const key = breakersKey(prefix)
-  await redis.hset(key, process, JSON.stringify({ at_ms: Date.now(), breakers }))
+  await redis.hset(key, process, JSON.stringify({ at_ms: await serverMs(redis), breakers }))
   await redis.pexpire(key, TOLD_MS)
 }
 
 /** By process. Entries of workers that are gone are removed on the way. */
 export async function readBreakers(redis: Redis, prefix: string): Promise<WorkerBreakers[]> {
   const key = breakersKey(prefix)
-  const told = Object.entries(await redis.hgetall(key)).map(([process, text]) => {
+  const [now_ms, all] = await Promise.all([serverMs(redis), redis.hgetall(key)])
+  const told = Object.entries(all).map(([process, text]) => {
     const { at_ms, breakers } = JSON.parse(text) as { at_ms: number } & Pick<WorkerBreakers, 'breakers'>
-    return { process, breakers, old: Date.now() - at_ms > TOLD_MS }
+    return { process, breakers, old: now_ms - at_ms > TOLD_MS }
   })
   const gone = told.filter(({ old }) => old).map(({ process }) => process)
   if (gone.length > 0) await redis.hdel(key, ...gone)

@@ -107,6 +107,9 @@ function begin() {
       const since = newest ? ` The figures below are of ${clock(newest.at)}.` : ''
       state('lost', `No connection.${since} Trying again.`)
     },
+    hidden() {
+      state('connecting', 'Paused while this tab is hidden')
+    },
     refused() {
       say(at('refused'), key() ? 'This key is not taken.' : '')
       sessionStorage.removeItem(KEY)

@@ -8,10 +8,20 @@ const SILENCE_MS = 9_000
 /** Milliseconds before the connection is tried again, doubled each time up to the second. */
 const [AGAIN_MS, LATEST_MS] = [500, 4_000]
 
-/** @param {{key: () => string | null, heard: (event: string, data: any) => void, lost: () => void, refused: () => void}} room */
-export async function follow({ key, heard, lost, refused }) {
+/**
+ * Nothing is read for a tab that nobody sees: the server rests, and six such tabs would use up the browser's connections.
+ * @param {{key: () => string | null, heard: (event: string, data: any) => void, lost: () => void, hidden: () => void, refused: () => void}} room
+ */
+export async function follow({ key, heard, lost, hidden, refused }) {
   for (let pause_ms = AGAIN_MS; ; pause_ms = Math.min(2 * pause_ms, LATEST_MS)) {
+    if (document.hidden) {
+      hidden()
+      await new Promise((resolve) => document.addEventListener('visibilitychange', resolve, { once: true }))
+      pause_ms = AGAIN_MS / 2
+      continue
+    }
     const silence = new AbortController()
+    document.addEventListener('visibilitychange', () => silence.abort(), { signal: silence.signal })
     let timer = setTimeout(() => silence.abort(), SILENCE_MS)
     try {
       const headers = { accept: 'text/event-stream', ...keyHeader(key()) }
@@ -29,6 +39,8 @@ export async function follow({ key, heard, lost, refused }) {
     } finally {
       clearTimeout(timer)
     }
+    silence.abort()
+    if (document.hidden) continue
     lost()
     await new Promise((resolve) => setTimeout(resolve, pause_ms))
   }
