@@ -54,6 +54,9 @@ const block = `--import=${new URL('block.mjs', import.meta.url).pathname}`
 const without = `--import=${new URL('../races/without.mjs', import.meta.url).pathname}`
 
 export async function openFleet(t: Scope, planted?: Planted): Promise<Fleet> {
+  // libfaketime is made for Linux. Removed when the world has ended its processes: what is opened last goes first.
+  const clock = process.platform === 'linux' ? makeClock() : undefined
+  t.teardown(async () => clock?.remove())
   const world = await openWorld(t)
   const [database, redis, sandbox] = await Promise.all([
     world.ownPostgres(),
@@ -63,8 +66,6 @@ export async function openFleet(t: Scope, planted?: Planted): Promise<Fleet> {
   if (planted?.sql) await statements(database.url, planted.sql)
   const logs = new Map<string, string>()
   const fallen: string[] = []
-  // libfaketime is made for Linux.
-  const clock = process.platform === 'linux' ? makeClock() : undefined
 
   const wire = async (url: string): Promise<Wire> => {
     const state = { lag_ms: 0, still: false, deaf: false }
@@ -140,8 +141,6 @@ export async function openFleet(t: Scope, planted?: Planted): Promise<Fleet> {
       ),
     ),
   )
-  // After the processes have ended, which is the world's own teardown.
-  t.teardown(async () => clock?.remove())
   return {
     members,
     redis,

@@ -1,0 +1,34 @@
+/** What claims are made of: what several of them look things up in, and how a request is named to a person. */
+import type { Finding } from '../../src/shared/verify.ts'
+import type { Evidence, Row } from './evidence.ts'
+import type { Entry } from './record.ts'
+
+export type Claim = (evidence: Evidence, known: Known) => Omit<Finding, 'invariant'>
+
+/** What several claims look things up in. */
+export interface Known {
+  byId: ReadonlyMap<string, Row>
+  /** entries that tell of a purchase or booking, by its id, in order of their answers */
+  told: ReadonlyMap<string, (Entry & { told: NonNullable<Entry['told']> })[]>
+}
+
+export const COMMAND = /^\/api\/(?:purchases|bookings)\/([0-9a-f-]{36})\/(\w+)$/
+const TAKES = new Set(['/api/purchases', '/api/bookings'])
+export const isTaking = ({ method, path }: Entry) => method === 'POST' && TAKES.has(path)
+export const brief = (entry: Entry) =>
+  `#${entry.n} ${entry.method} ${entry.path}: ${entry.status}${entry.code ? ` ${entry.code}` : ''}${
+    entry.told ? ` ${entry.told.status}` : ''
+  }`
+
+/** The list by a word; those without one are left out. */
+export function groups<T>(list: readonly T[], by: (one: T) => string | undefined): Map<string, T[]> {
+  const map = new Map<string, T[]>()
+  for (const one of list) {
+    const key = by(one)
+    if (key === undefined) continue
+    const group = map.get(key)
+    if (group) group.push(one)
+    else map.set(key, [one])
+  }
+  return map
+}
