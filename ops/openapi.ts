@@ -37,6 +37,7 @@ async function render(): Promise<string> {
     gateway: absent('gateway'),
     pay() {},
     tail: absent('tail'),
+    webhooks_allow_private: false,
     guarded: (body) => body(),
     room: absent('room'),
     openBoard: () => absent('board'),

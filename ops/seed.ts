@@ -2,11 +2,13 @@
  * Loads the sample resources into DATABASE_URL, once: what exists is left as it is. And takes the leases that the API's
  * examples name on REDIS_URL, where that is given: each start renews them.
  */
+import { randomBytes } from 'node:crypto'
 import { Redis } from 'ioredis'
 import postgres from 'postgres'
 import { BOOKING_SAMPLES } from '../src/api/bookings.ts'
 import { SAMPLE_LEASES } from '../src/api/leases.ts'
 import { SAMPLES } from '../src/api/purchases.ts'
+import { WEBHOOK_SAMPLES } from '../src/api/webhook-endpoints.ts'
 import { createRedisBackend } from '../src/shared/locks/redis.ts'
 
 const units = (ref: string, name: string, total: number, price: number) => ({ ref, kind: 'units', name, total, price })
@@ -64,6 +66,14 @@ try {
       await tx`
         INSERT INTO bookings (id, resource, customer, during, hold_seconds)
         VALUES (${id}, 'sample:2', 'sample', ${`[2030-${month}-01,2030-${month}-08)`}, ${hold})
+        ON CONFLICT DO NOTHING`
+    }
+    for (const id of Object.values(WEBHOOK_SAMPLES)) {
+      // Disabled: nobody is there to be told, and nobody knows the secret.
+      await tx`
+        INSERT INTO webhook_endpoints (id, url, resource, secret, disabled, position)
+        VALUES (${id}, 'https://shop.example/holdfast', 'sample:1', ${`whsec_${randomBytes(32).toString('base64')}`},
+                'a sample', 0)
         ON CONFLICT DO NOTHING`
     }
     return made.length

@@ -27,7 +27,8 @@ async function written(): Promise<unknown> {
     SELECT (SELECT json_agg(r ORDER BY ref) FROM resources r) AS resources,
            (SELECT count(*) FROM purchases) AS purchases, (SELECT count(*) FROM bookings) AS bookings,
            (SELECT count(*) FROM movements) AS movements, (SELECT count(*) FROM commands) AS commands,
-           (SELECT count(*) FROM charges) AS charges, (SELECT count(*) FROM outbox) AS outbox, (SELECT count(*) FROM lock_releases) AS releases,
+           (SELECT count(*) FROM charges) AS charges, (SELECT count(*) FROM outbox) AS outbox,
+           (SELECT count(*) FROM webhook_endpoints) AS endpoints, (SELECT count(*) FROM lock_releases) AS releases,
            (SELECT count(*) FROM lab_counts) AS counts, (SELECT count(*) FROM lab_orders) AS orders,
            (SELECT count(*) FROM lab_drivers) AS drivers`
   return [rows[0], (await call('GET', '/api/locks')).body.data]
@@ -492,6 +493,55 @@ t.test('locks', (t) => {
     bad('/api/locks?offset=1', 'offset'),
     bad('/api/locks/stats', null, 'POST', 404),
     bad('/api/locks/job:1', null, 'POST', 404),
+  ])
+})
+
+t.test('webhook endpoints', (t) => {
+  const path = '/api/webhook-endpoints'
+  const NONE = '01935f5e-0000-7000-8000-00000000000f'
+  const url = 'https://shop.example/hooks'
+  const at = (rest: string, id = NONE) => `${path}/${id}${rest}`
+  return refused(t, [
+    { name: 'no url', path, body: {}, field: 'url' },
+    ...[
+      '',
+      'shop.example',
+      'ftp://shop.example/',
+      'http://shop.example/',
+      'https://ada:secret@shop.example/',
+      'https://shop.example/#here',
+      'https://127.0.0.1/',
+      'https://0x7f.1/',
+      'https://[::1]:8080/',
+      'https://[::ffff:10.0.0.1]/',
+      'https://10.0.0.1/',
+      'https://169.254.169.254/latest/meta-data',
+      'https://localhost/',
+      'https://api.localhost/',
+      `https://shop.example/${'x'.repeat(2_000)}`,
+      null,
+      1,
+    ].map((one) => ({ name: `url ${one}`.slice(0, 60), path, body: { url: one }, field: 'url' })),
+    { name: 'no types', path, body: { url, events: [] }, field: 'events' },
+    { name: 'an unknown type', path, body: { url, events: ['purchase.queued'] }, field: 'events[0]' },
+    { name: 'a type twice', path, body: { url, events: Array(2).fill('purchase.held') }, field: 'events' },
+    { name: 'a resource that is none', path, body: { url, resource: 'good' }, field: 'resource' },
+    { name: 'a secret of its own', path, body: { url, secret: 'whsec_x' }, field: 'secret' },
+    { name: 'as text', path, raw: 'x', headers: { 'content-type': 'text/plain' }, status: 415, field: 'Content-Type' },
+    { name: '2 MB', path, raw: `"${'x'.repeat(2 ** 21)}"`, status: 413, field: 'body' },
+    { name: 'an id that is none', method: 'GET', path: `${path}/1`, field: 'id' },
+    { name: 'unknown', method: 'GET', path: at(''), status: 404, field: null },
+    { name: 'unknown, deleted', method: 'DELETE', path: at(''), status: 404, field: null },
+    { name: 'unknown, rotated', path: at('/rotate'), status: 404, field: null },
+    { name: 'unknown, enabled', path: at('/enable'), status: 404, field: null },
+    { name: 'unknown, its deliveries', method: 'GET', path: at('/deliveries'), status: 404, field: null },
+    { name: 'unknown, replayed', path: at('/replay'), body: { delivery: 1 }, status: 404, field: null },
+    { name: 'an overlap of years', path: at('/rotate?overlap_s=604801'), field: 'overlap_s' },
+    { name: 'a page of 101', method: 'GET', path: at('/deliveries?limit=101'), field: 'limit' },
+    { name: 'a replay from 0', path: at('/replay'), body: { resource: 'good:1', sequence: 0 }, field: 'sequence' },
+    { name: 'a replay from 1.5', path: at('/replay'), body: { resource: 'good:1', sequence: 1.5 }, field: 'sequence' },
+    { name: 'a replay of text', path: at('/replay'), body: { delivery: '1' }, field: 'delivery' },
+    { name: 'a replay of more', path: at('/replay'), body: { since: 1 }, field: 'since' },
   ])
 })
 

@@ -287,6 +287,22 @@ t.test(`PUT and DELETE /api/leases/{lease_id}, ${BODIES} ids`, async (t) => {
   )
 })
 
+/** Few: there may be a hundred endpoints, and each is a copy of every event. */
+const ENDPOINT_BODIES = 200
+
+t.test(`POST /api/webhook-endpoints, ${ENDPOINT_BODIES} bodies`, (t) => {
+  const good = fc.record(
+    {
+      // A name that never resolves, and a line that nothing happens in: nobody is told.
+      url: fc.webPath().map((path) => `https://shop.example${path}`),
+      resource: fc.constant('never:1'),
+      events: fc.uniqueArray(fc.constantFrom('purchase.held', 'booking.expired'), { minLength: 1 }),
+    },
+    { requiredKeys: ['url', 'resource'] },
+  )
+  return bombard(t, shot('POST', fc.constant('/api/webhook-endpoints'), good), ENDPOINT_BODIES)
+})
+
 /** Fewer: a reset waits until the line of the same number lets go. */
 const LAB_BODIES = 500
 

@@ -34,6 +34,7 @@ import { type ProtectDeps, protect } from './protect.ts'
 import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './purchases.ts'
 import { type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './resources.ts'
 import { type RoomDeps, roomRoutes } from './room.ts'
+import { type WebhookEndpointDeps, webhookEndpointRoutes } from './webhook-endpoints.ts'
 import { type WebhookRoutesDeps, webhookRoutes } from './webhooks.ts'
 
 /** Bytes of a body: a hundred lines of the longest references are a tenth of it. */
@@ -45,6 +46,7 @@ export interface AppDeps
     ResourceRoutesDeps,
     WebhookRoutesDeps,
     EventRoutesDeps,
+    WebhookEndpointDeps,
     LeaseRoutesDeps,
     LockRoutesDeps,
     RoomDeps,
@@ -89,6 +91,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   availabilityRoutes(app, deps)
   webhookRoutes(app, deps)
   eventRoutes(app, deps)
+  webhookEndpointRoutes(app, deps)
   leaseRoutes(app, deps)
   lockRoutes(app, deps)
   labRoutes(app, deps)
@@ -254,6 +257,7 @@ async function document(app: FastifyInstance): Promise<void> {
         { name: 'purchases', description: 'Buying: a place in the line, settled under a lease' },
         { name: 'bookings', description: 'Time of a calendar: stays and rides, settled in the same lines' },
         { name: 'events', description: 'What changed, as it happens' },
+        { name: 'webhooks', description: 'Endpoints that are told of what changed, signed and in order' },
         { name: 'leases', description: 'Locks for any service in any language, by heartbeat' },
         { name: 'locks', description: 'Who holds what, figures, and taking a lock away' },
         { name: 'operating', description: 'Health and metrics' },

@@ -94,6 +94,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     gateway: createStripe(config.payments),
     pay: payer.pay,
     tail,
+    webhooks_allow_private: config.webhooks.allow_private,
     guarded: postgres.run,
     fenced() {
       metrics.fencing_rejections.inc()

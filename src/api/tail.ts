@@ -4,7 +4,16 @@
  */
 import type { Client } from '../shared/db.ts'
 import type { Log } from '../shared/log.ts'
-import { compare, createHorizon, type Event, endOf, type Position, positionOf, readEvents } from '../shared/outbox.ts'
+import {
+  bounds,
+  compare,
+  createHorizon,
+  type Event,
+  endOf,
+  type Position,
+  positionOf,
+  readEvents,
+} from '../shared/outbox.ts'
 
 /** Milliseconds between looks: what an event is late at most, beside its own way. */
 const LOOK_MS = 100
@@ -122,6 +131,9 @@ export function createTail(client: Client, log: Log) {
           let events: Event[]
           if (compare(position, kept.from) < 0) {
             const page = await readPage(position, kept.from, resource)
+            const { dropped } = await bounds(client)
+            // What was forgotten while it was read is not skipped: who comes back is told.
+            if (position.id > 0 && position.id < dropped) throw new Error('these events are no longer kept')
             position = page.end
             events = page.events
           } else {

@@ -380,6 +380,116 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/webhook-endpoints": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** All endpoints, the newest last */
+        get: operations["listWebhookEndpoints"];
+        put?: never;
+        /**
+         * Tell this URL of what changes from now on
+         * @description Signed as Standard Webhooks has it, in order of each resource’s numbers, at least once.
+         */
+        post: operations["createWebhookEndpoint"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/webhook-endpoints/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** An endpoint, and how far behind it is */
+        get: operations["getWebhookEndpoint"];
+        put?: never;
+        post?: never;
+        /** Tell it of nothing more, and forget it */
+        delete: operations["deleteWebhookEndpoint"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/webhook-endpoints/{id}/rotate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A new secret; the old one signs too for a while */
+        post: operations["rotateWebhookSecret"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/webhook-endpoints/{id}/enable": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Go on where it was disabled, at once */
+        post: operations["enableWebhookEndpoint"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/webhook-endpoints/{id}/deliveries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What was tried, newest first */
+        get: operations["listWebhookDeliveries"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/webhook-endpoints/{id}/replay": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Tell again, from this event of a resource on
+         * @description In order, and all that came after it, of the types that the endpoint wants.
+         */
+        post: operations["replayWebhooks"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/leases": {
         parameters: {
             query?: never;
@@ -645,6 +755,29 @@ export interface components {
             created_at: string;
             /** Format: date-time */
             settled_at: string | null;
+        };
+        WebhookEndpoint: {
+            /** Format: uuid */
+            id: string;
+            url: string;
+            events: string[] | null;
+            resource: string | null;
+            /** @description Why nothing is sent any more; null: it is */
+            disabled: string | null;
+            /**
+             * Format: date-time
+             * @description Until then the old secret signs too
+             */
+            old_secret_until: string | null;
+            /** @description Events that it is still to be told of */
+            behind: number;
+            /**
+             * Format: date-time
+             * @description Of the event that fails for longest
+             */
+            failing_since: string | null;
+            /** Format: date-time */
+            created_at: string;
         };
     };
     responses: never;
@@ -1573,6 +1706,275 @@ export interface operations {
                 };
                 content: {
                     "text/event-stream": string;
+                };
+            };
+        };
+    };
+    listWebhookEndpoints: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All of them */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        data: components["schemas"]["WebhookEndpoint"][];
+                    };
+                };
+            };
+        };
+    };
+    createWebhookEndpoint: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": {
+                    /** @description https, without user and fragment */
+                    url: string;
+                    /** @description Types; absent: all */
+                    events?: ("purchase.held" | "purchase.confirmed" | "purchase.rejected" | "purchase.failed" | "purchase.cancelled" | "purchase.expired" | "purchase.refunded" | "booking.requested" | "booking.accepted" | "booking.completed" | "booking.rejected" | "booking.declined" | "booking.cancelled" | "booking.expired" | "resource.restocked")[];
+                    /** @description Only of this line; absent: all */
+                    resource?: string;
+                };
+            };
+        };
+        responses: {
+            /** @description Registered */
+            201: {
+                headers: {
+                    /** @description Where it is from now on */
+                    location?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        /** Format: uuid */
+                        id: string;
+                        url: string;
+                        events: string[] | null;
+                        resource: string | null;
+                        /** @description Why nothing is sent any more; null: it is */
+                        disabled: string | null;
+                        /**
+                         * Format: date-time
+                         * @description Until then the old secret signs too
+                         */
+                        old_secret_until: string | null;
+                        /** @description Events that it is still to be told of */
+                        behind: number;
+                        /**
+                         * Format: date-time
+                         * @description Of the event that fails for longest
+                         */
+                        failing_since: string | null;
+                        /** Format: date-time */
+                        created_at: string;
+                        /** @description Shown this once; `whsec_` and base64, as Standard Webhooks has it */
+                        secret: string;
+                    };
+                };
+            };
+        };
+    };
+    getWebhookEndpoint: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The endpoint */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookEndpoint"];
+                };
+            };
+        };
+    };
+    deleteWebhookEndpoint: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The endpoint as it was */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookEndpoint"];
+                };
+            };
+        };
+    };
+    rotateWebhookSecret: {
+        parameters: {
+            query?: {
+                /** @description Seconds that the old one signs too; 0 when it has leaked */
+                overlap_s?: number;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description With its new secret */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        /** Format: uuid */
+                        id: string;
+                        url: string;
+                        events: string[] | null;
+                        resource: string | null;
+                        /** @description Why nothing is sent any more; null: it is */
+                        disabled: string | null;
+                        /**
+                         * Format: date-time
+                         * @description Until then the old secret signs too
+                         */
+                        old_secret_until: string | null;
+                        /** @description Events that it is still to be told of */
+                        behind: number;
+                        /**
+                         * Format: date-time
+                         * @description Of the event that fails for longest
+                         */
+                        failing_since: string | null;
+                        /** Format: date-time */
+                        created_at: string;
+                        /** @description Shown this once; `whsec_` and base64, as Standard Webhooks has it */
+                        secret: string;
+                    };
+                };
+            };
+        };
+    };
+    enableWebhookEndpoint: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is told again */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookEndpoint"];
+                };
+            };
+        };
+    };
+    listWebhookDeliveries: {
+        parameters: {
+            query?: {
+                resource?: string;
+                limit?: number;
+                /** @description next_cursor of the page before */
+                cursor?: string;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description One page */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        data: {
+                            id: number;
+                            /** @description The id of the event: the header webhook-id */
+                            event: string;
+                            type: string;
+                            resource: string;
+                            sequence: number;
+                            attempt: number;
+                            /** @description What was answered; null: nothing */
+                            status: number | null;
+                            error: string | null;
+                            duration_ms: number;
+                            /** Format: date-time */
+                            created_at: string;
+                        }[];
+                        next_cursor: string | null;
+                    };
+                };
+            };
+        };
+    };
+    replayWebhooks: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": {
+                    resource?: string;
+                    sequence?: number;
+                    /** @description Instead: from the event of this delivery on */
+                    delivery?: number;
+                };
+            };
+        };
+        responses: {
+            /** @description It will be told */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookEndpoint"];
                 };
             };
         };

@@ -49,8 +49,22 @@ export interface Config {
   readonly lab_pause_ms: number
   readonly log_level: string
   readonly payments: Payments
+  readonly webhooks: Webhooks
   /** Traces go to a collector. How many the SDK reads itself (OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG) and more. */
   readonly tracing: boolean
+}
+
+export interface Webhooks {
+  /** also to addresses that are not public, and without TLS: for receivers beside us */
+  readonly allow_private: boolean
+  /** for one attempt */
+  readonly timeout_ms: number
+  /** milliseconds before the second attempt; it doubles with each one, up to some hours */
+  readonly retry_ms: number
+  /** hours of failures of one event, after which its endpoint is disabled */
+  readonly give_up_h: number
+  /** days that events and deliveries are kept */
+  readonly keep_days: number
 }
 
 export interface Payments {
@@ -241,6 +255,7 @@ export function readConfig(env: Env): Config {
     lab_pause_ms: integer(env, 'LAB_PAUSE_MS', 0, 10_000) ?? 100,
     log_level: choice(env, 'LOG_LEVEL', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']) ?? 'info',
     payments: payments(env),
+    webhooks: webhooks(env),
     tracing: tracing(env),
   }
 }
@@ -250,6 +265,21 @@ function tracing(env: Env): boolean {
   const named = names.filter((name) => text(env, name) !== undefined)
   for (const name of named) url(env, name, ['http:', 'https:'])
   return named.length > 0 && text(env, 'OTEL_SDK_DISABLED')?.toLowerCase() !== 'true'
+}
+
+function webhooks(env: Env): Webhooks {
+  const give_up_h = integer(env, 'WEBHOOK_GIVE_UP_HOURS', 1, 720) ?? 72
+  const keep_days = integer(env, 'EVENTS_KEEP_DAYS', 1, 3_650) ?? 14
+  // What is still tried must still be there.
+  if (keep_days * 24 <= give_up_h)
+    throw new ConfigError('EVENTS_KEEP_DAYS', 'must be longer than WEBHOOK_GIVE_UP_HOURS')
+  return {
+    allow_private: choice(env, 'WEBHOOKS_ALLOW_PRIVATE', ['0', '1']) === '1',
+    timeout_ms: integer(env, 'WEBHOOK_TIMEOUT_MS', 100, 60_000) ?? 10_000,
+    retry_ms: integer(env, 'WEBHOOK_RETRY_MS', 10, 3_600_000) ?? 5_000,
+    give_up_h,
+    keep_days,
+  }
 }
 
 /** Milliseconds for one request to the payment provider: cards take seconds, and Stripe answers slow ones. */

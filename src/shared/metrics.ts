@@ -54,6 +54,7 @@ export function createMetrics() {
       'Invariants of the last verdict that do not hold; of the whole fleet.',
     ),
     charges: counter('charges_total', 'Charges and refunds that came to an end.', ['purpose', 'status']),
+    webhooks: counter('webhook_attempts_total', 'Attempts to tell a webhook endpoint.', ['outcome']),
     payment_seconds: histogram(
       'payment_seconds',
       'Time of one payment job, its tries and their pauses included.',

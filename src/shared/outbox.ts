@@ -51,7 +51,7 @@ const MAX_CHANGES = 999_999
 /** The end of a row: behind all of its changes. */
 export const endOf = (id: number): Position => ({ id, n: MAX_CHANGES })
 
-/** Rows of one page: a row has up to a batch of changes. */
+/** Rows of one page, unless it is said: a row has up to a batch of changes. */
 const ROWS = 16
 
 interface Row {
@@ -82,13 +82,21 @@ interface Page {
   more: boolean
 }
 
+interface PageOptions {
+  after: Position
+  horizon: number
+  resource?: string | undefined
+  /** rows */
+  limit?: number
+}
+
 /**
  * The next events after a place, of one resource or of all, no further than `horizon`. What a change does not keep by
  * itself is read from its purchase or booking, and is of the kind that no longer changes.
  */
 export async function readEvents(
   client: Client,
-  { after, horizon, resource }: { after: Position; horizon: number; resource?: string | undefined },
+  { after, horizon, resource, limit = ROWS }: PageOptions,
 ): Promise<Page> {
   const first = after.n === MAX_CHANGES ? after.id + 1 : after.id
   const only = resource === undefined ? sql`` : sql`AND resource = ${resource}`
@@ -96,7 +104,7 @@ export async function readEvents(
     client,
     sql`
     WITH page AS MATERIALIZED (
-      SELECT * FROM outbox WHERE id >= ${first} AND id <= ${horizon} ${only} ORDER BY id LIMIT ${ROWS}
+      SELECT * FROM outbox WHERE id >= ${first} AND id <= ${horizon} ${only} ORDER BY id LIMIT ${limit}
     )
     SELECT e.id, c.n::int AS n, e.about, e.resource, e.last - cardinality(e.statuses) + c.n AS sequence, e.created_at,
            c.subject, c.status, c.reason, e.delta,
@@ -111,7 +119,7 @@ export async function readEvents(
   )
   const count = new Set(rows.map((row) => row.id)).size
   const last = rows.at(-1)
-  const more = count === ROWS && last !== undefined
+  const more = count === limit && last !== undefined
   const fresh = rows.filter((row) => compare(row, after) > 0)
   return { events: fresh.map(present), end: endOf(more ? last.id : horizon), more }
 }

@@ -392,6 +392,76 @@ export const outboxKept = pgTable(
   (t) => [check('outbox_kept_one_check', sql`${t.one}`)],
 )
 
+/** Where events are sent to. `position`: the outbox row up to which its lines know what there is. */
+export const webhookEndpoints = pgTable(
+  'webhook_endpoints',
+  {
+    id: uuid('id').primaryKey().defaultRandom(),
+    url: text('url').notNull(),
+    /** Types; null: all. */
+    events: jsonb('events').$type<string[]>(),
+    /** One line; null: all. */
+    resource: ref('resource'),
+    secret: text('secret').notNull(),
+    /** Signs too, until its time is over. */
+    old_secret: text('old_secret'),
+    old_secret_until: at('old_secret_until'),
+    /** Why nothing is sent any more; null: it is. */
+    disabled: text('disabled'),
+    position: units('position').notNull(),
+    created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
+  },
+  (t) => [check('webhook_endpoints_secret_check', sql`(${t.old_secret} IS NULL) = (${t.old_secret_until} IS NULL)`)],
+)
+
+/** One line of an endpoint: what it has got of a resource, and what it is still to get. */
+export const webhookLines = pgTable(
+  'webhook_lines',
+  {
+    endpoint: uuid('endpoint')
+      .notNull()
+      .references(() => webhookEndpoints.id, { onDelete: 'cascade' }),
+    resource: ref('resource').notNull(),
+    /** The number delivered last, and the outbox row that it is in or after. */
+    done: units('done').notNull(),
+    at_row: units('at_row').notNull(),
+    /** The last number there is. */
+    tip: units('tip').notNull(),
+    /** Of the next event, so far. */
+    attempts: integer('attempts').notNull().default(0),
+    failing_since: at('failing_since'),
+    due_at: at('due_at').notNull().default(sql`clock_timestamp()`),
+    fence: units('fence').notNull().default(0),
+  },
+  (t) => [
+    primaryKey({ columns: [t.endpoint, t.resource] }),
+    index('webhook_lines_due').on(t.due_at).where(sql`done < tip`),
+    check('webhook_lines_done_check', sql`${t.done} <= ${t.tip}`),
+  ],
+)
+
+/** What was tried: one row an attempt. */
+export const webhookDeliveries = pgTable(
+  'webhook_deliveries',
+  {
+    id: bigint('id', { mode: 'number' }).generatedAlwaysAsIdentity(),
+    endpoint: uuid('endpoint')
+      .notNull()
+      .references(() => webhookEndpoints.id, { onDelete: 'cascade' }),
+    event: text('event').notNull(),
+    type: text('type').notNull(),
+    resource: ref('resource').notNull(),
+    sequence: units('sequence').notNull(),
+    attempt: integer('attempt').notNull(),
+    /** What was answered; null: nothing. */
+    status: integer('status'),
+    error: text('error'),
+    duration_ms: integer('duration_ms').notNull(),
+    created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
+  },
+  (t) => [primaryKey({ columns: [t.endpoint, t.id] }), index('webhook_deliveries_by_time').on(t.created_at)],
+)
+
 /** Who took which lock away from whom. Written before the lock is touched; done_at says that the fence is raised too. */
 export const lockReleases = pgTable(
   'lock_releases',

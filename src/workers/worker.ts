@@ -24,6 +24,7 @@ import { createSettler, isDatabaseAnswer } from './settle.ts'
 import { SWEEP_MS, sweepOnce } from './sweep.ts'
 import { traceSettled } from './trace-settled.ts'
 import { LINES_MS, watchOnce } from './watch.ts'
+import { startWebhookJobs } from './webhook-jobs.ts'
 
 /** Milliseconds without a settled batch while lines are under way, after which the worker calls itself stuck. */
 const STUCK_MS = 60_000
@@ -52,6 +53,7 @@ export interface WorkerDeps {
     | 'worker_concurrency'
     | 'booking_accept_s'
     | 'payments'
+    | 'webhooks'
     | 'tracing'
   >
   metrics: Metrics
@@ -138,6 +140,8 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     log[last ? 'error' : 'warn']({ job: job?.id, resources: job?.data.resources, error }, 'job failed')
   })
 
+  const webhooks = startWebhookJobs({ config, locks, metrics, log })
+
   let sweeping: Promise<unknown> = Promise.resolve()
   let swept = true
   const sweeper = setInterval(() => {
@@ -172,7 +176,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       drain.stop()
       clearInterval(sweeper)
       clearInterval(watcher)
-      await Promise.all([jobs.close(), charges.close()])
+      await Promise.all([jobs.close(), charges.close(), webhooks.close()])
       await sweeping
       await nudger.close()
       await payer.close()
