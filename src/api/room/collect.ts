@@ -60,6 +60,8 @@ export function createCollector(deps: CollectorDeps): Collector {
   let newest: { snapshot: Snapshot; json: string; at_ms: number } | undefined
   let underWay: Promise<Snapshot> | undefined
   let ticking = false
+  /** Redis answered last time: else no notice can come, and silence says nothing of the pace. */
+  let audible = true
   let timer: NodeJS.Timeout | undefined
 
   /** What has not been answered is not asked again: behind a Postgres that hangs, questions would pile up. */
@@ -92,6 +94,9 @@ export function createCollector(deps: CollectorDeps): Collector {
       part('verdict', () => readWatched(redis, prefix)),
       part('breakers', () => readBreakers(redis, prefix)),
     ])
+    audible = watched !== null
+    const sample = samples.at(-1)
+    if (sample && !audible) sample.per_second = null
     keepBusy([...(lines?.shown ?? []), ...(states ?? [])].map((one) => one.resource))
     // Where Postgres did not answer just now, it is not waited for a second time.
     const resources = lines && (await part('resources', () => readResources(client, shown([...busy.keys()]))))
@@ -104,7 +109,7 @@ export function createCollector(deps: CollectorDeps): Collector {
       more_lines: lines?.more ?? 0,
       locks: states?.slice(0, LOCKS).map(presentLock) ?? null,
       more_locks: Math.max(0, (states?.length ?? 0) - LOCKS),
-      pace: (listeners.size > 0 && samples.at(-1)) || { at, per_second: null, wait_p50_ms: null, wait_p95_ms: null },
+      pace: (listeners.size > 0 && sample) || { at, per_second: null, wait_p50_ms: null, wait_p95_ms: null },
       breakers: [{ process: 'api', breakers: statesOf(breakers) }, ...(workers ?? [])],
       verdict: watched?.verdict ?? null,
     }
@@ -127,7 +132,8 @@ export function createCollector(deps: CollectorDeps): Collector {
     ticking = true
     const began = performance.now()
     try {
-      samples.push({ at: new Date().toISOString(), ...pace.take() })
+      const told = pace.take()
+      samples.push({ at: new Date().toISOString(), ...told, ...(!audible && { per_second: null }) })
       if (samples.length > SAMPLES) samples.shift()
       await collectOnce()
       for (const listener of listeners) if (newest) listener(newest.json)
