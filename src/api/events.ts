@@ -36,9 +36,12 @@ const gone = () =>
 
 export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }: EventRoutesDeps): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
-  const stopping = new AbortController()
+  /** Of the streams there are: what ends them. */
+  const ends = new Set<AbortController>()
   // Before the server waits for its connections to end: these do not end by themselves.
-  instance.addHook('preClose', async () => stopping.abort())
+  instance.addHook('preClose', async () => {
+    for (const one of ends) one.abort()
+  })
 
   /** Where a client that names this event goes on. @throws Problem when that is not known, or not any more */
   async function resume(id: string, field: string): Promise<Position> {
@@ -54,9 +57,8 @@ export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }
   async function* tell(
     from: Position | undefined,
     { resource, type, limit }: { resource?: string; type?: string; limit?: number },
-    gone: AbortSignal,
+    signal: AbortSignal,
   ): AsyncGenerator<string> {
-    const signal = AbortSignal.any([gone, stopping.signal])
     const listener = tail.listen(from, resource)
     let left = limit ?? Number.POSITIVE_INFINITY
     try {
@@ -130,9 +132,13 @@ export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }
       const from = header ? await resume(header, 'Last-Event-ID') : after ? await resume(after, 'after') : undefined
       // Without a place: from now on. Whether Postgres can be asked is told before the stream begins.
       if (from === undefined) await guarded(() => client`SELECT 1`)
-      const left = new AbortController()
-      request.raw.once('close', () => left.abort())
-      return stream(reply, tell(from, request.query, left.signal)) as never
+      const end = new AbortController()
+      ends.add(end)
+      reply.raw.once('close', () => {
+        ends.delete(end)
+        end.abort()
+      })
+      return stream(reply, tell(from, request.query, end.signal)) as never
     },
   )
 }

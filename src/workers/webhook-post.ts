@@ -40,6 +40,7 @@ export function createPoster({ allow_private, timeout_ms }: Pick<Config['webhook
   const options = { keepAlive: true, maxSockets: 64, allowPrivateIPAddress: allow_private }
   const agents = { http: new RequestFilteringHttpAgent(options), https: new RequestFilteringHttpsAgent(options) }
 
+  /** The status of the answer. @throws what kept it from coming */
   function send(url: URL, body: string, headers: Record<string, string>, signal: AbortSignal): Promise<number> {
     const secure = url.protocol === 'https:'
     return new Promise((resolve, reject) => {
@@ -49,7 +50,15 @@ export function createPoster({ allow_private, timeout_ms }: Pick<Config['webhook
         headers: { ...headers, 'content-length': Buffer.byteLength(body) },
         signal,
       })
-      request.once('error', reject)
+      // Not AbortSignal.any: one that a long-lived signal feeds is kept as long as that one.
+      const late = setTimeout(() => request.destroy(new Error(`no answer within ${timeout_ms} ms`)), timeout_ms)
+      request.once('close', () => clearTimeout(late))
+      request.once('error', (error: NodeJS.ErrnoException) => {
+        // The other side had closed a connection that was kept: nothing was heard, and a new one is tried at once.
+        const stale = request.reusedSocket && error.code === 'ECONNRESET' && !signal.aborted
+        if (stale) send(url, body, headers, signal).then(resolve, reject)
+        else reject(error)
+      })
       request.once('response', (response) => {
         let bytes = 0
         response.on('data', (chunk: Buffer) => {
@@ -68,14 +77,13 @@ export function createPoster({ allow_private, timeout_ms }: Pick<Config['webhook
     async post(url: string, event: Event, secrets: readonly string[], signal: AbortSignal): Promise<Attempt> {
       const body = JSON.stringify(event)
       const since = performance.now()
-      const over = AbortSignal.timeout(timeout_ms)
       const took = () => Math.round(performance.now() - since)
       try {
         const headers = headersOf(event, body, secrets)
-        const status = await send(new URL(url), body, headers, AbortSignal.any([signal, over]))
+        const status = await send(new URL(url), body, headers, signal)
         return { status, duration_ms: took() }
       } catch (error) {
-        const said = over.aborted ? `no answer within ${timeout_ms} ms` : (error as Error).message || String(error)
+        const said = (error as Error).message || String(error)
         return { error: said.slice(0, ERROR_LENGTH), duration_ms: took() }
       }
     },

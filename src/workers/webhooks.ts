@@ -48,7 +48,9 @@ class FailedAttempt extends Error {
 }
 
 export function createWebhooks({ client, locks, poster, config, metrics, log }: WebhookDeps) {
-  const stop = new AbortController()
+  let stopping = false
+  /** Of the lines under way: what cuts off their requests. */
+  const cuts = new Set<AbortController>()
   /** By endpoint. Not among the breakers of /readyz: that a customer's server is down is no fault of ours. */
   const gates = new Map<string, CircuitBreaker<[() => Promise<Attempt>], Attempt>>()
 
@@ -68,9 +70,8 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
   }
 
   /** One attempt behind the endpoint's gate; after how many ms to come again, when the gate is shut. */
-  async function attempt(line: Claimed, event: Event, lease: Lease): Promise<Attempt | number> {
+  async function attempt(line: Claimed, event: Event, signal: AbortSignal): Promise<Attempt | number> {
     const secrets = line.old_secret === null ? [line.secret] : [line.secret, line.old_secret]
-    const signal = AbortSignal.any([lease.signal, stop.signal])
     try {
       return await gate(line.endpoint).fire(async () => {
         const made = await poster.post(line.url, event, secrets, signal)
@@ -84,11 +85,11 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
   }
 
   /** True: the line has moved, and the next event may be told. */
-  async function tell(line: Claimed, event: Event, lease: Lease): Promise<boolean> {
+  async function tell(line: Claimed, event: Event, lease: Lease, signal: AbortSignal): Promise<boolean> {
     const { token } = lease
     lease.assertValid()
-    const made = await attempt(line, event, lease)
-    if (stop.signal.aborted || lease.signal.aborted) return false
+    const made = await attempt(line, event, signal)
+    if (signal.aborted) return false
     if (typeof made === 'number') {
       await postpone(client, line, token, drawn(made))
       return false
@@ -112,7 +113,7 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
   }
 
   /** One page of the line; true when there may be more to tell. */
-  async function page(line: Claimed, lease: Lease, until: number): Promise<boolean> {
+  async function page(line: Claimed, lease: Lease, signal: AbortSignal, until: number): Promise<boolean> {
     const { token } = lease
     // Of one resource, what is visible is final: its numbers become visible in their order.
     const after = { id: line.at_row, n: 0 }
@@ -134,7 +135,7 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
         line.done = silent.sequence
         silent = undefined
       }
-      if (!(await tell(line, event, lease)) || performance.now() > until) return false
+      if (!(await tell(line, event, lease, signal)) || performance.now() > until) return false
     }
     if (silent !== undefined) {
       if (!(await passed(client, line, token, silent.sequence, positionOf(silent.id).id))) return false
@@ -150,17 +151,22 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
       const lease = await locks.tryAcquire(`webhook:${name}`, { job: `${endpoint} ${resource}` })
       if (!lease) return
       const until = performance.now() + TURN_MS
+      const cut = new AbortController()
+      cuts.add(cut)
+      lease.signal.addEventListener('abort', () => cut.abort(), { once: true })
       try {
-        while (!stop.signal.aborted && performance.now() < until) {
+        while (!stopping && performance.now() < until) {
           const claimed = await claimLine(client, line, lease.token)
-          if (!claimed || !(await page(claimed, lease, until))) return
+          if (!claimed || !(await page(claimed, lease, cut.signal, until))) return
         }
       } finally {
+        cuts.delete(cut)
         await lease.release()
       }
     },
     stop() {
-      stop.abort()
+      stopping = true
+      for (const cut of cuts) cut.abort()
       for (const one of gates.values()) one.shutdown()
     },
   }
