@@ -7,7 +7,7 @@ import { Queue } from 'bullmq'
 import Fastify, { type FastifyInstance } from 'fastify'
 import type { Config } from '../shared/config.ts'
 import type { Log } from '../shared/log.ts'
-import { bullPrefix, openRedis, PAYMENTS, QUEUE } from '../shared/queues.ts'
+import { bullPrefix, openRedis, PAYMENTS, QUEUE, WEBHOOKS } from '../shared/queues.ts'
 import { requireAdminPassword } from './auth.ts'
 
 const PATH = '/admin/queues'
@@ -63,7 +63,7 @@ export async function openBoard({ redis_url, redis_prefix, log }: OpenBoardDeps)
   const { BullMQAdapter } = await import('@bull-board/api/bullMQAdapter')
   const { FastifyAdapter } = await import('@bull-board/fastify')
   const connection = openRedis(redis_url, log, { commandTimeout: 5_000, enableOfflineQueue: true })
-  const queues = [QUEUE, PAYMENTS].map(
+  const queues = [QUEUE, PAYMENTS, WEBHOOKS].map(
     (name) => new Queue(name, { connection, prefix: bullPrefix(redis_prefix), skipVersionCheck: true }),
   )
   for (const queue of queues) queue.on('error', () => {})

@@ -12,6 +12,9 @@ export interface NudgeJob {
   resources: string[]
 }
 
+/** Lines of events, between the workers alone. */
+export const WEBHOOKS = 'webhooks'
+
 export const PAYMENTS = 'payments'
 export interface PaymentJob {
   /** a purchase or booking */

@@ -9,12 +9,11 @@ import type { Locks } from '../shared/locks/lease.ts'
 import type { Log } from '../shared/log.ts'
 import type { Metrics } from '../shared/metrics.ts'
 import { createHorizon } from '../shared/outbox.ts'
-import { bullPrefix, openRedis } from '../shared/queues.ts'
+import { bullPrefix, openRedis, WEBHOOKS } from '../shared/queues.ts'
 import { dueLines, extendLines, forget, hasEndpoints, type Line } from './webhook-lines.ts'
 import { createPoster } from './webhook-post.ts'
 import { createWebhooks } from './webhooks.ts'
 
-const QUEUE = 'webhooks'
 /** Milliseconds between looks: what a webhook is late at most, beside its own way. */
 const LOOK_MS = 250
 /** Milliseconds between looks for what is old enough to be forgotten. */
@@ -44,7 +43,7 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
   const horizon = createHorizon(client)
   const prefix = bullPrefix(redis_prefix)
   const adding = openRedis(redis_url, log, { commandTimeout: 2_000 })
-  const queue = new Queue<Line>(QUEUE, {
+  const queue = new Queue<Line>(WEBHOOKS, {
     connection: adding,
     prefix,
     skipWaitingForReady: true,
@@ -55,7 +54,7 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
   })
   queue.on('error', () => {})
   const working = openRedis(redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
-  const jobs = new Worker<Line>(QUEUE, async ({ data }) => await webhooks.serve(data), {
+  const jobs = new Worker<Line>(WEBHOOKS, async ({ data }) => await webhooks.serve(data), {
     connection: working,
     prefix,
     concurrency: LINES_AT_ONCE,
