@@ -11,6 +11,9 @@ import { Refusal } from './processes.mjs'
 export const ROOT = dirname(dirname(fileURLToPath(import.meta.url)))
 const [MAJOR = 0, MINOR = 0] = process.versions.node.split('.').map(Number)
 
+/** What npm ci applies to packages, once it has unpacked them. */
+const patches = () => readdirSync(join(ROOT, 'ops', 'patches')).map((name) => join(ROOT, 'ops', 'patches', name))
+
 export function ensurePackages(say) {
   if (MAJOR < 20 || (MAJOR === 20 && MINOR < 19)) {
     throw new Refusal(`Node ${process.versions.node} is too old: 20.19 or newer is needed`)
@@ -20,8 +23,8 @@ export function ensurePackages(say) {
   const why =
     installed === undefined
       ? 'node_modules is missing'
-      : installed < (modified(join(ROOT, 'package-lock.json')) ?? 0)
-        ? 'package-lock.json is newer than node_modules'
+      : [join(ROOT, 'package-lock.json'), ...patches()].some((file) => installed < (modified(file) ?? 0))
+        ? 'package-lock.json or a patch is newer than node_modules'
         : undefined
   if (why) {
     say(`${why}: running npm ci`)

@@ -23,7 +23,7 @@ export interface Answer extends Entry {
 
 /** Milliseconds after which a client hangs up. */
 const PATIENCE_MS = 12_000
-/** Milliseconds between the tries of one who has a key, and how long they go on. */
+/** Milliseconds between the tries of one who has a key and was told nothing, and how long they go on. */
 const AGAIN_MS = 400
 const GOES_ON_MS = 40_000
 
@@ -38,7 +38,8 @@ export interface Client {
 export function createClient(url: () => string, recorder: Recorder, now_ms: () => number): Client {
   let n = 0
   async function ask({ headers: more = {}, ...what }: Ask): Promise<Answer> {
-    const entry = { n: ++n, ...what, from_ms: now_ms() }
+    const to = url()
+    const entry = { n: ++n, ...what, to, from_ms: now_ms() }
     const headers = {
       ...(what.body && { 'content-type': 'application/json' }),
       ...(what.key !== undefined && { 'idempotency-key': what.key }),
@@ -48,7 +49,7 @@ export function createClient(url: () => string, recorder: Recorder, now_ms: () =
     let short: Partial<Entry> = {}
     let answer: unknown
     try {
-      const response = await fetch(`${url()}${what.path}`, {
+      const response = await fetch(`${to}${what.path}`, {
         method: what.method,
         headers,
         signal: AbortSignal.timeout(PATIENCE_MS),
@@ -74,7 +75,9 @@ export function createClient(url: () => string, recorder: Recorder, now_ms: () =
         const answer = await ask(what)
         const open = answer.status === 0 || answer.status === 503 || answer.code === 'stale_lease'
         if (!open || what.key === undefined || performance.now() > until) return answer
-        await sleep(AGAIN_MS)
+        // As long as it was told to wait, and somewhat more, so that not all come back at once.
+        const told_s = Number(answer.answer?.retry_after ?? 0)
+        await sleep(Math.max(AGAIN_MS, told_s * 1000) * (1 + Math.random() / 2))
       }
     },
   }

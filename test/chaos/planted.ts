@@ -12,9 +12,17 @@ export interface Planted extends Removal {
   /** entry file of the workers, in place of the real one */
   readonly worker?: string
   readonly code: NonNullable<Removal['code']>
+  /** nothing is to be found: what is out is no guard of what clients were told */
+  readonly harmless?: true
 }
 
 const UNLOCKED = { worker: 'test/races/unlocked-worker.ts' }
+
+/** What the planted faults are compared with: the same runs, with the guards in place. */
+export const CONTROLS: readonly Planted[] = [
+  { name: 'nothing', what: 'nothing', code: [], harmless: true },
+  { name: 'leases', what: 'leases that keep others out, and all else in place', code: [], ...UNLOCKED, harmless: true },
+]
 
 export const PLANTED: readonly Planted[] = [
   {

@@ -30,6 +30,8 @@ export interface Entry {
   body?: Record<string, unknown>
   key?: string
   wait_s?: number
+  /** the API process that was asked */
+  to?: string
   /** 0: no answer */
   status: number
   code?: string
