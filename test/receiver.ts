@@ -33,7 +33,7 @@ export async function startReceiver(t: Test) {
     const path = request.url ?? ''
     const status = answer(event, path)
     const good = secrets.flatMap((secret, n) => (verifies(secret) ? [n] : []))
-    told.push({ ...event, taken: status < 300, good, path })
+    told.push({ ...event, taken: status >= 200 && status < 300, good, path })
     // 0: it never answers.
     if (status > 0) response.writeHead(status, status === 302 ? { location: '/elsewhere' } : {}).end()
   })
