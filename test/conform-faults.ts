@@ -47,7 +47,8 @@ export function conformInFaults(server: LockServer): void {
           }
         }
       }
-      const tokens: number[] = []
+      // Of one resource each: two resources may have the same token, where they are given in the same microsecond.
+      const tokens: string[] = []
       let lost = 0
       for (let after = 0; ; after++) {
         await usable()
@@ -57,13 +58,13 @@ export function conformInFaults(server: LockServer): void {
           const given: Promise<unknown>[] = []
           const use = async (options: object) => {
             const lease = await locks.acquire(resource, options)
-            tokens.push(lease.token)
+            tokens.push(`${resource} ${lease.token}`)
             await lease.extend().catch(() => {})
             const next = locks.acquire(resource, { ...rival, wait_ms: 150 })
             given.push(
               next
                 .then((lease) => {
-                  tokens.push(lease.token)
+                  tokens.push(`${resource} ${lease.token}`)
                   return lease.release()
                 })
                 .catch(() => {}),
