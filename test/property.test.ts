@@ -14,8 +14,8 @@ import { verify } from '../src/shared/verify.ts'
 import { faultOf } from './contract.ts'
 import { openWorld, until } from './world.ts'
 
-/** Bodies a route, and how many of them are on their way at once. */
-const BODIES = 2_000
+/** Bodies a route, BODIES=30000 for more, and how many of them are on their way at once. */
+const BODIES = Number(process.env.BODIES ?? 1_000)
 const AT_ONCE = 50
 
 const world = await openWorld(t)
