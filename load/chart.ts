@@ -65,7 +65,9 @@ export function drawPanel({ title, lines, top, end_s, labels, mark, spans = [] }
   }
   const tick = labels ? 1 : Math.max(1, Math.ceil(end_s / 12))
   for (let at = 0; at <= end_s; at += tick) {
-    parts.push(`<text x="${x(at)}" y="${bottom + 18}" text-anchor="middle">${labels?.[at] ?? `${at} s`}</text>`)
+    // The last one ends where the panel does.
+    const anchor = labels && at > 0 && at === labels.length - 1 ? 'end' : 'middle'
+    parts.push(`<text x="${x(at)}" y="${bottom + 18}" text-anchor="${anchor}">${labels?.[at] ?? `${at} s`}</text>`)
   }
   if (mark) {
     const late = mark.at > end_s * 0.8
