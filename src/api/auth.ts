@@ -80,18 +80,17 @@ export function requireKeys(app: FastifyInstance, config: Keys): void {
     else if (keys.length > 0) throw unauthorized()
     if (admin) return
     if (route.admin && admins.length > 0) throw key === '' ? unauthorized() : forbidden()
-    if (url === WHOLE && user && !SCOPES.every((scope) => user.scopes.includes(scope)))
-      throw outOfScope(SCOPES, ' and ')
-    if (url === WHOLE) return
-    const needs = route.keyed || route.admin ? SCOPES : (NEEDS[url.split('/')[2] ?? ''] ?? [])
-    if (user && !needs.some((scope) => user.scopes.includes(scope))) throw outOfScope(needs)
+    const whole = url === WHOLE
+    const needs = whole || route.keyed || route.admin ? SCOPES : (NEEDS[url.split('/')[2] ?? ''] ?? [])
+    const has = (scope: Scope) => user?.scopes.includes(scope)
+    if (user && !(whole ? needs.every(has) : needs.some(has))) throw outOfScope(needs, whole ? ' and ' : ' or ')
   })
 }
 
 const unauthorized = () =>
   new Problem(401, 'unauthorized', 'Send an API key as `Authorization: Bearer …` or `X-Api-Key`.')
 export const forbidden = () => new Problem(403, 'admin_required', 'This needs one of the keys in ADMIN_KEYS.')
-const outOfScope = (needs: readonly Scope[], joined = ' or ') =>
+const outOfScope = (needs: readonly Scope[], joined: string) =>
   needs.length === 0
     ? forbidden()
     : new Problem(403, 'scope_required', `This needs a key with the scope ${needs.join(joined)}.`, { scopes: needs })

@@ -10,7 +10,7 @@ import { bounds, compare, EVENT_TYPES, endOf, ID_PATTERN, idOf, type Position, p
 import { badField, Problem } from '../shared/problem.ts'
 import { REF_PATTERN } from '../shared/resource.ts'
 import { problems } from './http.ts'
-import { frame, HELLO, stream } from './sse.ts'
+import { createStreams, frame, HELLO } from './sse.ts'
 import type { Tail } from './tail.ts'
 
 /** Milliseconds without an event after which a sign of life is sent: less than what proxies call idle. */
@@ -36,12 +36,7 @@ const gone = () =>
 
 export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }: EventRoutesDeps): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
-  /** Of the streams there are: what ends them. */
-  const ends = new Set<AbortController>()
-  // Before the server waits for its connections to end: these do not end by themselves.
-  instance.addHook('preClose', async () => {
-    for (const one of ends) one.abort()
-  })
+  const streams = createStreams(instance, STREAMS)
 
   /** Where a client that names this event goes on. @throws Problem when that is not known, or not any more */
   async function resume(id: string, field: string): Promise<Position> {
@@ -124,21 +119,13 @@ export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }
       },
     },
     async (request, reply) => {
-      if (tail.listeners() >= STREAMS) {
-        throw new Problem(503, 'too_many_streams', 'This process has all the streams it can have.', { retry_after: 5 })
-      }
+      streams.room()
       const [header] = [request.headers['last-event-id']].flat()
       const { after } = request.query
       const from = header ? await resume(header, 'Last-Event-ID') : after ? await resume(after, 'after') : undefined
       // Without a place: from now on. Whether Postgres can be asked is told before the stream begins.
       if (from === undefined) await guarded(() => client`SELECT 1`)
-      const end = new AbortController()
-      ends.add(end)
-      reply.raw.once('close', () => {
-        ends.delete(end)
-        end.abort()
-      })
-      return stream(reply, tell(from, request.query, end.signal)) as never
+      return streams.open(reply, (gone) => tell(from, request.query, gone)) as never
     },
   )
 }

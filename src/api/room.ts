@@ -8,11 +8,10 @@ import { fileURLToPath } from 'node:url'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
-import { Problem } from '../shared/problem.ts'
 import { problems } from './http.ts'
 import type { Collector } from './room/collect.ts'
 import { SnapshotSchema } from './room/snapshot.ts'
-import { frame, HELLO, stream } from './sse.ts'
+import { createStreams, frame, HELLO } from './sse.ts'
 
 export interface RoomDeps {
   room: Collector
@@ -60,14 +59,10 @@ export async function roomRoutes(instance: FastifyInstance, { room }: RoomDeps):
     })
   }
 
-  let streams = 0
-  const stopping = new AbortController()
-  // Before the server waits for its connections to end: these do not end by themselves.
-  app.addHook('preClose', async () => stopping.abort())
+  const streams = createStreams(instance, MAX_STREAMS)
 
   /** A client that is slow gets the newest snapshot when it has taken the one before; those between are left out. */
-  async function* tell(gone: AbortSignal): AsyncGenerator<string> {
-    const signal = AbortSignal.any([gone, stopping.signal])
+  async function* tell(signal: AbortSignal): AsyncGenerator<string> {
     let newest: string | undefined
     let ring = () => {}
     signal.addEventListener('abort', () => ring())
@@ -75,7 +70,6 @@ export async function roomRoutes(instance: FastifyInstance, { room }: RoomDeps):
       newest = json
       ring()
     })
-    streams += 1
     try {
       yield HELLO + frame({ event: 'samples', data: JSON.stringify(room.samples()) })
       while (!signal.aborted) {
@@ -89,7 +83,6 @@ export async function roomRoutes(instance: FastifyInstance, { room }: RoomDeps):
         }
       }
     } finally {
-      streams -= 1
       leave()
     }
   }
@@ -120,12 +113,8 @@ export async function roomRoutes(instance: FastifyInstance, { room }: RoomDeps):
     async (request, reply) => {
       reply.header('vary', 'accept')
       if (!/\btext\/event-stream\b/.test(request.headers.accept ?? '')) return await room.snapshot()
-      if (streams >= MAX_STREAMS) throw tooMany
-      const left = new AbortController()
-      reply.raw.once('close', () => left.abort())
-      return stream(reply, tell(left.signal)) as never
+      streams.room()
+      return streams.open(reply, tell) as never
     },
   )
 }
-
-const tooMany = new Problem(503, 'too_many_streams', `${MAX_STREAMS} look already.`, { retry_after: 5 })

@@ -4,7 +4,8 @@
  * Written here, for @fastify/sse asks for a newer Node than this project does.
  */
 import { Readable } from 'node:stream'
-import type { FastifyReply } from 'fastify'
+import type { FastifyInstance, FastifyReply } from 'fastify'
+import { Problem } from '../shared/problem.ts'
 
 export interface Frame {
   /** what the client sends back as Last-Event-ID */
@@ -24,14 +25,42 @@ export function frame({ id, event, data }: Frame): string {
 const RETRY_MS = 1_000
 export const HELLO = `retry: ${RETRY_MS}\n`
 
-/** Answers with what the source yields, until it ends. It has to end soon after the client has gone. */
-export function stream(reply: FastifyReply, source: AsyncIterable<string>): FastifyReply {
-  return (
-    reply
-      .type('text/event-stream; charset=utf-8')
-      .header('cache-control', 'no-store, no-transform')
-      // nginx would collect what is meant to be seen at once.
-      .header('x-accel-buffering', 'no')
-      .send(Readable.from(source, { objectMode: true, highWaterMark: 1 }))
-  )
+/**
+ * The streams of one route: so many at once, and none outlives its client or this process. `open` answers with what the
+ * source yields until it ends, which has to be soon after its signal has aborted.
+ */
+export function createStreams(app: FastifyInstance, most: number) {
+  /** Of the streams there are: what ends them. Each its own: one signal for all would keep what was ever fed by it. */
+  const ends = new Set<AbortController>()
+  let stopping = false
+  // Before the server waits for its connections to end: these do not end by themselves.
+  app.addHook('preClose', async () => {
+    stopping = true
+    for (const one of ends) one.abort()
+  })
+  return {
+    /** @throws Problem when there are too many; to be asked before anything is done for one more */
+    room(): void {
+      if (ends.size >= most) {
+        throw new Problem(503, 'too_many_streams', 'This process has all the streams it can have.', { retry_after: 5 })
+      }
+    },
+    open(reply: FastifyReply, source: (gone: AbortSignal) => AsyncIterable<string>): FastifyReply {
+      const end = new AbortController()
+      if (stopping) end.abort()
+      ends.add(end)
+      reply.raw.once('close', () => {
+        ends.delete(end)
+        end.abort()
+      })
+      return (
+        reply
+          .type('text/event-stream; charset=utf-8')
+          .header('cache-control', 'no-store, no-transform')
+          // nginx would collect what is meant to be seen at once.
+          .header('x-accel-buffering', 'no')
+          .send(Readable.from(source(end.signal), { objectMode: true, highWaterMark: 1 }))
+      )
+    },
+  }
 }

@@ -165,7 +165,6 @@ export function createTail(client: Client, log: Log) {
 
   return {
     listen,
-    listeners: () => listeners,
     close() {
       clearTimeout(timer)
     },
