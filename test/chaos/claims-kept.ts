@@ -1,18 +1,10 @@
 /** Claims about what there is in the end: rows, ledger and money, as they were asked for. */
+import { BOOKING_STATUSES, PURCHASE_STATUSES } from '../../src/shared/schema.ts'
 import type { Row } from './evidence.ts'
 import { brief, type Claim, COMMAND, groups } from './known.ts'
 
-const ENDS = new Set([
-  'confirmed',
-  'rejected',
-  'failed',
-  'cancelled',
-  'expired',
-  'refunded',
-  'accepted',
-  'completed',
-  'declined',
-])
+const OPEN = new Set<string>(['queued', 'held', 'requested'])
+const ENDS = new Set<string>([...PURCHASE_STATUSES, ...BOOKING_STATUSES].filter((status) => !OPEN.has(status)))
 
 /** Customers who come more than once. */
 const SHARED = /^(rider|fan)-/
