@@ -4,6 +4,19 @@ import { type Client, migrateDb, openDb } from '../src/shared/db.ts'
 import type { Field } from './arena.ts'
 import { answers, type NodeProcess, startNode } from './node.ts'
 
+/** Units in stock of every product: more than any run can sell. */
+export const STOCK = 1_000_000_000
+
+/** Puts product:1 … product:N up for sale. */
+export async function stock(client: Client, products: number): Promise<void> {
+  await client`WITH made AS (
+                 INSERT INTO resources (ref, kind, name, total, available, price)
+                 SELECT 'product:' || n, 'units', 'Product ' || n, ${STOCK}, ${STOCK}, 100
+                 FROM generate_series(1, ${products}) n RETURNING ref, total
+               ) INSERT INTO movements (resource, delta, reason) SELECT ref, total, 'created' FROM made`
+  await client`ANALYZE resources`
+}
+
 export interface Holdfast {
   url: string
   client: Client

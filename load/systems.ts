@@ -9,6 +9,7 @@ import { anyFreePort } from '../ops/processes.mjs'
 import { migrateDb, openDb } from '../src/shared/db.ts'
 import { verify } from '../src/shared/verify.ts'
 import type { Field } from './arena.ts'
+import { STOCK, stock } from './holdfast.ts'
 import { answers, type NodeProcess, startNode } from './node.ts'
 import { PEER_QUEUE, type Settled, STEP_MS } from './peers/settled.ts'
 import { profileFlags } from './profile.ts'
@@ -16,9 +17,6 @@ import { profileFlags } from './profile.ts'
 export const SYSTEMS = ['holdfast', 'bullmq', 'tuned', 'redlock'] as const
 export type SystemName = (typeof SYSTEMS)[number]
 export const PEERS = ['bullmq', 'tuned', 'redlock'] as const
-
-/** Units in stock of every product: more than any run can sell. */
-const STOCK = 1_000_000_000
 
 /** What was counted after the load began. */
 export interface Count extends Settled {
@@ -71,12 +69,7 @@ async function startHoldfast({ database_url, redis_prefix, arena }: Field, optio
     await db.close()
   }
   try {
-    await sql`WITH made AS (
-                INSERT INTO resources (ref, kind, name, total, available, price)
-                SELECT 'product:' || n, 'units', 'Product ' || n, ${STOCK}, ${STOCK}, 100
-                FROM generate_series(1, ${options.products}) n RETURNING ref, total
-              ) INSERT INTO movements (resource, delta, reason) SELECT ref, total, 'created' FROM made`
-    await sql`ANALYZE resources`
+    await stock(sql, options.products)
     const [port, metrics_port] = [await anyFreePort(), await anyFreePort()]
     const env = {
       DATABASE_URL: database_url,

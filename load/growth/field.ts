@@ -4,7 +4,7 @@ import type { Client } from '../../src/shared/db.ts'
 import { verify } from '../../src/shared/verify.ts'
 import type { Arena } from '../arena.ts'
 import type { Load, Loaded } from '../generator.ts'
-import { type Holdfast, withHoldfast } from '../holdfast.ts'
+import { type Holdfast, stock, withHoldfast } from '../holdfast.ts'
 import { startNode } from '../node.ts'
 
 export type Say = (line: string) => void
@@ -34,8 +34,6 @@ export interface Options {
 
 export type Part = (arena: Arena, options: Options, say: Say) => Promise<Figure>
 
-/** Units of every product: more than any run sells. */
-const STOCK = 1_000_000_000
 const CONNECTIONS = 128
 const WARM_UP_S = 2
 
@@ -54,15 +52,6 @@ export async function shop<T>(
       return result
     }),
   )
-}
-
-async function stock(client: Client, products: number): Promise<void> {
-  await client`WITH made AS (
-                 INSERT INTO resources (ref, kind, name, total, available, price)
-                 SELECT 'product:' || n, 'units', 'Product ' || n, ${STOCK}, ${STOCK}, 100
-                 FROM generate_series(1, ${products}) n RETURNING ref, total
-               ) INSERT INTO movements (resource, delta, reason) SELECT ref, total, 'created' FROM made`
-  await client`ANALYZE resources`
 }
 
 /** One load from a process of its own. */

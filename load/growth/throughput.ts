@@ -1,26 +1,35 @@
 /** Purchases settled a second against the number of workers, of products, of rows in line and of rows that are settled. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Client } from '../../src/shared/db.ts'
+import type { Arena } from '../arena.ts'
 import { median } from '../results.ts'
-import { load, type Part, shop, throughput, whole } from './field.ts'
+import { load, type Options, type Part, type Say, shop, throughput, whole } from './field.ts'
 
 const RATE = 'settled a second'
 
-/** Rounds in turn, so that a slow minute of the machine meets every size. */
-async function rounds(sizes: readonly number[], runs: number, one: (size: number, round: number) => Promise<number>) {
+/** The medians of so many rounds in turn, so that a slow minute of the machine meets every size. */
+async function rounds(
+  { runs, seconds }: Options,
+  sizes: readonly number[],
+  one: (size: number) => { name: string; workers: number; products: number },
+  arena: Arena,
+  say: Say,
+): Promise<number[]> {
   const found = sizes.map(() => [] as number[])
   for (let round = 1; round <= runs; round++) {
-    for (const [i, size] of sizes.entries()) found[i]?.push(await one(size, round))
+    for (const [i, size] of sizes.entries()) {
+      const { name, ...fleet } = one(size)
+      const rate = await shop(arena, fleet, (holdfast) => throughput(holdfast, fleet.products, seconds))
+      found[i]?.push(rate)
+      say(`${name} ${whole(size)}, round ${round} of ${runs}: ${whole(rate)}/s`)
+    }
   }
   return found.map((values) => median(values))
 }
 
-export const workers: Part = async (arena, { workers: sizes, seconds, runs }, say) => {
-  const values = await rounds(sizes, runs, async (size, round) => {
-    const rate = await shop(arena, { workers: size, products: 1 }, (holdfast) => throughput(holdfast, 1, seconds))
-    say(`workers ${size}, round ${round} of ${runs}: ${whole(rate)}/s`)
-    return rate
-  })
+export const workers: Part = async (arena, options, say) => {
+  const sizes = options.workers
+  const values = await rounds(options, sizes, (size) => ({ name: 'workers', workers: size, products: 1 }), arena, say)
   const [first = 1] = values
   return {
     title: 'One hot product, more and more workers',
@@ -32,12 +41,9 @@ export const workers: Part = async (arena, { workers: sizes, seconds, runs }, sa
   }
 }
 
-export const products: Part = async (arena, { products: sizes, seconds, runs }, say) => {
-  const values = await rounds(sizes, runs, async (size, round) => {
-    const rate = await shop(arena, { workers: 1, products: size }, (holdfast) => throughput(holdfast, size, seconds))
-    say(`products ${whole(size)}, round ${round} of ${runs}: ${whole(rate)}/s`)
-    return rate
-  })
+export const products: Part = async (arena, options, say) => {
+  const sizes = options.products
+  const values = await rounds(options, sizes, (size) => ({ name: 'products', workers: 1, products: size }), arena, say)
   return {
     title: 'One worker, more and more products',
     of: 'products',
