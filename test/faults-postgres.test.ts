@@ -52,6 +52,8 @@ for (const how of ['stands still', 'is shut down'] as const) {
     if (how === 'stands still') signalAll(postgres.pid, 'SIGCONT')
     else await postgres.restart()
     await until(async () => (await fetch(`${api.url}/readyz`)).status === 200, { what: 'readyz to be well' })
+    const during = acknowledged.length
+    await until(() => acknowledged.length > during, { what: 'the buyers to buy again' })
     stop = true
     await Promise.all(buyers)
     t.ok(refused.length > 0)
@@ -66,7 +68,7 @@ for (const how of ['stands still', 'is shut down'] as const) {
     const [extra] = await shop.client<{ n: number }[]>`
       SELECT count(*)::int AS n FROM purchases WHERE queue = ${ref} AND status <> 'cancelled'`
     t.ok((extra?.n ?? 0) - acknowledged.length <= 4, 'at most the commits whose answer was lost are there besides')
-    t.ok((await metric(worker.url, 'purchases_total{status="confirmed"}')) > 0)
+    t.ok((await metric(worker.url, 'purchases_total{status="confirmed"}')) > 0, 'the same worker settles again')
   })
 }
 
