@@ -191,7 +191,10 @@ export function createIntake<Row extends NewRow>(
   }
 }
 
-/** One transaction: the lock, the INSERT in order of arrival, and what earlier requests with the same keys wrote. */
+/**
+ * One statement, which is a transaction of its own: the lock, and the INSERT in order of arrival. A process that stops in
+ * the middle of it keeps nobody waiting. Then what earlier requests with the same keys wrote.
+ */
 async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow>[]): Promise<Taken[]> {
   const rows = batch.map(({ row }, n) => ({ n, ...row }))
   const into = sql.raw(table.name)
@@ -199,44 +202,41 @@ async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow
                  idempotency_key text, idempotency_scope text, request_hash text`)
   const columns = sql.raw(Object.keys(table.columns).join(', '))
   const values = sql.raw(Object.values(table.columns).join(', '))
-  return await db.client.begin(async (tx) => {
-    const lock = run(tx, sql`SELECT pg_advisory_xact_lock(${table.lock}::bigint)`)
-    // seq follows arrival; the rows go in by key, so that two processes with the same keys cannot deadlock.
-    const insert = run<{ id: string; seq: number; created_at: string }>(
-      tx,
-      sql`
-      WITH d AS MATERIALIZED (
-        SELECT t.*, nextval('line_seq') AS seq, clock_timestamp() AS now FROM (
-          SELECT * FROM json_to_recordset(${JSON.stringify(rows)}::json) AS d(${members})
-          ORDER BY n) t
-      )
-      INSERT INTO ${into} (id, seq, ${columns}, customer, payment, hold_seconds,
-                           idempotency_key, idempotency_scope, request_hash)
-      SELECT id, seq, ${values}, customer, payment, hold_seconds, idempotency_key, idempotency_scope, request_hash
-      FROM d ORDER BY idempotency_key, idempotency_scope, n
-      ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
-      RETURNING id, seq, created_at`,
+  // No number is drawn before the lock is held: each row of d is one of t beside the one of `locked`. Rows go in by key, so
+  // that two processes with the same keys cannot deadlock.
+  const inserted = await run<{ id: string; seq: number; created_at: string }>(
+    db.client,
+    sql`
+    WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock(${table.lock}::bigint)), d AS MATERIALIZED (
+      SELECT t.*, nextval('line_seq') AS seq, clock_timestamp() AS now FROM locked CROSS JOIN (
+        SELECT * FROM json_to_recordset(${JSON.stringify(rows)}::json) AS d(${members})
+        ORDER BY n) t
     )
-    const [, inserted] = await Promise.all([lock, insert])
-    const fresh = new Map(inserted.map((row) => [row.id, row]))
-    const keyed = rows.filter((row) => !fresh.has(row.id))
-    const earlier = new Map<string, { id: string; request_hash: string | null }>()
-    if (keyed.length > 0) {
-      const wanted = keyed.map(({ idempotency_key: key, idempotency_scope: scope }) => ({ key, scope }))
-      const found = await run<{ id: string; key: string; scope: string; request_hash: string | null }>(
-        tx,
-        sql`SELECT DISTINCT p.id, k.key, k.scope, p.request_hash
-            FROM json_to_recordset(${JSON.stringify(wanted)}::json) AS k(key text, scope text)
-            JOIN ${into} p ON p.idempotency_key = k.key AND p.idempotency_scope = k.scope`,
-      )
-      for (const row of found) earlier.set(JSON.stringify([row.key, row.scope]), row)
-    }
-    return rows.map((row): Taken => {
-      const own = fresh.get(row.id)
-      if (own) return { id: own.id, replayed: false, seq: own.seq, created_at: own.created_at }
-      const first = earlier.get(JSON.stringify([row.idempotency_key, row.idempotency_scope]))
-      if (!first) throw new Error(`the row with idempotency key ${row.idempotency_key} is gone`)
-      return { id: first.id, replayed: true, same_body: first.request_hash === row.request_hash }
-    })
+    INSERT INTO ${into} (id, seq, ${columns}, customer, payment, hold_seconds,
+                         idempotency_key, idempotency_scope, request_hash)
+    SELECT id, seq, ${values}, customer, payment, hold_seconds, idempotency_key, idempotency_scope, request_hash
+    FROM d ORDER BY idempotency_key, idempotency_scope, n
+    ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
+    RETURNING id, seq, created_at`,
+  )
+  const fresh = new Map(inserted.map((row) => [row.id, row]))
+  const keyed = rows.filter((row) => !fresh.has(row.id))
+  const earlier = new Map<string, { id: string; request_hash: string | null }>()
+  if (keyed.length > 0) {
+    const wanted = keyed.map(({ idempotency_key: key, idempotency_scope: scope }) => ({ key, scope }))
+    const found = await run<{ id: string; key: string; scope: string; request_hash: string | null }>(
+      db.client,
+      sql`SELECT DISTINCT p.id, k.key, k.scope, p.request_hash
+          FROM json_to_recordset(${JSON.stringify(wanted)}::json) AS k(key text, scope text)
+          JOIN ${into} p ON p.idempotency_key = k.key AND p.idempotency_scope = k.scope`,
+    )
+    for (const row of found) earlier.set(JSON.stringify([row.key, row.scope]), row)
+  }
+  return rows.map((row): Taken => {
+    const own = fresh.get(row.id)
+    if (own) return { id: own.id, replayed: false, seq: own.seq, created_at: own.created_at }
+    const first = earlier.get(JSON.stringify([row.idempotency_key, row.idempotency_scope]))
+    if (!first) throw new Error(`the row with idempotency key ${row.idempotency_key} is gone`)
+    return { id: first.id, replayed: true, same_body: first.request_hash === row.request_hash }
   })
 }
