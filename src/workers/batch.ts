@@ -53,6 +53,15 @@ const columns = sql.raw(
    p.expires_at, p.replaces`,
 )
 
+/** A line that asks for a batch. */
+export interface Place {
+  queue: string
+  /** seq after which its rows are taken */
+  after: number
+  /** rows of each kind that it may bring */
+  limit: number
+}
+
 /** How many rows a line may bring when `lines` lines share a batch. */
 export const rowsPerLine = (lines: number) => Math.min(ROWS_PER_LINE, Math.ceil(ROWS_PER_BATCH / lines))
 
@@ -60,12 +69,7 @@ export const rowsPerLine = (lines: number) => Math.min(ROWS_PER_LINE, Math.ceil(
  * What stands in these lines, each line in order: overdue holds on the resource first, then purchases and commands by
  * seq. Rows of one purchase share one object.
  */
-export async function take(
-  client: Client,
-  lines: readonly { queue: string; after: number }[],
-): Promise<Map<string, PurchaseItem[]>> {
-  const limit = rowsPerLine(lines.length)
-  const wanted = JSON.stringify(lines.map(({ queue, after }) => ({ queue, after })))
+export async function take(client: Client, lines: readonly Place[]): Promise<Map<string, PurchaseItem[]>> {
   const rows = await run<Taken>(
     client,
     sql`
@@ -73,7 +77,7 @@ export async function take(
            i.id, i.seq, i.queue, i.customer, i.lines, i.amount, i.currency, i.payment, i.hold_seconds, i.status,
            i.replaces, i.charge,
            ${ms('i.created_at')} AS created_ms, ${ms('i.expires_at')} AS expires_ms
-    FROM json_to_recordset(${wanted}::json) AS q(queue text, after bigint)
+    FROM json_to_recordset(${JSON.stringify(lines)}::json) AS q(queue text, after bigint, "limit" int)
     -- A resource that is gone still has its line, to be answered.
     LEFT JOIN resources r ON r.ref = q.queue
     CROSS JOIN LATERAL (
@@ -82,18 +86,18 @@ export async function take(
        FROM purchases p LEFT JOIN charges c ON c.purchase = p.id AND c.purpose = 'charge'
        WHERE r.held > 0 AND p.status = 'held' AND p.expires_at <= clock_timestamp()
          AND (p.lines @> jsonb_build_array(jsonb_build_object('resource', q.queue)) OR p.payment ->> 'account' = q.queue)
-       ORDER BY p.seq LIMIT ${limit})
+       ORDER BY p.seq LIMIT q."limit")
       UNION ALL
       (SELECT 'purchase', NULL, NULL, NULL, NULL, 1, NULL, ${columns}
        FROM purchases p
        WHERE p.queue = q.queue AND p.status = 'queued' AND p.seq > q.after
-       ORDER BY p.seq LIMIT ${limit})
+       ORDER BY p.seq LIMIT q."limit")
       UNION ALL
       (SELECT 'command', c.id, c.seq, c.command, ${ms('c.created_at')}, 1, h.status, ${columns}
        FROM commands c JOIN purchases p ON p.id = c.purchase
        LEFT JOIN charges h ON h.purchase = p.id AND h.purpose = 'charge'
        WHERE c.queue = q.queue AND c.status = 'queued'
-       ORDER BY c.seq LIMIT ${limit})
+       ORDER BY c.seq LIMIT q."limit")
     ) i
     ORDER BY q.queue, i.rank, coalesce(i.command_seq, i.seq)`,
   )

@@ -8,6 +8,7 @@ import { sql } from 'drizzle-orm'
 import { isActive } from '../shared/booking.ts'
 import { type Client, run, type Transaction } from '../shared/db.ts'
 import type { BookingCommand, ChargeCommand } from '../shared/schema.ts'
+import type { Place } from './batch.ts'
 import type { BookingChange, BookingItem, BookingRow, BookingVerdict } from './bookings.ts'
 
 /** Columns of BookingRow, of `b`. */
@@ -37,12 +38,11 @@ export function createCalendars(client: Client) {
   const units = new Set<string>()
   return {
     /** Overdue requests first, then bookings after `after` and commands by seq. Rows of one booking share one object. */
-    async take(lines: readonly { queue: string; after: number }[], limit: number): Promise<Map<string, BookingItem[]>> {
+    async take(lines: readonly Place[]): Promise<Map<string, BookingItem[]>> {
       const taken = new Map<string, BookingItem[]>()
       const asked = lines.filter(({ queue }) => !units.has(queue))
       if (asked.length === 0) return taken
-      const wanted = JSON.stringify(asked.map(({ queue, after }) => ({ queue, after })))
-      const rows = await run<Taken>(client, standing(wanted, limit))
+      const rows = await run<Taken>(client, standing(JSON.stringify(asked)))
       if (units.size > REMEMBERED) units.clear()
       const bookings = new Map<string, BookingRow>()
       for (const { line, resource_kind, item, command_id, command_seq, command, ...fresh } of rows) {
@@ -61,23 +61,23 @@ export function createCalendars(client: Client) {
   }
 }
 
-const standing = (wanted: string, limit: number) => sql`
+const standing = (wanted: string) => sql`
   SELECT q.queue AS line, r.kind AS resource_kind, i.*
-  FROM json_to_recordset(${wanted}::json) AS q(queue text, after bigint)
+  FROM json_to_recordset(${wanted}::json) AS q(queue text, after bigint, "limit" int)
   LEFT JOIN resources r ON r.ref = q.queue
   LEFT JOIN LATERAL (
     (SELECT 'expired' AS item, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS command, 0 AS rank,
             ${sql.raw(COLUMNS)}
      FROM bookings b WHERE b.resource = q.queue AND b.status = 'requested' AND b.expires_at <= clock_timestamp()
-     ORDER BY b.expires_at LIMIT ${limit})
+     ORDER BY b.expires_at LIMIT q."limit")
     UNION ALL
     (SELECT 'booking', NULL, NULL, NULL, 1, ${sql.raw(COLUMNS)}
      FROM bookings b WHERE b.resource = q.queue AND b.status = 'queued' AND b.seq > q.after
-     ORDER BY b.seq LIMIT ${limit})
+     ORDER BY b.seq LIMIT q."limit")
     UNION ALL
     (SELECT 'command', c.id, c.seq, c.command, 1, ${sql.raw(COLUMNS)}
      FROM commands c JOIN bookings b ON b.id = c.booking WHERE c.queue = q.queue AND c.status = 'queued'
-     ORDER BY c.seq LIMIT ${limit})
+     ORDER BY c.seq LIMIT q."limit")
   ) i ON true
   ORDER BY q.queue, i.rank, coalesce(i.command_seq, i.seq)`
 

@@ -14,11 +14,17 @@ export interface DrainDeps {
   leases: Breaker
   settler: ReturnType<typeof createSettler>
   nudge(resources: Iterable<string>): void
+  /** the same, whatever job stands for the line */
+  insist(resources: Iterable<string>): void
   ttl_ms: number
 }
 
 /** Milliseconds a line may be held while others wait for its lease: a few full batches. */
 const HOLD_MS = 250
+/** Rows of a batch from which on its line is said to flow: whoever has just settled so many has more in a moment. */
+const FLOW = 16
+/** Milliseconds after which a line that flows is looked at again, unless a nudge comes earlier. */
+const LINGER_MS = 10
 /** Times a row may miss another resource's lease before its line waits for that lease. */
 const MISSES = 3
 /** Times a line is entered anew after another holder has superseded this one, before its job fails. */
@@ -29,9 +35,16 @@ interface Line {
   job: string
   /** rows may have arrived since the last batch was taken */
   again: boolean
+  /** jobs that came meanwhile: told true before the next batch is taken, false when there is none */
+  joined: { ready: Ready; resolve(looked: boolean): void }[]
+  /** ends the pause before the next look */
+  wake(): void
 }
 
-export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps) {
+/** Lets further nudges of the line make jobs: called with the lease held, before the rows are taken. */
+type Ready = () => Promise<unknown>
+
+export function createDrain({ locks, leases, settler, nudge, insist, ttl_ms }: DrainDeps) {
   const lines = new Map<string, Line>()
   const stop = new AbortController()
   let progress_at = performance.now()
@@ -44,6 +57,7 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
   /** From here on a nudge starts the line anew. */
   function leave(queue: string, line: Line): void {
     if (lines.get(queue) === line) lines.delete(queue)
+    for (const { resolve } of line.joined.splice(0)) resolve(false)
   }
 
   /** Left with rows in it: somebody is told of them, after the leaving, lest the nudge find this line still worked. */
@@ -52,38 +66,55 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
     nudge([queue])
   }
 
-  async function work(queue: string, line: Line, ready: Promise<unknown> | undefined): Promise<void> {
+  async function work(queue: string, line: Line, ready: Ready): Promise<void> {
     const lease = await acquire(queue, line.job)
     try {
-      await ready
+      await ready()
       const since = performance.now()
       const misses = new Map<string, number>()
       let after = 0
+      let long = false
       let extras = new Map<string, Lease>()
       for (;;) {
         line.again = false
+        const joined = line.joined.splice(0)
+        await Promise.all(joined.map((one) => one.ready()))
+        for (const { resolve } of joined) resolve(true)
         let outcome: Outcome
         try {
-          outcome = await settler.settle({ queue, lease, after, extras })
+          outcome = await settler.settle({ queue, lease, after, long, extras })
         } finally {
           await locks.releaseMany(extras.values())
         }
         progress_at = performance.now()
         after = outcome.after
-        const more = outcome.full || outcome.missed.length > 0 || line.again
+        long = outcome.full
+        const more = outcome.full || outcome.missed.length > 0 || line.again || line.joined.length > 0
         // No await between the look and the leaving: a nudge finds the line either here, or gone.
-        if (!more) return leave(queue, line)
+        if (!more && outcome.took < FLOW) return leave(queue, line)
         if (stop.signal.aborted || lease.signal.aborted) return handOn(queue, line)
         if (performance.now() - since > HOLD_MS && (await lease.extend()).waiting > 0) return handOn(queue, line)
-        extras = await insist(queue, line.job, outcome.missed, misses)
+        if (!more) await linger(line)
+        extras = await waitFor(queue, line.job, outcome.missed, misses)
       }
     } finally {
       await lease.release()
     }
   }
 
+  /** A line that goes from worker to worker with every few rows costs each of them a job, and more than settling them. */
+  function linger(line: Line): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, LINGER_MS)
+      line.wake = () => {
+        clearTimeout(timer)
+        resolve()
+      }
+    })
+  }
+
   /** The leases of the first row that has missed often enough, waited for in lock order while its line is held. */
-  async function insist(
+  async function waitFor(
     queue: string,
     job: string,
     missed: Item[],
@@ -104,8 +135,8 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
     }
   }
 
-  async function start(queue: string, job: string, ready: Promise<unknown> | undefined): Promise<void> {
-    const line: Line = { job, again: false }
+  async function start(queue: string, job: string, ready: Ready): Promise<void> {
+    const line: Line = { job, again: false, joined: [], wake() {} }
     if (lines.size === 0) progress_at = performance.now()
     lines.set(queue, line)
     try {
@@ -113,7 +144,11 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
         try {
           return await work(queue, line, ready)
         } catch (error) {
-          if (stop.signal.aborted) return handOn(queue, line)
+          // The id that its job still carries would have a nudge dropped.
+          if (stop.signal.aborted) {
+            leave(queue, line)
+            return insist([queue])
+          }
           // Superseded: nothing was written. The rows are still in the line; it is entered again with a newer token.
           if (!(error instanceof StaleLeaseError) || attempt === ATTEMPTS) throw error
         }
@@ -123,22 +158,27 @@ export function createDrain({ locks, leases, settler, nudge, ttl_ms }: DrainDeps
     }
   }
 
+  /** Joins the line where it is worked here, else works it. */
+  async function enter(queue: string, job: string, ready: Ready | undefined): Promise<void> {
+    for (let line = lines.get(queue); line; line = lines.get(queue)) {
+      line.again ||= ready === undefined
+      const { joined, wake } = line
+      const looked = new Promise<boolean>((resolve) => ready && joined.push({ ready, resolve }))
+      wake()
+      // A job of many lines is not kept for one of them. If this process dies, the sweeper tells another.
+      if (!ready || (await looked)) return
+    }
+    await start(queue, job, ready ?? (async () => {}))
+  }
+
   return {
     /**
-     * Settles these lines until they are empty. Rejects when one could not be settled: its rows stay queued. No row is
-     * taken before `ready`, which comes while leases are waited for.
+     * Settles these lines until they are empty; one that is being worked here already is only looked at once more.
+     * Rejects when one could not be settled: its rows stay queued. With `ready` it is called once for each line, with the
+     * lease held, before rows are taken.
      */
-    async serve(resources: readonly string[], job: string, ready?: Promise<unknown>): Promise<void> {
-      if (resources.some((resource) => lines.has(resource))) await ready
-      // A line that is being worked here is told to look again and not waited for: a long line must not take up every
-      // place for jobs. If this process dies, the sweeper tells another.
-      for (const resource of resources) {
-        const line = lines.get(resource)
-        if (line) line.again = true
-      }
-      const results = await Promise.allSettled(
-        resources.filter((one) => !lines.has(one)).map((one) => start(one, job, ready)),
-      )
+    async serve(resources: readonly string[], job: string, ready?: Ready): Promise<void> {
+      const results = await Promise.allSettled(resources.map((one) => enter(one, job, ready)))
       const failed = results.find((result) => result.status === 'rejected')
       if (failed) throw failed.reason
     },

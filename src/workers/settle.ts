@@ -45,6 +45,8 @@ export interface Ask {
   lease: Lease
   /** seq after which purchases of this line are taken */
   after: number
+  /** its last batch was full: it gets more room than those who bring a row or two */
+  long: boolean
   /** leases on other resources, taken beforehand by waiting */
   extras: ReadonlyMap<string, Lease>
 }
@@ -52,6 +54,8 @@ export interface Ask {
 export interface Outcome {
   /** items of this line that stay because a lease of theirs was taken */
   missed: Item[]
+  /** rows of this line in the batch */
+  took: number
   /** the batch was full and something of it was decided: there may be more behind it */
   full: boolean
   /** where the next batch starts */
@@ -71,10 +75,12 @@ export const isDatabaseAnswer = (error: unknown) =>
   error instanceof UnprocessableError ||
   isDataError(error)
 
-/** Transactions under way at once: while one waits for its fsync, the next one is decided. */
-const ROUNDS_AT_ONCE = 2
+/** Transactions under way at once. */
+const ROUNDS_AT_ONCE = 4
+/** Milliseconds that the next one waits for those under way: what asks meanwhile shares it, unless one of them is stuck. */
+const SLOW_MS = 50
 /** Lines in one transaction. */
-const LINES_PER_ROUND = 128
+const LINES_PER_ROUND = 256
 /** Rounds that an ask survives when others in its transaction were refused, before its job is told. */
 const TRIES = 4
 
@@ -87,17 +93,25 @@ export function createSettler(deps: SettleDeps) {
   /** Rows that cannot even be set apart: passed over while this process lives, so that their line goes on. */
   const hopeless = new Set<string>()
   let rounds = 0
+  let begun_at = 0
+  let later: NodeJS.Timeout | undefined
   let scheduled = false
 
   function pump(): void {
     scheduled = false
-    while (rounds < ROUNDS_AT_ONCE && waiting.length > 0) {
-      rounds++
-      void round(waiting.splice(0, LINES_PER_ROUND)).finally(() => {
-        rounds--
-        pump()
-      })
+    if (waiting.length === 0 || rounds === ROUNDS_AT_ONCE) return
+    const early_ms = rounds === 0 ? 0 : begun_at + SLOW_MS - performance.now()
+    if (early_ms > 0) {
+      clearTimeout(later)
+      later = setTimeout(pump, early_ms)
+      return
     }
+    rounds++
+    begun_at = performance.now()
+    void round(waiting.splice(0, LINES_PER_ROUND)).finally(() => {
+      rounds--
+      pump()
+    })
   }
 
   function enqueue(ask: Pending): void {
@@ -109,9 +123,12 @@ export function createSettler(deps: SettleDeps) {
 
   async function round(asks: Pending[]): Promise<void> {
     try {
-      const limit = rowsPerLine(asks.length)
+      const few = rowsPerLine(asks.length)
+      const many = rowsPerLine(asks.filter((ask) => ask.long).length)
+      const places = asks.map(({ queue, after, long }) => ({ queue, after, limit: long ? many : few }))
+      const limits = new Map(places.map(({ queue, limit }) => [queue, limit]))
       const [purchases, bookings] = await database.run(() =>
-        Promise.all([take(client, asks), calendars.take(asks, limit)]),
+        Promise.all([take(client, places), calendars.take(places)]),
       )
       const taken = new Map<string, Item[]>(purchases)
       for (const [queue, items] of bookings) taken.set(queue, [...(purchases.get(queue) ?? []), ...items])
@@ -135,7 +152,7 @@ export function createSettler(deps: SettleDeps) {
       const stay = new Set([...missed, ...left])
       const progress = able.length > left.length
       for (const ask of asks) {
-        ask.resolve(outcomeOf(ask, taken.get(ask.queue) ?? [], missed, stay, progress, asks.length))
+        ask.resolve(outcomeOf(ask, taken.get(ask.queue) ?? [], missed, stay, progress, limits.get(ask.queue) ?? 0))
       }
     } catch (error) {
       refuse(asks, error)
@@ -286,15 +303,15 @@ function outcomeOf(
   missed: ReadonlySet<Item>,
   stay: ReadonlySet<Item>,
   progress: boolean,
-  lines: number,
+  limit: number,
 ): Outcome {
   const own = taken.filter((item) => rowOf(item).queue === queue)
   const news = own.filter((item) => item.kind === 'purchase' || item.kind === 'booking')
   const staying = news.filter((item) => stay.has(item)).map((item) => rowOf(item).seq)
-  const limit = rowsPerLine(lines)
   const kinds = ['purchase', 'booking', 'command', 'expired'] as const
   return {
     missed: own.filter((item) => missed.has(item)),
+    took: own.length,
     full: progress && kinds.some((kind) => taken.filter((item) => item.kind === kind).length >= limit),
     after: staying.length > 0 ? Math.min(...staying) - 1 : Math.max(after, ...news.map((item) => rowOf(item).seq)),
   }

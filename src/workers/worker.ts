@@ -115,14 +115,21 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     fenced,
     ...(traces && { traced: (rows, decided_ms) => void traceSettled(traces, rows, decided_ms) }),
   })
-  const drain = createDrain({ locks, leases, settler, nudge: nudger.nudge, ttl_ms })
+  const drain = createDrain({ locks, leases, settler, nudge: nudger.nudge, insist: nudger.insist, ttl_ms })
 
   const jobs_redis = openRedis(redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
   async function work(job: Job<NudgeJob>): Promise<void> {
-    // From here on a nudge makes a new job; until here, one that was dropped stands for rows that are yet to be taken.
+    // A job for one line carries it as its id until the line's lease is held and rows are about to be taken: a nudge that
+    // is dropped until then stands for rows that are yet to be taken, and there is one such job in the whole fleet.
     // If the id stays, BullMQ takes it off with the job, and the sweeper makes up for what was dropped in between.
-    const ready = job.deduplicationId === undefined ? undefined : job.removeDeduplicationKey().catch(() => {})
-    await drain.serve(job.data.resources, `job ${job.id}`, ready)
+    const ready = () => job.removeDeduplicationKey().catch(() => {})
+    try {
+      await drain.serve(job.data.resources, `job ${job.id}`, job.deduplicationId === undefined ? undefined : ready)
+    } catch (error) {
+      // While this one waits for its next attempt, others may do better.
+      if (job.deduplicationId !== undefined) await ready()
+      throw error
+    }
   }
   const jobs = new Worker<NudgeJob>(QUEUE, work, {
     connection: jobs_redis,
