@@ -138,7 +138,7 @@ export function createIntake<Row extends NewRow>(
       if (error instanceof UnavailableError && error.attempted && !closed) {
         const old = db
         db = connect()
-        // Cutting the connection rolls back a transaction that has not reached its COMMIT.
+        // Nobody hears its answer any more; what has not reached Postgres yet is gone.
         void old.client.end({ timeout: 0 }).catch(() => {})
         void withdraw(batch.map(({ row }) => row))
       }
@@ -147,20 +147,25 @@ export function createIntake<Row extends NewRow>(
   }
 
   /**
-   * A COMMIT whose answer was lost may have happened, and its callers were told 503. Their rows are cancelled
-   * before a worker sees them, which is after the sweeper's second: nobody nudged them. Rows with an idempotency key
-   * stay: the retry that 503 asks for finds them.
+   * A flush whose answer was lost may have happened, or be about to, and its callers were told 503. Their rows are
+   * cancelled, as a rule before a worker sees them, which is after the sweeper's second: nobody nudged them. Rows with an
+   * idempotency key stay: the retry that 503 asks for finds them. A flush that hangs at its lock or its fsync comes first:
+   * it has the lock, or stands before this in the lock's queue.
    */
   async function withdraw(rows: Row[]): Promise<void> {
     const ids = rows.filter((row) => row.idempotency_key === null).map((row) => row.id)
     for (let attempt = 0; ids.length > 0 && attempt < 300 && !closed; attempt++) {
       try {
-        const found = await run<{ id: string }>(
-          db.client,
-          sql`UPDATE ${sql.raw(name)} SET status = 'cancelled', reason = 'not_acknowledged', settled_at = clock_timestamp()
-              WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(ids)}::json)::uuid) AND status = 'queued'
-              RETURNING id`,
-        )
+        const found = await db.client.begin(async (tx) => {
+          await run(tx, sql`SELECT pg_advisory_xact_lock(${table.lock}::bigint)`)
+          return await run<{ id: string }>(
+            tx,
+            sql`UPDATE ${sql.raw(name)}
+                SET status = 'cancelled', reason = 'not_acknowledged', settled_at = clock_timestamp()
+                WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(ids)}::json)::uuid) AND status = 'queued'
+                RETURNING id`,
+          )
+        })
         if (found.length > 0) log.warn({ [name]: found.map((row) => row.id) }, 'cancelled what was not acknowledged')
         return
       } catch {

@@ -28,7 +28,7 @@ import { startWebhookJobs } from './webhook-jobs.ts'
 
 /** Milliseconds without a settled batch while lines are under way, after which the worker calls itself stuck. */
 const STUCK_MS = 60_000
-/** Connections of a worker: two transactions, the takes of the next ones, the sweeper, and the charges. */
+/** Connections of a worker: a transaction, the takes of the next one, those beside one that is stuck, the sweeper, charges. */
 const CONNECTIONS = 8
 /** Milliseconds for one batch, its wait for row locks included. */
 const BATCH_MS = 10_000
