@@ -1,4 +1,6 @@
 /** The sale while Postgres is away: buyers are told within two seconds, and nothing is half-done. */
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer } from 'node:net'
 import t from 'tap'
 import { startProxy } from './locks-redis.ts'
 import { metric, openShop, rush, settled, TTL } from './shop.ts'
@@ -111,4 +113,44 @@ t.test('connections that are reset right after their login end no process', asyn
     })
     t.equal((await fetch(`${one.url}/livez`)).status, 200)
   }
+})
+
+t.test('a flush that the network delivers after its callers were told 503 writes nothing', async (t) => {
+  const world = await openWorld(t)
+  const address = new URL(world.env.DATABASE_URL)
+  const server_port = Number(address.port)
+  let deliver: (() => void) | undefined
+  /** Holds the late buyer's flush back; what it has let through goes on, whatever has become of who sent it. */
+  const network = createServer({ allowHalfOpen: true, noDelay: true }, (down) => {
+    const up = connect({ port: server_port, host: '127.0.0.1', noDelay: true })
+    for (const socket of [down, up]) socket.on('error', () => {})
+    up.pipe(down)
+    down.on('data', (chunk) => {
+      if (String(chunk).includes('late-buyer')) deliver = () => up.write(chunk)
+      else up.write(chunk)
+    })
+    t.teardown(() => [down, up].map((socket) => socket.destroy()))
+  }).listen(0, '127.0.0.1')
+  await once(network, 'listening')
+  t.teardown(() => network.close())
+  address.port = String((network.address() as AddressInfo).port)
+  const api = await world.startApi({ ...TTL, DATABASE_URL: address.href })
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ref = await shop.units('product', 10)
+  // Its statement is prepared from here on: what is held back is all that it takes.
+  const first = await shop.buy({ customer: 'first', lines: [{ resource: ref, units: 1 }] })
+  t.equal(first.status, 202)
+  const late = await shop.buy({ customer: 'late-buyer', lines: [{ resource: ref, units: 1 }] })
+  t.match(late, { status: 503, body: { code: 'unavailable' } })
+  const sessions = async () => {
+    const [row] = await shop.client<{ n: number }[]>`
+      SELECT count(*)::int AS n FROM pg_stat_activity
+      WHERE application_name LIKE 'holdfast-intake%' AND datname = current_database()`
+    return row?.n
+  }
+  await until(async () => (await sessions()) === 0, { what: 'the session of the late flush to be ended' })
+  deliver?.()
+  t.ok(deliver, 'the flush was held back')
+  t.equal((await shop.buy({ customer: 'next', lines: [{ resource: ref, units: 1 }] })).status, 202)
+  t.equal(await shop.queued(), 2, 'the first and the next')
 })

@@ -4,6 +4,7 @@
  * database, so that seq is the order of commit too and no worker can see a row before an earlier one of its line, from
  * whichever API process.
  */
+import { randomUUID } from 'node:crypto'
 import { sql } from 'drizzle-orm'
 import { type Breaker, UnavailableError } from '../shared/breaker.ts'
 import { type Db, isDataError, openDb, run } from '../shared/db.ts'
@@ -71,8 +72,10 @@ const BUFFER = 10_000
 const ROWS_PER_FLUSH = 1_000
 /** Milliseconds for one flush, so that a caller knows within two seconds that the database is away. */
 export const FLUSH_MS = 1_500
-/** Milliseconds after which the server ends an intake transaction whose API process stopped, and frees its lock. */
+/** Milliseconds after which the server ends a transaction whose API process stopped. */
 const IDLE_MS = 1_000
+/** Milliseconds that a session which is ended has for what cannot be interrupted: its fsync. */
+const GONE_MS = 5_000
 
 export interface Intake<Row> {
   /** Resolves after the commit. Rejects with UnavailableError, or Problem 503 when the buffer is full. */
@@ -92,7 +95,11 @@ export function createIntake<Row extends NewRow>(
   { database_url, breaker, log, nudge }: IntakeDeps,
 ): Intake<Row> {
   const { name } = table
-  const connect = () => openDb(database_url, { max: 1, name: 'holdfast-intake', idle_in_transaction_ms: IDLE_MS })
+  const connect = () => {
+    // A name of its own, by which its session is found and ended when it is given up.
+    const session = `holdfast-intake ${randomUUID()}`
+    return { session, ...openDb(database_url, { max: 1, name: session, idle_in_transaction_ms: IDLE_MS }) }
+  }
   let db = connect()
   let buffer: Waiting<Row>[] = []
   let flushing: Promise<void> | undefined
@@ -138,40 +145,46 @@ export function createIntake<Row extends NewRow>(
       if (error instanceof UnavailableError && error.attempted && !closed) {
         const old = db
         db = connect()
-        // Nobody hears its answer any more; what has not reached Postgres yet is gone.
+        // Nobody hears its answer any more.
         void old.client.end({ timeout: 0 }).catch(() => {})
-        void withdraw(batch.map(({ row }) => row))
+        void withdraw(
+          batch.filter(({ row }) => row.idempotency_key === null).map(({ row }) => row.id),
+          old.session,
+        )
       }
       throw error
     }
   }
 
   /**
-   * A flush whose answer was lost may have happened, or be about to, and its callers were told 503. Their rows are
-   * cancelled, as a rule before a worker sees them, which is after the sweeper's second: nobody nudged them. Rows with an
-   * idempotency key stay: the retry that 503 asks for finds them. A flush that hangs at its lock or its fsync comes first:
-   * it has the lock, or stands before this in the lock's queue.
+   * A flush whose answer was lost may have happened, or hang at its lock, its fsync or in the network, and its callers were
+   * told 503. Its session is ended first, so that nothing of it comes later. Then its rows are cancelled, as a rule before
+   * a worker sees them, which is after the sweeper's second: nobody nudged them. Rows with an idempotency key stay: the
+   * retry that 503 asks for finds them.
    */
-  async function withdraw(rows: Row[]): Promise<void> {
-    const ids = rows.filter((row) => row.idempotency_key === null).map((row) => row.id)
-    for (let attempt = 0; ids.length > 0 && attempt < 300 && !closed; attempt++) {
+  async function withdraw(ids: string[], session: string): Promise<void> {
+    const own = openDb(database_url, { max: 1, name: 'holdfast-withdraw', idle_in_transaction_ms: IDLE_MS })
+    for (let attempt = 0; attempt < 300 && !closed; attempt++) {
       try {
-        const found = await db.client.begin(async (tx) => {
-          await run(tx, sql`SELECT pg_advisory_xact_lock(${table.lock}::bigint)`)
-          return await run<{ id: string }>(
-            tx,
-            sql`UPDATE ${sql.raw(name)}
-                SET status = 'cancelled', reason = 'not_acknowledged', settled_at = clock_timestamp()
-                WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(ids)}::json)::uuid) AND status = 'queued'
-                RETURNING id`,
-          )
-        })
+        const [still] = await run<{ n: number }>(
+          own.client,
+          sql`SELECT count(*) FILTER (WHERE NOT pg_terminate_backend(pid, ${GONE_MS}::bigint)) AS n
+              FROM pg_stat_activity WHERE application_name = ${session}`,
+        )
+        if (still?.n !== 0) continue
+        const found = await run<{ id: string }>(
+          own.client,
+          sql`UPDATE ${sql.raw(name)} SET status = 'cancelled', reason = 'not_acknowledged', settled_at = clock_timestamp()
+              WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(ids)}::json)::uuid) AND status = 'queued'
+              RETURNING id`,
+        )
         if (found.length > 0) log.warn({ [name]: found.map((row) => row.id) }, 'cancelled what was not acknowledged')
-        return
+        break
       } catch {
         await new Promise((resolve) => setTimeout(resolve, 200))
       }
     }
+    await own.close().catch(() => {})
   }
 
   return {

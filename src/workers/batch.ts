@@ -35,7 +35,7 @@ export class ChangedRowError extends Error {
 
 /** Rows of one line in one batch: a transaction of 500 decisions takes tens of milliseconds. */
 const ROWS_PER_LINE = 500
-/** Rows of all lines in one transaction. */
+/** Rows of all lines in one transaction: once for those that bring a few, once for those that bring many. */
 const ROWS_PER_BATCH = 2_000
 
 type Taken = PurchaseRow & {

@@ -19,7 +19,7 @@ export interface DrainDeps {
   ttl_ms: number
 }
 
-/** Milliseconds a line may be held while others wait for its lease: a few full batches. */
+/** Milliseconds a line may be held while others wait for its lease, or when it is empty: a few full batches. */
 const HOLD_MS = 250
 /** Rows of a batch from which on its line is said to flow: whoever has just settled so many has more in a moment. */
 const FLOW = 16
@@ -93,7 +93,9 @@ export function createDrain({ locks, leases, settler, nudge, insist, ttl_ms }: D
         // No await between the look and the leaving: a nudge finds the line either here, or gone.
         if (!more && outcome.took < FLOW) return leave(queue, line)
         if (stop.signal.aborted || lease.signal.aborted) return handOn(queue, line)
-        if (performance.now() - since > HOLD_MS && (await lease.extend()).waiting > 0) return handOn(queue, line)
+        // To whoever waits for the lease; and who waits for this place, when the line is empty for the moment.
+        const long_held = performance.now() - since > HOLD_MS
+        if (long_held && (!more || (await lease.extend()).waiting > 0)) return handOn(queue, line)
         if (!more) await linger(line)
         extras = await waitFor(queue, line.job, outcome.missed, misses)
       }
@@ -174,8 +176,8 @@ export function createDrain({ locks, leases, settler, nudge, insist, ttl_ms }: D
   return {
     /**
      * Settles these lines until they are empty; one that is being worked here already is only looked at once more.
-     * Rejects when one could not be settled: its rows stay queued. With `ready` it is called once for each line, with the
-     * lease held, before rows are taken.
+     * Rejects when one could not be settled: its rows stay queued. With `ready` it is called, maybe more than once, with
+     * the lease held and before rows are taken.
      */
     async serve(resources: readonly string[], job: string, ready?: Ready): Promise<void> {
       const results = await Promise.allSettled(resources.map((one) => enter(one, job, ready)))

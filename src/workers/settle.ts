@@ -112,6 +112,8 @@ export function createSettler(deps: SettleDeps) {
       rounds--
       pump()
     })
+    // What did not fit is not forgotten if this one is stuck too.
+    pump()
   }
 
   function enqueue(ask: Pending): void {
