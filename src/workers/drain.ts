@@ -163,12 +163,15 @@ export function createDrain({ locks, leases, settler, nudge, insist, ttl_ms }: D
   /** Joins the line where it is worked here, else works it. */
   async function enter(queue: string, job: string, ready: Ready | undefined): Promise<void> {
     for (let line = lines.get(queue); line; line = lines.get(queue)) {
-      line.again ||= ready === undefined
-      const { joined, wake } = line
-      const looked = new Promise<boolean>((resolve) => ready && joined.push({ ready, resolve }))
-      wake()
       // A job of many lines is not kept for one of them. If this process dies, the sweeper tells another.
-      if (!ready || (await looked)) return
+      if (!ready) {
+        line.again = true
+        return line.wake()
+      }
+      const { joined, wake } = line
+      const looked = new Promise<boolean>((resolve) => joined.push({ ready, resolve }))
+      wake()
+      if (await looked) return
     }
     await start(queue, job, ready ?? (async () => {}))
   }

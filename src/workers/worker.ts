@@ -122,12 +122,12 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     // A job for one line carries it as its id until the line's lease is held and rows are about to be taken: a nudge that
     // is dropped until then stands for rows that are yet to be taken, and there is one such job in the whole fleet.
     // If the id stays, BullMQ takes it off with the job, and the sweeper makes up for what was dropped in between.
-    const ready = () => job.removeDeduplicationKey().catch(() => {})
+    const ready = job.deduplicationId === undefined ? undefined : () => job.removeDeduplicationKey().catch(() => {})
     try {
-      await drain.serve(job.data.resources, `job ${job.id}`, job.deduplicationId === undefined ? undefined : ready)
+      await drain.serve(job.data.resources, `job ${job.id}`, ready)
     } catch (error) {
       // While this one waits for its next attempt, others may do better.
-      if (job.deduplicationId !== undefined) await ready()
+      await ready?.()
       throw error
     }
   }
