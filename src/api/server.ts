@@ -14,6 +14,7 @@ import { openTraces } from '../shared/traces.ts'
 import { buildApp } from './app.ts'
 import { openBoard } from './board.ts'
 import type { NewBooking } from './bookings.ts'
+import { createFlow } from './flow.ts'
 import { BOOKINGS, createIntake, FLUSH_MS, PURCHASES } from './intake.ts'
 import { createKinds } from './kinds.ts'
 import type { NewPurchase } from './purchases.ts'
@@ -50,9 +51,12 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const stats = createLockStats({ redis, prefix: redis_prefix })
   const events = lockEvents(metrics, log, stats, config.expected_hold_ms)
   const { locks, modes, ...opened } = await openLocks({ config, redis, log, events })
-  const { nudge, close: closeNudger } = createNudger(redis_url, redis_prefix, log)
+  const nudger = createNudger(redis_url, redis_prefix, log)
   const payer = createPayer(redis_url, redis_prefix, log)
-  const waits = createWaits(openRedis(redis_url, log), redis_prefix, client, log)
+  const subscriber = openRedis(redis_url, log)
+  const waits = createWaits(subscriber, redis_prefix, client, log)
+  const flow = createFlow({ subscriber, redis_prefix, nudge: nudger.nudge, log })
+  const { nudge } = flow
   const intake = createIntake<NewPurchase>(PURCHASES, { database_url, breaker: taking, log, nudge })
   const bookings = createIntake<NewBooking>(BOOKINGS, { database_url, breaker: taking, log, nudge })
   const traces = config.tracing ? await openTraces({ service: 'holdfast-api', redis, prefix: redis_prefix }) : undefined
@@ -121,7 +125,8 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       tail.close()
       room.close()
       await Promise.all([intake.close(), bookings.close()])
-      await closeNudger()
+      flow.close()
+      await nudger.close()
       await payer.close()
       waits.close()
       await opened.close()

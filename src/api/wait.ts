@@ -47,8 +47,8 @@ export function createWaits(subscriber: Redis, redis_prefix: string, client: Cli
   // Again after every reconnect: a subscription does not outlive its connection.
   subscriber.on('ready', subscribe)
   if (subscriber.status === 'ready') subscribe()
-  subscriber.on('message', (_channel, message) => {
-    if (watched.size + listeners.size === 0) return
+  subscriber.on('message', (from, message) => {
+    if (from !== channel || watched.size + listeners.size === 0) return
     const ids = JSON.parse(message) as string[]
     for (const id of ids) wake(id)
     for (const listener of listeners) listener(ids)

@@ -24,6 +24,10 @@ export interface PaymentJob {
 export const bullPrefix = (redis_prefix: string) => `${redis_prefix}bull`
 /** Carries JSON arrays of settled ids (purchases, bookings and commands). */
 export const settledChannel = (redis_prefix: string) => `${redis_prefix}settled`
+/** Carries, from the worker that has a line, whether it will look at it again without being told. */
+export const flowChannel = (redis_prefix: string) => `${redis_prefix}flow`
+export const writeFlow = (resource: string, flows: boolean) => `${flows ? '+' : '-'}${resource}`
+export const readFlow = (message: string) => ({ resource: message.slice(1), flows: message.startsWith('+') })
 
 /** Milliseconds between attempts to reach Redis again: constant, so that recovery is not delayed by a long outage. */
 const RECONNECT_MS = 200

@@ -16,6 +16,8 @@ export interface DrainDeps {
   nudge(resources: Iterable<string>): void
   /** the same, whatever job stands for the line */
   insist(resources: Iterable<string>): void
+  /** tells whoever nudges that the line will be looked at again without that, or that it is left */
+  flows(resource: string, flows: boolean): void
   ttl_ms: number
 }
 
@@ -37,6 +39,8 @@ interface Line {
   again: boolean
   /** jobs that came meanwhile: told true before the next batch is taken, false when there is none */
   joined: { ready: Ready; resolve(looked: boolean): void }[]
+  /** whoever nudges was told that it flows */
+  flows: boolean
   /** ends the pause before the next look */
   wake(): void
 }
@@ -44,7 +48,7 @@ interface Line {
 /** Lets further nudges of the line make jobs: called with the lease held, before the rows are taken. */
 type Ready = () => Promise<unknown>
 
-export function createDrain({ locks, leases, settler, nudge, insist, ttl_ms }: DrainDeps) {
+export function createDrain({ locks, leases, settler, nudge, insist, flows, ttl_ms }: DrainDeps) {
   const lines = new Map<string, Line>()
   const stop = new AbortController()
   let progress_at = performance.now()
@@ -57,6 +61,8 @@ export function createDrain({ locks, leases, settler, nudge, insist, ttl_ms }: D
   /** From here on a nudge starts the line anew. */
   function leave(queue: string, line: Line): void {
     if (lines.get(queue) === line) lines.delete(queue)
+    if (line.flows) flows(queue, false)
+    line.flows = false
     for (const { resolve } of line.joined.splice(0)) resolve(false)
   }
 
@@ -96,6 +102,11 @@ export function createDrain({ locks, leases, settler, nudge, insist, ttl_ms }: D
         // To whoever waits for the lease; and who waits for this place, when the line is empty for the moment.
         const long_held = performance.now() - since > HOLD_MS
         if (long_held && (!more || (await lease.extend()).waiting > 0)) return handOn(queue, line)
+        // Said after the look at what it took, so there is always one more for rows that nobody tells of meanwhile.
+        if (outcome.took >= FLOW) {
+          line.flows = true
+          flows(queue, true)
+        }
         if (!more) await linger(line)
         extras = await waitFor(queue, line.job, outcome.missed, misses)
       }
@@ -138,7 +149,7 @@ export function createDrain({ locks, leases, settler, nudge, insist, ttl_ms }: D
   }
 
   async function start(queue: string, job: string, ready: Ready): Promise<void> {
-    const line: Line = { job, again: false, joined: [], wake() {} }
+    const line: Line = { job, again: false, joined: [], flows: false, wake() {} }
     if (lines.size === 0) progress_at = performance.now()
     lines.set(queue, line)
     try {

@@ -12,10 +12,12 @@ import {
   bullPrefix,
   createNudger,
   createPayer,
+  flowChannel,
   type NudgeJob,
   openRedis,
   QUEUE,
   settledChannel,
+  writeFlow,
 } from '../shared/queues.ts'
 import { openTraces } from '../shared/traces.ts'
 import { createDrain } from './drain.ts'
@@ -115,7 +117,17 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     fenced,
     ...(traces && { traced: (rows, decided_ms) => void traceSettled(traces, rows, decided_ms) }),
   })
-  const drain = createDrain({ locks, leases, settler, nudge: nudger.nudge, insist: nudger.insist, ttl_ms })
+  const flow = flowChannel(redis_prefix)
+  const drain = createDrain({
+    locks,
+    leases,
+    settler,
+    nudge: nudger.nudge,
+    insist: nudger.insist,
+    // If it is lost, the line is nudged as any other.
+    flows: (resource, flows) => void redis.publish(flow, writeFlow(resource, flows)).catch(() => {}),
+    ttl_ms,
+  })
 
   const jobs_redis = openRedis(redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
   async function work(job: Job<NudgeJob>): Promise<void> {

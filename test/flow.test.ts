@@ -1,0 +1,46 @@
+/** Nudges that are held back while a worker says that it has the line: here the test is the worker. */
+import { Queue } from 'bullmq'
+import { Redis } from 'ioredis'
+import t from 'tap'
+import { bullPrefix, flowChannel, type NudgeJob, QUEUE, writeFlow } from '../src/shared/queues.ts'
+import { openShop } from './shop.ts'
+import { openWorld, until } from './world.ts'
+
+t.test('buyers of a line that flows make no job until its worker has left it, or is silent', async (t) => {
+  const world = await openWorld(t)
+  const { REDIS_URL, REDIS_PREFIX, DATABASE_URL } = world.env
+  const api = await world.startApi()
+  const shop = openShop(t, [api.url], DATABASE_URL)
+  const redis = new Redis(REDIS_URL)
+  const queue = new Queue<NudgeJob>(QUEUE, { connection: { url: REDIS_URL }, prefix: bullPrefix(REDIS_PREFIX) })
+  t.teardown(async () => {
+    redis.disconnect()
+    await queue.close()
+  })
+  const said = (resource: string, flows: boolean) =>
+    redis.publish(flowChannel(REDIS_PREFIX), writeFlow(resource, flows))
+  const nudged = async () => (await queue.getWaiting()).flatMap((job) => job.data.resources).sort()
+  const buy = async (resource: string) => {
+    t.equal((await shop.buy({ customer: 'c', lines: [{ resource, units: 1 }] })).status, 202)
+  }
+
+  const [left, silent, cold] = [
+    await shop.units('product', 50),
+    await shop.units('product', 50),
+    await shop.units('product', 50),
+  ]
+  await until(async () => (await said(left, true)) > 0, { what: 'the API to listen' })
+  const flowing = setInterval(said, 20, left, true)
+  for (let n = 0; n < 20; n++) await buy(left)
+  await buy(cold)
+  await until(async () => (await nudged()).length > 0, { what: 'the first job' })
+  t.same(await nudged(), [cold], 'which is of the line that nobody has')
+  clearInterval(flowing)
+  await said(left, false)
+  await until(async () => (await nudged()).length > 1, { what: 'the job of the line that was left' })
+  t.same(await nudged(), [cold, left].sort(), 'which is one for all')
+  await buy(left)
+  await said(silent, true)
+  await buy(silent)
+  await until(async () => (await nudged()).includes(silent), { what: 'the job of the line whose worker says no more' })
+})
