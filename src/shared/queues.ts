@@ -2,6 +2,7 @@
  * The BullMQ queues and the pub/sub channel between API and workers. Invariant: both carry hints only. A purchase is a
  * Postgres row; a lost job is made up for by the sweeper, a lost notice by the waiting side's own look.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Queue } from 'bullmq'
 import { Redis, type RedisOptions } from 'ioredis'
 import type { Log } from './log.ts'
@@ -64,10 +65,12 @@ export interface Nudger {
 }
 
 /** Resources named by one job: enough that cold lines share a job's cost, few enough that workers share the lines. */
-const RESOURCES_PER_JOB = 64
+const RESOURCES_PER_JOB = 128
+/** Milliseconds from one job of a process to its next: what arrives meanwhile shares that one. */
+const PACE_MS = 10
 
 /**
- * One job in flight a process; what arrives meanwhile goes into the next, each resource once. A single resource's job
+ * One job at a time; what arrives meanwhile goes into the next, each resource once. A single resource's job
  * carries it as deduplication id, which the worker takes off before it looks at the line: so a hot line has one waiting
  * job at most, and a nudge that was dropped stands for rows that the waiting job will find.
  */
@@ -108,6 +111,7 @@ export function createNudger(redis_url: string, redis_prefix: string, log: Log):
       } catch (error) {
         log.debug({ error, resources: all.length }, 'nudge lost; the sweeper makes up for it')
       }
+      await sleep(PACE_MS)
     }
     sending = undefined
   }
