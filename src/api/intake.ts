@@ -7,7 +7,7 @@
 import { randomUUID } from 'node:crypto'
 import { sql } from 'drizzle-orm'
 import { type Breaker, UnavailableError } from '../shared/breaker.ts'
-import { type Db, isDataError, openDb, run } from '../shared/db.ts'
+import { type Db, isDataError, openDb, relation, run } from '../shared/db.ts'
 import type { Log } from '../shared/log.ts'
 import { Problem } from '../shared/problem.ts'
 import type { Payment } from '../shared/schema.ts'
@@ -34,8 +34,8 @@ export type Taken =
 interface IntakeTable {
   name: 'purchases' | 'bookings'
   lock: number
-  /** members of the row as it comes, with their types */
-  members: string
+  /** members of the row as it comes that the other table has not, with their types */
+  members: Readonly<Record<string, string>>
   /** column → expression of the members, and of `now` */
   columns: Readonly<Record<string, string>>
 }
@@ -44,13 +44,13 @@ interface IntakeTable {
 export const PURCHASES: IntakeTable = {
   name: 'purchases',
   lock: 4_077_002,
-  members: 'lines jsonb',
+  members: { lines: 'jsonb' },
   columns: { queue: 'queue', lines: 'lines' },
 }
 export const BOOKINGS: IntakeTable = {
   name: 'bookings',
   lock: 4_077_003,
-  members: 'kind text, from_at timestamptz, until_at timestamptz, pickup jsonb',
+  members: { kind: 'text', from_at: 'timestamptz', until_at: 'timestamptz', pickup: 'jsonb' },
   columns: {
     resource: 'queue',
     kind: 'kind',
@@ -209,6 +209,19 @@ export function createIntake<Row extends NewRow>(
   }
 }
 
+/** Members of every row, with their types; n is its place among those that arrived together. */
+const MEMBERS = {
+  n: 'int',
+  id: 'uuid',
+  queue: 'text',
+  customer: 'text',
+  payment: 'jsonb',
+  hold_seconds: 'int',
+  idempotency_key: 'text',
+  idempotency_scope: 'text',
+  request_hash: 'text',
+}
+
 /**
  * One statement, which is a transaction of its own: the lock, and the INSERT in order of arrival. A process that stops in
  * the middle of it keeps nobody waiting. Then what earlier requests with the same keys wrote.
@@ -216,8 +229,6 @@ export function createIntake<Row extends NewRow>(
 async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow>[]): Promise<Taken[]> {
   const rows = batch.map(({ row }, n) => ({ n, ...row }))
   const into = sql.raw(table.name)
-  const members = sql.raw(`n int, id uuid, queue text, customer text, ${table.members}, payment jsonb, hold_seconds int,
-                 idempotency_key text, idempotency_scope text, request_hash text`)
   const columns = sql.raw(Object.keys(table.columns).join(', '))
   const values = sql.raw(Object.values(table.columns).join(', '))
   // No number is drawn before the lock is held: each row of d is one of t beside the one of `locked`. Rows go in by key, so
@@ -227,7 +238,7 @@ async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow
     sql`
     WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock(${table.lock}::bigint)), d AS MATERIALIZED (
       SELECT t.*, nextval('line_seq') AS seq, clock_timestamp() AS now FROM locked CROSS JOIN (
-        SELECT * FROM json_to_recordset(${JSON.stringify(rows)}::json) AS d(${members})
+        SELECT * FROM ${relation('d', rows, { ...MEMBERS, ...table.members })}
         ORDER BY n) t
     )
     INSERT INTO ${into} (id, seq, ${columns}, customer, payment, hold_seconds,
@@ -245,7 +256,7 @@ async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow
     const found = await run<{ id: string; key: string; scope: string; request_hash: string | null }>(
       db.client,
       sql`SELECT DISTINCT p.id, k.key, k.scope, p.request_hash
-          FROM json_to_recordset(${JSON.stringify(wanted)}::json) AS k(key text, scope text)
+          FROM ${relation('k', wanted, { key: 'text', scope: 'text' })}
           JOIN ${into} p ON p.idempotency_key = k.key AND p.idempotency_scope = k.scope`,
     )
     for (const row of found) earlier.set(JSON.stringify([row.key, row.scope]), row)

@@ -5,7 +5,7 @@
  */
 import { sql } from 'drizzle-orm'
 import type { Client, Transaction } from '../shared/db.ts'
-import { run, sqlState } from '../shared/db.ts'
+import { relation, run, sqlState } from '../shared/db.ts'
 import type { CommandKind } from '../shared/schema.ts'
 import { type BookingVerdict, decideBookings } from './bookings.ts'
 import { readActive, writeBookings } from './calendar.ts'
@@ -77,7 +77,7 @@ export async function take(client: Client, lines: readonly Place[]): Promise<Map
            i.id, i.seq, i.queue, i.customer, i.lines, i.amount, i.currency, i.payment, i.hold_seconds, i.status,
            i.replaces, i.charge,
            ${ms('i.created_at')} AS created_ms, ${ms('i.expires_at')} AS expires_ms
-    FROM json_to_recordset(${JSON.stringify(lines)}::json) AS q(queue text, after bigint, "limit" int)
+    FROM ${relation('q', lines, { queue: 'text', after: 'bigint', limit: 'int' })}
     -- A resource that is gone still has its line, to be answered.
     LEFT JOIN resources r ON r.ref = q.queue
     CROSS JOIN LATERAL (
@@ -104,9 +104,12 @@ export async function take(client: Client, lines: readonly Place[]): Promise<Map
   const purchases = new Map<string, PurchaseRow>()
   const taken = new Map<string, PurchaseItem[]>(lines.map((line) => [line.queue, []]))
   for (const row of rows) {
-    const { line, kind, command_id, command_seq, command, command_created_ms, ...fresh } = row
-    const purchase = purchases.get(fresh.id) ?? fresh
-    purchases.set(purchase.id, purchase)
+    const { line, kind, command_id, command_seq, command, command_created_ms } = row
+    let purchase = purchases.get(row.id)
+    if (!purchase) {
+      purchase = purchaseOf(row)
+      purchases.set(purchase.id, purchase)
+    }
     const item: PurchaseItem =
       command_id !== null && command_seq !== null && command !== null
         ? {
@@ -120,6 +123,24 @@ export async function take(client: Client, lines: readonly Place[]): Promise<Map
   return taken
 }
 
+/** Member by member: what remains of a row after the others were taken off costs four times as much. */
+const purchaseOf = (row: Taken): PurchaseRow => ({
+  id: row.id,
+  seq: row.seq,
+  queue: row.queue,
+  customer: row.customer,
+  lines: row.lines,
+  amount: row.amount,
+  currency: row.currency,
+  payment: row.payment,
+  hold_seconds: row.hold_seconds,
+  status: row.status,
+  expires_ms: row.expires_ms,
+  created_ms: row.created_ms,
+  charge: row.charge,
+  replaces: row.replaces,
+})
+
 type Guarded = Omit<Resource, 'token' | 'taken'> & { now_ms: number }
 
 /**
@@ -127,11 +148,11 @@ type Guarded = Omit<Resource, 'token' | 'taken'> & { now_ms: number }
  * rises, so `fence <= token` lets a lease's first write and its later ones pass, and a superseded holder's never.
  */
 async function guard(tx: Transaction, tokens: ReadonlyMap<string, number>): Promise<[Map<string, Resource>, number]> {
-  const wanted = JSON.stringify(Array.from(tokens, ([ref, token]) => ({ ref, token })))
+  const wanted = Array.from(tokens, ([ref, token]) => ({ ref, token }))
   const rows = await run<Guarded>(
     tx,
     sql`
-    WITH wanted AS (SELECT * FROM json_to_recordset(${wanted}::json) AS w(ref text, token bigint)),
+    WITH wanted AS (SELECT * FROM ${relation('w', wanted, { ref: 'text', token: 'bigint' })}),
     locked AS MATERIALIZED (
       SELECT r.ref, w.token FROM wanted w JOIN resources r ON r.ref = w.ref ORDER BY r.ref FOR NO KEY UPDATE OF r
     )
@@ -166,8 +187,7 @@ async function write(tx: Transaction, verdict: Verdict): Promise<void> {
       SET status = d.status, reason = d.reason, amount = d.amount, currency = d.currency, fence = d.fence,
           expires_at = CASE WHEN d.status = 'held' THEN to_timestamp(d.expires_ms / 1000) ELSE t.expires_at END,
           settled_at = clock_timestamp()
-      FROM json_to_recordset(${JSON.stringify(verdict.purchases)}::json)
-        AS d(id uuid, was text, status text, reason text, amount bigint, currency text, expires_ms float8, fence bigint)
+      FROM ${relation('d', verdict.purchases, { id: 'uuid', was: 'text', status: 'text', reason: 'text', amount: 'bigint', currency: 'text', expires_ms: 'float8', fence: 'bigint' })}
       WHERE t.id = d.id AND t.status = d.was
         -- A reader that was told "expired" must never see this hold go on: the clock is asked under the row lock.
         AND (d.was <> 'held' OR d.status NOT IN ('held', 'confirmed') OR t.expires_at > clock_timestamp())
@@ -175,21 +195,18 @@ async function write(tx: Transaction, verdict: Verdict): Promise<void> {
     ), c AS (
       UPDATE commands t
       SET status = d.status, reason = d.reason, met = d.met, fence = d.fence, settled_at = clock_timestamp()
-      FROM json_to_recordset(${JSON.stringify(verdict.commands)}::json)
-        AS d(id uuid, status text, reason text, met text, fence bigint)
+      FROM ${relation('d', verdict.commands, { id: 'uuid', status: 'text', reason: 'text', met: 'text', fence: 'bigint' })}
       WHERE t.id = d.id AND t.status = 'queued'
       RETURNING 1
     ), m AS (
       INSERT INTO movements (resource, purchase, booking, delta, reason, fence)
-      SELECT * FROM json_to_recordset(${JSON.stringify(verdict.movements)}::json)
-        AS d(resource text, purchase uuid, booking uuid, delta bigint, reason text, fence bigint)
+      SELECT * FROM ${relation('d', verdict.movements, { resource: 'text', purchase: 'uuid', booking: 'uuid', delta: 'bigint', reason: 'text', fence: 'bigint' })}
       -- Only if all are as they were taken: else the effect that another batch has had would look like a bad row's.
       WHERE (SELECT count(*) FROM p) = ${verdict.purchases.length} AND (SELECT count(*) FROM c) = ${verdict.commands.length}
       RETURNING 1
     ), r AS (
       UPDATE resources t SET available = d.available, held = d.held, updated_at = now()
-      FROM json_to_recordset(${JSON.stringify(verdict.resources)}::json)
-        AS d(ref text, available bigint, held bigint, token bigint)
+      FROM ${relation('d', verdict.resources, { ref: 'text', available: 'bigint', held: 'bigint', token: 'bigint' })}
       WHERE t.ref = d.ref AND t.fence = d.token
       RETURNING 1
     )

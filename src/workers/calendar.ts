@@ -6,7 +6,7 @@
  */
 import { sql } from 'drizzle-orm'
 import { isActive } from '../shared/booking.ts'
-import { type Client, run, type Transaction } from '../shared/db.ts'
+import { type Client, relation, run, type Transaction } from '../shared/db.ts'
 import type { BookingCommand, ChargeCommand } from '../shared/schema.ts'
 import type { Place } from './batch.ts'
 import type { BookingChange, BookingItem, BookingRow, BookingVerdict } from './bookings.ts'
@@ -42,7 +42,7 @@ export function createCalendars(client: Client) {
       const taken = new Map<string, BookingItem[]>()
       const asked = lines.filter(({ queue }) => !units.has(queue))
       if (asked.length === 0) return taken
-      const rows = await run<Taken>(client, standing(JSON.stringify(asked)))
+      const rows = await run<Taken>(client, standing(asked))
       if (units.size > REMEMBERED) units.clear()
       const bookings = new Map<string, BookingRow>()
       for (const { line, resource_kind, item, command_id, command_seq, command, ...fresh } of rows) {
@@ -61,9 +61,9 @@ export function createCalendars(client: Client) {
   }
 }
 
-const standing = (wanted: string) => sql`
+const standing = (wanted: readonly Place[]) => sql`
   SELECT q.queue AS line, r.kind AS resource_kind, i.*
-  FROM json_to_recordset(${wanted}::json) AS q(queue text, after bigint, "limit" int)
+  FROM ${relation('q', wanted, { queue: 'text', after: 'bigint', limit: 'int' })}
   LEFT JOIN resources r ON r.ref = q.queue
   LEFT JOIN LATERAL (
     (SELECT 'expired' AS item, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS command, 0 AS rank,
@@ -96,7 +96,7 @@ export async function readActive(tx: Transaction, items: readonly BookingItem[])
     sql`
     SELECT ${sql.raw(COLUMNS)} FROM (
       SELECT queue, range_agg(tstzrange(to_timestamp(from_ms / 1000), to_timestamp(until_ms / 1000), '[]')) AS times
-      FROM json_to_recordset(${JSON.stringify(ranges)}::json) AS d(queue text, from_ms float8, until_ms float8)
+      FROM ${relation('d', ranges, { queue: 'text', from_ms: 'float8', until_ms: 'float8' })}
       GROUP BY queue
     ) w JOIN bookings b ON b.resource = w.queue AND b.during && w.times AND b.status IN ('requested', 'accepted')
     UNION
@@ -134,9 +134,7 @@ const update = (changes: readonly BookingChange[]) => sql`
       fence = d.fence, settled_at = clock_timestamp(),
       expires_at = CASE WHEN d.status = 'requested' THEN to_timestamp(d.expires_ms / 1000) ELSE t.expires_at END,
       during = CASE WHEN d.status IN ('requested', 'accepted', 'rejected') THEN t.during ELSE ${CLOSED} END
-  FROM json_to_recordset(${JSON.stringify(changes)}::json)
-    AS d(id uuid, was text, status text, reason text, conflicts jsonb, amount bigint, currency text,
-         expires_ms float8, fence bigint)
+  FROM ${relation('d', changes, { id: 'uuid', was: 'text', status: 'text', reason: 'text', conflicts: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fence: 'bigint' })}
   WHERE t.id = d.id AND t.status = d.was
     -- A reader that was told "expired" must never see this request accepted: the clock is asked under the row lock.
     AND (d.was <> 'requested' OR d.status NOT IN ('requested', 'accepted') OR t.expires_at IS NULL

@@ -4,7 +4,7 @@
  * here after the commit is carried out by the payment jobs, however often they are lost.
  */
 import { sql } from 'drizzle-orm'
-import { run, type Transaction } from '../shared/db.ts'
+import { relation, run, type Transaction } from '../shared/db.ts'
 import type { Payable, PurchaseItem, Resource, Successor } from './purchases.ts'
 
 /** Fills in what the batch's customers have of resources with a limit; asks nothing where there is none. */
@@ -25,7 +25,7 @@ export async function readTaken(
   const rows = await run<{ resource: string; customer: string; units: number }>(
     tx,
     sql`SELECT u.resource, u.customer, u.units
-        FROM json_to_recordset(${JSON.stringify([...pairs.values()])}::json) AS d(ref text, customer text)
+        FROM ${relation('d', [...pairs.values()], { ref: 'text', customer: 'text' })}
         JOIN customer_units u ON u.resource = d.ref AND u.customer = d.customer`,
   )
   for (const { resource, customer, units } of rows) resources.get(resource)?.taken.set(customer, units)
@@ -40,7 +40,7 @@ export async function writeTaken(tx: Transaction, resources: readonly Resource[]
   await run(
     tx,
     sql`INSERT INTO customer_units (resource, customer, units)
-        SELECT * FROM json_to_recordset(${JSON.stringify(rows)}::json) AS d(resource text, customer text, units bigint)
+        SELECT * FROM ${relation('d', rows, { resource: 'text', customer: 'text', units: 'bigint' })}
         ON CONFLICT (resource, customer) DO UPDATE SET units = excluded.units
         WHERE customer_units.units <> excluded.units`,
   )
@@ -54,7 +54,7 @@ export async function writeSuccessors(tx: Transaction, successors: readonly Succ
     sql`INSERT INTO purchases (id, queue, customer, lines, amount, currency, payment, status, replaces, fence, settled_at)
         SELECT d.id, p.queue, p.customer, p.lines, p.amount, p.currency, p.payment, 'confirmed', p.id, d.fence,
                clock_timestamp()
-        FROM json_to_recordset(${JSON.stringify(successors)}::json) AS d(id uuid, replaces uuid, fence bigint)
+        FROM ${relation('d', successors, { id: 'uuid', replaces: 'uuid', fence: 'bigint' })}
         JOIN purchases p ON p.id = d.replaces`,
   )
 }
@@ -68,7 +68,7 @@ export async function writeRebooked(tx: Transaction, rebooked: readonly Successo
                               settled_at)
         SELECT d.id, b.resource, b.kind, b.customer, b.during, b.amount, b.currency, b.payment, 'accepted', b.id, d.fence,
                clock_timestamp()
-        FROM json_to_recordset(${JSON.stringify(rebooked)}::json) AS d(id uuid, replaces uuid, fence bigint)
+        FROM ${relation('d', rebooked, { id: 'uuid', replaces: 'uuid', fence: 'bigint' })}
         JOIN bookings b ON b.id = d.replaces`,
   )
 }
@@ -80,8 +80,7 @@ export async function writePayables(tx: Transaction, payables: readonly Payable[
     tx,
     sql`
     WITH d AS MATERIALIZED (
-      SELECT * FROM json_to_recordset(${JSON.stringify(payables)}::json)
-        AS d(step text, "of" text, id uuid, amount bigint, currency text)
+      SELECT * FROM ${relation('d', payables, { step: 'text', of: 'text', id: 'uuid', amount: 'bigint', currency: 'text' })}
     ), charge AS (
       INSERT INTO charges (purchase, booking, purpose, amount, currency)
       SELECT CASE d.of WHEN 'purchase' THEN id END, CASE d.of WHEN 'booking' THEN id END, 'charge', amount, currency
