@@ -91,7 +91,7 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
         operationId: 'listLocks',
         tags,
         summary: 'What is locked, by resource: who holds it and who waits',
-        description: 'What is held for less than 150 ms may be left out; the route of one lock leaves out nothing.',
+        description: 'What is held for less than 500 ms may be left out; the route of one lock leaves out nothing.',
         querystring: pageQuery({}),
         response: { 200: answers(page(LockSchema), 'One page'), ...problems(400) },
       },

@@ -540,7 +540,7 @@ export interface paths {
         };
         /**
          * What is locked, by resource: who holds it and who waits
-         * @description What is held for less than 150 ms may be left out; the route of one lock leaves out nothing.
+         * @description What is held for less than 500 ms may be left out; the route of one lock leaves out nothing.
          */
         get: operations["listLocks"];
         put?: never;

@@ -47,7 +47,8 @@ type Taken = PurchaseRow & {
   command_created_ms: number | null
 }
 
-const ms = (column: string) => sql.raw(`(extract(epoch from ${column}) * 1000)::float8`)
+/** Not extract(), whose numeric costs ten times as much. */
+const ms = (column: string) => sql.raw(`date_part('epoch', ${column}) * 1000`)
 const columns = sql.raw(
   `p.id, p.seq, p.queue, p.customer, p.lines, p.amount, p.currency, p.payment, p.hold_seconds, p.status, p.created_at,
    p.expires_at, p.replaces`,

@@ -44,7 +44,7 @@ const RETRY_MS = 20
 const SHORT_MS = 10
 
 /** A lock that is held for longer than this is renewed for the first time, and by that known to who lists the locks. */
-const KNOWN_MS = 150
+const KNOWN_MS = 500
 
 /** A renewal that leaves less than this share of the TTL was nearly too late. */
 const THIN = 1 / 6

@@ -98,7 +98,7 @@ export interface Locks<M extends Mode = Mode> {
   readonly remote: RemoteLeases<M>
   /** Who holds what and who waits. @throws the error of the lock server */
   inspect(resource: string): Promise<LockState>
-  /** All that are held or waited for, by name. What is held for less than 150 ms may be left out. */
+  /** All that are held or waited for, by name. What is held for less than 500 ms may be left out. */
   list(): Promise<LockState[]>
   /**
    * Takes the lock away from whoever has it. Their signals abort at once (at the next heartbeat where no message gets
