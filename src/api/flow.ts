@@ -36,8 +36,9 @@ export function createFlow({ subscriber, redis_prefix, nudge, log }: FlowDeps) {
   // Again after every reconnect: a subscription does not outlive its connection.
   subscriber.on('ready', subscribe)
   if (subscriber.status === 'ready') subscribe()
+  let closed = false
   subscriber.on('message', (from: string, message: string) => {
-    if (from !== channel) return
+    if (from !== channel || closed) return
     const { resource, flows } = readFlow(message)
     if (!flows) return over(resource)
     const line = flowing.get(resource)
@@ -57,8 +58,9 @@ export function createFlow({ subscriber, redis_prefix, nudge, log }: FlowDeps) {
       }
       nudge(now)
     },
-    /** Sends what was held back. */
+    /** Sends what was held back, and holds nothing back any more. */
     close(): void {
+      closed = true
       for (const resource of [...flowing.keys()]) over(resource)
     },
   }

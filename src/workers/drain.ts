@@ -97,7 +97,8 @@ export function createDrain({ locks, leases, settler, nudge, insist, flows, ttl_
         long = outcome.full
         const more = outcome.full || outcome.missed.length > 0 || line.again || line.joined.length > 0
         // No await between the look and the leaving: a nudge finds the line either here, or gone.
-        if (!more && outcome.took < FLOW) return leave(queue, line)
+        // Of a line that flowed somebody is told: an API that held a nudge back may be gone with it.
+        if (!more && outcome.took < FLOW) return line.flows ? handOn(queue, line) : leave(queue, line)
         if (stop.signal.aborted || lease.signal.aborted) return handOn(queue, line)
         // To whoever waits for the lease; and who waits for this place, when the line is empty for the moment.
         const long_held = performance.now() - since > HOLD_MS
@@ -133,7 +134,9 @@ export function createDrain({ locks, leases, settler, nudge, insist, flows, ttl_
     missed: Item[],
     misses: Map<string, number>,
   ): Promise<Map<string, Lease>> {
-    for (const item of missed) misses.set(idOf(item), (misses.get(idOf(item)) ?? 0) + 1)
+    const still = new Set(missed.map(idOf))
+    for (const id of misses.keys()) if (!still.has(id)) misses.delete(id)
+    for (const id of still) misses.set(id, (misses.get(id) ?? 0) + 1)
     const first = missed.find((item) => (misses.get(idOf(item)) ?? 0) >= MISSES)
     const extras = new Map<string, Lease>()
     if (!first) return extras
@@ -163,7 +166,13 @@ export function createDrain({ locks, leases, settler, nudge, insist, flows, ttl_
             return insist([queue])
           }
           // Superseded: nothing was written. The rows are still in the line; it is entered again with a newer token.
-          if (!(error instanceof StaleLeaseError) || attempt === ATTEMPTS) throw error
+          if (!(error instanceof StaleLeaseError) || attempt === ATTEMPTS) {
+            const told = line.again
+            leave(queue, line)
+            // By a job that did not wait for this look, and is not tried again with this one.
+            if (told) insist([queue])
+            throw error
+          }
         }
       }
     } finally {
