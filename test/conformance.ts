@@ -3,6 +3,7 @@
  * table of lock-servers.ts, and a test file runs it, so that the servers are tested side by side.
  */
 import t from 'tap'
+import { conformOfDeadlines } from './conform-deadlines.ts'
 import { conformInFaults } from './conform-faults.ts'
 import { conformOfLeases } from './conform-leases.ts'
 import { conformInLine } from './conform-line.ts'
@@ -12,5 +13,5 @@ import { type KindName, startLockServer } from './lock-servers.ts'
 export async function conform(kind: KindName): Promise<void> {
   const server = await startLockServer(kind)
   t.teardown(() => server.stop())
-  for (const part of [conformOfLeases, conformInLine, conformInModes, conformInFaults]) part(server)
+  for (const part of [conformOfLeases, conformOfDeadlines, conformInLine, conformInModes, conformInFaults]) part(server)
 }

@@ -7,7 +7,14 @@ import { typeOf } from './resource.ts'
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 
-const LOST = ['expired', 'taken', 'unreachable', 'released'] as const satisfies readonly LostReason[]
+const LOST = [
+  'expired',
+  'taken',
+  'unreachable',
+  'released',
+  'stalled',
+  'max_hold',
+] as const satisfies readonly LostReason[]
 const FAILED = ['lock_busy', 'aborted', 'closed', 'unreachable'] as const
 
 export type Metrics = ReturnType<typeof createMetrics>

@@ -17,6 +17,8 @@ export interface Grant {
   /** From this time of performance.now() on the server keeps the lock for valid_ms: less than a TTL if handed over. */
   sent_at: number
   valid_ms: number
+  max_hold_ms?: number | undefined
+  progress_ms?: number | undefined
 }
 
 export interface Keeper {
@@ -61,6 +63,9 @@ export class HeldLease implements Lease {
   #valid_until: number
   #renew_at: number
   #long_at: number
+  #end_at: number
+  #progress_ms: number
+  #stall_at: number
   #known: boolean
   #keeper: Keeper
   #renewing = false
@@ -87,6 +92,10 @@ export class HeldLease implements Lease {
     this.#known = handed || grant.mode !== 'exclusive'
     this.#renew_at = handed ? performance.now() + SHORT_MS : grant.sent_at + Math.min(grant.ttl_ms / 3, KNOWN_MS)
     this.#long_at = grant.sent_at + (keeper.expected_hold_ms?.(grant.resource) ?? Number.POSITIVE_INFINITY)
+    const now = performance.now()
+    this.#end_at = now + (grant.max_hold_ms ?? Number.POSITIVE_INFINITY)
+    this.#progress_ms = grant.progress_ms ?? Number.POSITIVE_INFINITY
+    this.#stall_at = now + this.#progress_ms
   }
 
   /** Made when somebody asks for it: an AbortController costs more than all the rest of a lease. */
@@ -98,14 +107,25 @@ export class HeldLease implements Lease {
     return this.#controller.signal
   }
 
+  get remaining_ms(): number {
+    return this.#over ? 0 : Math.max(0, Math.min(this.#valid_until, this.#end_at, this.#stall_at) - performance.now())
+  }
+
   assertValid(): void {
     // The timers have not run while the event loop was blocked, so the clock is asked.
-    if (!this.#over && performance.now() >= this.#valid_until) this.#lose(this.#outOfTime())
+    this.#judge(performance.now())
     if (this.#over) throw this.#error()
+  }
+
+  progress(): void {
+    const now = performance.now()
+    // A deadline that was missed stays missed: the holder may have been frozen, and calls this first when it wakes.
+    if (this.#judge(now)) this.#stall_at = now + this.#progress_ms
   }
 
   extend(): Promise<{ waiting: number }> {
     return new Promise((resolve, reject) => {
+      this.progress()
       this.assertValid()
       this.#callers ??= []
       this.#callers.push({ resolve, reject })
@@ -124,7 +144,8 @@ export class HeldLease implements Lease {
 
   /** When this lease next has something to do by itself. */
   get due_at(): number {
-    return Math.min(this.#renewing ? this.#valid_until : this.#renew_at, this.#valid_until, this.#long_at)
+    const renew_at = this.#renewing ? this.#valid_until : this.#renew_at
+    return Math.min(renew_at, this.#valid_until, this.#long_at, this.#end_at, this.#stall_at)
   }
 
   /** Does what is due. Leases that were taken together are renewed together: a renewal may be a tenth early. */
@@ -133,8 +154,8 @@ export class HeldLease implements Lease {
       this.#long_at = Number.POSITIVE_INFINITY
       this.#keeper.events.heldLong?.(this.resource, this.#told())
     }
-    if (now >= this.#valid_until) this.#lose(this.#outOfTime())
-    else if (!this.#renewing && now >= this.#renew_at - (this.#failures > 0 ? 0 : this.#ttl_ms / 30)) this.#renew()
+    if (!this.#judge(now) || this.#renewing) return
+    if (now >= this.#renew_at - (this.#failures > 0 ? 0 : this.#ttl_ms / 30)) this.#renew()
   }
 
   /** The lock server says that it was taken away by force. */
@@ -144,13 +165,31 @@ export class HeldLease implements Lease {
 
   /** Something may have been missed: renewed at once, to learn it. */
   ask(): void {
-    if (!this.#over && !this.#renewing) this.#renew()
+    if (this.#judge(performance.now()) && !this.#renewing) this.#renew()
   }
 
   /** Ends the lease as if it had been lost: the process stops, and nobody may go on under it. */
   giveUp(): Promise<ReleaseResult> {
     if (!this.#over) this.#lose('released')
     return this.release()
+  }
+
+  /**
+   * False when the lease is over. Asked before each renewal: a process that wakes from a freeze must not renew a lease
+   * whose holder has missed its deadline.
+   */
+  #judge(now: number): boolean {
+    if (this.#over) return false
+    if (now >= this.#valid_until) this.#lose(this.#outOfTime())
+    else if (now >= this.#end_at) this.#letGo('max_hold')
+    else if (now >= this.#stall_at) this.#letGo('stalled')
+    return !this.#over
+  }
+
+  /** The lock is still this lease's on the server: those who wait for it need not wait for its TTL. */
+  #letGo(why: 'max_hold' | 'stalled'): void {
+    this.#lose(why)
+    void this.release()
   }
 
   #renew(): void {
@@ -186,7 +225,7 @@ export class HeldLease implements Lease {
     }
     if (this.#callers) {
       for (const caller of this.#callers.splice(0, this.#answered)) caller.resolve({ waiting: answer })
-      if (this.#callers.length > 0) this.#renew()
+      if (this.#callers.length > 0 && this.#judge(performance.now())) this.#renew()
     }
     this.#keeper.lookBy(this.due_at)
   }

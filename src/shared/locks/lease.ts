@@ -25,10 +25,22 @@ export interface Terms {
   /** The token must exceed this floor: SQL holds a higher fence than the lock server remembers. */
   above?: number
   /**
-   * A lease that the caller already has on this resource: the new one is a part of it, with its token and signal, and
-   * its release leaves the lock to it.
+   * A lease that the caller already has on this resource: the new one is a part of it, with its token, signal and
+   * deadlines (ttl_ms, max_hold_ms and progress_ms are the whole's), and its release leaves the lock to it.
    */
   within?: Lease
+  /**
+   * The lease is not renewed beyond this many ms after it was granted: its signal aborts with `why` 'max_hold', and the
+   * lock is released on the server at once. Not for remote leases. Default: no limit.
+   */
+  max_hold_ms?: number
+  /**
+   * The holder must call lease.progress() or lease.extend() at least this often, from the grant on, in ms; the automatic
+   * heartbeat does not count. When it has not, its signal aborts with `why` 'stalled', and the lock is released on the
+   * server at once. A process that wakes from a freeze judges this before it renews. Not for remote leases, which live
+   * by their owner's heartbeats alone. Default: no limit.
+   */
+  progress_ms?: number
 }
 
 export type TryOptions<M extends Mode = Mode> = Terms & Ask<M>
@@ -49,9 +61,13 @@ export interface Lease extends AsyncDisposable {
   readonly token: number
   /** Aborts with a LeaseLostError before the TTL can have passed. Not aborted by release. */
   readonly signal: AbortSignal
+  /** How long until the lease counts as lost if it is not renewed, in ms, by the monotonic clock; 0 when lost or released. */
+  readonly remaining_ms: number
   /** @throws LeaseLostError when lost, released, or out of time on the monotonic clock: also after a blocked event loop. */
   assertValid(): void
-  /** Renews now. Resolves with how many wait behind this lease. @throws LeaseLostError */
+  /** The holder is at work: starts progress_ms again. Never throws, and does not revive a lease that has missed it. */
+  progress(): void
+  /** Renews now, and counts as progress. Resolves with how many wait behind this lease. @throws LeaseLostError */
   extend(): Promise<{ waiting: number }>
   /** Idempotent, one round trip, never throws. */
   release(): Promise<ReleaseResult>
@@ -63,12 +79,17 @@ export interface LeaseSet extends AsyncDisposable {
   readonly leases: ReadonlyMap<string, Lease>
   /** Aborts when the first of them is lost. */
   readonly signal: AbortSignal
+  /** Of the first of them that would be lost. */
+  readonly remaining_ms: number
   /** @throws LeaseLostError */
   assertValid(): void
+  /** As Lease.progress, for all of them. */
+  progress(): void
   release(): Promise<void>
 }
 
-export type LostReason = 'expired' | 'taken' | 'unreachable' | 'released'
+/** 'stalled': the holder has missed progress_ms. 'max_hold': it was held for max_hold_ms. */
+export type LostReason = 'expired' | 'taken' | 'unreachable' | 'released' | 'stalled' | 'max_hold'
 
 export type ReleaseResult = { released: true } | { released: false; reason: 'expired' | 'taken' | 'unreachable' }
 
@@ -122,7 +143,7 @@ export interface RemoteLease {
 }
 
 export interface RemoteLeases<M extends Mode = Mode> {
-  /** @throws as Locks.acquire */
+  /** Without within, max_hold_ms and progress_ms: this process neither renews nor ends it. @throws as Locks.acquire */
   acquire(resource: string, options?: AcquireOptions<M>): Promise<RemoteLease>
   /** @throws LeaseLostError, RangeError for what is no handle, or the error of the lock server */
   extend(handle: string): Promise<RemoteLease>

@@ -73,8 +73,10 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
 
   /** Who asks, checked, with an id of its own. @throws RangeError, or why nothing may be asked any more */
   function asker(options: Terms & Ask) {
-    const { ttl_ms = default_ttl_ms, above = 0, mode = 'exclusive', limit = 0, job } = options
+    const { ttl_ms = default_ttl_ms, above = 0, mode = 'exclusive', limit = 0, job, max_hold_ms, progress_ms } = options
     checkTtl(ttl_ms)
+    checkDeadline('max_hold_ms', max_hold_ms)
+    checkDeadline('progress_ms', progress_ms)
     if (!(Number.isSafeInteger(above) && above >= 0)) throw new RangeError(`above is no token: ${above}`)
     if (mode === 'permit' ? !(Number.isInteger(limit) && limit >= 1 && limit <= MOST_PERMITS) : limit !== 0) {
       throw new RangeError(`limit must be whole, from 1 to ${MOST_PERMITS}, and is for permits only: ${limit}`)
@@ -83,12 +85,13 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
     options.signal?.throwIfAborted()
     const owner = (options.owner ?? instance) + (job === undefined ? '' : ` ${job}`)
     const seat = ++seats
-    return { seat, owner, mode, limit, ttl_ms, above, id: backend.newId({ seat, owner, mode, limit, ttl_ms }) }
+    const id = backend.newId({ seat, owner, mode, limit, ttl_ms })
+    return { seat, owner, mode, limit, ttl_ms, above, id, max_hold_ms, progress_ms }
   }
 
   async function claim(resource: string, options: AcquireOptions): Promise<Grant | BusyAnswer> {
     const { wait_ms = 0, signal } = options
-    const { seat, owner, ...wanted } = asker(options)
+    const { seat, owner, max_hold_ms, progress_ms, ...wanted } = asker(options)
     const { id, ttl_ms, mode } = wanted
     const waiter: Waiter = { woken: false }
     const aborts = signal && failOnAbort(signal, waiter)
@@ -103,7 +106,7 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
       if (outcome.granted) {
         events.acquired?.(resource, performance.now() - began)
         const { token, sent_at, valid_ms } = outcome
-        return { resource, id, seat, mode, owner, token, ttl_ms, sent_at, valid_ms }
+        return { resource, id, seat, mode, owner, token, ttl_ms, sent_at, valid_ms, max_hold_ms, progress_ms }
       }
       events.failed?.(resource, 'lock_busy')
       if (outcome.ticket > 0) await patiently(undo(resource, id, ttl_ms, waiter.asked))
@@ -240,6 +243,11 @@ async function patiently(undone: Promise<void>): Promise<void> {
 function checkTtl(ttl_ms: number): void {
   if (Number.isInteger(ttl_ms) && ttl_ms >= 20 && ttl_ms <= 86_400_000) return
   throw new RangeError(`ttl_ms must be whole, from 20 ms to a day: ${ttl_ms}`)
+}
+
+function checkDeadline(name: string, ms: number | undefined): void {
+  if (ms === undefined || (Number.isSafeInteger(ms) && ms >= 1)) return
+  throw new RangeError(`${name} must be whole and at least 1: ${ms}`)
 }
 
 function noop(): void {}

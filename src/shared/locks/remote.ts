@@ -46,6 +46,9 @@ export function createRemoteLeases({ backend, events, claim, undo }: Deps): Remo
 
   return {
     async acquire(resource, options = {}) {
+      for (const name of ['within', 'max_hold_ms', 'progress_ms'] as const) {
+        if (options[name] !== undefined) throw new RangeError(`${name} is not for remote leases`)
+      }
       const claimed = await claim(resource, options)
       if ('granted' in claimed) throw busyError(resource, claimed)
       const { mode, id, token, ttl_ms } = claimed

@@ -17,6 +17,8 @@ interface Asker {
   ttl_ms: number
   above: number
   id: string
+  max_hold_ms?: number | undefined
+  progress_ms?: number | undefined
 }
 
 interface Deps {
@@ -140,8 +142,14 @@ function setOf(leases: readonly Lease[], releaseMany: Deps['releaseMany']): Leas
       signal ??= AbortSignal.any(byName.map((lease) => lease.signal))
       return signal
     },
+    get remaining_ms() {
+      return Math.min(...byName.map((lease) => lease.remaining_ms))
+    },
     assertValid() {
       for (const lease of byName) lease.assertValid()
+    },
+    progress() {
+      for (const lease of byName) lease.progress()
     },
     release,
     [Symbol.asyncDispose]: release,

@@ -27,7 +27,13 @@ export function partOf(whole: Lease, resource: string, mode: Mode = 'exclusive')
     get signal() {
       return whole.signal
     },
+    get remaining_ms() {
+      return released ? 0 : whole.remaining_ms
+    },
     assertValid,
+    progress() {
+      if (!released) whole.progress()
+    },
     async extend() {
       assertValid()
       return await whole.extend()
