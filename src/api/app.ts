@@ -34,6 +34,7 @@ import { type ProtectDeps, protect } from './protect.ts'
 import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './purchases.ts'
 import { type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './resources.ts'
 import { type RoomDeps, roomRoutes } from './room.ts'
+import { declared, refuseUnknown } from './strict.ts'
 import { type WebhookEndpointDeps, webhookEndpointRoutes } from './webhook-endpoints.ts'
 import { type WebhookRoutesDeps, webhookRoutes } from './webhooks.ts'
 
@@ -84,6 +85,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   await protect(app, deps)
   for (const schema of [ProblemSchema, ResourceSchema, PurchaseSchema, BookingSchema]) app.addSchema(schema)
   await document(app)
+  refuseUnknown(app)
   healthRoutes(app, health)
   resourceRoutes(app, deps)
   purchaseRoutes(app, deps)
@@ -277,6 +279,7 @@ async function document(app: FastifyInstance): Promise<void> {
       // The empty one: an API without configured keys is open.
       security: [{ bearer: [] }, { key: [] }, {}],
     },
+    transform: ({ schema, url }) => ({ schema: declared(schema ?? {}), url }),
     transformObject: (document) => withoutDiscriminators('openapiObject' in document ? document.openapiObject : {}),
     refResolver: { buildLocalReference: (json, _base, _fragment, i) => String(json.$id ?? `def-${i}`) },
   })

@@ -36,7 +36,7 @@ export function driverRoutes(instance: FastifyInstance, { client, guarded, pause
         params: Id,
         body: Type.Object(
           { rider_id: Type.String({ minLength: 1, maxLength: 200, format: PLAIN_TEXT }) },
-          { examples: [{ rider_id: 'ada' }] },
+          { additionalProperties: false, examples: [{ rider_id: 'ada' }] },
         ),
         response: {
           200: answers(

@@ -48,7 +48,7 @@ export function inventoryRoutes(instance: FastifyInstance, counters: Counters): 
           params: Id,
           body: Type.Object(
             { quantity: Type.Integer({ minimum: 1, maximum: MAX_QUANTITY, default: 1 }) },
-            { examples: [{ quantity: 1 }] },
+            { additionalProperties: false, examples: [{ quantity: 1 }] },
           ),
           response: {
             200: answers(
@@ -102,7 +102,7 @@ export function inventoryRoutes(instance: FastifyInstance, counters: Counters): 
         params: Id,
         body: Type.Object(
           { stock: Type.Integer({ minimum: 0, maximum: MAX_START, default: START }) },
-          { examples: [{ stock: START }] },
+          { additionalProperties: false, examples: [{ stock: START }] },
         ),
         response: {
           200: answers(Type.Object({ message: Message, productId: Type.String(), stock: Type.Integer() }), 'Reset'),

@@ -61,7 +61,7 @@ export function ticketRoutes(instance: FastifyInstance, counters: Counters): voi
           params: Id,
           body: Type.Object(
             { user_name: Type.Optional(Type.String({ maxLength: 200 })) },
-            { examples: [{ user_name: 'ada' }] },
+            { additionalProperties: false, examples: [{ user_name: 'ada' }] },
           ),
           response: {
             200: answers(
@@ -123,7 +123,7 @@ export function ticketRoutes(instance: FastifyInstance, counters: Counters): voi
         params: Id,
         body: Type.Object(
           { total_tickets: Type.Integer({ minimum: 0, maximum: MAX_START, default: START }) },
-          { examples: [{ total_tickets: START }] },
+          { additionalProperties: false, examples: [{ total_tickets: START }] },
         ),
         response: {
           200: answers(Type.Object({ message: Message, event: Event }), 'Reset'),
