@@ -1,6 +1,8 @@
 /** Events as they are pushed: none is missing, none is out of order, whoever dies or comes late. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
+import type { Event } from '../src/shared/outbox.ts'
+import { verify } from '../src/shared/verify.ts'
 import { contract } from './contract.ts'
 import { listen } from './listen.ts'
 import { openShop } from './shop.ts'
@@ -126,6 +128,53 @@ t.test('with an API and a worker', async (t) => {
     },
   )
 
+  await t.test('a cart: each of its resources tells what became of it, in a sequence of its own', async (t) => {
+    const [first = '', second = ''] = [await shop.units('product', 10), await shop.units('product', 10)].sort()
+    const both = [second, first].map((resource) => ({ resource, units: 1 }))
+    const heard = await listen(`${at()}/api/events?after=0-0&resource=${second}`)
+    const all = await listen(`${at()}/api/events?after=0-0`)
+    const cart = (await shop.buy({ customer: 'ada', lines: both, hold_seconds: 60 }, WAIT)).body.id
+    await shop.command(cart, 'confirm', WAIT)
+    const alone = (await shop.buy({ customer: 'bob', lines: [{ resource: second, units: 1 }] }, WAIT)).body.id
+    const short = [
+      { resource: first, units: 1 },
+      { resource: second, units: 99 },
+    ]
+    const refused = (await shop.buy({ customer: 'eve', lines: short }, WAIT)).body.purchase.id
+    await shop.command(cart, 'refund', WAIT)
+    // What late money buys again is there at once with its status.
+    const [again] = await shop.client<{ id: string }[]>`
+      INSERT INTO purchases (queue, lines, status) VALUES (${first}, ${JSON.stringify(both)}::text::jsonb, 'failed') RETURNING id`
+    const told = (events: readonly Event[], resource: string) =>
+      events.flatMap((one) => {
+        const { purchase } = one.data as { purchase?: string }
+        return one.resource === resource ? [[one.sequence, one.type, purchase]] : []
+      })
+    await until(() => heard.events.length >= 7 && told(all.events, first).length >= 6)
+    t.same(told(heard.events, second), [
+      [1, 'resource.restocked', undefined],
+      [2, 'purchase.held', cart],
+      [3, 'purchase.confirmed', cart],
+      [4, 'purchase.confirmed', alone],
+      [5, 'purchase.rejected', refused],
+      [6, 'purchase.refunded', cart],
+      [7, 'purchase.failed', again?.id],
+    ])
+    t.same(told(all.events, first), [
+      [1, 'resource.restocked', undefined],
+      [2, 'purchase.held', cart],
+      [3, 'purchase.confirmed', cart],
+      [4, 'purchase.rejected', refused],
+      [5, 'purchase.refunded', cart],
+      [6, 'purchase.failed', again?.id],
+    ])
+    const held = all.events.filter((one) => one.change === `${cart}/held`)
+    t.same(held.map((one) => one.resource).sort(), [first, second], 'one change, told by both, by one name')
+    t.equal(new Set(all.events.map((one) => one.id)).size, all.events.length, 'each telling has an id of its own')
+    heard.stop()
+    all.stop()
+  })
+
   await t.test('who comes back too late is told so, and does not go on in silence', async (t) => {
     const call = contract(at())
     await shop.client`UPDATE outbox_kept SET dropped = 3`
@@ -152,6 +201,12 @@ t.test('with an API and a worker', async (t) => {
                lag(last, 1, 0::bigint) OVER (PARTITION BY resource ORDER BY id) AS before FROM outbox
       ) x WHERE last - n <> before`
     t.same(gaps, [])
+    const ask = async () => (await verify(shop.client)).find(({ invariant }) => invariant.startsWith('no event'))
+    t.same((await ask())?.offenders, [], 'verify says so')
+    const [any] = await shop.client`
+      UPDATE outbox_heads SET last = last + 1 WHERE resource = (SELECT min(resource) FROM outbox_heads) RETURNING resource`
+    t.same((await ask())?.offenders, [any?.resource], 'and names the resource that has lost one')
+    await shop.client`UPDATE outbox_heads SET last = last - 1 WHERE resource = ${any?.resource}`
     const wrong = await shop.client`
       SELECT h.resource FROM outbox_heads h WHERE last <> (SELECT max(last) FROM outbox o WHERE o.resource = h.resource)`
     t.same(wrong, [])

@@ -92,6 +92,22 @@ t.test('with an API and two workers', async (t) => {
     },
   )
 
+  await t.test('a cart: an endpoint of its second resource is told, one of all is told by each, once', async (t) => {
+    const [first = '', second = ''] = [await shop.units('product', 10), await shop.units('product', 10)].sort()
+    const [one, all] = [await register('/second', { resource: second }), await register('/all')]
+    const lines = [first, second].map((resource) => ({ resource, units: 1 }))
+    const cart = (await shop.buy({ customer: 'ada', lines }, WAIT)).body.id
+    await until(() => receiver.of('/second', second).length > 0 && receiver.of('/all', second).length > 0, {
+      what: 'the second resource to tell of the cart',
+    })
+    await until(() => receiver.of('/all', first).length > 0)
+    t.match(receiver.of('/second', second)[0], { sequence: 2, type: 'purchase.confirmed', data: { purchase: cart } })
+    const changes = [first, second].map((ref) => receiver.of('/all', ref).at(-1)?.change)
+    t.same(changes, [`${cart}/confirmed`, `${cart}/confirmed`], 'the same change by its name: a receiver acts once')
+    await call('DELETE', at(one.id))
+    await call('DELETE', at(all.id))
+  })
+
   await t.test('a secret is rotated: both sign for a while, then the new one alone', async (t) => {
     const ref = await shop.units('product', 10)
     const { id, secret } = await register('/rotated', { resource: ref })
@@ -177,7 +193,8 @@ t.test('nobody is told who is not public, however the address is written', async
   const receiver = await startReceiver(t)
   const poster = createPoster({ allow_private: false, timeout_ms: 2_000 })
   t.teardown(() => poster.close())
-  const event = { id: '1-1', type: 'purchase.held', resource: 'product:1', sequence: 1, timestamp: '', data: {} }
+  const about = { type: 'purchase.held', resource: 'product:1', sequence: 1, timestamp: '', data: {} }
+  const event = { id: '1-1', change: '1-1', ...about }
   const secret = `whsec_${Buffer.from('x'.repeat(32)).toString('base64')}`
   const never = new AbortController().signal
   for (const host of [

@@ -91,12 +91,13 @@ export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }
         summary: 'Every change of purchases, bookings and stock, as it happens',
         description:
           'Server-sent events (`text/event-stream`), without end unless `limit` says so. `id` goes into Last-Event-ID ' +
-          'to resume without a gap, which an EventSource does by itself. `data` is `{id, type, resource, sequence, ' +
-          'timestamp, data}`, the same as a webhook gets; `sequence` counts the events of a resource, without gaps.',
+          'to resume without a gap, which an EventSource does by itself. `data` is `{id, change, type, resource, ' +
+          'sequence, timestamp, data}`, the same as a webhook gets; `sequence` counts the events of a resource, without ' +
+          'gaps. A purchase of several resources is an event of each of them; all of these have the same `change`.',
         querystring: Type.Object(
           {
             resource: Type.Optional(
-              Type.String({ pattern: REF_PATTERN, maxLength: 161, description: 'Only of this line' }),
+              Type.String({ pattern: REF_PATTERN, maxLength: 161, description: 'Only of this resource' }),
             ),
             type: Type.Optional(EventType),
             after: Type.Optional(

@@ -38,7 +38,7 @@ const Definition = Type.Object(
     events: Type.Optional(
       Type.Array(EventType, { minItems: 1, maxItems: 50, uniqueItems: true, description: 'Types; absent: all' }),
     ),
-    resource: Type.Optional(Type.String({ ...RefFilter, description: 'Only of this line; absent: all' })),
+    resource: Type.Optional(Type.String({ ...RefFilter, description: 'Only of this resource; absent: all' })),
   },
   {
     additionalProperties: false,

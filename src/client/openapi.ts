@@ -369,7 +369,7 @@ export interface paths {
         };
         /**
          * Every change of purchases, bookings and stock, as it happens
-         * @description Server-sent events (`text/event-stream`), without end unless `limit` says so. `id` goes into Last-Event-ID to resume without a gap, which an EventSource does by itself. `data` is `{id, type, resource, sequence, timestamp, data}`, the same as a webhook gets; `sequence` counts the events of a resource, without gaps.
+         * @description Server-sent events (`text/event-stream`), without end unless `limit` says so. `id` goes into Last-Event-ID to resume without a gap, which an EventSource does by itself. `data` is `{id, change, type, resource, sequence, timestamp, data}`, the same as a webhook gets; `sequence` counts the events of a resource, without gaps. A purchase of several resources is an event of each of them; all of these have the same `change`.
          */
         get: operations["streamEvents"];
         put?: never;
@@ -1683,7 +1683,7 @@ export interface operations {
     streamEvents: {
         parameters: {
             query?: {
-                /** @description Only of this line */
+                /** @description Only of this resource */
                 resource?: string;
                 type?: "purchase.held" | "purchase.confirmed" | "purchase.rejected" | "purchase.failed" | "purchase.cancelled" | "purchase.expired" | "purchase.refunded" | "booking.requested" | "booking.accepted" | "booking.completed" | "booking.rejected" | "booking.declined" | "booking.cancelled" | "booking.expired" | "resource.restocked";
                 /** @description As Last-Event-ID, which comes first */
@@ -1746,7 +1746,7 @@ export interface operations {
                     url: string;
                     /** @description Types; absent: all */
                     events?: ("purchase.held" | "purchase.confirmed" | "purchase.rejected" | "purchase.failed" | "purchase.cancelled" | "purchase.expired" | "purchase.refunded" | "booking.requested" | "booking.accepted" | "booking.completed" | "booking.rejected" | "booking.declined" | "booking.cancelled" | "booking.expired" | "resource.restocked")[];
-                    /** @description Only of this line; absent: all */
+                    /** @description Only of this resource; absent: all */
                     resource?: string;
                 };
             };

@@ -21,12 +21,17 @@ export interface Position {
   n: number
 }
 
-/** One change, as its readers get it. The same event is always told in the same words, however often. */
+/**
+ * One change, as its readers get it. The same event is always told in the same words, however often. A purchase of several
+ * resources is an event of each of them.
+ */
 export interface Event {
   /** unique, and in the order of the whole log: `17-3` is the third change of row 17 */
   id: string
+  /** the same in the events of all resources of a cart: a receiver that gets several of them acts once */
+  change: string
   type: string
-  /** whose line it was */
+  /** whose event it is: a resource of the purchase, or what is booked */
   resource: string
   /** counts the resource's events, without gaps */
   sequence: number
@@ -61,7 +66,8 @@ interface Row {
   resource: string
   sequence: number
   created_at: string
-  subject: string
+  /** null: stock came in or went out */
+  subject: string | null
   status: PurchaseStatus | BookingStatus | 'restocked'
   reason: string | null
   delta: number | null
@@ -125,17 +131,20 @@ export async function readEvents(
 }
 
 function present(row: Row): Event {
-  const { id, n, about, resource, sequence, created_at, status, reason, customer, amount, currency } = row
+  const { n, about, resource, sequence, created_at, subject, status, reason, customer, amount, currency } = row
   const iso = (at: string | null) => at && new Date(at).toISOString()
   const common = { status, reason, customer, amount, currency }
   const data =
     about === 'resource'
       ? { delta: row.delta, reason }
       : about === 'purchase'
-        ? { purchase: row.subject, ...common, lines: row.lines }
-        : { booking: row.subject, ...common, kind: row.kind, from: iso(row.from), to: iso(row.to) }
+        ? { purchase: subject, ...common, lines: row.lines }
+        : { booking: subject, ...common, kind: row.kind, from: iso(row.from), to: iso(row.to) }
   const timestamp = new Date(created_at).toISOString()
-  return { id: idOf({ id, n }), type: `${about}.${status}`, resource, sequence, timestamp, data }
+  const id = idOf({ id: row.id, n })
+  // A purchase or booking has each status once.
+  const change = subject === null ? id : `${subject}/${status}`
+  return { id, change, type: `${about}.${status}`, resource, sequence, timestamp, data }
 }
 
 /** Ids of the outbox: those up to `dropped` are no longer kept, and none is later than `newest`. */

@@ -354,14 +354,15 @@ export const charges = pgTable(
 
 /**
  * What became visible to buyers, in order: every change of status that was committed, and stock in and out. Triggers
- * write it (drizzle/0007_outbox.sql), so that no writer can forget it: one row for all that a statement changed of one
- * resource, its changes in arrays. Each change has the resource's next number; the numbers of a resource have no gap.
+ * write it (drizzle/0009_cart_events.sql), so that no writer can forget it: one row for all that a statement changed of one
+ * resource, its changes in arrays, and a cart in a row of each of its resources. Each change has the resource's next
+ * number; the numbers of a resource have no gap.
  */
 export const outbox = pgTable(
   'outbox',
   {
     id: bigint('id', { mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
-    /** Whose line it was. */
+    /** Whose event it is: a resource of the purchase, or what is booked. */
     resource: ref('resource').notNull(),
     about: text('about').$type<'purchase' | 'booking' | 'resource'>().notNull(),
     /** The number of the last change here: the first is this, less how many there are, plus one. */

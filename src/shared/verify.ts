@@ -193,6 +193,17 @@ const CHECKS: readonly Check[] = [
              ) m WHERE fence < highest`,
   },
   {
+    invariant: 'no event is missing: the events of a resource are numbered without a gap, up to the last number given',
+    of: `SELECT count(*) FROM outbox`,
+    broken: `SELECT resource AS id FROM (
+               SELECT resource, last - cardinality(statuses) AS before,
+                      lag(last) OVER (PARTITION BY resource ORDER BY id) AS found FROM outbox
+             ) o WHERE before <> found
+             UNION ALL
+             SELECT h.resource FROM outbox_heads h
+             WHERE h.last <> (SELECT o.last FROM outbox o WHERE o.resource = h.resource ORDER BY o.id DESC LIMIT 1)`,
+  },
+  {
     // A long line is no fault, a line that stands still is.
     invariant: `nothing acknowledged is lost: no line has stood still for ${LATE_S} s with somebody in it`,
     of: `SELECT (SELECT count(*) FROM purchases) + (SELECT count(*) FROM bookings)`,
