@@ -2,6 +2,7 @@
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import t, { type Test } from 'tap'
+import { cursors } from '../src/api/http.ts'
 import { openDb } from '../src/shared/db.ts'
 import { type Answer, contract, faultOfProblem, type Request } from './contract.ts'
 import { openWorld } from './world.ts'
@@ -491,8 +492,8 @@ t.test('locks', (t) => {
     ...['0', '101', 'ten', ''].map((limit) => bad(`/api/locks?limit=${limit}`, 'limit')),
     ...['', 'x', '====', Buffer.from('17').toString('base64url')].map((id) => bad(`/api/locks?cursor=${id}`, 'cursor')),
     bad('/api/locks?offset=1', 'offset'),
-    bad('/api/locks/stats', null, 'POST', 404),
-    bad('/api/locks/job:1', null, 'POST', 404),
+    bad('/api/locks/stats', null, 'POST', 405),
+    bad('/api/locks/job:1', null, 'POST', 405),
   ])
 })
 
@@ -553,7 +554,12 @@ t.test('paths, queries and cursors', async (t) => {
   }
   const lists = ['/api/resources', '/api/purchases', '/api/resources/good/1/movements']
   // Each list's cursor, as the list itself would write it.
-  const cursors = [cursor('good:1'), cursor('01935f5e-0000-7000-8000-000000000001'), cursor('17')]
+  const of = [
+    cursors('resources', {}, /./),
+    cursors('purchases', {}, /./),
+    cursors('movements', { ref: 'good:1' }, /./),
+  ]
+  const written = ['good:1', '01935f5e-0000-7000-8000-000000000001', '17'].map((after, i) => of[i]?.write(after) ?? '')
   await refused(t, [
     ...['%zz', '%', '%E0%A4', '%ff', 'a%'].flatMap((id) => [
       get(`/api/resources/good/${id}`, 'path'),
@@ -591,14 +597,15 @@ t.test('paths, queries and cursors', async (t) => {
         cursor('1e5'),
         'A'.repeat(401),
       ]
-        .concat(cursors.filter((_, of) => of !== i))
-        .concat([`${cursors[i]}=`, `${cursors[i]}A`])
+        .concat(['\u0000', 'good:\u0000', '-1', '1e5', ''].map((after) => of[i]?.write(after) ?? ''))
+        .concat(written.filter((_, other) => other !== i))
+        .concat([`${written[i]}=`, `${written[i]}A`])
         .map((bad) => get(`${list}?cursor=${bad}`, 'cursor')),
-      get(`${list}?cursor=${cursors[i]}&cursor=${cursors[i]}`, 'cursor'),
+      get(`${list}?cursor=${written[i]}&cursor=${written[i]}`, 'cursor'),
       get(`${list}?offset=1`, 'offset'),
       get(`${list}?__proto__=1`, '__proto__'),
     ]),
-    get(`/api/resources?type=room&cursor=${cursor('good:1')}`, 'cursor'),
+    get(`/api/resources?type=room&cursor=${written[0]}`, 'cursor'),
     get('/api/resources?type=Good', 'type'),
     get('/api/resources?type=good&type=room', 'type'),
     get('/api/purchases?status=sold', 'status'),
@@ -611,7 +618,7 @@ t.test('paths, queries and cursors', async (t) => {
     get('/api/bookings?resource=room', 'resource'),
     get('/api/bookings?customer=%00', 'customer'),
     get('/api/bookings?limit=101', 'limit'),
-    get(`/api/bookings?cursor=${cursor('good:1')}`, 'cursor'),
+    get(`/api/bookings?cursor=${written[1]}`, 'cursor'),
     get('/api/bookings/1', 'id'),
     get('/api/events?resource=good', 'resource'),
     get('/api/events?type=purchase.queued', 'type'),
@@ -624,8 +631,8 @@ t.test('paths, queries and cursors', async (t) => {
     get('/api', null, 404),
     get('/api/purchase', null, 404),
     get('/api/resources/good/1/2', null, 404),
-    { name: 'DELETE', method: 'DELETE', path: `/api/purchases/${HELD}`, status: 404, field: null },
-    { name: 'PATCH', method: 'PATCH', path: '/api/resources/good/1', body: {}, status: 404, field: null },
+    { name: 'DELETE', method: 'DELETE', path: `/api/purchases/${HELD}`, status: 405, field: null },
+    { name: 'PATCH', method: 'PATCH', path: '/api/resources/good/1', body: {}, status: 405, field: null },
     { name: 'an unknown command', path: `/api/purchases/${HELD}/ship`, status: 404, field: null },
   ])
 })

@@ -1,16 +1,19 @@
 /** The HTTP contract, row by row of its tables, against real processes; each answer is held against openapi.json. */
 import { spawn } from 'node:child_process'
+import { gzipSync } from 'node:zlib'
 import t from 'tap'
 import { ROOT } from '../ops/install.mjs'
 import { readConfig } from '../src/shared/config.ts'
 import { openDb } from '../src/shared/db.ts'
 import { verify } from '../src/shared/verify.ts'
-import { type Answer, contract } from './contract.ts'
+import { type Answer, contract, faultOfProblem, operations } from './contract.ts'
 import { openWorld, until } from './world.ts'
 
 type Call = ReturnType<typeof contract>
 
 const SETTLED = { prefer: 'wait=30' }
+/** the id of nothing */
+const UNKNOWN = '01935f5e-0000-7000-8000-00000000dead'
 const USD = (amount: number) => ({ amount, currency: 'USD' })
 const units = (total: number, price = 100) => ({ name: 'For sale', kind: 'units', total, price: USD(price) })
 const lines = (resource: string, count = 1) => [{ resource, units: count }]
@@ -370,6 +373,119 @@ t.test('with an API and a worker', async (t) => {
     t.equal(again.headers.get('idempotent-replayed'), 'true')
     t.match(await move('cancel'), { status: 409, body: { code: 'wrong_status', current_status: 'completed' } })
     t.equal((await call('GET', '/api/bookings/01935f5e-0000-7000-8000-00000000dead')).status, 404)
+  })
+
+  await t.test('HEAD answers wherever GET does: the same status and headers, no body', async (t) => {
+    const { body: bought } = await buy({ lines: lines(await sell(call, 'head:1', 5)) })
+    const hidden = [
+      '/',
+      '/room/room.css',
+      '/openapi.json',
+      '/docs',
+      '/docs/',
+      '/docs/static/index.html',
+      '/admin/queues',
+    ]
+    const documented = operations
+      .filter(({ method }) => method === 'get')
+      .map(({ path, operation }) => {
+        const at = path
+          .replace('{type}', 'head')
+          .replace(
+            '{id}',
+            path.startsWith('/api/purchases') ? bought.id : path.startsWith('/api/resources') ? '1' : UNKNOWN,
+          )
+        return at.replaceAll(/\{(\w+)\}/g, (_, name) =>
+          String(operation.parameters?.find((one) => one.name === name)?.example ?? UNKNOWN),
+        )
+      })
+    for (const path of [...documented, ...hidden]) {
+      // A stream is asked for one event that never comes: its headers are there at once.
+      const ask = async (method: string) => {
+        const abort = new AbortController()
+        const answer = await fetch(`${api.url}${path}`, { method, redirect: 'manual', signal: abort.signal })
+        const text = method === 'HEAD' ? await answer.text() : ''
+        abort.abort()
+        return { status: answer.status, type: answer.headers.get('content-type'), text }
+      }
+      const get = await ask('GET')
+      t.same(await ask('HEAD'), { ...get, text: '' }, `HEAD ${path}`)
+    }
+  })
+
+  await t.test('a method that a known path has not is a 405 that names those it has', async (t) => {
+    const cases: [method: string, path: string, allow: string][] = [
+      ['DELETE', '/api/purchases', 'GET, HEAD, POST'],
+      ['PATCH', '/api/purchases/', 'GET, HEAD, POST'],
+      ['GET', `/api/purchases/${UNKNOWN}/confirm`, 'POST'],
+      ['HEAD', `/api/purchases/${UNKNOWN}/confirm`, 'POST'],
+      ['PUT', `/api/purchases/${UNKNOWN}/confirm`, 'POST'],
+      ['POST', at('any:1'), 'GET, HEAD, PUT'],
+      ['OPTIONS', at('any:1'), 'GET, HEAD, PUT'],
+      ['PROPFIND', at('any:1'), 'GET, HEAD, PUT'],
+      ['POST', '/%61pi/resources', 'GET, HEAD'],
+      ['POST', '/livez', 'GET, HEAD'],
+      ['DELETE', '/metrics', 'GET, HEAD'],
+      ['POST', '/', 'GET, HEAD'],
+      ['PUT', '/openapi.json', 'GET, HEAD'],
+    ]
+    for (const [method, path, allow] of cases) {
+      // With a body that could not be read: the method is what is wrong.
+      const body = ['GET', 'HEAD'].includes(method) ? {} : { body: 'a=1', headers: { 'content-type': 'text/plain' } }
+      const answer = await fetch(`${api.url}${path}`, { method, ...body })
+      t.match([answer.status, answer.headers.get('allow')], [405, allow], `${method} ${path}`)
+      const problem = await answer.text()
+      if (method === 'HEAD') continue
+      t.equal(faultOfProblem(405, answer.headers.get('content-type'), JSON.parse(problem), path), '')
+      t.match(JSON.parse(problem), { code: 'method_not_allowed', retryable: false })
+    }
+    for (const path of ['/api/nothing', '/api/purchases/a/b/c', '/nothing']) {
+      t.same(codes(await call('DELETE', path)), [404, 'not_found'], path)
+    }
+  })
+
+  await t.test('a compressed body is a 415 that names the header', async (t) => {
+    const body = gzipSync(JSON.stringify({ customer: 'ada', lines: lines('any:1') }))
+    for (const encoding of ['gzip', 'br', 'identity, gzip']) {
+      const headers = { 'content-type': 'application/json', 'content-encoding': encoding }
+      const answer = await fetch(`${api.url}/api/purchases`, { method: 'POST', body, headers })
+      t.match([answer.status, answer.headers.get('accept-encoding')], [415, 'identity'])
+      const problem = (await answer.json()) as Answer['body']
+      t.match(problem, { code: 'unsupported_media_type', errors: [{ field: 'Content-Encoding' }] })
+      t.match(problem.detail, encoding)
+    }
+    const plain = await buy({ lines: lines(await sell(call, 'plain:1', 1)) }, { 'content-encoding': 'identity' })
+    t.equal(plain.status, 202)
+  })
+
+  await t.test('a cursor of another list, or of other filters, is a 400 that names it', async (t) => {
+    for (const ref of ['cursor:1', 'cursor:2', 'other:1']) {
+      await sell(call, ref, 10)
+      for (let n = 0; n < 2; n++) await buy({ customer: 'curt', lines: lines(ref) })
+    }
+    const lists = [
+      '/api/resources',
+      '/api/resources?type=cursor',
+      '/api/purchases',
+      '/api/purchases?customer=curt',
+      '/api/purchases?resource=cursor:1',
+      '/api/purchases?customer=curt&status=confirmed',
+      `${at('cursor:1')}/movements`,
+      `${at('cursor:2')}/movements`,
+    ]
+    const first = (list: string) => call('GET', `${list}${list.includes('?') ? '&' : '?'}limit=1`)
+    const cursors = await Promise.all(lists.map(async (list) => (await first(list)).body.next_cursor as string))
+    for (const [i, list] of lists.entries()) {
+      for (const [j, cursor] of cursors.entries()) {
+        const answer = await call('GET', `${list}${list.includes('?') ? '&' : '?'}cursor=${cursor}`)
+        if (i === j) t.equal(answer.status, 200, `${list} goes on, also with another limit`)
+        else
+          t.match(answer, { status: 400, body: { errors: [{ field: 'cursor' }] } }, `${list} with that of ${lists[j]}`)
+      }
+    }
+    const reordered = cursors[5]
+    const same = await call('GET', `/api/purchases?status=confirmed&cursor=${reordered}&customer=curt`)
+    t.equal(same.status, 200, 'the order of the filters says nothing')
   })
 
   await t.test('health and metrics are there without a key', async (t) => {

@@ -8,24 +8,18 @@ import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import { Ajv, type ErrorObject } from 'ajv'
 import addFormats from 'ajv-formats'
-import Fastify, {
-  type FastifyBaseLogger,
-  type FastifyError,
-  type FastifyInstance,
-  type FastifyReply,
-  type FastifyRequest,
-  LogController,
-} from 'fastify'
+import Fastify, { type FastifyBaseLogger, type FastifyError, type FastifyInstance, LogController } from 'fastify'
 import { UnavailableError } from '../shared/breaker.ts'
 import { type Health, healthRoutes } from '../shared/health.ts'
 import { LeaseLostError, LockBusyError } from '../shared/locks/lease.ts'
 import type { Log } from '../shared/log.ts'
-import { badField, type FieldError, Problem, ProblemSchema, problemBody } from '../shared/problem.ts'
+import { knowPaths } from '../shared/methods.ts'
+import { badField, type FieldError, Problem, ProblemSchema, problemBody, sendProblem } from '../shared/problem.ts'
 import { availabilityRoutes } from './availability.ts'
 import { type BoardDeps, boardRoutes } from './board.ts'
 import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './bookings.ts'
 import { type EventRoutesDeps, eventRoutes } from './events.ts'
-import { isPlainText, PLAIN_TEXT } from './http.ts'
+import { isPlainText, PLAIN_TEXT, WORDS } from './http.ts'
 import { type LabDeps, labRoutes } from './lab.ts'
 import { type LeaseRoutesDeps, leaseRoutes } from './leases.ts'
 import { lockBusy } from './lock-server.ts'
@@ -40,6 +34,9 @@ import { type WebhookRoutesDeps, webhookRoutes } from './webhooks.ts'
 
 /** Bytes of a body: a hundred lines of the longest references are a tenth of it. */
 const BODY_LIMIT = 256 * 1024
+
+/** A parameter may be longer than any URL that Node reads, so that the schema says what is wrong with a long id. */
+const ROUTER = { ignoreTrailingSlash: true, maxParamLength: 16_384 }
 
 export interface AppDeps
   extends PurchaseRoutesDeps,
@@ -71,18 +68,20 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
     // For the request to arrive. What a handler waits for has limits of its own (breakers, leases, Prefer: wait): a timer
     // and an AbortController for each request cost more than the rest of a purchase's validation.
     requestTimeout: 30_000,
-    // Longer than any URL that Node reads, so that the schema says what is wrong with a long id.
-    routerOptions: { ignoreTrailingSlash: true, maxParamLength: 16_384 },
-    frameworkErrors: (error, request, reply) => send(toProblem(error), request, reply),
+    routerOptions: ROUTER,
+    frameworkErrors: (error, request, reply) => sendProblem(toProblem(error), request, reply),
     clientErrorHandler: refuseConnection,
     forceCloseConnections: 'idle',
-    exposeHeadRoutes: false,
+    // The document leaves them out: HEAD is answered wherever GET is.
+    exposeHeadRoutes: true,
   })
   await deps.trace?.(app)
   validators(app)
   errors(app, log)
-  bodies(app)
+  const paths = knowPaths(app, ROUTER)
   await protect(app, deps)
+  paths.refuseUnknown()
+  bodies(app)
   for (const schema of [ProblemSchema, ResourceSchema, PurchaseSchema, BookingSchema]) app.addSchema(schema)
   await document(app)
   refuseUnknown(app)
@@ -135,6 +134,12 @@ function fieldErrors(error: FastifyError): FieldError[] {
       if (one.keyword === 'format' && one.params.format === PLAIN_TEXT) {
         return { field, detail: 'must not contain NUL or half of a surrogate pair' }
       }
+      const words = WORDS[one.params.pattern ?? one.params.format]
+      if (words) return { field, detail: `must be ${words}` }
+      if (one.keyword === 'pattern') return { field, detail: 'is not written as it must be' }
+      // The only one: test/wording.test.ts.
+      if (one.keyword === 'not') return { field, detail: 'must not be 0' }
+      if (one.keyword === 'const') return { field, detail: `must be ${one.params.allowedValue}` }
       if (one.keyword === 'required') return { field, detail: 'is missing' }
       if (one.keyword === 'discriminator') return { field, detail: 'is not one of the known kinds' }
       if (one.keyword === 'enum') return { field, detail: `must be one of ${one.params.allowedValues.join(', ')}` }
@@ -179,13 +184,6 @@ function toProblem(error: unknown): Problem {
 
 const CODES: Record<number, string> = { 400: 'invalid_request', 404: 'not_found', 415: 'unsupported_media_type' }
 
-function send(problem: Problem, request: FastifyRequest, reply: FastifyReply) {
-  if (problem.extras.retry_after !== undefined) reply.header('retry-after', problem.extras.retry_after)
-  if (problem.status === 401 && !reply.hasHeader('www-authenticate')) reply.header('www-authenticate', 'Bearer')
-  const [instance = '/'] = request.url.split('?')
-  return reply.code(problem.status).type('application/problem+json').send(problemBody(problem, instance))
-}
-
 /** What Node could not read as a request: there is no route and no reply, only the socket. */
 function refuseConnection(error: Error & { code?: string }, socket: Socket): void {
   if (error.code === 'ECONNRESET' || socket.destroyed) return
@@ -212,15 +210,19 @@ function errors(app: FastifyInstance, log: Log): void {
     const { url = request.url } = request.routeOptions
     if (problem.status === 500) log.error({ error, method: request.method, url }, 'request failed')
     else log.debug({ error, method: request.method, url }, 'request refused')
-    return send(problem, request, reply)
+    return sendProblem(problem, request, reply)
   })
-  app.setNotFoundHandler((request, reply) =>
-    send(new Problem(404, 'not_found', `There is no ${request.method} ${request.url.split('?')[0]}.`), request, reply),
-  )
 }
 
-/** An empty body is no body, also when curl calls it JSON: commands take none. */
+/** An empty body is no body, also when curl calls it JSON: commands take none. A compressed one is not read. */
 function bodies(app: FastifyInstance): void {
+  app.addHook('onRequest', async ({ headers, method }, reply) => {
+    const { 'content-encoding': encoding = 'identity' } = headers
+    if (encoding.toLowerCase() === 'identity' || method === 'GET' || method === 'HEAD') return
+    reply.header('accept-encoding', 'identity')
+    const detail = `is ${encoding}: send the body as it is, without compression`
+    throw badField('Content-Encoding', detail, 415, 'unsupported_media_type')
+  })
   const parse = app.getDefaultJsonParser('error', 'error')
   app.removeContentTypeParser(['application/json', 'text/plain'])
   app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
@@ -250,7 +252,10 @@ async function document(app: FastifyInstance): Promise<void> {
       info: {
         title: 'Holdfast',
         version: '0.1.0',
-        description: 'Sell and book scarce things exactly once.',
+        description:
+          'Sell and book scarce things exactly once. HEAD is answered wherever GET is, and a method that a path does not ' +
+          'have with 405 and Allow; no operation lists them. Bodies are sent without compression: a Content-Encoding is ' +
+          'refused with 415.',
         license: { name: 'MIT', identifier: 'MIT' },
       },
       servers: [{ url: '/' }],

@@ -55,7 +55,7 @@ export function requireAdminPassword({ api_keys: keys, admin_keys: admins }: Key
       throw new Problem(401, 'unauthorized', 'Send one of ADMIN_KEYS as the password, with any user name.')
     }
     const site = headers['sec-fetch-site']
-    if (method !== 'GET' && site !== undefined && site !== 'same-origin') {
+    if (method !== 'GET' && method !== 'HEAD' && site !== undefined && site !== 'same-origin') {
       throw new Problem(403, 'cross_site', 'Another site has sent this.')
     }
   }

@@ -32,7 +32,7 @@ export function boardRoutes(app: FastifyInstance, { config, openBoard }: BoardDe
   })
   for (const url of [PATH, `${PATH}/*`]) {
     app.route({
-      method: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
+      method: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
       url,
       schema: { hide: true },
       // The whole answer is given here, before a body is read: that is the board's to do.

@@ -20,7 +20,7 @@ import {
 } from '../shared/schema.ts'
 import {
   answers,
-  fromCursor,
+  cursors,
   IdParams,
   iso,
   Key,
@@ -33,7 +33,6 @@ import {
   REPLAYED,
   Ref,
   Time,
-  toCursor,
   UUID,
 } from './http.ts'
 import type { Intake, NewRow } from './intake.ts'
@@ -365,7 +364,8 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
     },
     async (request) => {
       const { resource, customer, status, limit = 20, cursor } = request.query
-      const before = fromCursor(cursor, UUID)
+      const places = cursors('bookings', { customer, resource, status }, UUID)
+      const before = places.read(cursor)
       const conditions = [sql`true`]
       if (before !== undefined) conditions.push(sql`id < ${before}`)
       if (resource !== undefined) conditions.push(sql`resource = ${resource}`)
@@ -376,7 +376,7 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
       else if (status !== undefined) conditions.push(sql`status = ${status}`)
       const rows = await look.list(sql`WHERE ${sql.join(conditions, sql` AND `)} ORDER BY id DESC LIMIT ${limit + 1}`)
       const data = rows.slice(0, limit).map(present)
-      return { data, next_cursor: rows.length > limit ? toCursor(data.at(-1)?.id ?? '') : null }
+      return { data, next_cursor: rows.length > limit ? places.write(data.at(-1)?.id ?? '') : null }
     },
   )
 

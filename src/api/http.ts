@@ -14,6 +14,11 @@ const MAX_WAIT_S = 30
 /** Rows of one page. */
 const MAX_LIMIT = 100
 
+export const ACCOUNT_PATTERN = `^account:${ID_PATTERN}$`
+export const CURRENCY_PATTERN = '^[A-Za-z]{3}$'
+export const LEASE_ID_PATTERN = '^[A-Za-z0-9_-]+$'
+export const TOKEN_PATTERN = '^[\\x21-\\x7e]+$'
+
 /** Format of text that Postgres stores as it is: it has no NUL and no half of a surrogate pair. */
 export const PLAIN_TEXT = 'plain-text'
 export const isPlainText = (text: string) => !text.includes('\0') && !/\p{Surrogate}/u.test(text)
@@ -35,6 +40,22 @@ export const ResourceParams = Type.Object({
 const UUID_PATTERN = '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$'
 export const IdParams = (example: string) =>
   Type.Object({ id: Type.String({ format: 'uuid', pattern: UUID_PATTERN, examples: [example] }) })
+
+const A_UUID = 'a UUID, for example 01935f5e-0000-7000-8000-000000000001'
+/** Pattern or format of a schema → what a caller is told who sends something else: an example says more than the pattern. */
+export const WORDS: Readonly<Record<string, string>> = {
+  [REF_PATTERN]: 'type:id, for example product:1',
+  [`^${TYPE_PATTERN}$`]: 'lower-case letters, digits, _ and -, 32 at most, a letter first, for example product',
+  [`^${ID_PATTERN}$`]: 'letters, digits, and . _ ~ - after the first, 128 at most, for example 42 or summer-2027',
+  [ACCOUNT_PATTERN]: 'an account as account:id, for example account:7',
+  [CURRENCY_PATTERN]: 'a currency of three letters, for example USD',
+  [LEASE_ID_PATTERN]: 'a lease_id as it was given out: letters, digits, _ and -, for example bGVhc2U_MQ-',
+  [TOKEN_PATTERN]: 'printable ASCII without spaces, for example tok_visa',
+  [UUID_PATTERN]: A_UUID,
+  uuid: A_UUID,
+  'date-time': 'a time with its offset, for example 2030-06-01T15:00:00+02:00',
+}
+
 export const Prefer = Type.Optional(
   Type.String({
     description: `wait=N: answer when settled, at most N seconds (N ≤ ${MAX_WAIT_S})`,
@@ -85,7 +106,7 @@ const PROBLEMS: Record<number, [description: string, example: Problem]> = {
   410: ['The lease has ended', new Problem(410, 'lease_lost', 'The lease is lost: expired.')],
   412: ['If-Match names another version', new Problem(412, 'stale_version', 'product:1 is at version 3.')],
   413: ['The body is too large', new Problem(413, 'body_too_large', 'The body is larger than 262144 bytes.')],
-  415: ['The body is not JSON', new Problem(415, 'unsupported_media_type', 'Unsupported Media Type')],
+  415: ['The body is not JSON, or is compressed', new Problem(415, 'unsupported_media_type', 'Unsupported Media Type')],
   422: [
     'Understood, but it contradicts what is stored',
     new Problem(422, 'idempotency_key_reused', 'This Idempotency-Key was used with another body.'),
@@ -152,14 +173,28 @@ export function ifMatch(request: FastifyRequest): Set<number> | '*' | undefined 
   return new Set(tags.map((tag) => Number(tag?.[1] ?? tag?.[2])))
 }
 
-export const toCursor = (after: string) => Buffer.from(after).toString('base64url')
-
-/** What toCursor was given, if it looks like that. */
-export function fromCursor(cursor: string | undefined, pattern: RegExp): string | undefined {
-  if (cursor === undefined) return undefined
-  const after = Buffer.from(cursor, 'base64url').toString()
-  if (!pattern.test(after) || toCursor(after) !== cursor) throw badField('cursor', 'is not a cursor of this list')
-  return after
+/**
+ * The cursors of one list with its filters. A cursor carries a digest of both, so that it goes on in that list alone: in
+ * another it would skip rows in silence. `pattern`: of what an item is found by.
+ */
+export function cursors(list: string, filters: Readonly<Record<string, unknown>>, pattern: RegExp) {
+  const named = Object.entries(filters).filter(([, value]) => value !== undefined)
+  const whole = JSON.stringify([list, named.sort(([a], [b]) => (a < b ? -1 : 1))])
+  const digest = createHash('sha256').update(whole).digest('base64url').slice(0, 8)
+  const write = (after: string) => Buffer.from(`${digest}${after}`).toString('base64url')
+  return {
+    write,
+    /** What the item before was found by; undefined without a cursor. @throws Problem 400 */
+    read(cursor: string | undefined): string | undefined {
+      if (cursor === undefined) return undefined
+      const text = Buffer.from(cursor, 'base64url').toString()
+      const after = text.slice(digest.length)
+      if (!text.startsWith(digest) || !pattern.test(after) || write(after) !== cursor) {
+        throw badField('cursor', 'is not a cursor of this list with these filters')
+      }
+      return after
+    },
+  }
 }
 
 export const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/

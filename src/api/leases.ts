@@ -17,7 +17,7 @@ import {
 } from '../shared/locks/lease.ts'
 import { handleOf } from '../shared/locks/remote.ts'
 import { badField, Problem } from '../shared/problem.ts'
-import { answers, PLAIN_TEXT, problems, Ref, Time } from './http.ts'
+import { answers, LEASE_ID_PATTERN, PLAIN_TEXT, problems, Ref, Time } from './http.ts'
 import { lockBusy, onLockServer } from './lock-server.ts'
 
 /** Below this a heartbeat over HTTP is a matter of luck; above a day nobody recovers from a crash. */
@@ -108,7 +108,7 @@ export function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseRo
   const tags = ['leases']
   const params = (sample: { lease_id: string }) =>
     Type.Object({
-      lease_id: Type.String({ pattern: '^[A-Za-z0-9_-]+$', maxLength: 4_000, examples: [sample.lease_id] }),
+      lease_id: Type.String({ pattern: LEASE_ID_PATTERN, maxLength: 4_000, examples: [sample.lease_id] }),
     })
 
   app.post(

@@ -12,7 +12,7 @@ import { type LockStats, MAX_HOURS } from '../shared/lock-stats.ts'
 import type { LockState, Locks } from '../shared/locks/lease.ts'
 import type { Log } from '../shared/log.ts'
 import { REF_PATTERN } from '../shared/resource.ts'
-import { answers, fromCursor, Nullable, PLAIN_TEXT, page, pageQuery, problems, Ref, Time, toCursor } from './http.ts'
+import { answers, cursors, Nullable, PLAIN_TEXT, page, pageQuery, problems, Ref, Time } from './http.ts'
 import { presentWaiter, WaiterSchema } from './leases.ts'
 import { onLockServer } from './lock-server.ts'
 
@@ -98,10 +98,11 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
     },
     async (request) => {
       const { limit = 20, cursor } = request.query
-      const after = fromCursor(cursor, new RegExp(REF_PATTERN)) ?? ''
+      const places = cursors('locks', {}, new RegExp(REF_PATTERN))
+      const after = places.read(cursor) ?? ''
       const found = (await onLockServer(() => locks.list())).filter((lock) => lock.resource > after)
       const data = found.slice(0, limit).map(presentLock)
-      return { data, next_cursor: found.length > limit ? toCursor(data.at(-1)?.resource ?? '') : null }
+      return { data, next_cursor: found.length > limit ? places.write(data.at(-1)?.resource ?? '') : null }
     },
   )
 

@@ -12,8 +12,9 @@ import { badField, Problem } from '../shared/problem.ts'
 import { mergeLines, queueOf } from '../shared/resource.ts'
 import { COMMANDS, type Line, type Payment, PURCHASE_STATUSES, type PurchaseStatus } from '../shared/schema.ts'
 import {
+  ACCOUNT_PATTERN,
   answers,
-  fromCursor,
+  cursors,
   IdParams,
   iso,
   Key,
@@ -26,7 +27,7 @@ import {
   REPLAYED,
   Ref,
   Time,
-  toCursor,
+  TOKEN_PATTERN,
   UUID,
 } from './http.ts'
 import type { Intake, NewRow } from './intake.ts'
@@ -55,14 +56,14 @@ export const PaymentSchema = Type.Unsafe<Payment>({
     Type.Object(
       {
         method: Type.Literal('card'),
-        token: Type.String({ minLength: 1, maxLength: 200, pattern: '^[\\x21-\\x7e]+$' }),
+        token: Type.String({ minLength: 1, maxLength: 200, pattern: TOKEN_PATTERN }),
       },
       { additionalProperties: false },
     ),
     Type.Object(
       {
         method: Type.Literal('wallet'),
-        account: Type.String({ pattern: '^account:[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$' }),
+        account: Type.String({ pattern: ACCOUNT_PATTERN }),
       },
       { additionalProperties: false },
     ),
@@ -328,7 +329,8 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
     },
     async (request) => {
       const { customer, resource, status, limit = 20, cursor } = request.query
-      const before = fromCursor(cursor, UUID)
+      const places = cursors('purchases', { customer, resource, status }, UUID)
+      const before = places.read(cursor)
       const conditions = [sql`true`]
       if (before !== undefined) conditions.push(sql`id < ${before}`)
       if (customer !== undefined) conditions.push(sql`customer = ${customer}`)
@@ -343,7 +345,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
       const where = sql`WHERE ${sql.join(conditions, sql` AND `)} ORDER BY id DESC LIMIT ${limit + 1}`
       const rows = await look.list(where)
       const data = rows.slice(0, limit).map(present)
-      return { data, next_cursor: rows.length > limit ? toCursor(data.at(-1)?.id ?? '') : null }
+      return { data, next_cursor: rows.length > limit ? places.write(data.at(-1)?.id ?? '') : null }
     },
   )
 

@@ -12,7 +12,8 @@ import { badField, Problem } from '../shared/problem.ts'
 import { REF_PATTERN } from '../shared/resource.ts'
 import {
   answers,
-  fromCursor,
+  CURRENCY_PATTERN,
+  cursors,
   idempotencyKey,
   idempotencyScope,
   ifMatch,
@@ -25,7 +26,6 @@ import {
   Ref,
   ResourceParams,
   Time,
-  toCursor,
 } from './http.ts'
 import { onLockServer } from './lock-server.ts'
 
@@ -36,7 +36,7 @@ const MAX_PRICE = 1_000_000_000_000
 const Price = Type.Object(
   {
     amount: Type.Integer({ minimum: 0, maximum: MAX_PRICE, description: 'In the minor unit: 99900 is 999.00' }),
-    currency: Type.String({ pattern: '^[A-Za-z]{3}$', description: 'ISO 4217' }),
+    currency: Type.String({ pattern: CURRENCY_PATTERN, description: 'ISO 4217' }),
   },
   { additionalProperties: false },
 )
@@ -340,15 +340,15 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
     async (request) => {
       const { type, limit = 20, cursor } = request.query
       const start = type === undefined ? '' : `${type}:`
-      const after = fromCursor(cursor, new RegExp(REF_PATTERN)) ?? start
-      if (!after.startsWith(start)) throw badField('cursor', 'is not a cursor of this list')
+      const places = cursors('resources', { type }, new RegExp(REF_PATTERN))
+      const after = places.read(cursor) ?? start
       // ';' is the character after ':', so this is every reference that starts with `type:`.
       const until = type === undefined ? sql`` : sql`AND r.ref < ${`${type};`}`
       const rows = await guarded(() =>
         readResources(client, sql`WHERE r.ref > ${after} ${until} ORDER BY r.ref LIMIT ${limit + 1}`),
       )
       const data = rows.slice(0, limit)
-      return { data, next_cursor: rows.length > limit ? toCursor(data.at(-1)?.resource ?? '') : null }
+      return { data, next_cursor: rows.length > limit ? places.write(data.at(-1)?.resource ?? '') : null }
     },
   )
 
@@ -444,7 +444,8 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
     async (request) => {
       const ref = refOf(request.params)
       const { limit = 20, cursor } = request.query
-      const before = Number(fromCursor(cursor, /^\d{1,15}$/) ?? Number.MAX_SAFE_INTEGER)
+      const places = cursors('movements', { ref }, /^\d{1,15}$/)
+      const before = Number(places.read(cursor) ?? Number.MAX_SAFE_INTEGER)
       const rows = await guarded(() =>
         run<Type.Static<typeof MovementSchema>>(
           client,
@@ -454,7 +455,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       )
       if (rows.length === 0 && !(await guarded(() => readResource(client, ref)))) throw notFound(ref)
       const data = rows.slice(0, limit).map((row) => ({ ...row, created_at: iso(row.created_at) }))
-      return { data, next_cursor: rows.length > limit ? toCursor(String(data.at(-1)?.id)) : null }
+      return { data, next_cursor: rows.length > limit ? places.write(String(data.at(-1)?.id)) : null }
     },
   )
 }

@@ -53,14 +53,14 @@ export function createStreams(app: FastifyInstance, most: number) {
         ends.delete(end)
         end.abort()
       })
-      return (
-        reply
-          .type('text/event-stream; charset=utf-8')
-          .header('cache-control', 'no-store, no-transform')
-          // nginx would collect what is meant to be seen at once.
-          .header('x-accel-buffering', 'no')
-          .send(Readable.from(source(end.signal), { objectMode: true, highWaterMark: 1 }))
-      )
+      reply
+        .type('text/event-stream; charset=utf-8')
+        .header('cache-control', 'no-store, no-transform')
+        // nginx would collect what is meant to be seen at once.
+        .header('x-accel-buffering', 'no')
+      // HEAD wants the headers alone.
+      if (reply.request.method === 'HEAD') return reply.send()
+      return reply.send(Readable.from(source(end.signal), { objectMode: true, highWaterMark: 1 }))
     },
   }
 }

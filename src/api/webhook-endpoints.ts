@@ -13,7 +13,7 @@ import { type Client, run } from '../shared/db.ts'
 import { EVENT_TYPES } from '../shared/outbox.ts'
 import { badField, Problem } from '../shared/problem.ts'
 import { REF_PATTERN } from '../shared/resource.ts'
-import { answers, fromCursor, IdParams, iso, Nullable, page, pageQuery, problems, Time, toCursor } from './http.ts'
+import { answers, cursors, IdParams, iso, Nullable, page, pageQuery, problems, Time } from './http.ts'
 
 /** Endpoints that there may be: each is a copy of every event. */
 const ENDPOINTS = 100
@@ -321,7 +321,8 @@ export function webhookEndpointRoutes(instance: FastifyInstance, deps: WebhookEn
     async (request) => {
       const { id } = request.params
       const { limit = 20, cursor, resource } = request.query
-      const before = Number(fromCursor(cursor, /^\d{1,15}$/) ?? Number.MAX_SAFE_INTEGER)
+      const places = cursors('deliveries', { id, resource }, /^\d{1,15}$/)
+      const before = Number(places.read(cursor) ?? Number.MAX_SAFE_INTEGER)
       const only = resource === undefined ? sql`` : sql`AND resource = ${resource}`
       const rows = await ask<Type.Static<typeof Delivery>>(
         sql`SELECT id, event, type, resource, sequence, attempt, status, error, duration_ms, created_at
@@ -329,7 +330,7 @@ export function webhookEndpointRoutes(instance: FastifyInstance, deps: WebhookEn
       )
       if (rows.length === 0) await find(id)
       const data = rows.slice(0, limit).map((row) => ({ ...row, created_at: iso(row.created_at) }))
-      return { data, next_cursor: rows.length > limit ? toCursor(String(data.at(-1)?.id)) : null }
+      return { data, next_cursor: rows.length > limit ? places.write(String(data.at(-1)?.id)) : null }
     },
   )
 

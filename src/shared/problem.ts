@@ -3,6 +3,7 @@
  * `code` and `retryable`. Invariant: `code` never changes its meaning; `detail` is for people and may.
  */
 import { STATUS_CODES } from 'node:http'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
 
 export interface FieldError {
@@ -48,6 +49,14 @@ export function problemBody(problem: Problem, instance: string) {
     retryable: problem.retryable,
     ...problem.extras,
   }
+}
+
+/** Answers with a problem, and the headers that belong to it. */
+export function sendProblem(problem: Problem, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  if (problem.extras.retry_after !== undefined) reply.header('retry-after', problem.extras.retry_after)
+  if (problem.status === 401 && !reply.hasHeader('www-authenticate')) reply.header('www-authenticate', 'Bearer')
+  const [instance = '/'] = request.url.split('?')
+  return reply.code(problem.status).type('application/problem+json').send(problemBody(problem, instance))
 }
 
 export const ProblemSchema = Type.Object(
