@@ -29,7 +29,7 @@ const STOP_MS = 5_000
 const FRESH_MS = 60_000
 /** What configures Holdfast or a library of it: a shell's settings must not decide how the tests end. */
 const CONFIGURATION =
-  /^(DATABASE_URL|PORT|HOST|METRICS_PORT|NODE_ENV|LAB|REDIS_PREFIX|LOG_LEVEL|SHUTDOWN_MS|LEASE_TTL_MS|PG.*|.*_KEYS|LOCK_.*|ETCD_HOSTS|PAYMENTS|PAYMENT_.*|SANDBOX_.*|STRIPE_.*|WORKER_CONCURRENCY|HOLDFAST_.*|OTEL_.*|TAP_.*|RATE_LIMIT|CORS_ORIGINS|WEBHOOKS?_.*)$/
+  /^(DATABASE_URL|PORT|HOST|METRICS_PORT|NODE_ENV|LAB|REDIS_PREFIX|LOG_LEVEL|SHUTDOWN_MS|DRAIN_MS|LEASE_TTL_MS|PG.*|.*_KEYS|LOCK_.*|ETCD_HOSTS|PAYMENTS|PAYMENT_.*|SANDBOX_.*|STRIPE_.*|WORKER_CONCURRENCY|HOLDFAST_.*|OTEL_.*|TAP_.*|RATE_LIMIT|CORS_ORIGINS|WEBHOOKS?_.*)$/
 const terminal = process.stdout.isTTY
 const [first, ...others] = process.argv.slice(2)
 /** a file and its arguments, to be run in place of tap */

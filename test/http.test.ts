@@ -582,6 +582,9 @@ t.test('a wrong variable stops a process at start, and is named', async (t) => {
     ['WORKER_CONCURRENCY', { WORKER_CONCURRENCY: '0' }],
     ['LEASE_TTL_MS', { LEASE_TTL_MS: '1e3' }],
     ['SHUTDOWN_MS', { SHUTDOWN_MS: 'never' }],
+    ['DRAIN_MS', { DRAIN_MS: '-1' }],
+    ['DRAIN_MS', { DRAIN_MS: '8000' }],
+    ['DRAIN_MS', { SHUTDOWN_MS: '1000', DRAIN_MS: '501' }],
     ...['product', 'product=', 'product=0', '=5', 'Product=5', 'a=1,a=2', '*=1,,', 'a=1.5', '*=86400001'].map(
       (value): [string, { LOCK_EXPECTED_HOLD_MS: string }] => [
         'LOCK_EXPECTED_HOLD_MS',
@@ -632,6 +635,8 @@ t.test('a wrong variable stops a process at start, and is named', async (t) => {
       `${JSON.stringify(env)} names ${variable}`,
     )
   }
+  t.equal(readConfig(good).drain_ms, 0, 'Ctrl-C waits for no balancer')
+  t.equal(readConfig({ ...good, ...production, SHUTDOWN_MS: '9000' }).drain_ms, 3_000)
   t.match(readConfig({ ...good, ...production }), { production: true, port: 3000, lock: { backend: 'redis' } })
   const three = { LOCK_REDIS_URLS: 'redis://a, redis://b, redis://c' }
   t.same(readConfig({ ...good, ...three }).lock, {

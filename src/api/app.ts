@@ -15,6 +15,7 @@ import { LeaseLostError, LockBusyError } from '../shared/locks/lease.ts'
 import type { Log } from '../shared/log.ts'
 import { knowPaths } from '../shared/methods.ts'
 import { badField, type FieldError, Problem, ProblemSchema, problemBody, sendProblem } from '../shared/problem.ts'
+import { createDoor, type Door } from '../shared/shutdown.ts'
 import { availabilityRoutes } from './availability.ts'
 import { type BoardDeps, boardRoutes } from './board.ts'
 import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './bookings.ts'
@@ -31,6 +32,13 @@ import { type RoomDeps, roomRoutes } from './room.ts'
 import { declared, refuseUnknown } from './strict.ts'
 import { type WebhookEndpointDeps, webhookEndpointRoutes } from './webhook-endpoints.ts'
 import { type WebhookRoutesDeps, webhookRoutes } from './webhooks.ts'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** how it stops */
+    door: Door
+  }
+}
 
 /** Bytes of a body: a hundred lines of the longest references are a tenth of it. */
 const BODY_LIMIT = 256 * 1024
@@ -72,9 +80,12 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
     frameworkErrors: (error, request, reply) => sendProblem(toProblem(error), request, reply),
     clientErrorHandler: refuseConnection,
     forceCloseConnections: 'idle',
+    // What arrives while it closes is answered as ever; Fastify's own 503 is no problem of the contract.
+    return503OnClosing: false,
     // The document leaves them out: HEAD is answered wherever GET is.
     exposeHeadRoutes: true,
   })
+  app.decorate('door', createDoor(app))
   await deps.trace?.(app)
   validators(app)
   errors(app, log)

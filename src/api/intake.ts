@@ -9,7 +9,7 @@ import { sql } from 'drizzle-orm'
 import { type Breaker, UnavailableError } from '../shared/breaker.ts'
 import { type Db, isDataError, openDb, relation, run } from '../shared/db.ts'
 import type { Log } from '../shared/log.ts'
-import { Problem } from '../shared/problem.ts'
+import { Problem, stopping } from '../shared/problem.ts'
 import type { Payment } from '../shared/schema.ts'
 
 /** What every row brings that is taken. */
@@ -189,7 +189,7 @@ export function createIntake<Row extends NewRow>(
 
   return {
     take(row) {
-      if (closed) return Promise.reject(new Problem(503, 'stopping', 'This process is stopping.', { retry_after: 1 }))
+      if (closed) return Promise.reject(stopping())
       if (buffer.length >= BUFFER) {
         return Promise.reject(
           new Problem(503, 'overloaded', `Too many ${name} are waiting to be written.`, { retry_after: 1 }),

@@ -16,7 +16,7 @@ import {
   type RemoteLease,
 } from '../shared/locks/lease.ts'
 import { handleOf } from '../shared/locks/remote.ts'
-import { badField, Problem } from '../shared/problem.ts'
+import { badField, Problem, stopping } from '../shared/problem.ts'
 import { answers, LEASE_ID_PATTERN, PLAIN_TEXT, problems, Ref, Time } from './http.ts'
 import { lockBusy, onLockServer } from './lock-server.ts'
 
@@ -111,6 +111,14 @@ export function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseRo
       lease_id: Type.String({ pattern: LEASE_ID_PATTERN, maxLength: 4_000, examples: [sample.lease_id] }),
     })
 
+  /** Of the waits there are: what ends them. */
+  const waits = new Set<AbortController>()
+  let draining = false
+  instance.door.onDrain(() => {
+    draining = true
+    for (const one of waits) one.abort(stopping())
+  })
+
   app.post(
     '/api/leases',
     {
@@ -137,7 +145,10 @@ export function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseRo
       reply.raw.once('finish', () => {
         answered = true
       })
+      waits.add(gone)
+      if (draining) gone.abort(stopping())
       reply.raw.once('close', () => {
+        waits.delete(gone)
         gone.abort()
         // Taken, but the answer did not get out: nobody knows the lease, so nobody would let it go.
         if (lease && !answered) letGo(lease)
@@ -146,12 +157,13 @@ export function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseRo
       try {
         lease = await onLockServer(() => locks.remote.acquire(resource, options))
       } catch (error) {
+        if (gone.signal.reason instanceof Problem) throw gone.signal.reason
         if (gone.signal.aborted) return reply.hijack()
         // All else was checked by the schema: a quorum has a longest TTL of its own.
         if (error instanceof RangeError) throw badField('ttl_ms', `is not possible here: ${error.message}`)
         throw error instanceof LockBusyError ? await busy(error) : error
       }
-      if (gone.signal.aborted) {
+      if (gone.signal.aborted && !(gone.signal.reason instanceof Problem)) {
         letGo(lease)
         return reply.hijack()
       }

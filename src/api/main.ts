@@ -1,4 +1,5 @@
 /** The API process: takes purchases until it is told to stop. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { configOrExit } from '../shared/config.ts'
 import { createLog } from '../shared/log.ts'
 import { createMetrics } from '../shared/metrics.ts'
@@ -11,7 +12,8 @@ const api = await startApi({ config, metrics: createMetrics(), log })
 
 onStop(log, config.shutdown_ms, [
   ['readiness off', () => api.stopping()],
-  ['finish requests, close', () => api.close()],
+  ['wait for the balancer', () => sleep(config.drain_ms)],
+  ...api.closing,
 ])
 
 try {

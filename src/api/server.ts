@@ -10,6 +10,7 @@ import { lockEvents, type Metrics } from '../shared/metrics.ts'
 import { createStripe } from '../shared/payments/stripe.ts'
 import { Problem } from '../shared/problem.ts'
 import { createNudger, createPayer, openRedis } from '../shared/queues.ts'
+import { inOrder, type Step } from '../shared/shutdown.ts'
 import { openTraces } from '../shared/traces.ts'
 import { buildApp } from './app.ts'
 import { openBoard } from './board.ts'
@@ -30,6 +31,8 @@ export interface RunningApi {
   app: FastifyInstance
   /** readiness off; what is under way goes on */
   stopping(): void
+  /** what ends it, in order */
+  closing: readonly Step[]
   close(): Promise<void>
 }
 
@@ -115,28 +118,35 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       stopping: () => stopping,
     },
   })
+  app.door.onDrain(() => waits.stop())
+  const closing: Step[] = [
+    ['finish requests', (within_ms) => app.door.drain(within_ms)],
+    ['finish flushes', () => Promise.all([intake.close(), bookings.close()])],
+    ['hand jobs over', () => Promise.all([nudger.close(), payer.close()])],
+    ['let leases go', () => opened.close()],
+    ['send figures', () => Promise.all([stats.close(), traces?.close()])],
+    [
+      'close connections',
+      async () => {
+        tail.close()
+        room.close()
+        flow.close()
+        waits.close()
+        redis.disconnect()
+        rates?.disconnect()
+        postgres.close()
+        taking.close()
+        await Promise.all([db.close(), room_db.close()])
+      },
+    ],
+  ]
   return {
     app,
     stopping() {
       stopping = true
+      app.door.leave()
     },
-    async close() {
-      await app.close()
-      tail.close()
-      room.close()
-      await Promise.all([intake.close(), bookings.close()])
-      flow.close()
-      await nudger.close()
-      await payer.close()
-      waits.close()
-      await opened.close()
-      await stats.close()
-      await traces?.close()
-      redis.disconnect()
-      rates?.disconnect()
-      postgres.close()
-      taking.close()
-      await Promise.all([db.close(), room_db.close()])
-    },
+    closing,
+    close: () => inOrder(log, closing, config.shutdown_ms),
   }
 }

@@ -33,8 +33,8 @@ export function createStreams(app: FastifyInstance, most: number) {
   /** Of the streams there are: what ends them. Each its own: one signal for all would keep what was ever fed by it. */
   const ends = new Set<AbortController>()
   let stopping = false
-  // Before the server waits for its connections to end: these do not end by themselves.
-  app.addHook('preClose', async () => {
+  // These do not end by themselves.
+  app.door.onDrain(() => {
     stopping = true
     for (const one of ends) one.abort()
   })

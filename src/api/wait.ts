@@ -31,12 +31,16 @@ export interface Waits {
   watch(id: string): Watch
   /** Hears the ids of each batch that the fleet tells as settled, until the function it returns is called. */
   hear(listener: (ids: string[]) => void): () => void
+  /** Ends every wait, as if its time were over, and those that begin later at once: the process is about to stop. */
+  stop(): void
   close(): void
 }
 
 export function createWaits(subscriber: Redis, redis_prefix: string, client: Client, log: Log): Waits {
   const watched = new Map<string, Set<() => void>>()
   const listeners = new Set<(ids: string[]) => void>()
+  const ends = new Set<() => void>()
+  let stopping = false
   const channel = settledChannel(redis_prefix)
   const wake = (id: string) => {
     for (const settle of watched.get(id) ?? []) settle()
@@ -89,15 +93,19 @@ export function createWaits(subscriber: Redis, redis_prefix: string, client: Cli
       const all = watched.get(id) ?? new Set()
       watched.set(id, all.add(settle))
       let late: NodeJS.Timeout | undefined
+      let end = () => {}
       return {
         settled(wait_ms) {
           const over = new Promise<false>((resolve) => {
-            late = setTimeout(() => resolve(false), wait_ms)
+            end = () => resolve(false)
+            ends.add(end)
+            late = setTimeout(end, stopping ? 0 : wait_ms)
           })
           return Promise.race([settled, over])
         },
         done() {
           clearTimeout(late)
+          ends.delete(end)
           all.delete(settle)
           if (all.size === 0) watched.delete(id)
         },
@@ -106,6 +114,10 @@ export function createWaits(subscriber: Redis, redis_prefix: string, client: Cli
     hear(listener) {
       listeners.add(listener)
       return () => listeners.delete(listener)
+    },
+    stop() {
+      stopping = true
+      for (const end of ends) end()
     },
     close() {
       clearInterval(timer)

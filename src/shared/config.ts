@@ -43,6 +43,8 @@ export interface Config {
   /** resource type, or '*' for all others → milliseconds after which a lease that is still held is warned of */
   readonly expected_hold_ms: ReadonlyMap<string, number>
   readonly shutdown_ms: number
+  /** milliseconds of it in which a stopping process is unready and still answers everything: for the balancer to see it */
+  readonly drain_ms: number
   /** The lab's routes, unsafe on purpose: never in production. */
   readonly lab: boolean
   /** milliseconds between the read and the write of the lab's unsafe routes */
@@ -250,7 +252,7 @@ export function readConfig(env: Env): Config {
     lease_ttl_ms,
     booking_accept_s: integer(env, 'BOOKING_ACCEPT_SECONDS', 1, 86_400) ?? 30,
     expected_hold_ms: millisecondsByType(env, 'LOCK_EXPECTED_HOLD_MS', EXPECTED_HOLD_MS),
-    shutdown_ms: integer(env, 'SHUTDOWN_MS', 100, 600_000) ?? 15_000,
+    ...stop(env, production),
     lab,
     lab_pause_ms: integer(env, 'LAB_PAUSE_MS', 0, 10_000) ?? 100,
     log_level: choice(env, 'LOG_LEVEL', ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']) ?? 'info',
@@ -258,6 +260,14 @@ export function readConfig(env: Env): Config {
     webhooks: webhooks(env),
     tracing: tracing(env),
   }
+}
+
+/** Without a balancer there is none to wait for: Ctrl-C takes no pause. */
+function stop(env: Env, production: boolean) {
+  const shutdown_ms = integer(env, 'SHUTDOWN_MS', 100, 600_000) ?? 15_000
+  const drain_ms = integer(env, 'DRAIN_MS', 0, 600_000) ?? (production ? Math.floor(shutdown_ms / 3) : 0)
+  if (drain_ms > shutdown_ms / 2) throw new ConfigError('DRAIN_MS', 'must be at most half of SHUTDOWN_MS')
+  return { shutdown_ms, drain_ms }
 }
 
 function tracing(env: Env): boolean {

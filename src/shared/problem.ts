@@ -33,6 +33,10 @@ export class Problem extends Error {
   }
 }
 
+/** This process stops, and cannot finish what it was asked: another one can. */
+export const stopping = () =>
+  new Problem(503, 'stopping', 'This process is stopping. Nothing was done; try again.', { retry_after: 1 })
+
 /** One wrong field: a 400 that names it. */
 export const badField = (field: string, detail: string, status = 400, code = 'invalid_request') =>
   new Problem(status, code, `${field} ${detail}`, { errors: [{ field, detail }] })

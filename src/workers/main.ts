@@ -1,10 +1,13 @@
 /** The worker process: settles lines until it is told to stop. Serves /livez, /readyz and /metrics on METRICS_PORT. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import { configOrExit } from '../shared/config.ts'
 import { healthRoutes } from '../shared/health.ts'
 import { createLog } from '../shared/log.ts'
+import { knowPaths } from '../shared/methods.ts'
 import { createMetrics } from '../shared/metrics.ts'
-import { onStop } from '../shared/shutdown.ts'
+import { Problem, sendProblem } from '../shared/problem.ts'
+import { createDoor, onStop } from '../shared/shutdown.ts'
 import { startWorker } from './worker.ts'
 
 /** Port of the metrics when METRICS_PORT is unset: the one OpenTelemetry registered for Prometheus exporters. */
@@ -16,18 +19,35 @@ const metrics = createMetrics()
 const worker = await startWorker({ config, metrics, log })
 let stopping = false
 
-const app = Fastify({ logger: false, forceCloseConnections: true })
+const app = Fastify({ logger: false, return503OnClosing: false })
+const door = createDoor(app)
+const paths = knowPaths(app)
+paths.refuseUnknown()
+app.setErrorHandler((error, request, reply) => {
+  const known = error instanceof Problem ? error : undefined
+  if (!known) log.error({ error, url: request.routeOptions.url }, 'request failed')
+  return sendProblem(
+    known ?? new Problem(500, 'internal_error', 'A fault of the worker; it was logged.'),
+    request,
+    reply,
+  )
+})
 healthRoutes(app, { metrics, ...worker, stopping: () => stopping })
 
+let told_at = 0
 onStop(log, config.shutdown_ms, [
   [
     'readiness off',
     () => {
       stopping = true
+      told_at = performance.now()
+      door.leave()
     },
   ],
-  ['finish batches, release leases', () => worker.close()],
-  ['close', () => app.close()],
+  // Work is no balancer's: it goes to other workers at once. The health says so for as long as an API's does.
+  ...worker.closing,
+  ['be seen unready', () => sleep(Math.max(0, told_at + config.drain_ms - performance.now()))],
+  ['close the health server', (within_ms) => door.drain(within_ms)],
 ])
 
 async function listen(): Promise<void> {

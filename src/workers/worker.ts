@@ -19,6 +19,7 @@ import {
   settledChannel,
   writeFlow,
 } from '../shared/queues.ts'
+import { inOrder, type Step } from '../shared/shutdown.ts'
 import { openTraces } from '../shared/traces.ts'
 import { createDrain } from './drain.ts'
 import { startPaymentJobs } from './payment-jobs.ts'
@@ -39,7 +40,8 @@ export interface RunningWorker {
   breakers: readonly Breaker[]
   checks: Record<string, () => Promise<unknown>>
   stuck(): string | undefined
-  /** stops taking jobs, finishes the batches under way, lets the leases go, closes */
+  /** what ends it, in order: takes no more jobs, finishes the batches under way, lets the leases go */
+  closing: readonly Step[]
   close(): Promise<void>
 }
 
@@ -57,6 +59,7 @@ export interface WorkerDeps {
     | 'payments'
     | 'webhooks'
     | 'tracing'
+    | 'shutdown_ms'
   >
   metrics: Metrics
   log: Log
@@ -183,6 +186,31 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     looking = false
   }, LINES_MS)
 
+  const closing: Step[] = [
+    [
+      'finish batches',
+      () => {
+        drain.stop()
+        clearInterval(sweeper)
+        clearInterval(watcher)
+        return Promise.all([jobs.close(), charges.close(), webhooks.close(), sweeping])
+      },
+    ],
+    ['hand jobs over', () => Promise.all([nudger.close(), payer.close()])],
+    ['let leases go', () => opened.close()],
+    ['send figures', () => Promise.all([stats.close(), traces?.close()])],
+    [
+      'close connections',
+      () => {
+        redis.disconnect()
+        jobs_redis.disconnect()
+        database.close()
+        leases.close()
+        return Promise.all([db.close(), watched.close()])
+      },
+    ],
+  ]
+
   return {
     breakers,
     checks: { postgres: () => db.client`SELECT 1`, redis: () => redis.ping(), ...opened.checks },
@@ -191,22 +219,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       if (lines === 0 || idle_ms < STUCK_MS) return undefined
       return `${lines} lines are under way and no batch was settled for ${Math.round(idle_ms / 1000)} s`
     },
-    async close() {
-      drain.stop()
-      clearInterval(sweeper)
-      clearInterval(watcher)
-      await Promise.all([jobs.close(), charges.close(), webhooks.close()])
-      await sweeping
-      await nudger.close()
-      await payer.close()
-      await opened.close()
-      await stats.close()
-      await traces?.close()
-      redis.disconnect()
-      jobs_redis.disconnect()
-      database.close()
-      leases.close()
-      await Promise.all([db.close(), watched.close()])
-    },
+    closing,
+    close: () => inOrder(log, closing, config.shutdown_ms),
   }
 }
