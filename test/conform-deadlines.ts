@@ -124,7 +124,7 @@ export function conformOfDeadlines(server: LockServer): void {
     t.ok(lease.remaining_ms > before)
     await lease.release()
     t.equal(lease.remaining_ms, 0)
-    for (const ms of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, '1000' as unknown as number]) {
+    for (const ms of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
       await t.rejects(locks.acquire('remaining:1', { max_hold_ms: ms }), { name: 'RangeError', message: /max_hold_ms/ })
       await t.rejects(locks.acquire('remaining:1', { progress_ms: ms }), { name: 'RangeError', message: /progress_ms/ })
     }

@@ -1,7 +1,8 @@
 /** Conformance when things break: a server that hangs, connections that are reset, answers that are lost. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { casesOf, inEachMode, lateness, locksOf, lossOf, unused } from './conform.ts'
+import { LockBusyError } from '../src/shared/locks/lease.ts'
+import { casesOf, inEachMode, inLine, lateness, locksOf, lossOf, unused } from './conform.ts'
 import type { LockServer } from './lock-servers.ts'
 import { heldByNodeRedlock } from './node-redlock.ts'
 
@@ -86,6 +87,55 @@ export function conformInFaults(server: LockServer): void {
       t.equal(new Set(tokens).size, tokens.length)
     },
   )
+
+  t.test('a server that is away for longer than a place lives: who waits waits on, and stands in line again', async (t) => {
+    const ttl_ms = 1500
+    const locks = await locksOf(t, server, ttl_ms)
+    t.teardown(() => server.resume())
+    const began = new Map<string, string[]>()
+    await inEachMode(server, 'away', async ({ rival }, resource) => {
+      began.set(resource, [])
+      await locks.acquire(resource, rival)
+    })
+    const waits = casesOf(server).flatMap(({ mode, rival }) =>
+      ['first', 'second'].map(async (name) => {
+        const resource = `away:${mode}`
+        if (name === 'second') await inLine(locks, resource, 1)
+        const lease = await locks.acquire(resource, { ...rival, wait_ms: 60_000 })
+        began.get(resource)?.push(name)
+        await lease.release()
+      }),
+    )
+    const told = Promise.all(waits)
+    told.catch(() => {})
+    for (const { mode } of casesOf(server)) await inLine(locks, `away:${mode}`, 2)
+    server.pause()
+    await sleep(3 * ttl_ms)
+    server.resume()
+    await t.resolves(told)
+    for (const [resource, names] of began) {
+      t.same(server.returns_to_place ? names : names.sort(), ['first', 'second'], resource)
+      await unused(locks, resource)
+    }
+  })
+
+  t.test('who waits for a server that stays away is told so at the end of the wait', async (t) => {
+    const locks = await locksOf(t, server, 1000)
+    t.teardown(() => server.resume())
+    const other = await locksOf(t, server, 1000)
+    const holder = await other.acquire('gone:1')
+    const began = performance.now()
+    const waiting = locks.acquire('gone:1', { wait_ms: 4000 }).catch((error) => error)
+    await inLine(other, 'gone:1', 1)
+    server.pause()
+    const error = await waiting
+    const waited = performance.now() - began
+    t.ok(error instanceof Error && !(error instanceof LockBusyError), String(error))
+    t.ok(waited > 3900, `after ${Math.round(waited)} ms`)
+    server.resume()
+    await holder.release()
+    await unused(other, 'gone:1')
+  })
 
   t.test(
     'the server hangs: the signal aborts before the TTL is over, and node-redlock’s does not; free again soon after',

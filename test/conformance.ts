@@ -3,6 +3,8 @@
  * table of lock-servers.ts, and a test file runs it, so that the servers are tested side by side.
  */
 import t from 'tap'
+import { conformOfArguments } from './conform-arguments.ts'
+import { conformOfClosing } from './conform-close.ts'
 import { conformOfDeadlines } from './conform-deadlines.ts'
 import { conformInFaults } from './conform-faults.ts'
 import { conformOfLeases } from './conform-leases.ts'
@@ -13,5 +15,6 @@ import { type KindName, startLockServer } from './lock-servers.ts'
 export async function conform(kind: KindName): Promise<void> {
   const server = await startLockServer(kind)
   t.teardown(() => server.stop())
-  for (const part of [conformOfLeases, conformOfDeadlines, conformInLine, conformInModes, conformInFaults]) part(server)
+  const parts = [conformOfLeases, conformOfArguments, conformOfDeadlines, conformOfClosing]
+  for (const part of [...parts, conformInLine, conformInModes, conformInFaults]) part(server)
 }

@@ -2,8 +2,7 @@
  * Two programs sell the seats of one flight: a lease keeps them apart, its token keeps out the one that comes too late.
  * Needs DATABASE_URL and REDIS_URL.
  */
-import { createLocks } from 'holdfast/locks'
-import { type Lease, LockBusyError } from 'holdfast/locks/lease'
+import { createLocks, type Lease, LockBusyError } from 'holdfast/locks'
 import { Redis } from 'ioredis'
 import postgres from 'postgres'
 

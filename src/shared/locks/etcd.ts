@@ -4,6 +4,7 @@
  */
 import { randomBytes, randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
+import { checkSetting, checkText } from './arguments.ts'
 import type { Answer, Attempt, Backend, BusyAnswer, Heard } from './backend.ts'
 import { answerLimit } from './bounded.ts'
 import { type Call, connectEtcd, type EtcdClient, isGone } from './etcd-client.ts'
@@ -12,6 +13,9 @@ import { createTable, type View } from './etcd-table.ts'
 import { createLines, createWatches } from './etcd-watch.ts'
 import type { LockEvents, LockState, Locks } from './lease.ts'
 import { createLocksOn } from './locks.ts'
+
+// biome-ignore lint/performance/noBarrelFile: an entry of the package; callers branch on the errors of what they open here
+export { type Lease, LeaseLostError, LockBusyError, type Locks } from './lease.ts'
 
 export interface EtcdLocksOptions {
   /** URLs of one cluster's servers, version 3.4 or newer: http://host:port. */
@@ -26,8 +30,12 @@ export interface EtcdLocksOptions {
   expected_hold_ms?: (resource: string) => number | undefined
 }
 
-/** @throws RangeError when hosts is empty */
-export function createEtcdLocks({ hosts, prefix = '', instance, ...options }: EtcdLocksOptions): Locks {
+/** @throws TypeError or RangeError for an option that is none, RangeError when hosts is empty */
+export function createEtcdLocks(all: EtcdLocksOptions): Locks {
+  checkSetting(all)
+  const { hosts, prefix = '', instance, ...options } = all
+  if (!Array.isArray(hosts)) throw new TypeError('hosts must be an array')
+  for (const host of hosts) checkText('hosts', host ?? null)
   if (hosts.length === 0) throw new RangeError('hosts names no server')
   const backend = etcdBackend(connectEtcd(hosts), prefix)
   return createLocksOn(backend, { ...options, instance: instance ?? `${hostname()}:${process.pid}` })

@@ -6,19 +6,27 @@ import type { Backend } from './backend.ts'
 import { answerLimit, bounded } from './bounded.ts'
 import { type Lease, LeaseLostError, type LockEvents, type LostReason, type Mode, type ReleaseResult } from './lease.ts'
 
-export interface Grant {
+/** Who asks for a lease, and on which terms. */
+export interface Asking {
   resource: string
   id: string
   seat: number
   mode: Mode
+  limit: number
   owner: string
-  token: number
   ttl_ms: number
+  above: number
+  /** For how long it is expected to be held, in ms; who holds it longer is reported. */
+  expected_ms: number | undefined
+  max_hold_ms: number | undefined
+  progress_ms: number | undefined
+}
+
+export interface Grant extends Asking {
+  token: number
   /** From this time of performance.now() on the server keeps the lock for valid_ms: less than a TTL if handed over. */
   sent_at: number
   valid_ms: number
-  max_hold_ms?: number | undefined
-  progress_ms?: number | undefined
 }
 
 export interface Keeper {
@@ -26,8 +34,6 @@ export interface Keeper {
   events: LockEvents
   /** Undoes behind the caller's back what a request without an answer may have done. */
   undo(resource: string, id: string, ttl_ms: number): void
-  /** For how long a lease on this is expected to be held, in ms; who holds it longer is reported. */
-  expected_hold_ms?: ((resource: string) => number | undefined) | undefined
   /** By seat: what a message from the lock server names. */
   held: Map<number, HeldLease>
   /** Makes sure that leases are looked after at this time of performance.now(). */
@@ -63,14 +69,16 @@ export class HeldLease implements Lease {
   #valid_until: number
   #renew_at: number
   #long_at: number
-  #end_at: number
-  #progress_ms: number
-  #stall_at: number
+  #end_at = Number.POSITIVE_INFINITY
+  #progress_ms = Number.POSITIVE_INFINITY
+  #stall_at = Number.POSITIVE_INFINITY
   #known: boolean
   #keeper: Keeper
   #renewing = false
   #failures = 0
   #over: LostReason | undefined
+  /** It ended otherwise than by its holder's release. */
+  #lost = false
   #controller: AbortController | undefined
   #releasing: Promise<ReleaseResult> | undefined
   /** Of the callers, so many asked before the renewal under way was sent: to the others its answer is no news. */
@@ -91,18 +99,25 @@ export class HeldLease implements Lease {
     const handed = grant.valid_ms < grant.ttl_ms
     this.#known = handed || grant.mode !== 'exclusive'
     this.#renew_at = handed ? performance.now() + SHORT_MS : grant.sent_at + Math.min(grant.ttl_ms / 3, KNOWN_MS)
-    this.#long_at = grant.sent_at + (keeper.expected_hold_ms?.(grant.resource) ?? Number.POSITIVE_INFINITY)
+    this.#long_at = grant.sent_at + (grant.expected_ms ?? Number.POSITIVE_INFINITY)
+    this.setDeadlines(grant)
+  }
+
+  /** They count from now on. */
+  setDeadlines(terms: { max_hold_ms: number | undefined; progress_ms: number | undefined }): void {
+    const { max_hold_ms = Number.POSITIVE_INFINITY, progress_ms = Number.POSITIVE_INFINITY } = terms
     const now = performance.now()
-    this.#end_at = now + (grant.max_hold_ms ?? Number.POSITIVE_INFINITY)
-    this.#progress_ms = grant.progress_ms ?? Number.POSITIVE_INFINITY
-    this.#stall_at = now + this.#progress_ms
+    this.#end_at = now + max_hold_ms
+    this.#progress_ms = progress_ms
+    this.#stall_at = now + progress_ms
+    this.#keeper.lookBy(this.due_at)
   }
 
   /** Made when somebody asks for it: an AbortController costs more than all the rest of a lease. */
   get signal(): AbortSignal {
     if (!this.#controller) {
       this.#controller = new AbortController()
-      if (this.#over && this.#over !== 'released') this.#controller.abort(this.#error())
+      if (this.#lost) this.#controller.abort(this.#error())
     }
     return this.#controller.signal
   }
@@ -251,6 +266,7 @@ export class HeldLease implements Lease {
   }
 
   #lose(why: LostReason): void {
+    this.#lost = true
     this.#end(why)
     this.#controller?.abort(this.#error())
     this.#keeper.events.lost?.(this.resource, why, this.#told())

@@ -94,7 +94,12 @@ export type LostReason = 'expired' | 'taken' | 'unreachable' | 'released' | 'sta
 export type ReleaseResult = { released: true } | { released: false; reason: 'expired' | 'taken' | 'unreachable' }
 
 export interface Locks<M extends Mode = Mode> {
-  /** @throws LockBusyError, the signal's reason, or the error of the lock server */
+  /**
+   * Once in line, it waits on while the lock server is away, and stands in line again when it is back; a server that does
+   * not answer the first request is an error at once.
+   * @throws LockBusyError, the signal's reason, or the error of the lock server; after close() an error with the code
+   *   'closed'; TypeError or RangeError for what is no argument, as every function here
+   */
   acquire(resource: string, options?: AcquireOptions<M>): Promise<Lease>
   /** One try; undefined when somebody else holds the lock or waits for it. @throws the error of the lock server */
   tryAcquire(resource: string, options?: TryOptions<M>): Promise<Lease | undefined>
@@ -108,8 +113,10 @@ export interface Locks<M extends Mode = Mode> {
   ): Promise<T | F>
   /**
    * All of them or none, in any mixture of modes; one that is named twice counts once, exclusive before shared. Waits
-   * in the order of their names, so that nobody who does the same is deadlocked with it.
-   * @throws LockBusyError for the first that was not free in time
+   * in the order of their names, so that nobody who does the same is deadlocked with it. max_hold_ms and progress_ms count
+   * from when all are held.
+   * @throws LockBusyError for the first that was not free in time, the signal's reason, or LeaseLostError when one was
+   *   lost while others were waited for and no time is left
    */
   acquireAll(wanted: readonly Wanted<M>[], options?: Omit<Terms, 'within'> & { wait_ms?: number }): Promise<LeaseSet>
   /** Several without waiting, in one round trip: a map of those obtained. An error of the server gives back all. */

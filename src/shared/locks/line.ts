@@ -21,6 +21,9 @@ export interface Waiter extends Interruptible {
   ended?: () => void
 }
 
+/** While the server is away there is no place to be kept alive: it is asked this often, or when a message says so. */
+const AWAY_MS = 1000
+
 /** A place is refreshed so often in its lifetime: one missed heartbeat shall not cost it. */
 const RECHECKS = 3
 
@@ -42,10 +45,11 @@ export interface Granted {
 }
 
 /**
- * Asks once, and again until the lock is granted or `until`, a time of performance.now(), has come.
+ * Asks once, and again until the lock is granted or `until`, a time of performance.now(), has come. Who has stood in line
+ * once waits on while the server is away, and stands in line again when it is back: the ticket leads to the old place.
  * @returns the grant, or the last busy answer; then the caller undoes the place
- * @throws what the waiter was failed with, or the server's error: at once on the first attempt, in line only when the
- *   place must have died of it
+ * @throws what the waiter was failed with, or the server's error: at once on the first attempt, later only at the end,
+ *   when the place must have died of it
  */
 export async function waitInLine(
   backend: Backend,
@@ -58,6 +62,8 @@ export async function waitInLine(
   let busy: BusyAnswer | undefined
   let answered_at = 0
   let missed = false
+  /** Why the place must be gone. */
+  let away: { error: unknown } | undefined
   for (;;) {
     waiter.woken = false
     const sent_at = performance.now()
@@ -73,6 +79,7 @@ export async function waitInLine(
       }
       if (!busy) contended?.(request.resource)
       busy = answer
+      away = undefined
       request.ticket = answer.ticket
       answered_at = sent_at
       // Only the two in front look at when the lock frees itself: the head to take it, the next to outlive the head.
@@ -80,7 +87,11 @@ export async function waitInLine(
     } catch (error) {
       // In line, an answer may be missed while the place lives on: a connection that was reset is no reason to leave.
       missed = true
-      if (waiter.failed || !busy || performance.now() - answered_at >= request.place_ttl_ms) throw error
+      if (waiter.failed || !busy) throw error
+      if (performance.now() - answered_at >= request.place_ttl_ms) {
+        away = { error }
+        sleep_ms = Math.max(sleep_ms, AWAY_MS)
+      }
     }
     const rest_ms = until - performance.now()
     if (rest_ms > 0 && !waiter.woken) await nap(waiter, Math.min(sleep_ms, rest_ms))
@@ -91,7 +102,9 @@ export async function waitInLine(
     if (handed && handed.place === busy.place && fresh) {
       return { granted: true, token: handed.token, sent_at: answered_at, valid_ms: request.place_ttl_ms }
     }
-    if (rest_ms <= 0 && !handed) return busy
+    if (rest_ms > 0 || handed) continue
+    if (away) throw away.error
+    return busy
   }
 }
 

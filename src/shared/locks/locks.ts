@@ -2,9 +2,10 @@
  * Locks over any backend. The invariant: every id that was ever sent to the server ends as a held lease, or is undone
  * once the last request that carried it has been answered; what cannot be undone dies of its own lifetime.
  */
+import { checkedLeases, checkFunction, checkNumber, checkOptions, checkResource, checkResources } from './arguments.ts'
 import type { Backend, BusyAnswer, Handed } from './backend.ts'
 import { answerLimit, bounded } from './bounded.ts'
-import { createKeeper, type Grant, holdLease } from './hold.ts'
+import { type Asking, createKeeper, type Grant, holdLease } from './hold.ts'
 import {
   type AcquireOptions,
   type Ask,
@@ -24,9 +25,6 @@ import { partOf } from './within.ts'
 /** Who gave up waiting is not kept longer than this for the clean-up; it goes on behind. */
 const UNDO_PATIENCE_MS = 100
 
-/** More permits than this of one resource would be looked through at each acquire. */
-const MOST_PERMITS = 1000
-
 export interface LocksOptions {
   ttl_ms: number
   /** Shown as the holder when an acquire names no owner. */
@@ -36,13 +34,15 @@ export interface LocksOptions {
   expected_hold_ms?: ((resource: string) => number | undefined) | undefined
 }
 
+/** @param options checked by who has made the backend: checkSetting */
 export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: LocksOptions): Locks<M> {
   const { ttl_ms: default_ttl_ms, instance, events = {}, expected_hold_ms } = options
   const waiters = new Map<number, Waiter>()
   let seats = 0
   const undoing = new Set<Promise<void>>()
   let closed: Error | undefined
-  const keeper = createKeeper({ backend, events, expected_hold_ms, undo: (...lost) => void undo(...lost) })
+  let closing: Promise<void> | undefined
+  const keeper = createKeeper({ backend, events, undo: (...lost) => void undo(...lost) })
 
   /**
    * Takes back what the id may have on the server. Not before `asked`, its last request, has been answered, if it is: a
@@ -71,55 +71,83 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
     return work
   }
 
-  /** Who asks, checked, with an id of its own. @throws RangeError, or why nothing may be asked any more */
-  function asker(options: Terms & Ask) {
-    const { ttl_ms = default_ttl_ms, above = 0, mode = 'exclusive', limit = 0, job, max_hold_ms, progress_ms } = options
-    checkTtl(ttl_ms)
-    checkDeadline('max_hold_ms', max_hold_ms)
-    checkDeadline('progress_ms', progress_ms)
-    if (!(Number.isSafeInteger(above) && above >= 0)) throw new RangeError(`above is no token: ${above}`)
-    if (mode === 'permit' ? !(Number.isInteger(limit) && limit >= 1 && limit <= MOST_PERMITS) : limit !== 0) {
-      throw new RangeError(`limit must be whole, from 1 to ${MOST_PERMITS}, and is for permits only: ${limit}`)
-    }
+  /** How long a lease on this shall be held at most. Asked before anything is sent: what it throws costs no lease. */
+  function expectedOf(resource: string): number | undefined {
+    const expected = expected_hold_ms?.(resource)
+    checkNumber('expected_hold_ms of a resource', expected, { least: 0, whole: false })
+    return expected
+  }
+
+  /** Who asks, with an id of its own. @throws why nothing may be asked any more */
+  function asker(resource: string, options: Terms & Ask): Asking {
     if (closed) throw closed
     options.signal?.throwIfAborted()
+    const { ttl_ms = default_ttl_ms, above = 0, mode = 'exclusive', limit = 0 } = options
+    const { job, max_hold_ms, progress_ms } = options
     const owner = (options.owner ?? instance) + (job === undefined ? '' : ` ${job}`)
     const seat = ++seats
     const id = backend.newId({ seat, owner, mode, limit, ttl_ms })
-    return { seat, owner, mode, limit, ttl_ms, above, id, max_hold_ms, progress_ms }
+    // Every way to a held lease comes by here: its holder hears of a forced release, its waiter of its turn.
+    backend.listen(heard)
+    const expected_ms = expectedOf(resource)
+    return { resource, seat, owner, mode, limit, ttl_ms, above, id, expected_ms, max_hold_ms, progress_ms }
   }
 
-  async function claim(resource: string, options: AcquireOptions): Promise<Grant | BusyAnswer> {
-    const { wait_ms = 0, signal } = options
-    const { seat, owner, max_hold_ms, progress_ms, ...wanted } = asker(options)
-    const { id, ttl_ms, mode } = wanted
+  /** What waits under this ends with the signal and with close(), which waits until it has left. */
+  function enter(seat: number, signal: AbortSignal | undefined): { waiter: Waiter; leave: () => void } {
     const waiter: Waiter = { woken: false }
     const aborts = signal && failOnAbort(signal, waiter)
     waiters.set(seat, waiter)
-    backend.listen(heard)
+    const leave = () => {
+      waiters.delete(seat)
+      aborts?.delete(waiter)
+      waiter.ended?.()
+    }
+    return { waiter, leave }
+  }
+
+  /** Reports a request that ended without a lease, and takes back what it may have got all the same. */
+  async function failed(asked: readonly Asking[], waiter: Waiter): Promise<void> {
+    const why = closed ? 'closed' : waiter.failed ? 'aborted' : 'unreachable'
+    const undone = asked.map(({ resource, id, ttl_ms }) => {
+      events.failed?.(resource, why)
+      return undo(resource, id, ttl_ms, waiter.asked)
+    })
+    if (waiter.failed) await patiently(Promise.all(undone))
+  }
+
+  /** @param keep makes of the grant what the caller gets, before anything else may run */
+  async function claim<T extends object>(
+    resource: string,
+    options: TryOptions,
+    wait_ms: number,
+    keep: (grant: Grant, waiter: Waiter) => T | Promise<T>,
+  ): Promise<T | BusyAnswer> {
+    const asking = asker(resource, options)
+    const { seat, id, ttl_ms, mode, limit, above } = asking
+    const { waiter, leave } = enter(seat, options.signal)
     const began = performance.now()
     try {
-      const request = { resource, ...wanted, place_ttl_ms: wait_ms > 0 ? placeTtl(ttl_ms) : 0, ticket: 0 }
+      const place_ttl_ms = wait_ms > 0 ? placeTtl(ttl_ms) : 0
+      const request = { resource, id, mode, limit, ttl_ms, above, place_ttl_ms, ticket: 0 }
       const outcome = await waitInLine(backend, request, waiter, began + wait_ms, events.contended)
       // The abort may have come between the answer and this line.
       if (waiter.failed) throw waiter.failed.reason
       if (outcome.granted) {
-        events.acquired?.(resource, performance.now() - began)
         const { token, sent_at, valid_ms } = outcome
-        return { resource, id, seat, mode, owner, token, ttl_ms, sent_at, valid_ms, max_hold_ms, progress_ms }
+        const kept = await keep({ ...asking, token, sent_at, valid_ms }, waiter)
+        events.acquired?.(resource, performance.now() - began)
+        if (closed) throw closed
+        return kept
       }
       events.failed?.(resource, 'lock_busy')
       if (outcome.ticket > 0) await patiently(undo(resource, id, ttl_ms, waiter.asked))
       return outcome
     } catch (error) {
-      events.failed?.(resource, closed ? 'closed' : waiter.failed ? 'aborted' : 'unreachable')
-      const undone = undo(resource, id, ttl_ms, waiter.asked)
-      if (waiter.failed) await patiently(undone)
+      await failed([asking], waiter)
       throw error
     } finally {
-      waiters.delete(seat)
-      aborts?.delete(waiter)
-      waiter.ended?.()
+      leave()
     }
   }
 
@@ -136,32 +164,47 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
     }
   }
 
-  async function acquire(resource: string, options: AcquireOptions = {}): Promise<Lease> {
+  const hold = (grant: Grant) => holdLease(keeper, grant)
+
+  /** With arguments that are checked. */
+  async function take(resource: string, options: TryOptions, wait_ms: number): Promise<Lease | BusyAnswer> {
+    if (closed) throw closed
     if (options.within) return partOf(options.within, resource, options.mode)
-    const claimed = await claim(resource, options)
-    if ('granted' in claimed) throw busyError(resource, claimed)
-    return holdLease(keeper, claimed)
+    return await claim(resource, options, wait_ms, hold)
+  }
+
+  async function acquire(resource: string, options: AcquireOptions = {}): Promise<Lease> {
+    checkResource(resource)
+    checkOptions(options)
+    const taken = await take(resource, options, options.wait_ms ?? 0)
+    if ('granted' in taken) throw busyError(resource, taken)
+    return taken
   }
 
   async function tryAcquire(resource: string, options: TryOptions = {}): Promise<Lease | undefined> {
-    if (options.within) return partOf(options.within, resource, options.mode)
-    const claimed = await claim(resource, 'wait_ms' in options ? { ...options, wait_ms: 0 } : options)
-    return 'granted' in claimed ? undefined : holdLease(keeper, claimed)
+    checkResource(resource)
+    checkOptions(options)
+    const taken = await take(resource, options, 0)
+    return 'granted' in taken ? undefined : taken
   }
 
   async function withLease(
     resource: string,
-    { onBusy, ...options }: AcquireOptions & { onBusy?: unknown },
+    options: AcquireOptions & { onBusy?: unknown },
     body: (lease: Lease) => Promise<unknown>,
   ): Promise<unknown> {
+    checkFunction('body', body)
     let lease: Lease
     try {
-      lease = await acquire(resource, options as AcquireOptions)
+      lease = await acquire(resource, options)
     } catch (error) {
+      const onBusy = options?.onBusy
       if (onBusy === undefined || !(error instanceof LockBusyError)) throw error
       return typeof onBusy === 'function' ? onBusy(error) : onBusy
     }
     try {
+      // Closed since it was granted: then it has been given back.
+      if (closed) throw closed
       return await body(lease)
     } finally {
       await lease.release()
@@ -172,29 +215,54 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
     await Promise.all(Array.from(leases, (lease) => lease.release()))
   }
 
-  checkTtl(default_ttl_ms)
-  const { acquireAll } = createSets({ backend, keeper, events, asker, acquire, releaseMany, undo })
+  async function tryAcquireMany(resources: readonly string[], options: TryOptions = {}): Promise<Map<string, Lease>> {
+    checkResources(resources)
+    checkOptions(options)
+    const unique = [...new Set(resources)]
+    const tried = await Promise.allSettled(unique.map((resource) => take(resource, options, 0)))
+    const leases = new Map<string, Lease>()
+    for (const one of tried) {
+      if (one.status === 'fulfilled' && !('granted' in one.value)) leases.set(one.value.resource, one.value)
+    }
+    const failed = tried.find((one) => one.status === 'rejected')
+    if (!failed) return leases
+    await releaseMany(leases.values())
+    throw failed.reason
+  }
+
+  /** Gives back what is held and what is still asked for: no lease outlives this. */
+  async function shut(): Promise<void> {
+    const reason = Object.assign(new Error('the locks are closed'), { code: 'closed' })
+    closed = reason
+    const ends = Array.from(waiters.values(), (waiter) => {
+      const ended = new Promise<void>((resolve) => {
+        waiter.ended = resolve
+      })
+      fail(waiter, reason)
+      return ended
+    })
+    await Promise.all([...ends, ...Array.from(keeper.held.values(), (lease) => lease.giveUp())])
+    // Bounded: where the server hangs, what is left there dies of its own lifetime.
+    await bounded(Promise.all(undoing), answerLimit(default_ttl_ms)).catch(noop)
+    await backend.close()
+  }
+
+  const { acquireAll } = createSets({ backend, keeper, events, asker, enter, failed, claim, releaseMany })
   const locks: Locks = {
     acquire,
     tryAcquire,
     acquireAll,
-    releaseMany,
-    remote: createRemoteLeases({ backend, events, claim, undo }),
+    tryAcquireMany,
+    remote: createRemoteLeases({ backend, events, claim }),
 
     withLease: withLease as Locks['withLease'],
 
-    async tryAcquireMany(resources, options) {
-      const unique = [...new Set(resources)]
-      const tried = await Promise.allSettled(unique.map((resource) => tryAcquire(resource, options)))
-      const leases = new Map<string, Lease>()
-      for (const one of tried) if (one.status === 'fulfilled' && one.value) leases.set(one.value.resource, one.value)
-      const failed = tried.find((one) => one.status === 'rejected')
-      if (!failed) return leases
-      await releaseMany(leases.values())
-      throw failed.reason
+    async releaseMany(leases) {
+      await releaseMany(checkedLeases(leases))
     },
 
     async inspect(resource) {
+      checkResource(resource)
       const [state] = await bounded(backend.inspect([resource]), answerLimit(default_ttl_ms))
       if (!state) throw new Error(`the lock server said nothing about ${resource}`)
       return state
@@ -206,48 +274,28 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
       return states.filter(({ holders, waiters }) => holders.length + waiters.length > 0)
     },
 
-    async forceRelease(resource, { above = 0 } = {}) {
+    async forceRelease(resource, options = {}) {
+      checkResource(resource)
+      checkOptions(options)
+      const { above = 0 } = options
       return await bounded(backend.force(resource, above), answerLimit(default_ttl_ms))
     },
 
-    async close() {
-      if (closed) return
-      const reason = new Error('the locks are closed')
-      closed = reason
-      const ends = Array.from(waiters.values(), (waiter) => {
-        const ended = new Promise<void>((resolve) => {
-          waiter.ended = resolve
-        })
-        fail(waiter, reason)
-        return ended
-      })
-      await Promise.all([...ends, ...Array.from(keeper.held.values(), (lease) => lease.giveUp())])
-      // Bounded: where the server hangs, what is left there dies of its own lifetime.
-      await bounded(Promise.all(undoing), answerLimit(default_ttl_ms)).catch(noop)
-      await backend.close()
+    close() {
+      closing ??= shut()
+      return closing
     },
   }
   return locks as Locks<M>
 }
 
-async function patiently(undone: Promise<void>): Promise<void> {
+async function patiently(undone: Promise<unknown>): Promise<void> {
   let timer: NodeJS.Timeout | undefined
   const enough = new Promise<void>((resolve) => {
     timer = setTimeout(resolve, UNDO_PATIENCE_MS)
   })
   await Promise.race([undone, enough])
   clearTimeout(timer)
-}
-
-/** Below 20 ms the drift margin eats the lease; above a day a timer may overflow and nobody recovers from a crash. */
-function checkTtl(ttl_ms: number): void {
-  if (Number.isInteger(ttl_ms) && ttl_ms >= 20 && ttl_ms <= 86_400_000) return
-  throw new RangeError(`ttl_ms must be whole, from 20 ms to a day: ${ttl_ms}`)
-}
-
-function checkDeadline(name: string, ms: number | undefined): void {
-  if (ms === undefined || (Number.isSafeInteger(ms) && ms >= 1)) return
-  throw new RangeError(`${name} must be whole and at least 1: ${ms}`)
 }
 
 function noop(): void {}

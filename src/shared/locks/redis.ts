@@ -6,12 +6,16 @@
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
 import type { Cluster, Redis, RedisOptions } from 'ioredis'
+import { checkNumber, checkRedis, checkSetting } from './arguments.ts'
 import type { Answer, Asker, Backend, BusyAnswer, Heard } from './backend.ts'
 import type { LockState, Locks } from './lease.ts'
 import { createLocksOn, type LocksOptions } from './locks.ts'
 import { kindOf, readHolder, readId } from './redis-answers.ts'
 import { indexOf, type RedisIndex } from './redis-index.ts'
 import { createRun, script } from './redis-script.ts'
+
+// biome-ignore lint/performance/noBarrelFile: an entry of the package; callers branch on the errors of what they open here
+export { type Lease, LeaseLostError, LockBusyError, type Locks } from './lease.ts'
 
 const ACQUIRE = script('acquire-free', 'line', 'acquire')
 const ACQUIRE_ALL = script('line', 'acquire-all')
@@ -41,9 +45,20 @@ export interface RedisLocksOptions extends Omit<LocksOptions, 'instance'> {
   replication?: Replication
 }
 
-export function createLocks({ redis, prefix = '', instance, replication, ...options }: RedisLocksOptions): Locks {
+/** @throws TypeError or RangeError for an option that is none */
+export function createLocks(all: RedisLocksOptions): Locks {
+  checkSetting(all)
+  const { redis, prefix = '', instance, replication, ...options } = all
+  checkRedis('redis', redis, all)
+  if (replication !== undefined) checkReplication(replication)
   const backend = createRedisBackend(redis, prefix, replication)
   return createLocksOn(backend, { ...options, instance: instance ?? `${hostname()}:${process.pid}` })
+}
+
+/** WAIT without a limit would wait for ever. */
+function checkReplication({ replicas, timeout_ms }: Replication): void {
+  checkNumber('replication.replicas', replicas ?? Number.NaN, { least: 1 })
+  checkNumber('replication.timeout_ms', timeout_ms ?? Number.NaN, { least: 1 })
 }
 
 /** The locks of one Redis, without the side that waits and renews. */

@@ -5,9 +5,13 @@
  */
 import { hostname } from 'node:os'
 import type { Redis } from 'ioredis'
+import { checkRedis, checkSetting, checkTtl } from './arguments.ts'
 import type { LockEvents, Locks } from './lease.ts'
 import { createLocksOn, type LocksOptions } from './locks.ts'
 import { createRedlockBackend } from './redlock/backend.ts'
+
+// biome-ignore lint/performance/noBarrelFile: an entry of the package; callers branch on the errors of what they open here
+export { type Lease, LeaseLostError, LockBusyError, type Locks } from './lease.ts'
 
 export interface RedlockOptions extends Omit<LocksOptions, 'instance'> {
   /**
@@ -27,9 +31,13 @@ export interface RedlockOptions extends Omit<LocksOptions, 'instance'> {
   max_ttl_ms?: number
 }
 
-/** @throws RangeError for other numbers of servers: a second or fourth one makes a quorum larger, and no safer */
+/** @throws TypeError or RangeError for an option that is none, RangeError for other numbers of servers: a second or fourth one makes a quorum larger, and no safer */
 export function createRedlock(options: RedlockOptions): Locks<'exclusive' | 'shared'> {
+  checkSetting(options)
   const { nodes, prefix = '', instance, max_ttl_ms = Math.max(60_000, options.ttl_ms), ...rest } = options
+  checkTtl('max_ttl_ms', max_ttl_ms)
+  if (!Array.isArray(nodes)) throw new TypeError('nodes must be an array')
+  for (const node of nodes) checkRedis('nodes', node, options)
   if (nodes.length !== 3 && nodes.length !== 5) {
     throw new RangeError(`Redlock needs 3 or 5 servers, not ${nodes.length}`)
   }

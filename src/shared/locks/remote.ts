@@ -2,6 +2,7 @@
  * Leases that live by their owner's heartbeats alone, wherever the owner is. The invariant: all that is needed to renew
  * or release one is in its handle, so any process answers for it, and none keeps it alive.
  */
+import { checkOptions, checkResource, refuse } from './arguments.ts'
 import type { Backend, BusyAnswer } from './backend.ts'
 import { answerLimit, bounded } from './bounded.ts'
 import type { Grant } from './hold.ts'
@@ -13,13 +14,18 @@ import {
   type RemoteLease,
   type RemoteLeases,
 } from './lease.ts'
-import { busyError } from './line.ts'
+import { busyError, type Waiter } from './line.ts'
 
 interface Deps {
   backend: Backend
   events: LockEvents
-  claim(resource: string, options: AcquireOptions): Promise<Grant | BusyAnswer>
-  undo(resource: string, id: string, ttl_ms: number, asked?: Promise<unknown>): Promise<void>
+  /** Whatever `keep` rejects with, the lease is given back. */
+  claim(
+    resource: string,
+    options: AcquireOptions,
+    wait_ms: number,
+    keep: (grant: Grant, waiter: Waiter) => Promise<RemoteLease>,
+  ): Promise<RemoteLease | BusyAnswer>
 }
 
 interface Held {
@@ -31,29 +37,26 @@ interface Held {
   since_ms: number
 }
 
-export function createRemoteLeases({ backend, events, claim, undo }: Deps): RemoteLeases {
+export function createRemoteLeases({ backend, events, claim }: Deps): RemoteLeases {
   /** What was handed over lives for the rest of its waiter's place: its owner shall have a whole TTL. And be listed. */
-  async function whole({ resource, id, token, ttl_ms }: Grant): Promise<number> {
+  async function whole(grant: Grant, waiter: Waiter): Promise<RemoteLease> {
+    const { resource, mode, id, token, ttl_ms } = grant
     const sent_at = performance.now()
     const asked = backend.extend(resource, id, ttl_ms)
-    const answer = await bounded(asked, answerLimit(ttl_ms)).catch((error) => {
-      void undo(resource, id, ttl_ms, asked)
-      throw error
-    })
+    waiter.asked = asked
+    const answer = await bounded(asked, answerLimit(ttl_ms), waiter)
     if (typeof answer !== 'number') throw new LeaseLostError(resource, token, answer)
-    return sent_at
+    return leaseOf({ resource, mode, id, token, ttl_ms, since_ms: Date.now() }, sent_at)
   }
 
   return {
     async acquire(resource, options = {}) {
-      for (const name of ['within', 'max_hold_ms', 'progress_ms'] as const) {
-        if (options[name] !== undefined) throw new RangeError(`${name} is not for remote leases`)
-      }
-      const claimed = await claim(resource, options)
+      checkResource(resource)
+      checkOptions(options)
+      refuse(options, ['within', 'max_hold_ms', 'progress_ms'], 'remote leases')
+      const claimed = await claim(resource, options, options.wait_ms ?? 0, whole)
       if ('granted' in claimed) throw busyError(resource, claimed)
-      const { mode, id, token, ttl_ms } = claimed
-      const sent_at = await whole(claimed)
-      return leaseOf({ resource, mode, id, token, ttl_ms, since_ms: Date.now() }, sent_at)
+      return claimed
     },
 
     async extend(handle) {

@@ -2,69 +2,74 @@
  * Several leases at once: all or none. The invariant: whoever waits for one holds only what comes before it in the order
  * of names, so no two who take their locks together are deadlocked.
  */
-import type { Backend } from './backend.ts'
+import { checkOptions, checkWanted, refuse } from './arguments.ts'
+import type { Backend, BusyAnswer } from './backend.ts'
 import { answerLimit, bounded } from './bounded.ts'
-import { type HeldLease, holdLease, type Keeper } from './hold.ts'
-import type { AcquireOptions, Ask, Lease, LeaseSet, LockEvents, Locks, Mode, Terms, Wanted } from './lease.ts'
+import { type Asking, type Grant, type HeldLease, holdLease, type Keeper, validUntil } from './hold.ts'
+import type { Ask, Lease, LeaseSet, LockEvents, Locks, Terms, Wanted } from './lease.ts'
 import { LockBusyError } from './lease.ts'
-import { busyError } from './line.ts'
-
-interface Asker {
-  seat: number
-  owner: string
-  mode: Mode
-  limit: number
-  ttl_ms: number
-  above: number
-  id: string
-  max_hold_ms?: number | undefined
-  progress_ms?: number | undefined
-}
+import { busyError, type Waiter } from './line.ts'
 
 interface Deps {
   backend: Backend
   keeper: Keeper
   events: LockEvents
-  asker(options: Terms & Ask): Asker
-  acquire(resource: string, options: AcquireOptions): Promise<Lease>
+  asker(resource: string, options: Terms & Ask): Asking
+  enter(seat: number, signal: AbortSignal | undefined): { waiter: Waiter; leave: () => void }
+  failed(asked: readonly Asking[], waiter: Waiter): Promise<void>
+  claim(
+    resource: string,
+    options: Terms & Ask,
+    wait_ms: number,
+    keep: (grant: Grant) => HeldLease,
+  ): Promise<HeldLease | BusyAnswer>
   releaseMany(leases: Iterable<Lease>): Promise<void>
-  undo(resource: string, id: string, ttl_ms: number, asked?: Promise<unknown>): Promise<void>
 }
 
 type One = { resource: string } & Ask
 
 export function createSets(deps: Deps): Pick<Locks, 'acquireAll'> {
-  const { backend, keeper, events, asker, acquire, releaseMany, undo } = deps
+  const { backend, keeper, events, asker, enter, failed, claim, releaseMany } = deps
 
   /** All of the group in one step of the server, or the one that was in the way. */
   async function atOnce(group: readonly One[], terms: Terms): Promise<HeldLease[] | LockBusyError> {
     if (!backend.attemptAll) throw new Error('this lock server takes one lock at a time')
-    const askers = group.map((one) => ({ resource: one.resource, ...asker({ ...terms, ...one }) }))
+    const askers = group.map((one) => asker(one.resource, { ...terms, ...one }))
+    const [{ seat, ttl_ms }] = askers as [Asking]
+    const { waiter, leave } = enter(seat, terms.signal)
     const sent_at = performance.now()
-    const asked = backend.attemptAll(askers.map((one) => ({ ...one, place_ttl_ms: 0, ticket: 0 })))
-    const answer = await bounded(asked, answerLimit(askers[0]?.ttl_ms ?? 0)).catch((error) => {
-      for (const { resource, id, ttl_ms } of askers) {
-        events.failed?.(resource, 'unreachable')
-        void undo(resource, id, ttl_ms, asked)
+    try {
+      const asked = backend.attemptAll(askers.map((one) => ({ ...one, place_ttl_ms: 0, ticket: 0 })))
+      waiter.asked = asked
+      const answer = await bounded(asked, answerLimit(ttl_ms), waiter)
+      // The abort may have come between the answer and this line.
+      if (waiter.failed) throw waiter.failed.reason
+      if (!('granted' in answer)) {
+        const resource = group[answer.at]?.resource ?? ''
+        events.contended?.(resource)
+        return busyError(resource, answer.busy)
       }
+      if (performance.now() >= validUntil(sent_at, ttl_ms)) throw new Error('the grant came too late')
+      // All are held before anything else runs, so that close() finds them.
+      const leases = askers.map((one, i) =>
+        holdLease(keeper, { ...one, token: answer.tokens[i] ?? 0, sent_at, valid_ms: ttl_ms }),
+      )
+      for (const { resource } of leases) events.acquired?.(resource, performance.now() - sent_at)
+      if (waiter.failed) throw (waiter as Waiter).failed?.reason
+      return leases
+    } catch (error) {
+      await failed(askers, waiter)
       throw error
-    })
-    if (!('granted' in answer)) {
-      const resource = group[answer.at]?.resource ?? ''
-      events.contended?.(resource)
-      return busyError(resource, answer.busy)
+    } finally {
+      leave()
     }
-    return askers.map((one, i) => {
-      events.acquired?.(one.resource, performance.now() - sent_at)
-      return holdLease(keeper, { ...one, token: answer.tokens[i] ?? 0, sent_at, valid_ms: one.ttl_ms })
-    })
   }
 
   /** Without waiting, a round trip for each group. */
-  async function tryAll(wanted: readonly One[], terms: Terms): Promise<Lease[] | LockBusyError> {
+  async function tryAll(wanted: readonly One[], terms: Terms): Promise<HeldLease[] | LockBusyError> {
     const byName = new Map(wanted.map((one) => [one.resource, one]))
     const groups = backend.together?.([...byName.keys()]) ?? []
-    const leases: Lease[] = []
+    const leases: HeldLease[] = []
     for (const names of groups) {
       const group = names.flatMap((name) => byName.get(name) ?? [])
       const got = await atOnce(group, terms).catch(async (error) => {
@@ -81,12 +86,14 @@ export function createSets(deps: Deps): Pick<Locks, 'acquireAll'> {
   }
 
   /** One after the other, each waited for while those before it are held. */
-  async function inOrder(wanted: readonly One[], terms: Terms, until: number): Promise<Lease[]> {
-    const leases: Lease[] = []
+  async function inOrder(wanted: readonly One[], terms: Terms, until: number): Promise<HeldLease[]> {
+    const leases: HeldLease[] = []
     try {
       for (const one of wanted) {
         const wait_ms = Math.max(0, until - performance.now())
-        leases.push(await acquire(one.resource, { ...terms, ...one, wait_ms }))
+        const claimed = await claim(one.resource, { ...terms, ...one }, wait_ms, (grant) => holdLease(keeper, grant))
+        if ('granted' in claimed) throw busyError(one.resource, claimed)
+        leases.push(claimed)
       }
       return leases
     } catch (error) {
@@ -95,17 +102,34 @@ export function createSets(deps: Deps): Pick<Locks, 'acquireAll'> {
     }
   }
 
+  /** Until all are held at the same time: one may be lost while another one is waited for. */
+  async function waitForAll(wanted: readonly One[], terms: Terms, until: number): Promise<HeldLease[]> {
+    for (;;) {
+      const leases = await inOrder(wanted, terms, until)
+      const lost = leases.find((lease) => lease.remaining_ms === 0)
+      if (!lost) return leases
+      await releaseMany(leases)
+      if (performance.now() >= until) lost.assertValid()
+    }
+  }
+
   return {
-    async acquireAll(wanted, { wait_ms = 0, ...terms } = {}) {
+    async acquireAll(wanted, options = {}) {
+      checkWanted(wanted)
+      checkOptions(options)
+      refuse(options, ['within', 'mode', 'limit'], 'acquireAll as a whole')
+      const { wait_ms = 0, max_hold_ms, progress_ms, ...terms } = options
       const until = performance.now() + wait_ms
       const sorted = merged(wanted)
       const tried = backend.attemptAll ? await tryAll(sorted, terms) : undefined
-      if (tried && !(tried instanceof LockBusyError)) return setOf(tried, releaseMany)
-      if (tried && wait_ms <= 0) {
+      if (tried instanceof LockBusyError && wait_ms <= 0) {
         events.failed?.(tried.resource, 'lock_busy')
         throw tried
       }
-      return setOf(await inOrder(sorted, terms, until), releaseMany)
+      const leases = Array.isArray(tried) ? tried : await waitForAll(sorted, terms, until)
+      // Their holder cannot show progress before it has them.
+      for (const lease of leases) lease.setDeadlines({ max_hold_ms, progress_ms })
+      return setOf(leases, releaseMany)
     },
   }
 }
@@ -124,7 +148,6 @@ function merged(wanted: readonly Wanted[]): One[] {
     const lower = other === undefined || (one.limit ?? 0) < (other.limit ?? 0)
     if (mode === 'exclusive' || (mode === 'permit' && lower) || !other) byName.set(one.resource, one)
   }
-  if (byName.size === 0) throw new RangeError('no resource is wanted')
   return [...byName.values()].sort((a, b) => (a.resource < b.resource ? -1 : 1))
 }
 
