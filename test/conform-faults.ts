@@ -88,36 +88,39 @@ export function conformInFaults(server: LockServer): void {
     },
   )
 
-  t.test('a server that is away for longer than a place lives: who waits waits on, and stands in line again', async (t) => {
-    const ttl_ms = 1500
-    const locks = await locksOf(t, server, ttl_ms)
-    t.teardown(() => server.resume())
-    const began = new Map<string, string[]>()
-    await inEachMode(server, 'away', async ({ rival }, resource) => {
-      began.set(resource, [])
-      await locks.acquire(resource, rival)
-    })
-    const waits = casesOf(server).flatMap(({ mode, rival }) =>
-      ['first', 'second'].map(async (name) => {
-        const resource = `away:${mode}`
-        if (name === 'second') await inLine(locks, resource, 1)
-        const lease = await locks.acquire(resource, { ...rival, wait_ms: 60_000 })
-        began.get(resource)?.push(name)
-        await lease.release()
-      }),
-    )
-    const told = Promise.all(waits)
-    told.catch(() => {})
-    for (const { mode } of casesOf(server)) await inLine(locks, `away:${mode}`, 2)
-    server.pause()
-    await sleep(3 * ttl_ms)
-    server.resume()
-    await t.resolves(told)
-    for (const [resource, names] of began) {
-      t.same(server.returns_to_place ? names : names.sort(), ['first', 'second'], resource)
-      await unused(locks, resource)
-    }
-  })
+  t.test(
+    'a server that is away for longer than a place lives: who waits waits on, and stands in line again',
+    async (t) => {
+      const ttl_ms = 1500
+      const locks = await locksOf(t, server, ttl_ms)
+      t.teardown(() => server.resume())
+      const began = new Map<string, string[]>()
+      await inEachMode(server, 'away', async ({ rival }, resource) => {
+        began.set(resource, [])
+        await locks.acquire(resource, rival)
+      })
+      const waits = casesOf(server).flatMap(({ mode, rival }) =>
+        ['first', 'second'].map(async (name) => {
+          const resource = `away:${mode}`
+          if (name === 'second') await inLine(locks, resource, 1)
+          const lease = await locks.acquire(resource, { ...rival, wait_ms: 60_000 })
+          began.get(resource)?.push(name)
+          await lease.release()
+        }),
+      )
+      const told = Promise.all(waits)
+      told.catch(() => {})
+      for (const { mode } of casesOf(server)) await inLine(locks, `away:${mode}`, 2)
+      server.pause()
+      await sleep(3 * ttl_ms)
+      server.resume()
+      await t.resolves(told)
+      for (const [resource, names] of began) {
+        t.same(server.returns_to_place ? names : names.sort(), ['first', 'second'], resource)
+        await unused(locks, resource)
+      }
+    },
+  )
 
   t.test('who waits for a server that stays away is told so at the end of the wait', async (t) => {
     const locks = await locksOf(t, server, 1000)
