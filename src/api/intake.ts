@@ -178,7 +178,10 @@ export function createIntake<Row extends NewRow>(
               WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(ids)}::json)::uuid) AND status = 'queued'
               RETURNING id`,
         )
-        if (found.length > 0) log.warn({ [name]: found.map((row) => row.id) }, 'cancelled what was not acknowledged')
+        if (found.length > 0) {
+          log.warn({ [name]: found.length }, 'cancelled what was not acknowledged')
+          log.debug({ [name]: found.map((row) => row.id) }, 'cancelled what was not acknowledged, by id')
+        }
         break
       } catch {
         await new Promise((resolve) => setTimeout(resolve, 200))

@@ -258,7 +258,11 @@ export function createSettler(deps: SettleDeps) {
       line.settled[change.status]?.push(change.id)
     }
     metrics.batch_size.observe(verdict.purchases.length + verdict.bookings.length + verdict.commands.length)
-    for (const [resource, line] of perLine) log.info({ resource, ...line }, 'settled')
+    for (const [resource, { fencing_token, settled }] of perLine) {
+      const counts = Object.fromEntries(Object.entries(settled).map(([status, ids]) => [status, ids.length]))
+      log.info({ resource, fencing_token, settled: counts }, 'settled')
+      log.debug({ resource, fencing_token, settled }, 'settled, by id')
+    }
     metrics.purchases.inc({ status: 'confirmed' }, verdict.successors.length)
     metrics.bookings.inc({ status: 'accepted' }, verdict.rebooked.length)
     pay(verdict.payables.map((payable) => payable.id))
