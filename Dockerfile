@@ -12,7 +12,9 @@ COPY --from=packages /app/node_modules node_modules
 COPY package.json ./
 COPY src src
 COPY drizzle drizzle
-COPY ops/migrate.ts ops/sandbox.ts ops/seed.ts ops/verify.ts ops/
+COPY ops/migrate.ts ops/sandbox.ts ops/seed.ts ops/verify.ts ops/command.mjs ops/processes.mjs ops/
+# Others reach a container from outside it; who may is decided where its port is published.
+ENV HOST=0.0.0.0
 # tsx keeps what it has compiled below /tmp: the only place that a container writes to.
 USER node
 CMD ["node", "--max-semi-space-size=32", "--import=tsx", "src/api/main.ts"]

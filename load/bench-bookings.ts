@@ -3,18 +3,18 @@
  * waits for the outcome) and by plain INSERTs under the same EXCLUDE constraint, straight to Postgres. The plain ones
  * have no API, no line, no idempotency and no answer that names the conflict: what they show is the constraint's cost.
  * The systems take turns, a slice of the ranges each, so that what else the machine does meets all of them.
- *
- *   npm run bench -- bookings --bookings=10000 --properties=20 --clients=64 --workers=3
  */
 import { loadavg } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
+import { readCommand } from '../ops/command.mjs'
 import { type Client, migrateDb, openDb, sqlState } from '../src/shared/db.ts'
 import { verify } from '../src/shared/verify.ts'
 import { type Arena, openArena } from './arena.ts'
 import { inParallel, withHoldfast } from './holdfast.ts'
 
-const { values } = parseArgs({
+const { whole } = readCommand({
+  name: 'bench bookings',
+  usage: 'npm run bench -- bookings --bookings=10000 --properties=20 --clients=64 --workers=3',
   options: {
     bookings: { type: 'string', default: '10000' },
     properties: { type: 'string', default: '20' },
@@ -23,14 +23,11 @@ const { values } = parseArgs({
   },
 })
 const [bookings, properties, clients, workers] = [
-  values.bookings,
-  values.properties,
-  values.clients,
-  values.workers,
-].map((text) => {
-  if (!/^[1-9]\d{0,5}$/.test(text)) throw new Error(`options are whole numbers from 1, not ${text}`)
-  return Number(text)
-}) as [number, number, number, number]
+  whole('bookings'),
+  whole('properties'),
+  whole('clients'),
+  whole('workers'),
+]
 
 /** Days in which the stays begin, and their longest: several wishes for every day, so that most of them collide. */
 const DAYS = 365

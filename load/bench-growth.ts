@@ -1,19 +1,11 @@
 /**
  * `npm run bench -- growth`: what happens when there is more of something. Each part is measured on a database and on
  * processes of its own, and keeps its last result in growth.json, so that a page can be made part by part.
- *
- *   npm run bench -- growth --parts=workers,products,line,settled,wait,neighbours,soak
- *     --runs=3 --seconds=6                        medians of so many rounds (line and soak: one)
- *     --workers=1,2,4,8 --products=1,10,100,1000,10000,100000
- *     --queued=1000000                            rows in one line
- *     --settled=0,100000,1000000,10000000         rows that are settled already: 5 GB of disk for ten million
- *     --minutes=10                                of the soak
- *     --out=docs/bench                            where growth.json, growth.md and growth.svg go
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { readCommand } from '../ops/command.mjs'
 import { openArena } from './arena.ts'
 import { drawFigure, drawPanel, STYLE, STYLE_DARK } from './chart.ts'
 import type { Figure, Options, Part } from './growth/field.ts'
@@ -23,7 +15,19 @@ import { line, products, settled, workers } from './growth/throughput.ts'
 const PARTS: Record<string, Part> = { workers, products, line, settled, wait, neighbours, soak }
 const say = (text: string) => process.stdout.write(`bench: ${text}\n`)
 
-const { values } = parseArgs({
+const USAGE = `
+npm run bench -- growth [OPTIONS]     what happens when there is more of something (docs/bench/growth.md)
+  --parts=${Object.keys(PARTS).join(',')}
+  --runs=3 --seconds=6                        medians of so many rounds (line and soak: one)
+  --workers=1,2,4,8 --products=1,10,100,1000,10000,100000
+  --queued=1000000                            rows in one line
+  --settled=0,100000,1000000,10000000         rows that are settled already: 5 GB of disk for ten million
+  --minutes=10                                of the soak
+  --out=docs/bench                            where growth.json, growth.md and growth.svg go`
+
+const { values, whole, wholes, some } = readCommand({
+  name: 'bench growth',
+  usage: USAGE,
   options: {
     parts: { type: 'string', default: Object.keys(PARTS).join(',') },
     runs: { type: 'string', default: '3' },
@@ -37,23 +41,17 @@ const { values } = parseArgs({
   },
 })
 
-function whole(name: string, text: string): number {
-  if (!/^\d{1,8}$/.test(text)) throw new Error(`--${name} takes whole numbers, not ${text}`)
-  return Number(text)
-}
-const list = (name: 'workers' | 'products' | 'settled') => values[name].split(',').map((text) => whole(name, text))
+const ROWS = { from: 0, to: 99_999_999 }
 const options: Options = {
-  runs: whole('runs', values.runs),
-  seconds: whole('seconds', values.seconds),
-  workers: list('workers'),
-  products: list('products'),
-  queued: whole('queued', values.queued),
-  settled: list('settled'),
-  minutes: whole('minutes', values.minutes),
+  runs: whole('runs'),
+  seconds: whole('seconds'),
+  workers: wholes('workers'),
+  products: wholes('products'),
+  queued: whole('queued', ROWS),
+  settled: wholes('settled', ROWS),
+  minutes: whole('minutes'),
 }
-const parts = values.parts.split(',')
-const unknown = parts.filter((name) => !PARTS[name])
-if (unknown.length > 0) throw new Error(`--parts takes ${Object.keys(PARTS).join(', ')}, not ${unknown.join(', ')}`)
+const parts = some('parts', Object.keys(PARTS))
 
 interface Kept extends Figure {
   /** when and where it was measured */

@@ -1,20 +1,15 @@
 /**
- * `npm run bench -- locks`: the lock library beside node-redlock, redis-semaphore and redlock-universal, in the same run.
+ * `npm run bench -- locks`: the lock library beside node-redlock, redis-semaphore and, where it is installed, redlock-universal.
  * Each library in turn, A B C D A B C D …, each measurement in a new process on an empty Redis without persistence.
- *
- *   npm run bench -- locks --runs=5 --seconds=4
- *     --libraries=holdfast,node-redlock     which ones are measured
- *     --scenarios=pair,distinct             which measurements are made
- *     --out=docs/bench                      where locks.md and locks.svg go
  */
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { Redis } from 'ioredis'
+import { readCommand } from '../ops/command.mjs'
 import { ensureRedisServer } from '../ops/install.mjs'
 import { startRedis } from '../ops/services.mjs'
-import { LIBRARIES, type Library } from './locks/libraries.ts'
+import { INSTALLED, type Library } from './locks/libraries.ts'
 import { type Figure, lockTable, SCENARIOS, type ScenarioName, writeLockResults } from './locks/results.ts'
 import type { Task } from './locks/run.ts'
 import { startNode } from './node.ts'
@@ -22,27 +17,25 @@ import { startNode } from './node.ts'
 const NODES = 3
 const say = (line: string) => process.stdout.write(`bench: ${line}\n`)
 
-const { values } = parseArgs({
+const USAGE = `
+npm run bench -- locks [OPTIONS]     the lock library beside others (docs/bench/locks.md)
+  --runs=3 --seconds=4
+  --libraries=${INSTALLED.join(',')}
+  --scenarios=${Object.keys(SCENARIOS).join(',')}
+  --out=docs/bench     where locks.md and locks.svg go
+redlock-universal is measured where it is installed: npm install --no-save redlock-universal@0.8.5 (Node 22 or newer)`
+
+const { values, whole, some } = readCommand({
+  name: 'bench locks',
+  usage: USAGE,
   options: {
     runs: { type: 'string', default: '3' },
     seconds: { type: 'string', default: '4' },
-    libraries: { type: 'string', default: LIBRARIES.join(',') },
+    libraries: { type: 'string', default: INSTALLED.join(',') },
     scenarios: { type: 'string', default: Object.keys(SCENARIOS).join(',') },
     out: { type: 'string', default: 'docs/bench' },
   },
 })
-
-function whole(name: string, text: string): number {
-  if (!/^[1-9]\d{0,3}$/.test(text)) throw new Error(`--${name} takes a whole number from 1, not ${text}`)
-  return Number(text)
-}
-
-function some<T extends string>(name: string, text: string, known: readonly T[]): T[] {
-  const asked = text.split(',')
-  const unknown = asked.filter((one) => !known.includes(one as T))
-  if (unknown.length > 0) throw new Error(`--${name} takes ${known.join(', ')}, not ${unknown.join(', ')}`)
-  return known.filter((one) => asked.includes(one))
-}
 
 async function measure(library: Library, scenario: ScenarioName, urls: string[], seconds: number): Promise<Figure> {
   const { kind, loops, nodes } = SCENARIOS[scenario]
@@ -56,10 +49,10 @@ async function measure(library: Library, scenario: ScenarioName, urls: string[],
   }
 }
 
-const runs = whole('runs', values.runs)
-const seconds = whole('seconds', values.seconds)
-const libraries = some('libraries', values.libraries, LIBRARIES)
-const scenarios = some('scenarios', values.scenarios, Object.keys(SCENARIOS) as ScenarioName[])
+const runs = whole('runs', { to: 9_999 })
+const seconds = whole('seconds', { to: 9_999 })
+const libraries = some('libraries', INSTALLED)
+const scenarios = some('scenarios', Object.keys(SCENARIOS) as ScenarioName[])
 const folder = mkdtempSync(join(tmpdir(), 'holdfast-bench-'))
 const undo: (() => unknown)[] = [() => rmSync(folder, { recursive: true, force: true })]
 try {

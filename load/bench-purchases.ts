@@ -2,18 +2,9 @@
  * `npm run bench`: purchases settled per second, Holdfast beside two peers measured in the same run. Each system in turn,
  * A B C A B C …, on a database and processes of its own, so that a slow minute of the machine meets all of them. A run
  * whose result does not add up is void, and then the exit code is 1.
- *
- *   npm run bench -- --runs=3 --seconds=8 --warmup=2 --products=1,10,100,1000 --connections=128
- *     --answers=accepted                  buyers wait for the 202; settled: for what became of it (Prefer: wait)
- *     --systems=holdfast,bullmq,tuned,redlock   which ones are measured
- *     --only=hot                          the same as --products=1
- *     --concurrency=16                    jobs at once of the peers' workers, instead of the best found for each
- *     --appendfsync=everysec              or always: then the peers' 202 is as durable as Holdfast's
- *     --out=docs/bench                    where results.md and throughput.svg go
- *     --profile=DIR                       V8 profiles of Holdfast's processes into DIR, and what its servers spent
  */
 import { mkdirSync } from 'node:fs'
-import { parseArgs } from 'node:util'
+import { readCommand } from '../ops/command.mjs'
 import { openArena } from './arena.ts'
 import type { Loaded } from './generator.ts'
 import type { Measured } from './measured.ts'
@@ -42,7 +33,20 @@ const QUIET_MS = 1_000
 const say = (line: string) => process.stdout.write(`bench: ${line}\n`)
 const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms))
 
-const { values } = parseArgs({
+const USAGE = `
+npm run bench [-- OPTIONS]     purchases settled per second, Holdfast beside two peers (docs/bench/results.md)
+  --runs=3 --seconds=8 --warmup=2 --products=1,10,100,1000 --connections=128
+  --answers=accepted           buyers wait for the 202; settled: for what became of it (Prefer: wait)
+  --systems=${SYSTEMS.join(',')}
+  --only=hot                   the same as --products=1
+  --concurrency=16             jobs at once of the peers' workers, instead of the best found for each
+  --appendfsync=everysec       or always: then the peers' 202 is as durable as Holdfast's
+  --out=docs/bench             where results.md and throughput.svg go
+  --profile=DIR                V8 profiles of Holdfast's processes into DIR, and what its servers spent`
+
+const { values, whole, wholes, some, refuse } = readCommand({
+  name: 'bench',
+  usage: USAGE,
   options: {
     runs: { type: 'string', default: '3' },
     seconds: { type: 'string', default: '8' },
@@ -59,26 +63,19 @@ const { values } = parseArgs({
   },
 })
 
-function whole(name: string, text: string): number {
-  if (!/^[1-9]\d{0,5}$/.test(text)) throw new Error(`--${name} takes whole numbers from 1, not ${text}`)
-  return Number(text)
-}
-
 function readOptions() {
-  const unknown = values.systems.split(',').filter((name) => !SYSTEMS.includes(name as SystemName))
-  if (unknown.length > 0) throw new Error(`--systems takes ${SYSTEMS.join(', ')}, not ${unknown.join(', ')}`)
-  if (!['settled', 'accepted'].includes(values.answers)) throw new Error('--answers takes settled or accepted')
-  if (values.only !== undefined && values.only !== 'hot') throw new Error('--only takes hot')
-  if (!['everysec', 'always'].includes(values.appendfsync)) throw new Error('--appendfsync takes everysec or always')
+  if (!['settled', 'accepted'].includes(values.answers)) refuse('--answers takes settled or accepted')
+  if (values.only !== undefined && values.only !== 'hot') refuse('--only takes hot')
+  if (!['everysec', 'always'].includes(values.appendfsync)) refuse('--appendfsync takes everysec or always')
   return {
-    runs: whole('runs', values.runs),
-    seconds: whole('seconds', values.seconds),
-    warmup: whole('warmup', values.warmup),
-    products: (values.only ? '1' : values.products).split(',').map((text) => whole('products', text)),
-    connections: whole('connections', values.connections),
+    runs: whole('runs'),
+    seconds: whole('seconds'),
+    warmup: whole('warmup'),
+    products: values.only ? [1] : wholes('products'),
+    connections: whole('connections'),
     wait: values.answers === 'settled',
-    systems: SYSTEMS.filter((name) => values.systems.split(',').includes(name)),
-    concurrency: values.concurrency === undefined ? undefined : whole('concurrency', values.concurrency),
+    systems: some('systems', SYSTEMS),
+    concurrency: values.concurrency === undefined ? undefined : whole('concurrency'),
     appendfsync: values.appendfsync,
     out: values.out,
     profile: values.profile,

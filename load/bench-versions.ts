@@ -2,22 +2,20 @@
  * `npm run bench -- versions`: the two ways of changing a row that several may want to change, beside each other, over
  * HTTP: by version (GET, PUT with If-Match, again after 412 with jitter) and under the resource's lease (restock).
  * Everybody on a row of their own, and everybody on one; the ways take turns.
- *
- *   npm run bench -- versions --changes=2000 --clients=16
  */
 import { loadavg } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
+import { readCommand } from '../ops/command.mjs'
 import { openArena } from './arena.ts'
 import { inParallel, withHoldfast } from './holdfast.ts'
 
-const { values } = parseArgs({
+const { whole } = readCommand({
+  name: 'bench versions',
+  usage: 'npm run bench -- versions --changes=2000 --clients=16',
   options: { changes: { type: 'string', default: '2000' }, clients: { type: 'string', default: '16' } },
 })
-const [changes, clients] = [values.changes, values.clients].map((text) => {
-  if (!/^[1-9]\d{0,5}$/.test(text)) throw new Error(`options are whole numbers from 1, not ${text}`)
-  return Number(text)
-}) as [number, number]
+const changes = whole('changes')
+const clients = whole('clients')
 
 /** Longest pause before a change by version is tried again; each try draws anew. */
 const JITTER_MS = 20

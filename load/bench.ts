@@ -2,17 +2,30 @@
  * `npm run bench [-- WHAT OPTIONS]`: purchases (the default), locks, bookings, versions or growth; each module
  * says what it measures and how.
  */
-const [what = ''] = process.argv.slice(2)
-const named = what !== '' && !what.startsWith('-')
-if (named) process.argv.splice(2, 1)
-if (!named || what === 'purchases') await import('./bench-purchases.ts')
-else if (what === 'locks') await import('./bench-locks.ts')
-else if (what === 'bookings') await import('./bench-bookings.ts')
-else if (what === 'versions') await import('./bench-versions.ts')
-else if (what === 'growth') await import('./bench-growth.ts')
-else {
-  process.stderr.write(
-    `bench: there is no benchmark of ${what}; there are purchases, locks, bookings, versions and growth\n`,
-  )
-  process.exitCode = 1
+import { readCommand, reasonOf } from '../ops/command.mjs'
+
+const USAGE = `
+npm run bench [-- WHAT OPTIONS]     WHAT OPTIONS is one of these; npm run bench -- WHAT --help has its options
+  purchases     (the default) purchases per second beside two peers
+  locks         the lock library beside others
+  bookings      stays beside plain INSERTs
+  versions      versions beside leases
+  growth        more workers, products, buyers, rows
+  DATABASE_URL, REDIS_URL     servers to use instead of a private pair`
+
+const WHAT = ['purchases', 'locks', 'bookings', 'versions', 'growth']
+const [what = '', ...rest] = process.argv.slice(2)
+const named = WHAT.includes(what)
+// Asked without a name for help, or with a name that is none, this page answers; else the module reads the options.
+const own = !named && (what === '--help' || what === '-h') ? ['--help'] : []
+const command = readCommand({ name: 'bench', usage: USAGE, args: own })
+if (!named && what !== '' && !what.startsWith('-'))
+  command.refuse(`there is no benchmark of ${what}; say one of ${WHAT.join(', ')}`)
+command.checkAddresses()
+if (named) process.argv.splice(2, process.argv.length, ...rest)
+try {
+  await import(`./bench-${named ? what : 'purchases'}.ts`)
+} catch (error) {
+  process.stderr.write(`bench: ${reasonOf(error)}\n`)
+  process.exit(1)
 }

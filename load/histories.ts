@@ -1,12 +1,18 @@
-/**
- * `npm run histories -- --runs=10000 [--seed=N] [--path=P --replay-path=R]`: histories of a lock against the model, many
- * more than the tests run. Prints the seed; with the seed and the paths of a failure it runs that history again.
- */
-import { parseArgs } from 'node:util'
+/** `npm run histories`: histories of a lock against the model, many more than the tests run. */
+import { readCommand } from '../ops/command.mjs'
 import { fencedInMemory, runHistories } from '../test/histories.ts'
 import { openHistoryWorld } from '../test/history-world.ts'
 
-const { values } = parseArgs({
+const USAGE = `
+npm run histories [-- OPTIONS]     random histories of a lock against a model
+  --runs=10000
+  --seed=N                         one of its own by default, which is printed
+  --path=P --replay-path=R         with the seed: the history that failed, again
+Exit code 1 when one fails. 2: the options make no sense.`
+
+const { values, whole } = readCommand({
+  name: 'histories',
+  usage: USAGE,
   options: {
     runs: { type: 'string', default: '10000' },
     seed: { type: 'string' },
@@ -14,12 +20,8 @@ const { values } = parseArgs({
     'replay-path': { type: 'string' },
   },
 })
-const histories = Number(values.runs)
-const seed = values.seed === undefined ? Date.now() % 2 ** 31 : Number(values.seed)
-if (!(Number.isInteger(histories) && histories > 0 && Number.isInteger(seed))) {
-  console.error('histories: --runs and --seed are whole numbers')
-  process.exit(2)
-}
+const histories = whole('runs', { to: 99_999_999 })
+const seed = values.seed === undefined ? Date.now() % 2 ** 31 : whole('seed', { from: 0, to: 2 ** 31 - 1 })
 console.log(`histories: ${histories}, seed ${seed}`)
 const began = performance.now()
 const world = await openHistoryWorld()

@@ -1,22 +1,15 @@
 /**
- * `npm run load -- NAME [--url=http://127.0.0.1:3000] [--rate=500 …]`: runs the k6 script load/NAME.js by k6 where it is
- * installed, else by the small runner in load/k6; checks the invariants afterwards; writes load/reports/NAME.html.
- *
- *   --url=URL        the API; without it the one on port 3000, and when nobody answers there, a fleet of its own for this run
- *   --start          a fleet of its own in any case: Postgres, Redis, an API and workers, gone afterwards
- *   --workers=2      of that fleet
- *   --runner=node    or k6: not the one that is found
- *   --NAME=VALUE     (or -e NAME=VALUE) everything else is for the script, as its variable NAME in capitals
+ * `npm run load -- NAME`: runs the k6 script load/NAME.js by k6 where it is installed, else by the small runner in load/k6;
+ * checks the invariants afterwards; writes load/reports/NAME.html.
  *
  * Exit codes are k6's (99: a threshold does not hold; 104: options that make no sense; 105: Ctrl-C; 107: an error of the script, also
- * one in an iteration, where k6 goes on and exits with 0); 1: an invariant is broken, or there is nobody to ask.
+ * one in an iteration, where k6 goes on and exits with 0); 1: an invariant is broken; 2: an option that cannot be read, or no API.
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { parseEnv } from 'node:util'
-import { ROOT } from '../ops/install.mjs'
+import { readCommand, reasonOf, runningHere } from '../ops/command.mjs'
 import { loadScript, type Result, ScriptError } from './k6/engine.ts'
 import { provideModules } from './k6/modules.ts'
 import { report, type Verdict } from './k6/report.ts'
@@ -26,6 +19,7 @@ import { InvalidConfig } from './k6/thresholds.ts'
 const HERE = fileURLToPath(new URL('.', import.meta.url))
 const REPORTS = join(HERE, 'reports')
 const DEFAULT_URL = 'http://127.0.0.1:3000'
+const OWN = ['url', 'start', 'workers', 'runner', 'help']
 const PROGRESS_MS = 5_000
 /** An iteration that began later than this says more of the machine that ran the script than of the API. */
 const LATE_MS = 1_000
@@ -34,47 +28,68 @@ const EXIT = { broken: 1, refused: 2, thresholds: 99, config: 104, stopped: 105,
 /** What cannot be done, in one line. */
 class Refusal extends Error {}
 
+const usage = (scripts: string) => `
+npm run load -- NAME [OPTIONS]     NAME is ${scripts}, or a file that ends with .js
+  --url=URL        the API: BASE_URL, or that of the npm start that runs here, or ${DEFAULT_URL}; when none answers there, a
+                   fleet of its own for this run
+  --start          a fleet of its own in any case: Postgres, Redis, an API and workers, gone afterwards
+  --workers=2      of that fleet
+  --runner=node    or k6: not the one that is found
+  --NAME=VALUE     (or -e NAME=VALUE) everything else is for the script, as its variable NAME in capitals (docs/load.md)
+Exit codes are k6's (99: a threshold does not hold); 1: an invariant is broken; 2: the options make no sense, or no API answers.`
+
 const say = (line: string) => process.stdout.write(`load: ${line}\n`)
 const terminal = process.stdout.isTTY
 /** A terminal tells our children as well: what is under way ends, and what was started is cleared away. */
 const stop = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stop.abort())
 
+/** Options that are the script's are taken out, the others are read as every command reads its own. */
 function readArguments(args: readonly string[]) {
-  const own: Record<string, string> = {}
+  const own: string[] = []
   const given = new Map<string, string>()
-  const names: string[] = []
   for (let i = 0; i < args.length; i++) {
     const text = args[i] ?? ''
-    const [, name = '', value = ''] = (text === '-e' ? /^(\w+)=(.*)$/ : /^--([\w-]+)(?:=(.*))?$/s).exec(
-      text === '-e' ? (args[++i] ?? '') : text,
-    ) ?? ['', '', '']
-    if (!text.startsWith('-')) names.push(text)
-    else if (!name) throw new Refusal(`cannot read ${text}: say --NAME=VALUE`)
-    else if (text !== '-e' && ['url', 'start', 'workers', 'runner'].includes(name)) own[name] = value
+    const [, name, value = ''] =
+      (text === '-e' ? /^(\w+)=(.*)$/s : /^--([\w-]+)(?:=(.*))?$/s).exec(text === '-e' ? (args[++i] ?? '') : text) ?? []
+    if (name === undefined && text.startsWith('-') && text !== '-h')
+      throw new Refusal(`cannot read ${text}: say --NAME=VALUE`)
+    if (name === undefined || (text !== '-e' && OWN.includes(name))) own.push(text)
     else given.set(name.toUpperCase().replaceAll('-', '_'), value)
   }
   const scripts = readdirSync(HERE)
     .filter((file) => file.endsWith('.js') && readFileSync(join(HERE, file), 'utf8').includes('export const options'))
     .map((file) => file.slice(0, -'.js'.length))
-  const [name, ...more] = names
-  if (name === undefined || more.length > 0) throw new Refusal(`say which: ${scripts.join(', ')}`)
+    .join(', ')
+  const { values, words, whole, checkAddresses } = readCommand({
+    name: 'load',
+    usage: usage(scripts),
+    args: own,
+    words: 1,
+    options: {
+      url: { type: 'string' },
+      start: { type: 'boolean', default: false },
+      workers: { type: 'string', default: '2' },
+      runner: { type: 'string' },
+    },
+  })
+  checkAddresses()
+  const [name] = words
+  if (name === undefined) throw new Refusal(`say which: ${scripts}`)
   const file = name.endsWith('.js') ? name : join(HERE, `${name}.js`)
   if (!existsSync(file))
-    throw new Refusal(`there is no ${name}; there are ${scripts.join(', ')}, or say a file that ends with .js`)
-  const workers = Number(own.workers ?? 2)
-  if (!Number.isInteger(workers) || workers < 1)
-    throw new Refusal(`--workers is a whole number from 1, not ${own.workers}`)
-  if (own.runner !== undefined && !['node', 'k6'].includes(own.runner)) throw new Refusal('--runner takes node or k6')
-  const url = own.url ?? process.env.BASE_URL
-  if (url !== undefined && !URL.canParse(url)) throw new Refusal(`${url} is no URL`)
+    throw new Refusal(`there is no ${name}; there are ${scripts}, or say a file that ends with .js`)
+  if (values.runner !== undefined && !['node', 'k6'].includes(values.runner))
+    throw new Refusal('--runner takes node or k6')
+  const url = values.url ?? (process.env.BASE_URL || undefined)
+  if (url !== undefined && !(URL.canParse(url) && /^https?:/.test(url))) throw new Refusal(`${url} is no URL`)
   return {
     file,
     title: file.replace(/^.*[\\/]|\.js$/g, ''),
     url,
-    start: own.start !== undefined,
-    workers,
-    runner: own.runner,
+    start: values.start,
+    workers: whole('workers'),
+    runner: values.runner,
     given,
   }
 }
@@ -84,13 +99,6 @@ async function answersAt(url: string): Promise<boolean> {
   const live = await fetch(new URL('/livez', url), { signal: AbortSignal.timeout(5_000) }).catch(() => undefined)
   await live?.arrayBuffer()
   return live?.ok === true
-}
-
-/** DATABASE_URL; else, for the API that `npm start` has started here, the one that it has written down. */
-function findDatabase(here: boolean): string | undefined {
-  if (process.env.DATABASE_URL) return process.env.DATABASE_URL
-  const file = join(resolve(ROOT, process.env.HOLDFAST_DATA || '.data'), 'env')
-  return here && existsSync(file) ? parseEnv(readFileSync(file, 'utf8')).DATABASE_URL : undefined
 }
 
 /** Runs the script against one API and judges the run: the exit code. */
@@ -220,8 +228,9 @@ async function withOwnFleet(args: Arguments): Promise<number> {
 async function main(): Promise<number> {
   const args = readArguments(process.argv.slice(2))
   if (args.start) return await withOwnFleet(args)
-  const url = args.url ?? DEFAULT_URL
-  if (await answersAt(url)) return await load(args, url, findDatabase(args.url === undefined))
+  const here = args.url === undefined ? runningHere() : {}
+  const url = args.url ?? here.HOLDFAST_URL ?? DEFAULT_URL
+  if (await answersAt(url)) return await load(args, url, process.env.DATABASE_URL || here.DATABASE_URL)
   if (args.url !== undefined) throw new Refusal(`nobody answers at ${new URL('/livez', url)}`)
   say(`nobody answers at ${url}: starting everything for this run`)
   return await withOwnFleet(args)
@@ -229,9 +238,7 @@ async function main(): Promise<number> {
 
 process.exit(
   await main().catch((error: unknown) => {
-    process.stderr.write(
-      `load: ${error instanceof Refusal ? error.message : error instanceof Error ? error.stack : error}\n`,
-    )
+    process.stderr.write(`load: ${error instanceof Refusal ? error.message : reasonOf(error)}\n`)
     return error instanceof Refusal ? EXIT.refused : EXIT.broken
   }),
 )

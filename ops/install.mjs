@@ -2,19 +2,22 @@
  * Brings a bare checkout to where it can run: npm packages, tap's plugin set, redis-server, etcd. Says what it does and why;
  * does nothing when nothing is missing. `node ops/install.mjs` does the npm part alone.
  */
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { accessSync, constants, existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Refusal } from './processes.mjs'
 
 export const ROOT = dirname(dirname(fileURLToPath(import.meta.url)))
+/** Between two lines of progress. */
+const PROGRESS_MS = 3_000
 const [MAJOR = 0, MINOR = 0] = process.versions.node.split('.').map(Number)
 
 /** What npm ci applies to packages, once it has unpacked them. */
 const patches = () => readdirSync(join(ROOT, 'ops', 'patches')).map((name) => join(ROOT, 'ops', 'patches', name))
 
-export function ensurePackages(say) {
+/** @returns what resolves once they are there */
+export async function ensurePackages(say) {
   if (MAJOR < 20 || (MAJOR === 20 && MINOR < 19)) {
     throw new Refusal(`Node ${process.versions.node} is too old: 20.19 or newer is needed`)
   }
@@ -28,9 +31,42 @@ export function ensurePackages(say) {
         : undefined
   if (why) {
     say(`${why}: running npm ci`)
-    // With NODE_ENV=production npm would leave out the embedded Postgres.
-    run('npm', ['ci', '--include=dev', '--include=optional', '--no-audit', '--no-fund'], 'npm ci failed; see above')
+    await installPackages(say)
   }
+}
+
+/** npm says nothing before it has finished, which takes a minute or more: the packages that are there are counted. */
+async function installPackages(say) {
+  const { packages } = JSON.parse(readFileSync(join(ROOT, 'package-lock.json'), 'utf8'))
+  const here = { os: process.platform, cpu: process.arch, libc: libc() }
+  const wanted = Object.entries(packages).flatMap(([path, needs]) =>
+    path !== '' && Object.entries(here).every(([what, ours]) => needs[what]?.includes(ours) ?? true) ? [path] : [],
+  )
+  const began = performance.now()
+  const timer = setInterval(() => {
+    const there = wanted.filter((path) => existsSync(join(ROOT, path, 'package.json'))).length
+    const seconds = Math.round((performance.now() - began) / 1000)
+    say(`npm ci: ${there} of about ${wanted.length} packages after ${seconds} s`)
+  }, PROGRESS_MS)
+  // With NODE_ENV=production npm would leave out the embedded Postgres.
+  const args = ['ci', '--include=dev', '--include=optional', '--no-audit', '--no-fund', '--no-progress']
+  const npm = spawn('npm', args, { cwd: ROOT, stdio: ['ignore', 'inherit', 'inherit'] })
+  // A start that is stopped takes it along.
+  const end = () => npm.kill()
+  process.once('exit', end)
+  const how = await new Promise((resolve) => {
+    npm.once('error', (error) => resolve(` (${error.message})`))
+    npm.once('exit', (code) => resolve(code === 0 ? undefined : ''))
+  })
+  process.off('exit', end)
+  clearInterval(timer)
+  if (how !== undefined) throw new Refusal(`npm ci failed${how || '; see above'}`)
+}
+
+function libc() {
+  // Else it asks for the names of connected hosts, which may take seconds.
+  process.report.excludeNetwork = true
+  return process.report.getReport().header.glibcVersionRuntime === undefined ? 'musl' : 'glibc'
 }
 
 /** tap compiles its set of plugins into node_modules; when that happens inside a test run, the run still uses the old set. */
@@ -197,7 +233,7 @@ function modified(path) {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   try {
-    ensurePackages((line) => console.log(`install: ${line}`))
+    await ensurePackages((line) => console.log(`install: ${line}`))
   } catch (error) {
     if (!(error instanceof Refusal)) throw error
     console.error(`install: ${error.message}`)

@@ -1,10 +1,9 @@
 /**
- * `npm run lab -- NAME [--url=http://127.0.0.1:3000] [--runs=1] [--key=API_KEY]`: runs a race of the lab against a running
- * API, without and with protection, and prints both sides in one table. Exit code 1 when the safe side ever fails, or when
- * a side could not be measured; 2 when it does not understand what is asked.
+ * `npm run lab -- NAME`: runs a race of the lab against a running API, without and with protection, and prints both sides
+ * in one table. Exit code 1 when the safe side ever fails, or when a side could not be measured.
  */
 import { randomBytes } from 'node:crypto'
-import { parseArgs } from 'node:util'
+import { readCommand, runningHere } from './command.mjs'
 
 interface Answer {
   status: number
@@ -34,6 +33,7 @@ interface Side {
 /** What keeps a race from being measured. */
 class Unmeasured extends Error {}
 
+const DEFAULT_URL = 'http://127.0.0.1:3000'
 const NAMES = ['inventory', 'tickets', 'balance', 'fencing', 'redlock', 'drivers']
 const { url, runs, key, name } = readArguments()
 
@@ -223,26 +223,23 @@ function range(values: (number | string)[]): string {
 }
 
 function readArguments() {
-  const usage = `usage: npm run lab -- ${NAMES.join('|')} [--url=http://127.0.0.1:3000] [--runs=1] [--key=API_KEY]\n`
-  try {
-    const { values, positionals } = parseArgs({
-      allowPositionals: true,
-      options: {
-        url: { type: 'string', default: 'http://127.0.0.1:3000' },
-        runs: { type: 'string', default: '1' },
-        key: { type: 'string' },
-      },
-    })
-    const [name = ''] = positionals
-    const runs = Number(values.runs)
-    if (!NAMES.includes(name) || positionals.length > 1) throw new Error(`there is no race "${positionals.join(' ')}"`)
-    if (!Number.isInteger(runs) || runs < 1) throw new Error(`--runs must be a whole number from 1, not ${values.runs}`)
-    if (!URL.canParse(values.url)) throw new Error(`--url must be a URL, not ${values.url}`)
-    return { name, runs, url: values.url, key: values.key }
-  } catch (error) {
-    process.stderr.write(`lab: ${(error as Error).message}\n${usage}`)
-    process.exit(2)
-  }
+  const usage = `
+npm run lab -- ${NAMES.join('|')} [OPTIONS]
+  --url=URL        the API: HOLDFAST_URL, or that of the npm start that runs here, or ${DEFAULT_URL}
+  --runs=1         how often
+  --key=API_KEY    where keys are asked for
+Exit code 1 when the safe side failed or a side could not be measured. 2: the options make no sense.`
+  const { values, words, whole, refuse } = readCommand({
+    name: 'lab',
+    usage,
+    words: 1,
+    options: { url: { type: 'string' }, runs: { type: 'string', default: '1' }, key: { type: 'string' } },
+  })
+  const [name = ''] = words
+  if (!NAMES.includes(name)) refuse(`${name ? `there is no race "${name}"; ` : ''}say which: ${NAMES.join(', ')}`)
+  const url = values.url ?? (process.env.HOLDFAST_URL || (runningHere().HOLDFAST_URL ?? DEFAULT_URL))
+  if (!/^https?:/.test(url) || !URL.canParse(url)) refuse(`--url must be a URL, not ${url}`)
+  return { name, runs: whole('runs'), url, key: values.key }
 }
 
 const rows = [['', 'runs', 'requests', 'succeeded', 'expected', 'left in stock', 'oversold', 'runs gone wrong']]

@@ -7,9 +7,15 @@ import pino from 'pino'
 import { buildApp } from '../src/api/app.ts'
 import { createMetrics } from '../src/shared/metrics.ts'
 import { renderClientTypes } from './client-types.ts'
+import { readCommand } from './command.mjs'
 
 const DOCUMENT = 'openapi.json'
 const CLIENT_TYPES = 'src/client/openapi.ts'
+
+const USAGE = `
+npm run openapi                 writes openapi.json and the types of holdfast/client from the routes
+npm run openapi -- --check      writes nothing: exit code 1 when a committed file says something else`
+const { values } = readCommand({ name: 'openapi', usage: USAGE, options: { check: { type: 'boolean' } } })
 
 /** A dependency that fails the moment that it is used. */
 const absent = <T extends object>(name: string): T =>
@@ -64,7 +70,7 @@ const current = await render()
 const files = { [DOCUMENT]: current, [CLIENT_TYPES]: await renderClientTypes(current) }
 for (const [name, text] of Object.entries(files)) {
   const file = new URL(`../${name}`, import.meta.url)
-  if (!process.argv.includes('--check')) {
+  if (!values.check) {
     await writeFile(file, text)
     continue
   }

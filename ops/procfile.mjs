@@ -5,19 +5,17 @@ import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { ROOT } from './install.mjs'
-import { Refusal } from './processes.mjs'
 
 const COLOURS = [36, 33, 32, 35, 34, 96, 93, 92, 95, 94]
 
 /** How many of each Procfile line: one, or what name=N says. */
-export function readProcfile(args) {
+export function readProcfile({ words, refuse }) {
   const lines = readFileSync(join(ROOT, 'Procfile'), 'utf8').matchAll(/^([\w-]+):\s*(.+)$/gm)
   const counts = new Map(Array.from(lines, ([, name, command]) => [name, { command, count: 1 }]))
-  for (const arg of args) {
-    const [, name, count] = /^([\w-]+)=(\d{1,2})$/.exec(arg) ?? []
+  for (const word of words) {
+    const [, name, count] = /^([\w-]+)=(\d{1,2})$/.exec(word) ?? []
     const line = counts.get(name)
-    if (!line)
-      throw new Refusal(`cannot read "${arg}": say NAME=COUNT, where NAME is ${[...counts.keys()].join(' or ')}`)
+    if (!line) return refuse(`cannot read "${word}": say NAME=COUNT, where NAME is ${[...counts.keys()].join(' or ')}`)
     line.count = Number(count)
   }
   return counts

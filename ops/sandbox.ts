@@ -4,9 +4,21 @@
  */
 import { SANDBOX_KEY, SANDBOX_URL, SANDBOX_WEBHOOK_SECRET } from '../src/shared/config.ts'
 import { createSandbox } from '../src/shared/payments/sandbox.ts'
+import { readCommand } from './command.mjs'
 
+const USAGE = `
+npm run sandbox     a payment provider without money, for this machine alone unless SANDBOX_URL says otherwise
+  SANDBOX_URL=${SANDBOX_URL}, SANDBOX_WEBHOOK_URL=, SANDBOX_SLOW_MS=1500 (.env.example)
+Exit code 1 when it cannot listen. 2: an option or a variable makes no sense.`
+
+const { refuse } = readCommand({ name: 'sandbox', usage: USAGE })
 const { SANDBOX_WEBHOOK_URL, SANDBOX_SLOW_MS = '1500' } = process.env
 const url = process.env.SANDBOX_URL || SANDBOX_URL
+for (const [name, value] of Object.entries({ SANDBOX_URL: url, SANDBOX_WEBHOOK_URL })) {
+  if (value && !(URL.canParse(value) && /^https?:$/.test(new URL(value).protocol)))
+    refuse(`${name} must be a URL that starts with http://`)
+}
+if (!/^\d{1,6}$/.test(SANDBOX_SLOW_MS)) refuse(`SANDBOX_SLOW_MS must be a whole number, not "${SANDBOX_SLOW_MS}"`)
 const { hostname, port } = new URL(url)
 const server = createSandbox({
   secret_key: SANDBOX_KEY,

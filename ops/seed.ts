@@ -10,6 +10,7 @@ import { SAMPLE_LEASES } from '../src/api/leases.ts'
 import { SAMPLES } from '../src/api/purchases.ts'
 import { WEBHOOK_SAMPLES } from '../src/api/webhook-endpoints.ts'
 import { createRedisBackend } from '../src/shared/locks/redis.ts'
+import { readCommand, reasonOf } from './command.mjs'
 
 const units = (ref: string, name: string, total: number, price: number) => ({ ref, kind: 'units', name, total, price })
 const calendar = (ref: string, name: string, price = 0) => ({ ref, kind: 'calendar', name, total: 0, price })
@@ -30,11 +31,14 @@ const RESOURCES = [
   calendar('sample:2', 'Sample calendar'),
 ]
 
-const { DATABASE_URL: url, REDIS_URL, REDIS_PREFIX = '' } = process.env
-if (!url) {
-  process.stderr.write('holdfast: DATABASE_URL is not set\n')
-  process.exit(1)
-}
+const USAGE = `
+node --import=tsx ops/seed.ts     loads the sample resources into DATABASE_URL, or into the npm start that runs here, once
+Exit code 1 when it could not. 2: the options or an address make no sense.`
+
+const command = readCommand({ name: 'seed', usage: USAGE })
+command.checkAddresses()
+const url = command.address('DATABASE_URL')
+const { REDIS_URL, REDIS_PREFIX = '' } = process.env
 const sql = postgres(url, { max: 1, onnotice: () => {} })
 try {
   const loaded = await sql.begin(async (tx) => {
@@ -83,7 +87,7 @@ try {
     loaded > 0 ? `seed: ${loaded} sample resources loaded\n` : 'seed: the samples are there already\n',
   )
 } catch (error) {
-  process.stderr.write(`seed: ${error instanceof Error ? error.message : error}\n`)
+  process.stderr.write(`seed: ${reasonOf(error)}\n`)
   process.exitCode = 1
 } finally {
   await sql.end()

@@ -1,5 +1,6 @@
 /**
- * `npm start [-- worker=4 api=1]`: everything on this machine, from a bare checkout to the address of Swagger UI and of the control room.
+ * `npm start [-- worker=4 api=1]`: everything on this machine, from a bare checkout to the address of Swagger UI and of the
+ * control room, for this machine alone unless HOST says otherwise.
  *
  * Installs what is missing, starts a private Postgres and Redis (not those whose URL is given), migrates, loads the
  * sample resources once and runs the Procfile; its sandbox only when it is who takes the cards. Data stays in .data/ (HOLDFAST_DATA moves it). Ctrl-C stops the processes
@@ -8,6 +9,7 @@
 import { accessSync, constants, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { readCommand } from './command.mjs'
 import { ensurePackages, ensureRedisServer, ROOT } from './install.mjs'
 import {
   endGroup,
@@ -31,7 +33,22 @@ const TRIES = 3
 /** npm passes on the Ctrl-C that the terminal has sent to all of us already: two this close are one. */
 const SAME_CTRL_C_MS = 500
 
+const USAGE = `
+npm start [-- NAME=COUNT …]     everything on this machine: Postgres, Redis, and of api, worker and sandbox one each
+  worker=4                      or so many of them
+The environment, or a file .env (.env.example has all of it):
+  PORT=3000                     of the API; the next free one when it is taken and PORT is not set
+  HOST=127.0.0.1                0.0.0.0 lets other machines in: then set API_KEYS and ADMIN_KEYS
+  DATABASE_URL, REDIS_URL       servers to use instead of a private Postgres and Redis in .data/
+Exit code 1 when it cannot run. 2: the options or an address make no sense.`
+
 const say = logger('holdfast', 1)
+const command = readCommand({ name: 'holdfast', usage: USAGE, words: 99 })
+if (existsSync(join(ROOT, '.env'))) process.loadEnvFile(join(ROOT, '.env'))
+command.checkAddresses()
+const { PORT } = process.env
+if (PORT && !(/^\d{1,5}$/.test(PORT) && PORT >= 1 && PORT <= 65_535))
+  command.refuse(`PORT must be from 1 to 65535, not "${PORT}"`)
 const data = resolve(ROOT, process.env.HOLDFAST_DATA || '.data')
 const children = new Map()
 let servers = []
@@ -67,9 +84,9 @@ try {
 process.exit(await finished)
 
 async function main() {
-  const counts = readProcfile(process.argv.slice(2))
-  if (existsSync(join(ROOT, '.env'))) process.loadEnvFile(join(ROOT, '.env'))
-  const env = { ...process.env }
+  const counts = readProcfile(command)
+  // Without keys, with the lab and the metrics: for others only where HOST says so.
+  const env = { ...process.env, HOST: process.env.HOST || '127.0.0.1' }
   const own = { postgres: !env.DATABASE_URL, redis: !env.REDIS_URL }
   if (own.postgres || own.redis) {
     makeData()
@@ -79,7 +96,8 @@ async function main() {
     await endLeftovers(data, say)
   }
   const port = await apiPort(env)
-  ensurePackages(say)
+  await ensurePackages(say)
+  if (stopping) return
   if (own.redis) env.REDIS_URL = (await keep('redis', { binary: ensureRedisServer(say) }, startRedis)).url
   if (own.postgres) {
     const server = await keep('postgres', {}, startPostgres)
@@ -87,16 +105,17 @@ async function main() {
   }
   if (stopping) return
   if (own.postgres || own.redis) {
-    const lines = `DATABASE_URL=${env.DATABASE_URL}\nREDIS_URL=${env.REDIS_URL}\n`
+    const api = counts.get('api')?.count ? `HOLDFAST_URL=http://${reachable(env.HOST)}:${port}\n` : ''
+    const lines = `DATABASE_URL=${env.DATABASE_URL}\nREDIS_URL=${env.REDIS_URL}\n${api}`
     writeFileSync(join(data, 'env'), lines, { mode: 0o600 })
-    say(`DATABASE_URL and REDIS_URL are in ${join(data, 'env')} (node --env-file, or: set -a; . that file)`)
+    say(`npm run verify and the other commands find this by ${join(data, 'env')}`)
   }
   await once('migrate', ['--import=tsx', 'ops/migrate.ts'], env)
   await once('seed', ['--import=tsx', 'ops/seed.ts'], env)
   if (stopping) return
   await chooseSandbox(counts, env, port)
   await runProcfile(counts, env, port)
-  if (counts.get('api')?.count) await announce(env.HOST, port)
+  if (counts.get('api')?.count) await announce(env, port)
 }
 
 function makeData() {
@@ -110,18 +129,16 @@ function makeData() {
   }
 }
 
-/** 3000, or the next free one when nobody asked for 3000. */
+/** 3000, or the next free one when PORT is not set. */
 async function apiPort(env) {
   // Someone on localhost alone would be in the way too: browsers try ::1 before 127.0.0.1.
-  const hosts = [env.HOST || '0.0.0.0', '127.0.0.1', '::1']
+  const hosts = [env.HOST, '0.0.0.0', '127.0.0.1', '::1']
   if (!env.PORT) {
     const port = await nextFreePort(3000, hosts)
     if (port !== 3000) say(`port 3000 is taken; using ${port} (PORT chooses another)`)
     return port
   }
   const port = Number(env.PORT)
-  if (!Number.isInteger(port) || port < 1 || port > 65_535)
-    throw new Refusal(`PORT must be from 1 to 65535, not "${env.PORT}"`)
   if (!(await portIsFree(port, hosts))) throw new Refusal(`port ${port} is taken; set PORT to another`)
   return port
 }
@@ -175,8 +192,7 @@ async function chooseSandbox(counts, env, port) {
   if (!sandbox?.count) return
   sandbox.count = 1
   env.SANDBOX_URL = `http://127.0.0.1:${await nextFreePort(12_111, ['127.0.0.1'])}`
-  const host = !env.HOST || env.HOST === '0.0.0.0' || env.HOST === '::' ? '127.0.0.1' : env.HOST
-  env.SANDBOX_WEBHOOK_URL ??= `http://${host.includes(':') ? `[${host}]` : host}:${port}/api/webhooks/stripe`
+  env.SANDBOX_WEBHOOK_URL ??= `http://${reachable(env.HOST)}:${port}/api/webhooks/stripe`
 }
 
 async function runProcfile(counts, env, port) {
@@ -187,10 +203,10 @@ async function runProcfile(counts, env, port) {
       const label = count === 1 && name !== 'worker' ? name : `${name}.${i}`
       const extra = {}
       if (name === 'api') {
-        extra.PORT = String(i === 1 ? port : await nextFreePort(next + 1, [env.HOST || '0.0.0.0']))
+        extra.PORT = String(i === 1 ? port : await nextFreePort(next + 1, [env.HOST]))
         next = Number(extra.PORT)
       } else if (name === 'worker') {
-        metrics_port = await nextFreePort(metrics_port, ['0.0.0.0'])
+        metrics_port = await nextFreePort(metrics_port, [env.HOST])
         extra.METRICS_PORT = String(metrics_port++)
       }
       void watch(label, wordsOf(command), { ...env, ...extra }, extra)
@@ -232,18 +248,29 @@ function run(label, words, env, log) {
   return { pid, exited: ended }
 }
 
-async function announce(host, port) {
-  const here = !host || host === '0.0.0.0' || host === '::'
-  const url = new URL('http://localhost/livez')
-  url.hostname = here ? '127.0.0.1' : host.includes(':') ? `[${host}]` : host
-  url.port = port
-  const answers = () => fetch(url, { signal: AbortSignal.timeout(2_000) }).then(({ ok }) => ok)
+/** The host by which this machine reaches what listens on HOST. */
+function reachable(host) {
+  if (host === '0.0.0.0' || host === '::') return '127.0.0.1'
+  return host.includes(':') ? `[${host}]` : host
+}
+
+async function announce(env, port) {
+  const answers = () =>
+    fetch(`http://${reachable(env.HOST)}:${port}/livez`, { signal: AbortSignal.timeout(2_000) }).then(({ ok }) => ok)
   while (!(await answers().catch(() => false))) {
     if (stopping) return
     await sleep(50)
   }
-  const here_url = `http://localhost:${port}`
-  say(`ready: Swagger UI is at ${here_url}/docs and the control room at ${here_url} (Ctrl-C stops everything)`)
+  const host = ['127.0.0.1', '::1', '0.0.0.0', '::'].includes(env.HOST) ? 'localhost' : reachable(env.HOST)
+  const url = `http://${host}:${port}`
+  const alone = ['127.0.0.1', '::1', 'localhost'].includes(env.HOST)
+  const keys = env.API_KEYS && env.ADMIN_KEYS
+  say(
+    alone
+      ? `it listens on ${env.HOST}, for this machine alone (HOST=0.0.0.0 lets others in; set API_KEYS and ADMIN_KEYS then)`
+      : `it listens on ${env.HOST}, for other machines too${keys ? '' : ': API_KEYS and ADMIN_KEYS are not set, so EVERY CALLER MAY DO EVERYTHING'}`,
+  )
+  say(`ready: Swagger UI is at ${url}/docs and the control room at ${url} (Ctrl-C stops everything)`)
 }
 
 /** Stops everything in order and then lets the program end with `code`; the first caller decides. */

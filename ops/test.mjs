@@ -4,13 +4,16 @@
  * after Ctrl-C. Closes with tap's own totals as `N passed, N failed`; its exit code is tap's.
  *
  * `node ops/test.mjs --run FILE [ARGUMENTS]` runs that file in place of tap, where openWorld of test/world.ts finds the same.
+ * FILE-options.mjs beside it reads the arguments first: what is wrong with them is said before anything is installed.
  */
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { pathToFileURL } from 'node:url'
+import { readCommand } from './command.mjs'
 import {
   ensureEtcdServer,
   ensureFaketime,
@@ -30,6 +33,11 @@ const FRESH_MS = 60_000
 /** What configures Holdfast or a library of it: a shell's settings must not decide how the tests end. */
 const CONFIGURATION =
   /^(DATABASE_URL|PORT|HOST|METRICS_PORT|NODE_ENV|LAB|REDIS_PREFIX|LOG_LEVEL|SHUTDOWN_MS|DRAIN_MS|LEASE_TTL_MS|PG.*|.*_KEYS|LOCK_.*|ETCD_HOSTS|PAYMENTS|PAYMENT_.*|SANDBOX_.*|STRIPE_.*|WORKER_CONCURRENCY|HOLDFAST_.*|OTEL_.*|TAP_.*|RATE_LIMIT|CORS_ORIGINS|WEBHOOKS?_.*)$/
+const USAGE = `
+npm test [-- FILES OPTIONS]     all tests, or these files, on a throw-away Postgres and Redis
+  OPTIONS are tap's: --grep=TEXT, --bail, --timeout=SECONDS, … (npx tap --help)
+  DATABASE_URL, REDIS_URL         servers to use instead; tests make databases named holdfast_… there and drop them
+Exit code 0 when all tests pass. 2: the options make no sense.`
 const terminal = process.stdout.isTTY
 const [first, ...others] = process.argv.slice(2)
 /** a file and its arguments, to be run in place of tap */
@@ -50,6 +58,12 @@ for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   })
 }
 
+const asks_help = ['--help', '-h'].includes(first)
+const command = readCommand({ name: 'test', usage: USAGE, args: asks_help ? ['--help'] : [] })
+command.checkAddresses()
+if (instead) await readOptions(instead)
+else refuseMissing(process.argv.slice(2))
+
 let code = 1
 let totals
 try {
@@ -65,8 +79,26 @@ if (interrupted) code ||= 1
 if (!instead) process.stdout.write(`${closing()}\n`)
 process.exit(code)
 
+async function readOptions([file = '', ...args]) {
+  const { readOptions } = await import(pathToFileURL(join(ROOT, file.replace(/\.ts$/, '-options.mjs'))).href)
+  readOptions(args)
+}
+
+function refuseMissing(args) {
+  const missing = args.find((arg) => /^[^-*?{]+\.[mc]?[jt]sx?$/.test(arg) && !existsSync(arg))
+  if (missing !== undefined) command.refuse(`there is no ${missing}`)
+}
+
+/** tap reads its options with a stack trace for a wrong one: it is asked, before anything is started, when there are any. */
+function refuseUnknown(args) {
+  if (!args.some((arg) => arg.startsWith('-'))) return
+  const { status, stderr } = spawnSync(process.execPath, [tapCommand(), 'versions', ...args], { encoding: 'utf8' })
+  if (status !== 0) command.refuse(/Error: (.*?)(\.\s|\n|$)/.exec(stderr)?.[1] ?? stderr.trim().split('\n')[0])
+}
+
 async function main() {
-  ensurePackages(say)
+  await ensurePackages(say)
+  if (!instead) refuseUnknown(process.argv.slice(2))
   ensureTapPlugins(say)
   // Here, before two test files may want to install it at once; they start their own.
   ensureEtcdServer(say)

@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import { createClient } from 'holdfast/client'
 import t from 'tap'
@@ -9,11 +10,12 @@ import { until } from './world.ts'
 
 const folder = join(process.env.HOLDFAST_TEST_FOLDER ?? t.testdir({}), 'start')
 const port = await anyFreePort()
+t.setTimeout(300_000)
 
 /** `npm start` less npm, on a folder of its own and with none of this machine's servers. */
 function start(t: { teardown(step: () => void): void }, extra: Record<string, string> = {}, ...args: string[]) {
   const { PATH = '', HOME = '' } = process.env
-  const env = { PATH, HOME, HOLDFAST_DATA: folder, HOST: '127.0.0.1', PORT: String(port), ...extra }
+  const env = { PATH, HOME, HOLDFAST_DATA: folder, PORT: String(port), ...extra }
   const child = spawn(process.execPath, ['ops/start.mjs', ...args], {
     cwd: ROOT,
     env,
@@ -29,9 +31,37 @@ function start(t: { teardown(step: () => void): void }, extra: Record<string, st
     child.once('close', (code, signal) => resolve(signal ?? `code ${code}`))
   })
   t.teardown(() => void child.kill('SIGTERM'))
-  const says = (what: RegExp) => until(() => what.exec(text), { timeout_ms: 30_000, what: `${what} in:\n${text}` })
+  const says = (what: RegExp) =>
+    until(() => what.exec(text), { timeout_ms: 120_000, what: `${what}` }).catch((error: Error) => {
+      throw new Error(`${error.message}\n${text}`)
+    })
   return { child, exited, says, text: () => text, ready: () => says(/ready: Swagger UI is at (\S+)/) }
 }
+
+/** `npm run NAME`, less npm, in another terminal: it knows where the data is and nothing else. */
+async function beside(entry: string, args: string[] = [], extra: Record<string, string> = {}) {
+  const { PATH = '', HOME = '' } = process.env
+  const child = spawn(process.execPath, ['--import=tsx', entry, ...args], {
+    cwd: ROOT,
+    env: { PATH, HOME, HOLDFAST_DATA: folder, ...extra },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  let text = ''
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (chunk: string) => {
+      text += chunk
+    })
+  }
+  const code = await new Promise<number | null>((resolve) => child.once('close', resolve))
+  return { code, text }
+}
+
+const listens = (host: string, port: number) =>
+  new Promise<boolean>((resolve) => {
+    const socket = connect(port, host, () => resolve(true))
+    socket.once('error', () => resolve(false))
+    socket.once('connect', () => socket.destroy())
+  })
 
 /** pid + start time of everything that runs for this folder */
 const running = () => readdirSync(join(folder, 'run')).map((name) => readFileSync(join(folder, 'run', name), 'utf8'))
@@ -59,16 +89,39 @@ t.test(
     t.equal((await buy()).status, 'confirmed')
     const paid = await buy({ payment: { method: 'card', token: 'tok_visa' } })
     t.equal(paid.status, 'confirmed', 'a card is charged at the sandbox')
+    t.match(first.text(), /migrate: \d+ migrations applied, the schema is up to date/)
+    await first.says(/"settled":\{"confirmed":1\}.*"msg":"settled"/)
+    t.notMatch(first.text(), /"confirmed":\[/, 'ids are for debug')
+
+    t.match(await beside('ops/verify.ts'), { code: 0, text: /invariants hold, 0 broken/ }, 'it is found')
+    t.match(await beside('ops/migrate.ts'), { code: 0, text: /nothing to apply, the schema is up to date/ })
+    t.match(await beside('ops/lab.ts', ['inventory']), { code: 0, text: /with lock/ })
+    const nowhere = { DATABASE_URL: 'postgres://u:p@127.0.0.1:9/none' }
+    t.match(await beside('ops/verify.ts', [], nowhere), { code: 1, text: /127\.0\.0\.1:9/ }, 'the environment wins')
+
+    t.match(first.text(), /it listens on 127\.0\.0\.1, for this machine alone/)
+    const ports = Array.from(first.text().matchAll(/(?:METRICS_PORT=|sandbox:.*127\.0\.0\.1:)(\d+)/g), ([, one]) =>
+      Number(one),
+    )
+    t.equal(ports.length, 3, 'two workers and the payment sandbox')
+    for (const one of [port, ...ports]) {
+      t.ok(await listens('127.0.0.1', one), `${one} is listened on`)
+      // Linux answers at all of 127.0.0.0/8 what listens on every address.
+      t.notOk(await listens('127.0.0.2', one), `${one} is on no other address`)
+    }
+
     const orphans = running()
     t.equal(orphans.length, 6, 'Postgres, Redis, the API, two workers and the payment sandbox')
 
-    const beside = start(t)
-    t.equal(await beside.exited, 'code 1', 'one start at a time')
-    t.match(beside.text(), /already running here \(pid \d+\)/)
+    const another = start(t)
+    t.equal(await another.exited, 'code 1', 'one start at a time')
+    t.match(another.text(), /already running here \(pid \d+\)/)
 
     first.child.kill('SIGKILL')
     await first.exited
     t.ok(orphans.every(stillRuns), 'a killed start cannot take its processes along')
+    const without = await beside('ops/verify.ts')
+    t.match(without, { code: 2, text: /no npm start is running here/ }, 'what it has written down is not believed')
 
     const second = start(t)
     await second.ready()
@@ -86,8 +139,8 @@ t.test(
   },
 )
 
-t.test('what cannot be done is one line and exit code 1', async (t) => {
+t.test('what cannot be read is one line and exit code 2', async (t) => {
   const unknown = start(t, {}, 'wroker=2')
-  t.equal(await unknown.exited, 'code 1')
+  t.equal(await unknown.exited, 'code 2')
   t.equal(unknown.text(), 'holdfast: cannot read "wroker=2": say NAME=COUNT, where NAME is api or worker or sandbox\n')
 })

@@ -2,6 +2,7 @@
  * The lock libraries under one small interface, each as its own README sets it up, and waiting without end: the delays
  * between attempts are their defaults.
  */
+import { existsSync } from 'node:fs'
 import { Redis } from 'ioredis'
 import Redlock from 'redlock'
 import { createLocks } from '../../src/shared/locks/redis.ts'
@@ -11,8 +12,12 @@ import { createRedlock } from '../../src/shared/locks/redlock.ts'
 const TTL_MS = 10_000
 const FOREVER_MS = 3_600_000
 
-export const LIBRARIES = ['holdfast', 'node-redlock', 'redis-semaphore', 'redlock-universal'] as const
+const LIBRARIES = ['holdfast', 'node-redlock', 'redis-semaphore', 'redlock-universal'] as const
 export type Library = (typeof LIBRARIES)[number]
+/** redlock-universal wants Node 22, which Holdfast does not: it is measured where it is installed. */
+export const INSTALLED: readonly Library[] = LIBRARIES.filter(
+  (one) => one !== 'redlock-universal' || existsSync(new URL(`../../node_modules/${one}`, import.meta.url)),
+)
 
 export interface Acquirer {
   /** Waits as long as it takes; resolves with what releases the lock. */

@@ -115,8 +115,10 @@ function choice(env: Env, name: string, choices: readonly string[]): string | un
 function url(env: Env, name: string, protocols: readonly string[]): string {
   const value = text(env, name)
   if (value === undefined) throw new ConfigError(name, 'is not set')
+  // Several hosts with ports, as Postgres' own clients take them, are no URL: the first one stands for all.
+  const first = name === 'DATABASE_URL' ? value.replace(/^([^/]+:\/\/(?:[^/@]*@)?[^/?,]*),[^/?]*/, '$1') : value
   // The value itself stays out of the message: it may hold a password.
-  if (!URL.canParse(value) || !protocols.includes(new URL(value).protocol)) {
+  if (!URL.canParse(first) || !protocols.includes(new URL(first).protocol)) {
     throw new ConfigError(name, `must be a URL that starts with ${protocols.map((p) => `${p}//`).join(' or ')}`)
   }
   return value
@@ -238,7 +240,8 @@ export function readConfig(env: Env): Config {
   return {
     production,
     port: integer(env, 'PORT', 0, 65_535) ?? 3000,
-    host: text(env, 'HOST') ?? '0.0.0.0',
+    // Without keys, which production does not start without, the API and the metrics are for this machine alone.
+    host: text(env, 'HOST') ?? (production ? '0.0.0.0' : '127.0.0.1'),
     database_url: url(env, 'DATABASE_URL', ['postgres:', 'postgresql:']),
     redis_url: url(env, 'REDIS_URL', ['redis:', 'rediss:']),
     redis_prefix: text(env, 'REDIS_PREFIX') ?? '',

@@ -91,14 +91,24 @@ export function relation(name: string, rows: readonly object[], types: Readonly<
 /** One number a database, so that two migrating processes never interleave (drizzle's migrate takes no lock). */
 const MIGRATION_LOCK = 4_077_001
 
-/** Applies drizzle/ to the database; safe from many processes at once. */
-export async function migrateDb(url: string): Promise<void> {
+async function migrations(client: postgres.Sql): Promise<number> {
+  const [table] = await client<{ there: boolean }[]>`
+    SELECT to_regclass('drizzle.__drizzle_migrations') IS NOT NULL AS there`
+  if (!table?.there) return 0
+  const [row] = await client<{ n: number }[]>`SELECT count(*)::int AS n FROM drizzle.__drizzle_migrations`
+  return row?.n ?? 0
+}
+
+/** Applies what is missing of drizzle/ to the database; safe from many processes at once. @returns how many migrations */
+export async function migrateDb(url: string): Promise<number> {
   const client = postgres(url, { max: 1, connect_timeout: 5, onnotice: () => {} })
   try {
     const orm = drizzle(client)
     await orm.execute(sql`SELECT pg_advisory_lock(${MIGRATION_LOCK})`)
+    const before = await migrations(client)
     // Released with the session: a killed migrator never leaves it behind.
     await migrate(orm, { migrationsFolder: new URL('../../drizzle', import.meta.url).pathname })
+    return (await migrations(client)) - before
   } finally {
     await client.end({ timeout: 5 })
   }
