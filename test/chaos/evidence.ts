@@ -64,16 +64,18 @@ export async function readRows(
   }
 }
 
-/** How many purchases, bookings, commands, holds, requests and charges have not come to their end. */
-export async function unsettled(client: Client): Promise<number> {
-  const [row] = await run<{ n: number }>(
+/** The purchases, bookings, commands and charges that have not come to their end, as `3 purchases queued`. */
+export async function unsettled(client: Client): Promise<string[]> {
+  const rows = await run<{ what: string }>(
     client,
-    sql`SELECT ((SELECT count(*) FROM purchases WHERE status IN ('queued', 'held'))
-              + (SELECT count(*) FROM bookings WHERE status IN ('queued', 'requested'))
-              + (SELECT count(*) FROM commands WHERE status = 'queued')
-              + (SELECT count(*) FROM charges WHERE status IN ('pending', 'sent', 'authorized', 'capturing')))::int AS n`,
+    sql`SELECT count(*) || ' ' || kind || ' ' || status AS what FROM (
+          SELECT 'purchases' AS kind, status FROM purchases WHERE status IN ('queued', 'held') UNION ALL
+          SELECT 'bookings', status FROM bookings WHERE status IN ('queued', 'requested') UNION ALL
+          SELECT 'commands', status FROM commands WHERE status = 'queued' UNION ALL
+          SELECT 'charges', status FROM charges WHERE status IN ('pending', 'sent', 'authorized', 'capturing')
+        ) s GROUP BY kind, status ORDER BY 1`,
   )
-  return row?.n ?? 0
+  return rows.map((row) => row.what)
 }
 
 /** second since `since_ms` (since 1970) → how many rows were settled in it */

@@ -43,6 +43,8 @@ export interface Progress {
   refused: number
   unanswered: number
   now: readonly Fault[]
+  /** once the load is over: what has not come to its end */
+  waits_for?: string
 }
 
 export interface Report {
@@ -95,6 +97,7 @@ export async function runChaos(
 
   const counts = { answered: 0, refused: 0, unanswered: 0 }
   let counted = 0
+  let waits_for: string | undefined
   const ticker = setInterval(() => {
     for (; counted < recorder.entries.length; counted++) {
       const { status = 0 } = recorder.entries[counted] ?? {}
@@ -103,7 +106,14 @@ export async function runChaos(
       else counts.answered++
     }
     const { came, inside } = load.counts()
-    tell({ at_ms: performance.now() - began, came, inside, ...counts, now: nemesis.now() })
+    tell({
+      at_ms: performance.now() - began,
+      came,
+      inside,
+      ...counts,
+      now: nemesis.now(),
+      ...(waits_for && { waits_for }),
+    })
   }, 1_000)
   t.teardown(async () => clearInterval(ticker))
 
@@ -115,10 +125,15 @@ export async function runChaos(
   await sleep(end - performance.now())
   load.stop()
   const load_ms = performance.now() - began
+  waits_for = 'the requests under way'
   await loading
   await load.over()
   const timeout_ms = planted && !planted.harmless ? PLANTED_DRAIN_MS : DRAIN_MS
-  const drained = async () => (await unsettled(db.client)) === 0
+  const drained = async () => {
+    const left = await unsettled(db.client)
+    waits_for = left.join(', ')
+    return left.length === 0
+  }
   await until(drained, { what: 'everything to come to its end', timeout_ms }).catch(() => {})
   const drain_ms = performance.now() - began - load_ms
   await sellOut(client, shelves)

@@ -1,0 +1,17 @@
+/** No fault lasts longer, so that a run whose time for faults is this long has one, whatever its seed. */
+export const LONGEST_FAULT_S: number
+
+/** Of `args`, else of this process. Refuses a run that is too short for a fault. */
+export function readOptions(args?: readonly string[]): {
+  seed: number
+  /** seconds of load */
+  seconds: number
+  rate: number
+  /** seconds of load before the first fault and after the last */
+  calm_s: readonly [number, number]
+  guards: boolean
+  without: string | undefined
+  out: string | undefined
+  picture: string | undefined
+  refuse(message: string): never
+}

@@ -1,0 +1,54 @@
+/** The options of `npm run chaos`: read by ops/test.mjs before it installs or starts anything, and by load/chaos.ts. */
+import { readCommand } from '../ops/command.mjs'
+
+/** Seconds of load before the first fault and after the last: what is compared with each other. */
+const CALM_S = [10, 16]
+/** Of a run with a planted fault, which is looked for and not measured. */
+const PLANTED_CALM_S = [3, 5]
+const PLANTED_S = 30
+/** @see chaos-options.d.mts */
+export const LONGEST_FAULT_S = 5
+
+const USAGE = `
+npm run chaos [-- OPTIONS]     a fleet is hurt while it sells, and what it told is judged (docs/chaos.md)
+  --seed=N           the faults of that seed; one of its own by default
+  --seconds=60       of load; or --minutes=N
+  --rate=30          buyers who come in a second
+  --without=GUARD    a guard is taken out: exit code 1 when that is found
+  --guards           every guard, one after the other: all must be found (npm run chaos:guards)
+  --out=DIR          records, logs, findings and the picture; .data/chaos/seed-N-TIME by default
+  --picture=FILE     where the picture goes
+Exit code 1: the checker objects, or no fault happened. 2: the options make no sense.`
+
+/** @see chaos-options.d.mts */
+export function readOptions(args) {
+  const command = readCommand({
+    name: 'chaos',
+    usage: USAGE,
+    args,
+    options: {
+      seed: { type: 'string' },
+      seconds: { type: 'string' },
+      minutes: { type: 'string' },
+      rate: { type: 'string', default: '30' },
+      without: { type: 'string' },
+      guards: { type: 'boolean', default: false },
+      out: { type: 'string' },
+      picture: { type: 'string' },
+    },
+  })
+  const { values, whole, refuse } = command
+  if (values.seconds !== undefined && values.minutes !== undefined) refuse('--seconds or --minutes, not both')
+  const planted = values.guards || values.without !== undefined
+  const asked = values.minutes === undefined ? values.seconds && whole('seconds') : 60 * whole('minutes')
+  const seconds = asked ?? (planted ? PLANTED_S : 60)
+  const calm_s = planted ? PLANTED_CALM_S : CALM_S
+  const shortest = calm_s[0] + calm_s[1] + LONGEST_FAULT_S
+  if (seconds < shortest) {
+    const why = `${calm_s[0]} s before the first fault and ${calm_s[1]} s after the last are without faults`
+    refuse(`${seconds} s are too short for a fault: ${why}; the shortest run is --seconds=${shortest}`)
+  }
+  const { guards, without, out, picture } = values
+  const seed = values.seed === undefined ? Date.now() % 2 ** 31 : whole('seed', { from: 0, to: 2 ** 31 - 1 })
+  return { seed, seconds, rate: whole('rate'), calm_s, guards, without, out, picture, refuse }
+}
