@@ -1,7 +1,8 @@
 /** Connections that are lost at the worst moment: every statement gets its own answer, or an error. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { sql } from 'drizzle-orm'
 import t from 'tap'
-import { openDb } from '../src/shared/db.ts'
+import { openDb, run, transaction } from '../src/shared/db.ts'
 import { startProxy } from './locks-redis.ts'
 import { openWorld } from './world.ts'
 
@@ -39,3 +40,62 @@ t.test(
     t.same(others, ['error', 3, 4, 5])
   },
 )
+
+t.test('a connection whose server or network has gone silent is closed, and a new one takes its place', async (t) => {
+  const world = await openWorld(t)
+  const address = new URL(world.env.DATABASE_URL)
+  const proxy = await startProxy(Number(address.port))
+  t.teardown(() => proxy.stop())
+  address.port = String(proxy.port)
+  const db = openDb(address.href, { max: 1, name: 'test', idle_in_transaction_ms: 10_000, statement_ms: 500 })
+  t.teardown(() => db.close())
+  const one = async () => (await run<{ one: number }>(db.client, sql`SELECT 1 AS one`))[0]?.one
+  t.equal(await one(), 1)
+  // Nothing is reset: as behind a firewall that has forgotten the connection.
+  for (const link of proxy.links) link.pause()
+  await t.rejects(one(), { code: 'CONNECTION_TIMEOUT' })
+  t.equal(await one(), 1)
+  const begun = db.client.begin(async (tx) => {
+    for (const link of proxy.links) link.pause()
+    await tx`SELECT 1`
+  })
+  await t.rejects(begun, { code: 'CONNECTION_TIMEOUT' })
+  t.equal(await one(), 1)
+})
+
+t.test('a statement that takes longer than its limit is ended by the server', async (t) => {
+  const world = await openWorld(t)
+  const options = { max: 1, name: 'test', idle_in_transaction_ms: 10_000, statement_ms: 500 }
+  const db = openDb(world.env.DATABASE_URL, options)
+  t.teardown(() => db.close())
+  await t.rejects(run(db.client, sql`SELECT pg_sleep(60)`), { code: '57014' })
+})
+
+t.test('a transaction that is given up writes nothing after that, and is rolled back', async (t) => {
+  const world = await openWorld(t)
+  const db = openDb(world.env.DATABASE_URL, { max: 2, name: 'test', idle_in_transaction_ms: 10_000 })
+  t.teardown(() => db.close())
+  const { client } = db
+  await client`CREATE TABLE written (n int)`
+  const early = new AbortController()
+  const between = transaction(client, early.signal, async (tx) => {
+    await run(tx, sql`INSERT INTO written VALUES (1)`)
+    early.abort(new Error('given up'))
+    await run(tx, sql`INSERT INTO written VALUES (2)`)
+  })
+  await t.rejects(between, { message: 'given up' })
+  const late = new AbortController()
+  const atTheEnd = transaction(client, late.signal, async (tx) => {
+    await run(tx, sql`INSERT INTO written VALUES (3)`)
+    late.abort(new Error('given up'))
+  })
+  await t.rejects(atTheEnd, { message: 'given up' })
+  t.equal(
+    await transaction(client, new AbortController().signal, async (tx) => {
+      await run(tx, sql`INSERT INTO written VALUES (4)`)
+      return 'committed'
+    }),
+    'committed',
+  )
+  t.same([...(await client`SELECT n FROM written`)], [{ n: 4 }])
+})

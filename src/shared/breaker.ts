@@ -20,7 +20,7 @@ export class UnavailableError extends Error {
 export interface BreakerOptions {
   /** what stands behind it, in metrics and in /readyz */
   name: string
-  /** milliseconds after which a call counts as failed; it is not cancelled */
+  /** milliseconds after which a call is given up: its signal aborts, and it counts as failed */
   timeout_ms: number
   /** true for errors that are answers and not failures */
   isAnswer: (error: unknown) => boolean
@@ -32,7 +32,12 @@ export interface BreakerOptions {
 export type BreakerState = 'closed' | 'half_open' | 'open'
 export interface Breaker {
   readonly name: string
-  run<T>(body: () => Promise<T>): Promise<T>
+  /**
+   * Runs the body and rejects with UnavailableError when it fails, is late, or is not run at all. The body's signal aborts
+   * when the call is given up: the body must stop there. What it yields all the same goes to `giveBack`, so that nothing
+   * is kept that no caller knows of.
+   */
+  run<T>(body: (signal: AbortSignal) => Promise<T>, giveBack?: (late: T) => unknown): Promise<T>
   state(): BreakerState
   close(): void
 }
@@ -61,11 +66,20 @@ export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }:
   gauge()
   return {
     name,
-    async run<T>(body: () => Promise<T>) {
+    async run<T>(body: (signal: AbortSignal) => Promise<T>, giveBack?: (late: T) => unknown) {
+      const controller = new AbortController()
+      let work: Promise<T> | undefined
       try {
-        return (await breaker.fire(body)) as T
+        return (await breaker.fire(() => {
+          work = body(controller.signal)
+          return work
+        })) as T
       } catch (error) {
-        throw isAnswer(error) ? error : new UnavailableError(name, error)
+        const failure = isAnswer(error) ? error : new UnavailableError(name, error)
+        controller.abort(failure)
+        // opossum only stops waiting at its time limit: a result that comes later has no other owner.
+        work?.then(giveBack, () => {})
+        throw failure
       }
     },
     state,

@@ -15,6 +15,11 @@ export interface DbOptions {
   name: string
   /** milliseconds a transaction may stand idle before the server ends it: the lease's TTL */
   idle_in_transaction_ms: number
+  /**
+   * milliseconds for one statement: the server ends one that takes longer, and a connection on which no answer comes is
+   * closed ANSWER_MS after that; undefined: no limit, for commands that a person watches
+   */
+  statement_ms?: number
   /** further settings of each session */
   settings?: Record<string, string>
 }
@@ -31,9 +36,14 @@ export interface Db {
   close(): Promise<void>
 }
 
+/** Milliseconds that the answer of a statement may be late, behind the server's own limit. */
+const ANSWER_MS = 2_000
+
 export function openDb(url: string, options: DbOptions): Db {
+  const { statement_ms } = options
   const client = postgres(url, {
     max: options.max,
+    ...(statement_ms !== undefined && { answer_timeout: (statement_ms + ANSWER_MS) / 1000 }),
     // postgres.js backs off up to 20 s between reconnects; a line of buyers wants to know sooner.
     backoff: () => 0.2,
     connect_timeout: 2,
@@ -48,6 +58,7 @@ export function openDb(url: string, options: DbOptions): Db {
       application_name: options.name,
       TimeZone: 'UTC',
       idle_in_transaction_session_timeout: options.idle_in_transaction_ms,
+      ...(statement_ms !== undefined && { statement_timeout: statement_ms }),
       ...options.settings,
     },
   })
@@ -57,14 +68,34 @@ export function openDb(url: string, options: DbOptions): Db {
 }
 
 const dialect = new PgDialect()
+/** transaction → the signal under which it may go on */
+const signals = new WeakMap<object, AbortSignal>()
 
 /**
  * Runs one drizzle `sql` statement as a named prepared statement. drizzle's own `execute` sends it unnamed, which costs
  * postgres.js a second round trip a statement (Describe, then Bind).
  */
 export async function run<Row>(on: Client | Transaction, statement: SQL): Promise<Row[]> {
+  signals.get(on)?.throwIfAborted()
   const { sql: text, params } = dialect.sqlToQuery(statement)
   return (await on.unsafe(text, params as never[], { prepare: true })) as unknown as Row[]
+}
+
+/**
+ * A transaction that commits only while its signal has not aborted: one that was given up is rolled back at its next
+ * statement, and writes nothing after that.
+ */
+export async function transaction<T>(
+  client: Client,
+  signal: AbortSignal,
+  body: (tx: Transaction) => Promise<T>,
+): Promise<T> {
+  return (await client.begin(async (tx) => {
+    signals.set(tx, signal)
+    const result = await body(tx)
+    signal.throwIfAborted()
+    return result
+  })) as T
 }
 
 /** Strings are always quoted: NULL is a word like any other. */
