@@ -44,7 +44,7 @@ async function render(): Promise<string> {
     pay() {},
     tail: absent('tail'),
     webhooks_allow_private: false,
-    guarded: (body) => body(),
+    guarded: (body) => body(new AbortController().signal),
     room: absent('room'),
     openBoard: () => absent('board'),
     // As outside production: there the document that is served lacks the lab.

@@ -40,7 +40,7 @@ const app = await buildApp({
   pay() {},
   tail: absent('tail'),
   webhooks_allow_private: false,
-  guarded: (body) => body(),
+  guarded: (body) => body(new AbortController().signal),
   room: absent('room'),
   openBoard: () => absent('board'),
   lab: { pause_ms: 100 },

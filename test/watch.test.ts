@@ -3,8 +3,10 @@ import { Redis } from 'ioredis'
 import t from 'tap'
 import type { Breaker } from '../src/shared/breaker.ts'
 import { openDb } from '../src/shared/db.ts'
+import { createLocks } from '../src/shared/locks/redis.ts'
 import { createLog } from '../src/shared/log.ts'
 import { createMetrics } from '../src/shared/metrics.ts'
+import { blockedQueues, verify } from '../src/shared/verify.ts'
 import { readBreakers, readWatched } from '../src/shared/watched.ts'
 import { watchOnce } from '../src/workers/watch.ts'
 import { openShop } from './shop.ts'
@@ -26,9 +28,17 @@ t.test('a line that stands still is seen by one worker, broken for all, and forg
   const db = openDb(world.env.DATABASE_URL, { max: 1, name: 'test-watch', idle_in_transaction_ms: 60_000 })
   t.teardown(() => db.close())
   await new Promise((resolve) => redis.once('ready', resolve))
-  const database: Breaker = { name: 'database', state: () => 'open', run: (body) => body(), close() {} }
+  const database: Breaker = {
+    name: 'database',
+    state: () => 'open',
+    run: (body) => body(new AbortController().signal),
+    close() {},
+  }
+  const locks = createLocks({ redis, prefix, ttl_ms: 60_000 })
+  t.teardown(() => locks.close())
   const worker = (client = db.client) => ({
     client,
+    locks,
     redis,
     prefix,
     metrics: createMetrics(),
@@ -80,3 +90,43 @@ t.test('a line that stands still is seen by one worker, broken for all, and forg
   await watchOnce(first)
   t.same(await shown(first), [undefined, undefined, undefined], 'nor is anything shown without Redis')
 })
+
+t.test(
+  'a queue that does not move while its lease is held is named with the holder, and only such a queue',
+  async (t) => {
+    const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+    const redis = new Redis(world.env.REDIS_URL)
+    const locks = createLocks({ redis, prefix, ttl_ms: 60_000, instance: 'host:1' })
+    t.teardown(async () => {
+      await locks.close()
+      redis.disconnect()
+    })
+    const [ref, other] = [await shop.units('product', 5), await shop.units('product', 5)]
+    const buy = async (resource: string) =>
+      (await shop.buy({ customer: 'ada', lines: [{ resource, units: 1 }] })).body.id as string
+    const [first, second] = [await buy(ref), await buy(ref)]
+    await buy(other)
+    const age = (seconds: number) =>
+      shop.client`UPDATE purchases SET created_at = now() - ${seconds} * interval '1 s' WHERE status = 'queued'`
+    const lease = await locks.acquire(ref, { job: 'job 7' })
+    t.same(await blockedQueues(shop.client, locks), [], 'rows that came just now have time')
+    await age(11)
+    t.same(await blockedQueues(shop.client, locks), [`${ref} (held by host:1 job 7)`], 'the other queue has no holder')
+    const findings = await verify(shop.client, { locks })
+    const blocked = findings.find(({ invariant }) => /no queue is blocked/.test(invariant))
+    t.same(blocked?.offenders, [`${ref} (held by host:1 job 7)`])
+
+    const metrics = createMetrics()
+    await redis.unlink(...(await redis.keys(`${prefix}watched:*`)))
+    await watchOnce({ client: shop.client, locks, redis, prefix, metrics, breakers: [], log })
+    t.match(await metrics.registry.metrics(), /^queues_blocked 1$/m)
+
+    await shop.client`UPDATE purchases SET status = 'rejected', settled_at = now() WHERE id = ${first}`
+    t.same(await blockedQueues(shop.client, locks), [], 'a queue that settles rows is long, not blocked')
+    await shop.client`UPDATE purchases SET settled_at = now() - interval '11 s' WHERE id = ${first}`
+    t.equal((await blockedQueues(shop.client, locks)).length, 1)
+    await lease.release()
+    t.same(await blockedQueues(shop.client, locks), [], 'without a holder it is late, not blocked')
+    await shop.client`UPDATE purchases SET status = 'cancelled', settled_at = now() WHERE id = ${second}`
+  },
+)

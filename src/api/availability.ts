@@ -1,8 +1,10 @@
 /** What is free in a calendar. Invariant: a request whose time is over takes no time, whether or not it was swept. */
+
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
+import type { Breaker } from '../shared/breaker.ts'
 import { type Client, run } from '../shared/db.ts'
 import { badField, Problem } from '../shared/problem.ts'
 import { answers, iso, problems, ResourceParams, Time } from './http.ts'
@@ -21,7 +23,7 @@ const Availability = Type.Object({
 export interface AvailabilityDeps {
   client: Client
   /** runs a question to Postgres behind the breaker */
-  guarded<T>(body: () => Promise<T>): Promise<T>
+  guarded: Breaker['run']
 }
 
 export function availabilityRoutes(instance: FastifyInstance, { client, guarded }: AvailabilityDeps): void {

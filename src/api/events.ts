@@ -2,9 +2,11 @@
  * `GET /api/events`: what changed, as it happens. Invariant: a client that comes back with the id that it has seen last
  * gets every event after it, once and in order, or is told that they are no longer kept; never a part in silence.
  */
+
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
+import type { Breaker } from '../shared/breaker.ts'
 import type { Client } from '../shared/db.ts'
 import { bounds, compare, EVENT_TYPES, endOf, ID_PATTERN, idOf, type Position, positionOf } from '../shared/outbox.ts'
 import { badField, Problem } from '../shared/problem.ts'
@@ -24,7 +26,7 @@ export interface EventRoutesDeps {
   client: Client
   tail: Tail
   /** runs a question to Postgres behind the breaker */
-  guarded<T>(body: () => Promise<T>): Promise<T>
+  guarded: Breaker['run']
 }
 
 const gone = () =>

@@ -163,7 +163,12 @@ export function createIntake<Row extends NewRow>(
    * retry that 503 asks for finds them.
    */
   async function withdraw(ids: string[], session: string): Promise<void> {
-    const own = openDb(database_url, { max: 1, name: 'holdfast-withdraw', idle_in_transaction_ms: IDLE_MS })
+    const own = openDb(database_url, {
+      max: 1,
+      name: 'holdfast-withdraw',
+      idle_in_transaction_ms: IDLE_MS,
+      statement_ms: 2 * GONE_MS,
+    })
     for (let attempt = 0; attempt < 300 && !closed; attempt++) {
       try {
         const [still] = await run<{ n: number }>(

@@ -1,5 +1,7 @@
 /** What is sold by units and what by the calendar. A resource is never deleted and never changes its kind. */
+
 import { sql } from 'drizzle-orm'
+import type { Breaker } from '../shared/breaker.ts'
 import { type Client, run } from '../shared/db.ts'
 import { badField } from '../shared/problem.ts'
 
@@ -21,7 +23,7 @@ export interface Kinds {
 const REMEMBERED = 100_000
 const WORDS: Record<Kind, string> = { units: 'sold by units', calendar: 'booked by time' }
 
-export function createKinds(client: Client, guarded: <T>(body: () => Promise<T>) => Promise<T>): Kinds {
+export function createKinds(client: Client, guarded: Breaker['run']): Kinds {
   const kinds = new Map<string, Kind>()
   return {
     async check(wanted) {

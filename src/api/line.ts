@@ -6,8 +6,8 @@
 import { createHash } from 'node:crypto'
 import { sql } from 'drizzle-orm'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { UnavailableError } from '../shared/breaker.ts'
-import { type Client, run } from '../shared/db.ts'
+import { type Breaker, UnavailableError } from '../shared/breaker.ts'
+import { type Client, run, transaction } from '../shared/db.ts'
 import { newId } from '../shared/id.ts'
 import { Problem } from '../shared/problem.ts'
 import { idempotencyKey, idempotencyScope, preferredWait, REPLAYED } from './http.ts'
@@ -26,7 +26,7 @@ export interface LineDeps {
   waits: Waits
   nudge(resources: Iterable<string>): void
   /** runs a question to Postgres behind the breaker */
-  guarded<T>(body: () => Promise<T>): Promise<T>
+  guarded: Breaker['run']
 }
 
 interface Standing {
@@ -186,7 +186,10 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
   }
 
   const column = sql.raw(noun)
-  /** Puts the command into the line; the id of an earlier one with the same key, if there is one. */
+  /**
+   * Puts the command into the queue; the id of an earlier one with the same key, if there is one. A transaction, so that
+   * the command of a caller who was answered 503 is not written after that.
+   */
   async function enqueue(c: {
     id: string
     queue: string
@@ -195,15 +198,12 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
     key: string | null
     scope: string
   }): Promise<string> {
-    const made = await guarded(() =>
-      run(
-        client,
-        sql`INSERT INTO commands (id, queue, ${column}, command, idempotency_key, idempotency_scope)
-            VALUES (${c.id}, ${c.queue}, ${c.subject}, ${c.command}, ${c.key}, ${c.scope})
-            ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
-            RETURNING id`,
-      ),
-    )
+    const insert = sql`
+      INSERT INTO commands (id, queue, ${column}, command, idempotency_key, idempotency_scope)
+      VALUES (${c.id}, ${c.queue}, ${c.subject}, ${c.command}, ${c.key}, ${c.scope})
+      ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
+      RETURNING id`
+    const made = await guarded((signal) => transaction(client, signal, (tx) => run(tx, insert)))
     nudge([c.queue])
     if (made.length > 0 || c.key === null) return c.id
     return (await findCommand(c.key, c.scope)) ?? c.id

@@ -6,7 +6,7 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
-import { UnavailableError } from '../shared/breaker.ts'
+import { type Breaker, UnavailableError } from '../shared/breaker.ts'
 import { type Client, run } from '../shared/db.ts'
 import { type LockStats, MAX_HOURS } from '../shared/lock-stats.ts'
 import type { LockState, Locks } from '../shared/locks/lease.ts'
@@ -76,7 +76,7 @@ export interface LockRoutesDeps {
   stats: LockStats
   log: Log
   /** runs a question to Postgres behind the breaker */
-  guarded<T>(body: () => Promise<T>): Promise<T>
+  guarded: Breaker['run']
 }
 
 export function lockRoutes(instance: FastifyInstance, { client, locks, stats, log, guarded }: LockRoutesDeps): void {

@@ -3,7 +3,9 @@
  * its lock: a confirm or accept that is being committed at this moment is waited for, and a later one is refused by its
  * own clock check.
  */
+
 import { type SQL, sql } from 'drizzle-orm'
+import type { Breaker } from '../shared/breaker.ts'
 import { type Client, run, type Transaction } from '../shared/db.ts'
 
 export interface Look<Row> {
@@ -16,7 +18,7 @@ export interface Look<Row> {
 interface LookDeps {
   client: Client
   /** runs a question to Postgres behind the breaker */
-  guarded<T>(body: () => Promise<T>): Promise<T>
+  guarded: Breaker['run']
 }
 
 /** `columns` of `table`, among them id and overdue. */

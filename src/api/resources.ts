@@ -2,11 +2,13 @@
  * Resources and their ledger. Invariant: every change of a total writes its movement in the same transaction.
  * Definitions change by version (If-Match, nobody waits); stock changes under the resource's lease and fence.
  */
+
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { type SQL, sql } from 'drizzle-orm'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import Type from 'typebox'
-import { type Client, run, sqlState, type Transaction } from '../shared/db.ts'
+import type { Breaker } from '../shared/breaker.ts'
+import { type Client, run, sqlState, type Transaction, transaction } from '../shared/db.ts'
 import type { Locks } from '../shared/locks/lease.ts'
 import { badField, Problem } from '../shared/problem.ts'
 import { REF_PATTERN } from '../shared/resource.ts'
@@ -187,7 +189,7 @@ export interface ResourceRoutesDeps {
   /** a superseded holder's write was refused */
   fenced(): void
   /** runs a question to Postgres behind the breaker */
-  guarded<T>(body: () => Promise<T>): Promise<T>
+  guarded: Breaker['run']
 }
 
 const send = (reply: FastifyReply, resource: Type.Static<typeof ResourceSchema>, status = 200) =>
@@ -206,20 +208,8 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
   const refOf = ({ type, id }: Type.Static<typeof ResourceParams>) => `${type}:${id}`
 
   /** One transaction behind the breaker: when its time is over the caller is told 503, and nothing is committed later. */
-  async function change<T>(body: (tx: Transaction) => Promise<T>): Promise<T> {
-    let over = false
-    try {
-      const transaction = () =>
-        client.begin(async (tx) => {
-          const result = await body(tx)
-          if (over) throw new Error('nobody waits for this any more')
-          return result
-        })
-      return (await guarded(transaction)) as T
-    } finally {
-      over = true
-    }
-  }
+  const change = <T>(body: (tx: Transaction) => Promise<T>): Promise<T> =>
+    guarded((signal) => transaction(client, signal, body))
 
   app.put(
     '/api/resources/:type/:id',

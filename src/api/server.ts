@@ -46,7 +46,12 @@ const isAnswer = (error: unknown) => error instanceof Problem || isDataError(err
 
 export async function startApi({ config, metrics, log }: ApiDeps): Promise<RunningApi> {
   const { database_url, redis_url, redis_prefix, lease_ttl_ms: ttl_ms } = config
-  const db = openDb(database_url, { max: CONNECTIONS, name: 'holdfast-api', idle_in_transaction_ms: ttl_ms })
+  const db = openDb(database_url, {
+    max: CONNECTIONS,
+    name: 'holdfast-api',
+    idle_in_transaction_ms: ttl_ms,
+    statement_ms: FLUSH_MS,
+  })
   const { client } = db
   const postgres = createBreaker({ name: 'postgres', timeout_ms: FLUSH_MS, isAnswer, metrics })
   const taking = createBreaker({ name: 'intake', timeout_ms: FLUSH_MS, isAnswer, metrics })
@@ -71,7 +76,8 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     max: 1,
     name: 'holdfast-room',
     idle_in_transaction_ms: ttl_ms,
-    settings: { enable_seqscan: 'off', jit: 'off', statement_timeout: '2000' },
+    statement_ms: 2_000,
+    settings: { enable_seqscan: 'off', jit: 'off' },
   })
   const room = createCollector({
     client: room_db.client,

@@ -2,6 +2,7 @@
  * Where webhooks go: endpoints, their secrets, what was tried, and telling again. Invariant: a secret is shown once, when it
  * is made; and nothing here sends anything, that is for the workers.
  */
+
 import { randomBytes } from 'node:crypto'
 import { isIP } from 'node:net'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
@@ -9,6 +10,7 @@ import { type SQL, sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import ipaddr from 'ipaddr.js'
 import Type from 'typebox'
+import type { Breaker } from '../shared/breaker.ts'
 import { type Client, run } from '../shared/db.ts'
 import { EVENT_TYPES } from '../shared/outbox.ts'
 import { badField, Problem } from '../shared/problem.ts'
@@ -95,7 +97,7 @@ export interface WebhookEndpointDeps {
   /** also to addresses that are not public, and without TLS */
   webhooks_allow_private: boolean
   /** runs a question to Postgres behind the breaker */
-  guarded<T>(body: () => Promise<T>): Promise<T>
+  guarded: Breaker['run']
 }
 
 const COLUMNS = sql.raw(`w.id, w.url, w.events, w.resource, w.disabled, w.created_at,

@@ -43,13 +43,18 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
     loop.disable()
   })
 
-  async function ask(question: () => Promise<unknown>): Promise<{ status: 'up' | 'down'; detail?: string }> {
+  /** What has not been answered is not asked again: behind a server that hangs, questions would pile up. */
+  const open = new Map<string, Promise<unknown>>()
+
+  async function ask(name: string): Promise<{ status: 'up' | 'down'; detail?: string }> {
     let timer: NodeJS.Timeout | undefined
+    const question = open.get(name) ?? checks[name]?.().finally(() => open.delete(name))
     try {
+      if (question) open.set(name, question)
       const late = new Promise<never>((_, reject) => {
         timer = setTimeout(() => reject(new Error(`no answer within ${CHECK_MS} ms`)), CHECK_MS)
       })
-      await Promise.race([question(), late])
+      await Promise.race([question, late])
       return { status: 'up' }
     } catch (error) {
       const { message, code } = error as Error & { code?: string }
@@ -95,9 +100,7 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
       },
     },
     async (_request, reply) => {
-      const answers = await Promise.all(
-        Object.entries(checks).map(async ([name, question]) => [name, await ask(question)] as const),
-      )
+      const answers = await Promise.all(Object.keys(checks).map(async (name) => [name, await ask(name)] as const))
       const down = answers.some(([, answer]) => answer.status === 'down')
       const status = stopping() ? 'stopping' : down ? 'not_ready' : 'ready'
       return reply.code(status === 'ready' ? 200 : 503).send({

@@ -56,6 +56,19 @@ export function createMetrics() {
       'queue_oldest_seconds',
       'Since the oldest head of a line has come, of the whole fleet; 0 when nobody waits.',
     ),
+    queues_blocked: gauge(
+      'queues_blocked',
+      'Queues whose lease is held, whose first row has waited for 10 s, and in which nothing was settled for as long; of the whole fleet.',
+    ),
+    queues_under_way: gauge('queues_under_way', 'Queues that this worker works on now.'),
+    queue_idle_seconds: gauge(
+      'queue_idle_seconds',
+      'Longest time for which a queue that this worker works on has not moved; 0 when there is none.',
+    ),
+    queues_left_stuck: counter(
+      'queues_left_stuck_total',
+      'Queues that this worker let go because they did not move within their time.',
+    ),
     verify_broken: gauge(
       'verify_broken_invariants',
       'Invariants of the last verdict that do not hold; of the whole fleet.',
@@ -79,7 +92,8 @@ export function createMetrics() {
     }),
   }
   // Seen by nobody: a worker sets them once it has looked (watch.ts).
-  for (const one of [metrics.queue_length, metrics.queue_oldest_seconds, metrics.verify_broken]) one.remove()
+  const { queue_length, queue_oldest_seconds, queues_blocked, verify_broken } = metrics
+  for (const one of [queue_length, queue_oldest_seconds, queues_blocked, verify_broken]) one.remove()
   // A counter that begins with its first event has no increase: what alerts look at begins with 0.
   for (const reason of LOST) metrics.lock_lost.inc({ reason }, 0)
   for (const reason of FAILED) metrics.lock_failures.inc({ reason }, 0)
@@ -87,6 +101,7 @@ export function createMetrics() {
   metrics.lock_contentions.inc(0)
   metrics.lock_slack_thin.inc(0)
   metrics.fencing_rejections.inc(0)
+  metrics.queues_left_stuck.inc(0)
   return metrics
 }
 

@@ -3,7 +3,9 @@
  * what breaks it; it writes nothing.
  */
 import { sql } from 'drizzle-orm'
-import { type Client, run } from './db.ts'
+import { type Client, run, type Transaction } from './db.ts'
+import { headsText } from './lines.ts'
+import type { Locks } from './locks/lease.ts'
 
 export interface Finding {
   invariant: string
@@ -231,10 +233,57 @@ const CHECKS: readonly Check[] = [
 ]
 
 /** Milliseconds a quick check may take. */
-const QUICK_MS = 10_000
+export const QUICK_MS = 10_000
+/** Seconds in which a queue whose lease is held settles a row, if it has one. */
+const BLOCKED_S = 10
+/** Rows before and behind the first queued one among which the last settlement of its queue is looked for. */
+const NEIGHBOURS = 50
 
-/** Asks all of it in one read-only snapshot; with `quick` only what is quick, which then does not count what it looks at. */
-export async function verify(client: Client, { quick = false } = {}): Promise<Finding[]> {
+const recent = `settled_at > now() - interval '${BLOCKED_S} s'`
+/** A row of this table beside the first queued one of its queue was settled lately: ids are in order of time. */
+const neighbour = (table: string, queue: string) =>
+  [
+    ['<', 'DESC'],
+    ['>', 'ASC'],
+  ]
+    .map(
+      ([side, order]) => `EXISTS (SELECT 1 FROM (
+        SELECT settled_at FROM ${table} n WHERE n.${queue} = late.queue AND n.id ${side} (
+          SELECT id FROM ${table} h WHERE h.${queue} = late.queue AND status = 'queued' ORDER BY seq LIMIT 1)
+        ORDER BY n.id ${order} LIMIT ${NEIGHBOURS}) n WHERE ${recent})`,
+    )
+    .join(' OR ')
+
+const NOT_MOVING = `
+  SELECT queue FROM (
+    SELECT queue, min(created_at) AS since FROM (
+      SELECT queue, created_at FROM ${headsText('purchases')} a
+      UNION ALL SELECT queue, created_at FROM ${headsText('commands')} b
+      UNION ALL SELECT queue, created_at FROM ${headsText('bookings', 'resource')} c
+    ) head GROUP BY queue
+  ) late WHERE since < now() - interval '${BLOCKED_S} s'
+    AND NOT (${neighbour('purchases', 'queue')} OR ${neighbour('bookings', 'resource')})
+    AND NOT EXISTS (SELECT 1 FROM (
+      SELECT created_at FROM movements m
+      WHERE m.resource = late.queue AND num_nonnulls(m.purchase, m.booking) > 0 ORDER BY m.id DESC LIMIT 1
+    ) m WHERE created_at > now() - interval '${BLOCKED_S} s')
+  ORDER BY since LIMIT ${OFFENDERS}`
+
+/** Queues with a row that waits, whose lease is held, and in which nothing was settled for BLOCKED_S: with the holder. */
+export async function blockedQueues(client: Client | Transaction, locks: Pick<Locks, 'inspect'>): Promise<string[]> {
+  const rows = await run<{ queue: string }>(client, sql.raw(NOT_MOVING))
+  const states = await Promise.all(rows.map(({ queue }) => locks.inspect(queue)))
+  return states.flatMap(({ resource, holders: [holder] }) => (holder ? [`${resource} (held by ${holder.owner})`] : []))
+}
+
+/**
+ * Asks all of it in one read-only snapshot; with `quick` only what is quick, which then does not count what it looks at;
+ * with `locks` also for queues that do not move while their lease is held.
+ */
+export async function verify(
+  client: Client,
+  { quick = false, locks }: { quick?: boolean; locks?: Pick<Locks, 'inspect'> } = {},
+): Promise<Finding[]> {
   return await client.begin('ISOLATION LEVEL REPEATABLE READ READ ONLY', async (tx) => {
     const findings: Finding[] = []
     if (quick) await run(tx, sql.raw(`SET LOCAL statement_timeout = ${QUICK_MS}`))
@@ -246,6 +295,10 @@ export async function verify(client: Client, { quick = false } = {}): Promise<Fi
                                   LIMIT ${OFFENDERS}) o), '[]') AS offenders`),
       )
       findings.push({ invariant, looked_at: row?.looked_at ?? 0, offenders: row?.offenders ?? [] })
+    }
+    if (locks) {
+      const invariant = `no queue is blocked: none waits for ${BLOCKED_S} s while its lease is held and nothing is settled`
+      findings.push({ invariant, looked_at: 0, offenders: await blockedQueues(tx, locks) })
     }
     return findings
   })

@@ -11,6 +11,8 @@ export interface Lines {
   rows: number
   /** since the oldest head of a line came, in seconds; 0 when nobody waits */
   oldest_s: number
+  /** queues that do not move while their lease is held, with who holds it */
+  blocked: string[]
 }
 
 /** The quick invariants of `npm run verify`. */

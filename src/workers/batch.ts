@@ -5,7 +5,7 @@
  */
 import { sql } from 'drizzle-orm'
 import type { Client, Transaction } from '../shared/db.ts'
-import { relation, run, sqlState } from '../shared/db.ts'
+import { relation, run, sqlState, transaction } from '../shared/db.ts'
 import type { CommandKind } from '../shared/schema.ts'
 import { type BookingVerdict, decideBookings } from './bookings.ts'
 import { readActive, writeBookings } from './calendar.ts'
@@ -237,15 +237,16 @@ function copied(items: readonly Item[]): Item[] {
 /**
  * Decides and commits these items in one transaction, under the leases' tokens by resource; a ride waits `accept_ms` to
  * be accepted. Throws StaleLeaseError or ChangedRowError with nothing written; any other error leaves the outcome to be
- * seen by taking the rows again.
+ * seen by taking the rows again. When the signal aborts, it is rolled back.
  */
 export async function commit(
   client: Client,
   items: readonly Item[],
   tokens: ReadonlyMap<string, number>,
   accept_ms: number,
+  signal: AbortSignal,
 ): Promise<Verdict & { now_ms: number }> {
-  const transaction = client.begin(async (tx) => {
+  const committed = transaction(client, signal, async (tx) => {
     const [resources, now_ms] = await guard(tx, tokens)
     // Deciding changes the rows' status; a batch that is rolled back and split must find them as they were taken.
     const fresh = copied(items)
@@ -274,7 +275,7 @@ export async function commit(
     if (!(await writePayables(tx, verdict.payables))) throw new ChangedRowError('a charge was not as taken')
     return { ...verdict, now_ms }
   })
-  return await transaction.catch((error) => {
+  return await committed.catch((error) => {
     // Rows of other lines (a rider's other driver) are written without their lease: Postgres sorts out who goes first.
     throw sqlState(error) === '40P01'
       ? new ChangedRowError('rolled back to let another batch pass', { cause: error })

@@ -19,6 +19,8 @@ export interface DrainDeps {
   /** tells whoever nudges that the line will be looked at again without that, or that it is left */
   flows(resource: string, flows: boolean): void
   ttl_ms: number
+  /** milliseconds without progress after which a queue is let go */
+  progress_ms: number
 }
 
 /** Milliseconds a line may be held while others wait for its lease, or when it is empty: a few full batches. */
@@ -41,6 +43,8 @@ interface Line {
   joined: { ready: Ready; resolve(looked: boolean): void }[]
   /** whoever nudges was told that it flows */
   flows: boolean
+  /** when its last step ended, by performance.now() */
+  moved_at: number
   /** ends the pause before the next look */
   wake(): void
 }
@@ -48,15 +52,31 @@ interface Line {
 /** Lets further nudges of the line make jobs: called with the lease held, before the rows are taken. */
 type Ready = () => Promise<unknown>
 
-export function createDrain({ locks, leases, settler, nudge, insist, flows, ttl_ms }: DrainDeps) {
+export function createDrain(deps: DrainDeps) {
+  const { locks, leases, settler, nudge, insist, flows, ttl_ms, progress_ms } = deps
   const lines = new Map<string, Line>()
   const stop = new AbortController()
-  let progress_at = performance.now()
+  /** for each lease that is waited for: what ends the wait */
+  const waits = new Set<AbortController>()
   // A holder lets go after HOLD_MS, a dead one after its TTL: longer than both is a fault worth a new attempt.
   const wait_ms = 2 * ttl_ms
 
-  const acquire = (resource: string, job: string) =>
-    leases.run(() => locks.acquire(resource, { job, wait_ms, above: settler.floor(resource), signal: stop.signal }))
+  /** Waits for the lease. A wait that is given up is cancelled, and a lease that is granted after that is released. */
+  async function acquire(resource: string, job: string): Promise<Lease> {
+    stop.signal.throwIfAborted()
+    const wait = new AbortController()
+    waits.add(wait)
+    const { signal } = wait
+    const ask = () => locks.acquire(resource, { job, wait_ms, above: settler.floor(resource), signal, progress_ms })
+    try {
+      return await leases.run(ask, (late) => late.release())
+    } catch (error) {
+      wait.abort(error)
+      throw error
+    } finally {
+      waits.delete(wait)
+    }
+  }
 
   /** From here on a nudge starts the line anew. */
   function leave(queue: string, line: Line): void {
@@ -74,7 +94,12 @@ export function createDrain({ locks, leases, settler, nudge, insist, flows, ttl_
 
   async function work(queue: string, line: Line, ready: Ready): Promise<void> {
     const lease = await acquire(queue, line.job)
+    const moved = () => {
+      line.moved_at = performance.now()
+      lease.progress()
+    }
     try {
+      moved()
       await ready()
       const since = performance.now()
       const misses = new Map<string, number>()
@@ -88,11 +113,11 @@ export function createDrain({ locks, leases, settler, nudge, insist, flows, ttl_
         for (const { resolve } of joined) resolve(true)
         let outcome: Outcome
         try {
-          outcome = await settler.settle({ queue, lease, after, long, extras })
+          outcome = await settler.settle({ queue, lease, after, long, extras, moved })
         } finally {
           await locks.releaseMany(extras.values())
         }
-        progress_at = performance.now()
+        moved()
         after = outcome.after
         long = outcome.full
         const more = outcome.full || outcome.missed.length > 0 || line.again || line.joined.length > 0
@@ -109,7 +134,7 @@ export function createDrain({ locks, leases, settler, nudge, insist, flows, ttl_
           flows(queue, true)
         }
         if (!more) await linger(line)
-        extras = await waitFor(queue, line.job, outcome.missed, misses)
+        extras = await waitFor(queue, line.job, outcome.missed, misses, moved)
       }
     } finally {
       await lease.release()
@@ -133,6 +158,7 @@ export function createDrain({ locks, leases, settler, nudge, insist, flows, ttl_
     job: string,
     missed: Item[],
     misses: Map<string, number>,
+    moved: () => void,
   ): Promise<Map<string, Lease>> {
     const still = new Set(missed.map(idOf))
     for (const id of misses.keys()) if (!still.has(id)) misses.delete(id)
@@ -143,6 +169,8 @@ export function createDrain({ locks, leases, settler, nudge, insist, flows, ttl_
     try {
       for (const ref of refsOf(first).sort(byLockOrder)) {
         if (ref !== queue) extras.set(ref, await acquire(ref, job))
+        moved()
+        for (const extra of extras.values()) extra.progress()
       }
       return extras
     } catch (error) {
@@ -152,8 +180,7 @@ export function createDrain({ locks, leases, settler, nudge, insist, flows, ttl_
   }
 
   async function start(queue: string, job: string, ready: Ready): Promise<void> {
-    const line: Line = { job, again: false, joined: [], flows: false, wake() {} }
-    if (lines.size === 0) progress_at = performance.now()
+    const line: Line = { job, again: false, joined: [], flows: false, moved_at: performance.now(), wake() {} }
     lines.set(queue, line)
     try {
       for (let attempt = 1; ; attempt++) {
@@ -210,8 +237,21 @@ export function createDrain({ locks, leases, settler, nudge, insist, flows, ttl_
     /** After the batch under way each line is let go; what is left in it is nudged. */
     stop() {
       stop.abort(new Error('the worker is stopping'))
+      for (const wait of waits) wait.abort(stop.signal.reason)
     },
-    /** Lines under way, and milliseconds since the last batch was settled. */
-    state: () => ({ lines: lines.size, idle_ms: performance.now() - progress_at }),
+    /**
+     * Leaves each queue that has not moved for `progress_ms`, so that its next job starts it anew here or in another
+     * process; its lease has ended by the same limit. Returns the queues that were left.
+     */
+    leaveStuck(): string[] {
+      const since = performance.now() - progress_ms
+      const stuck = [...lines].filter(([, line]) => line.moved_at < since)
+      for (const [queue, line] of stuck) leave(queue, line)
+      const queues = stuck.map(([queue]) => queue)
+      if (queues.length > 0) insist(queues)
+      return queues
+    },
+    /** Each queue under way, with the milliseconds since its last step ended. */
+    state: () => Array.from(lines, ([queue, { moved_at }]) => ({ queue, idle_ms: performance.now() - moved_at })),
   }
 }

@@ -21,7 +21,9 @@ const CHARGES_AT_ONCE = 32
 const FLEET = 64
 /** Milliseconds a charge waits for its turn in the fleet before its job ends; the sweeper brings it back. */
 const TURN_MS = 10_000
-/** Held by whoever asks the provider; it is no line that anybody buys in. */
+/** Milliseconds a job keeps its permit at most: one that hangs must not keep the others from the provider for ever. */
+const PERMIT_MS = 300_000
+/** Held by each job that asks the provider; it is no queue that anyone buys in. */
 const PERMIT = 'payments:provider'
 
 export interface PaymentJobsDeps {
@@ -49,7 +51,7 @@ export function startPaymentJobs({ config, client, redis, metrics, log, nudge }:
   })
   const gateway = createStripe(provider)
   const payments = createPayments({ client, gateway, breaker, metrics, log, nudge })
-  const turn = { mode: 'permit', limit: FLEET, wait_ms: TURN_MS } as const
+  const turn = { mode: 'permit', limit: FLEET, wait_ms: TURN_MS, max_hold_ms: PERMIT_MS } as const
   // Where the jobs are, wherever the leases are: a quorum counts no permits, and these guard the provider, not a sale.
   const permits = createLocks({ redis, prefix: config.redis_prefix, ttl_ms })
   const connection = openRedis(config.redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })

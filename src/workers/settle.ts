@@ -30,6 +30,8 @@ export interface SettleDeps {
   log: Log
   /** milliseconds a ride waits to be accepted */
   accept_ms: number
+  /** milliseconds without progress after which a lease is let go */
+  progress_ms: number
   /** tells whoever waits that these ids have an answer */
   notify(ids: string[]): void
   /** tells the payment jobs that these purchases and bookings have money to be moved */
@@ -49,6 +51,8 @@ export interface Ask {
   long: boolean
   /** leases on other resources, taken beforehand by waiting */
   extras: ReadonlyMap<string, Lease>
+  /** called after each step: it says that the queue under this lease moves */
+  moved(): void
 }
 
 export interface Outcome {
@@ -85,7 +89,7 @@ const LINES_PER_ROUND = 256
 const TRIES = 4
 
 export function createSettler(deps: SettleDeps) {
-  const { client, locks, database, metrics, log, accept_ms, notify, pay, fenced, traced } = deps
+  const { client, locks, database, metrics, log, accept_ms, progress_ms, notify, pay, fenced, traced } = deps
   const waiting: Pending[] = []
   const calendars = createCalendars(client)
   /** Fences found above a lease's token (the lock server lost its memory): the next lease must exceed them. */
@@ -132,11 +136,17 @@ export function createSettler(deps: SettleDeps) {
       const [purchases, bookings] = await database.run(() =>
         Promise.all([take(client, places), calendars.take(places)]),
       )
+      let extras: ReadonlyMap<string, Lease> = new Map()
+      const moved = () => {
+        for (const ask of asks) ask.moved()
+        for (const lease of extras.values()) lease.progress()
+      }
+      moved()
       const taken = new Map<string, Item[]>(purchases)
       for (const [queue, items] of bookings) taken.set(queue, [...(purchases.get(queue) ?? []), ...items])
       const leases = new Map(asks.flatMap((ask) => [[ask.queue, ask.lease] as const, ...ask.extras]))
       const { refs, bad } = sort([...taken.values()].flat())
-      const extras = await borrow(new Set([...refs.values()].flat().filter((ref) => !leases.has(ref))))
+      extras = await borrow(new Set([...refs.values()].flat().filter((ref) => !leases.has(ref))))
       for (const [ref, lease] of extras) leases.set(ref, lease)
       const able: Item[] = []
       const missed = new Set<Item>()
@@ -146,11 +156,14 @@ export function createSettler(deps: SettleDeps) {
       }
       let left: Item[]
       try {
-        left = able.length > 0 ? await settle(able, refs, leases) : []
+        left = able.length > 0 ? await settle(able, refs, leases, moved) : []
       } finally {
         await locks.releaseMany(extras.values())
       }
-      for (const item of bad) await apart(item, new UnprocessableError('its lines cannot be read'))
+      for (const item of bad) {
+        await apart(item, new UnprocessableError('its lines cannot be read'))
+        moved()
+      }
       const stay = new Set([...missed, ...left])
       const progress = able.length > left.length
       for (const ask of asks) {
@@ -181,7 +194,7 @@ export function createSettler(deps: SettleDeps) {
     if (needs.size === 0) return new Map()
     const above = Math.max(0, ...Array.from(needs, (ref) => floors.get(ref) ?? 0))
     try {
-      return await locks.tryAcquireMany([...needs], { above })
+      return await locks.tryAcquireMany([...needs], { above, progress_ms })
     } catch (error) {
       log.warn({ error }, 'leases on further resources could not be asked for')
       return new Map()
@@ -193,6 +206,7 @@ export function createSettler(deps: SettleDeps) {
     items: readonly Item[],
     refs: ReadonlyMap<Item, string[]>,
     leases: ReadonlyMap<string, Lease>,
+    moved: () => void,
     collided = false,
   ): Promise<Item[]> {
     const tokens = new Map<string, number>()
@@ -200,11 +214,13 @@ export function createSettler(deps: SettleDeps) {
       for (const ref of refs.get(item) ?? []) tokens.set(ref, leases.get(ref)?.token ?? 0)
     }
     const attempt = () =>
-      database.run(async () => {
-        const verdict = await commit(client, items, tokens, accept_ms)
-        tell(items, verdict)
-        return verdict
-      })
+      database
+        .run(async (signal) => {
+          const verdict = await commit(client, items, tokens, accept_ms, signal)
+          tell(items, verdict)
+          return verdict
+        })
+        .finally(moved)
     try {
       // One more try after a broken connection, with the same tokens: if another holder has written in between, it is
       // the database that says so, and the refusal is counted.
@@ -217,13 +233,14 @@ export function createSettler(deps: SettleDeps) {
       const [first] = items
       if (items.length === 1 && first) {
         // Once more: what it has met is committed by now, and can be named.
-        if (isCollision(error) && !collided) return await settle(items, refs, leases, true)
+        if (isCollision(error) && !collided) return await settle(items, refs, leases, moved, true)
         await apart(first, error)
         return []
       }
       // The batch was rolled back whole: its halves are settled in order, until the bad row stands alone.
       const half = Math.ceil(items.length / 2)
-      return [...(await settle(items.slice(0, half), refs, leases)), ...(await settle(items.slice(half), refs, leases))]
+      const first_half = await settle(items.slice(0, half), refs, leases, moved)
+      return [...first_half, ...(await settle(items.slice(half), refs, leases, moved))]
     }
   }
 

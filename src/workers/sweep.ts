@@ -13,6 +13,9 @@ const LATE = sql.raw("interval '1 second'")
 /** Lines nudged by one sweep; the next one takes the rest. */
 const LINES = 10_000
 
+/** Milliseconds for one step of a sweep, after which another worker may sweep: this one may be cut off from Postgres. */
+const STEP_MS = 12_000
+
 /** Charges told of by one sweep. */
 const CHARGES = 1_000
 
@@ -25,7 +28,7 @@ export interface SweepDeps {
 
 /** One sweep of the fleet: whoever has the lease does it, the others do nothing. Returns the lines nudged. */
 export async function sweepOnce({ client, locks, insist, pay }: SweepDeps): Promise<string[]> {
-  const lease = await locks.tryAcquire('sweep:purchases')
+  const lease = await locks.tryAcquire('sweep:purchases', { progress_ms: STEP_MS })
   if (!lease) return []
   try {
     const rows = await run<{ queue: string }>(
@@ -45,6 +48,7 @@ export async function sweepOnce({ client, locks, insist, pay }: SweepDeps): Prom
     )
     const queues = rows.map((row) => row.queue)
     insist(queues)
+    lease.progress()
     // Charges whose job was lost, or gave up for a while. Not again before it has had time to begin.
     const charges = await run<{ id: string }>(
       client,

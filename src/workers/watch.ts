@@ -8,24 +8,28 @@ import type { Redis } from 'ioredis'
 import type { Breaker } from '../shared/breaker.ts'
 import { type Client, run } from '../shared/db.ts'
 import { heads } from '../shared/lines.ts'
+import type { Locks } from '../shared/locks/lease.ts'
 import type { Log } from '../shared/log.ts'
 import type { Metrics } from '../shared/metrics.ts'
-import { verify } from '../shared/verify.ts'
+import { blockedQueues, QUICK_MS, verify } from '../shared/verify.ts'
 import { keepWatched, type Lines, readWatched, statesOf, tellBreakers } from '../shared/watched.ts'
 
 /** Milliseconds between looks at the lines: about a scrape of Prometheus. */
 export const LINES_MS = 5_000
 /** Milliseconds between verdicts: the quick invariants are indexed, but overlaps are asked of every active booking. */
 const VERDICT_MS = 60_000
+/** Milliseconds for one statement of a look. */
+export const VERIFY_MS = QUICK_MS + 5_000
 /** So many missed looks, and what was seen is gone. */
 const MISSES = 3
 
 export interface WatchDeps {
   /** a connection of its own: nothing here delays a batch */
   client: Client
+  locks: Pick<Locks, 'inspect'>
   redis: Redis
   prefix: string
-  metrics: Pick<Metrics, 'queue_length' | 'queue_oldest_seconds' | 'verify_broken'>
+  metrics: Pick<Metrics, 'queue_length' | 'queue_oldest_seconds' | 'queues_blocked' | 'verify_broken'>
   /** this worker's own */
   breakers: readonly Breaker[]
   log: Log
@@ -35,7 +39,7 @@ export interface WatchDeps {
 const turn = async (redis: Redis, prefix: string, name: string, ms: number) =>
   (await redis.set(`${prefix}watched:turn:${name}`, '1', 'PX', Math.floor(ms * 0.9), 'NX')) === 'OK'
 
-async function lines(client: Client): Promise<Lines> {
+async function lines(client: Client, locks: WatchDeps['locks']): Promise<Lines> {
   const [row] = await run<{ rows: number; oldest_s: number }>(
     client,
     sql`
@@ -49,25 +53,29 @@ async function lines(client: Client): Promise<Lines> {
       UNION ALL SELECT created_at FROM ${heads('bookings', 'resource')} c
     ) head`,
   )
-  return { rows: row?.rows ?? 0, oldest_s: row?.oldest_s ?? 0 }
+  const blocked = await blockedQueues(client, locks)
+  return { rows: row?.rows ?? 0, oldest_s: row?.oldest_s ?? 0, blocked }
 }
 
-function forget({ queue_length, queue_oldest_seconds, verify_broken }: WatchDeps['metrics']): void {
-  for (const gauge of [queue_length, queue_oldest_seconds, verify_broken]) gauge.remove()
+function forget({ queue_length, queue_oldest_seconds, queues_blocked, verify_broken }: WatchDeps['metrics']): void {
+  for (const gauge of [queue_length, queue_oldest_seconds, queues_blocked, verify_broken]) gauge.remove()
 }
 
 /** One look: at itself, at what is this worker's turn to look at, and at what the others have seen. */
-export async function watchOnce({ client, redis, prefix, metrics, breakers, log }: WatchDeps): Promise<void> {
-  const { queue_length, queue_oldest_seconds, verify_broken } = metrics
+export async function watchOnce(deps: WatchDeps): Promise<void> {
+  const { client, locks, redis, prefix, metrics, breakers, log } = deps
+  const { queue_length, queue_oldest_seconds, queues_blocked, verify_broken } = metrics
   // A Redis that hangs answers some time, or never: what was seen before is not shown meanwhile.
   const late = setTimeout(() => forget(metrics), LINES_MS)
   try {
     await tellBreakers(redis, prefix, { process: `${hostname()}:${process.pid}`, breakers: statesOf(breakers) })
     if (await turn(redis, prefix, 'lines', LINES_MS)) {
-      await keepWatched(redis, prefix, { lines: await lines(client) }, LINES_MS * MISSES)
+      const seen = await lines(client, locks)
+      for (const queue of seen.blocked) log.error({ queue }, 'a queue does not move while its lease is held')
+      await keepWatched(redis, prefix, { lines: seen }, LINES_MS * MISSES)
     }
     if (await turn(redis, prefix, 'verdict', VERDICT_MS)) {
-      const findings = await verify(client, { quick: true })
+      const findings = await verify(client, { quick: true, locks })
       const broken = findings.filter(({ offenders }) => offenders.length > 0)
       for (const { invariant, offenders } of broken) log.error({ invariant, offenders }, 'an invariant is broken')
       await keepWatched(redis, prefix, { verdict: { at: new Date().toISOString(), broken } }, VERDICT_MS * MISSES)
@@ -77,6 +85,7 @@ export async function watchOnce({ client, redis, prefix, metrics, breakers, log 
       value === undefined ? gauge.remove() : gauge.set(value)
     show(queue_length, seen.lines?.rows)
     show(queue_oldest_seconds, seen.lines?.oldest_s)
+    show(queues_blocked, seen.lines?.blocked.length)
     show(verify_broken, seen.verdict?.broken.length)
   } catch (error) {
     forget(metrics)

@@ -18,6 +18,9 @@ import { createWebhooks } from './webhooks.ts'
 const LOOK_MS = 250
 /** Milliseconds between looks for what is old enough to be forgotten. */
 const FORGET_MS = 60_000
+/** Milliseconds for one statement; and for one step of a look, after which another worker may look. */
+const STATEMENT_MS = 8_000
+const STEP_MS = 12_000
 /** Lines of one worker at once. */
 const LINES_AT_ONCE = 32
 
@@ -34,6 +37,7 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
     max: 4,
     name: 'holdfast-webhooks',
     idle_in_transaction_ms: ttl_ms,
+    statement_ms: STATEMENT_MS,
     // What a crash of Postgres takes back is told once more: for that, nobody waits for the disk at every event.
     settings: { synchronous_commit: 'off' },
   })
@@ -68,11 +72,13 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
   /** One look; whoever has the lease does it. */
   async function look(): Promise<void> {
     if (!(await hasEndpoints(client))) return
-    const lease = await locks.tryAcquire('sweep:webhooks')
+    const lease = await locks.tryAcquire('sweep:webhooks', { progress_ms: STEP_MS })
     if (!lease) return
     try {
       const final = await horizon.look()
+      lease.progress()
       if (final !== undefined) await extendLines(client, final)
+      lease.progress()
       const lines = await dueLines(client)
       // One job a line: while it waits or is worked, another is not added. A name has no colon.
       await queue.addBulk(
@@ -88,10 +94,13 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
   }
 
   async function forgetOld(): Promise<void> {
-    const lease = await locks.tryAcquire('sweep:outbox')
+    const lease = await locks.tryAcquire('sweep:outbox', { progress_ms: 2 * STEP_MS })
     if (!lease) return
     try {
-      while (await forget(client, limits.keep_days)) lease.assertValid()
+      while (await forget(client, limits.keep_days)) {
+        lease.assertValid()
+        lease.progress()
+      }
     } finally {
       await lease.release()
     }

@@ -25,13 +25,15 @@ const ROWS = 4
 /** Milliseconds until a line looks for a free place again. */
 const FULL_MS = 250
 
+/** Milliseconds that a sender may need between two events beside the request: its statements at their limits. */
+const STEP_MS = 30_000
 const HOUR_MS = 3_600_000
 
 export interface WebhookDeps {
   client: Client
   locks: Locks
   poster: Poster
-  config: Pick<Config['webhooks'], 'retry_ms' | 'give_up_h'>
+  config: Pick<Config['webhooks'], 'timeout_ms' | 'retry_ms' | 'give_up_h'>
   metrics: Pick<Metrics, 'webhooks'>
   log: Log
 }
@@ -88,6 +90,7 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
   async function tell(line: Claimed, event: Event, lease: Lease, signal: AbortSignal): Promise<boolean> {
     const { token } = lease
     lease.assertValid()
+    lease.progress()
     const made = await attempt(line, event, signal)
     if (signal.aborted) return false
     if (typeof made === 'number') {
@@ -148,7 +151,10 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
     async serve(line: Line): Promise<void> {
       const { endpoint, resource } = line
       const name = createHash('sha256').update(`${endpoint} ${resource}`).digest('hex').slice(0, 32)
-      const lease = await locks.tryAcquire(`webhook:${name}`, { job: `${endpoint} ${resource}` })
+      const lease = await locks.tryAcquire(`webhook:${name}`, {
+        job: `${endpoint} ${resource}`,
+        progress_ms: config.timeout_ms + STEP_MS,
+      })
       if (!lease) return
       const until = performance.now() + TURN_MS
       const cut = new AbortController()

@@ -26,15 +26,16 @@ import { startPaymentJobs } from './payment-jobs.ts'
 import { createSettler, isDatabaseAnswer } from './settle.ts'
 import { SWEEP_MS, sweepOnce } from './sweep.ts'
 import { traceSettled } from './trace-settled.ts'
-import { LINES_MS, watchOnce } from './watch.ts'
+import { LINES_MS, VERIFY_MS, watchOnce } from './watch.ts'
 import { startWebhookJobs } from './webhook-jobs.ts'
 
-/** Milliseconds without a settled batch while lines are under way, after which the worker calls itself stuck. */
-const STUCK_MS = 60_000
+/** Milliseconds between two looks at the progress of the queues under way. */
+const PROGRESS_LOOK_MS = 1_000
 /** Connections of a worker: a transaction, the takes of the next one, those beside one that is stuck, the sweeper, charges. */
 const CONNECTIONS = 8
-/** Milliseconds for one batch, its wait for row locks included. */
+/** Milliseconds for one batch, its wait for row locks included; and for one statement of it, which the server ends before. */
 const BATCH_MS = 10_000
+const STATEMENT_MS = 8_000
 
 export interface RunningWorker {
   breakers: readonly Breaker[]
@@ -75,6 +76,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     max: CONNECTIONS,
     name: 'holdfast-worker',
     idle_in_transaction_ms: ttl_ms,
+    statement_ms: STATEMENT_MS,
     // What a worker asks is by key, batch after batch: planned once, and never as a scan because the tables were small
     // or not analyzed when it was planned. The last one keeps older Postgres from compiling such plans for their cost.
     settings: {
@@ -91,7 +93,10 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
   const own = given && { locks: given, checks: {}, close: async () => {} }
   const { locks, ...opened } = own ?? (await openLocks({ config, redis, log, events }))
   const database = createBreaker({ name: 'database', timeout_ms: BATCH_MS, isAnswer: isDatabaseAnswer, metrics })
-  const leases = createBreaker({ name: 'leases', timeout_ms: 3 * ttl_ms, isAnswer: isLeaseAnswer, metrics })
+  const leases_ms = 3 * ttl_ms
+  const leases = createBreaker({ name: 'leases', timeout_ms: leases_ms, isAnswer: isLeaseAnswer, metrics })
+  // A queue moves with each batch and with each lease that it has waited for: it has time for both.
+  const progress_ms = BATCH_MS + leases_ms
   const nudger = createNudger(redis_url, redis_prefix, log)
   const payer = createPayer(redis_url, redis_prefix, log)
   const charges = startPaymentJobs({ config, client: db.client, redis, metrics, log, nudge: nudger.nudge })
@@ -115,6 +120,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     metrics,
     log,
     accept_ms: config.booking_accept_s * 1000,
+    progress_ms,
     notify,
     pay: payer.pay,
     fenced,
@@ -130,6 +136,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     // If it is lost, the line is nudged as any other.
     flows: (resource, flows) => void redis.publish(flow, writeFlow(resource, flows)).catch(() => {}),
     ttl_ms,
+    progress_ms,
   })
 
   const jobs_redis = openRedis(redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
@@ -176,13 +183,28 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       })
   }, SWEEP_MS)
 
+  const guard = setInterval(() => {
+    const queues = drain.state()
+    metrics.queues_under_way.set(queues.length)
+    metrics.queue_idle_seconds.set(Math.max(0, ...queues.map(({ idle_ms }) => idle_ms)) / 1000)
+    for (const resource of drain.leaveStuck()) {
+      metrics.queues_left_stuck.inc()
+      log.error({ resource, progress_ms }, 'a queue has not moved within its time: its lease is let go')
+    }
+  }, PROGRESS_LOOK_MS)
+
   const breakers = [database, leases, charges.breaker]
-  const watched = openDb(config.database_url, { max: 1, name: 'holdfast-watch', idle_in_transaction_ms: ttl_ms })
+  const watched = openDb(config.database_url, {
+    max: 1,
+    name: 'holdfast-watch',
+    idle_in_transaction_ms: ttl_ms,
+    statement_ms: VERIFY_MS,
+  })
   let looking = false
   const watcher = setInterval(async () => {
     if (looking) return
     looking = true
-    await watchOnce({ client: watched.client, redis, prefix: redis_prefix, metrics, breakers, log })
+    await watchOnce({ client: watched.client, locks, redis, prefix: redis_prefix, metrics, breakers, log })
     looking = false
   }, LINES_MS)
 
@@ -191,8 +213,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       'finish batches',
       () => {
         drain.stop()
-        clearInterval(sweeper)
-        clearInterval(watcher)
+        for (const timer of [sweeper, watcher, guard]) clearInterval(timer)
         return Promise.all([jobs.close(), charges.close(), webhooks.close(), sweeping])
       },
     ],
@@ -215,9 +236,10 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     breakers,
     checks: { postgres: () => db.client`SELECT 1`, redis: () => redis.ping(), ...opened.checks },
     stuck() {
-      const { lines, idle_ms } = drain.state()
-      if (lines === 0 || idle_ms < STUCK_MS) return undefined
-      return `${lines} lines are under way and no batch was settled for ${Math.round(idle_ms / 1000)} s`
+      const late = drain.state().filter(({ idle_ms }) => idle_ms > 2 * progress_ms)
+      if (late.length === 0) return undefined
+      const named = late.slice(0, 5).map(({ queue, idle_ms }) => `${queue} for ${Math.round(idle_ms / 1000)} s`)
+      return `${late.length} queues under way do not move: ${named.join(', ')}`
     },
     closing,
     close: () => inOrder(log, closing, config.shutdown_ms),

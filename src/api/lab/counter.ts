@@ -3,9 +3,11 @@
  * which is what it is for; the safe side is a resource, so its number changes by purchases that workers settle, and by
  * resets that go through the ledger under the resource's lease.
  */
+
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
-import { type Client, run } from '../../shared/db.ts'
+import type { Breaker } from '../../shared/breaker.ts'
+import { type Client, run, transaction } from '../../shared/db.ts'
 import { newId } from '../../shared/id.ts'
 import type { Locks } from '../../shared/locks/lease.ts'
 import { Problem } from '../../shared/problem.ts'
@@ -39,7 +41,7 @@ export interface CounterDeps {
   intake: Intake<NewPurchase>
   waits: Waits
   /** runs a question to Postgres behind the breaker */
-  guarded<T>(body: () => Promise<T>): Promise<T>
+  guarded: Breaker['run']
   /** a write was refused by its fence */
   fenced(): void
 }
@@ -141,13 +143,13 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
         run<{ fence: number }>(client, sql`SELECT fence FROM resources WHERE ref = ${ref}`),
       )
       const lease = { wait_ms: RESET_WAIT_MS, above: found?.fence ?? 0 }
-      await locks.withLease(ref, lease, ({ token }) => guarded(() => refill(ref, start, token)))
+      await locks.withLease(ref, lease, ({ token }) => guarded((signal) => refill(ref, start, token, signal)))
     },
   }
 
   /** One transaction: what the safe side lacks is stocked up, or taken out, and the unsafe side starts anew. */
-  async function refill(ref: string, start: number, token: number): Promise<void> {
-    await client.begin(async (tx) => {
+  async function refill(ref: string, start: number, token: number, signal: AbortSignal): Promise<void> {
+    await transaction(client, signal, async (tx) => {
       // First, as in use(), whose INSERT waits for whoever is changing the resource.
       await run(tx, sql`UPDATE lab_counts SET start = ${start}, unsafe = ${start}, side = NULL WHERE ref = ${ref}`)
       const [row] = await run<{ available: number }>(

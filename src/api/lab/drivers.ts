@@ -2,11 +2,13 @@
  * One driver, two riders: the unsafe side. Invariant: a lab driver is a row of the lab's own; the safe side of this race
  * is `POST /api/bookings` itself.
  */
+
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
+import type { Breaker } from '../../shared/breaker.ts'
 import { type Client, run } from '../../shared/db.ts'
 import { answers, Nullable, PLAIN_TEXT, problems } from '../http.ts'
 import { Duration, idParam, KEYED, Message, Refused, refusals, refused, Success, since, TAGS } from './answers.ts'
@@ -14,7 +16,7 @@ import { Duration, idParam, KEYED, Message, Refused, refusals, refused, Success,
 export interface DriverDeps {
   client: Client
   /** runs a question to Postgres behind the breaker */
-  guarded<T>(body: () => Promise<T>): Promise<T>
+  guarded: Breaker['run']
   pause_ms: number
 }
 

@@ -3,10 +3,12 @@
  * first two stall and outlive theirs, the third writes, and then the first two wake and write too. Invariant: the order's
  * fence only rises, so the write that stays is the newest holder's; the column without the guard shows what would.
  */
+
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
+import type { Breaker } from '../../shared/breaker.ts'
 import { type Client, run } from '../../shared/db.ts'
 import { LeaseLostError, type Locks, type RemoteLease } from '../../shared/locks/lease.ts'
 import { Problem } from '../../shared/problem.ts'
@@ -34,7 +36,7 @@ export interface FencingDeps {
   client: Client
   locks: Locks
   /** runs a question to Postgres behind the breaker */
-  guarded<T>(body: () => Promise<T>): Promise<T>
+  guarded: Breaker['run']
 }
 
 export function fencingRoutes(instance: FastifyInstance, { client, locks, guarded }: FencingDeps): void {
