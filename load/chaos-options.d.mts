@@ -9,6 +9,8 @@ export function readOptions(args?: readonly string[]): {
   rate: number
   /** seconds of load before the first fault and after the last */
   calm_s: readonly [number, number]
+  /** false: faults after which every process and connection is still there; absent: all */
+  kills?: false
   guards: boolean
   without: string | undefined
   out: string | undefined

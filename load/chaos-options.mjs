@@ -14,6 +14,7 @@ npm run chaos [-- OPTIONS]     a fleet is hurt while it sells, and what it told 
   --seed=N           the faults of that seed; one of its own by default
   --seconds=60       of load; or --minutes=N
   --rate=30          buyers who come in a second
+  --no-kills         freezes, starvation and slow networks only: no process and no connection ends
   --without=GUARD    a guard is taken out: exit code 1 when that is found
   --guards           every guard, one after the other: all must be found (npm run chaos:guards)
   --out=DIR          records, logs, findings and the picture; .data/chaos/seed-N-TIME by default
@@ -33,6 +34,7 @@ export function readOptions(args) {
       rate: { type: 'string', default: '30' },
       without: { type: 'string' },
       guards: { type: 'boolean', default: false },
+      'no-kills': { type: 'boolean', default: false },
       out: { type: 'string' },
       picture: { type: 'string' },
     },
@@ -50,5 +52,6 @@ export function readOptions(args) {
   }
   const { guards, without, out, picture } = values
   const seed = values.seed === undefined ? Date.now() % 2 ** 31 : whole('seed', { from: 0, to: 2 ** 31 - 1 })
-  return { seed, seconds, rate: whole('rate'), calm_s, guards, without, out, picture, refuse }
+  const kills = values['no-kills'] ? { kills: false } : {}
+  return { seed, seconds, rate: whole('rate'), calm_s, ...kills, guards, without, out, picture, refuse }
 }

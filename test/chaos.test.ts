@@ -116,6 +116,7 @@ function honest(): Evidence & { rows: Row[]; entries: Entry[] } {
     ]),
     invariants: [{ invariant: 'never oversold', looked_at: 1, offenders: [] }],
     fallen: [],
+    lingering: { looks: 3, rows: [] },
   }
 }
 
@@ -141,6 +142,11 @@ const LIES: [string, RegExp, (story: Story) => unknown][] = [
     (s) => rewrite(s, 4, { lines: [{ resource: 'ticket:1', units: 1 }] }),
   ],
   ['a row that is still queued', /come to one end/, (s) => rewrite(s, 3, { status: 'queued' })],
+  [
+    'a row that is queued for long while nothing else happens',
+    /liveness/,
+    (s) => Object.assign(s, { lingering: { looks: 3, rows: [`${id(3)} in ${HOT}`] } }),
+  ],
   ['a hold that never ends', /come to one end/, (s) => rewrite(s, 2, { status: 'held' })],
   ['a row that could not be decided', /come to one end/, (s) => rewrite(s, 6, { reason: 'unprocessable' })],
   ['told confirmed, and then rejected', /contradicted later/, (s) => change(s, 8, { told: told(1, 'rejected') })],

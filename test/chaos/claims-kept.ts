@@ -20,6 +20,10 @@ export const KEPT: Record<string, Claim> = {
     return { looked_at: rows.length, offenders: [...open, ...apart, ...lost] }
   },
 
+  'liveness: once the load is over no row is queued for longer than 10 s'({ lingering: { looks, rows } }) {
+    return { looked_at: looks, offenders: [...rows] }
+  },
+
   'one intent has one row'({ rows, commands, restocks }) {
     const own = rows.filter((row) => row.replaces === null)
     const byKey = groups(own, (row) => (row.key === null ? undefined : `${row.kind} ${row.key}`))

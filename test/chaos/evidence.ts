@@ -34,6 +34,30 @@ export interface Evidence {
   readonly invariants: readonly Finding[]
   /** processes that ended by themselves */
   readonly fallen: readonly string[]
+  /** rows that were queued for longer than LINGER_S after the load had ended, with their queue; and how often it was looked */
+  readonly lingering: { readonly looks: number; readonly rows: readonly string[] }
+}
+
+/** Seconds that a row may be queued once the fleet is idle. */
+const LINGER_S = 10
+
+/** The database's time. */
+export async function readClock(client: Client): Promise<string> {
+  const [row] = await run<{ now: string }>(client, sql`SELECT clock_timestamp()::text AS now`)
+  return row?.now ?? ''
+}
+
+/** Rows that are queued, and were for LINGER_S since they came and since this time. */
+export async function readLingering(client: Client, since: string): Promise<string[]> {
+  const rows = await run<{ row: string }>(
+    client,
+    sql`SELECT id || ' in ' || queue AS row FROM (
+          SELECT id, queue, created_at FROM purchases WHERE status = 'queued'
+          UNION ALL SELECT id, resource, created_at FROM bookings WHERE status = 'queued'
+          UNION ALL SELECT id, queue, created_at FROM commands WHERE status = 'queued'
+        ) q WHERE greatest(created_at, ${since}::timestamptz) < clock_timestamp() - ${LINGER_S} * interval '1 s'`,
+  )
+  return rows.map((one) => one.row)
 }
 
 export async function readRows(

@@ -2,6 +2,8 @@
  * What is done to the fleet, and when: a plan that a seed gives, carried out against real processes. Invariant: each fault
  * undoes itself, whatever happened meanwhile, so after the last one the fleet is whole.
  */
+import { spawn } from 'node:child_process'
+import { availableParallelism } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import type { Link } from '../locks-redis.ts'
@@ -9,7 +11,17 @@ import { signalAll } from '../world.ts'
 import type { Fleet, Member, Wire } from './fleet.ts'
 import { seeded } from './seeded.ts'
 
-type Target = 'api-1' | 'api-2' | 'worker-1' | 'worker-2' | 'worker-3' | 'redis' | 'postgres' | 'sandbox'
+type Target =
+  | 'api-1'
+  | 'api-2'
+  | 'worker-1'
+  | 'worker-2'
+  | 'worker-3'
+  | 'redis'
+  | 'postgres'
+  | 'sandbox'
+  | 'workers'
+  | 'machine'
 const APIS: readonly Target[] = ['api-1', 'api-2']
 const WORKERS: readonly Target[] = ['worker-1', 'worker-2', 'worker-3']
 const PROCESSES = [...APIS, ...WORKERS]
@@ -28,9 +40,25 @@ const KINDS = {
   'answers lost': { to: PROCESSES, ms: [300, 2500] },
   'network still': { to: PROCESSES, ms: [300, 3000] },
   'network slow': { to: PROCESSES, ms: [1000, 4000] },
+  // Longer than a worker waits for a lease: it wakes with its time limits over, and the lease free.
+  'frozen while they wait for a lease': { to: ['workers'], ms: [3300, 5000] },
+  starved: { to: ['machine'], ms: [2000, 5000] },
 } as const satisfies Record<string, { to: readonly Target[]; ms: readonly [number, number] }>
 
 type Kind = keyof typeof KINDS
+
+/** After these every process and every connection is still there: what a fault has left behind is not cleared by an end. */
+const WITHOUT_KILLS: readonly Kind[] = [
+  'frozen',
+  'event loop blocked',
+  'clock stepped',
+  'network still',
+  'network slow',
+  'frozen while they wait for a lease',
+  'starved',
+]
+/** Busy processes beside each core while the machine is starved. */
+const HOGS_PER_CORE = 8
 
 /** Milliseconds behind its plan after which a fault is left out. */
 const LATE_MS = 3_000
@@ -56,13 +84,17 @@ export interface Done extends Fault {
 /** Nothing of this is done where the machine cannot. */
 const isPossible = (kind: Kind) => kind !== 'clock stepped' || process.platform === 'linux'
 
-/** Faults from `from_ms` to `until_ms`: all kinds in turn, in the seed's order; some begin while another one is on. */
-export function plan(seed: number, from_ms: number, until_ms: number): Fault[] {
+/**
+ * Faults from `from_ms` to `until_ms`: all kinds in turn, or those that kill and cut nothing, in the seed's order; some
+ * begin while another one is on.
+ */
+export function plan(seed: number, from_ms: number, until_ms: number, kills = true): Fault[] {
+  const all = kills ? (Object.keys(KINDS) as Kind[]) : WITHOUT_KILLS
   const random = seeded(seed, 'nemesis')
   const faults: Fault[] = []
   let kinds: Kind[] = []
   for (let at_ms = from_ms; ; ) {
-    if (kinds.length === 0) kinds = random.shuffled((Object.keys(KINDS) as Kind[]).filter(isPossible))
+    if (kinds.length === 0) kinds = random.shuffled(all.filter(isPossible))
     const kind = kinds.shift() as Kind
     const { to, ms } = KINDS[kind]
     const for_ms = random.whole(ms[0], ms[1])
@@ -92,7 +124,8 @@ export interface Nemesis {
   done(): readonly Done[]
 }
 
-export function createNemesis(fleet: Fleet): Nemesis {
+/** `queues`: of resources that are often bought. */
+export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis {
   const now = new Set<Fault>()
   const done: Done[] = []
   /** what was begun on a target is undone before the next begins */
@@ -174,12 +207,45 @@ export function createNemesis(fleet: Fleet): Nemesis {
       for (const wire of wires) wire.still = false
       each(wires, (link) => link.goOn())
     },
+    async 'frozen while they wait for a lease'({ for_ms, by }) {
+      const release = await holdLease(queues[by % queues.length] ?? '', for_ms + 2_000)
+      // Time for buyers to come, and for the workers to be told of them.
+      await sleep(500)
+      const frozen = Promise.all(WORKERS.map((worker) => freeze(worker, for_ms)))
+      await sleep(for_ms - 300)
+      await release()
+      await frozen
+    },
+    async starved({ for_ms }) {
+      const hogs = Array.from({ length: HOGS_PER_CORE * availableParallelism() }, () =>
+        spawn('sh', ['-c', `timeout ${for_ms / 1000} sh -c 'while :; do :; done'`], { stdio: 'ignore' }),
+      )
+      await Promise.all(hogs.map((hog) => new Promise((resolve) => hog.once('close', resolve))))
+    },
     async 'network slow'(fault) {
       const wires = wiresOf(fault)
       for (const wire of wires) wire.lag_ms = fault.by
       await sleep(fault.for_ms)
       for (const wire of wires) wire.lag_ms = 0
     },
+  }
+
+  /** What the workers of this queue wait for; ends by itself when it cannot be released. */
+  async function holdLease(resource: string, for_ms: number): Promise<() => Promise<unknown>> {
+    const { url } = memberOf('api-1')
+    const ask = async (path: string, method: string, body?: object) => {
+      const signal = AbortSignal.timeout(2_000)
+      const headers = { 'content-type': 'application/json' }
+      return await fetch(`${url}/api/leases${path}`, {
+        method,
+        signal,
+        ...(body && { headers, body: JSON.stringify(body) }),
+      })
+    }
+    const wanted = { resource, mode: 'exclusive', owner: 'nemesis', ttl_ms: for_ms, wait_ms: 1_000 }
+    const answer = await ask('', 'POST', wanted).catch(() => undefined)
+    const { lease_id } = ((await answer?.json().catch(() => ({}))) ?? {}) as { lease_id?: string }
+    return async () => lease_id && (await ask(`/${lease_id}`, 'DELETE').catch(() => undefined))
   }
 
   async function act(fault: Fault, since: number): Promise<void> {

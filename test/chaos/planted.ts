@@ -12,10 +12,13 @@ export interface Planted extends Removal {
   /** entry file of the workers, in place of the real one */
   readonly worker?: string
   readonly code: NonNullable<Removal['code']>
+  /** looked for in a run without kills, which would clear what is left behind */
+  readonly kills?: false
   /** nothing is to be found: what is out is no guard of what clients were told */
   readonly harmless?: true
 }
 
+const DRAIN = '/src/workers/drain.ts'
 const UNLOCKED = { worker: 'test/races/unlocked-worker.ts' }
 
 /** What the planted faults are compared with: the same runs, with the guards in place. */
@@ -70,6 +73,16 @@ export const PLANTED: readonly Planted[] = [
     name: 'merging',
     what: 'the merging of two lines of one resource, on both sides',
     ...MERGING,
+  },
+  {
+    name: 'leak',
+    what: 'the giving back of a lease that is granted after its worker gave up, and the deadline behind it',
+    kills: false,
+    code: [
+      { file: DRAIN, text: 'leases.run(ask, (late) => late.release())', instead: 'leases.run(ask)' },
+      { file: DRAIN, text: 'wait.abort(error)', instead: '' },
+      { file: DRAIN, text: 'signal, progress_ms })', instead: 'signal })' },
+    ],
   },
   {
     name: 'rows',

@@ -5,13 +5,13 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { openDb } from '../../src/shared/db.ts'
+import { type Client, openDb } from '../../src/shared/db.ts'
 import type { Finding } from '../../src/shared/verify.ts'
 import { provider } from '../shop.ts'
 import { type Scope, until } from '../world.ts'
 import { check } from './checker.ts'
 import { createClient } from './client.ts'
-import { readRows, settledBySecond, unsettled } from './evidence.ts'
+import { type Evidence, readClock, readLingering, readRows, settledBySecond, unsettled } from './evidence.ts'
 import { openFleet } from './fleet.ts'
 import { createLoad } from './load.ts'
 import { createNemesis, type Done, type Fault, plan } from './nemesis.ts'
@@ -30,6 +30,8 @@ export interface Options {
   rate: number
   /** seconds of load before the first fault and after the last */
   calm_s: readonly [number, number]
+  /** false: faults after which every process and connection is still there */
+  kills?: boolean
   /** where records and logs go; undefined: nowhere */
   folder?: string
   planted?: Planted
@@ -74,6 +76,7 @@ export async function runChaos(
   tell: (progress: Progress) => void = () => {},
 ): Promise<Report> {
   const { seed, seconds, rate, calm_s, folder, planted } = options
+  const kills = options.kills ?? planted?.kills ?? true
   if (folder !== undefined) mkdirSync(folder, { recursive: true })
   const fleet = await openFleet(t, planted)
   const recorder = openRecorder(folder === undefined ? undefined : join(folder, 'records.jsonl'))
@@ -91,8 +94,8 @@ export async function runChaos(
   const shelves = await fill(client, Math.ceil((seconds * rate * 0.3) / HOT.buyers) + 1)
   began = performance.now()
   const began_ms = performance.timeOrigin + began
-  const faults = plan(seed, calm_s[0] * 1000, (seconds - calm_s[1]) * 1000)
-  const nemesis = createNemesis(fleet)
+  const faults = plan(seed, calm_s[0] * 1000, (seconds - calm_s[1]) * 1000, kills)
+  const nemesis = createNemesis(fleet, [shelves.snack, ...shelves.carts, ...shelves.properties])
   const load = createLoad(client, shelves, seed)
 
   const counts = { answered: 0, refused: 0, unanswered: 0 }
@@ -124,6 +127,7 @@ export async function runChaos(
   const end = Math.max(began + seconds * 1000, performance.now() + calm_s[1] * 1000)
   await sleep(end - performance.now())
   load.stop()
+  const lingering = watchLingering(db.client)
   const load_ms = performance.now() - began
   waits_for = 'the requests under way'
   await loading
@@ -148,6 +152,7 @@ export async function runChaos(
     lines,
     provider: await provider(fleet.sandbox.url).ledger(),
     fallen: fleet.fallen(),
+    lingering: await lingering(),
   })
   const settled = await settledBySecond(db.client, began_ms)
   const done = nemesis.done()
@@ -168,6 +173,26 @@ export async function runChaos(
     drain_ms,
     unheard: unheardOf(recorder.entries, rows.rows),
     turnedAway: load.counts().turnedAway,
+  }
+}
+
+/** Looks twice a second for rows that stay queued, from now on until the function it returns is called. */
+function watchLingering(client: Client): () => Promise<Evidence['lingering']> {
+  const rows = new Set<string>()
+  let looks = 0
+  let stopped = false
+  const watching = (async () => {
+    const since = await readClock(client)
+    while (!stopped) {
+      for (const row of await readLingering(client, since)) rows.add(row)
+      looks++
+      await sleep(500)
+    }
+  })()
+  return async () => {
+    stopped = true
+    await watching
+    return { looks, rows: [...rows] }
   }
 }
 
