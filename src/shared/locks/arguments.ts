@@ -54,7 +54,7 @@ export function checkTtl(name: string, ttl_ms: unknown): void {
   checkNumber(name, ttl_ms, { least: LEAST_TTL_MS, most: MOST_TTL_MS })
 }
 
-export function checkAbove(above: unknown): void {
+function checkAbove(above: unknown): void {
   checkNumber('above', above, { least: 0 })
 }
 
@@ -78,7 +78,7 @@ export function checkOptions(options: unknown): void {
   checkMode(options as Given)
 }
 
-export function checkMode({ mode = 'exclusive', limit }: Given): void {
+function checkMode({ mode = 'exclusive', limit }: Given): void {
   if (mode !== 'exclusive' && mode !== 'shared' && mode !== 'permit') {
     throw new RangeError(`mode must be 'exclusive', 'shared' or 'permit', not ${shown(mode)}`)
   }
