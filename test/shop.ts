@@ -89,7 +89,7 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
     async charged(id?: string): Promise<void> {
       const left = async () => {
         const rows = await client`
-          SELECT 1 FROM charges WHERE status IN ('pending', 'sent', 'authorized', 'capturing')
+          SELECT 1 FROM charges WHERE status IN ('pending', 'sent', 'authorized', 'capturing', 'failed') AND NOT at_provider
           AND coalesce(purchase, booking) = coalesce(${id ?? null}::uuid, purchase, booking)`
         return rows.length === 0
       }
@@ -112,6 +112,12 @@ export function provider(url: string) {
     amount_received: number
     metadata: { purchase?: string; booking?: string }
   }
+  interface Refund {
+    id: string
+    amount: number
+    status: string
+    payment_intent: string
+  }
   const list = async <T>(path: string): Promise<T[]> => {
     const response = await fetch(`${url}/v1/${path}`, { headers: { authorization: `Bearer ${SANDBOX_KEY}` } })
     return ((await response.json()) as { data: T[] }).data
@@ -119,13 +125,24 @@ export function provider(url: string) {
   const search = (query: string) => list<Intent>(`payment_intents/search?query=${encodeURIComponent(query)}`)
   const of = async (id: string) =>
     (await Promise.all(['purchase', 'booking'].map((key) => search(`metadata['${key}']:'${id}'`)))).flat()
+  const post = async (path: string, form: Record<string, string>) => {
+    const response = await fetch(`${url}/v1/${path}`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${SANDBOX_KEY}` },
+      body: new URLSearchParams(form),
+    })
+    const body = (await response.json()) as { id: string }
+    if (!response.ok) throw new Error(`${path}: ${JSON.stringify(body)}`)
+    return body.id
+  }
+  const intentOf = async (id: string) => (await of(id))[0]?.id ?? ''
   const subjectOf = ({ metadata }: Intent) => metadata.purchase ?? metadata.booking
   const refunds = async (id: string) => {
-    const all = await Promise.all(
-      (await of(id)).map(({ id }) => list<{ amount: number }>(`refunds?payment_intent=${id}`)),
-    )
+    const all = await Promise.all((await of(id)).map(({ id }) => list<Refund>(`refunds?payment_intent=${id}`)))
     return all.flat()
   }
+  const back = (given: readonly Refund[]) =>
+    given.reduce((sum, one) => sum + Number(one.status !== 'failed') * one.amount, 0)
   return {
     /** intents of a purchase or booking */
     of,
@@ -133,27 +150,32 @@ export function provider(url: string) {
     /** minor units that the provider has of this purchase or booking in the end */
     async kept(id: string): Promise<number> {
       const [taken, given] = [await of(id), await refunds(id)]
-      return taken.reduce((sum, one) => sum + one.amount_received, 0) - given.reduce((sum, one) => sum + one.amount, 0)
+      return taken.reduce((sum, one) => sum + one.amount_received, 0) - back(given)
     },
     /** purchase or booking → payments taken, minor units kept in the end, reservations neither taken nor let go */
     async ledger() {
-      const [intents, given] = await Promise.all([
-        list<Intent>('payment_intents'),
-        list<{ amount: number; payment_intent: string }>('refunds'),
-      ])
+      const [intents, given] = await Promise.all([list<Intent>('payment_intents'), list<Refund>('refunds')])
       const ledger = new Map<string, { taken: number; kept: number; open: number }>()
       for (const intent of intents) {
         const subject = subjectOf(intent) ?? ''
         const { taken, kept, open } = ledger.get(subject) ?? { taken: 0, kept: 0, open: 0 }
-        const back = given.reduce((sum, one) => (one.payment_intent === intent.id ? sum + one.amount : sum), 0)
         ledger.set(subject, {
           taken: taken + Number(intent.status === 'succeeded'),
-          kept: kept + intent.amount_received - back,
+          kept: kept + intent.amount_received - back(given.filter((one) => one.payment_intent === intent.id)),
           open: open + Number(intent.status === 'requires_capture'),
         })
       }
       return ledger
     },
+    /** What a person does there, past us: the id of the refund. */
+    giveBack: async (id: string, amount?: number) =>
+      await post('refunds', { payment_intent: await intentOf(id), ...(amount && { amount: `${amount}` }) }),
+    cancel: async (id: string) => await post(`payment_intents/${await intentOf(id)}/cancel`, {}),
+    /** What a bank does: the id of the dispute. */
+    dispute: async (id: string) => await post('test_helpers/disputes', { payment_intent: await intentOf(id) }),
+    /** What a bank decides about a refund or dispute. */
+    decide: async (what: 'refunds' | 'disputes', id: string, status: string, more: Record<string, string> = {}) =>
+      await post(`test_helpers/${what}/${id}`, { status, ...more }),
     /** purchases and bookings whose money was taken */
     captured: async () =>
       (await list<Intent>('payment_intents')).filter((one) => one.status === 'succeeded').map(subjectOf),
@@ -171,8 +193,12 @@ export async function webhook(
   of: 'purchase' | 'booking' = 'purchase',
   secret = SANDBOX_WEBHOOK_SECRET,
 ) {
-  const object = { object: 'payment_intent', metadata: { [of]: id } }
-  const body = JSON.stringify({ id: `evt_${id}`, object: 'event', type, data: { object } })
+  return await event(api, type, { object: 'payment_intent', metadata: { [of]: id } }, secret)
+}
+
+/** Sends an API an event about this object, as the provider would send it. */
+export async function event(api: string, type: string, object: object, secret = SANDBOX_WEBHOOK_SECRET) {
+  const body = JSON.stringify({ id: `evt_${++counter}`, object: 'event', type, data: { object } })
   const time_s = Math.floor(Date.now() / 1000)
   const v1 = createHmac('sha256', secret).update(`${time_s}.${body}`).digest('hex')
   const headers = { 'content-type': 'application/json', 'stripe-signature': `t=${time_s},v1=${v1}` }

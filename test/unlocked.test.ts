@@ -199,6 +199,20 @@ t.test('what the schema forbids, however the locks are', async (t) => {
     '23514',
     `INSERT INTO charges (purchase, booking, purpose, amount) VALUES ('${p?.id}', '${b?.id}', 'charge', 1)`,
   )
+  await client`INSERT INTO charges (purchase, purpose, amount, status) VALUES (${p?.id ?? ''}, 'charge', 100, 'captured')`
+  const row = (n: number, id: string, amount: number, there: boolean) =>
+    `('${p?.id}', 'refund', ${n}, '${id}', ${amount}, ${there}, 'refunded')`
+  const refund = 'INSERT INTO charges (purchase, purpose, n, provider_id, amount, at_provider, status) VALUES'
+  await refuses(
+    'two refunds of 60 of a charge of 100',
+    '23000',
+    `${refund} ${row(1, 're_1', 60, false)}, ${row(2, 're_2', 60, true)}`,
+  )
+  await refuses(
+    'a refund of the provider twice',
+    '23505',
+    `${refund} ${row(2, 're_1', 30, true)}, ${row(3, 're_1', 30, true)}`,
+  )
   await refuses(
     'a refund of a stay beyond its charge',
     '23000',

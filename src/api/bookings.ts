@@ -40,6 +40,7 @@ import type { Kinds, Wanted } from './kinds.ts'
 import { createLine, keyed, type LineDeps } from './line.ts'
 import { createLook } from './look.ts'
 import { Moment, readRange } from './moment.ts'
+import { declineOf, MONEY, type Money, PaymentState, presentPayment } from './money.ts'
 import { MAX_HOLD_S, PaymentSchema, readPayment } from './purchases.ts'
 import { CHARGING } from './wait.ts'
 
@@ -98,7 +99,7 @@ export const BookingSchema = Type.Object(
     pickup: Nullable(Type.Object({ lat: Type.Number(), lng: Type.Number() })),
     amount: Nullable(Type.Integer({ description: 'Price × started days, in minor units; null until it is settled' })),
     currency: Nullable(Type.String()),
-    payment: Type.Object({ method: Type.String(), account: Type.Optional(Type.String()) }),
+    payment: PaymentState,
     hold_seconds: Nullable(Type.Integer()),
     expires_at: Nullable(Time),
     replaces: Nullable(
@@ -174,12 +175,13 @@ interface Row {
   overdue: boolean
   /** set aside while its card is asked */
   charging: boolean
+  money: Money
 }
 
 const COLUMNS = `id, seq, resource AS queue, kind, status, reason, conflicts, customer, lower(during) AS from_at,
   upper(during) AS until_at, pickup, amount, currency, payment, hold_seconds, expires_at, fence, created_at, settled_at,
   status = 'requested' AND coalesce(expires_at <= clock_timestamp(), false) AS overdue,
-  ${CHARGING.bookings} AS charging, replaces, CASE WHEN status = 'expired' THEN (
+  ${CHARGING.bookings} AS charging, ${MONEY('bookings')}, replaces, CASE WHEN status = 'expired' THEN (
     SELECT later.id FROM bookings later WHERE later.replaces = bookings.id) END AS replaced_by`
 
 /** What a booking is before a worker has seen it. */
@@ -196,12 +198,12 @@ const IN_LINE = {
   settled_at: null,
   overdue: false,
   charging: false,
+  money: null,
 }
 
 const optional = (at: string | null) => (at === null ? null : iso(at))
 
 function present(row: Row): Booking {
-  const { method } = row.payment
   return {
     id: row.id,
     seq: row.seq,
@@ -216,8 +218,7 @@ function present(row: Row): Booking {
     pickup: row.pickup,
     amount: row.amount,
     currency: row.currency,
-    // A card's token never leaves again.
-    payment: row.payment.method === 'wallet' ? { method, account: row.payment.account } : { method },
+    payment: presentPayment(row.payment, row.money),
     hold_seconds: row.hold_seconds,
     expires_at: optional(row.expires_at),
     replaces: row.replaces,
@@ -422,7 +423,10 @@ export const BOOKING_SAMPLES: Record<BookingCommand, string> = {
 
 const UNPAID = new Set(['payment_declined', 'payment_unavailable'])
 const refusal = (booking: Booking, code: string) =>
-  new Problem(UNPAID.has(code) ? 402 : 409, code, `The booking was rejected: ${code}.`, { booking })
+  new Problem(UNPAID.has(code) ? 402 : 409, code, `The booking was rejected: ${code}.`, {
+    ...declineOf(booking.payment),
+    booking,
+  })
 
 const conflict = (conflicting_ids: string[], booking?: Booking) =>
   new Problem(409, 'conflict', 'Another booking has this time, or this rider.', {

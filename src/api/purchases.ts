@@ -34,6 +34,7 @@ import type { Intake, NewRow } from './intake.ts'
 import type { Kinds, Wanted } from './kinds.ts'
 import { createLine, keyed, type LineDeps } from './line.ts'
 import { createLook } from './look.ts'
+import { declineOf, MONEY, type Money, PaymentState, presentPayment } from './money.ts'
 import { CHARGING } from './wait.ts'
 
 type ClientCommand = (typeof COMMANDS)[number]
@@ -92,7 +93,7 @@ export const PurchaseSchema = Type.Object(
     lines: Type.Array(Type.Object({ resource: Type.String(), units: Type.Integer() })),
     amount: Nullable(Type.Integer({ description: 'Minor units; null until it is settled' })),
     currency: Nullable(Type.String()),
-    payment: Type.Object({ method: Type.String(), account: Type.Optional(Type.String()) }),
+    payment: PaymentState,
     hold_seconds: Nullable(Type.Integer()),
     expires_at: Nullable(Time),
     replaces: Nullable(
@@ -155,17 +156,17 @@ interface Row {
   overdue: boolean
   /** set aside while its card is asked */
   charging: boolean
+  money: Money
 }
 
 const COLUMNS = `id, seq, queue, status, reason, customer, lines, amount, currency, payment, hold_seconds,
   expires_at, fence, created_at, settled_at, status = 'held' AND expires_at <= clock_timestamp() AS overdue,
-  ${CHARGING.purchases} AS charging, replaces, CASE WHEN status = 'expired' THEN (
+  ${CHARGING.purchases} AS charging, ${MONEY('purchases')}, replaces, CASE WHEN status = 'expired' THEN (
     SELECT later.id FROM purchases later WHERE later.replaces = purchases.id) END AS replaced_by`
 
 const optional = (at: string | null) => (at === null ? null : iso(at))
 
 function present(row: Row): Purchase {
-  const { method } = row.payment
   return {
     id: row.id,
     seq: row.seq,
@@ -175,8 +176,7 @@ function present(row: Row): Purchase {
     lines: row.lines,
     amount: row.amount,
     currency: row.currency,
-    // A card's token never leaves again.
-    payment: row.payment.method === 'wallet' ? { method, account: row.payment.account } : { method },
+    payment: presentPayment(row.payment, row.money),
     hold_seconds: row.hold_seconds,
     expires_at: optional(row.expires_at),
     replaces: row.replaces,
@@ -200,6 +200,7 @@ const IN_LINE = {
   settled_at: null,
   overdue: false,
   charging: false,
+  money: null,
 }
 
 /** Members in one order: two bodies that say the same have the same hash. */
@@ -251,7 +252,8 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
   async function refusal(row: Row): Promise<Problem> {
     const purchase = present(row)
     const code = row.reason ?? row.status
-    if (row.status === 'failed') return new Problem(402, code, `The purchase failed: ${code}.`, { purchase })
+    if (row.status === 'failed')
+      return new Problem(402, code, `The purchase failed: ${code}.`, { ...declineOf(purchase.payment), purchase })
     if (code !== 'sold_out') return new Problem(409, code, `The purchase was rejected: ${code}.`, { purchase })
     const refs = JSON.stringify(row.lines.map((line) => line.resource))
     const left = await guarded(() =>
@@ -377,7 +379,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
 const SUMMARIES: Record<ClientCommand, string> = {
   confirm: 'Make a held purchase final',
   cancel: 'Give a queued or held purchase up',
-  refund: 'Take a confirmed purchase back',
+  refund: 'Take a confirmed purchase back; payment.refunds tells when its money has moved',
 }
 /** The status that a command needs; a queued purchase may still get there. */
 const ALLOWED = { confirm: 'held', cancel: 'cancellable', refund: 'confirmed' } as const

@@ -212,7 +212,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Take a confirmed purchase back
+         * Take a confirmed purchase back; payment.refunds tells when its money has moved
          * @description Stands in the line of the purchase. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
          */
         post: operations["refundPurchase"];
@@ -682,6 +682,39 @@ export interface components {
             payment: {
                 method: string;
                 account?: string;
+                charge?: {
+                    /** @enum {unknown} */
+                    status: "pending" | "authorized" | "captured" | "declined" | "unavailable" | "released" | "lost";
+                    /** @description Minor units */
+                    amount: number;
+                    currency: string;
+                    /** @description In the provider’s word: `insufficient_funds`, `balance_insufficient` … */
+                    reason: string | null;
+                } | null;
+                refunds?: {
+                    /** Format: uuid */
+                    id: string;
+                    /** @enum {unknown} */
+                    status: "pending" | "succeeded" | "failed" | "canceled";
+                    /** @description Minor units */
+                    amount: number;
+                    /** @description In the provider’s word: `insufficient_funds`, `balance_insufficient` … */
+                    reason: string | null;
+                    /** @description Made at the provider, and not by a command */
+                    at_provider: boolean;
+                    /** @description How often it was asked for; a failed one of ours is asked for again */
+                    attempts: number;
+                    /** Format: date-time */
+                    created_at: string;
+                }[];
+                dispute?: {
+                    /** @enum {unknown} */
+                    status: "open" | "won" | "lost";
+                    /** @description Minor units */
+                    amount: number;
+                    /** @description In the provider’s word: `insufficient_funds`, `balance_insufficient` … */
+                    reason: string | null;
+                } | null;
             };
             hold_seconds: number | null;
             /** Format: date-time */
@@ -735,6 +768,39 @@ export interface components {
             payment: {
                 method: string;
                 account?: string;
+                charge?: {
+                    /** @enum {unknown} */
+                    status: "pending" | "authorized" | "captured" | "declined" | "unavailable" | "released" | "lost";
+                    /** @description Minor units */
+                    amount: number;
+                    currency: string;
+                    /** @description In the provider’s word: `insufficient_funds`, `balance_insufficient` … */
+                    reason: string | null;
+                } | null;
+                refunds?: {
+                    /** Format: uuid */
+                    id: string;
+                    /** @enum {unknown} */
+                    status: "pending" | "succeeded" | "failed" | "canceled";
+                    /** @description Minor units */
+                    amount: number;
+                    /** @description In the provider’s word: `insufficient_funds`, `balance_insufficient` … */
+                    reason: string | null;
+                    /** @description Made at the provider, and not by a command */
+                    at_provider: boolean;
+                    /** @description How often it was asked for; a failed one of ours is asked for again */
+                    attempts: number;
+                    /** Format: date-time */
+                    created_at: string;
+                }[];
+                dispute?: {
+                    /** @enum {unknown} */
+                    status: "open" | "won" | "lost";
+                    /** @description Minor units */
+                    amount: number;
+                    /** @description In the provider’s word: `insufficient_funds`, `balance_insufficient` … */
+                    reason: string | null;
+                } | null;
             };
             hold_seconds: number | null;
             /** Format: date-time */
@@ -1685,7 +1751,7 @@ export interface operations {
             query?: {
                 /** @description Only of this resource */
                 resource?: string;
-                type?: "purchase.held" | "purchase.confirmed" | "purchase.rejected" | "purchase.failed" | "purchase.cancelled" | "purchase.expired" | "purchase.refunded" | "booking.requested" | "booking.accepted" | "booking.completed" | "booking.rejected" | "booking.declined" | "booking.cancelled" | "booking.expired" | "resource.restocked";
+                type?: "purchase.held" | "purchase.confirmed" | "purchase.rejected" | "purchase.failed" | "purchase.cancelled" | "purchase.expired" | "purchase.refunded" | "booking.requested" | "booking.accepted" | "booking.completed" | "booking.rejected" | "booking.declined" | "booking.cancelled" | "booking.expired" | "payment.refunded" | "payment.refund_failed" | "payment.lost" | "payment.dispute_opened" | "payment.dispute_won" | "payment.dispute_lost" | "resource.restocked";
                 /** @description As Last-Event-ID, which comes first */
                 after?: string;
                 /** @description Ends after so many */
@@ -1745,7 +1811,7 @@ export interface operations {
                     /** @description https, without user and fragment */
                     url: string;
                     /** @description Types; absent: all */
-                    events?: ("purchase.held" | "purchase.confirmed" | "purchase.rejected" | "purchase.failed" | "purchase.cancelled" | "purchase.expired" | "purchase.refunded" | "booking.requested" | "booking.accepted" | "booking.completed" | "booking.rejected" | "booking.declined" | "booking.cancelled" | "booking.expired" | "resource.restocked")[];
+                    events?: ("purchase.held" | "purchase.confirmed" | "purchase.rejected" | "purchase.failed" | "purchase.cancelled" | "purchase.expired" | "purchase.refunded" | "booking.requested" | "booking.accepted" | "booking.completed" | "booking.rejected" | "booking.declined" | "booking.cancelled" | "booking.expired" | "payment.refunded" | "payment.refund_failed" | "payment.lost" | "payment.dispute_opened" | "payment.dispute_won" | "payment.dispute_lost" | "resource.restocked")[];
                     /** @description Only of this resource; absent: all */
                     resource?: string;
                 };

@@ -73,7 +73,15 @@ export function createMetrics() {
       'verify_broken_invariants',
       'Invariants of the last verdict that do not hold; of the whole fleet.',
     ),
-    charges: counter('charges_total', 'Charges and refunds that came to an end.', ['purpose', 'status']),
+    charges: counter(
+      'charges_total',
+      'Outcomes of charges, of attempts to give money back, and of disputes, those at the provider included.',
+      ['purpose', 'status'],
+    ),
+    payments_stuck: gauge(
+      'payments_stuck',
+      'Charges and refunds that have not moved for an hour, and charges that were not looked at; of the whole fleet.',
+    ),
     webhooks: counter('webhook_attempts_total', 'Attempts to tell a webhook endpoint.', ['outcome']),
     payment_seconds: histogram(
       'payment_seconds',
@@ -92,12 +100,15 @@ export function createMetrics() {
     }),
   }
   // Seen by nobody: a worker sets them once it has looked (watch.ts).
-  const { queue_length, queue_oldest_seconds, queues_blocked, verify_broken } = metrics
-  for (const one of [queue_length, queue_oldest_seconds, queues_blocked, verify_broken]) one.remove()
+  const { queue_length, queue_oldest_seconds, queues_blocked, payments_stuck, verify_broken } = metrics
+  for (const one of [queue_length, queue_oldest_seconds, queues_blocked, payments_stuck, verify_broken]) one.remove()
   // A counter that begins with its first event has no increase: what alerts look at begins with 0.
   for (const reason of LOST) metrics.lock_lost.inc({ reason }, 0)
   for (const reason of FAILED) metrics.lock_failures.inc({ reason }, 0)
   metrics.lock_held_long.inc({ type: '*' }, 0)
+  metrics.charges.inc({ purpose: 'charge', status: 'lost' }, 0)
+  metrics.charges.inc({ purpose: 'refund', status: 'failed' }, 0)
+  metrics.charges.inc({ purpose: 'dispute', status: 'open' }, 0)
   metrics.lock_contentions.inc(0)
   metrics.lock_slack_thin.inc(0)
   metrics.fencing_rejections.inc(0)

@@ -9,9 +9,13 @@ import { BOOKING_STATUSES, type BookingStatus, type Line, PURCHASE_STATUSES, typ
 /** To be in the line is no change: whoever put it there was told. */
 const settled = <Status extends string>(statuses: readonly Status[]) => statuses.filter((one) => one !== 'queued')
 
+/** What has become of money at the provider that buyers or operators do not see in a status. */
+const MONEY = ['refunded', 'refund_failed', 'lost', 'dispute_opened', 'dispute_won', 'dispute_lost'] as const
+
 export const EVENT_TYPES: readonly string[] = [
   ...settled(PURCHASE_STATUSES).map((status) => `purchase.${status}`),
   ...settled(BOOKING_STATUSES).map((status) => `booking.${status}`),
+  ...MONEY.map((what) => `payment.${what}`),
   'resource.restocked',
 ]
 
@@ -62,15 +66,19 @@ const ROWS = 16
 interface Row {
   id: number
   n: number
-  about: 'purchase' | 'booking' | 'resource'
+  about: 'purchase' | 'booking' | 'payment' | 'resource'
   resource: string
   sequence: number
   created_at: string
   /** null: stock came in or went out */
   subject: string | null
-  status: PurchaseStatus | BookingStatus | 'restocked'
+  status: PurchaseStatus | BookingStatus | (typeof MONEY)[number] | 'restocked'
   reason: string | null
   delta: number | null
+  /** of a payment: what was paid for, and whether it was done at the provider */
+  purchase: string | null
+  booking: string | null
+  at_provider: boolean | null
   customer: string | null
   lines: Line[] | null
   amount: number | null
@@ -115,12 +123,14 @@ export async function readEvents(
     SELECT e.id, c.n::int AS n, e.about, e.resource, e.last - cardinality(e.statuses) + c.n AS sequence, e.created_at,
            c.subject, c.status, c.reason, e.delta,
            coalesce(p.customer, b.customer) AS customer, p.lines,
-           coalesce(p.amount, b.amount) AS amount, coalesce(p.currency, b.currency) AS currency,
+           coalesce(p.amount, b.amount) AS amount, coalesce(m.currency, p.currency, b.currency) AS currency,
+           m.purchase, m.booking, m.at_provider,
            b.kind, lower(b.during) AS from, CASE b.kind WHEN 'stay' THEN upper(b.during) END AS to
     FROM page e
     CROSS JOIN LATERAL unnest(e.subjects, e.statuses, e.reasons) WITH ORDINALITY AS c(subject, status, reason, n)
-    LEFT JOIN purchases p ON e.about = 'purchase' AND p.id = c.subject
-    LEFT JOIN bookings b ON e.about = 'booking' AND b.id = c.subject
+    LEFT JOIN charges m ON e.about = 'payment' AND m.id = c.subject
+    LEFT JOIN purchases p ON p.id = CASE e.about WHEN 'purchase' THEN c.subject ELSE m.purchase END
+    LEFT JOIN bookings b ON b.id = CASE e.about WHEN 'booking' THEN c.subject ELSE m.booking END
     ORDER BY e.id, c.n`,
   )
   const count = new Set(rows.map((row) => row.id)).size
@@ -134,16 +144,21 @@ function present(row: Row): Event {
   const { n, about, resource, sequence, created_at, subject, status, reason, customer, amount, currency } = row
   const iso = (at: string | null) => at && new Date(at).toISOString()
   const common = { status, reason, customer, amount, currency }
+  const { purchase, booking, at_provider, delta } = row
+  const paid = purchase === null ? { booking } : { purchase }
   const data =
-    about === 'resource'
-      ? { delta: row.delta, reason }
-      : about === 'purchase'
-        ? { purchase: subject, ...common, lines: row.lines }
-        : { booking: subject, ...common, kind: row.kind, from: iso(row.from), to: iso(row.to) }
+    about === 'payment'
+      ? { payment: subject, ...paid, ...common, amount: delta, at_provider }
+      : about === 'resource'
+        ? { delta, reason }
+        : about === 'purchase'
+          ? { purchase: subject, ...common, lines: row.lines }
+          : { booking: subject, ...common, kind: row.kind, from: iso(row.from), to: iso(row.to) }
   const timestamp = new Date(created_at).toISOString()
   const id = idOf({ id: row.id, n })
-  // A purchase or booking has each status once.
-  const change = subject === null ? id : `${subject}/${status}`
+  // A purchase or booking has each status once; a refund may fail more than once, each time at a time of its own.
+  const what = about === 'payment' ? `${status}/${timestamp}` : status
+  const change = subject === null ? id : `${subject}/${what}`
   return { id, change, type: `${about}.${status}`, resource, sequence, timestamp, data }
 }
 

@@ -64,7 +64,8 @@ export type CommandKind = (typeof COMMANDS)[number] | ChargeCommand
 /**
  * A charge: pending → sent → authorized → capturing → captured. declined and unavailable took no money; released gave
  * the reservation back; lost is one that the provider ended before it was captured. A refund: pending → refunded, or
- * released when there was nothing captured to give back.
+ * failed when the provider refused it (ours is asked for again: pending), or released when nothing was left to give
+ * back. A refund that was done can fail later: a bank sent it back. A dispute: open → won or lost.
  */
 export type ChargeStatus =
   | 'pending'
@@ -76,7 +77,10 @@ export type ChargeStatus =
   | 'unavailable'
   | 'released'
   | 'refunded'
+  | 'failed'
   | 'lost'
+  | 'open'
+  | 'won'
 
 /** One line of a purchase: whole units of a resource `type:id`. */
 export interface Line {
@@ -312,9 +316,10 @@ export const movements = pgTable(
 )
 
 /**
- * Money on its way: at most one charge and one refund a purchase or booking. The lease writes `pending`, `capturing` and
- * refunds; the payment jobs write what the provider said, without a lease and always on condition of the status before.
- * What they need to know of a purchase and of a booking is the same, and stands in the view `payable`.
+ * Money on its way: at most one charge and one refund of ours a purchase or booking, and a row for each refund that was
+ * made at the provider and for each dispute. The lease writes `pending`, `capturing` and our refunds; the payment jobs
+ * write what the provider said, without a lease and always on condition of the status before. What they need to know of
+ * a purchase and of a booking is the same, and stands in the view `payable`.
  */
 export const charges = pgTable(
   'charges',
@@ -323,30 +328,46 @@ export const charges = pgTable(
     /** What is paid for: a purchase or a booking, one of them. */
     purchase: uuid('purchase').references(() => purchases.id),
     booking: uuid('booking').references(() => bookings.id),
-    purpose: text('purpose').$type<'charge' | 'refund'>().notNull(),
+    purpose: text('purpose').$type<'charge' | 'refund' | 'dispute'>().notNull(),
+    /** 1 for what is ours; what was made at the provider counts on from 2. */
+    n: smallint('n').notNull().default(1),
+    /** A refund that was made at the provider, or a dispute: not asked for by us, and never asked for again. */
+    at_provider: boolean('at_provider').notNull().default(false),
     provider_id: text('provider_id'),
     /** Minor units. */
     amount: units('amount').notNull().default(0),
     currency: text('currency').notNull().default('USD'),
+    /** Of a refund: the attempt that is under way or was made last. It is part of the provider's idempotency key. */
     attempts: smallint('attempts').notNull().default(0),
     status: text('status').$type<ChargeStatus>().notNull().default('pending'),
     /** Why it was declined or ended, in the provider's word. */
     reason: text('reason'),
     /** When the sweeper may take it for left behind. */
     due_at: at('due_at').notNull().default(sql`clock_timestamp() + interval '2 seconds'`),
+    /**
+     * When the provider is to be asked: about a captured charge, what was done there since; about a refund of ours, to
+     * give it back again or what has become of it. Null: about a charge never again, about a refund at once.
+     */
+    ask_at: at('ask_at'),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
     settled_at: at('settled_at'),
   },
   (t) => [
-    uniqueIndex('charges_effect').on(t.purchase, t.purpose),
-    uniqueIndex('charges_booking_effect').on(t.booking, t.purpose),
-    index('charges_due').on(t.due_at).where(sql`status IN ('pending', 'sent', 'capturing')`),
+    uniqueIndex('charges_effect').on(t.purchase, t.purpose, t.n),
+    uniqueIndex('charges_booking_effect').on(t.booking, t.purpose, t.n),
+    // By the provider's id: two refunds of the same amount are two.
+    uniqueIndex('charges_provider').on(t.provider_id, t.purpose).where(sql`provider_id IS NOT NULL`),
+    index('charges_due')
+      .on(t.due_at)
+      .where(sql`status IN ('pending', 'sent', 'authorized', 'capturing', 'failed') AND NOT at_provider`),
+    index('charges_ask').on(t.ask_at).where(sql`status = 'captured' AND ask_at IS NOT NULL`),
     check('charges_subject_check', sql`num_nonnulls(${t.purchase}, ${t.booking}) = 1`),
     check('charges_amount_check', sql`${t.amount} > 0`),
     check(
       'charges_status_check',
       sql`CASE ${t.purpose} WHEN 'charge' THEN ${t.status} IN ('pending', 'sent', 'authorized', 'capturing', 'captured',
-        'declined', 'unavailable', 'released', 'lost') WHEN 'refund' THEN ${t.status} IN ('pending', 'refunded', 'released')
+        'declined', 'unavailable', 'released', 'lost') WHEN 'refund' THEN ${t.status} IN ('pending', 'refunded', 'released', 'failed')
+        WHEN 'dispute' THEN ${t.status} IN ('open', 'won', 'lost')
         ELSE false END`,
     ),
   ],
@@ -364,19 +385,19 @@ export const outbox = pgTable(
     id: bigint('id', { mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
     /** Whose event it is: a resource of the purchase, or what is booked. */
     resource: ref('resource').notNull(),
-    about: text('about').$type<'purchase' | 'booking' | 'resource'>().notNull(),
+    about: text('about').$type<'purchase' | 'booking' | 'payment' | 'resource'>().notNull(),
     /** The number of the last change here: the first is this, less how many there are, plus one. */
     last: units('last').notNull(),
     subjects: uuid('subjects').array().notNull(),
     statuses: text('statuses').array().notNull(),
     reasons: text('reasons').array().notNull(),
-    /** Units that came in or, below zero, went out. */
+    /** Units that came in or, below zero, went out; of a payment, minor units. */
     delta: units('delta'),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
   },
   (t) => [
     index('outbox_by_resource').on(t.resource, t.id),
-    check('outbox_about_check', sql`${t.about} IN ('purchase', 'booking', 'resource')`),
+    check('outbox_about_check', sql`${t.about} IN ('purchase', 'booking', 'payment', 'resource')`),
   ],
 )
 

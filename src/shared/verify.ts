@@ -59,6 +59,30 @@ const HAVE = `
 /** Charges and refunds by the purchase or booking that they are of. */
 const CHARGES = `SELECT coalesce(purchase, booking) AS id, purpose, status, amount, due_at FROM charges`
 
+/**
+ * What went back of each charge, or is about to: `refunds` by refunds under way and done, `back` with those of ours that
+ * are asked for again and with lost disputes, `there` by what was done at the provider; `ours`: we have a refund of our own.
+ */
+const BACK = `
+  SELECT coalesce(purchase, booking) AS id,
+         coalesce(sum(amount) FILTER (WHERE purpose = 'refund' AND status IN ('pending', 'refunded')), 0)::bigint AS refunds,
+         coalesce(sum(amount) FILTER (WHERE purpose = 'refund' AND (status IN ('pending', 'refunded') OR status = 'failed' AND NOT at_provider)
+           OR purpose = 'dispute' AND status = 'lost'), 0)::bigint AS back,
+         coalesce(sum(amount) FILTER (WHERE purpose = 'refund' AND at_provider AND status = 'refunded'), 0)::bigint AS there,
+         bool_or(purpose = 'refund' AND NOT at_provider) AS ours
+  FROM charges WHERE purpose IN ('refund', 'dispute') GROUP BY coalesce(purchase, booking)`
+
+/** Seconds after which money has stood still: a provider that is away for minutes comes back. */
+const STILL_S = 3_600
+/** Charges and refunds of ours that have not come to their end for so long, and charges that were not looked at. */
+export const STANDING_STILL = `
+  SELECT coalesce(purchase, booking) AS id FROM charges
+  WHERE status IN ('pending', 'sent', 'authorized', 'capturing', 'failed') AND NOT at_provider
+    AND created_at < now() - interval '${STILL_S} s'
+  UNION ALL
+  SELECT coalesce(purchase, booking) FROM charges
+  WHERE status = 'captured' AND ask_at IS NOT NULL AND ask_at < now() - interval '${STILL_S} s'`
+
 /** What has to be paid for by card, and whose charge that is: of what is bought again the first one's. */
 const SOLD_BY_CARD = `
   SELECT id, coalesce(replaces, id) AS payer, amount FROM (
@@ -137,11 +161,29 @@ const CHECKS: readonly Check[] = [
     invariant: 'charges match what was sold by card, one to one and by amount',
     of: `SELECT count(*) FROM (${SOLD_BY_CARD}) s`,
     broken: `SELECT coalesce(s.id, c.id) AS id FROM (${SOLD_BY_CARD}) s FULL JOIN (
-               SELECT c.id, c.amount FROM (${CHARGES}) c
-               WHERE c.purpose = 'charge' AND c.status IN ('capturing', 'captured') AND NOT EXISTS (
-                 SELECT 1 FROM (${CHARGES}) r WHERE r.id = c.id AND r.purpose = 'refund')
+               SELECT c.id, c.amount FROM (${CHARGES}) c LEFT JOIN (${BACK}) b ON b.id = c.id
+               WHERE c.purpose = 'charge' AND c.status IN ('capturing', 'captured')
+                 AND b.ours IS NOT TRUE AND coalesce(b.back, 0) < c.amount
              ) c ON c.id = s.payer
-             WHERE s.id IS NULL OR c.id IS NULL OR s.amount <> c.amount`,
+             LEFT JOIN (${BACK}) b ON b.id = s.payer
+             WHERE s.id IS NULL OR s.amount IS DISTINCT FROM c.amount AND coalesce(b.back, 0) < s.amount`,
+  },
+  {
+    invariant: 'what was given back in whole at the provider is not sold any more',
+    of: `SELECT count(*) FROM charges WHERE purpose = 'refund' AND at_provider`,
+    broken: `SELECT s.id FROM (
+               SELECT id, coalesce(replaces, id) AS payer FROM purchases WHERE status = 'confirmed'
+               UNION ALL SELECT id, coalesce(replaces, id) FROM bookings WHERE status = 'accepted' AND upper(during) > now()
+             ) s JOIN (${BACK}) b ON b.id = s.payer AND b.there > 0
+             JOIN (${CHARGES}) c ON c.id = s.payer AND c.purpose = 'charge' AND b.there >= c.amount
+             WHERE NOT EXISTS (SELECT 1 FROM commands d WHERE coalesce(d.purchase, d.booking) = s.id AND d.status = 'queued')`,
+  },
+  {
+    invariant: 'the money of what is not sold goes back, all of it',
+    of: `SELECT count(*) FROM charges WHERE purpose = 'charge' AND status = 'captured'`,
+    broken: `SELECT c.id FROM (${CHARGES}) c LEFT JOIN (${BACK}) b ON b.id = c.id
+             WHERE c.purpose = 'charge' AND c.status = 'captured' AND coalesce(b.back, 0) < c.amount
+               AND NOT EXISTS (SELECT 1 FROM (${SOLD_BY_CARD}) s WHERE s.payer = c.id)`,
   },
   {
     invariant: 'no card is held to for what its buyer did not get: reserved money is sold, given back, or about to be',
@@ -156,14 +198,22 @@ const CHECKS: readonly Check[] = [
     invariant: 'refunds never exceed what was captured',
     of: `SELECT count(*) FROM charges WHERE purpose = 'refund'`,
     broken: `SELECT r.id FROM (${CHARGES}) r LEFT JOIN (${CHARGES}) c ON c.id = r.id AND c.purpose = 'charge'
-             WHERE r.purpose = 'refund' AND (c.id IS NULL OR r.amount > c.amount
+             LEFT JOIN (${BACK}) b ON b.id = r.id
+             WHERE r.purpose = 'refund' AND (c.id IS NULL OR b.refunds > c.amount
                OR (r.status = 'refunded' AND c.status <> 'captured'))`,
   },
   {
     invariant: `no charge and no refund is left behind: none is overdue by ${LATE_S} s`,
-    of: `SELECT count(*) FROM charges WHERE status IN ('pending', 'sent', 'capturing')`,
-    broken: `SELECT id FROM (${CHARGES}) c
-             WHERE status IN ('pending', 'sent', 'capturing') AND due_at < now() - interval '${LATE_S} s'`,
+    of: `SELECT count(*) FROM charges WHERE status IN ('pending', 'sent', 'capturing', 'failed') AND NOT at_provider`,
+    broken: `SELECT coalesce(purchase, booking) AS id FROM charges
+             WHERE status IN ('pending', 'sent', 'capturing', 'failed') AND NOT at_provider
+               AND due_at < now() - interval '${LATE_S} s'`,
+    quick: true,
+  },
+  {
+    invariant: `money moves: no charge, no refund and no look at the provider has stood still for ${STILL_S / 60} minutes`,
+    of: `SELECT count(*) FROM charges WHERE status IN ('pending', 'sent', 'authorized', 'capturing', 'failed') AND NOT at_provider`,
+    broken: STANDING_STILL,
     quick: true,
   },
   {

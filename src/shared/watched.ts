@@ -13,6 +13,8 @@ export interface Lines {
   oldest_s: number
   /** queues that do not move while their lease is held, with who holds it */
   blocked: string[]
+  /** charges and refunds that have not moved for an hour */
+  stuck_charges: number
 }
 
 /** The quick invariants of `npm run verify`. */

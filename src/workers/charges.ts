@@ -96,13 +96,21 @@ export async function writePayables(tx: Transaction, payables: readonly Payable[
   )
   const refunds = payables.filter((payable) => payable.step === 'refund').map((payable) => payable.id)
   if (refunds.length > 0) {
-    // A statement of its own: a charge that was written just now is to be seen by it.
+    const of = sql`(SELECT e::uuid AS id FROM json_array_elements_text(${JSON.stringify(refunds)}::json) e) d
+      JOIN charges c ON (c.purchase = d.id OR c.booking = d.id) AND c.purpose = 'charge'`
+    // Locked first: what was given back at the provider is read after the job that writes it down is through.
+    await run(tx, sql`SELECT 1 FROM ${of} ORDER BY d.id FOR NO KEY UPDATE OF c`)
+    // A statement of its own: a charge that was written just now is to be seen by it, and so is what the lock waited for.
     await run(
       tx,
       sql`INSERT INTO charges (purchase, booking, purpose, amount, currency)
-          SELECT c.purchase, c.booking, 'refund', c.amount, c.currency
-          FROM (SELECT e::uuid AS id FROM json_array_elements_text(${JSON.stringify(refunds)}::json) e) d
-          JOIN charges c ON (c.purchase = d.id OR c.booking = d.id) AND c.purpose = 'charge'
+          SELECT c.purchase, c.booking, 'refund', c.amount - back.amount, c.currency
+          FROM ${of} CROSS JOIN LATERAL (
+            SELECT coalesce(sum(r.amount), 0) AS amount FROM charges r
+            WHERE (r.purchase = d.id OR r.booking = d.id)
+              AND (r.purpose = 'refund' AND r.at_provider AND r.status <> 'failed' OR r.purpose = 'dispute' AND r.status = 'lost')
+          ) back
+          WHERE c.amount > back.amount
           ORDER BY d.id
           ON CONFLICT DO NOTHING`,
     )

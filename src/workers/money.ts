@@ -6,6 +6,17 @@ import { sql } from 'drizzle-orm'
 import { type Client, run } from '../shared/db.ts'
 import type { ChargeStatus } from '../shared/schema.ts'
 
+/** A refund that we owe. */
+export interface OwnRefund {
+  id: string
+  status: ChargeStatus
+  amount: number
+  /** of the attempt that is under way or was the last */
+  attempts: number
+  /** it may be asked for now, or asked about */
+  due: boolean
+}
+
 /** The charge of a purchase or booking, with what its next step depends on. */
 export interface Money {
   /** of the purchase or booking */
@@ -19,8 +30,10 @@ export interface Money {
   provider_id: string
   amount: number
   currency: string
-  /** the refund's status, if there is one */
-  refund: ChargeStatus | null
+  /** our refund, if there is one */
+  refund: OwnRefund | null
+  /** when the provider was to be asked about what was done there; null: not yet */
+  ask: string | null
   /** the units or dates are still set aside, by the database clock */
   open: boolean
   /** its intent is being cancelled: it is not sold any more */
@@ -33,13 +46,18 @@ const GIVING_UP = 'giving_up'
 /** The rows of what this id names. */
 const OF = (row: string, id: string) => sql`(${sql.raw(row)}.purchase = ${id} OR ${sql.raw(row)}.booking = ${id})`
 
+const OWN = (row: string) =>
+  sql.raw(`json_build_object('id', ${row}.id, 'status', ${row}.status, 'amount', ${row}.amount, 'attempts', ${row}.attempts,
+    'due', ${row}.ask_at IS NULL OR ${row}.ask_at <= clock_timestamp())`)
+
 export async function readMoney(client: Client, id: string): Promise<Money | undefined> {
   const [row] = await run<Money>(
     client,
     sql`SELECT p.id, CASE WHEN p.booking IS NULL THEN 'purchase' ELSE 'booking' END AS of, p.queue,
                coalesce(p.token, '') AS token, c.id AS charge, c.status, coalesce(c.provider_id, '') AS provider_id,
                c.amount, c.currency, p.open, c.status = 'sent' AND c.reason IS NOT DISTINCT FROM ${GIVING_UP} AS giving_up,
-               (SELECT r.status FROM charges r WHERE r.purpose = 'refund' AND ${OF('r', id)}) AS refund
+               CASE WHEN c.ask_at <= clock_timestamp() THEN c.ask_at::text END AS ask,
+               (SELECT ${OWN('r')} FROM charges r WHERE r.purpose = 'refund' AND NOT r.at_provider AND ${OF('r', id)}) AS refund
         FROM payable p JOIN charges c ON c.purpose = 'charge' AND ${OF('c', id)}
         WHERE p.id = ${id}`,
   )
@@ -101,10 +119,12 @@ export async function captured(
   client: Client,
   { charge, id }: Pick<Money, 'charge' | 'id'>,
   status: 'captured' | 'lost',
+  reason: string | null,
 ): Promise<boolean> {
   const rows = await run(
     client,
-    sql`UPDATE charges SET status = ${status}, settled_at = clock_timestamp()
+    sql`UPDATE charges SET status = ${status}, reason = ${reason}, settled_at = clock_timestamp(),
+               ask_at = coalesce(ask_at, clock_timestamp() + interval '1 hour')
         WHERE id = ${charge} AND status = 'capturing'
           AND (${status} = 'captured' OR NOT EXISTS (
             SELECT 1 FROM charges r WHERE r.purpose = 'refund' AND ${OF('r', id)}))
@@ -113,16 +133,16 @@ export async function captured(
   return rows.length > 0
 }
 
-/** The refund is over; the charge ends with it, unless it had ended before. */
-export async function givenBack(client: Client, id: string, returned: boolean): Promise<boolean> {
+/** The reservation is gone, or nothing was ever taken: there is nothing to give back, and the charge ends with it. */
+export async function released(client: Client, id: string): Promise<boolean> {
   const rows = await run(
     client,
     sql`WITH c AS (
-          UPDATE charges t SET status = ${returned ? 'captured' : 'released'}, settled_at = clock_timestamp()
+          UPDATE charges t SET status = 'released', settled_at = clock_timestamp()
           WHERE ${OF('t', id)} AND purpose = 'charge' AND status IN ('sent', 'authorized', 'capturing')
         )
-        UPDATE charges t SET status = ${returned ? 'refunded' : 'released'}, settled_at = clock_timestamp()
-        WHERE ${OF('t', id)} AND purpose = 'refund' AND status = 'pending' RETURNING id`,
+        UPDATE charges t SET status = 'released', settled_at = clock_timestamp()
+        WHERE ${OF('t', id)} AND purpose = 'refund' AND NOT at_provider AND status IN ('pending', 'failed') RETURNING id`,
   )
   return rows.length > 0
 }
@@ -132,7 +152,7 @@ export async function later(client: Client, id: string): Promise<false> {
   await run(
     client,
     sql`UPDATE charges t SET due_at = clock_timestamp() + interval '3 seconds'
-        WHERE ${OF('t', id)} AND status IN ('pending', 'sent', 'capturing')`,
+        WHERE ${OF('t', id)} AND status IN ('pending', 'sent', 'capturing', 'failed')`,
   )
   return false
 }

@@ -1,17 +1,19 @@
 /**
- * The saga of a charge, one job a purchase or booking: create → confirm → (the line sells) → capture, or give back.
+ * The saga of a charge, one job a purchase or booking: create → confirm → (the line sells) → capture, or give back; and
+ * looks at what was done at the provider since.
  * Invariants: no lease is held that a line waits for; each step begins from what the row and the provider say now, so a
  * job may be lost, run twice or stop anywhere; nothing is called unpaid unless the provider can no longer take it.
  */
-import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pRetry from 'p-retry'
 import { type Breaker, UnavailableError } from '../shared/breaker.ts'
 import type { Client } from '../shared/db.ts'
 import type { Log } from '../shared/log.ts'
 import type { Metrics } from '../shared/metrics.ts'
-import { type Gateway, type Intent, RefusedError } from '../shared/payments/gateway.ts'
-import { captured, conclude, givenBack, givingUp, later, type Money, readMoney, sent } from './money.ts'
+import { type Gateway, type Intent, RefusedError, type Seen } from '../shared/payments/gateway.ts'
+import type { ChargeStatus } from '../shared/schema.ts'
+import { captured, conclude, givingUp, later, type Money, type OwnRefund, readMoney, released, sent } from './money.ts'
+import { askAgain, keyOf, record, refused, taken } from './provider.ts'
 
 export interface PaymentDeps {
   client: Client
@@ -29,6 +31,9 @@ const PAUSE_MS = 250
 const LONGEST_PAUSE_MS = 4_000
 /** Steps of one job: a charge has five at most, unless others move it too. */
 const STEPS = 12
+
+/** Charges of which there is nothing to give back. */
+const TOOK_NOTHING: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavailable', 'released', 'lost'])
 
 export const isPaymentAnswer = (error: unknown) => error instanceof RefusedError
 
@@ -54,10 +59,13 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
 
   /** One step; true when there may be another one. */
   async function step(money: Money): Promise<boolean> {
-    if (money.refund === 'pending') return await giveBack(money)
+    const { refund } = money
+    const owed = refund?.status === 'pending' || refund?.status === 'failed'
+    if (owed && (refund.due || money.ask)) return await giveBack(money)
     if (money.status === 'pending') return await begin(money)
     if (money.status === 'sent') return await confirm(money, money.provider_id)
     if (money.status === 'capturing') return await capture(money)
+    if (money.status === 'captured' && money.ask) return await look(money)
     return false
   }
 
@@ -119,39 +127,77 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
     const intent = await persist(() => ask(() => gateway.capture(provider_id))).catch(() => undefined)
     if (!intent || intent.status === 'authorized' || intent.status === 'processing') return await later(client, id)
     const status = intent.status === 'captured' ? 'captured' : 'lost'
-    if (await captured(client, money, status)) {
+    if (await captured(client, money, status, status === 'lost' ? (intent.reason ?? intent.status) : null)) {
       if (status === 'lost') log.error({ subject: id, intent }, `a ${of} is sold whose money the provider let go`)
       metrics.charges.inc({ purpose: 'charge', status })
     }
     return true
   }
 
+  /** What was done at the provider: refunds, disputes. */
+  async function look(money: Money): Promise<boolean> {
+    try {
+      const seen = await persist(() => ask(() => gateway.look(money.provider_id)))
+      await learned(money, seen)
+      return true
+    } catch (error) {
+      log.warn({ subject: money.id, error }, 'a charge could not be looked at')
+      // The provider does not know it. Else the sweeper brings it back: its time to be asked stands.
+      if (isPaymentAnswer(error)) await askAgain(client, money)
+      return false
+    }
+  }
+
+  /** Writes down and tells what was done at the provider. Returns our refund, when it is to be asked for now. */
+  async function learned(money: Money, seen: Seen): Promise<OwnRefund | undefined> {
+    const { own, undone, news } = await record(client, money, seen)
+    for (const { purpose, status, ...what } of news) {
+      metrics.charges.inc({ purpose, status })
+      log.warn({ subject: money.id, [purpose]: status, ...what }, 'learned from the provider')
+    }
+    if (undone) nudge([money.queue])
+    return own
+  }
+
   /** Ends the reservation, or returns what was captured; whichever it is by then. */
   async function giveBack(money: Money): Promise<boolean> {
-    const { status, id, provider_id, amount } = money
+    const { status, id, provider_id } = money
     if (status === 'pending') return await end(money, 'pending', 'unavailable', 'given_up')
-    let returned = false
-    if (status !== 'declined' && status !== 'unavailable' && status !== 'released' && status !== 'lost') {
-      try {
-        returned = await persist(async (attempt) => {
-          const found = await ask(() => gateway.find(provider_id))
-          if (found.status === 'processing') throw new Error('the provider is still at it')
-          const ended = found.status === 'captured' ? found : await ask(() => gateway.cancel(provider_id))
-          if (ended.status !== 'captured') return false
-          // The provider repeats its first answer to a key, an error too. Another key gives nothing back twice: it is all
-          // that was captured, or refused.
-          const key = attempt === 1 ? `${id}-refund` : `${id}-refund-${randomUUID()}`
-          await ask(() => gateway.refund(provider_id, amount, key))
-          return true
-        })
-      } catch (error) {
-        log.warn({ subject: id, error }, 'money could not be given back yet')
-        return await later(client, id)
+    if (TOOK_NOTHING.has(status)) return await letGo(id)
+    let own: OwnRefund | undefined
+    try {
+      // Each try looks first: a refund whose answer was lost is found, and is not asked for again.
+      const ended = await persist(async () => {
+        const seen = await ask(() => gateway.look(provider_id))
+        if (seen.intent.status === 'processing') throw new Error('the provider is still at it')
+        const intent = seen.intent.status === 'captured' ? seen.intent : await ask(() => gateway.cancel(provider_id))
+        if (intent.status !== 'captured') return 'released'
+        own = await learned(money, seen)
+        if (!own) return 'recorded'
+        const { amount } = own
+        const made = await ask(() => gateway.refund(provider_id, amount, keyOf(own as OwnRefund)))
+        return (await taken(client, own, made)) ? made.status : 'recorded'
+      })
+      if (ended === 'released') return await letGo(id)
+      if (ended === 'refunded') metrics.charges.inc({ purpose: 'refund', status: ended })
+      return true
+    } catch (error) {
+      const tried = own ?? money.refund
+      if (error instanceof RefusedError && tried && (await refused(client, tried, error.message))) {
+        metrics.charges.inc({ purpose: 'refund', status: 'failed' })
+        log.error(
+          { subject: id, refund: tried.id, attempt: tried.attempts, reason: error.message },
+          'a refund was refused',
+        )
+        return true
       }
+      log.warn({ subject: id, error }, 'money could not be given back yet')
+      return await later(client, id)
     }
-    if (await givenBack(client, id, returned)) {
-      metrics.charges.inc({ purpose: 'refund', status: returned ? 'refunded' : 'released' })
-    }
+  }
+
+  async function letGo(id: string): Promise<boolean> {
+    if (await released(client, id)) metrics.charges.inc({ purpose: 'refund', status: 'released' })
     return true
   }
 

@@ -11,7 +11,7 @@ import { heads } from '../shared/lines.ts'
 import type { Locks } from '../shared/locks/lease.ts'
 import type { Log } from '../shared/log.ts'
 import type { Metrics } from '../shared/metrics.ts'
-import { blockedQueues, QUICK_MS, verify } from '../shared/verify.ts'
+import { blockedQueues, QUICK_MS, STANDING_STILL, verify } from '../shared/verify.ts'
 import { keepWatched, type Lines, readWatched, statesOf, tellBreakers } from '../shared/watched.ts'
 
 /** Milliseconds between looks at the lines: about a scrape of Prometheus. */
@@ -29,7 +29,10 @@ export interface WatchDeps {
   locks: Pick<Locks, 'inspect'>
   redis: Redis
   prefix: string
-  metrics: Pick<Metrics, 'queue_length' | 'queue_oldest_seconds' | 'queues_blocked' | 'verify_broken'>
+  metrics: Pick<
+    Metrics,
+    'queue_length' | 'queue_oldest_seconds' | 'queues_blocked' | 'payments_stuck' | 'verify_broken'
+  >
   /** this worker's own */
   breakers: readonly Breaker[]
   log: Log
@@ -40,13 +43,14 @@ const turn = async (redis: Redis, prefix: string, name: string, ms: number) =>
   (await redis.set(`${prefix}watched:turn:${name}`, '1', 'PX', Math.floor(ms * 0.9), 'NX')) === 'OK'
 
 async function lines(client: Client, locks: WatchDeps['locks']): Promise<Lines> {
-  const [row] = await run<{ rows: number; oldest_s: number }>(
+  const [row] = await run<Omit<Lines, 'blocked'>>(
     client,
     sql`
     SELECT (SELECT count(*) FROM purchases WHERE status = 'queued')
          + (SELECT count(*) FROM commands WHERE status = 'queued')
          + (SELECT count(*) FROM bookings WHERE status = 'queued') AS rows,
-           greatest(0, extract(epoch FROM clock_timestamp() - min(created_at)))::float AS oldest_s
+           greatest(0, extract(epoch FROM clock_timestamp() - min(created_at)))::float AS oldest_s,
+           (SELECT count(*) FROM (${sql.raw(STANDING_STILL)}) still) AS stuck_charges
     FROM (
       SELECT created_at FROM ${heads('purchases')} a
       UNION ALL SELECT created_at FROM ${heads('commands')} b
@@ -54,17 +58,19 @@ async function lines(client: Client, locks: WatchDeps['locks']): Promise<Lines> 
     ) head`,
   )
   const blocked = await blockedQueues(client, locks)
-  return { rows: row?.rows ?? 0, oldest_s: row?.oldest_s ?? 0, blocked }
+  return { ...(row ?? { rows: 0, oldest_s: 0, stuck_charges: 0 }), blocked }
 }
 
-function forget({ queue_length, queue_oldest_seconds, queues_blocked, verify_broken }: WatchDeps['metrics']): void {
-  for (const gauge of [queue_length, queue_oldest_seconds, queues_blocked, verify_broken]) gauge.remove()
+function forget(metrics: WatchDeps['metrics']): void {
+  const { queue_length, queue_oldest_seconds, queues_blocked, payments_stuck, verify_broken } = metrics
+  for (const gauge of [queue_length, queue_oldest_seconds, queues_blocked, payments_stuck, verify_broken])
+    gauge.remove()
 }
 
 /** One look: at itself, at what is this worker's turn to look at, and at what the others have seen. */
 export async function watchOnce(deps: WatchDeps): Promise<void> {
   const { client, locks, redis, prefix, metrics, breakers, log } = deps
-  const { queue_length, queue_oldest_seconds, queues_blocked, verify_broken } = metrics
+  const { queue_length, queue_oldest_seconds, queues_blocked, payments_stuck, verify_broken } = metrics
   // A Redis that hangs answers some time, or never: what was seen before is not shown meanwhile.
   const late = setTimeout(() => forget(metrics), LINES_MS)
   try {
@@ -86,6 +92,7 @@ export async function watchOnce(deps: WatchDeps): Promise<void> {
     show(queue_length, seen.lines?.rows)
     show(queue_oldest_seconds, seen.lines?.oldest_s)
     show(queues_blocked, seen.lines?.blocked.length)
+    show(payments_stuck, seen.lines?.stuck_charges)
     show(verify_broken, seen.verdict?.broken.length)
   } catch (error) {
     forget(metrics)

@@ -96,7 +96,8 @@ export async function unsettled(client: Client): Promise<string[]> {
           SELECT 'purchases' AS kind, status FROM purchases WHERE status IN ('queued', 'held') UNION ALL
           SELECT 'bookings', status FROM bookings WHERE status IN ('queued', 'requested') UNION ALL
           SELECT 'commands', status FROM commands WHERE status = 'queued' UNION ALL
-          SELECT 'charges', status FROM charges WHERE status IN ('pending', 'sent', 'authorized', 'capturing')
+          SELECT 'charges', status FROM charges
+          WHERE status IN ('pending', 'sent', 'authorized', 'capturing', 'failed') AND NOT at_provider
         ) s GROUP BY kind, status ORDER BY 1`,
   )
   return rows.map((row) => row.what)

@@ -27,22 +27,67 @@ export interface NewIntent {
   token: string
 }
 
+/** A refund as the provider has it. */
+export interface Refund {
+  id: string
+  /** minor units */
+  amount: number
+  /** pending: it has not moved money yet; failed: it never will, or a bank has sent the money back */
+  status: 'pending' | 'refunded' | 'failed'
+  /** why it failed, in the provider's word */
+  reason: string | null
+  /** the idempotency key of the request that made it; null: it was not made by us */
+  key: string | null
+}
+
+export interface Dispute {
+  id: string
+  /** minor units */
+  amount: number
+  /** lost: the money went back to the card's owner */
+  status: 'open' | 'won' | 'lost'
+  reason: string | null
+}
+
+/** Everything that has become of a payment, by the provider's word. */
+export interface Seen {
+  intent: Intent
+  refunds: Refund[]
+  disputes: Dispute[]
+}
+
+/** What a webhook is about. */
+export interface Hint {
+  /** the purchase or booking, when the event names it */
+  subject: string | undefined
+  /** the provider's id of the intent, when the event names it */
+  intent: string | undefined
+  /** it may be something that was done at the provider: everything is to be looked at */
+  look: boolean
+}
+
 export interface Gateway {
   /** Asks for the same purchase or booking give the same intent. @throws RefusedError when the provider will not have it */
   create(intent: NewIntent): Promise<Intent>
+  /** @throws RefusedError when there is no such intent */
   find(id: string): Promise<Intent>
+  /** The intent with its refunds and disputes. @throws RefusedError when there is no such intent */
+  look(id: string): Promise<Seen>
   /** Reserves the amount. On an intent that is further already, its state. */
   confirm(id: string): Promise<Intent>
   capture(id: string): Promise<Intent>
   /** Gives a reservation back. On an intent that cannot be cancelled any more, its state. */
   cancel(id: string): Promise<Intent>
-  /** Gives captured money back; the same key gives the same answer. @throws RefusedError when more than was captured */
-  refund(id: string, amount: number, key: string): Promise<void>
-  /** The purchase or booking that a webhook is about. @throws RefusedError when the signature is not the provider's */
-  webhook(body: string, signature: string): { subject: string | undefined }
+  /**
+   * Gives captured money back; the same key gives the same answer. @throws RefusedError when the provider will not do it:
+   * then this key is used up. After any other error the same key is the only one that may be used.
+   */
+  refund(id: string, amount: number, key: string): Promise<Refund>
+  /** @throws RefusedError when the signature is not the provider's */
+  webhook(body: string, signature: string): Hint
 }
 
-/** The provider has answered, and the answer is no: asking again gives the same one. */
+/** The provider has answered, and the answer is no: asking again with the same key gives the same one. */
 export class RefusedError extends Error {
   readonly code = 'payment_refused'
 }

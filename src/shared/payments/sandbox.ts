@@ -4,9 +4,14 @@
  * never exceed what was captured. State is in memory and ends with the process.
  *
  * Tokens `tok_NAME` or `pm_card_NAME`: Stripe's visa, mastercard, chargeDeclined, chargeDeclinedInsufficientFunds,
- * chargeDeclinedExpiredCard, chargeDeclinedProcessingError and authenticationRequired; and, of the sandbox alone,
- * slow, error, errorOnce and refundErrorOnce (500, the first time), and timeout (the money is reserved, and the answer
- * never comes).
+ * chargeDeclinedExpiredCard, chargeDeclinedProcessingError, authenticationRequired and pendingRefund (its refund stays
+ * pending); and, of the sandbox alone, slow, error, errorOnce and refundErrorOnce (500, the first time),
+ * refundRefusedOnce (`balance_insufficient`, the first time), and timeout (the money is reserved, and the answer never
+ * comes).
+ *
+ * What a person does at the provider: POST /v1/refunds, POST /v1/payment_intents/{id}/cancel; what a bank does:
+ * POST /v1/test_helpers/disputes `payment_intent`, and /v1/test_helpers/refunds/{id} or /v1/test_helpers/disputes/{id}
+ * with the `status` it comes to.
  */
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
@@ -42,12 +47,30 @@ interface Refund {
   amount: number
   currency: string
   payment_intent: string
-  status: 'succeeded'
+  charge: string
+  status: 'pending' | 'succeeded' | 'failed'
+  failure_reason?: string
+  metadata: Record<string, string>
+  created: number
+}
+interface Dispute {
+  id: string
+  object: 'dispute'
+  amount: number
+  currency: string
+  payment_intent: string
+  charge: string
+  reason: string
+  status: 'needs_response' | 'won' | 'lost'
+  balance_transactions: []
+  metadata: Record<string, string>
   created: number
 }
 interface Answer {
   status: number
   body: object
+  /** kept from the first request with this key */
+  replayed?: true
 }
 type Form = Record<string, string>
 
@@ -70,6 +93,8 @@ const GOOD = new Set([
   'error',
   'errorOnce',
   'refundErrorOnce',
+  'refundRefusedOnce',
+  'pendingRefund',
   'timeout',
 ])
 const nameOf = (token: string) => token.replace(/^(tok|pm_card)_/, '')
@@ -92,6 +117,7 @@ const invalid = (code: string, message: string, more: object = {}) =>
 export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms }: SandboxOptions) {
   const intents = new Map<string, Intent>()
   const refunds: Refund[] = []
+  const disputes: Dispute[] = []
   /** idempotency key → what was asked with it, and the answer, errors included */
   const keys = new Map<string, { asked: string; answer: Answer | undefined }>()
   const erred = new Set<string>()
@@ -99,7 +125,7 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
   const id = (prefix: string) => `${prefix}_${randomBytes(12).toString('hex')}`
   const now_s = () => Math.floor(Date.now() / 1000)
 
-  async function emit(type: string, object: Intent | Refund): Promise<void> {
+  async function emit(type: string, object: Intent | Refund | Dispute | ReturnType<typeof chargeOf>): Promise<void> {
     if (webhook_url === undefined) return
     const body = JSON.stringify({ id: id('evt'), object: 'event', type, created: now_s(), data: { object } })
     for (let tried = 0; tried < WEBHOOK_TRIES; tried++) {
@@ -134,10 +160,6 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
     if (!/^(tok|pm_card)_/.test(token) || !(GOOD.has(nameOf(token)) || DECLINES[nameOf(token)])) {
       throw invalid('resource_missing', `No such PaymentMethod: '${token}'`, { param: 'payment_method' })
     }
-    const metadata = Object.entries(form).flatMap(([name, value]) => {
-      const [, key] = /^metadata\[(.+)\]$/.exec(name) ?? []
-      return key === undefined ? [] : [[key, value]]
-    })
     const intent: Intent = {
       id: id('pi'),
       object: 'payment_intent',
@@ -147,7 +169,7 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
       currency: form.currency ?? '',
       status: 'requires_confirmation',
       capture_method: 'manual',
-      metadata: Object.fromEntries(metadata),
+      metadata: metadataOf(form),
       payment_method: token,
       last_payment_error: null,
       created: now_s(),
@@ -196,16 +218,48 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
     return intent
   }
 
+  /** Minor units of this intent that went back, or are about to. */
+  const given = (intent: Intent) =>
+    refunds.reduce(
+      (sum, one) => (one.payment_intent === intent.id && one.status !== 'failed' ? sum + one.amount : sum),
+      0,
+    )
+
+  /** The charge of an intent, as events show it: it has the intent's metadata. */
+  const chargeOf = (intent: Intent) => ({
+    id: intent.id.replace('pi_', 'ch_'),
+    object: 'charge',
+    payment_intent: intent.id,
+    amount: intent.amount,
+    amount_refunded: given(intent),
+    refunded: given(intent) === intent.amount_received,
+    metadata: intent.metadata,
+  })
+
+  /** True the first time. */
+  function first(what: string): boolean {
+    const is = !erred.has(what)
+    erred.add(what)
+    return is
+  }
+
   function refund(form: Form): Refund {
     const intent = intentOf(form.payment_intent)
-    const given = refunds.reduce((sum, one) => (one.payment_intent === intent.id ? sum + one.amount : sum), 0)
-    const left = intent.amount_received - given
-    if (nameOf(intent.payment_method) === 'refundErrorOnce' && !erred.has(`refund of ${intent.id}`)) {
-      erred.add(`refund of ${intent.id}`)
+    const name = nameOf(intent.payment_method)
+    const left = intent.amount_received - given(intent)
+    if (name === 'refundErrorOnce' && first(`refund of ${intent.id}`)) {
       throw new Refusal(500, 'api_error', 'api_error', 'The token asked for this.')
     }
+    if (name === 'refundRefusedOnce' && first(`refund of ${intent.id}`)) {
+      throw invalid('balance_insufficient', 'Insufficient funds in your Stripe balance to refund this amount.')
+    }
+    if (disputes.some((one) => one.payment_intent === intent.id && one.status !== 'won')) {
+      throw invalid('charge_disputed', 'The charge has been charged back. Cannot issue a refund.')
+    }
     const amount = form.amount === undefined ? left : Number(form.amount)
-    if (left === 0 && given > 0) throw invalid('charge_already_refunded', 'The charge has already been refunded.')
+    if (left === 0 && given(intent) > 0) {
+      throw invalid('charge_already_refunded', 'The charge has already been refunded.')
+    }
     if (!Number.isSafeInteger(amount) || amount < 1 || amount > left) {
       throw invalid('amount_too_large', `Refund amount (${amount}) is greater than unrefunded amount (${left})`)
     }
@@ -215,12 +269,51 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
       amount,
       currency: intent.currency,
       payment_intent: intent.id,
-      status: 'succeeded',
+      charge: chargeOf(intent).id,
+      status: name === 'pendingRefund' ? 'pending' : 'succeeded',
+      metadata: metadataOf(form),
       created: now_s(),
     }
     refunds.push(made)
     void emit('refund.created', made)
+    void emit('charge.refunded', chargeOf(intent))
     return made
+  }
+
+  function dispute(form: Form): Dispute {
+    const intent = intentOf(form.payment_intent)
+    const opened: Dispute = {
+      id: id('dp'),
+      object: 'dispute',
+      amount: intent.amount_received,
+      currency: intent.currency,
+      payment_intent: intent.id,
+      charge: chargeOf(intent).id,
+      reason: form.reason ?? 'fraudulent',
+      status: 'needs_response',
+      balance_transactions: [],
+      metadata: {},
+      created: now_s(),
+    }
+    disputes.push(opened)
+    void emit('charge.dispute.created', opened)
+    return opened
+  }
+
+  /** What a bank has decided about a refund or a dispute. */
+  function decided(form: Form, kind: string | undefined, name: string | undefined): Refund | Dispute {
+    const refund = refunds.find((one) => kind === 'refunds' && one.id === name)
+    if (refund) {
+      refund.status = form.status as Refund['status']
+      if (form.failure_reason !== undefined) refund.failure_reason = form.failure_reason
+      void emit(refund.status === 'failed' ? 'refund.failed' : 'refund.updated', refund)
+      return refund
+    }
+    const dispute = disputes.find((one) => kind === 'disputes' && one.id === name)
+    if (!dispute) throw new Refusal(404, 'invalid_request_error', 'resource_missing', `No such ${kind}: '${name}'`)
+    dispute.status = form.status as Dispute['status']
+    void emit('charge.dispute.closed', dispute)
+    return dispute
   }
 
   const list = (data: object[]) => ({ object: 'list', has_more: false, data })
@@ -240,10 +333,13 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
       return list([...intents.values()].filter((one) => key === undefined || one.metadata[key] === value))
     }
     if (kind === 'refunds' && method === 'POST') return refund(form)
-    if (kind === 'refunds' && method === 'GET') {
-      return list(
-        refunds.filter((one) => form.payment_intent === undefined || one.payment_intent === form.payment_intent),
-      )
+    if (kind === 'test_helpers' && method === 'POST') {
+      return verb === undefined && name === 'disputes' ? dispute(form) : decided(form, name, verb)
+    }
+    const all: readonly (Refund | Dispute)[] | undefined =
+      kind === 'refunds' ? refunds : kind === 'disputes' ? disputes : undefined
+    if (all && method === 'GET') {
+      return list(all.filter((one) => form.payment_intent === undefined || one.payment_intent === form.payment_intent))
     }
     throw new Refusal(404, 'invalid_request_error', 'url_invalid', `Unrecognized request URL (${method}: ${path}).`)
   }
@@ -263,7 +359,7 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
         'idempotency_key_in_use',
         'A request with this key is under way.',
       )
-      return first.answer ?? busy.answer
+      return first.answer ? { ...first.answer, replayed: true } : busy.answer
     }
     const entry: { asked: string; answer: Answer | undefined } = { asked, answer: undefined }
     keys.set(key, entry)
@@ -304,11 +400,21 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
   })
 }
 
-function send(response: ServerResponse, { status, body }: Answer): void {
+function metadataOf(form: Form): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(form).flatMap(([name, value]) => {
+      const [, key] = /^metadata\[(.+)\]$/.exec(name) ?? []
+      return key === undefined ? [] : [[key, value]]
+    }),
+  )
+}
+
+function send(response: ServerResponse, { status, body, replayed }: Answer): void {
   if (response.destroyed) return
   response.writeHead(status, {
     'content-type': 'application/json',
     'request-id': `req_${randomBytes(7).toString('hex')}`,
+    ...(replayed && { 'idempotent-replayed': 'true' }),
   })
   response.end(JSON.stringify(body))
 }

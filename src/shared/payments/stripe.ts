@@ -3,7 +3,7 @@
  * when it is sent again is decided by the caller, who counts it and jitters it.
  */
 import Stripe from 'stripe'
-import { type Gateway, type Intent, RefusedError } from './gateway.ts'
+import { type Dispute, type Gateway, type Hint, type Intent, type Refund, RefusedError } from './gateway.ts'
 
 export interface StripeOptions {
   secret_key: string
@@ -16,6 +16,8 @@ export interface StripeOptions {
 
 /** Seconds that a webhook's signature is good for: Stripe's own tolerance. */
 const TOLERANCE_S = 300
+/** Refunds or disputes of one intent that are read: two pages of the most that Stripe gives at once. */
+const MOST = 200
 
 export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: StripeOptions): Gateway {
   const stripe = new Stripe(secret_key, {
@@ -35,6 +37,14 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
       }
       if (!(error instanceof Stripe.errors.StripeInvalidRequestError)) throw error
       return read(await stripe.paymentIntents.retrieve(id))
+    }
+  }
+
+  async function find(id: string): Promise<Intent> {
+    try {
+      return read(await stripe.paymentIntents.retrieve(id))
+    } catch (error) {
+      throw refused(error)
     }
   }
 
@@ -64,29 +74,57 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
         throw refused(error)
       }
     },
-    find: async (id) => read(await stripe.paymentIntents.retrieve(id)),
+    find,
+    async look(id) {
+      const of = { payment_intent: id, limit: 100 }
+      const [intent, refunds, disputes] = await Promise.all([
+        find(id),
+        stripe.refunds.list(of).autoPagingToArray({ limit: MOST }),
+        stripe.disputes.list(of).autoPagingToArray({ limit: MOST }),
+      ])
+      return { intent, refunds: refunds.map(readRefund), disputes: disputes.map(readDispute) }
+    },
     // A card that wants its owner to be asked is declined: nobody is there to be asked.
     confirm: (id) => move(id, () => stripe.paymentIntents.confirm(id, { error_on_requires_action: true })),
     capture: (id) => move(id, () => stripe.paymentIntents.capture(id)),
     cancel: (id) => move(id, () => stripe.paymentIntents.cancel(id)),
     async refund(id, amount, key) {
       try {
-        await stripe.refunds.create({ payment_intent: id, amount }, { idempotencyKey: key })
+        const asked = { payment_intent: id, amount, metadata: { [KEY]: key } }
+        return readRefund(await stripe.refunds.create(asked, { idempotencyKey: key }))
       } catch (error) {
-        // By a request of ours whose answer was lost, or by a person: there is nothing left to give back.
-        if (error instanceof Stripe.errors.StripeInvalidRequestError && error.code === 'charge_already_refunded') return
-        throw refused(error)
+        throw isKept(error) ? new RefusedError('api_error', { cause: error }) : refused(error)
       }
     },
     webhook(body, signature) {
       try {
-        const event = stripe.webhooks.constructEvent(body, signature, webhook_secret, TOLERANCE_S)
-        const { metadata } = event.data.object as { metadata?: Record<string, string> | null }
-        return { subject: metadata?.purchase ?? metadata?.booking }
+        return hint(stripe.webhooks.constructEvent(body, signature, webhook_secret, TOLERANCE_S))
       } catch (error) {
         throw new RefusedError(error instanceof Error ? error.message : 'no event', { cause: error })
       }
     },
+  }
+}
+
+/** In the metadata of a refund: the key that it was asked for with. One that a person makes has none. */
+const KEY = 'holdfast_refund'
+
+/** Events of what may have been done without us. */
+const PAST_US = /^(refund\.|charge\.(refunded|refund\.|dispute\.|expired)|payment_intent\.canceled)/
+
+function hint({ type, data }: Stripe.Event): Hint {
+  const object = data.object as {
+    id?: string
+    object?: string
+    metadata?: Record<string, string> | null
+    payment_intent?: string | { id: string } | null
+  }
+  const { metadata, payment_intent } = object
+  const named = typeof payment_intent === 'string' ? payment_intent : payment_intent?.id
+  return {
+    subject: metadata?.purchase ?? metadata?.booking,
+    intent: object.object === 'payment_intent' ? object.id : named,
+    look: PAST_US.test(type),
   }
 }
 
@@ -95,13 +133,23 @@ function address(url: URL): { host: string; port: number; protocol: 'http' | 'ht
   return { host: url.hostname, port: Number(url.port || (protocol === 'https' ? 443 : 80)), protocol }
 }
 
-/** What Stripe will not have, now or later, as RefusedError; everything else as it is: nothing is known then. */
+/** An error that Stripe has kept and repeats for its key: the first request is over, and this key never does more. */
+const isKept = (error: unknown) =>
+  error instanceof Stripe.errors.StripeAPIError && error.headers?.['idempotent-replayed'] === 'true'
+
+/**
+ * What Stripe will not have, now or later, as RefusedError; everything else as it is: nothing is known then, also when
+ * another request is using the key at this moment.
+ */
 function refused(error: unknown): unknown {
-  const final =
-    error instanceof Stripe.errors.StripeCardError ||
-    error instanceof Stripe.errors.StripeInvalidRequestError ||
-    error instanceof Stripe.errors.StripeIdempotencyError
-  return final ? new RefusedError(error.code ?? error.message, { cause: error }) : error
+  const { errors } = Stripe
+  if (!(error instanceof errors.StripeError)) return error
+  const no =
+    error instanceof errors.StripeCardError ||
+    error instanceof errors.StripeInvalidRequestError ||
+    (error instanceof errors.StripeIdempotencyError && error.statusCode !== 409)
+  const why = error instanceof errors.StripeCardError ? (error.decline_code ?? error.code) : error.code
+  return no ? new RefusedError(why ?? error.message, { cause: error }) : error
 }
 
 const STATUSES: Partial<Record<Stripe.PaymentIntent.Status, Intent['status']>> = {
@@ -118,4 +166,23 @@ const STATUSES: Partial<Record<Stripe.PaymentIntent.Status, Intent['status']>> =
 function read({ id, status, last_payment_error: failure }: Stripe.PaymentIntent): Intent {
   // One that this version does not know is asked about again.
   return { id, status: STATUSES[status] ?? 'processing', reason: failure?.decline_code ?? failure?.code ?? null }
+}
+
+function readRefund({ id, amount, status, failure_reason, metadata }: Stripe.Refund): Refund {
+  const failed = status === 'failed' || status === 'canceled'
+  return {
+    id,
+    amount,
+    status: failed ? 'failed' : status === 'succeeded' ? 'refunded' : 'pending',
+    reason: failed ? (failure_reason ?? status) : null,
+    key: metadata?.[KEY] ?? null,
+  }
+}
+
+/** Inquiries that were closed, and disputes that were prevented, moved no money unless a balance transaction says so. */
+function readDispute({ id, amount, status, reason, balance_transactions }: Stripe.Dispute): Dispute {
+  const closed = status === 'warning_closed' || status === 'prevented'
+  const moved = (balance_transactions ?? []).reduce((sum, one) => sum + one.amount, 0)
+  const lost = status === 'lost' || (closed && moved < 0)
+  return { id, amount, status: lost ? 'lost' : closed || status === 'won' ? 'won' : 'open', reason }
 }
