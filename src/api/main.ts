@@ -18,7 +18,7 @@ onStop(log, config.shutdown_ms, [
 
 try {
   const address = await api.app.listen({ host: config.host, port: config.port })
-  log.info({ address, docs: `${address}/docs` }, 'api is taking purchases')
+  log.info({ address, docs: `${address}/docs` }, 'api is listening')
 } catch (error) {
   process.stderr.write(`holdfast: PORT or HOST: ${(error as Error).message}\n`)
   process.exit(1)

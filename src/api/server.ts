@@ -3,13 +3,14 @@ import type { FastifyInstance } from 'fastify'
 import { createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
 import { isDataError, openDb } from '../shared/db.ts'
+import { watchDependencies } from '../shared/health.ts'
 import { createLockStats } from '../shared/lock-stats.ts'
 import { openLocks } from '../shared/locks/open.ts'
 import type { Log } from '../shared/log.ts'
 import { lockEvents, type Metrics } from '../shared/metrics.ts'
 import { createStripe } from '../shared/payments/stripe.ts'
 import { Problem } from '../shared/problem.ts'
-import { createNudger, createPayer, openRedis } from '../shared/queues.ts'
+import { createNudger, createPayer, openRedis, pingRedis } from '../shared/queues.ts'
 import { inOrder, type Step } from '../shared/shutdown.ts'
 import { openTraces } from '../shared/traces.ts'
 import { buildApp } from './app.ts'
@@ -89,6 +90,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     lab: config.lab,
     log,
   })
+  const checks = { postgres: () => client`SELECT 1`, redis: () => pingRedis(redis), ...opened.checks }
   let stopping = false
   const app = await buildApp({
     config,
@@ -119,12 +121,13 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     health: {
       metrics,
       breakers: [postgres, taking],
-      checks: { postgres: () => client`SELECT 1`, redis: () => redis.ping(), ...opened.checks },
+      checks,
       stuck: () => undefined,
       stopping: () => stopping,
     },
   })
   app.door.onDrain(() => waits.stop())
+  const watch = watchDependencies({ checks, log })
   const closing: Step[] = [
     ['finish requests', (within_ms) => app.door.drain(within_ms)],
     ['finish flushes', () => Promise.all([intake.close(), bookings.close()])],
@@ -134,6 +137,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     [
       'close connections',
       async () => {
+        watch.close()
         tail.close()
         room.close()
         flow.close()

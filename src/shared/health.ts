@@ -6,6 +6,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from './breaker.ts'
+import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
 
 export interface Health {
@@ -23,6 +24,79 @@ export interface Health {
 const CHECK_MS = 1_000
 /** An event loop that stood still this long (ms, p99 since the last look) is not alive. */
 const LOOP_MS = 10_000
+
+interface Answer {
+  status: 'up' | 'down'
+  detail?: string
+}
+
+/** What has not been answered is not asked again: behind a server that hangs, questions would pile up. */
+function joined(question: () => Promise<unknown>): () => Promise<unknown> {
+  let pending: Promise<unknown> | undefined
+  return () => {
+    pending ??= question().finally(() => {
+      pending = undefined
+    })
+    return pending
+  }
+}
+
+async function ask(question: () => Promise<unknown>): Promise<Answer> {
+  let timer: NodeJS.Timeout | undefined
+  try {
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(new Error(`no answer within ${CHECK_MS} ms`)), CHECK_MS)
+    })
+    await Promise.race([question(), late])
+    return { status: 'up' }
+  } catch (error) {
+    return { status: 'down', detail: causeOf(error as Error) }
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** A host with several addresses fails with an error that has the reasons, and says nothing itself. */
+function causeOf({ message, code, errors = [] }: Error & { code?: string; errors?: Error[] }): string {
+  return message || [...new Set(errors.map((one) => one.message))].join(', ') || code || 'no answer'
+}
+
+/** Milliseconds between looks at the dependencies. Two in a row without an answer are said: one may come before a connection. */
+const WATCH_MS = 2_000
+/** Milliseconds after which it is said again of one that is still down. */
+const REPEAT_MS = 60_000
+
+/** Says in the log which dependencies do not answer and why: once when it begins, rarely while it lasts, and when it is over. */
+export function watchDependencies(
+  { checks, log }: Pick<Health, 'checks'> & { log: Log },
+  { watch_ms = WATCH_MS, repeat_ms = REPEAT_MS } = {},
+) {
+  const watched = Object.entries(checks).map(([name, question]) => {
+    const once = joined(question)
+    let failed = 0
+    let since_ms = 0
+    let said_ms: number | undefined
+    return async () => {
+      const { status, detail } = await ask(once)
+      const now_ms = performance.now()
+      const down_s = Math.round((now_ms - since_ms) / 1000)
+      if (status === 'up') {
+        if (said_ms !== undefined) log.info({ dependency: name, down_s }, `${name} answers again`)
+        failed = 0
+        said_ms = undefined
+        return
+      }
+      if (failed++ === 0) since_ms = now_ms
+      if (failed < 2 || (said_ms !== undefined && now_ms - said_ms < repeat_ms)) return
+      said_ms = now_ms
+      log.warn({ dependency: name, error: detail, down_s }, `${name} does not answer`)
+    }
+  })
+  const look = () => void Promise.all(watched.map((one) => one()))
+  const timer = setInterval(look, watch_ms)
+  look()
+  return { close: () => clearInterval(timer) }
+}
 
 const Livez = Type.Object({
   status: Type.Enum(['ok', 'stuck']),
@@ -42,27 +116,7 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
   app.addHook('onClose', async () => {
     loop.disable()
   })
-
-  /** What has not been answered is not asked again: behind a server that hangs, questions would pile up. */
-  const open = new Map<string, Promise<unknown>>()
-
-  async function ask(name: string): Promise<{ status: 'up' | 'down'; detail?: string }> {
-    let timer: NodeJS.Timeout | undefined
-    const question = open.get(name) ?? checks[name]?.().finally(() => open.delete(name))
-    try {
-      if (question) open.set(name, question)
-      const late = new Promise<never>((_, reject) => {
-        timer = setTimeout(() => reject(new Error(`no answer within ${CHECK_MS} ms`)), CHECK_MS)
-      })
-      await Promise.race([question, late])
-      return { status: 'up' }
-    } catch (error) {
-      const { message, code } = error as Error & { code?: string }
-      return { status: 'down', detail: message || code || 'no answer' }
-    } finally {
-      clearTimeout(timer)
-    }
-  }
+  const questions = Object.entries(checks).map(([name, question]) => [name, joined(question)] as const)
 
   app.get(
     '/livez',
@@ -100,7 +154,7 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
       },
     },
     async (_request, reply) => {
-      const answers = await Promise.all(Object.keys(checks).map(async (name) => [name, await ask(name)] as const))
+      const answers = await Promise.all(questions.map(async ([name, question]) => [name, await ask(question)] as const))
       const down = answers.some(([, answer]) => answer.status === 'down')
       const status = stopping() ? 'stopping' : down ? 'not_ready' : 'ready'
       return reply.code(status === 'ready' ? 200 : 503).send({

@@ -2,6 +2,7 @@
  * The BullMQ queues and the pub/sub channel between API and workers. Invariant: both carry hints only. A purchase is a
  * Postgres row; a lost job is made up for by the sweeper, a lost notice by the waiting side's own look.
  */
+import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Queue } from 'bullmq'
 import { Redis, type RedisOptions } from 'ioredis'
@@ -33,8 +34,29 @@ export const readFlow = (message: string) => ({ resource: message.slice(1), flow
 /** Milliseconds between attempts to reach Redis again: constant, so that recovery is not delayed by a long outage. */
 const RECONNECT_MS = 200
 
-/** For commands whose failure the caller handles: nothing is kept for later while Redis is away. */
-export function openRedis(url: string, log: Log, options: Omit<RedisOptions, 'replyMapping'> = {}): Redis {
+const at = (url: string) => new URL(url).host
+/** Why a connection is down: a command without it says only that it is. */
+const causes = new WeakMap<Redis, Error>()
+
+/** Resolves when Redis answers, also after a first connection that is still being made. @throws the reason why it does not */
+export async function pingRedis(redis: Redis): Promise<void> {
+  const cause = causes.get(redis)
+  if (cause) throw cause
+  // Rejects with the error that comes instead.
+  if (redis.status !== 'ready') await once(redis, 'ready')
+  await redis.ping()
+}
+
+/**
+ * For commands whose failure the caller handles: nothing is kept for later while Redis is away. `level`: of the line about a
+ * failing connection; a process has several to one Redis, and its own watch says once that it is down.
+ */
+export function openRedis(
+  url: string,
+  log: Log,
+  options: Omit<RedisOptions, 'replyMapping'> = {},
+  level: 'debug' | 'warn' = 'debug',
+): Redis {
   const redis = new Redis(url, {
     enableOfflineQueue: false,
     maxRetriesPerRequest: 0,
@@ -45,13 +67,16 @@ export function openRedis(url: string, log: Log, options: Omit<RedisOptions, 're
     autoResubscribe: false,
     ...options,
   })
-  let lastMessage = ''
+  let cause: Error | undefined
   redis.on('error', (error) => {
-    if (error.message !== lastMessage) log.warn({ error: error.message }, 'redis: connection failed')
-    lastMessage = error.message
+    if (error.message !== cause?.message)
+      log[level]({ error: error.message, redis: at(url) }, 'redis: connection failed')
+    cause = error
+    causes.set(redis, error)
   })
   redis.on('ready', () => {
-    lastMessage = ''
+    cause = undefined
+    causes.delete(redis)
   })
   return redis
 }

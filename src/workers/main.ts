@@ -64,7 +64,7 @@ async function listen(): Promise<void> {
 
 try {
   await listen()
-  log.info({ metrics: app.listeningOrigin, concurrency: config.worker_concurrency }, 'worker is settling lines')
+  log.info({ metrics: app.listeningOrigin, concurrency: config.worker_concurrency }, 'worker is running')
 } catch (error) {
   process.stderr.write(`holdfast: ${(error as Error).message}\n`)
   process.exit(1)

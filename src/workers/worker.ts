@@ -3,6 +3,7 @@ import { type Job, Worker } from 'bullmq'
 import { type Breaker, createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
 import { openDb } from '../shared/db.ts'
+import { watchDependencies } from '../shared/health.ts'
 import { createLockStats } from '../shared/lock-stats.ts'
 import { LeaseLostError, LockBusyError, type Locks } from '../shared/locks/lease.ts'
 import { openLocks } from '../shared/locks/open.ts'
@@ -15,6 +16,7 @@ import {
   flowChannel,
   type NudgeJob,
   openRedis,
+  pingRedis,
   QUEUE,
   settledChannel,
   writeFlow,
@@ -208,6 +210,8 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     looking = false
   }, LINES_MS)
 
+  const checks = { postgres: () => db.client`SELECT 1`, redis: () => pingRedis(redis), ...opened.checks }
+  const watch = watchDependencies({ checks, log })
   const closing: Step[] = [
     [
       'finish batches',
@@ -223,6 +227,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     [
       'close connections',
       () => {
+        watch.close()
         redis.disconnect()
         jobs_redis.disconnect()
         database.close()
@@ -234,7 +239,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
 
   return {
     breakers,
-    checks: { postgres: () => db.client`SELECT 1`, redis: () => redis.ping(), ...opened.checks },
+    checks,
     stuck() {
       const late = drain.state().filter(({ idle_ms }) => idle_ms > 2 * progress_ms)
       if (late.length === 0) return undefined

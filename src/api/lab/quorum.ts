@@ -6,7 +6,7 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import { createRedlock } from '../../shared/locks/redlock.ts'
-import { Problem } from '../../shared/problem.ts'
+import { stopping as ending, Problem } from '../../shared/problem.ts'
 import { answers, Nullable, problems } from '../http.ts'
 import { Duration, KEYED, Message, Success, since, TAGS } from './answers.ts'
 import { startRedisServers } from './redis-servers.ts'
@@ -64,8 +64,8 @@ export function quorumRoutes(instance: FastifyInstance): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const stopping = new AbortController()
   let running: Promise<Step[]> | undefined
+  app.door.onDrain(() => stopping.abort())
   app.addHook('preClose', async () => {
-    stopping.abort()
     await running?.catch(() => {})
   })
 
@@ -99,7 +99,7 @@ export function quorumRoutes(instance: FastifyInstance): void {
         running = undefined
       })
       const steps = await running.catch((error) => {
-        throw stopping.signal.aborted ? ending : error
+        throw stopping.signal.aborted ? ending() : error
       })
       const success = steps.every((step) => step.locked === step.running >= QUORUM)
       return { success, servers: SERVERS, quorum: QUORUM, steps, duration: since(started_ms) }
@@ -107,5 +107,4 @@ export function quorumRoutes(instance: FastifyInstance): void {
   )
 }
 
-const ending = new Problem(503, 'stopping', 'This process is stopping.', { retry_after: 1 })
 const missing = new Problem(503, 'redis_server_missing', 'redis-server is not installed, or does not start here.')

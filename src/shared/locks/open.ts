@@ -52,7 +52,8 @@ export async function openLocks({ config, redis, log, events }: OpenLocksDeps): 
       return { locks, modes: ALL, checks: own ? { locks: () => locks.inspect('readyz') } : {}, close }
     }
     case 'redlock': {
-      const nodes = lock.urls.map((url) => openRedis(url, log, { autoResendUnfulfilledCommands: false }))
+      // Of each server that fails: the others may still be a quorum, and then nothing else says so.
+      const nodes = lock.urls.map((url) => openRedis(url, log, { autoResendUnfulfilledCommands: false }, 'warn'))
       const { max_ttl_ms } = lock
       // Its type says what a quorum cannot count; who may ask for more looks at `modes` first.
       const locks: Locks = createRedlock({ nodes, prefix, ...options, ...(max_ttl_ms && { max_ttl_ms }) })
@@ -96,6 +97,6 @@ function openServers(servers: LockRedis, log: Log): Redis | Cluster {
           retryStrategy: () => RECONNECT_MS,
           sentinelRetryStrategy: () => RECONNECT_MS,
         })
-  own.on('error', (error) => log.warn({ error: error.message }, 'redis of the locks: connection failed'))
+  own.on('error', (error) => log.debug({ error: error.message }, 'redis of the locks: connection failed'))
   return own
 }
