@@ -6,6 +6,7 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { HURT } from '../test/chaos/claims-told.ts'
 import { describe } from '../test/chaos/nemesis.ts'
 import { CONTROLS, PLANTED, type Planted } from '../test/chaos/planted.ts'
 import { type Options, type Progress, type Report, runChaos } from '../test/chaos/run.ts'
@@ -24,6 +25,11 @@ function plantedNamed(name: string): Planted {
   return refuse(`--without takes ${[...PLANTED, ...CONTROLS].map((one) => one.name).join(', ')}, not ${name}`)
 }
 
+/** Without a terminal: between two lines. */
+const PROGRESS_MS = 5_000
+/** of this run's last line, or of the run before */
+let said_ms = 0
+
 const seconds = (ms: number) => (ms / 1000).toFixed(1)
 
 function progress({ at_ms, came, inside, answered, refused, unanswered, now, waits_for }: Progress): void {
@@ -31,19 +37,17 @@ function progress({ at_ms, came, inside, answered, refused, unanswered, now, wai
   const draining = waits_for === undefined ? '' : `; waits for ${waits_for}`
   const line = `${seconds(at_ms).padStart(6)} s: ${came} came, ${inside} inside, ${answered} answered, ${refused} told 503, ${unanswered} without an answer${faults}${draining}`
   if (process.stdout.isTTY) process.stdout.write(`\r\x1b[K${line.slice(0, (process.stdout.columns ?? 120) - 1)}`)
-  else if (Math.round(at_ms / 1000) % 5 === 0) say(line)
+  else if (at_ms < said_ms || at_ms - said_ms >= PROGRESS_MS) {
+    said_ms = at_ms
+    say(line)
+  }
 }
-
-/** Runs in which every fault came too late for its plan: what holds without faults says nothing about them. */
-const unhurt: string[] = []
 
 /** Runs once and cleans up, also when it fails. */
 async function once(options: Options): Promise<Report> {
   const steps: (() => Promise<void>)[] = []
   try {
-    const report = await runChaos({ name: 'chaos', teardown: (step) => void steps.unshift(step) }, options, progress)
-    if (report.faults.length === 0) unhurt.push(options.planted?.name ?? `seed ${options.seed}`)
-    return report
+    return await runChaos({ name: 'chaos', teardown: (step) => void steps.unshift(step) }, options, progress)
   } finally {
     if (process.stdout.isTTY) process.stdout.write('\r\x1b[K')
     for (const step of steps) await step()
@@ -129,7 +133,10 @@ async function honest(options: Options): Promise<boolean> {
 /** True when the checker has found what is missing. */
 async function found(planted: Planted, options: Options): Promise<boolean> {
   say(`without ${planted.name}: ${planted.what} out`)
-  const broken = brokenOf(await once({ ...options, planted }))
+  // A run without faults is no proof that the checker sees this one, nor that it is quiet without it.
+  const broken = brokenOf(await once({ ...options, planted })).filter(
+    (one) => planted.harmless || one.invariant !== HURT,
+  )
   const [first] = broken
   say(
     first
@@ -158,10 +165,6 @@ if (guards) {
   const folder = join(out, `seed-${seed}-${time}`)
   say(`seed ${seed}, ${run.seconds} s of load, ${run.rate} come in a second; records go to ${folder}`)
   process.exitCode = (await honest({ ...options, folder })) ? 0 : 1
-}
-if (unhurt.length > 0) {
-  say(`BROKEN: no fault happened in ${unhurt.join(', ')}`)
-  process.exitCode = 1
 }
 // What libraries still keep open is of no use any more.
 process.exit()

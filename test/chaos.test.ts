@@ -4,11 +4,13 @@
  */
 import t from 'tap'
 import { check } from './chaos/checker.ts'
-import type { Evidence, Row } from './chaos/evidence.ts'
+import { type Evidence, type Row, unsettled } from './chaos/evidence.ts'
 import { describe, plan } from './chaos/nemesis.ts'
 import type { Entry } from './chaos/record.ts'
 import { recoveryOf } from './chaos/recovery.ts'
 import { runChaos } from './chaos/run.ts'
+import { openShop } from './shop.ts'
+import { openWorld } from './world.ts'
 
 const id = (n: number) => `01935f5e-0000-7000-8000-${String(n).padStart(12, '0')}`
 const HOT = 'product:hot-1'
@@ -116,6 +118,7 @@ function honest(): Evidence & { rows: Row[]; entries: Entry[] } {
     ]),
     invariants: [{ invariant: 'never oversold', looked_at: 1, offenders: [] }],
     fallen: [],
+    faults: 1,
     lingering: { looks: 3, rows: [] },
   }
 }
@@ -207,6 +210,7 @@ const LIES: [string, RegExp, (story: Story) => unknown][] = [
   ],
   ['units that are there and not sold', /everything that can be sold/, (s) => change(s, 15, { status: 409 })],
   ['one more than there was', /everything that can be sold/, (s) => change(s, 16, { status: 201 })],
+  ['a run in which nothing was hurt', /a fault happened/, (s) => Object.assign(s, { faults: 0 })],
   ['a process that ended by itself', /ended by itself/, (s) => Object.assign(s, { fallen: ['worker-1 (code 1)'] })],
   [
     'what npm run verify finds',
@@ -233,6 +237,20 @@ t.test('the same seed plans the same faults, another seed others; all kinds have
   t.notSame(texts(1), texts(2))
   t.ok(new Set(plan(1, 0, 120_000).map((fault) => fault.kind)).size >= 11)
   for (const { at_ms, for_ms } of plan(3, 1_000, 30_000)) t.ok(at_ms >= 1_000 && at_ms + for_ms <= 30_000)
+})
+
+t.test('a drain names what it waits for', async (t) => {
+  const world = await openWorld(t)
+  const { url } = await world.startApi()
+  const shop = openShop(t, [url], world.env.DATABASE_URL)
+  t.same(await unsettled(shop.client), [])
+  const ref = await shop.units('product', 5)
+  const body = JSON.stringify({ customer: 'ada', lines: [{ resource: ref, units: 1 }] })
+  const headers = { 'content-type': 'application/json' }
+  for (let n = 0; n < 2; n++) {
+    t.equal((await fetch(`${url}/api/purchases`, { method: 'POST', headers, body })).status, 202, 'no worker is there')
+  }
+  t.same(await unsettled(shop.client), ['2 purchases queued'])
 })
 
 t.test('recovery is counted from the last fault', async (t) => {

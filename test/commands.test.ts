@@ -133,7 +133,9 @@ t.test(
     await refused(t, ['chaos', ['--seconds=20'], /too short for a fault: .* the shortest run is --seconds=31$/m])
     await refused(t, ['chaos:guards', ['--seconds=12'], /the shortest run is --seconds=13$/m])
     for (let seed = 0; seed < 2_000; seed++) {
-      if (plan(seed, 10_000, 10_000 + LONGEST_FAULT_S * 1000).length === 0) t.fail(`seed ${seed} has no fault`)
+      for (const kills of [true, false]) {
+        if (plan(seed, 10_000, 10_000 + LONGEST_FAULT_S * 1000, kills).length === 0) t.fail(`seed ${seed} has no fault`)
+      }
     }
   },
 )

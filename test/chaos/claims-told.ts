@@ -44,6 +44,9 @@ const merged = (lines: readonly { resource: string; units: number }[]) => {
   return JSON.stringify([...units].sort())
 }
 
+/** What holds without faults says nothing about them. */
+export const HURT = 'a fault happened'
+
 export const TOLD: Record<string, Claim> = {
   'every answer is one that the contract knows'({ entries }) {
     const bad = entries.filter(
@@ -155,6 +158,8 @@ export const TOLD: Record<string, Claim> = {
     const asked = entries.filter((one) => wanted[one.op] !== undefined)
     return { looked_at: asked.length, offenders: asked.filter((one) => one.status !== wanted[one.op]).map(brief) }
   },
+
+  [HURT]: ({ faults }) => ({ looked_at: faults, offenders: faults === 0 ? ['every fault came too late'] : [] }),
 
   'no process ended by itself': ({ fallen }) => ({ looked_at: fallen.length, offenders: [...fallen] }),
 }

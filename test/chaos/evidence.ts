@@ -34,6 +34,8 @@ export interface Evidence {
   readonly invariants: readonly Finding[]
   /** processes that ended by themselves */
   readonly fallen: readonly string[]
+  /** how many took place */
+  readonly faults: number
   /** rows that were queued for longer than LINGER_S after the load had ended, with their queue; and how often it was looked */
   readonly lingering: { readonly looks: number; readonly rows: readonly string[] }
 }

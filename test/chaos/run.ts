@@ -146,16 +146,17 @@ export async function runChaos(
 
   const rows = await readRows(db.client)
   const lines = new Map(shelves.hot.map((ref) => [ref, HOT.units]))
+  const done = nemesis.done()
   const findings = check({
     ...rows,
     entries: recorder.entries,
     lines,
     provider: await provider(fleet.sandbox.url).ledger(),
     fallen: fleet.fallen(),
+    faults: done.length,
     lingering: await lingering(),
   })
   const settled = await settledBySecond(db.client, began_ms)
-  const done = nemesis.done()
   const first_ms = Math.min(load_ms, ...done.map((one) => one.from_ms))
   const last_ms = Math.max(0, ...done.map((one) => one.until_ms))
   await recorder.close()
