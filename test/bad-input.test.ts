@@ -17,6 +17,8 @@ const GOOD = { name: 'Good', kind: 'units', total: 10, price: { amount: 100, cur
 await call('PUT', '/api/resources/good/1', { body: GOOD })
 await call('PUT', '/api/resources/account/1', { body: GOOD })
 await call('PUT', '/api/resources/room/1', { body: { name: 'Room', kind: 'calendar' } })
+// Made when that was allowed.
+await db.client`INSERT INTO resources (ref, kind) VALUES ('account:time', 'calendar')`
 const HELD = '01935f5e-0000-7000-8000-000000000001'
 await db.client`
   INSERT INTO purchases (id, queue, lines, hold_seconds)
@@ -43,18 +45,36 @@ interface Case extends Request {
   status?: number
   /** named in `errors`; null when there is no field to name */
   field: string | null
+  code?: string
 }
 
 /** Sends each case and asserts the status, the field and that nothing was written. */
 async function refused(t: Test, cases: Case[]) {
   const before = await written()
-  for (const { name, method = 'POST', path = '/api/purchases', status = 400, field, ...request } of cases) {
+  for (const { name, method = 'POST', path = '/api/purchases', status = 400, field, code, ...request } of cases) {
     const answer = await call(method, path, request)
     const fields = answer.body.errors?.map((one: { field: string }) => one.field).join() ?? null
-    t.same([answer.status, fields], [status, field], `${name}: ${answer.body.detail?.slice(0, 100)}`)
+    // Some line separators would end a line of the report.
+    const what = `${name.replace(/[^\x20-\x7e]/gu, (one) => `U+${one.codePointAt(0)?.toString(16)}`)}: ${answer.body.detail?.slice(0, 100)}`
+    t.same([answer.status, fields, answer.body.code], [status, field, code ?? answer.body.code], what)
   }
   t.same(await written(), before, 'nothing was written')
 }
+
+/** What no identifier may have: control characters, what is not seen, and white space outside. */
+const UNCLEAN = [
+  'a\u0007',
+  'a\nb',
+  '\u0085a',
+  'a\u009f',
+  ' a',
+  'a ',
+  '\ta',
+  '\u00a0a',
+  'a\u3000',
+  ' ',
+  '\u2028',
+].concat(['a\u200bb', 'a\u200db', 'a\u2060', '\ufeffa', '\u202ea', 'a\u2066b', 'a\u00adb', 'a\ufe0f', 'a\u{e0041}'])
 
 const line = (resource: unknown = 'good:1', units: unknown = 1) => ({ resource, units })
 const purchase = (change: object = {}) => ({ customer: 'ada', lines: [line()], ...change })
@@ -142,6 +162,20 @@ t.test('lines and what they name', (t) =>
       field: 'lines[1].resource',
     },
     { name: 'a calendar', body: purchase({ lines: [line('room:1')] }), status: 422, field: 'lines[0].resource' },
+    {
+      name: 'an account',
+      body: purchase({ lines: [line(), line('account:1')] }),
+      status: 422,
+      code: 'wrong_kind',
+      field: 'lines[1].resource',
+    },
+    {
+      name: 'the account that pays',
+      body: purchase({ lines: [line('account:1')], payment: { method: 'wallet', account: 'account:1' } }),
+      status: 422,
+      code: 'wrong_kind',
+      field: 'lines[0].resource',
+    },
   ]),
 )
 
@@ -150,11 +184,13 @@ t.test('the rest of a purchase', (t) =>
     { name: 'unknown field', body: purchase({ discount: 1 }), field: 'discount' },
     { name: 'a status of its own', body: purchase({ status: 'confirmed' }), field: 'status' },
     { name: 'no customer', body: { lines: [line()] }, field: 'customer' },
-    ...[null, 1, '', [], {}, 'a'.repeat(201), 'a\u0000b', '\ud800', 'a\udc00', '\ud800\ud800'].map((customer) => ({
-      name: `customer ${JSON.stringify(customer)?.slice(0, 20)}`,
-      body: purchase({ customer }),
-      field: 'customer',
-    })),
+    ...[null, 1, '', [], {}, 'a'.repeat(201), 'a\u0000b', '\ud800', 'a\udc00', '\ud800\ud800', ...UNCLEAN].map(
+      (customer) => ({
+        name: `customer ${JSON.stringify(customer)?.slice(0, 20)}`,
+        body: purchase({ customer }),
+        field: 'customer',
+      }),
+    ),
     ...[0, -1, 1.5, '60', null, 604_801, 2 ** 53, [], true].map((hold_seconds) => ({
       name: `hold_seconds ${JSON.stringify(hold_seconds)}`,
       body: purchase({ hold_seconds }),
@@ -287,12 +323,19 @@ t.test('resources', (t) => {
     ...[undefined, null, -1, 0.5, '1', 1e12 + 1, 1e308].map((amount) =>
       put(`amount ${JSON.stringify(amount)}`, { ...GOOD, price: { amount, currency: 'USD' } }, 'price.amount'),
     ),
-    ...[undefined, null, '', 'US', 'USDX', 'U$D', 840].map((currency) =>
-      put(`currency ${JSON.stringify(currency)}`, { ...GOOD, price: { amount: 1, currency } }, 'price.currency'),
+    ...[undefined, null, '', 'US', 'USDX', 'U$D', 840, 'ZZZ', 'Qqq', 'XXX', 'XTS', 'XAU', 'DEM', 'ſek'].map(
+      (currency) =>
+        put(`currency ${JSON.stringify(currency)}`, { ...GOOD, price: { amount: 1, currency } }, 'price.currency'),
     ),
     put('unknown field in price', { ...GOOD, price: { ...GOOD.price, vat: 1 } }, 'price.vat'),
     put('unknown field', { ...GOOD, available: 10 }, 'available'),
     put('a calendar with a total', { name: 'Room', kind: 'calendar', total: 1 }, 'total'),
+    {
+      ...put('an account as a calendar', { name: 'Wallet', kind: 'calendar' }, 'kind'),
+      path: '/api/resources/account/new',
+      status: 422,
+      code: 'wrong_kind',
+    },
     ...['banana', 'W/"1"', '"1', '1.0', '""', '"1";', '1 2', '-1', '"9999999999999999"'].map((match) => ({
       ...put(`If-Match ${match}`, GOOD, 'If-Match'),
       path: '/api/resources/good/1',
@@ -325,7 +368,15 @@ t.test('bookings', (t) => {
     ),
     book('an unknown resource', stay({ resource: 'room:none' }), 'resource', 422),
     book('what is sold by units', stay({ resource: 'good:1' }), 'resource', 422),
-    ...[null, 1, '', [], 'a'.repeat(201), 'a\u0000', '\ud800'].map((customer) =>
+    book('an account', stay({ resource: 'account:1' }), 'resource', 422),
+    book('the time of an account', stay({ resource: 'account:time' }), 'resource', 422),
+    book(
+      'an account of time',
+      stay({ payment: { method: 'wallet', account: 'account:time' } }),
+      'payment.account',
+      422,
+    ),
+    ...[null, 1, '', [], 'a'.repeat(201), 'a\u0000', '\ud800', ...UNCLEAN].map((customer) =>
       book(`customer ${JSON.stringify(customer)?.slice(0, 20)}`, stay({ customer }), 'customer'),
     ),
     ...[null, 1, '', 'soon', '2030-02-30', '2030-1-1', '2030-01-01T10:00', '2030-01-01T10:00:00', '2030-01-01T25:00Z']
@@ -373,7 +424,7 @@ t.test('bookings', (t) => {
       book(`driver_id ${JSON.stringify(driver_id)?.slice(0, 20)}`, ride({ driver_id }), 'driver_id'),
     ),
     book('an unknown driver', ride({ driver_id: 'none' }), 'driver_id', 422),
-    ...[null, '', -1, 1.5, 'a\u0000', '\ud800', {}, 'a'.repeat(201)].map((rider_id) =>
+    ...[null, '', -1, 1.5, 'a\u0000', '\ud800', {}, 'a'.repeat(201), ...UNCLEAN].map((rider_id) =>
       book(`rider_id ${JSON.stringify(rider_id)?.slice(0, 20)}`, ride({ rider_id }), 'rider_id'),
     ),
     ...[null, '1', 91, -90.5, 1e308].flatMap((degrees) => [
@@ -614,6 +665,9 @@ t.test('paths, queries and cursors', async (t) => {
     get('/api/purchases?customer=%00', 'customer'),
     get(`/api/purchases?customer=${long}`, 'customer'),
     get('/api/purchases?customer=a&customer=b', 'customer'),
+    ...UNCLEAN.flatMap((customer) =>
+      ['purchases', 'bookings'].map((list) => get(`/api/${list}?customer=${encodeURIComponent(customer)}`, 'customer')),
+    ),
     get('/api/bookings?status=confirmed', 'status'),
     get('/api/bookings?resource=room', 'resource'),
     get('/api/bookings?customer=%00', 'customer'),

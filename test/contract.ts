@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import addFormats from 'ajv-formats'
-import { isPlainText, PLAIN_TEXT } from '../src/api/http.ts'
+import { IDENTIFIER, isIdentifier, isPlainText, PLAIN_TEXT } from '../src/api/http.ts'
 
 type Json = null | boolean | number | string | Json[] | { [key: string]: Json | undefined }
 type Method = 'get' | 'put' | 'post' | 'delete'
@@ -44,7 +44,7 @@ export const operations = Object.entries(document.paths).flatMap(([path, methods
 )
 
 const ajv = new Ajv2020({ strict: false, allErrors: true })
-addFormats.default(ajv).addFormat(PLAIN_TEXT, isPlainText)
+addFormats.default(ajv).addFormat(PLAIN_TEXT, isPlainText).addFormat(IDENTIFIER, isIdentifier)
 ajv.addSchema(document, 'openapi')
 
 /** The validator of one place in the document. */

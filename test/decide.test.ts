@@ -99,15 +99,32 @@ t.test('the same item on two lines of one cart is checked as one (medusa#16502)'
   t.same(verdict.movements, [])
 })
 
-t.test('a wallet that buys from its own account pays for both', async (t) => {
-  const row = purchase({
-    queue: 'account:w',
-    lines: [{ resource: 'account:w', units: 60 }],
-    payment: { method: 'wallet', account: 'account:w' },
-  })
-  t.match(run([{ kind: 'purchase', purchase: row }], resource('account:w', 100)).purchases, [
-    { status: 'failed', reason: 'payment_declined' },
-  ])
+t.test('money is not for sale: a line that names an account, also the one that pays, is refused', async (t) => {
+  const [account, product] = [resource('account:w', 100), resource('product:a', 5)]
+  for (const payment of [{ method: 'none' }, { method: 'wallet', account: 'account:w' }] as const) {
+    for (const refs of [['account:w'], ['product:a', 'account:w']]) {
+      const lines = refs.map((ref) => ({ resource: ref, units: 1 }))
+      const row = purchase({ queue: refs[0] ?? '', lines, payment })
+      const { purchases, movements } = run([{ kind: 'purchase', purchase: row }], account, product)
+      t.match(purchases, [{ status: 'rejected', reason: 'wrong_kind' }])
+      t.same(movements, [])
+    }
+  }
+})
+
+t.test('an amount beyond the largest exact integer has a code of its own', async (t) => {
+  const price = 1_000_000_000_000
+  const cart = (...units: number[]) =>
+    purchase({ lines: units.map((count, n) => ({ resource: n ? 'product:b' : 'product:a', units: count })) })
+  const settled = (row: PurchaseRow) =>
+    run(
+      [{ kind: 'purchase', purchase: row }],
+      resource('product:a', 20_000, 0, price),
+      resource('product:b', 20_000, 0, price),
+    ).purchases
+  t.match(settled(cart(9_007)), [{ status: 'confirmed', amount: 9_007 * price }])
+  t.match(settled(cart(9_008)), [{ status: 'rejected', reason: 'amount_too_large', amount: null }])
+  t.match(settled(cart(5_000, 5_000)), [{ status: 'rejected', reason: 'amount_too_large' }], 'a sum of lines too')
 })
 
 t.test('confirm, cancel and refund from every status', async (t) => {

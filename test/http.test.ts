@@ -1,5 +1,6 @@
 /** The HTTP contract, row by row of its tables, against real processes; each answer is held against openapi.json. */
 import { spawn } from 'node:child_process'
+import { readdirSync, readFileSync } from 'node:fs'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
 import { ROOT } from '../ops/install.mjs'
@@ -96,6 +97,62 @@ t.test('with an API and a worker', async (t) => {
     t.match((await put('*', units(5))).body, { total: 5, available: 0, sold: 5 })
     const calendar = await call('PUT', at('room:1'), { body: { name: 'Lake house', kind: 'calendar' } })
     t.match([calendar.status, calendar.body], [201, { kind: 'calendar', total: 0, price: USD(0) }])
+  })
+
+  await t.test('a currency stays once money or stock has moved in it; the price may change', async (t) => {
+    const priced = (currency: string, amount = 100, total = 0) => ({ ...units(total), price: { amount, currency } })
+    const put = (ref: string, body: object) => call('PUT', at(ref), { body, headers: { 'if-match': '*' } })
+    const fixed = { status: 409, body: { code: 'currency_fixed', errors: [{ field: 'price.currency' }] } }
+    const path = at('money:1')
+    t.equal((await call('PUT', path, { body: priced('USD') })).status, 201)
+    t.match(await put('money:1', priced('JPY')), { status: 200, body: { price: { currency: 'JPY' } } }, 'nothing moved')
+    t.equal((await call('POST', `${path}/restock`, { body: { delta: 5, reason: 'delivery' } })).status, 200)
+    t.match(await put('money:1', priced('USD', 100, 5)), fixed)
+    t.match(await put('money:1', priced('jpy', 70, 5)), { status: 200, body: { price: { amount: 70 } } })
+    t.equal((await put('money:1', priced('JPY', 70, 0))).status, 200, 'all of it is taken out again')
+    t.match(await put('money:1', priced('USD', 70, 0)), fixed, 'what has moved has moved')
+
+    // 4,000 US cents became 4,000 yen, and a refund of 1,000 made it 5,000 yen.
+    const [ref, account] = [await sell(call, 'paid:fixed', 5, 1_000), await sell(call, 'account:fixed', 5_000, 1)]
+    const bought = await buy({ lines: lines(ref), payment: { method: 'wallet', account } })
+    t.match(await put(account, priced('JPY', 1, 4_000)), fixed)
+    t.match(await put(ref, priced('JPY', 1_000, 5)), fixed)
+    t.equal((await command(bought.body.id, 'refund')).status, 200)
+    t.match(await get(account), { available: 5_000, price: { currency: 'USD' } })
+    const past = () => db.client`UPDATE resources SET currency = 'JPY' WHERE ref = ${account}`
+    await t.rejects(past(), /resources_currency_fixed/, 'nor past the API')
+
+    // What was changed before that was refused is found.
+    await db.client`ALTER TABLE resources DISABLE TRIGGER resources_currency_fixed`
+    await past()
+    const found = await verify(db.client)
+    t.same(found.find((one) => one.invariant.startsWith('a ledger counts'))?.offenders, [account])
+    await db.client`UPDATE resources SET currency = 'USD' WHERE ref = ${account}`
+    await db.client`ALTER TABLE resources ENABLE TRIGGER resources_currency_fixed`
+
+    const room = (currency: string) => ({ name: 'Room', kind: 'calendar', price: { amount: 100, currency } })
+    t.equal((await call('PUT', at('room:fixed'), { body: room('USD') })).status, 201)
+    t.equal((await put('room:fixed', room('EUR'))).status, 200)
+    const stay = { resource: 'room:fixed', customer: 'ada', from: '2030-05-01', to: '2030-05-04' }
+    const { body } = await call('POST', '/api/bookings', { body: { ...stay, hold_seconds: 60 }, headers: SETTLED })
+    t.match(await put('room:fixed', room('USD')), fixed, 'while a stay is priced in it')
+    await call('POST', `/api/bookings/${body.id}/cancel`)
+    t.equal((await put('room:fixed', room('USD'))).status, 200)
+  })
+
+  await t.test('a currency change and a first restock at once: one of them sees the other', async (t) => {
+    for (let n = 0; n < 10; n++) {
+      const ref = await sell(call, `money:race-${n}`, 0)
+      const change = { ...units(0), price: { amount: 100, currency: 'EUR' } }
+      const [changed, stocked] = await Promise.all([
+        call('PUT', at(ref), { body: change, headers: { 'if-match': '"1"' } }),
+        call('POST', `${at(ref)}/restock`, { body: { delta: 5, reason: 'delivery' } }),
+      ])
+      t.equal(stocked.status, 200)
+      const { price } = await get(ref)
+      t.equal(price.currency, changed.status === 200 ? 'EUR' : 'USD')
+      t.ok([200, 409, 412].includes(changed.status), `${changed.status}`)
+    }
   })
 
   await t.test('stock goes in and out through the ledger, newest first', async (t) => {
@@ -268,6 +325,62 @@ t.test('with an API and a worker', async (t) => {
     t.same(await found(`resource=${b}&customer=eve&status=confirmed`), [cart])
     t.same(await found('customer=nobody'), [])
   })
+
+  await t.test('a customer is one, however the letters of its id are composed', async (t) => {
+    const [composed, apart] = ['Zoë', 'Zoë'].map((name, n) => name.normalize(n === 0 ? 'NFC' : 'NFD')) as [
+      string,
+      string,
+    ]
+    await call('PUT', at('compose:1'), { body: { ...units(10), max_per_customer: 1 } })
+    const first = await buy({ customer: apart, lines: lines('compose:1') })
+    t.match(first, { status: 201, body: { customer: composed } })
+    t.same(codes(await buy({ customer: composed, lines: lines('compose:1') })), [409, 'limit'], 'counted as one')
+    const found = async (list: string, customer: string) =>
+      (await call('GET', `/api/${list}?customer=${encodeURIComponent(customer)}`)).body.data.length
+    t.same([await found('purchases', composed), await found('purchases', apart)], [2, 2], 'found as one')
+    const key = { ...SETTLED, 'idempotency-key': 'zoe' }
+    const once = await Promise.all(
+      [composed, apart].map((customer) => buy({ customer, lines: lines('compose:1') }, key)),
+    )
+    t.equal(new Set(once.map((one) => one.body.purchase.id)).size, 1, 'the same body')
+
+    await call('PUT', at('driver:compose'), { body: { name: 'Driver', kind: 'calendar' } })
+    await call('PUT', at('driver:other'), { body: { name: 'Driver', kind: 'calendar' } })
+    const ride = (driver_id: string, rider_id: string) =>
+      call('POST', '/api/bookings', {
+        body: { driver_id, rider_id, pickup_lat: 0, pickup_lng: 0 },
+        headers: SETTLED,
+      })
+    t.match(await ride('compose', apart), { status: 201, body: { customer: composed } })
+    t.same(codes(await ride('other', composed)), [409, 'conflict'], 'one rider, one ride')
+    t.equal(await found('bookings', apart), 2)
+    const lease = { resource: 'job:compose', mode: 'exclusive', ttl_ms: 60_000, owner: apart }
+    await call('POST', '/api/leases', { body: lease })
+    t.match((await call('POST', '/api/leases', { body: lease })).body, { code: 'lock_busy', holder: composed })
+  })
+
+  await t.test(
+    'customers that were stored in two forms are one after the migration, with both their units',
+    async (t) => {
+      const [composed, apart] = [`Zo${'\u00eb'} L`, `Zoe${'\u0308'} L`]
+      await call('PUT', at('compose:2'), { body: { ...units(10), max_per_customer: 1 } })
+      await buy({ customer: composed, lines: lines('compose:2') })
+      // As it was stored when the two were taken for two.
+      const other = (await buy({ customer: 'other', lines: lines('compose:2') })).body.id
+      await db.client`UPDATE purchases SET customer = ${apart} WHERE id = ${other}`
+      await db.client`UPDATE customer_units SET customer = ${apart} WHERE resource = 'compose:2' AND customer = 'other'`
+      const folder = new URL('../drizzle/', import.meta.url)
+    const file = readdirSync(folder).find((one) => one.endsWith('_one_customer.sql')) ?? ''
+    const migration = readFileSync(new URL(file, folder), 'utf8')
+      await db.client.begin((tx) => tx.unsafe(migration))
+      t.same(await db.client`SELECT customer, units::int FROM customer_units WHERE resource = 'compose:2'`, [
+        { customer: composed, units: 2 },
+      ])
+      const { data } = (await call('GET', `/api/purchases?customer=${encodeURIComponent(apart)}`)).body
+      t.equal(data.length, 2)
+      t.same(codes(await buy({ customer: apart, lines: lines('compose:2') })), [409, 'limit'])
+    },
+  )
 
   await t.test('a hold is confirmed, cancelled or refunded once; otherwise the status is named', async (t) => {
     const ref = await sell(call, 'hold:1', 10)

@@ -55,7 +55,7 @@ function alternatives(schema: Schema): Schema[] {
 /** No pattern and no format takes this. */
 const WRONG = 'é'
 /** Formats that are refused in words of their own. */
-const OWN = new Set(['plain-text'])
+const OWN = new Set(['plain-text', 'identifier'])
 
 interface Case {
   method: string

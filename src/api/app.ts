@@ -7,6 +7,7 @@ import type { Socket } from 'node:net'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import { Ajv, type ErrorObject } from 'ajv'
+import type { DataValidationCxt } from 'ajv/dist/types/index.js'
 import addFormats from 'ajv-formats'
 import Fastify, { type FastifyBaseLogger, type FastifyError, type FastifyInstance, LogController } from 'fastify'
 import { UnavailableError } from '../shared/breaker.ts'
@@ -20,7 +21,7 @@ import { availabilityRoutes } from './availability.ts'
 import { type BoardDeps, boardRoutes } from './board.ts'
 import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './bookings.ts'
 import { type EventRoutesDeps, eventRoutes } from './events.ts'
-import { isPlainText, PLAIN_TEXT, WORDS } from './http.ts'
+import { IDENTIFIER, isIdentifier, isPlainText, NFC, PLAIN_TEXT, WORDS } from './http.ts'
 import { type LabDeps, labRoutes } from './lab.ts'
 import { type LeaseRoutesDeps, leaseRoutes } from './leases.ts'
 import { lockBusy } from './lock-server.ts'
@@ -119,8 +120,17 @@ function validators(app: FastifyInstance): void {
   const options = { allErrors: false, discriminator: true, useDefaults: true, strict: false }
   const body = new Ajv({ ...options, coerceTypes: false })
   const text = new Ajv({ ...options, coerceTypes: true })
-  for (const ajv of [body, text]) addFormats.default(ajv).addFormat(PLAIN_TEXT, isPlainText)
+  for (const ajv of [body, text]) {
+    addFormats.default(ajv).addFormat(PLAIN_TEXT, isPlainText).addFormat(IDENTIFIER, isIdentifier)
+    ajv.addKeyword({ keyword: NFC, type: 'string', modifying: true, validate: normalize, errors: false })
+  }
   app.setValidatorCompiler(({ schema, httpPart }) => (httpPart === 'body' ? body : text).compile(schema as object))
+}
+
+function normalize(_schema: boolean, text: string, _parent?: object, context?: DataValidationCxt): boolean {
+  const { parentData, parentDataProperty } = context ?? {}
+  if (parentData && parentDataProperty !== undefined) parentData[parentDataProperty] = text.normalize('NFC')
+  return true
 }
 
 /** `/lines/0/units` as `lines[0].units`. */
@@ -144,6 +154,9 @@ function fieldErrors(error: FastifyError): FieldError[] {
       if (one.keyword === 'additionalProperties') return { field, detail: 'is not a known field' }
       if (one.keyword === 'format' && one.params.format === PLAIN_TEXT) {
         return { field, detail: 'must not contain NUL or half of a surrogate pair' }
+      }
+      if (one.keyword === 'format' && one.params.format === IDENTIFIER) {
+        return { field, detail: 'must not contain control or invisible characters, nor begin or end with white space' }
       }
       const words = WORDS[one.params.pattern ?? one.params.format]
       if (words) return { field, detail: `must be ${words}` }

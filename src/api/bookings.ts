@@ -21,11 +21,12 @@ import {
 import {
   answers,
   cursors,
+  Identifier,
+  IdentifierText,
   IdParams,
   iso,
   Key,
   Nullable,
-  PLAIN_TEXT,
   Prefer,
   page,
   pageQuery,
@@ -41,13 +42,12 @@ import { createLine, keyed, type LineDeps } from './line.ts'
 import { createLook } from './look.ts'
 import { Moment, readRange } from './moment.ts'
 import { declineOf, MONEY, type Money, PaymentState, presentPayment } from './money.ts'
-import { MAX_HOLD_S, PaymentSchema, readPayment } from './purchases.ts'
+import { accountOf, MAX_HOLD_S, PaymentSchema, readPayment } from './purchases.ts'
 import { CHARGING } from './wait.ts'
 
 /** Longest stay. */
 const MAX_STAY_DAYS = 366
 
-const Customer = Type.String({ minLength: 1, maxLength: 200, format: PLAIN_TEXT })
 /** Ids as the callers keep them: 7 and "7" are the same driver. */
 const Id = (text: object) =>
   Type.Unsafe<string | number>({ type: ['string', 'integer'], minimum: 0, maximum: Number.MAX_SAFE_INTEGER, ...text })
@@ -55,7 +55,7 @@ const Id = (text: object) =>
 const Stay = Type.Object(
   {
     resource: Ref(['property:42']),
-    customer: Customer,
+    customer: Identifier(),
     from: Moment('2030-06-01'),
     to: Moment('2030-06-05'),
     payment: Type.Optional(PaymentSchema),
@@ -68,7 +68,7 @@ const Stay = Type.Object(
 const Ride = Type.Object(
   {
     driver_id: Id({ pattern: `^${ID_PATTERN}$`, examples: ['1'] }),
-    rider_id: Id({ minLength: 1, maxLength: 200, format: PLAIN_TEXT, examples: ['ada'] }),
+    rider_id: Id({ minLength: 1, ...IdentifierText, examples: ['ada'] }),
     pickup_lat: Type.Number({ minimum: -90, maximum: 90 }),
     pickup_lng: Type.Number({ minimum: -180, maximum: 180 }),
   },
@@ -257,9 +257,8 @@ function read(body: Type.Static<typeof Stay> | Type.Static<typeof Ride>) {
     payment,
     hold_seconds: body.hold_seconds ?? null,
   }
-  const wanted: Wanted[] = [{ ref: body.resource, field: 'resource', kind: 'calendar' }]
-  if (payment.method === 'wallet') wanted.push({ ref: payment.account, field: 'payment.account', kind: 'units' })
-  return { row, wanted }
+  const calendar: Wanted = { ref: body.resource, field: 'resource', kind: 'calendar' }
+  return { row, wanted: [calendar, ...accountOf(payment)] }
 }
 
 export interface BookingRoutesDeps extends LineDeps {
@@ -357,7 +356,7 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
         summary: 'Bookings, newest first',
         querystring: pageQuery({
           resource: Type.Optional(Ref([])),
-          customer: Type.Optional(Type.String({ maxLength: 200, format: PLAIN_TEXT })),
+          customer: Type.Optional(Type.String(IdentifierText)),
           status: Type.Optional(Type.Enum([...BOOKING_STATUSES])),
         }),
         response: { 200: answers(page(BookingRef), 'One page'), ...problems(400) },

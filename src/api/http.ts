@@ -23,6 +23,25 @@ export const TOKEN_PATTERN = '^[\\x21-\\x7e]+$'
 export const PLAIN_TEXT = 'plain-text'
 export const isPlainText = (text: string) => !text.includes('\0') && !/\p{Surrogate}/u.test(text)
 
+/**
+ * Format of what is compared or counted: a customer, a rider, a lock's owner. What is not seen would make two of one, so it
+ * is refused: control characters, every character that has no glyph of its own (zero width, bidirectional controls,
+ * variation selectors), and white space outside.
+ */
+export const IDENTIFIER = 'identifier'
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]|^\p{White_Space}|\p{White_Space}$/u
+export const isIdentifier = (text: string) => isPlainText(text) && !UNSEEN.test(text)
+/** Keyword by which the validator replaces a text by its Unicode NFC, so that whatever reads it compares letters. */
+export const NFC = 'x-nfc'
+export const IdentifierText = {
+  maxLength: 200,
+  format: IDENTIFIER,
+  [NFC]: true,
+  description: 'Compared in Unicode NFC; no control or invisible characters, no white space outside',
+}
+export const Identifier = (options: { description?: string } = {}) =>
+  Type.String({ minLength: 1, ...IdentifierText, ...options })
+
 export const Nullable = <T extends TSchema>(schema: T) =>
   Type.Unsafe<Type.Static<T> | null>({ ...schema, type: [(schema as unknown as { type: string }).type, 'null'] })
 

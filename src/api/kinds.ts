@@ -1,9 +1,10 @@
-/** What is sold by units and what by the calendar. A resource is never deleted and never changes its kind. */
+/** What is sold by units, what by the calendar, and what pays. A resource is never deleted and never changes its kind. */
 
 import { sql } from 'drizzle-orm'
 import type { Breaker } from '../shared/breaker.ts'
 import { type Client, run } from '../shared/db.ts'
 import { badField } from '../shared/problem.ts'
+import { isAccount } from '../shared/resource.ts'
 
 type Kind = 'units' | 'calendar'
 
@@ -11,7 +12,8 @@ export interface Wanted {
   ref: string
   /** where the client named it */
   field: string
-  kind: Kind
+  /** `account`: its units are money */
+  kind: Kind | 'account'
 }
 
 export interface Kinds {
@@ -21,7 +23,10 @@ export interface Kinds {
 
 /** References that one process remembers; beyond that it starts to remember anew. */
 const REMEMBERED = 100_000
-const WORDS: Record<Kind, string> = { units: 'sold by units', calendar: 'booked by time' }
+const WORDS = { units: 'sold by units', calendar: 'booked by time', account: 'an account of money' } as const
+/** An account is of type `account` and counts units: one by time was never of use, and is neither. */
+const isKind = (ref: string, found: Kind, wanted: Wanted['kind']) =>
+  isAccount(ref) ? wanted === 'account' && found === 'units' : wanted === found
 
 export function createKinds(client: Client, guarded: Breaker['run']): Kinds {
   const kinds = new Map<string, Kind>()
@@ -42,7 +47,8 @@ export function createKinds(client: Client, guarded: Breaker['run']): Kinds {
       for (const { ref, field, kind } of wanted) {
         const found = kinds.get(ref)
         if (found === undefined) throw badField(field, `names ${ref}, which does not exist`, 422, 'unknown_resource')
-        if (found !== kind) throw badField(field, `names ${ref}, which is not ${WORDS[kind]}`, 422, 'wrong_kind')
+        if (!isKind(ref, found, kind))
+          throw badField(field, `names ${ref}, which is not ${WORDS[kind]}`, 422, 'wrong_kind')
       }
     },
   }

@@ -17,7 +17,7 @@ import {
 } from '../shared/locks/lease.ts'
 import { handleOf } from '../shared/locks/remote.ts'
 import { badField, Problem, stopping } from '../shared/problem.ts'
-import { answers, LEASE_ID_PATTERN, PLAIN_TEXT, problems, Ref, Time } from './http.ts'
+import { answers, Identifier, LEASE_ID_PATTERN, problems, Ref, Time } from './http.ts'
 import { lockBusy, onLockServer } from './lock-server.ts'
 
 /** Below this a heartbeat over HTTP is a matter of luck; above a day nobody recovers from a crash. */
@@ -36,12 +36,7 @@ const Common = {
   wait_ms: Type.Optional(
     Type.Integer({ minimum: 0, maximum: MAX_WAIT_MS, description: 'How long to stand in line; 0 (default): one try' }),
   ),
-  owner: Type.String({
-    minLength: 1,
-    maxLength: 200,
-    format: PLAIN_TEXT,
-    description: 'Told to those who find the lock taken: a host, a process, a job',
-  }),
+  owner: Identifier({ description: 'Told to those who find the lock taken: a host, a process, a job' }),
 }
 const Whole = Type.Object(
   { ...Common, mode: Type.Enum(['exclusive', 'shared']) },

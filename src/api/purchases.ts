@@ -15,11 +15,12 @@ import {
   ACCOUNT_PATTERN,
   answers,
   cursors,
+  Identifier,
+  IdentifierText,
   IdParams,
   iso,
   Key,
   Nullable,
-  PLAIN_TEXT,
   Prefer,
   page,
   pageQuery,
@@ -72,7 +73,7 @@ export const PaymentSchema = Type.Unsafe<Payment>({
 })
 const NewPurchaseSchema = Type.Object(
   {
-    customer: Type.String({ minLength: 1, maxLength: 200, format: PLAIN_TEXT }),
+    customer: Identifier(),
     lines: Type.Array(LineSchema, { minItems: 1, maxItems: MAX_LINES }),
     payment: Type.Optional(PaymentSchema),
     hold_seconds: Type.Optional(Type.Integer({ minimum: 1, maximum: MAX_HOLD_S })),
@@ -208,7 +209,9 @@ export function readPayment(payment: Payment = { method: 'none' }): Payment {
   return Object.fromEntries(Object.entries(payment).sort(([a], [b]) => (a < b ? -1 : 1))) as Payment
 }
 
-const units = (ref: string, field: string): Wanted => ({ ref, field, kind: 'units' })
+/** The account that a payment names. */
+export const accountOf = (payment: Payment): Wanted[] =>
+  payment.method === 'wallet' ? [{ ref: payment.account, field: 'payment.account', kind: 'account' }] : []
 
 export interface PurchaseRoutesDeps extends LineDeps {
   intake: Intake<NewPurchase>
@@ -293,9 +296,10 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
       const key = keyed(request, 'POST /api/purchases', body)
       const over = lines.find((line) => line.units > MAX_UNITS)
       if (over) throw badField('lines', `ask for more than ${MAX_UNITS} units of ${over.resource} together`)
-      const wanted = request.body.lines.map((one, i) => units(one.resource, `lines[${i}].resource`))
-      if (payment.method === 'wallet') wanted.push(units(payment.account, 'payment.account'))
-      await deps.kinds.check(wanted)
+      const wanted = request.body.lines.map(
+        ({ resource: ref }, i): Wanted => ({ ref, field: `lines[${i}].resource`, kind: 'units' }),
+      )
+      await deps.kinds.check([...wanted, ...accountOf(payment)])
       return await line.submit(request, reply, { ...body, ...key, id: newId(), queue: queueOf(lines) })
     },
   )
@@ -322,7 +326,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
         tags,
         summary: 'Purchases, newest first',
         querystring: pageQuery({
-          customer: Type.Optional(Type.String({ maxLength: 200, format: PLAIN_TEXT })),
+          customer: Type.Optional(Type.String(IdentifierText)),
           resource: Type.Optional(Ref([])),
           status: Type.Optional(Type.Enum([...PURCHASE_STATUSES])),
         }),

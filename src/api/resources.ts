@@ -8,10 +8,11 @@ import { type SQL, sql } from 'drizzle-orm'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../shared/breaker.ts'
-import { type Client, run, sqlState, type Transaction, transaction } from '../shared/db.ts'
+import { isCurrency, sameCurrency } from '../shared/currency.ts'
+import { type Client, constraintOf, run, sqlState, type Transaction, transaction } from '../shared/db.ts'
 import type { Locks } from '../shared/locks/lease.ts'
 import { badField, Problem } from '../shared/problem.ts'
-import { REF_PATTERN } from '../shared/resource.ts'
+import { isAccount, REF_PATTERN } from '../shared/resource.ts'
 import {
   answers,
   CURRENCY_PATTERN,
@@ -38,7 +39,10 @@ const MAX_PRICE = 1_000_000_000_000
 const Price = Type.Object(
   {
     amount: Type.Integer({ minimum: 0, maximum: MAX_PRICE, description: 'In the minor unit: 99900 is 999.00' }),
-    currency: Type.String({ pattern: CURRENCY_PATTERN, description: 'ISO 4217' }),
+    currency: Type.String({
+      pattern: CURRENCY_PATTERN,
+      description: 'ISO 4217, one that has a minor unit. It stays once the ledger has an entry',
+    }),
   },
   { additionalProperties: false },
 )
@@ -198,6 +202,14 @@ const send = (reply: FastifyReply, resource: Type.Static<typeof ResourceSchema>,
 const tooSmall = (least: number) =>
   badField('total', `cannot be below the ${least} units sold and held`, 409, 'total_too_small')
 const tooMany = () => badField('delta', 'would take out more units than are available', 409, 'insufficient_available')
+const currencyFixed = (ref: string) =>
+  badField(
+    'price.currency',
+    `of ${ref} stays: its ledger has an entry, or a purchase or booking in it is open`,
+    409,
+    'currency_fixed',
+  )
+const moneyOfTime = () => badField('kind', 'of an account is units: its units are money', 422, 'wrong_kind')
 const notFound = (ref: string) => new Problem(404, 'not_found', `There is no resource ${ref}.`)
 
 export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDeps): void {
@@ -228,7 +240,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
         response: {
           200: answers(Resource, 'Replaced', 'etag'),
           201: answers(Resource, 'Created', 'etag', 'location'),
-          ...problems(400, tooSmall(2), 412, 413, 415, 428),
+          ...problems(400, tooSmall(2), 412, 413, 415, moneyOfTime(), 428),
         },
       },
     },
@@ -238,12 +250,20 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       const { name, kind } = request.body
       const total = request.body.kind === 'units' ? request.body.total : 0
       const limit = request.body.kind === 'units' ? (request.body.max_per_customer ?? null) : null
-      const { amount, currency } = request.body.price ?? { amount: 0, currency: 'USD' }
+      if (isAccount(ref) && kind === 'calendar') throw moneyOfTime()
       const { created, resource } = await change(async (tx) => {
-        const [old] = await run<Pick<Row, 'kind' | 'version' | 'total' | 'available' | 'max_per_customer'>>(
+        const [old] = await run<
+          Pick<Row, 'kind' | 'version' | 'total' | 'available' | 'currency' | 'max_per_customer'>
+        >(
           tx,
-          sql`SELECT kind, version, total, available, max_per_customer FROM resources WHERE ref = ${ref} FOR NO KEY UPDATE`,
+          sql`SELECT kind, version, total, available, currency, max_per_customer FROM resources
+              WHERE ref = ${ref} FOR NO KEY UPDATE`,
         )
+        const { amount, currency } = request.body.price ?? { amount: 0, currency: old?.currency ?? 'USD' }
+        // What has one already keeps it, also one that ISO 4217 has withdrawn since.
+        if (!isCurrency(currency) && !(old && sameCurrency(old.currency, currency))) {
+          throw badField('price.currency', 'is no currency of ISO 4217 with a minor unit, as USD is')
+        }
         if (!old) {
           if (match !== undefined) throw new Problem(412, 'stale_version', `There is no resource ${ref} to replace.`)
           const made = await run(
@@ -290,6 +310,8 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
           )
         }
         return { created: !old, resource: await readResource(tx, ref) }
+      }).catch((error) => {
+        throw constraintOf(error) === 'resources_currency_fixed' ? currencyFixed(ref) : error
       })
       if (!resource) throw notFound(ref)
       if (created) reply.header('location', `/api/resources/${request.params.type}/${request.params.id}`)

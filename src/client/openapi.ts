@@ -979,7 +979,7 @@ export interface operations {
                     price: {
                         /** @description In the minor unit: 99900 is 999.00 */
                         amount: number;
-                        /** @description ISO 4217 */
+                        /** @description ISO 4217, one that has a minor unit. It stays once the ledger has an entry */
                         currency: string;
                     };
                     /** @description Units that one customer may have, held ones included */
@@ -992,7 +992,7 @@ export interface operations {
                     price?: {
                         /** @description In the minor unit: 99900 is 999.00 */
                         amount: number;
-                        /** @description ISO 4217 */
+                        /** @description ISO 4217, one that has a minor unit. It stays once the ledger has an entry */
                         currency: string;
                     };
                 };
@@ -1133,6 +1133,7 @@ export interface operations {
     listPurchases: {
         parameters: {
             query?: {
+                /** @description Compared in Unicode NFC; no control or invisible characters, no white space outside */
                 customer?: string;
                 /** @description `type:id` */
                 resource?: string;
@@ -1176,7 +1177,10 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": {
-                    /** Format: plain-text */
+                    /**
+                     * Format: identifier
+                     * @description Compared in Unicode NFC; no control or invisible characters, no white space outside
+                     */
                     customer: string;
                     lines: {
                         /** @description `type:id` */
@@ -1396,6 +1400,7 @@ export interface operations {
             query?: {
                 /** @description `type:id` */
                 resource?: string;
+                /** @description Compared in Unicode NFC; no control or invisible characters, no white space outside */
                 customer?: string;
                 status?: "queued" | "requested" | "accepted" | "completed" | "rejected" | "declined" | "cancelled" | "expired";
                 limit?: number;
@@ -1439,7 +1444,10 @@ export interface operations {
                 "application/json": {
                     /** @description `type:id` */
                     resource: string;
-                    /** Format: plain-text */
+                    /**
+                     * Format: identifier
+                     * @description Compared in Unicode NFC; no control or invisible characters, no white space outside
+                     */
                     customer: string;
                     /** @description ISO 8601 with an offset, or a date alone: then its midnight in UTC */
                     from: string;
@@ -1461,7 +1469,10 @@ export interface operations {
                     hold_seconds?: number;
                 } | {
                     driver_id: string | number;
-                    /** Format: plain-text */
+                    /**
+                     * Format: identifier
+                     * @description Compared in Unicode NFC; no control or invisible characters, no white space outside
+                     */
                     rider_id: string | number;
                     pickup_lat: number;
                     pickup_lng: number;
@@ -2062,7 +2073,7 @@ export interface operations {
                     /** @description How long to stand in line; 0 (default): one try */
                     wait_ms?: number;
                     /**
-                     * Format: plain-text
+                     * Format: identifier
                      * @description Told to those who find the lock taken: a host, a process, a job
                      */
                     owner: string;
@@ -2076,7 +2087,7 @@ export interface operations {
                     /** @description How long to stand in line; 0 (default): one try */
                     wait_ms?: number;
                     /**
-                     * Format: plain-text
+                     * Format: identifier
                      * @description Told to those who find the lock taken: a host, a process, a job
                      */
                     owner: string;

@@ -151,6 +151,12 @@ export function sqlState(error: unknown): string | undefined {
   return cause instanceof postgres.PostgresError ? cause.code : undefined
 }
 
+/** Name of the constraint that refused it, or undefined. */
+export function constraintOf(error: unknown): string | undefined {
+  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
+  return cause instanceof postgres.PostgresError ? cause.constraint_name : undefined
+}
+
 /** The data itself is at fault (classes 22 and 23, RAISE): the same statement fails again for ever. */
 export function isDataError(error: unknown): boolean {
   const state = sqlState(error)

@@ -11,7 +11,8 @@ export const REF_PATTERN = `^${TYPE_PATTERN}:${ID_PATTERN}$`
 /** `product` of `product:1`. */
 export const typeOf = (ref: string) => ref.slice(0, ref.indexOf(':'))
 
-const isAccount = (ref: string) => ref.startsWith('account:')
+/** Money: a wallet pays from it, and it is never sold nor booked. */
+export const isAccount = (ref: string) => ref.startsWith('account:')
 
 /** Sort order for locking: byte order of the reference, `account:` after everything else. */
 export function byLockOrder(a: string, b: string): number {

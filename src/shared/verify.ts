@@ -90,6 +90,17 @@ const SOLD_BY_CARD = `
     UNION ALL SELECT id, replaces, amount, payment FROM bookings WHERE status IN ('accepted', 'completed')
   ) sold WHERE payment ->> 'method' = 'card' AND amount > 0`
 
+/** What was sold of one product, or paid by a wallet, and in which currency. */
+const PRICED = `
+  SELECT queue AS resource, currency FROM purchases
+  WHERE jsonb_array_length(lines) = 1 AND amount > 0 AND status NOT IN ('queued', 'rejected', 'failed')
+  UNION ALL
+  SELECT payment ->> 'account', currency FROM purchases
+  WHERE payment ->> 'method' = 'wallet' AND amount > 0 AND status NOT IN ('queued', 'rejected', 'failed')
+  UNION ALL
+  SELECT payment ->> 'account', currency FROM bookings
+  WHERE payment ->> 'method' = 'wallet' AND amount > 0 AND status NOT IN ('queued', 'rejected')`
+
 const CHECKS: readonly Check[] = [
   {
     invariant: 'never oversold: 0 <= available, held and sold, together the total',
@@ -156,6 +167,13 @@ const CHECKS: readonly Check[] = [
              UNION ALL
              SELECT purchase FROM movements JOIN purchases p ON p.id = purchase AND p.status = 'failed'
              GROUP BY purchase, resource HAVING sum(delta) <> 0`,
+  },
+  {
+    // As far as it can be seen: a line that is free has no currency, and of a cart's amount it is not known whose it was.
+    invariant: 'a ledger counts one currency: what was sold or paid in it has the currency of its resource',
+    of: `SELECT count(*) FROM (${PRICED}) p`,
+    broken: `SELECT r.ref AS id FROM (${PRICED}) p JOIN resources r ON r.ref = p.resource
+             WHERE upper(r.currency) <> upper(p.currency)`,
   },
   {
     invariant: 'charges match what was sold by card, one to one and by amount',

@@ -6,6 +6,7 @@
 
 import { type BookingMove, isActive, MOVES } from '../shared/booking.ts'
 import { newId } from '../shared/id.ts'
+import { isAccount } from '../shared/resource.ts'
 import type { BookingCommand, BookingStatus, ChargeCommand, ChargeStatus, Payment } from '../shared/schema.ts'
 import {
   type CommandChange,
@@ -209,6 +210,10 @@ export function decideBookings(
       refuse('unknown_resource')
       return true
     }
+    if (isAccount(booking.queue)) {
+      refuse('wrong_kind')
+      return true
+    }
     const { payment } = booking
     const wallet = payment.method === 'wallet' ? resources.get(payment.account) : undefined
     if (booking.kind === 'stay') {
@@ -222,7 +227,7 @@ export function decideBookings(
     if (!rivals.filter(isOverdue).every(expire)) return false
     const conflicts = rivals.filter((row) => isActive(row.status)).map((row) => row.id)
     if (conflicts.length > 0) refuse('conflict', conflicts.slice(0, NAMED))
-    else if (booking.kind === 'stay' && booking.amount === null) refuse('limit')
+    else if (booking.kind === 'stay' && booking.amount === null) refuse('amount_too_large')
     else if (payment.method === 'card' && booking.kind === 'ride') refuse('payment_unavailable')
     else if (payment.method === 'wallet' && wallet?.kind !== 'units') refuse('unknown_resource')
     else if (wallet && booking.amount && wallet.currency.toUpperCase() !== resource.currency.toUpperCase()) {

@@ -3,6 +3,7 @@
  * unit that moves leaves a movement, so by resource: total = available + held + sold, by the ledger.
  */
 import { newId } from '../shared/id.ts'
+import { isAccount } from '../shared/resource.ts'
 import type { BookingStatus, ChargeStatus, CommandKind, Line, Payment, PurchaseStatus } from '../shared/schema.ts'
 
 /** A row of purchases, as far as deciding needs it. `status` changes as the batch is decided. */
@@ -241,10 +242,12 @@ export function decide(
     for (const [ref, units] of lines) {
       const resource = resources.get(ref)
       if (resource?.kind !== 'units') return ['rejected', 'unknown_resource']
+      // Money is not for sale. The API says so already; this is for rows that were written past it.
+      if (isAccount(ref)) return ['rejected', 'wrong_kind']
       amount += resource.price * units
       if (resource.price > 0) currencies.add(resource.currency.toUpperCase())
     }
-    if (!Number.isSafeInteger(amount)) return ['rejected', 'limit']
+    if (!Number.isSafeInteger(amount)) return ['rejected', 'amount_too_large']
     const { payment } = purchase
     const wallet = payment.method === 'wallet' ? resources.get(payment.account) : undefined
     if (payment.method === 'wallet') {
@@ -259,9 +262,7 @@ export function decide(
       const resource = resources.get(ref)
       if (!resource || resource.available < units) return ['rejected', 'sold_out']
     }
-    if (wallet && wallet.available < amount + (lines.get(wallet.ref) ?? 0)) {
-      return ['failed', 'payment_declined']
-    }
+    if (wallet && wallet.available < amount) return ['failed', 'payment_declined']
     if (purchase.hold_seconds === null && !isCharged(purchase)) {
       move(purchase, -1, 0, 'sale')
       return ['confirmed']

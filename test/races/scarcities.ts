@@ -211,12 +211,15 @@ export const BALANCES: Scarcity = {
       past: (customer) => sellPast(shop, ref, PRICE, customer),
     }
   },
-  // Credit of the one account, paid from the other.
-  both: ({ shop }, customer, first, second) =>
-    shop.buy(
-      { customer, lines: unitsOf(first.ref, [1], PRICE), payment: { method: 'wallet', account: second.ref } },
-      WAIT,
-    ),
+  // Products of the one arena, paid from the account of the other.
+  both: ({ shop }, customer, first, second) => {
+    const pairs = [[first, second] as const, [second, first] as const]
+    return Promise.all(
+      pairs.map(([{ lines }, { ref: account }]) =>
+        shop.buy({ customer, lines: unitsOf(lines[0] ?? ''), payment: { method: 'wallet', account } }, WAIT),
+      ),
+    )
+  },
 }
 
 /** The verbs of bookings, and how many of them there are on these calendars. */
