@@ -85,6 +85,11 @@ const stay = (change: object = {}) => ({
   to: '2030-01-02',
   ...change,
 })
+/** From and to, in milliseconds from now. */
+const past = (from_ms: number, to_ms: number) => {
+  const [from, to] = [from_ms, to_ms].map((ms) => new Date(Date.now() + ms).toISOString())
+  return { from, to }
+}
 const ride = (change: object = {}) => ({ driver_id: 1, rider_id: 'ada', pickup_lat: 0, pickup_lng: 0, ...change })
 /** JSON that JSON.stringify cannot write. */
 const withUnits = (literal: string) => `{"customer": "ada", "lines": [{"resource": "good:1", "units": ${literal}}]}`
@@ -395,6 +400,9 @@ t.test('bookings', (t) => {
     book('no end', endless, 'to'),
     book('no time at all', stay({ to: '2030-01-01' }), 'to'),
     book('the end before the beginning', stay({ to: '2029-01-01' }), 'to'),
+    book('a stay that is over', stay({ from: '2020-01-01', to: '2020-01-05' }), 'to'),
+    book('a stay that was over five minutes ago', stay(past(-86_400_000, -300_000)), 'to'),
+    book('a stay that was over, held', stay({ ...past(-86_400_000, -300_000), hold_seconds: 60 }), 'to'),
     book('more than a year', stay({ to: '2031-01-03' }), 'to'),
     ...[0, -1, 1.5, '60', null, 604_801].map((hold_seconds) =>
       book(`hold_seconds ${JSON.stringify(hold_seconds)}`, stay({ hold_seconds }), 'hold_seconds'),

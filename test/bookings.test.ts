@@ -1,7 +1,7 @@
 /** Stays and rides through real API and worker processes: who gets which time, and what becomes of it. */
 import t from 'tap'
 import { type Answer, openShop, tally } from './shop.ts'
-import { openWorld } from './world.ts'
+import { openWorld, until } from './world.ts'
 
 const WAIT = { prefer: 'wait=30' }
 const day = (n: number) => new Date(Date.UTC(2030, 0, 1 + n)).toISOString().slice(0, 10)
@@ -108,6 +108,65 @@ t.test('two APIs, three workers', async (t) => {
     t.match(await shop.resource(account), { available: 100, held: 900 })
     await shop.move(held.body.id, 'accept')
     t.match(await shop.resource(account), { available: 100, held: 0, sold: 900 })
+  })
+
+  await t.test('nights are counted on the local clock: one that is 25 or 23 hours long is one night', async (t) => {
+    const stays: [from: string, to: string, nights: number, where: string][] = [
+      ['2030-10-26T15:00:00+02:00', '2030-10-27T15:00:00+01:00', 1, 'Berlin, the clock goes back'],
+      ['2030-10-24T15:00:00+02:00', '2030-10-29T15:00:00+01:00', 5, 'Berlin, five nights'],
+      ['2030-03-30T15:00:00+01:00', '2030-03-31T15:00:00+02:00', 1, 'Berlin, the clock goes forward'],
+      ['2030-03-30T15:00:00+01:00', '2030-04-01T15:30:00+02:00', 3, 'Berlin, and half an hour of a third day'],
+      ['2030-11-02T15:00:00-04:00', '2030-11-04T15:00:00-05:00', 2, 'New York, the clock goes back'],
+      ['2030-11-02T15:00-04:00', '2030-11-04T11:00-05:00', 2, 'New York, gone by eleven'],
+      ['2030-03-09T16:00:00-05:00', '2030-03-11T16:00:00-04:00', 2, 'New York, the clock goes forward'],
+      ['2030-04-06T15:00:00+11:00', '2030-04-07T15:00:00+10:30', 1, 'Lord Howe, half an hour'],
+      ['2030-10-27T02:30:00+02:00', '2030-10-27T02:10:00+01:00', 1, 'Berlin, within the hour that comes twice'],
+      ['2030-06-01', '2030-06-05', 4, 'dates alone'],
+      ['2030-06-01T15:00:00+02:00', '2030-06-04T11:00:00+02:00', 3, 'no change of the clock'],
+      // No clock change explains these offsets: the time that passes is what counts.
+      ['2030-07-01T00:00:00+14:00', '2030-07-01T23:00:00-12:00', 3, 'offsets of two places'],
+    ]
+    const rooms = await Promise.all(stays.map(() => shop.calendar('room', 100)))
+    const answers = await Promise.all(
+      stays.map(([from, to], n) => shop.book({ resource: rooms[n], customer: 'ada', from, to }, WAIT)),
+    )
+    for (const [n, [from, to, nights, where]] of stays.entries()) {
+      t.equal(answers[n]?.body.amount, nights * 100, `${where}: ${from} to ${to}`)
+    }
+  })
+
+  await t.test('a key finds its booking again after the stay is over', async (t) => {
+    const room = await shop.calendar('room')
+    const to = new Date(Date.now() + 8_000).toISOString()
+    const body = { resource: room, customer: 'ada', from: '2026-01-01', to }
+    const key = { ...WAIT, 'idempotency-key': `over-${room}` }
+    const first = await shop.book(body, key)
+    t.equal(first.status, 201)
+    await until(async () => (await shop.book(body)).status === 400, { what: 'the stay to be over', timeout_ms: 60_000 })
+    const again = await shop.book(body, key)
+    t.match([again.status, again.body.id, again.headers.get('idempotent-replayed')], [201, first.body.id, 'true'])
+    t.match(await shop.book({ ...body, customer: 'bob' }, key), {
+      status: 422,
+      body: { code: 'idempotency_key_reused' },
+    })
+    const other = await shop.book(body, { ...key, 'idempotency-key': `other-${room}` })
+    t.match(other, { status: 400, body: { errors: [{ field: 'to' }] } })
+  })
+
+  await t.test('what is over is not offered as free', async (t) => {
+    const room = await shop.calendar('room')
+    const iso = (days: number) => new Date(Date.now() + days * 86_400_000).toISOString()
+    const free = async (from: string, to: string) => {
+      const path = `/api/resources/${room.replace(':', '/')}/availability?${new URLSearchParams({ from, to })}`
+      return ((await (await fetch(`${urls[0]}${path}`)).json()) as { free: { from: string; to: string }[] }).free
+    }
+    const [last, yesterday, tomorrow, next] = [iso(-7), iso(-1), iso(1), iso(7)] as const
+    t.same(await free(last, yesterday), [])
+    t.same(await free(yesterday, tomorrow), [{ from: yesterday, to: tomorrow }], 'a stay may have begun')
+    await shop.client`
+      INSERT INTO bookings (resource, during, status)
+      VALUES (${room}, tstzrange(${iso(-2)}, ${yesterday}), 'accepted'), (${room}, tstzrange(${tomorrow}, ${next}), 'accepted')`
+    t.same(await free(last, next), [{ from: yesterday, to: tomorrow }])
   })
 
   await t.test('one Idempotency-Key, sent ten times to both APIs: one booking', async (t) => {

@@ -22,6 +22,7 @@ const row = (change: Partial<BookingRow> = {}): BookingRow => {
   const id = `b${seq}`
   const fixed = { queue: 'room:1', kind: 'stay' as const, customer: 'ada', from_ms: 0, until_ms: 10, created_ms: 0 }
   const open = {
+    days: null,
     amount: null,
     currency: null,
     hold_seconds: null,

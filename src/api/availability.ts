@@ -35,7 +35,7 @@ export function availabilityRoutes(instance: FastifyInstance, { client, guarded 
         operationId: 'getAvailability',
         tags: ['bookings'],
         summary: 'The free ranges of a calendar',
-        description: `A window of ${WINDOW_DAYS} days at most. Bookings that are requested or accepted take their time.`,
+        description: `A window of ${WINDOW_DAYS} days at most. Bookings that are requested or accepted take their time. What has passed is not free; a range that has begun is told whole, for a stay may have begun too.`,
         params: Type.Object({
           type: Type.String({ ...ResourceParams.properties.type, examples: ['property'] }),
           id: Type.String({ ...ResourceParams.properties.id, examples: ['42'] }),
@@ -65,7 +65,7 @@ export function availabilityRoutes(instance: FastifyInstance, { client, guarded 
               SELECT range_agg(b.during) FROM bookings b
               WHERE b.resource = r.ref AND b.during && ${window} AND b.status IN ('requested', 'accepted')
                 AND NOT (b.status = 'requested' AND coalesce(b.expires_at <= clock_timestamp(), false))
-            ), '{}')) f), '[]') AS free
+            ), '{}')) f WHERE upper(f) > clock_timestamp()), '[]') AS free
           FROM resources r WHERE r.ref = ${ref}`,
         ),
       )

@@ -7,8 +7,9 @@ import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import { mayStill } from '../shared/booking.ts'
+import { run } from '../shared/db.ts'
 import { newId } from '../shared/id.ts'
-import { Problem } from '../shared/problem.ts'
+import { badField, Problem } from '../shared/problem.ts'
 import { ID_PATTERN } from '../shared/resource.ts'
 import {
   BOOKING_COMMANDS,
@@ -47,6 +48,8 @@ import { CHARGING } from './wait.ts'
 
 /** Longest stay. */
 const MAX_STAY_DAYS = 366
+/** What clocks of two machines may differ by: what has only just passed here is judged by the database's, at settlement. */
+const CLOCKS_MS = 5_000
 
 /** Ids as the callers keep them: 7 and "7" are the same driver. */
 const Id = (text: object) =>
@@ -97,7 +100,11 @@ export const BookingSchema = Type.Object(
     from: Time,
     to: Nullable(Type.String({ format: 'date-time', description: 'Not included; null while a ride has no end' })),
     pickup: Nullable(Type.Object({ lat: Type.Number(), lng: Type.Number() })),
-    amount: Nullable(Type.Integer({ description: 'Price × started days, in minor units; null until it is settled' })),
+    amount: Nullable(
+      Type.Integer({
+        description: 'Price × started days by the local clock, in minor units; null until it is settled',
+      }),
+    ),
     currency: Nullable(Type.String()),
     payment: PaymentState,
     hold_seconds: Nullable(Type.Integer()),
@@ -146,6 +153,8 @@ export interface NewBooking extends NewRow {
   kind: 'stay' | 'ride'
   from_at: string | null
   until_at: string | null
+  /** that a stay is charged for: the offsets it was asked for with are not kept */
+  days: number | null
   pickup: Pickup | null
 }
 
@@ -243,9 +252,10 @@ function read(body: Type.Static<typeof Stay> | Type.Static<typeof Ride>) {
       payment: { method: 'none' } satisfies Payment,
       hold_seconds: null,
     }
-    return { row, wanted: [{ ref: queue, field: 'driver_id', kind: 'calendar' }] satisfies Wanted[] }
+    const wanted: Wanted[] = [{ ref: queue, field: 'driver_id', kind: 'calendar' }]
+    return { row, days: null, until_ms: Number.POSITIVE_INFINITY, wanted }
   }
-  const { from_ms, to_ms } = readRange(body.from, body.to, MAX_STAY_DAYS)
+  const { from_ms, to_ms, days } = readRange(body.from, body.to, MAX_STAY_DAYS)
   const payment = readPayment(body.payment)
   const row = {
     kind: 'stay' as const,
@@ -258,7 +268,7 @@ function read(body: Type.Static<typeof Stay> | Type.Static<typeof Ride>) {
     hold_seconds: body.hold_seconds ?? null,
   }
   const calendar: Wanted = { ref: body.resource, field: 'resource', kind: 'calendar' }
-  return { row, wanted: [calendar, ...accountOf(payment)] }
+  return { row, days, until_ms: to_ms, wanted: [calendar, ...accountOf(payment)] }
 }
 
 export interface BookingRoutesDeps extends LineDeps {
@@ -286,6 +296,20 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
     },
     wrongStatus,
   })
+
+  async function isKnown({
+    idempotency_key,
+    idempotency_scope,
+  }: Pick<NewBooking, 'idempotency_key' | 'idempotency_scope'>) {
+    if (idempotency_key === null) return false
+    const earlier = await deps.guarded(() =>
+      run(
+        deps.client,
+        sql`SELECT 1 FROM bookings WHERE idempotency_key = ${idempotency_key} AND idempotency_scope = ${idempotency_scope}`,
+      ),
+    )
+    return earlier.length > 0
+  }
 
   async function outcome(row: Row): Promise<Booking> {
     const booking = present(row)
@@ -326,10 +350,12 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
       },
     },
     async (request, reply) => {
-      const { row, wanted } = read(request.body)
+      const { row, days, until_ms, wanted } = read(request.body)
       const key = keyed(request, 'POST /api/bookings', row)
+      // The key of a stay that was booked in time still finds it.
+      if (until_ms < Date.now() - CLOCKS_MS && !(await isKnown(key))) throw badField('to', 'has passed')
       await deps.kinds.check(wanted)
-      return await line.submit(request, reply, { ...row, ...key, id: newId() })
+      return await line.submit(request, reply, { ...row, ...key, days, id: newId() })
     },
   )
 

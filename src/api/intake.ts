@@ -50,12 +50,13 @@ export const PURCHASES: IntakeTable = {
 export const BOOKINGS: IntakeTable = {
   name: 'bookings',
   lock: 4_077_003,
-  members: { kind: 'text', from_at: 'timestamptz', until_at: 'timestamptz', pickup: 'jsonb' },
+  members: { kind: 'text', from_at: 'timestamptz', until_at: 'timestamptz', days: 'int', pickup: 'jsonb' },
   columns: {
     resource: 'queue',
     kind: 'kind',
     during: 'tstzrange(coalesce(from_at, now), until_at)',
     created_at: 'now',
+    days: 'days',
     pickup: 'pickup',
   },
 }

@@ -349,7 +349,7 @@ export interface paths {
         };
         /**
          * The free ranges of a calendar
-         * @description A window of 366 days at most. Bookings that are requested or accepted take their time.
+         * @description A window of 366 days at most. Bookings that are requested or accepted take their time. What has passed is not free; a range that has begun is told whole, for a stay may have begun too.
          */
         get: operations["getAvailability"];
         put?: never;
@@ -762,7 +762,7 @@ export interface components {
                 lat: number;
                 lng: number;
             } | null;
-            /** @description Price × started days, in minor units; null until it is settled */
+            /** @description Price × started days by the local clock, in minor units; null until it is settled */
             amount: number | null;
             currency: string | null;
             payment: {

@@ -242,6 +242,8 @@ export const bookings = pgTable(
     customer: text('customer').notNull().default(''),
     /** Half-open; a ride has no end until it is over. */
     during: tstzrange('during').notNull(),
+    /** That a stay is charged for, by the local clock; null: the time that it lasts counts. */
+    days: integer('days'),
     pickup: jsonb('pickup').$type<Pickup>(),
     amount: units('amount'),
     currency: text('currency'),
@@ -278,6 +280,7 @@ export const bookings = pgTable(
     index('bookings_requested').on(t.resource, t.expires_at).where(sql`status = 'requested'`),
     index('bookings_requested_until').on(t.expires_at).where(sql`status = 'requested'`),
     check('bookings_kind_check', sql`${t.kind} IN ('stay', 'ride')`),
+    check('bookings_days_check', sql`${t.days} > 0`),
     check('bookings_during_check', sql`NOT isempty(${t.during})`),
     check(
       'bookings_status_check',

@@ -30,6 +30,8 @@ export interface BookingRow {
   /** half-open, milliseconds since 1970; a ride has no end until it is over */
   from_ms: number
   until_ms: number | null
+  /** that a stay is charged for; null: counted by the time that it lasts */
+  days: number | null
   amount: number | null
   currency: string | null
   payment: Payment
@@ -217,7 +219,7 @@ export function decideBookings(
     const { payment } = booking
     const wallet = payment.method === 'wallet' ? resources.get(payment.account) : undefined
     if (booking.kind === 'stay') {
-      const days = Math.ceil(((booking.until_ms ?? booking.from_ms) - booking.from_ms) / DAY_MS)
+      const days = booking.days ?? Math.ceil(((booking.until_ms ?? booking.from_ms) - booking.from_ms) / DAY_MS)
       const amount = resource.price * days
       booking.amount = Number.isSafeInteger(amount) ? amount : null
       booking.currency = resource.currency

@@ -15,7 +15,7 @@ import type { BookingChange, BookingItem, BookingRow, BookingVerdict } from './b
 const COLUMNS = `b.id, b.seq, b.resource AS queue, b.kind, b.customer,
   (extract(epoch FROM lower(b.during)) * 1000)::float8 AS from_ms,
   (extract(epoch FROM upper(b.during)) * 1000)::float8 AS until_ms,
-  b.amount, b.currency, b.payment, b.hold_seconds, b.status,
+  b.days, b.amount, b.currency, b.payment, b.hold_seconds, b.status,
   (extract(epoch FROM b.expires_at) * 1000)::float8 AS expires_ms,
   (extract(epoch FROM b.created_at) * 1000)::float8 AS created_ms, b.replaces,
   CASE b.payment ->> 'method' WHEN 'card' THEN (
