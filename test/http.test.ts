@@ -370,8 +370,8 @@ t.test('with an API and a worker', async (t) => {
       await db.client`UPDATE purchases SET customer = ${apart} WHERE id = ${other}`
       await db.client`UPDATE customer_units SET customer = ${apart} WHERE resource = 'compose:2' AND customer = 'other'`
       const folder = new URL('../drizzle/', import.meta.url)
-    const file = readdirSync(folder).find((one) => one.endsWith('_one_customer.sql')) ?? ''
-    const migration = readFileSync(new URL(file, folder), 'utf8')
+      const file = readdirSync(folder).find((one) => one.endsWith('_one_customer.sql')) ?? ''
+      const migration = readFileSync(new URL(file, folder), 'utf8')
       await db.client.begin((tx) => tx.unsafe(migration))
       t.same(await db.client`SELECT customer, units::int FROM customer_units WHERE resource = 'compose:2'`, [
         { customer: composed, units: 2 },
