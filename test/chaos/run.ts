@@ -183,10 +183,13 @@ function watchLingering(client: Client): () => Promise<Evidence['lingering']> {
   let looks = 0
   let stopped = false
   const watching = (async () => {
-    const since = await readClock(client)
+    let since: string | undefined
     while (!stopped) {
-      for (const row of await readLingering(client, since)) rows.add(row)
-      looks++
+      // A look that fails is no row that lingers: the next one finds it.
+      since ??= await readClock(client).catch(() => undefined)
+      const found = since === undefined ? undefined : await readLingering(client, since).catch(() => undefined)
+      for (const row of found ?? []) rows.add(row)
+      if (found) looks++
       await sleep(500)
     }
   })()
