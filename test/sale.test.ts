@@ -17,7 +17,7 @@ t.test('two APIs, three workers', async (t) => {
 
   await t.test('500 buyers at once for 100 units: the first 100 get one (woocommerce#44273, spree#3808)', async (t) => {
     const ref = await shop.units('product', 100)
-    const buyers = Array.from({ length: 500 }, (_, n) => shop.buy({ customer: `c${n}`, lines: one(ref) }, WAIT))
+    const buyers = Array.from({ length: 500 }, (_, n) => shop.insist({ customer: `c${n}`, lines: one(ref) }, WAIT))
     t.same(tally(await Promise.all(buyers)), { '201 confirmed': 100, '409 sold_out': 400 })
     const [order] = await shop.client<{ last: number; first: number }[]>`
       SELECT max(seq) FILTER (WHERE status = 'confirmed') AS last, min(seq) FILTER (WHERE status = 'rejected') AS first
@@ -32,7 +32,7 @@ t.test('two APIs, three workers', async (t) => {
       const [a, b] = [await shop.units('product', 60), await shop.units('product', 100)]
       const carts = Array.from({ length: 200 }, (_, n) => {
         const lines = n % 2 ? [...one(a), ...one(b)] : [...one(b), ...one(a), ...one(b)]
-        return shop.buy({ customer: `c${n}`, lines }, WAIT)
+        return shop.insist({ customer: `c${n}`, lines }, WAIT)
       })
       const answers = await Promise.all(carts)
       const confirmed = answers.filter((answer) => answer.status === 201)
@@ -49,7 +49,7 @@ t.test('two APIs, three workers', async (t) => {
     const [a, b] = [await shop.units('product', 1_000), await shop.units('product', 1_000)]
     const answers = await Promise.all(
       Array.from({ length: 300 }, (_, n) =>
-        shop.buy({ customer: `c${n}`, lines: n % 3 === 0 ? [...one(a), ...one(b)] : one(b) }, WAIT),
+        shop.insist({ customer: `c${n}`, lines: n % 3 === 0 ? [...one(a), ...one(b)] : one(b) }, WAIT),
       ),
     )
     t.same(tally(answers), { '201 confirmed': 300 })

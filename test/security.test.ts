@@ -101,10 +101,15 @@ t.test('RATE_LIMIT: each key has its own share of a second, health is never refu
   const app = await inProcess(t, { API_KEYS: 'one,two', RATE_LIMIT: '5' })
   const ask = (key: string) => app.inject({ url: '/api/purchases?limit=1', headers: { 'x-api-key': key } })
   await until(async () => (await ask('two')).headers['ratelimit-remaining'] === '4', { what: 'Redis to count' })
-  // A second may end between two of them, but not twice.
-  const all = await Promise.all(Array.from({ length: 20 }, () => ask('one')))
-  const refused = all.filter(({ statusCode }) => statusCode === 429)
-  t.ok(refused.length >= 10, `${refused.length} of 20 refused`)
+  // A second may end between two of them, but not twice; on a busy machine Redis may be late, and then no one is counted.
+  const refused = await until(
+    async () => {
+      const all = await Promise.all(Array.from({ length: 20 }, () => ask('one')))
+      const late = all.filter(({ statusCode }) => statusCode === 429)
+      return late.length >= 10 ? late : undefined
+    },
+    { what: '10 of 20 to be refused', timeout_ms: 60_000 },
+  )
   t.match(refused[0]?.json(), { code: 'rate_limited', retryable: true, retry_after: 1 })
   t.equal(refused[0]?.headers['retry-after'], '1')
   t.match(await ask('two'), { statusCode: 200, headers: { 'ratelimit-limit': '5' } })

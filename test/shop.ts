@@ -66,6 +66,15 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
       return (await call(at(`/api/bookings/${id}`), 'GET')).body
     },
     buy: (body: object, headers: Record<string, string> = {}) => call(at('/api/purchases'), 'POST', body, headers),
+    /** As a client does that is answered 503, which a busy machine may: again with the same key. */
+    async insist(body: object, headers: Record<string, string> = {}): Promise<Answer> {
+      const keyed = { ...headers, 'idempotency-key': `insist-${counter++}-${t.name}`.slice(0, 200) }
+      const answered = async () => {
+        const answer = await call(at('/api/purchases'), 'POST', body, keyed)
+        return answer.status === 503 ? undefined : answer
+      }
+      return await until(answered, { what: 'an answer', timeout_ms: 60_000 })
+    },
     command: (id: string, command: string, headers: Record<string, string> = {}) =>
       call(at(`/api/purchases/${id}/${command}`), 'POST', undefined, headers),
     async resource(ref: string) {
