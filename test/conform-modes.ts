@@ -145,6 +145,41 @@ export function conformInModes(server: LockServer): void {
     })
   })
 
+  t.test('whatever the prefix: all are listed, turns are handed over, and nothing is left', async (t) => {
+    const prefixes = ['shop:', 'lock:', 'block:{x}:', '{shop}:']
+    const each = prefixes.flatMap((prefix) =>
+      ['', 'app:', 'app:lock:{y}:'].map(async (keyPrefix) => {
+        const locks = await locksOf(t, server, 30_000, { prefix, keyPrefix })
+        const name = `${keyPrefix}${prefix}`
+        const lease = await locks.acquire('list:{1}')
+        await lease.extend()
+        const next = locks.acquire('list:{1}', { wait_ms: 30_000 })
+        await inLine(locks, 'list:{1}', 1)
+        const reader = await locks.acquire('list:2', { mode: 'shared' })
+        const listed = await locks.list()
+        t.match(
+          listed.map((one) => [one.resource, one.holders.length, one.waiters.length]),
+          [
+            ['list:2', 1, 0],
+            ['list:{1}', 1, 1],
+          ],
+          name,
+        )
+        const began = performance.now()
+        await lease.release()
+        const set = await next
+        t.ok(performance.now() - began < 10_000, `${name}: by a message`)
+        const told = new Promise((resolve) => set.signal.addEventListener('abort', resolve, { once: true }))
+        await locks.forceRelease('list:{1}')
+        await told
+        await reader.release()
+        await unused(locks, 'list:{1}')
+        t.same(await locks.list(), [], name)
+      }),
+    )
+    await Promise.all(each)
+  })
+
   t.test('who holds it and who waits, in order', async (t) => {
     const [locks, other] = await Promise.all([locksOf(t, server), locksOf(t, server, 3000, { instance: 'the other' })])
     await inEachMode(server, 'look', async ({ ask, mode, rival }, resource) => {

@@ -1,7 +1,7 @@
 /** What the parts of the conformance suite share: a mode with what is in its way, and how the end of a lease is seen. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Ask, Lease, LeaseLostError, LockEvents, Locks, Mode } from '../src/shared/locks/lease.ts'
-import type { LockServer } from './lock-servers.ts'
+import type { Ask, Lease, LeaseLostError, Locks, Mode } from '../src/shared/locks/lease.ts'
+import type { LockServer, OpenOptions } from './lock-servers.ts'
 
 export type Scope = { teardown(done: () => unknown): void }
 
@@ -36,7 +36,7 @@ export async function locksOf(
   t: Scope,
   server: LockServer,
   ttl_ms = 3000,
-  options: { events?: LockEvents; instance?: string; wired?: boolean } = {},
+  options: OpenOptions & { wired?: boolean } = {},
 ): Promise<Locks> {
   const locks = await server.open(ttl_ms, options)
   t.teardown(() => locks.close())

@@ -27,6 +27,14 @@ interface Way {
   through: number
 }
 
+export interface OpenOptions {
+  events?: LockEvents
+  instance?: string
+  prefix?: string
+  /** Of the Redis client. */
+  keyPrefix?: string
+}
+
 interface Opened {
   locks: Locks
   /** Closes the connections, not the locks. */
@@ -36,7 +44,7 @@ interface Opened {
 interface Kind {
   modes: readonly Mode[]
   launch(): Promise<Node[]>
-  connect(ways: Way[], ttl_ms: number, options: { events?: LockEvents; instance?: string }): Promise<Opened>
+  connect(ways: Way[], ttl_ms: number, options: OpenOptions): Promise<Opened>
   /** A dead owner's lease of this TTL ends on the server after this. */
   dead_after_ms?(ttl_ms: number): number
   /** Has who comes back to a line the place that it had? Default true. */
@@ -61,8 +69,8 @@ const KINDS = {
   redis: {
     modes: ALL,
     launch: async () => [await startRedis()],
-    async connect([way], ttl_ms, options) {
-      const redis = new Redis({ ...CLIENT, port: way?.through ?? 0 })
+    async connect([way], ttl_ms, { keyPrefix = '', ...options }) {
+      const redis = new Redis({ ...CLIENT, port: way?.through ?? 0, keyPrefix })
       await ready(redis)
       return { locks: createLocks({ redis, ttl_ms, ...options }), disconnect: () => redis.disconnect() }
     },
@@ -70,13 +78,14 @@ const KINDS = {
   cluster: {
     modes: ALL,
     launch: launchCluster,
-    async connect(ways, ttl_ms, options) {
+    async connect(ways, ttl_ms, { keyPrefix = '', ...options }) {
       const natMap = Object.fromEntries(
         ways.map(({ port, through }) => [`127.0.0.1:${port}`, { host: '127.0.0.1', port: through }]),
       )
       const seeds = ways.map(({ through }) => ({ host: '127.0.0.1', port: through }))
       const redis = new Cluster(seeds, {
         natMap,
+        keyPrefix,
         enableOfflineQueue: false,
         redisOptions: { autoResendUnfulfilledCommands: false },
         clusterRetryStrategy: () => 20,
@@ -97,8 +106,9 @@ const KINDS = {
   etcd: {
     modes: ALL,
     launch: async () => [await startEtcd()],
-    async connect([way], ttl_ms, options) {
-      const locks = createEtcdLocks({ hosts: [`http://127.0.0.1:${way?.through}`], ttl_ms, ...options })
+    async connect([way], ttl_ms, { keyPrefix = '', prefix = '', ...options }) {
+      const hosts = [`http://127.0.0.1:${way?.through}`]
+      const locks = createEtcdLocks({ hosts, ttl_ms, prefix: keyPrefix + prefix, ...options })
       // Its first connection may take longer than short TTLs allow.
       while (!(await locks.inspect('connected:1').catch(() => undefined)));
       return { locks, disconnect() {} }
@@ -116,9 +126,9 @@ function quorumOf(count: number): Kind {
   return {
     modes: ['exclusive', 'shared'],
     launch: async () => await Promise.all(Array.from({ length: count }, () => startRedis())),
-    async connect(ways, ttl_ms, options) {
+    async connect(ways, ttl_ms, { keyPrefix = '', ...options }) {
       const nodes = ways.map(
-        ({ through }) => new Redis({ ...CLIENT, port: through, autoResendUnfulfilledCommands: false }),
+        ({ through }) => new Redis({ ...CLIENT, port: through, keyPrefix, autoResendUnfulfilledCommands: false }),
       )
       await Promise.all(nodes.map(ready))
       return {
@@ -149,7 +159,7 @@ export interface LockServer {
   readonly modes: readonly Mode[]
   readonly address: Address
   /** Locks as one more process has them, with connections of their own; through the wire if that shall be cut. */
-  open(ttl_ms: number, options?: { events?: LockEvents; instance?: string; wired?: boolean }): Promise<Locks>
+  open(ttl_ms: number, options?: OpenOptions & { wired?: boolean }): Promise<Locks>
   dead_after_ms(ttl_ms: number): number
   readonly returns_to_place: boolean
   readonly short_ttl_ms: number

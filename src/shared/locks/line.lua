@@ -1,7 +1,8 @@
 -- What the verbs share, loaded in front of each, so that a script stays one atomic step.
 -- KEYS 1 lock   string "id token since_us", expires: the exclusive holder
 --      2 index  sorted set, lock key -> server ms: what may be locked, as far as it is waited for, handed over, shared or
---               renewed. Given on a Cluster, where each slot has one; else it is <prefix>lock:index
+--               renewed. Given on a Cluster, where each slot has one, and where the prefix has a
+--               'lock:{' of its own; else it is <prefix>lock:index
 -- Beside the lock key stand others, in its slot by its braces. Their names are made here: a key more in each call costs
 -- the client as much as half a command.
 --      :fence   the last token given for this resource

@@ -10,8 +10,8 @@ import type { Cluster, Redis } from 'ioredis'
 
 export interface RedisIndex {
   keyOf(resource: string): string
-  /** Does a script of one resource find the name by itself? On a Cluster it is told. */
-  implied: boolean
+  /** The keys of a script that works on this resource: its lock, and the index unless its name follows from the lock's. */
+  keysOf(resource: string): string[]
   /** Groups of resources that one script may work on. */
   together(resources: readonly string[]): string[][]
   list(): Promise<string[]>
@@ -23,24 +23,37 @@ const KEPT_MS = 60_000
 const RETELL_MS = 10_000
 const SLOTS = 16_384
 
+export function lockKey(prefix: string, resource: string): string {
+  return `${prefix}lock:{${resource}}`
+}
+
 export function indexOf(redis: Redis | Cluster, prefix: string): RedisIndex {
   return redis.isCluster ? ofCluster(redis, prefix) : ofOne(redis, prefix)
 }
 
-/** The entries of one index, without the braces and the prefix of a lock key. */
-async function entries(redis: Redis | Cluster, key: string, prefix: string, now_ms: number): Promise<string[]> {
+/** What stands in front of each key on the server: the client puts its own prefix there, but not into what it reads. */
+function baseOf(redis: Redis | Cluster, prefix: string): string {
+  const { keyPrefix = '' } = redis.options
+  return String(keyPrefix) + prefix
+}
+
+/** The entries of one index, without the braces and the base of a lock key. */
+async function entries(redis: Redis | Cluster, key: string, base: string, now_ms: number): Promise<string[]> {
   await redis.zremrangebyscore(key, '-inf', now_ms - KEPT_MS)
   const locks = await redis.zrange(key, '0', '-1')
-  return locks.map((lock) => lock.slice(prefix.length + 'lock:{'.length, -1))
+  return locks.map((lock) => lock.slice(base.length + 'lock:{'.length, -1))
 }
 
 function ofOne(redis: Redis | Cluster, prefix: string): RedisIndex {
+  const base = baseOf(redis, prefix)
   const key = `${prefix}lock:index`
+  // The scripts look for the first 'lock:{' in the key (line.lua). A prefix may have one of its own.
+  const implied = `${base}lock:{`.indexOf('lock:{') === base.length
   return {
     keyOf: () => key,
-    implied: true,
+    keysOf: (resource) => (implied ? [lockKey(prefix, resource)] : [lockKey(prefix, resource), key]),
     together: (resources) => (resources.length > 0 ? [[...resources]] : []),
-    list: async () => await entries(redis, key, prefix, await serverMs(redis)),
+    list: async () => await entries(redis, key, base, await serverMs(redis)),
   }
 }
 
@@ -51,6 +64,11 @@ async function serverMs(redis: Redis | Cluster): Promise<number> {
 
 /** An index for each slot, and a set of the slots that have one, which cannot be written in the same step. */
 function ofCluster(redis: Redis | Cluster, prefix: string): RedisIndex {
+  const base = baseOf(redis, prefix)
+  const tag = /\{([^}]*)\}/.exec(`${base}lock:{x}`)?.[1] ?? ''
+  if (tag === '' || tag.includes('{')) {
+    throw new RangeError(`prefix must have a text between its braces, or the locks are in no slot: ${base}`)
+  }
   const used = `${prefix}lock:slots`
   const told = new Map<number, number>()
   let tags: string[] | undefined
@@ -58,18 +76,23 @@ function ofCluster(redis: Redis | Cluster, prefix: string): RedisIndex {
     tags ??= tagsBySlot()
     return `${prefix}lock:index:{${tags[slot]}}`
   }
-  const slotOf = (resource: string) => keySlot(`${prefix}lock:{${resource}}`)
+  const slotOf = (resource: string) => keySlot(`${base}lock:{${resource}}`)
+
+  function keyOf(resource: string): string {
+    if (tag === 'x' && resource.startsWith('}')) {
+      throw new RangeError('resource must not begin with } on a Redis Cluster: its keys would be in several slots')
+    }
+    const slot = slotOf(resource)
+    if (Date.now() - (told.get(slot) ?? 0) > RETELL_MS) {
+      told.set(slot, Date.now())
+      redis.sadd(used, slot).catch(() => told.delete(slot))
+    }
+    return keyOfSlot(slot)
+  }
 
   return {
-    implied: false,
-    keyOf(resource) {
-      const slot = slotOf(resource)
-      if (Date.now() - (told.get(slot) ?? 0) > RETELL_MS) {
-        told.set(slot, Date.now())
-        redis.sadd(used, slot).catch(() => told.delete(slot))
-      }
-      return keyOfSlot(slot)
-    },
+    keyOf,
+    keysOf: (resource) => [lockKey(prefix, resource), keyOf(resource)],
     together(resources) {
       const groups = new Map<number, string[]>()
       for (const resource of resources) {
@@ -81,7 +104,7 @@ function ofCluster(redis: Redis | Cluster, prefix: string): RedisIndex {
     async list() {
       const now_ms = await serverMs(redis)
       const slots = await redis.smembers(used)
-      const lists = slots.map((slot) => entries(redis, keyOfSlot(Number(slot)), prefix, now_ms))
+      const lists = slots.map((slot) => entries(redis, keyOfSlot(Number(slot)), base, now_ms))
       return (await Promise.all(lists)).flat()
     },
   }

@@ -11,7 +11,7 @@ import type { Answer, Asker, Backend, BusyAnswer, Heard } from './backend.ts'
 import type { LockState, Locks } from './lease.ts'
 import { createLocksOn, type LocksOptions } from './locks.ts'
 import { kindOf, readHolder, readId } from './redis-answers.ts'
-import { indexOf, type RedisIndex } from './redis-index.ts'
+import { indexOf, lockKey, type RedisIndex } from './redis-index.ts'
 import { createRun, script } from './redis-script.ts'
 
 // biome-ignore lint/performance/noBarrelFile: an entry of the package; callers branch on the errors of what they open here
@@ -69,10 +69,7 @@ export function createRedisBackend(redis: Redis | Cluster, prefix: string, repli
   const index: RedisIndex = indexOf(redis, prefix)
   const run = createRun(redis)
   let subscriber: Redis | Cluster | undefined
-  const keysOf = (resource: string) => {
-    const lock = lockKey(prefix, resource)
-    return index.implied ? [lock] : [lock, index.keyOf(resource)]
-  }
+  const { keysOf } = index
 
   const backend: Backend = {
     newId: ({ seat, owner, mode, limit, ttl_ms }: Asker) =>
@@ -117,10 +114,6 @@ export function createRedisBackend(redis: Redis | Cluster, prefix: string, repli
     },
   }
   return replication ? replicated(redis as Redis, backend, replication) : backend
-}
-
-function lockKey(prefix: string, resource: string): string {
-  return `${prefix}lock:{${resource}}`
 }
 
 export function subscribe(redis: Redis | Cluster, channel: string, heard: Heard): Redis | Cluster {

@@ -7,7 +7,8 @@
 local call = redis.call
 if ARGV[6] then
   local lock, token = KEYS[1], tonumber(ARGV[6])
-  local known = call('GET', string.match(lock, '^(.-)lock:{') .. 'lock:voter')
+  local base = KEYS[2] and string.sub(KEYS[2], 1, -#'lock:index' - 1) or string.match(lock, '^(.-)lock:{')
+  local known = call('GET', base .. 'lock:voter')
   if known and call('EXISTS', lock, lock .. ':queue', lock .. ':until') == 0 then
     local voter, since_ms = string.match(known, '^(%x+) (%d+)$')
     local time = call('TIME')

@@ -5,7 +5,7 @@
 -- Where line.lua keeps "token since_us", there is a vote as long as the token is 0: "0 place_ms". Nobody else gets the
 -- lock from this voter then, but a vote gives way to an earlier ticket, and its owner stands in line again for place_ms
 -- (0: it was not waiting). Only a lock, with its token, stays until its end.
-local VOTER = string.match(KEYS[1], '^(.-)lock:{') .. 'lock:voter'
+local VOTER = string.sub(INDEX, 1, -#'index' - 1) .. 'voter'
 
 local function ticket_of(id)
   return tonumber(string.match(id, '^%S+ %S+ %S*/%d+%-(%d+)%-') or '0')

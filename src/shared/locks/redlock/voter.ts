@@ -86,11 +86,10 @@ export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): V
   }
   const run: Run = (...command) => limited(() => send(...command))
   /** In the order in which it is asked: neither gathered with others, nor sent again because the script is not known. */
-  const inOrder = ({ lua }: Script, ...args: [key: string, ...(string | number)[]]) =>
-    limited(() => redis.eval(lua, 1, ...args))
+  const inOrder = ({ lua }: Script, keys: string[], ...args: (string | number)[]) =>
+    limited(() => redis.eval(lua, keys.length, ...keys, ...args))
   const index = indexOf(redis, prefix)
-  const keyOf = (resource: string) => `${prefix}lock:{${resource}}`
-  const keysOf = (resource: string) => [keyOf(resource)]
+  const { keysOf } = index
   const owed = new Map<string, { resource: string; until: number }>()
 
   function withdraw(resource: string, id: string, ttl_ms: number) {
@@ -122,10 +121,10 @@ export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): V
     },
     confirm: (resource, id, token, ttl_ms) =>
       run(CONFIRM, readConfirmation, keysOf(resource), id, max_ttl_ms, token, ttl_ms),
-    yield: (resource, id, place_ttl_ms) => inOrder(YIELD, keyOf(resource), id, place_ttl_ms).then(noop),
+    yield: (resource, id, place_ttl_ms) => inOrder(YIELD, keysOf(resource), id, place_ttl_ms).then(noop),
     renew: (resource, id, ttl_ms) => run(RENEW, readRenewal, keysOf(resource), id, ttl_ms),
     mend: (resource, id, token, ttl_ms) =>
-      inOrder(MEND, keyOf(resource), id, token, ttl_ms).then((answer) => Number(answer) === 1),
+      inOrder(MEND, keysOf(resource), id, token, ttl_ms).then((answer) => Number(answer) === 1),
     withdraw,
     admit: (at_once) => run(ADMIT, noop, keysOf('voter'), at_once ? '0' : 'now'),
     least: (resource) => run(LEAST, Number, keysOf(resource)),

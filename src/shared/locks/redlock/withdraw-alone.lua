@@ -7,7 +7,7 @@ do
   if string.byte(id) == 120 and call('EXISTS', lock .. ':queue') == 0 then
     local held = call('GET', lock)
     if held and string.find(held, id .. ' ', 1, true) == 1 then
-      call('ZREM', string.match(lock, '^(.-)lock:{') .. 'lock:index', lock)
+      call('ZREM', KEYS[2] or string.match(lock, '^(.-)lock:{') .. 'lock:index', lock)
       call('DEL', lock)
       return string.match(held, ' (%d+) %d+$') ~= '0' and 1 or 0
     end
