@@ -601,6 +601,29 @@ t.test('with an API and a worker', async (t) => {
     t.equal(same.status, 200, 'the order of the filters says nothing')
   })
 
+  await t.test('a refusal tells what was met when it was decided, whatever has changed since', async (t) => {
+    const ref = await sell(call, 'then:1', 3)
+    const key = (name: string) => ({ 'idempotency-key': `then ${name}`, ...SETTLED })
+    const body = { customer: 'theo', lines: [...lines(await sell(call, 'then:0', 9)), ...lines(ref, 5)] }
+    const first = await buy(body, key('sold out'))
+    t.match(first, { status: 409, body: { code: 'sold_out', resource: ref, available: 3 } })
+    await call('POST', `${at(ref)}/restock`, { body: { delta: 100, reason: 'delivery' } })
+    const replay = await buy(body, key('sold out'))
+    t.equal(replay.headers.get('idempotent-replayed'), 'true')
+    t.same([replay.status, replay.body], [first.status, first.body], 'the replay is the same to the letter')
+
+    const limited = await sell(call, 'then:2', 100)
+    const max = { ...units(100), max_per_customer: 2 }
+    await call('PUT', at(limited), { body: max, headers: { 'if-match': '*' } })
+    await buy({ customer: 'theo', lines: lines(limited) })
+    const over = { customer: 'theo', lines: lines(limited, 2) }
+    const refused = await buy(over, key('limit'))
+    t.match(refused, { status: 409, body: { code: 'limit', resource: limited, max_per_customer: 2 } })
+    t.match(refused.body.detail, /may have 2 units of then:2/, 'in words too')
+    await call('PUT', at(limited), { body: { ...max, max_per_customer: 50 }, headers: { 'if-match': '*' } })
+    t.same((await buy(over, key('limit'))).body, refused.body)
+  })
+
   await t.test('health and metrics are there without a key', async (t) => {
     t.match((await call('GET', '/livez')).body, { status: 'ok' })
     t.match((await call('GET', '/readyz')).body, { status: 'ready', checks: { postgres: { status: 'up' } } })

@@ -6,11 +6,17 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
-import { run } from '../shared/db.ts'
 import { newId } from '../shared/id.ts'
 import { badField, Problem } from '../shared/problem.ts'
 import { mergeLines, queueOf } from '../shared/resource.ts'
-import { COMMANDS, type Line, type Payment, PURCHASE_STATUSES, type PurchaseStatus } from '../shared/schema.ts'
+import {
+  COMMANDS,
+  type Line,
+  type Met,
+  type Payment,
+  PURCHASE_STATUSES,
+  type PurchaseStatus,
+} from '../shared/schema.ts'
 import {
   ACCOUNT_PATTERN,
   answers,
@@ -142,6 +148,7 @@ interface Row {
   queue: string
   status: PurchaseStatus
   reason: string | null
+  met: Met | null
   customer: string
   lines: Line[]
   amount: number | null
@@ -160,7 +167,7 @@ interface Row {
   money: Money
 }
 
-const COLUMNS = `id, seq, queue, status, reason, customer, lines, amount, currency, payment, hold_seconds,
+const COLUMNS = `id, seq, queue, status, reason, met, customer, lines, amount, currency, payment, hold_seconds,
   expires_at, fence, created_at, settled_at, status = 'held' AND expires_at <= clock_timestamp() AS overdue,
   ${CHARGING.purchases} AS charging, ${MONEY('purchases')}, replaces, CASE WHEN status = 'expired' THEN (
     SELECT later.id FROM purchases later WHERE later.replaces = purchases.id) END AS replaced_by`
@@ -192,6 +199,7 @@ function present(row: Row): Purchase {
 const IN_LINE = {
   status: 'queued' as const,
   reason: null,
+  met: null,
   amount: null,
   currency: null,
   expires_at: null,
@@ -219,7 +227,6 @@ export interface PurchaseRoutesDeps extends LineDeps {
 }
 
 export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDeps): void {
-  const { client, guarded } = deps
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const PurchaseRef = Type.Unsafe<Purchase>(Type.Ref('Purchase'))
   const tags = ['purchases']
@@ -239,36 +246,34 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
 
   async function outcome(row: Row): Promise<Purchase> {
     const purchase = present(row)
-    if (purchase.status === 'rejected' || purchase.status === 'failed') throw await refusal(row)
+    if (purchase.status === 'rejected' || purchase.status === 'failed') throw refusal(row)
     if (purchase.status === 'held' || purchase.status === 'confirmed') return purchase
     throw new Problem(409, purchase.status, `The purchase is ${purchase.status}.`, { purchase })
   }
 
   async function obeyed(command: ClientCommand, row: Row): Promise<Purchase> {
     const purchase = present(row)
-    if (command === 'confirm' && row.status === 'failed') throw await refusal(row)
+    if (command === 'confirm' && row.status === 'failed') throw refusal(row)
     // Its time was over before the card had answered.
     if (command === 'confirm' && purchase.status === 'expired') throw wrongStatus(command, 'expired')
     return purchase
   }
 
-  async function refusal(row: Row): Promise<Problem> {
+  function refusal(row: Row): Problem {
     const purchase = present(row)
     const code = row.reason ?? row.status
     if (row.status === 'failed')
       return new Problem(402, code, `The purchase failed: ${code}.`, { ...declineOf(purchase.payment), purchase })
-    if (code !== 'sold_out') return new Problem(409, code, `The purchase was rejected: ${code}.`, { purchase })
-    const refs = JSON.stringify(row.lines.map((line) => line.resource))
-    const left = await guarded(() =>
-      run<{ ref: string; available: number }>(
-        client,
-        sql`SELECT ref, available FROM resources WHERE ref IN (SELECT json_array_elements_text(${refs}::json))`,
-      ),
-    )
-    const units = new Map(left.map(({ ref, available }) => [ref, available]))
-    const short = row.lines.find((line) => (units.get(line.resource) ?? 0) < line.units) ?? row.lines[0]
-    const available = units.get(short?.resource ?? '') ?? 0
-    return soldOut(short, available, purchase)
+    // A row that was settled before this was kept has no more to tell.
+    const { resource, available, max_per_customer } = row.met ?? {}
+    if (code === 'sold_out') {
+      return soldOut(row.lines.find((line) => line.resource === resource) ?? row.lines[0], available, purchase)
+    }
+    if (max_per_customer !== undefined) {
+      const detail = `A customer may have ${max_per_customer} units of ${resource}, held ones included: this is more.`
+      return new Problem(409, code, detail, { resource, max_per_customer, purchase })
+    }
+    return new Problem(409, code, `The purchase was rejected: ${code}.`, { purchase })
   }
 
   app.post(
@@ -395,7 +400,7 @@ export const SAMPLES = {
   cancellable: '01935f5e-0000-7000-8000-000000000003',
 }
 
-const soldOut = (line: Line | undefined, available: number, purchase?: Purchase) =>
+const soldOut = (line: Line | undefined, available: number | undefined, purchase?: Purchase) =>
   new Problem(409, 'sold_out', `${line?.resource} had fewer than ${line?.units} units left.`, {
     available,
     resource: line?.resource,

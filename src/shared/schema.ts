@@ -133,6 +133,13 @@ export const resources = pgTable(
   ],
 )
 
+/** The resource for which a purchase was rejected, and what of it was there (sold_out), or is the most that one may have (limit). */
+export interface Met {
+  resource: string
+  available?: number
+  max_per_customer?: number
+}
+
 export const purchases = pgTable(
   'purchases',
   {
@@ -149,6 +156,8 @@ export const purchases = pgTable(
     hold_seconds: integer('hold_seconds'),
     status: text('status').$type<PurchaseStatus>().notNull().default('queued'),
     reason: text('reason'),
+    /** What was met when it was rejected: a replay tells of that moment, not of its own. */
+    met: jsonb('met').$type<Met>(),
     fence: units('fence'),
     expires_at: at('expires_at'),
     /** The expired purchase whose late money bought this one: once. */

@@ -185,10 +185,10 @@ async function write(tx: Transaction, verdict: Verdict): Promise<void> {
     sql`
     WITH p AS (
       UPDATE purchases t
-      SET status = d.status, reason = d.reason, amount = d.amount, currency = d.currency, fence = d.fence,
+      SET status = d.status, reason = d.reason, met = d.met, amount = d.amount, currency = d.currency, fence = d.fence,
           expires_at = CASE WHEN d.status = 'held' THEN to_timestamp(d.expires_ms / 1000) ELSE t.expires_at END,
           settled_at = clock_timestamp()
-      FROM ${relation('d', verdict.purchases, { id: 'uuid', was: 'text', status: 'text', reason: 'text', amount: 'bigint', currency: 'text', expires_ms: 'float8', fence: 'bigint' })}
+      FROM ${relation('d', verdict.purchases, { id: 'uuid', was: 'text', status: 'text', reason: 'text', met: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fence: 'bigint' })}
       WHERE t.id = d.id AND t.status = d.was
         -- A reader that was told "expired" must never see this hold go on: the clock is asked under the row lock.
         AND (d.was <> 'held' OR d.status NOT IN ('held', 'confirmed') OR t.expires_at > clock_timestamp())

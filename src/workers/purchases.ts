@@ -4,7 +4,7 @@
  */
 import { newId } from '../shared/id.ts'
 import { isAccount } from '../shared/resource.ts'
-import type { BookingStatus, ChargeStatus, CommandKind, Line, Payment, PurchaseStatus } from '../shared/schema.ts'
+import type { BookingStatus, ChargeStatus, CommandKind, Line, Met, Payment, PurchaseStatus } from '../shared/schema.ts'
 
 /** A row of purchases, as far as deciding needs it. `status` changes as the batch is decided. */
 export interface PurchaseRow {
@@ -62,6 +62,7 @@ export interface PurchaseChange {
   was: PurchaseStatus
   status: PurchaseStatus
   reason: string | null
+  met: Met | null
   amount: number | null
   currency: string | null
   expires_ms: number | null
@@ -177,13 +178,14 @@ export function decide(
     return own?.token ?? 0
   }
 
-  function change(purchase: PurchaseRow, status: PurchaseStatus, reason?: string): void {
+  function change(purchase: PurchaseRow, status: PurchaseStatus, reason?: string, met?: Met): void {
     const earlier = changes.get(purchase.id)
     changes.set(purchase.id, {
       id: purchase.id,
       was: earlier?.was ?? purchase.status,
       status,
       reason: reason ?? null,
+      met: met ?? null,
       amount: purchase.amount,
       currency: purchase.currency,
       expires_ms: purchase.expires_ms,
@@ -211,12 +213,14 @@ export function decide(
     }
   }
 
-  /** A resource of this purchase whose limit it would exceed. */
-  function overLimit(purchase: PurchaseRow, amount: number): boolean {
-    return Array.from(takes(purchase, amount)).some(([ref, units]) => {
-      const { max_per_customer = null, taken } = resources.get(ref) ?? {}
-      return max_per_customer !== null && (taken?.get(purchase.customer) ?? 0) + units > max_per_customer
-    })
+  /** A resource of this purchase whose limit it would exceed, and that limit. */
+  function overLimit(purchase: PurchaseRow, amount: number): Met | undefined {
+    for (const [resource, units] of takes(purchase, amount)) {
+      const { max_per_customer = null, taken } = resources.get(resource) ?? {}
+      if (max_per_customer === null) continue
+      if ((taken?.get(purchase.customer) ?? 0) + units > max_per_customer) return { resource, max_per_customer }
+    }
+    return undefined
   }
 
   const isCharged = ({ payment, amount }: PurchaseRow) => payment.method === 'card' && (amount ?? 0) > 0
@@ -234,7 +238,7 @@ export function decide(
   }
 
   /** Status and reason of a purchase whose turn it is; moves its units when it gets them. */
-  function settle(purchase: PurchaseRow): [PurchaseStatus, string?] {
+  function settle(purchase: PurchaseRow): [PurchaseStatus, string?, Met?] {
     if (cancelled.has(purchase.id)) return ['cancelled']
     let amount = 0
     const currencies = new Set<string>()
@@ -257,10 +261,12 @@ export function decide(
     if (currencies.size > 1) return ['rejected', 'currency_mismatch']
     purchase.amount = amount
     purchase.currency = [...currencies][0] ?? resources.get(purchase.queue)?.currency ?? null
-    if (overLimit(purchase, amount)) return ['rejected', 'limit']
+    const limit = overLimit(purchase, amount)
+    if (limit) return ['rejected', 'limit', limit]
     for (const [ref, units] of lines) {
       const resource = resources.get(ref)
-      if (!resource || resource.available < units) return ['rejected', 'sold_out']
+      const available = resource?.available ?? 0
+      if (available < units) return ['rejected', 'sold_out', { resource: ref, available }]
     }
     if (wallet && wallet.available < amount) return ['failed', 'payment_declined']
     if (purchase.hold_seconds === null && !isCharged(purchase)) {
