@@ -320,6 +320,26 @@ t.test('a provider that tells us nothing: it is looked at', async (t) => {
   })
 
   await t.test(
+    'refunded there, and sent back by the bank after the sale was undone: now it is ours to give back',
+    async (t) => {
+      const id = await paid()
+      const made = await bank.giveBack(id)
+      await look(id)
+      await until(async () => (await read(id)).status === 'refunded', { what: 'the sale to be undone' })
+      await bank.decide('refunds', made, 'failed', { failure_reason: 'lost_or_stolen_card' })
+      t.equal(await bank.kept(id), PRICE)
+      await look(id)
+      await until(async () => (await bank.kept(id)) === 0, { what: 'the money to go back', timeout_ms: 30_000 })
+      await shop.charged(id)
+      t.match((await read(id)).payment.refunds, [
+        { status: 'failed', reason: 'lost_or_stolen_card', at_provider: true },
+        { status: 'succeeded', at_provider: false, amount: PRICE, attempts: 1 },
+      ])
+      await shop.verified()
+    },
+  )
+
+  await t.test(
     'what stands still for an hour is named by verify and by a metric, though it is asked for again',
     async (t) => {
       const id = await paid()
