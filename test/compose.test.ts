@@ -11,6 +11,7 @@ import { parse } from 'yaml'
 import { ROOT } from '../ops/install.mjs'
 import { anyFreePort } from '../ops/processes.mjs'
 import { readConfig } from '../src/shared/config.ts'
+import { CONNECTIONS } from '../src/shared/db.ts'
 import { card } from './shop.ts'
 import { openWorld, until } from './world.ts'
 
@@ -77,6 +78,30 @@ t.test('each of our services runs a script of package.json, with variables that 
     'the Procfile has what stays up, and nothing else',
   )
   for (const line of procfile) t.match(line, /^(\w+): npm run \1$/)
+})
+
+t.test('the connections that documents name are those that the code opens', async (t) => {
+  const sum = (pools: Record<string, number>) => Object.values(pools).reduce((all, one) => all + one, 0)
+  const [api, worker] = [sum(CONNECTIONS.api), sum(CONNECTIONS.worker)]
+  const always = api - CONNECTIONS.api.room
+  t.match(read('docs/deploy.md'), `${worker} connections a worker and ${always} an API, one more while`)
+  t.match(
+    read('docs/scaling.md'),
+    `opens ${always} or ${api} Postgres connections, each worker ${worker}: 20 of each are `,
+  )
+  t.match(read('docs/scaling.md'), `20 of each are ${20 * (api + worker)}.`)
+  t.match(text, `# ${worker} connections a worker, ${api} an API.`)
+  const limit = Number(/max_connections=(\d+)/.exec(text)?.[1])
+  t.ok(api + 8 * worker < limit, `eight workers and an API fit into ${limit}`)
+  // Each pool of a process is in the table. An intake has one a table, and one more while it withdraws what it gave up.
+  const sources = ['src/api', 'src/workers'].flatMap((folder) =>
+    readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })
+      .filter((file) => file.endsWith('.ts') && file !== 'intake.ts')
+      .map((file) => read(join(folder, file))),
+  )
+  for (const source of sources) {
+    for (const [, max = ''] of source.matchAll(/openDb\([^)]*?max: ([^,\s]+)/gs)) t.match(max, /^CONNECTIONS\./)
+  }
 })
 
 t.test('a worker has neither a host port nor a name, so there may be eight of them', async (t) => {

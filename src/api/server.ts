@@ -2,7 +2,7 @@
 import type { FastifyInstance } from 'fastify'
 import { createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
-import { isDataError, openDb } from '../shared/db.ts'
+import { CONNECTIONS, isDataError, openDb } from '../shared/db.ts'
 import { watchDependencies } from '../shared/health.ts'
 import { createLockStats } from '../shared/lock-stats.ts'
 import { openLocks } from '../shared/locks/open.ts'
@@ -25,9 +25,6 @@ import { createTail } from './tail.ts'
 import { traceRequests, traceTaking } from './trace-requests.ts'
 import { createWaits } from './wait.ts'
 
-/** Connections for reads; each intake has one of its own. */
-const CONNECTIONS = 8
-
 export interface RunningApi {
   app: FastifyInstance
   /** readiness off; what is under way goes on */
@@ -48,7 +45,7 @@ const isAnswer = (error: unknown) => error instanceof Problem || isDataError(err
 export async function startApi({ config, metrics, log }: ApiDeps): Promise<RunningApi> {
   const { database_url, redis_url, redis_prefix, lease_ttl_ms: ttl_ms } = config
   const db = openDb(database_url, {
-    max: CONNECTIONS,
+    max: CONNECTIONS.api.reads,
     name: 'holdfast-api',
     idle_in_transaction_ms: ttl_ms,
     statement_ms: FLUSH_MS,
@@ -74,7 +71,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const tail = createTail(client, log)
   // Its questions go by index however small the tables were when they were planned, and are given up in time.
   const room_db = openDb(database_url, {
-    max: 1,
+    max: CONNECTIONS.api.room,
     name: 'holdfast-room',
     idle_in_transaction_ms: ttl_ms,
     statement_ms: 2_000,

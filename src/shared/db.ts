@@ -8,6 +8,26 @@ import { drizzle } from 'drizzle-orm/postgres-js'
 import { migrate } from 'drizzle-orm/postgres-js/migrator'
 import postgres from 'postgres'
 
+/**
+ * Connections that a process opens at most. docs/deploy.md, docs/scaling.md and docker-compose.yml name the sums, which
+ * test/compose.test.ts holds against these.
+ */
+export const CONNECTIONS = {
+  api: {
+    reads: 8,
+    /** one a table: flushes of a table run one at a time */
+    intakes: 2,
+    /** while somebody looks at the control room */
+    room: 1,
+  },
+  worker: {
+    /** a transaction, the takes of the next one, those beside one that is stuck, the sweeper, charges */
+    batches: 8,
+    webhooks: 4,
+    watch: 1,
+  },
+} as const
+
 export interface DbOptions {
   /** connections in the pool */
   max: number

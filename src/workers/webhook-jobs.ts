@@ -4,7 +4,7 @@
  */
 import { Queue, Worker } from 'bullmq'
 import type { Config } from '../shared/config.ts'
-import { openDb } from '../shared/db.ts'
+import { CONNECTIONS, openDb } from '../shared/db.ts'
 import type { Locks } from '../shared/locks/lease.ts'
 import type { Log } from '../shared/log.ts'
 import type { Metrics } from '../shared/metrics.ts'
@@ -34,7 +34,7 @@ export interface WebhookJobsDeps {
 export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDeps) {
   const { redis_url, redis_prefix, lease_ttl_ms: ttl_ms, webhooks: limits } = config
   const db = openDb(config.database_url, {
-    max: 4,
+    max: CONNECTIONS.worker.webhooks,
     name: 'holdfast-webhooks',
     idle_in_transaction_ms: ttl_ms,
     statement_ms: STATEMENT_MS,

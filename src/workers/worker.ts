@@ -2,7 +2,7 @@
 import { type Job, Worker } from 'bullmq'
 import { type Breaker, createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
-import { openDb } from '../shared/db.ts'
+import { CONNECTIONS, openDb } from '../shared/db.ts'
 import { watchDependencies } from '../shared/health.ts'
 import { createLockStats } from '../shared/lock-stats.ts'
 import { LeaseLostError, LockBusyError, type Locks } from '../shared/locks/lease.ts'
@@ -33,8 +33,6 @@ import { startWebhookJobs } from './webhook-jobs.ts'
 
 /** Milliseconds between two looks at the progress of the queues under way. */
 const PROGRESS_LOOK_MS = 1_000
-/** Connections of a worker: a transaction, the takes of the next one, those beside one that is stuck, the sweeper, charges. */
-const CONNECTIONS = 8
 /** Milliseconds for one batch, its wait for row locks included; and for one statement of it, which the server ends before. */
 const BATCH_MS = 10_000
 const STATEMENT_MS = 8_000
@@ -75,7 +73,7 @@ const isLeaseAnswer = (error: unknown) => error instanceof LockBusyError || erro
 export async function startWorker({ config, metrics, log, locks: given }: WorkerDeps): Promise<RunningWorker> {
   const { redis_url, redis_prefix, lease_ttl_ms: ttl_ms } = config
   const db = openDb(config.database_url, {
-    max: CONNECTIONS,
+    max: CONNECTIONS.worker.batches,
     name: 'holdfast-worker',
     idle_in_transaction_ms: ttl_ms,
     statement_ms: STATEMENT_MS,
@@ -197,7 +195,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
 
   const breakers = [database, leases, charges.breaker]
   const watched = openDb(config.database_url, {
-    max: 1,
+    max: CONNECTIONS.worker.watch,
     name: 'holdfast-watch',
     idle_in_transaction_ms: ttl_ms,
     statement_ms: VERIFY_MS,
