@@ -21,6 +21,8 @@ export interface Command<O extends Options> {
   some<T extends string>(flag: keyof O & string, known: readonly T[]): T[]
   /** DATABASE_URL or REDIS_URL: of the environment, else of .env, else of the `npm start` that runs here; else refuses. */
   address(variable: 'DATABASE_URL' | 'REDIS_URL'): string
+  /** The same, or undefined where there is none. */
+  found(variable: 'DATABASE_URL' | 'REDIS_URL'): string | undefined
   /** Refuses an address of the environment that is no URL of its kind; one that is not set is none. */
   checkAddresses(): void
 }

@@ -47,6 +47,7 @@ export function readCommand({ name, usage, options = {}, words: most = 0, args =
       if (value === undefined) refuse(`${variable} is not set, and no npm start is running here`)
       return value
     },
+    found: addressOf,
     checkAddresses() {
       for (const variable of Object.keys(PROTOCOLS)) check(variable, process.env[variable])
     },
