@@ -61,15 +61,18 @@ try {
         VALUES (${id}, 'sample:1', 'sample', ${tx.json([{ resource: 'sample:1', units: 1 }])}, ${hold})
         ON CONFLICT DO NOTHING`
     }
-    for (const [id, month, hold] of [
-      [BOOKING_SAMPLES.complete, '01', null],
-      [BOOKING_SAMPLES.accept, '02', a_week_s],
-      [BOOKING_SAMPLES.decline, '03', a_week_s],
-      [BOOKING_SAMPLES.cancel, '04', a_week_s],
+    const day_ms = 86_400_000
+    const date = (days: number) => new Date(Date.now() + days * day_ms).toISOString().slice(0, 10)
+    for (const [id, during, hold] of [
+      // Under way: only what has begun can be completed.
+      [BOOKING_SAMPLES.complete, `[${date(-1)},${date(6)})`, null],
+      [BOOKING_SAMPLES.accept, '[2030-02-01,2030-02-08)', a_week_s],
+      [BOOKING_SAMPLES.decline, '[2030-03-01,2030-03-08)', a_week_s],
+      [BOOKING_SAMPLES.cancel, '[2030-04-01,2030-04-08)', a_week_s],
     ] as const) {
       await tx`
         INSERT INTO bookings (id, resource, customer, during, hold_seconds)
-        VALUES (${id}, 'sample:2', 'sample', ${`[2030-${month}-01,2030-${month}-08)`}, ${hold})
+        VALUES (${id}, 'sample:2', 'sample', ${during}, ${hold})
         ON CONFLICT DO NOTHING`
     }
     for (const id of Object.values(WEBHOOK_SAMPLES)) {

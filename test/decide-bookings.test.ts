@@ -13,7 +13,8 @@ import {
 import { type BookingItem, type BookingRow, decideBookings } from '../src/workers/bookings.ts'
 import type { Resource } from '../src/workers/purchases.ts'
 
-const NOW = 1_000_000
+/** The beginning of the stays here, so that no command is too early or too late. */
+const NOW = 0
 const ACCEPT_MS = 30_000
 
 let seq = 0
@@ -29,6 +30,7 @@ const row = (change: Partial<BookingRow> = {}): BookingRow => {
     expires_ms: null,
     status: 'queued' as const,
     charge: null,
+    hold_until_ms: null,
     replaces: null,
   }
   return { id, seq, ...fixed, ...open, payment: { method: 'none' }, ...change }
@@ -36,7 +38,7 @@ const row = (change: Partial<BookingRow> = {}): BookingRow => {
 const settle = (booking: BookingRow): BookingItem => ({ kind: 'booking', booking })
 const command = (booking: BookingRow, name: BookingCommand | ChargeCommand): BookingItem => {
   seq++
-  return { kind: 'command', booking, command: { id: `c${seq}`, seq, command: name } }
+  return { kind: 'command', booking, command: { id: `c${seq}`, seq, command: name, payment: null } }
 }
 const calendar = (ref: string): Resource =>
   ({ ref, kind: 'calendar', available: 0, held: 0, price: 3, currency: 'USD', token: 7 }) as Resource
@@ -121,6 +123,41 @@ t.test('the card of a stay: every answer in every status sells, frees, or gives 
   t.match([again.rebooked, again.payables], [[{ replaces: over.id }], [{ step: 'capture', id: over.id }]])
   const back = decide([command(stay('requested', 'authorized', { expires_ms: NOW }), 'paid')], [other])
   t.match([back.rebooked, back.payables], [[], [{ step: 'refund' }]], 'or goes back')
+})
+
+t.test('a stay completes from its beginning on, and is neither accepted nor cancelled once it is over', async (t) => {
+  const cases: [
+    name: BookingCommand,
+    status: BookingStatus,
+    from_ms: number,
+    until_ms: number,
+    refusal: string | null,
+  ][] = [
+    ['complete', 'accepted', NOW + 1, NOW + 10, 'too_early'],
+    ['complete', 'accepted', NOW, NOW + 10, null],
+    ['complete', 'accepted', NOW - 10, NOW, null],
+    ['cancel', 'accepted', NOW - 10, NOW + 1, null],
+    ['cancel', 'accepted', NOW - 10, NOW, 'too_late'],
+    ['cancel', 'requested', NOW - 10, NOW, null],
+    ['accept', 'requested', NOW - 10, NOW + 1, null],
+    ['accept', 'requested', NOW - 10, NOW, 'too_late'],
+    ['decline', 'requested', NOW - 10, NOW, null],
+    ['accept', 'accepted', NOW - 10, NOW, 'wrong_status'],
+  ]
+  for (const [name, status, from_ms, until_ms, refusal] of cases) {
+    const booking = row({ status, from_ms, until_ms, expires_ms: NOW + 1 })
+    const { bookings, commands } = decide([command(booking, name)])
+    const what = `${name} of what is ${status}, ${from_ms} to ${until_ms}`
+    t.match(commands, [{ status: refusal ? 'rejected' : 'done', reason: refusal }], what)
+    t.equal(bookings.length, refusal ? 0 : 1)
+  }
+  const ride = row({ kind: 'ride', status: 'accepted', from_ms: NOW + 5, until_ms: null })
+  t.match(decide([command(ride, 'complete')]).commands, [{ status: 'done' }], 'a ride has no dates')
+  t.match(decide([settle(row({ from_ms: -5, until_ms: NOW }))]).bookings, [{ status: 'rejected', reason: 'too_late' }])
+  const late = { charge: 'authorized' as const, amount: 3, payment: { method: 'card' as const, token: 'x' } }
+  const over = row({ ...late, status: 'expired', from_ms: -5, until_ms: NOW })
+  const { rebooked, payables } = decide([command(over, 'paid')])
+  t.match([rebooked, payables], [[], [{ step: 'refund' }]], 'late money buys no time that is over')
 })
 
 t.test('who is overdue is told so, and nobody later sees it accepted', async (t) => {

@@ -32,13 +32,14 @@ const purchase = (fields: Partial<PurchaseRow>): PurchaseRow => ({
   created_ms: 0,
   customer: 'c',
   charge: null,
+  hold_until_ms: null,
   replaces: null,
   ...fields,
 })
 const command = (kind: CommandKind, row: PurchaseRow, id: string = kind): PurchaseItem => ({
   kind: 'command',
   purchase: row,
-  command: { id, seq: 2, command: kind, created_ms: 0 },
+  command: { id, seq: 2, command: kind, created_ms: 0, payment: null },
 })
 const run = (items: PurchaseItem[], ...resources: Resource[]) =>
   decide(items, new Map(resources.map((r) => [r.ref, r])), NOW)

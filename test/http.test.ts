@@ -479,6 +479,9 @@ t.test('with an API and a worker', async (t) => {
     t.same(await found('resource=house:1&status=accepted'), ['ada', 'ada'])
     const move = (name: string, headers = {}) => call('POST', `/api/bookings/${taken.body.id}/${name}`, { headers })
     t.match(await move('accept'), { status: 409, body: { code: 'wrong_status', current_status: 'accepted' } })
+    t.match(await move('complete'), { status: 409, body: { code: 'too_early' } })
+    await db.client`
+      UPDATE bookings SET during = tstzrange(now() - interval '1 h', now() + interval '1 h') WHERE id = ${taken.body.id}`
     const key = { 'idempotency-key': 'complete-once' }
     t.match(await move('complete', key), { status: 200, body: { status: 'completed' } })
     const again = await move('complete', key)

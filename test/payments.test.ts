@@ -64,6 +64,8 @@ t.test('a provider that answers', async (t) => {
     t.equal(joined + late, 3, 'or come when it is done')
     const bad = await buy(ref, 'tok_chargeDeclined', { hold_seconds: 60 })
     t.match(await shop.command(bad.body.id, 'confirm'), { status: 402, body: { code: 'payment_declined' } })
+    t.match(await shop.resource(ref), { available: 3, held: 1, sold: 1 }, 'held for another card')
+    t.match(await shop.command(bad.body.id, 'cancel'), { status: 200 })
     t.match(await shop.resource(ref), { available: 4, held: 0, sold: 1 })
     await shop.charged()
     t.equal((await bank.of(held.body.id)).length, 1)
@@ -109,7 +111,7 @@ t.test('a provider that answers', async (t) => {
       timeout_ms: 1_000,
     })
     const id = 'fifty-of-60'
-    const ask = { id, of: 'purchase' as const, amount: 100, currency: 'USD', token: 'tok_visa' }
+    const ask = { id, key: id, of: 'purchase' as const, amount: 100, currency: 'USD', token: 'tok_visa' }
     const [intent, again] = await Promise.all([
       gateway.create(ask),
       gateway.create(ask).catch(() => gateway.create(ask)),

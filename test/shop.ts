@@ -60,8 +60,8 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
     },
     book: (body: object, headers: Record<string, string> = {}) => call(at('/api/bookings'), 'POST', body, headers),
     /** accept, decline, cancel or complete a booking */
-    move: (id: string, command: string, headers: Record<string, string> = {}) =>
-      call(at(`/api/bookings/${id}/${command}`), 'POST', undefined, headers),
+    move: (id: string, command: string, headers: Record<string, string> = {}, body?: object) =>
+      call(at(`/api/bookings/${id}/${command}`), 'POST', body, headers),
     async booking(id: string) {
       return (await call(at(`/api/bookings/${id}`), 'GET')).body
     },
@@ -75,8 +75,11 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
       }
       return await until(answered, { what: 'an answer', timeout_ms: 60_000 })
     },
-    command: (id: string, command: string, headers: Record<string, string> = {}) =>
-      call(at(`/api/purchases/${id}/${command}`), 'POST', undefined, headers),
+    async purchase(id: string) {
+      return (await call(at(`/api/purchases/${id}`), 'GET')).body
+    },
+    command: (id: string, command: string, headers: Record<string, string> = {}, body?: object) =>
+      call(at(`/api/purchases/${id}/${command}`), 'POST', body, headers),
     async resource(ref: string) {
       return (await call(at(`/api/resources/${ref.replace(':', '/')}`), 'GET')).body
     },
@@ -156,6 +159,11 @@ export function provider(url: string) {
     /** intents of a purchase or booking */
     of,
     refunds,
+    /** the status of the answer to a confirm that is sent past everything */
+    async confirm(id: string): Promise<number> {
+      const headers = { authorization: `Bearer ${SANDBOX_KEY}` }
+      return (await fetch(`${url}/v1/payment_intents/${id}/confirm`, { method: 'POST', headers })).status
+    },
     /** minor units that the provider has of this purchase or booking in the end */
     async kept(id: string): Promise<number> {
       const [taken, given] = [await of(id), await refunds(id)]

@@ -255,6 +255,13 @@ function bodies(app: FastifyInstance): void {
   })
 }
 
+/** A body that may be null may be left out. */
+function optional(body: { content: { 'application/json': { schema: { type?: string | string[] } } } }): object {
+  const json = body.content['application/json']
+  if (!Array.isArray(json.schema.type)) return body
+  return { required: false, content: { 'application/json': { ...json, schema: { ...json.schema, type: 'object' } } } }
+}
+
 /**
  * Ajv's keyword picks one of several inline schemas; OpenAPI's may only pick named ones, where oneOf says it all. So it
  * does for if, then and else.
@@ -263,6 +270,7 @@ const withoutDiscriminators = (openapi: object): object =>
   JSON.parse(
     JSON.stringify(openapi, (key, value) => {
       if (key === 'discriminator') return undefined
+      if (key === 'requestBody') return optional(value)
       if (!value?.if || !value.then || !value.else) return value
       const { if: _, then: one, else: other, ...rest } = value
       return { ...rest, oneOf: [other, one] }

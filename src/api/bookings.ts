@@ -39,11 +39,11 @@ import {
 } from './http.ts'
 import type { Intake, NewRow } from './intake.ts'
 import type { Kinds, Wanted } from './kinds.ts'
-import { createLine, keyed, type LineDeps } from './line.ts'
+import { createLine, keyed, type LineDeps, PAYMENT_REFUSALS, UNPAID } from './line.ts'
 import { createLook } from './look.ts'
 import { Moment, readRange } from './moment.ts'
 import { declineOf, MONEY, type Money, PaymentState, presentPayment } from './money.ts'
-import { accountOf, MAX_HOLD_S, PaymentSchema, readPayment } from './purchases.ts'
+import { accountOf, MAX_HOLD_S, PayingSchema, PaymentSchema, readPaying, readPayment } from './purchases.ts'
 import { CHARGING } from './wait.ts'
 
 /** Longest stay. */
@@ -294,7 +294,15 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
       const { status } = present(row)
       if (!mayStill(status, command)) throw wrongStatus(command, status)
     },
-    wrongStatus,
+    paying: 'accept',
+    unpaid: (code, row) => refusal(present(row), code),
+    refused: (command, code, status, row) => {
+      const booking = present(row)
+      if (code === 'too_early' || code === 'too_late') return illTimed(command, code, booking)
+      if (UNPAID.has(code)) return refusal(booking, code)
+      const why = PAYMENT_REFUSALS[code]
+      return why === undefined ? wrongStatus(command, status) : new Problem(409, code, why, { booking })
+    },
   })
 
   async function isKnown({
@@ -414,19 +422,29 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
           operationId: `${command}Booking`,
           tags,
           summary: SUMMARIES[command],
-          description:
-            'Stands in the line of the booking. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; ' +
-            '202 when it takes longer.',
+          description: `${DESCRIPTIONS[command]} Stands in the line of the booking. Answers when settled, 10 seconds at most or what \`Prefer: wait=N\` says; 202 when it takes longer.`,
           params: IdParams(BOOKING_SAMPLES[command]),
           headers: Type.Object({ prefer: Type.Optional(Type.String()), 'idempotency-key': Key }),
+          ...(command === 'accept' && { body: PayingSchema }),
           response: {
             200: answers(BookingRef, 'Done', 'preference-applied', REPLAYED),
             202: answers(BookingRef, 'In the line', 'retry-after', 'preference-applied', REPLAYED),
-            ...problems(400, ...(command === 'accept' ? [402] : []), 404, wrongStatus(command, 'expired'), 413, 415),
+            ...problems(
+              400,
+              ...(command === 'accept' ? [402, 422] : []),
+              404,
+              wrongStatus(command, 'expired'),
+              413,
+              415,
+            ),
           },
         },
       },
-      async (request, reply) => await line.obey(command, request, request.params.id.toLowerCase(), reply),
+      async (request, reply) => {
+        const payment = readPaying(request.body)
+        if (payment !== null) await deps.kinds.check(accountOf(payment))
+        return await line.obey(command, request, request.params.id.toLowerCase(), reply, payment)
+      },
     )
   }
 }
@@ -438,6 +456,15 @@ const SUMMARIES: Record<BookingCommand, string> = {
   complete: 'End an accepted ride or stay',
 }
 
+const DESCRIPTIONS: Record<BookingCommand, string> = {
+  accept:
+    'With `payment` a stay that is set aside is paid now, as a purchase is at its confirm. A stay that is over is not ' +
+    'accepted any more (409 `too_late`).',
+  decline: 'Takes no body.',
+  cancel: 'An accepted stay that is over cannot be cancelled (409 `too_late`). Takes no body.',
+  complete: 'A stay from its beginning on (409 `too_early` before it), a ride at any time. Takes no body.',
+}
+
 /** Bookings that the sample data holds, so that every example answers when it is pressed. */
 export const BOOKING_SAMPLES: Record<BookingCommand, string> = {
   complete: '01935f5e-0000-7000-8000-000000000011',
@@ -446,12 +473,15 @@ export const BOOKING_SAMPLES: Record<BookingCommand, string> = {
   cancel: '01935f5e-0000-7000-8000-000000000014',
 }
 
-const UNPAID = new Set(['payment_declined', 'payment_unavailable'])
 const refusal = (booking: Booking, code: string) =>
-  new Problem(UNPAID.has(code) ? 402 : 409, code, `The booking was rejected: ${code}.`, {
-    ...declineOf(booking.payment),
-    booking,
-  })
+  UNPAID.has(code)
+    ? new Problem(402, code, `The payment failed: ${code}.`, { ...declineOf(booking.payment), booking })
+    : new Problem(409, code, `The booking was rejected: ${code}.`, { booking })
+
+const illTimed = (command: BookingCommand, code: 'too_early' | 'too_late', booking: Booking) => {
+  const when = code === 'too_early' ? `before it begins, ${booking.from}` : `after its end, ${booking.to}`
+  return new Problem(409, code, `A stay cannot be ${PARTICIPLES[command]} ${when}.`, { booking })
+}
 
 const conflict = (conflicting_ids: string[], booking?: Booking) =>
   new Problem(409, 'conflict', 'Another booking has this time, or this rider.', {

@@ -10,6 +10,7 @@ import { type Breaker, UnavailableError } from '../shared/breaker.ts'
 import { type Client, run, transaction } from '../shared/db.ts'
 import { newId } from '../shared/id.ts'
 import { Problem } from '../shared/problem.ts'
+import type { Payment } from '../shared/schema.ts'
 import { idempotencyKey, idempotencyScope, preferredWait, REPLAYED } from './http.ts'
 import type { Intake, NewRow, Taken } from './intake.ts'
 import type { Look } from './look.ts'
@@ -48,10 +49,28 @@ export interface Kind<Row extends Standing, New extends NewRow, Command extends 
   /** it has left the line, and its card is being asked: not settled yet */
   charging?(row: Row): boolean
   /** what the one is told whose command was done. @throws Problem when it came to nothing all the same */
-  obeyed?(command: Command, row: Row): Promise<object>
+  obeyed(command: Command, row: Row): Promise<object>
+  /** the command that asks a card, or takes from a wallet */
+  paying: Command
+  /** the payment of a command took nothing; what it was for is still set aside, or was until the end of its hold */
+  unpaid(code: string, row: Row): Problem
   /** @throws Problem wrong_status when no status that the row may still reach allows the command */
   refuseUnless(command: Command, row: Row): void
-  wrongStatus(command: Command, status: string): Problem
+  /** a command that was refused in its turn, with the status it met */
+  refused(command: Command, code: string, status: string, row: Row): Problem
+}
+
+/** Codes with which a payment is refused: 402. */
+export const UNPAID: ReadonlySet<string> = new Set(['payment_declined', 'payment_unavailable'])
+
+/** Why a command is refused for its payment although the status allows it: codes that purchases and bookings share. */
+export const PAYMENT_REFUSALS: Readonly<Record<string, string>> = {
+  payment_in_progress:
+    'Another payment of it is being asked for: it is paid by that one, or can be paid when that has failed.',
+  payment_conflict: 'It is paid from the wallet that it came with, whose money is set aside.',
+  unknown_resource: 'The wallet does not exist.',
+  currency_mismatch: 'The wallet has another currency.',
+  limit: 'The wallet gives a customer no more than its limit.',
 }
 
 /** The columns that make one row of one key; nulls without the header. */
@@ -65,6 +84,8 @@ export function keyed(request: FastifyRequest, route: string, body: object) {
   }
 }
 
+const json = (value: object | null) => (value === null ? null : JSON.stringify(value))
+
 const accepted = (reply: FastifyReply, body: object) => reply.code(202).header('retry-after', RETRY_AFTER_S).send(body)
 
 export function createLine<Row extends Standing, New extends NewRow, Command extends string>(
@@ -72,6 +93,7 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
   kind: Kind<Row, New, Command>,
 ) {
   const { noun, look, intake, present } = kind
+  const column = sql.raw(noun)
   const standing = (row: Row) => row.status === 'queued' || kind.charging?.(row) === true
 
   async function readOne(id: string): Promise<Row> {
@@ -126,21 +148,27 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
   }
 
   /** Puts a command into the line of what it is about, and answers when it is settled. */
-  async function obey(command: Command, request: FastifyRequest, subject: string, reply: FastifyReply) {
+  async function obey(
+    command: Command,
+    request: FastifyRequest,
+    subject: string,
+    reply: FastifyReply,
+    payment: Payment | null = null,
+  ) {
     const wait_s = preferredWait(request)
     const key = idempotencyKey(request)
     const scope = key === null ? '' : idempotencyScope(request, `${command} ${subject}`)
     const row = await readOne(subject)
     if (wait_s !== undefined) reply.header('preference-applied', `wait=${wait_s}`)
     const id = newId()
-    const earlier = key === null ? undefined : await findCommand(key, scope)
+    const earlier = key === null ? undefined : await findCommand(key, scope, payment)
     // A status that can no longer lead to where the command wants to go needs no place in the line.
     if (!earlier) kind.refuseUnless(command, row)
     const since = performance.now()
     const wait_ms = wait_s === undefined ? COMMAND_WAIT_MS : wait_s * 1000
     let watch = waits.watch(earlier ?? id)
     try {
-      const own = earlier ?? (await enqueue({ id, queue: row.queue, subject, command, key, scope }))
+      const own = earlier ?? (await enqueue({ id, queue: row.queue, subject, command, payment, key, scope }))
       let settled = false
       if (own !== id) {
         reply.header(REPLAYED, 'true')
@@ -150,12 +178,14 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
         settled = (await commandState(own)).status !== 'queued'
       }
       if (!settled) await watch.settled(wait_ms)
-      const { status, met } = await commandState(own)
-      if (status === 'rejected') throw kind.wrongStatus(command, met ?? row.status)
+      const { status, met, reason } = await commandState(own)
+      if (status === 'rejected') throw kind.refused(command, reason ?? '', met ?? row.status, await readOne(subject))
       const left_ms = Math.max(0, wait_ms - (performance.now() - since))
       const after = status === 'done' ? await charged(subject, left_ms) : await readOne(subject)
       if (status !== 'done' || kind.charging?.(after)) return accepted(reply, present(after))
-      return reply.code(200).send(kind.obeyed ? await kind.obeyed(command, after) : present(after))
+      const unpaid = command === kind.paying ? await unpaidBy(own, after) : undefined
+      if (unpaid !== undefined) throw kind.unpaid(unpaid, after)
+      return reply.code(200).send(await kind.obeyed(command, after))
     } finally {
       watch.done()
     }
@@ -175,17 +205,35 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
     }
   }
 
-  async function findCommand(key: string, scope: string): Promise<string | undefined> {
-    const [row] = await guarded(() =>
-      run<{ id: string }>(
+  /**
+   * Why the charge that the command began, or joined, took nothing; undefined when it did, or when there was none. It is the
+   * first that ended after the command was done: no other can begin before.
+   */
+  async function unpaidBy(command: string, row: Row): Promise<string | undefined> {
+    const [charge] = await guarded(() =>
+      run<{ status: string }>(
         client,
-        sql`SELECT id FROM commands WHERE idempotency_key = ${key} AND idempotency_scope = ${scope}`,
+        sql`SELECT a.status FROM charges a JOIN commands c ON c.${column} = a.${column}
+            WHERE c.id = ${command} AND a.${column} = ${row.id} AND a.purpose = 'attempt' AND a.settled_at > c.settled_at
+            ORDER BY a.settled_at LIMIT 1`,
       ),
     )
+    return charge && (charge.status === 'declined' ? 'payment_declined' : 'payment_unavailable')
+  }
+
+  /** @throws Problem idempotency_key_reused when it was sent with another payment */
+  async function findCommand(key: string, scope: string, payment: Payment | null): Promise<string | undefined> {
+    const [row] = await guarded(() =>
+      run<{ id: string; same: boolean }>(
+        client,
+        sql`SELECT id, payment IS NOT DISTINCT FROM ${json(payment)}::jsonb AS same
+            FROM commands WHERE idempotency_key = ${key} AND idempotency_scope = ${scope}`,
+      ),
+    )
+    if (row && !row.same) throw reusedKey()
     return row?.id
   }
 
-  const column = sql.raw(noun)
   /**
    * Puts the command into the queue; the id of an earlier one with the same key, if there is one. A transaction, so that
    * the command of a caller who was answered 503 is not written after that.
@@ -195,28 +243,29 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
     queue: string
     subject: string
     command: Command
+    payment: Payment | null
     key: string | null
     scope: string
   }): Promise<string> {
     const insert = sql`
-      INSERT INTO commands (id, queue, ${column}, command, idempotency_key, idempotency_scope)
-      VALUES (${c.id}, ${c.queue}, ${c.subject}, ${c.command}, ${c.key}, ${c.scope})
+      INSERT INTO commands (id, queue, ${column}, command, payment, idempotency_key, idempotency_scope)
+      VALUES (${c.id}, ${c.queue}, ${c.subject}, ${c.command}, ${json(c.payment)}::jsonb, ${c.key}, ${c.scope})
       ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
       RETURNING id`
     const made = await guarded((signal) => transaction(client, signal, (tx) => run(tx, insert)))
     nudge([c.queue])
     if (made.length > 0 || c.key === null) return c.id
-    return (await findCommand(c.key, c.scope)) ?? c.id
+    return (await findCommand(c.key, c.scope, c.payment)) ?? c.id
   }
 
   async function commandState(id: string) {
     const [row] = await guarded(() =>
-      run<{ status: 'queued' | 'done' | 'rejected'; met: string | null }>(
+      run<{ status: 'queued' | 'done' | 'rejected'; met: string | null; reason: string | null }>(
         client,
-        sql`SELECT status, met FROM commands WHERE id = ${id}`,
+        sql`SELECT status, met, reason FROM commands WHERE id = ${id}`,
       ),
     )
-    return row ?? { status: 'queued' as const, met: null }
+    return row ?? { status: 'queued' as const, met: null, reason: null }
   }
 
   return { readOne, submit, obey }

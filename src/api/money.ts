@@ -10,7 +10,7 @@ import { iso, Nullable, Time } from './http.ts'
 /** One row of charges, as MONEY reads it. */
 interface Row {
   id: string
-  purpose: 'charge' | 'refund' | 'dispute'
+  purpose: 'charge' | 'refund' | 'dispute' | 'attempt'
   status: ChargeStatus
   amount: number
   currency: string
@@ -84,7 +84,8 @@ export function presentPayment(payment: Payment, money: Money): PaymentState {
   const { method } = payment
   if (payment.method === 'wallet') return { method, account: payment.account }
   if (money === null) return { method }
-  const charge = money.findLast((one) => one.purpose === 'charge')
+  // Of a hold that goes on, the card that took nothing last.
+  const charge = money.findLast((one) => one.purpose === 'charge' || one.purpose === 'attempt')
   const dispute = money.findLast((one) => one.purpose === 'dispute')
   return {
     method,

@@ -39,7 +39,7 @@ import {
 } from './http.ts'
 import type { Intake, NewRow } from './intake.ts'
 import type { Kinds, Wanted } from './kinds.ts'
-import { createLine, keyed, type LineDeps } from './line.ts'
+import { createLine, keyed, type LineDeps, PAYMENT_REFUSALS, UNPAID } from './line.ts'
 import { createLook } from './look.ts'
 import { declineOf, MONEY, type Money, PaymentState, presentPayment } from './money.ts'
 import { CHARGING } from './wait.ts'
@@ -89,6 +89,19 @@ const NewPurchaseSchema = Type.Object(
     examples: [{ customer: 'ada', lines: [{ resource: 'product:1', units: 1 }], payment: { method: 'none' } }],
   },
 )
+
+/** Of a command that pays: may be left out, and be empty. */
+export const PayingSchema = Type.Unsafe<{ payment?: Payment } | null>({
+  type: ['object', 'null'],
+  properties: { payment: PaymentSchema },
+  additionalProperties: false,
+  examples: [{ payment: { method: 'none' } }],
+})
+/** What a command pays with; null: with what there is already, which may be nothing. */
+export function readPaying(body: unknown): Payment | null {
+  const { payment } = (body ?? {}) as { payment?: Payment }
+  return payment === undefined || payment.method === 'none' ? null : readPayment(payment)
+}
 
 export const PurchaseSchema = Type.Object(
   {
@@ -240,8 +253,14 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
     charging: (row) => row.charging,
     outcome,
     obeyed,
+    paying: 'confirm',
+    unpaid,
     refuseUnless,
-    wrongStatus,
+    refused: (command, code, status, row) => {
+      if (UNPAID.has(code)) return unpaid(code, row)
+      const why = PAYMENT_REFUSALS[code]
+      return why === undefined ? wrongStatus(command, status) : new Problem(409, code, why, { purchase: present(row) })
+    },
   })
 
   async function outcome(row: Row): Promise<Purchase> {
@@ -368,19 +387,29 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
           operationId: `${command}Purchase`,
           tags,
           summary: SUMMARIES[command],
-          description:
-            'Stands in the line of the purchase. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; ' +
-            '202 when it takes longer.',
+          description: `${DESCRIPTIONS[command]} Stands in the line of the purchase. Answers when settled, 10 seconds at most or what \`Prefer: wait=N\` says; 202 when it takes longer.`,
           params: IdParams(SAMPLES[ALLOWED[command]]),
           headers: Type.Object({ prefer: Type.Optional(Type.String()), 'idempotency-key': Key }),
+          ...(command === 'confirm' && { body: PayingSchema }),
           response: {
             200: answers(PurchaseRef, 'Done', 'preference-applied', REPLAYED),
             202: answers(PurchaseRef, 'In the line', 'retry-after', 'preference-applied', REPLAYED),
-            ...problems(400, ...(command === 'confirm' ? [402] : []), 404, wrongStatus(command, 'refunded'), 413, 415),
+            ...problems(
+              400,
+              ...(command === 'confirm' ? [402, 422] : []),
+              404,
+              wrongStatus(command, 'refunded'),
+              413,
+              415,
+            ),
           },
         },
       },
-      async (request, reply) => await line.obey(command, request, request.params.id.toLowerCase(), reply),
+      async (request, reply) => {
+        const payment = readPaying(request.body)
+        if (payment !== null) await deps.kinds.check(accountOf(payment))
+        return await line.obey(command, request, request.params.id.toLowerCase(), reply, payment)
+      },
     )
   }
 }
@@ -389,6 +418,15 @@ const SUMMARIES: Record<ClientCommand, string> = {
   confirm: 'Make a held purchase final',
   cancel: 'Give a queued or held purchase up',
   refund: 'Take a confirmed purchase back; payment.refunds tells when its money has moved',
+}
+const DESCRIPTIONS: Record<ClientCommand, string> = {
+  confirm:
+    'With `payment` a hold is paid now: by card it is confirmed when the charge is reserved, from a wallet in the same ' +
+    'settlement. A card that is declined (402) leaves the hold as it was, for another one; a purchase whose payment is ' +
+    'being asked for, or set aside in a wallet, takes no other (409 `payment_in_progress`, `payment_conflict`). Without ' +
+    '`payment` it is paid with what it came with, which may be nothing.',
+  cancel: 'Takes no body.',
+  refund: 'All of it; takes no body.',
 }
 /** The status that a command needs; a queued purchase may still get there. */
 const ALLOWED = { confirm: 'held', cancel: 'cancellable', refund: 'confirmed' } as const
@@ -406,6 +444,11 @@ const soldOut = (line: Line | undefined, available: number | undefined, purchase
     resource: line?.resource,
     ...(purchase ? { purchase } : {}),
   })
+
+function unpaid(code: string, row: Row): Problem {
+  const purchase = present(row)
+  return new Problem(402, code, `The payment failed: ${code}.`, { ...declineOf(purchase.payment), purchase })
+}
 
 const wrongStatus = (command: ClientCommand, status: string) =>
   new Problem(409, 'wrong_status', `A purchase that is ${status} cannot be ${PARTICIPLES[command]}.`, {

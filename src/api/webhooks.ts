@@ -27,6 +27,7 @@ export function webhookRoutes(instance: FastifyInstance, { gateway, client, guar
   async function lookAt(intent: string): Promise<void> {
     const write = sql`
       UPDATE charges SET ask_at = clock_timestamp() WHERE purpose = 'charge' AND provider_id = ${intent}
+        AND status NOT IN ('declined', 'unavailable')
       RETURNING coalesce(purchase, booking) AS id`
     const rows = await guarded((signal) => transaction(client, signal, (tx) => run<{ id: string }>(tx, write)))
     pay(rows.map((row) => row.id))

@@ -173,7 +173,7 @@ export interface paths {
         put?: never;
         /**
          * Make a held purchase final
-         * @description Stands in the line of the purchase. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
+         * @description With `payment` a hold is paid now: by card it is confirmed when the charge is reserved, from a wallet in the same settlement. A card that is declined (402) leaves the hold as it was, for another one; a purchase whose payment is being asked for, or set aside in a wallet, takes no other (409 `payment_in_progress`, `payment_conflict`). Without `payment` it is paid with what it came with, which may be nothing. Stands in the line of the purchase. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
          */
         post: operations["confirmPurchase"];
         delete?: never;
@@ -193,7 +193,7 @@ export interface paths {
         put?: never;
         /**
          * Give a queued or held purchase up
-         * @description Stands in the line of the purchase. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
+         * @description Takes no body. Stands in the line of the purchase. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
          */
         post: operations["cancelPurchase"];
         delete?: never;
@@ -213,7 +213,7 @@ export interface paths {
         put?: never;
         /**
          * Take a confirmed purchase back; payment.refunds tells when its money has moved
-         * @description Stands in the line of the purchase. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
+         * @description All of it; takes no body. Stands in the line of the purchase. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
          */
         post: operations["refundPurchase"];
         delete?: never;
@@ -271,7 +271,7 @@ export interface paths {
         put?: never;
         /**
          * Accept a requested ride, or confirm a stay that is set aside
-         * @description Stands in the line of the booking. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
+         * @description With `payment` a stay that is set aside is paid now, as a purchase is at its confirm. A stay that is over is not accepted any more (409 `too_late`). Stands in the line of the booking. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
          */
         post: operations["acceptBooking"];
         delete?: never;
@@ -291,7 +291,7 @@ export interface paths {
         put?: never;
         /**
          * Decline a request
-         * @description Stands in the line of the booking. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
+         * @description Takes no body. Stands in the line of the booking. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
          */
         post: operations["declineBooking"];
         delete?: never;
@@ -311,7 +311,7 @@ export interface paths {
         put?: never;
         /**
          * Give a booking up that is not over
-         * @description Stands in the line of the booking. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
+         * @description An accepted stay that is over cannot be cancelled (409 `too_late`). Takes no body. Stands in the line of the booking. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
          */
         post: operations["cancelBooking"];
         delete?: never;
@@ -331,7 +331,7 @@ export interface paths {
         put?: never;
         /**
          * End an accepted ride or stay
-         * @description Stands in the line of the booking. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
+         * @description A stay from its beginning on (409 `too_early` before it), a ride at any time. Takes no body. Stands in the line of the booking. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
          */
         post: operations["completeBooking"];
         delete?: never;
@@ -1273,7 +1273,24 @@ export interface operations {
             };
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody?: {
+            content: {
+                "application/json": {
+                    payment?: {
+                        /** @enum {string} */
+                        method: "none";
+                    } | {
+                        /** @enum {string} */
+                        method: "card";
+                        token: string;
+                    } | {
+                        /** @enum {string} */
+                        method: "wallet";
+                        account: string;
+                    };
+                };
+            };
+        };
         responses: {
             /** @description Done */
             200: {
@@ -1549,7 +1566,24 @@ export interface operations {
             };
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody?: {
+            content: {
+                "application/json": {
+                    payment?: {
+                        /** @enum {string} */
+                        method: "none";
+                    } | {
+                        /** @enum {string} */
+                        method: "card";
+                        token: string;
+                    } | {
+                        /** @enum {string} */
+                        method: "wallet";
+                        account: string;
+                    };
+                };
+            };
+        };
         responses: {
             /** @description Done */
             200: {

@@ -215,6 +215,8 @@ export const commands = pgTable(
     purchase: uuid('purchase').references(() => purchases.id),
     booking: uuid('booking').references(() => bookings.id),
     command: text('command').$type<CommandKind | BookingCommand>().notNull(),
+    /** What a confirm or an accept pays with; null: with what the purchase or booking has already. */
+    payment: jsonb('payment').$type<Payment>(),
     status: text('status').$type<'queued' | 'done' | 'rejected'>().notNull().default('queued'),
     reason: text('reason'),
     /** The status that the command met. */
@@ -329,7 +331,8 @@ export const movements = pgTable(
 
 /**
  * Money on its way: at most one charge and one refund of ours a purchase or booking, and a row for each refund that was
- * made at the provider and for each dispute. The lease writes `pending`, `capturing` and our refunds; the payment jobs
+ * made at the provider and for each dispute. A charge that took nothing, of a hold that goes on, becomes an `attempt` and
+ * makes way for the next card's. The lease writes `pending`, `capturing` and our refunds; the payment jobs
  * write what the provider said, without a lease and always on condition of the status before. What they need to know of
  * a purchase and of a booking is the same, and stands in the view `payable`.
  */
@@ -340,8 +343,8 @@ export const charges = pgTable(
     /** What is paid for: a purchase or a booking, one of them. */
     purchase: uuid('purchase').references(() => purchases.id),
     booking: uuid('booking').references(() => bookings.id),
-    purpose: text('purpose').$type<'charge' | 'refund' | 'dispute'>().notNull(),
-    /** 1 for what is ours; what was made at the provider counts on from 2. */
+    purpose: text('purpose').$type<'charge' | 'refund' | 'dispute' | 'attempt'>().notNull(),
+    /** 1 for what is ours, attempts apart; what was made at the provider counts on from 2. */
     n: smallint('n').notNull().default(1),
     /** A refund that was made at the provider, or a dispute: not asked for by us, and never asked for again. */
     at_provider: boolean('at_provider').notNull().default(false),
@@ -361,6 +364,8 @@ export const charges = pgTable(
      * give it back again or what has become of it. Null: about a charge never again, about a refund at once.
      */
     ask_at: at('ask_at'),
+    /** The end of the hold that this charge has extended: what a declined card leaves of it. Null without `hold_seconds`. */
+    hold_until: at('hold_until'),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
     settled_at: at('settled_at'),
   },
@@ -380,7 +385,7 @@ export const charges = pgTable(
       sql`CASE ${t.purpose} WHEN 'charge' THEN ${t.status} IN ('pending', 'sent', 'authorized', 'capturing', 'captured',
         'declined', 'unavailable', 'released', 'lost') WHEN 'refund' THEN ${t.status} IN ('pending', 'refunded', 'released', 'failed')
         WHEN 'dispute' THEN ${t.status} IN ('open', 'won', 'lost')
-        ELSE false END`,
+        WHEN 'attempt' THEN ${t.status} IN ('declined', 'unavailable') ELSE false END`,
     ),
   ],
 )

@@ -6,10 +6,18 @@
 import { sql } from 'drizzle-orm'
 import type { Client, Transaction } from '../shared/db.ts'
 import { relation, run, sqlState, transaction } from '../shared/db.ts'
-import type { CommandKind } from '../shared/schema.ts'
+import type { CommandKind, Payment } from '../shared/schema.ts'
 import { type BookingVerdict, decideBookings } from './bookings.ts'
 import { readActive, writeBookings } from './calendar.ts'
-import { readTaken, writePayables, writeRebooked, writeSuccessors, writeTaken } from './charges.ts'
+import {
+  readTaken,
+  writeAttempts,
+  writePayables,
+  writePayments,
+  writeRebooked,
+  writeSuccessors,
+  writeTaken,
+} from './charges.ts'
 import type { Item } from './items.ts'
 import { type Verdict as Decided, decide, type PurchaseItem, type PurchaseRow, type Resource } from './purchases.ts'
 
@@ -45,6 +53,7 @@ type Taken = PurchaseRow & {
   command_seq: number | null
   command: CommandKind | null
   command_created_ms: number | null
+  command_payment: Payment | null
 }
 
 /** Not extract(), whose numeric costs ten times as much. */
@@ -74,27 +83,28 @@ export async function take(client: Client, lines: readonly Place[]): Promise<Map
   const rows = await run<Taken>(
     client,
     sql`
-    SELECT q.queue AS line, i.kind, i.command_id, i.command_seq, i.command, i.command_created_ms,
+    SELECT q.queue AS line, i.kind, i.command_id, i.command_seq, i.command, i.command_created_ms, i.command_payment,
            i.id, i.seq, i.queue, i.customer, i.lines, i.amount, i.currency, i.payment, i.hold_seconds, i.status,
-           i.replaces, i.charge,
+           i.replaces, i.charge, ${ms('i.hold_until')} AS hold_until_ms,
            ${ms('i.created_at')} AS created_ms, ${ms('i.expires_at')} AS expires_ms
     FROM ${relation('q', lines, { queue: 'text', after: 'bigint', limit: 'int' })}
     -- A resource that is gone still has its line, to be answered.
     LEFT JOIN resources r ON r.ref = q.queue
     CROSS JOIN LATERAL (
       (SELECT 'expired' AS kind, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS command,
-              NULL::float8 AS command_created_ms, 0 AS rank, c.status AS charge, ${columns}
+              NULL::float8 AS command_created_ms, NULL::jsonb AS command_payment, 0 AS rank, c.status AS charge,
+              c.hold_until, ${columns}
        FROM purchases p LEFT JOIN charges c ON c.purchase = p.id AND c.purpose = 'charge'
        WHERE r.held > 0 AND p.status = 'held' AND p.expires_at <= clock_timestamp()
          AND (p.lines @> jsonb_build_array(jsonb_build_object('resource', q.queue)) OR p.payment ->> 'account' = q.queue)
        ORDER BY p.seq LIMIT q."limit")
       UNION ALL
-      (SELECT 'purchase', NULL, NULL, NULL, NULL, 1, NULL, ${columns}
+      (SELECT 'purchase', NULL, NULL, NULL, NULL, NULL, 1, NULL, NULL, ${columns}
        FROM purchases p
        WHERE p.queue = q.queue AND p.status = 'queued' AND p.seq > q.after
        ORDER BY p.seq LIMIT q."limit")
       UNION ALL
-      (SELECT 'command', c.id, c.seq, c.command, ${ms('c.created_at')}, 1, h.status, ${columns}
+      (SELECT 'command', c.id, c.seq, c.command, ${ms('c.created_at')}, c.payment, 1, h.status, h.hold_until, ${columns}
        FROM commands c JOIN purchases p ON p.id = c.purchase
        LEFT JOIN charges h ON h.purchase = p.id AND h.purpose = 'charge'
        WHERE c.queue = q.queue AND c.status = 'queued'
@@ -105,7 +115,7 @@ export async function take(client: Client, lines: readonly Place[]): Promise<Map
   const purchases = new Map<string, PurchaseRow>()
   const taken = new Map<string, PurchaseItem[]>(lines.map((line) => [line.queue, []]))
   for (const row of rows) {
-    const { line, kind, command_id, command_seq, command, command_created_ms } = row
+    const { line, kind, command_id, command_seq, command, command_created_ms, command_payment } = row
     let purchase = purchases.get(row.id)
     if (!purchase) {
       purchase = purchaseOf(row)
@@ -116,7 +126,13 @@ export async function take(client: Client, lines: readonly Place[]): Promise<Map
         ? {
             kind: 'command',
             purchase,
-            command: { id: command_id, seq: command_seq, command, created_ms: command_created_ms ?? 0 },
+            command: {
+              id: command_id,
+              seq: command_seq,
+              command,
+              created_ms: command_created_ms ?? 0,
+              payment: command_payment,
+            },
           }
         : { kind: kind === 'expired' ? 'expired' : 'purchase', purchase }
     taken.get(line)?.push(item)
@@ -139,6 +155,7 @@ const purchaseOf = (row: Taken): PurchaseRow => ({
   expires_ms: row.expires_ms,
   created_ms: row.created_ms,
   charge: row.charge,
+  hold_until_ms: row.hold_until_ms,
   replaces: row.replaces,
 })
 
@@ -261,17 +278,22 @@ export async function commit(
       overdue: booked.overdue,
       rebooked: booked.rebooked,
       payables: [...decided.payables, ...booked.payables],
+      payments: [...decided.payments, ...booked.payments],
+      attempts: [...decided.attempts, ...booked.attempts],
       commands: [...decided.commands, ...booked.commands],
       movements: [...decided.movements, ...booked.movements],
       resources: [...new Set([...decided.resources, ...booked.resources])],
       skipped: [...decided.skipped, ...booked.skipped],
     }
+    // While what is paid for is still set aside as it was taken.
+    if (!(await writePayments(tx, verdict.payments))) throw new ChangedRowError('what is paid for was not as taken')
     if (!(await writeBookings(tx, booked))) throw new ChangedRowError('a booking was not as taken')
     // Before the rest: the movements that are written next are theirs.
     await writeSuccessors(tx, verdict.successors)
     await writeRebooked(tx, verdict.rebooked)
     if (verdict.purchases.length + verdict.commands.length + verdict.movements.length > 0) await write(tx, verdict)
     await writeTaken(tx, verdict.resources)
+    if (!(await writeAttempts(tx, verdict.attempts))) throw new ChangedRowError('a charge was not as taken')
     if (!(await writePayables(tx, verdict.payables))) throw new ChangedRowError('a charge was not as taken')
     return { ...verdict, now_ms }
   })

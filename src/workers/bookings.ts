@@ -4,7 +4,7 @@
  * expired first, and never in the way; every unit of a wallet that moves leaves a movement.
  */
 
-import { type BookingMove, isActive, MOVES } from '../shared/booking.ts'
+import { type BookingMove, isActive, isOver, MOVES, refusedByTime } from '../shared/booking.ts'
 import { newId } from '../shared/id.ts'
 import { isAccount } from '../shared/resource.ts'
 import type { BookingCommand, BookingStatus, ChargeCommand, ChargeStatus, Payment } from '../shared/schema.ts'
@@ -13,8 +13,10 @@ import {
   type Movement,
   PAYMENT_S,
   type Payable,
+  type PaymentChange,
   type Resource,
   type Successor,
+  samePayment,
   UNCHARGED,
   UnprocessableError,
 } from './purchases.ts'
@@ -41,6 +43,8 @@ export interface BookingRow {
   created_ms: number
   /** what has become of its charge; null when there is none */
   charge: ChargeStatus | null
+  /** the end of the hold that its charge has extended; null without a hold of its own */
+  hold_until_ms: number | null
   /** the expired booking that this one stands in for: the charge is that one's */
   replaces: string | null
 }
@@ -49,8 +53,16 @@ export interface BookingRow {
 export type BookingItem = { booking: BookingRow; purchase?: never } & (
   | { kind: 'booking'; command?: never }
   | { kind: 'expired'; command?: never }
-  | { kind: 'command'; command: { id: string; seq: number; command: BookingCommand | ChargeCommand } }
+  | { kind: 'command'; command: BookingCommandRow }
 )
+
+export interface BookingCommandRow {
+  id: string
+  seq: number
+  command: BookingCommand | ChargeCommand
+  /** what an accept pays with; null: with what the booking has already */
+  payment: Payment | null
+}
 
 export interface BookingChange {
   id: string
@@ -73,6 +85,8 @@ export interface BookingVerdict {
   movements: Movement[]
   resources: Resource[]
   payables: Payable[]
+  payments: PaymentChange[]
+  attempts: string[]
   rebooked: Successor[]
   skipped: BookingItem[]
 }
@@ -82,8 +96,10 @@ const DAY_MS = 86_400_000
 const NAMED = 20
 
 /** Every resource that settling this item may write. */
-export const refsOfBooking = ({ booking: { queue, payment } }: BookingItem): string[] =>
-  payment.method === 'wallet' ? [queue, payment.account] : [queue]
+export function refsOfBooking({ booking: { queue, payment }, command }: BookingItem): string[] {
+  const wallets = [payment, command?.payment].flatMap((one) => (one?.method === 'wallet' ? [one.account] : []))
+  return [...new Set([queue, ...wallets])]
+}
 
 const overlap = (a: BookingRow, b: BookingRow) =>
   a.from_ms < (b.until_ms ?? Number.POSITIVE_INFINITY) && b.from_ms < (a.until_ms ?? Number.POSITIVE_INFINITY)
@@ -106,6 +122,8 @@ export function decideBookings(
     movements: [],
     resources: [],
     payables: [],
+    payments: [],
+    attempts: [],
     rebooked: [],
     skipped: [],
   }
@@ -154,13 +172,16 @@ export function decideBookings(
 
   const isCharged = ({ payment, amount }: BookingRow) => payment.method === 'card' && (amount ?? 0) > 0
 
-  function ask(step: Payable['step'], { id, replaces, amount, currency }: BookingRow): void {
-    verdict.payables.push({ step, of: 'booking', id: replaces ?? id, amount: amount ?? 0, currency: currency ?? '' })
+  function ask(step: Payable['step'], booking: BookingRow): void {
+    const { id, replaces, currency, hold_until_ms } = booking
+    const amount = booking.amount ?? 0
+    verdict.payables.push({ step, of: 'booking', id: replaces ?? id, amount, currency: currency ?? '', hold_until_ms })
   }
 
   /** The time stays aside until the charge has come to an end, and its money is asked for. */
   function charge(booking: BookingRow): void {
     booking.charge = 'pending'
+    booking.hold_until_ms = booking.hold_seconds === null ? null : booking.expires_ms
     booking.expires_ms = Math.max(booking.expires_ms ?? 0, now_ms + PAYMENT_S * 1000)
     ask('charge', booking)
   }
@@ -228,7 +249,9 @@ export function decideBookings(
     // Those that are overdue leave first. One whose wallet is busy elsewhere is looked at again in the next round.
     if (!rivals.filter(isOverdue).every(expire)) return false
     const conflicts = rivals.filter((row) => isActive(row.status)).map((row) => row.id)
-    if (conflicts.length > 0) refuse('conflict', conflicts.slice(0, NAMED))
+    // It may have been over by the time its turn came.
+    if (isOver(booking, now_ms)) refuse('too_late')
+    else if (conflicts.length > 0) refuse('conflict', conflicts.slice(0, NAMED))
     else if (booking.kind === 'stay' && booking.amount === null) refuse('amount_too_large')
     else if (payment.method === 'card' && booking.kind === 'ride') refuse('payment_unavailable')
     else if (payment.method === 'wallet' && wallet?.kind !== 'units') refuse('unknown_resource')
@@ -253,21 +276,16 @@ export function decideBookings(
     }
   }
 
-  function obey(booking: BookingRow, command: BookingCommand | ChargeCommand): boolean {
-    if (command === 'paid' || command === 'unpaid') return learn(booking, command)
+  /** Undefined when it was done, else the code of the refusal. */
+  function obey(booking: BookingRow, { command, payment }: BookingCommandRow): string | undefined {
+    if (command === 'paid' || command === 'unpaid') return learn(booking, command) ? undefined : 'wrong_status'
     const was = booking.status
     const next = MOVES[was][command]
-    if (next === undefined) return false
-    if (next === 'accepted' && isCharged(booking)) {
-      // Accepted when it is paid. A second accept joins the first: the charge is on its way already.
-      if (booking.charge === null) {
-        charge(booking)
-        change(booking, was)
-      }
-      return true
-    }
-    if (next === 'accepted') pay(booking, 0, -1, 'release', 'sale')
-    else if (was === 'requested') {
+    if (next === undefined) return 'wrong_status'
+    const ill_timed = refusedByTime(booking, command, now_ms)
+    if (ill_timed) return ill_timed
+    if (next === 'accepted') return accept(booking, payment)
+    if (was === 'requested') {
       pay(booking, 1, -1, 'release')
       if (booking.charge !== null && !UNCHARGED.has(booking.charge)) ask('refund', booking)
     } else if (was === 'accepted' && next === 'cancelled') {
@@ -275,6 +293,60 @@ export function decideBookings(
       if (isCharged(booking)) ask('refund', booking)
     }
     move(booking, command)
+    return undefined
+  }
+
+  function accept(booking: BookingRow, given: Payment | null): string | undefined {
+    const { charge: asked, hold_seconds } = booking
+    // The `unpaid` of a charge that took nothing stands behind this accept: the hold goes on from here.
+    if (asked !== null && UNCHARGED.has(asked) && hold_seconds !== null && !goOn(booking)) return 'wrong_status'
+    if (given !== null && !samePayment(given, booking.payment)) {
+      if (booking.kind === 'ride') return 'payment_unavailable'
+      // One charge at a time: of two cards, the second is asked when the first has taken nothing.
+      if (booking.charge !== null) return 'payment_in_progress'
+      // Its money has been set aside with the time.
+      if (booking.payment.method === 'wallet') return 'payment_conflict'
+      if (given.method === 'wallet') return payFrom(given.account, booking)
+      booking.payment = given
+      verdict.payments.push({ of: 'booking', id: booking.id, payment: given })
+    }
+    // Accepted when it is paid. A second accept joins the first: the charge is on its way already.
+    if (booking.charge !== null) return undefined
+    if (isCharged(booking)) {
+      charge(booking)
+      change(booking, booking.status)
+    } else {
+      pay(booking, 0, -1, 'release', 'sale')
+      move(booking, 'accept')
+    }
+    return undefined
+  }
+
+  /** Takes the price from the wallet and gives the time, in the same settlement; or nothing of both. */
+  function payFrom(account: string, booking: BookingRow): string | undefined {
+    const wallet = resources.get(account)
+    const amount = booking.amount ?? 0
+    if (wallet?.kind !== 'units') return 'unknown_resource'
+    if (amount > 0 && wallet.currency.toUpperCase() !== booking.currency?.toUpperCase()) return 'currency_mismatch'
+    if (wallet.available < amount) return 'payment_declined'
+    booking.payment = { method: 'wallet', account }
+    verdict.payments.push({ of: 'booking', id: booking.id, payment: booking.payment })
+    pay(booking, -1, 0, 'sale')
+    move(booking, 'accept')
+    return undefined
+  }
+
+  /** The charge took nothing, and the hold goes on until the end that it had before. False when that is past. */
+  function goOn(booking: BookingRow): boolean {
+    verdict.attempts.push(booking.id)
+    booking.charge = null
+    booking.expires_ms = booking.hold_until_ms ?? booking.expires_ms
+    booking.hold_until_ms = null
+    if (isOverdue(booking)) {
+      expire(booking)
+      return false
+    }
+    change(booking, booking.status)
     return true
   }
 
@@ -282,6 +354,12 @@ export function decideBookings(
   function learn(booking: BookingRow, command: ChargeCommand): boolean {
     const { status } = booking
     if (command === 'unpaid') {
+      // Of a charge that has made way by then, and may have been followed by another: nothing is left to learn.
+      if (booking.charge === null || !UNCHARGED.has(booking.charge)) return true
+      if (status === 'requested' && booking.hold_seconds !== null) {
+        goOn(booking)
+        return true
+      }
       if (status !== 'requested') return status === 'expired' || status === 'cancelled' || status === 'declined'
       move(booking, 'unpaid', booking.charge === 'declined' ? 'payment_declined' : 'payment_unavailable')
     } else if (status === 'requested') {
@@ -298,6 +376,7 @@ export function decideBookings(
 
   /** What has expired stays so; its late money books the same time at the same price as a booking of its own. */
   function bookAgain(booking: BookingRow): boolean {
+    if (isOver(booking, now_ms)) return false
     const rivals = inTheWay(booking)
     if (!rivals.every((row) => isOverdue(row) && expire(row))) return false
     const id = newId()
@@ -319,11 +398,11 @@ export function decideBookings(
     } else {
       if (isOverdue(booking)) expire(booking)
       const met = booking.status
-      const done = obey(booking, item.command.command)
+      const refusal = obey(booking, item.command)
       verdict.commands.push({
         id: item.command.id,
-        status: done ? 'done' : 'rejected',
-        reason: done ? null : 'wrong_status',
+        status: refusal === undefined ? 'done' : 'rejected',
+        reason: refusal ?? null,
         met,
         fence: resources.get(booking.queue)?.token ?? 0,
       })

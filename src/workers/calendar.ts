@@ -7,7 +7,7 @@
 import { sql } from 'drizzle-orm'
 import { isActive } from '../shared/booking.ts'
 import { type Client, relation, run, type Transaction } from '../shared/db.ts'
-import type { BookingCommand, ChargeCommand } from '../shared/schema.ts'
+import type { BookingCommand, ChargeCommand, Payment } from '../shared/schema.ts'
 import type { Place } from './batch.ts'
 import type { BookingChange, BookingItem, BookingRow, BookingVerdict } from './bookings.ts'
 
@@ -19,7 +19,10 @@ const COLUMNS = `b.id, b.seq, b.resource AS queue, b.kind, b.customer,
   (extract(epoch FROM b.expires_at) * 1000)::float8 AS expires_ms,
   (extract(epoch FROM b.created_at) * 1000)::float8 AS created_ms, b.replaces,
   CASE b.payment ->> 'method' WHEN 'card' THEN (
-    SELECT c.status FROM charges c WHERE c.booking = b.id AND c.purpose = 'charge') END AS charge`
+    SELECT c.status FROM charges c WHERE c.booking = b.id AND c.purpose = 'charge') END AS charge,
+  CASE b.payment ->> 'method' WHEN 'card' THEN (
+    SELECT (extract(epoch FROM c.hold_until) * 1000)::float8 FROM charges c
+    WHERE c.booking = b.id AND c.purpose = 'charge') END AS hold_until_ms`
 
 type Taken = BookingRow & {
   line: string
@@ -28,6 +31,7 @@ type Taken = BookingRow & {
   command_id: string | null
   command_seq: number | null
   command: BookingCommand | ChargeCommand | null
+  command_payment: Payment | null
 }
 
 /** References of units that one process remembers, so that their lines are not asked for bookings again. */
@@ -45,14 +49,18 @@ export function createCalendars(client: Client) {
       const rows = await run<Taken>(client, standing(asked))
       if (units.size > REMEMBERED) units.clear()
       const bookings = new Map<string, BookingRow>()
-      for (const { line, resource_kind, item, command_id, command_seq, command, ...fresh } of rows) {
+      for (const { line, resource_kind, item, command_id, command_seq, command, command_payment, ...fresh } of rows) {
         if (resource_kind === 'units') units.add(line)
         if (item === null) continue
         const booking = bookings.get(fresh.id) ?? fresh
         bookings.set(booking.id, booking)
         const one: BookingItem =
           command_id !== null && command_seq !== null && command !== null
-            ? { kind: 'command', booking, command: { id: command_id, seq: command_seq, command } }
+            ? {
+                kind: 'command',
+                booking,
+                command: { id: command_id, seq: command_seq, command, payment: command_payment },
+              }
             : { kind: item === 'expired' ? 'expired' : 'booking', booking }
         taken.set(line, [...(taken.get(line) ?? []), one])
       }
@@ -66,16 +74,16 @@ const standing = (wanted: readonly Place[]) => sql`
   FROM ${relation('q', wanted, { queue: 'text', after: 'bigint', limit: 'int' })}
   LEFT JOIN resources r ON r.ref = q.queue
   LEFT JOIN LATERAL (
-    (SELECT 'expired' AS item, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS command, 0 AS rank,
-            ${sql.raw(COLUMNS)}
+    (SELECT 'expired' AS item, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS command,
+            NULL::jsonb AS command_payment, 0 AS rank, ${sql.raw(COLUMNS)}
      FROM bookings b WHERE b.resource = q.queue AND b.status = 'requested' AND b.expires_at <= clock_timestamp()
      ORDER BY b.expires_at LIMIT q."limit")
     UNION ALL
-    (SELECT 'booking', NULL, NULL, NULL, 1, ${sql.raw(COLUMNS)}
+    (SELECT 'booking', NULL, NULL, NULL, NULL, 1, ${sql.raw(COLUMNS)}
      FROM bookings b WHERE b.resource = q.queue AND b.status = 'queued' AND b.seq > q.after
      ORDER BY b.seq LIMIT q."limit")
     UNION ALL
-    (SELECT 'command', c.id, c.seq, c.command, 1, ${sql.raw(COLUMNS)}
+    (SELECT 'command', c.id, c.seq, c.command, c.payment, 1, ${sql.raw(COLUMNS)}
      FROM commands c JOIN bookings b ON b.id = c.booking WHERE c.queue = q.queue AND c.status = 'queued'
      ORDER BY c.seq LIMIT q."limit")
   ) i ON true

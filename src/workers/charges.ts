@@ -5,7 +5,7 @@
  */
 import { sql } from 'drizzle-orm'
 import { relation, run, type Transaction } from '../shared/db.ts'
-import type { Payable, PurchaseItem, Resource, Successor } from './purchases.ts'
+import type { Payable, PaymentChange, PurchaseItem, Resource, Successor } from './purchases.ts'
 
 /** Fills in what the batch's customers have of resources with a limit; asks nothing where there is none. */
 export async function readTaken(
@@ -16,10 +16,10 @@ export async function readTaken(
   const limited = new Set([...resources.values()].filter((one) => one.max_per_customer !== null).map((one) => one.ref))
   if (limited.size === 0) return
   const pairs = new Map<string, { ref: string; customer: string }>()
-  for (const { purchase } of items) {
+  for (const { purchase, command } of items) {
     const { customer, lines, payment } = purchase
     const refs = lines.map((line) => line.resource)
-    if (payment.method === 'wallet') refs.push(payment.account)
+    for (const one of [payment, command?.payment]) if (one?.method === 'wallet') refs.push(one.account)
     for (const ref of refs) if (limited.has(ref)) pairs.set(JSON.stringify([ref, customer]), { ref, customer })
   }
   const rows = await run<{ resource: string; customer: string; units: number }>(
@@ -73,6 +73,40 @@ export async function writeRebooked(tx: Transaction, rebooked: readonly Successo
   )
 }
 
+/** What is paid with from here on. False when one of them is not set aside any more. */
+export async function writePayments(tx: Transaction, payments: readonly PaymentChange[]): Promise<boolean> {
+  for (const [of, table, status] of [
+    ['purchase', 'purchases', 'held'],
+    ['booking', 'bookings', 'requested'],
+  ] as const) {
+    // The last one of a batch counts: an earlier card may have been declined in it.
+    const own = new Map(payments.flatMap((one) => (one.of === of ? [[one.id, one]] : [])))
+    if (own.size === 0) continue
+    const rows = await run(
+      tx,
+      sql`UPDATE ${sql.raw(table)} t SET payment = d.payment
+          FROM ${relation('d', [...own.values()], { id: 'uuid', payment: 'jsonb' })}
+          WHERE t.id = d.id AND t.status = ${status} RETURNING t.id`,
+    )
+    if (rows.length !== own.size) return false
+  }
+  return true
+}
+
+/** A charge that took nothing makes way for another one. False when one of them was not as it had been taken. */
+export async function writeAttempts(tx: Transaction, ids: readonly string[]): Promise<boolean> {
+  if (ids.length === 0) return true
+  const rows = await run(
+    tx,
+    sql`UPDATE charges c SET purpose = 'attempt', n = 1 + (
+          SELECT count(*) FROM charges a WHERE (a.purchase = d.id OR a.booking = d.id) AND a.purpose = 'attempt')
+        FROM (SELECT e::uuid AS id FROM json_array_elements_text(${JSON.stringify(ids)}::json) e) d
+        WHERE (c.purchase = d.id OR c.booking = d.id) AND c.purpose = 'charge' AND c.status IN ('declined', 'unavailable')
+        RETURNING c.id`,
+  )
+  return rows.length === ids.length
+}
+
 /** False when a charge to be captured was not authorized: nobody but the line gives that status up. */
 export async function writePayables(tx: Transaction, payables: readonly Payable[]): Promise<boolean> {
   if (payables.length === 0) return true
@@ -80,10 +114,11 @@ export async function writePayables(tx: Transaction, payables: readonly Payable[
     tx,
     sql`
     WITH d AS MATERIALIZED (
-      SELECT * FROM ${relation('d', payables, { step: 'text', of: 'text', id: 'uuid', amount: 'bigint', currency: 'text' })}
+      SELECT * FROM ${relation('d', payables, { step: 'text', of: 'text', id: 'uuid', amount: 'bigint', currency: 'text', hold_until_ms: 'float8' })}
     ), charge AS (
-      INSERT INTO charges (purchase, booking, purpose, amount, currency)
-      SELECT CASE d.of WHEN 'purchase' THEN id END, CASE d.of WHEN 'booking' THEN id END, 'charge', amount, currency
+      INSERT INTO charges (purchase, booking, purpose, amount, currency, hold_until)
+      SELECT CASE d.of WHEN 'purchase' THEN id END, CASE d.of WHEN 'booking' THEN id END, 'charge', amount, currency,
+             to_timestamp(hold_until_ms / 1000)
       FROM d WHERE step = 'charge' ORDER BY id
       ON CONFLICT DO NOTHING
     ), capture AS (

@@ -78,11 +78,11 @@ export async function sent(client: Client, { id, charge }: Money, provider_id: s
 
 /**
  * How the charge ended, and the command that tells the line, in one statement: neither is there without the other. The
- * command's key makes it one, whoever else learns the same.
+ * command's key, the charge's id, makes it one, whoever else learns the same.
  */
 export async function conclude(
   client: Client,
-  { charge, id, queue }: Pick<Money, 'charge' | 'id' | 'queue'>,
+  { charge, queue }: Pick<Money, 'charge' | 'queue'>,
   from: 'pending' | 'sent',
   to: 'authorized' | 'declined' | 'unavailable',
   reason: string | null,
@@ -92,12 +92,14 @@ export async function conclude(
     client,
     sql`WITH c AS (
           UPDATE charges SET status = ${to}, reason = ${reason},
-                 settled_at = CASE WHEN ${to} = 'authorized' THEN NULL ELSE clock_timestamp() END
+                 settled_at = CASE WHEN ${to} = 'authorized' THEN NULL ELSE clock_timestamp() END,
+                 -- Its intent is over: an event of it, as that of our cancel, has nothing more to be looked at.
+                 ask_at = CASE WHEN ${to} = 'authorized' THEN ask_at END
           WHERE id = ${charge} AND status = ${from} AND (${to} <> 'authorized' OR reason IS NULL)
           RETURNING purchase, booking
         ), told AS (
           INSERT INTO commands (queue, purchase, booking, command, idempotency_key, idempotency_scope)
-          SELECT ${queue}, c.purchase, c.booking, ${command}, ${id}, 'charge' FROM c
+          SELECT ${queue}, c.purchase, c.booking, ${command}, ${charge}, 'charge' FROM c
           ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
         )
         SELECT 1 FROM c`,

@@ -72,10 +72,10 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
   async function begin(money: Money): Promise<boolean> {
     // Nothing was ever sent: what is to be paid for is gone or about to be, and so is the reason to charge.
     if (!money.open) return await end(money, 'pending', 'unavailable', 'too_late')
-    const { id, of, amount, currency, token } = money
+    const { id, of, amount, currency, token, charge: key } = money
     let intent: Intent
     try {
-      intent = await persist(() => ask(() => gateway.create({ id, of, amount, currency, token })))
+      intent = await persist(() => ask(() => gateway.create({ id, of, amount, currency, token, key })))
     } catch (error) {
       if (isPaymentAnswer(error)) return await end(money, 'pending', 'declined', (error as Error).message)
       if (stop.signal.aborted) return false
@@ -115,10 +115,17 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
     return over ? await learn(money, intent) : await later(client, money.id)
   }
 
-  async function learn(money: Money, { status, reason }: Intent): Promise<boolean> {
+  async function learn(money: Money, { id, status, reason }: Intent): Promise<boolean> {
     if (status === 'authorized' || status === 'captured') return await end(money, 'sent', 'authorized', null)
-    if (status === 'declined') return await end(money, 'sent', 'declined', reason)
-    if (status === 'cancelled') return await end(money, 'sent', 'unavailable', reason ?? 'cancelled')
+    if (status === 'declined') {
+      // Cancelled before it is written: a confirm of ours that arrives late must reserve nothing, for the buyer may be
+      // paying with another card by then.
+      const ended = await persist(() => ask(() => gateway.cancel(id))).catch(() => undefined)
+      if (ended?.status === 'cancelled') return await end(money, 'sent', 'declined', reason)
+    }
+    // A cancelled intent keeps the reason why its card was declined.
+    if (status === 'cancelled' && reason !== null) return await end(money, 'sent', 'declined', reason)
+    if (status === 'cancelled') return await end(money, 'sent', 'unavailable', 'cancelled')
     return await later(client, money.id)
   }
 

@@ -23,6 +23,8 @@ export interface PurchaseRow {
   created_ms: number
   /** what has become of its charge; null when there is none (and not looked up for what has no command) */
   charge: ChargeStatus | null
+  /** the end of the hold that its charge has extended; null without a hold of its own */
+  hold_until_ms: number | null
   /** the expired purchase that this one stands in for: the charge is that one's */
   replaces: string | null
 }
@@ -32,6 +34,8 @@ export interface CommandRow {
   seq: number
   command: CommandKind
   created_ms: number
+  /** what a confirm pays with; null: with what the purchase has already */
+  payment: Payment | null
 }
 
 /** What stands in a line: a purchase to settle, a command on one, or a hold whose time is over. */
@@ -92,6 +96,14 @@ export interface Payable {
   step: 'charge' | 'capture' | 'refund'
   amount: number
   currency: string
+  /** of a charge: the end of the hold that it extends */
+  hold_until_ms: number | null
+}
+/** What is paid with from here on, instead of what the purchase or booking came with. */
+export interface PaymentChange {
+  of: 'purchase' | 'booking'
+  id: string
+  payment: Payment
 }
 /** A purchase or booking that is bought again with the money of one that has expired. */
 export interface Successor {
@@ -101,6 +113,9 @@ export interface Successor {
 }
 export interface Verdict {
   payables: Payable[]
+  payments: PaymentChange[]
+  /** purchases and bookings whose charge took nothing and makes way for another one */
+  attempts: string[]
   successors: Successor[]
   purchases: PurchaseChange[]
   commands: CommandChange[]
@@ -126,6 +141,13 @@ export const UNCHARGED: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavai
 
 const isUnits = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) > 0
 
+export const samePayment = (one: Payment, other: Payment) =>
+  one.method === 'card'
+    ? other.method === 'card' && one.token === other.token
+    : one.method === 'wallet'
+      ? other.method === 'wallet' && one.account === other.account
+      : other.method === 'none'
+
 /** The units a purchase takes of each resource: its lines merged, and the wallet's share as one more line. */
 function takes(purchase: PurchaseRow, amount: number): Map<string, number> {
   const units = new Map<string, number>()
@@ -148,7 +170,9 @@ export function refsOfPurchase(item: PurchaseItem): string[] {
   const { purchase } = item
   // A queued purchase that is cancelled has moved nothing; its own line is enough.
   if (item.kind === 'command' && purchase.status === 'queued') return [purchase.queue]
-  return [...takes(purchase, 1).keys()]
+  const refs = new Set(takes(purchase, 1).keys())
+  if (item.command?.payment?.method === 'wallet') refs.add(item.command.payment.account)
+  return [...refs]
 }
 
 /**
@@ -168,6 +192,8 @@ export function decide(
     resources: [],
     skipped: [],
     payables: [],
+    payments: [],
+    attempts: [],
     successors: [],
   }
   const cancelled = new Set(items.flatMap((item) => (item.command?.command === 'cancel' ? [item.purchase.id] : [])))
@@ -226,13 +252,15 @@ export function decide(
   const isCharged = ({ payment, amount }: PurchaseRow) => payment.method === 'card' && (amount ?? 0) > 0
 
   function pay(step: Payable['step'], purchase: PurchaseRow): void {
-    const { id, replaces, amount, currency } = purchase
-    verdict.payables.push({ step, of: 'purchase', id: replaces ?? id, amount: amount ?? 0, currency: currency ?? '' })
+    const { id, replaces, currency, hold_until_ms } = purchase
+    const amount = purchase.amount ?? 0
+    verdict.payables.push({ step, of: 'purchase', id: replaces ?? id, amount, currency: currency ?? '', hold_until_ms })
   }
 
   /** Units stay aside until the charge has come to an end, and its money is asked for. */
   function charge(purchase: PurchaseRow): void {
     purchase.charge = 'pending'
+    purchase.hold_until_ms = purchase.hold_seconds === null ? null : purchase.expires_ms
     purchase.expires_ms = Math.max(purchase.expires_ms ?? 0, now_ms + PAYMENT_S * 1000)
     pay('charge', purchase)
   }
@@ -284,40 +312,105 @@ export function decide(
     change(purchase, 'expired')
   }
 
-  function obey(purchase: PurchaseRow, { command }: CommandRow): boolean {
+  /** Undefined when it was done, else the code of the refusal. */
+  function obey(purchase: PurchaseRow, { command, payment }: CommandRow): string | undefined {
     if (purchase.status === 'held' && purchase.expires_ms !== null && purchase.expires_ms <= now_ms) expire(purchase)
     const met = purchase.status
-    if (command === 'paid' || command === 'unpaid') return learn(purchase, command)
+    if (command === 'paid' || command === 'unpaid') return learn(purchase, command) ? undefined : 'wrong_status'
+    if (command === 'confirm' && met === 'held') return confirm(purchase, payment)
     if (command === 'cancel' && met === 'queued') {
       change(purchase, 'cancelled')
     } else if (command === 'cancel' && met === 'held') {
       move(purchase, 1, -1, 'release')
       change(purchase, 'cancelled')
       if (purchase.charge !== null && !UNCHARGED.has(purchase.charge)) pay('refund', purchase)
-    } else if (command === 'confirm' && met === 'held' && isCharged(purchase)) {
-      // A second confirm joins the first: the charge is on its way already.
-      if (purchase.charge === null) {
-        charge(purchase)
-        change(purchase, 'held')
-      }
-    } else if (command === 'confirm' && met === 'held') {
-      move(purchase, 0, -1, 'release', 'sale')
-      change(purchase, 'confirmed')
     } else if (command === 'refund' && met === 'confirmed') {
       move(purchase, 1, 0, 'refund')
       change(purchase, 'refunded')
       if (isCharged(purchase)) pay('refund', purchase)
     } else {
-      return false
+      return 'wrong_status'
     }
-    return true
+    return undefined
+  }
+
+  function confirm(purchase: PurchaseRow, given: Payment | null): string | undefined {
+    const { charge: asked, hold_seconds } = purchase
+    // The `unpaid` of a charge that took nothing stands behind this confirm: the hold goes on from here.
+    if (asked !== null && UNCHARGED.has(asked) && hold_seconds !== null && !goOn(purchase)) return 'wrong_status'
+    if (given !== null && !samePayment(given, purchase.payment)) {
+      // One charge at a time: of two cards, the second is asked when the first has taken nothing.
+      if (purchase.charge !== null) return 'payment_in_progress'
+      // Its money has been set aside with the units.
+      if (purchase.payment.method === 'wallet') return 'payment_conflict'
+      if (given.method === 'wallet') return payFrom(given.account, purchase)
+      purchase.payment = given
+      verdict.payments.push({ of: 'purchase', id: purchase.id, payment: given })
+    }
+    // A second confirm joins the first: the charge is on its way already.
+    if (purchase.charge !== null) return undefined
+    if (isCharged(purchase)) {
+      charge(purchase)
+      change(purchase, 'held')
+    } else {
+      move(purchase, 0, -1, 'release', 'sale')
+      change(purchase, 'confirmed')
+    }
+    return undefined
+  }
+
+  /** Sells the held units and takes their price from the wallet, in the same settlement; or nothing of both. */
+  function payFrom(account: string, purchase: PurchaseRow): string | undefined {
+    const wallet = resources.get(account)
+    const amount = purchase.amount ?? 0
+    if (wallet?.kind !== 'units') return 'unknown_resource'
+    if (amount > 0 && wallet.currency.toUpperCase() !== purchase.currency?.toUpperCase()) return 'currency_mismatch'
+    if (purchase.lines.some((line) => line.resource === account)) return 'payment_conflict'
+    const taken = wallet.taken.get(purchase.customer) ?? 0
+    if (wallet.max_per_customer !== null && taken + amount > wallet.max_per_customer) return 'limit'
+    if (wallet.available < amount) return 'payment_declined'
+    move(purchase, 0, -1, 'release', 'sale')
+    purchase.payment = { method: 'wallet', account }
+    verdict.payments.push({ of: 'purchase', id: purchase.id, payment: purchase.payment })
+    if (amount > 0) {
+      wallet.available -= amount
+      if (wallet.max_per_customer !== null) wallet.taken.set(purchase.customer, taken + amount)
+      touched.add(wallet)
+      verdict.movements.push({
+        resource: account,
+        purchase: purchase.id,
+        delta: -amount,
+        reason: 'sale',
+        fence: wallet.token,
+      })
+    }
+    change(purchase, 'confirmed')
+    return undefined
+  }
+
+  /** The charge took nothing, and the hold goes on until the end that it had before. False when that is past. */
+  function goOn(purchase: PurchaseRow): boolean {
+    verdict.attempts.push(purchase.id)
+    purchase.charge = null
+    purchase.expires_ms = purchase.hold_until_ms ?? purchase.expires_ms
+    purchase.hold_until_ms = null
+    const open = purchase.expires_ms === null || purchase.expires_ms > now_ms
+    if (open) change(purchase, 'held')
+    else expire(purchase)
+    return open
   }
 
   /** The money is reserved, or it is known that none is taken. */
   function learn(purchase: PurchaseRow, command: 'paid' | 'unpaid'): boolean {
     const { status, charge } = purchase
     if (command === 'unpaid') {
+      // Of a charge that has made way by then, and may have been followed by another: nothing is left to learn.
+      if (charge === null || !UNCHARGED.has(charge)) return true
       if (status !== 'held') return status === 'expired' || status === 'cancelled'
+      if (purchase.hold_seconds !== null) {
+        goOn(purchase)
+        return true
+      }
       move(purchase, 1, -1, 'release')
       change(purchase, 'failed', charge === 'declined' ? 'payment_declined' : 'payment_unavailable')
     } else if (status === 'held') {
@@ -359,12 +452,12 @@ export function decide(
       const first = item.command.command === 'cancel' && cancelled.delete(purchase.id)
       const had = first && changes.get(purchase.id)?.was === 'queued' && purchase.status === 'cancelled'
       const met = had ? 'queued' : purchase.status
-      const done = had || obey(purchase, item.command)
+      const refusal = had ? undefined : obey(purchase, item.command)
       verdict.commands.push({
         id: item.command.id,
-        status: done ? 'done' : 'rejected',
-        reason: done ? null : 'wrong_status',
-        met: done ? met : purchase.status,
+        status: refusal === undefined ? 'done' : 'rejected',
+        reason: refusal ?? null,
+        met: refusal === undefined ? met : purchase.status,
         fence: fenceOf(purchase),
       })
     }

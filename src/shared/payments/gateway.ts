@@ -16,8 +16,10 @@ export interface Intent {
 }
 
 export interface NewIntent {
-  /** of the purchase or booking: the provider's idempotency key, and written into its metadata */
+  /** of the purchase or booking, written into its metadata */
   id: string
+  /** the provider's idempotency key: the charge's id, so that another card after a declined one is another intent */
+  key: string
   of: 'purchase' | 'booking'
   /** minor units */
   amount: number
@@ -67,7 +69,7 @@ export interface Hint {
 }
 
 export interface Gateway {
-  /** Asks for the same purchase or booking give the same intent. @throws RefusedError when the provider will not have it */
+  /** Asks with the same key give the same intent. @throws RefusedError when the provider will not have it */
   create(intent: NewIntent): Promise<Intent>
   /** @throws RefusedError when there is no such intent */
   find(id: string): Promise<Intent>

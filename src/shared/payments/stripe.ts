@@ -49,7 +49,7 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
   }
 
   return {
-    async create({ id, of, amount, currency, token }) {
+    async create({ id, of, amount, currency, token, key }) {
       try {
         const intent = await stripe.paymentIntents.create(
           {
@@ -67,7 +67,7 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
                 }
               : { payment_method: token }),
           },
-          { idempotencyKey: id },
+          { idempotencyKey: key },
         )
         return read(intent)
       } catch (error) {
