@@ -135,6 +135,21 @@ t.test('two APIs, three workers', async (t) => {
     }
   })
 
+  await t.test('a stay that is over is not booked, by the clock of the database', async (t) => {
+    const room = await shop.calendar('room', 100)
+    const iso = (ms: number) => new Date(Date.now() + ms).toISOString()
+    const add = async (from_ms: number, to_ms: number) => {
+      const [row] = await shop.client<{ id: string }[]>`
+        INSERT INTO bookings (resource, customer, during)
+        VALUES (${room}, 'ada', tstzrange(${iso(from_ms)}, ${iso(to_ms)})) RETURNING id`
+      return row?.id ?? ''
+    }
+    const [over, under_way] = [await add(-7_200_000, -1_000), await add(-7_200_000, 7_200_000)]
+    await until(async () => (await shop.queued()) === 0)
+    t.match(await shop.booking(over), { status: 'rejected', reason: 'too_late' })
+    t.match(await shop.booking(under_way), { status: 'accepted', amount: 100 }, 'one that is under way is')
+  })
+
   await t.test('a key finds its booking again after the stay is over', async (t) => {
     const room = await shop.calendar('room')
     const to = new Date(Date.now() + 8_000).toISOString()

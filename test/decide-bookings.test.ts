@@ -160,6 +160,24 @@ t.test('a stay completes from its beginning on, and is neither accepted nor canc
   t.match([rebooked, payables], [[], [{ step: 'refund' }]], 'late money buys no time that is over')
 })
 
+t.test('a wallet whose currency was changed gets nothing back in another one', async (t) => {
+  const payment = { method: 'wallet' as const, account: 'account:w' }
+  const booking = row({ status: 'accepted', amount: 30, currency: 'USD', payment })
+  const yen = {
+    ref: 'account:w',
+    kind: 'units',
+    available: 0,
+    held: 0,
+    price: 1,
+    currency: 'JPY',
+    token: 8,
+  } as Resource
+  const resources = new Map([calendar('room:1'), yen].map((one) => [one.ref, one]))
+  const { commands, movements } = decideBookings([command(booking, 'cancel')], [], resources, NOW, ACCEPT_MS)
+  t.match(commands, [{ status: 'rejected', reason: 'currency_mismatch', met: 'accepted' }])
+  t.same(movements, [])
+})
+
 t.test('who is overdue is told so, and nobody later sees it accepted', async (t) => {
   const late = row({ status: 'requested', expires_ms: NOW })
   const { bookings, commands } = decide([command(late, 'accept')])

@@ -128,6 +128,15 @@ t.test('an amount beyond the largest exact integer has a code of its own', async
   t.match(settled(cart(5_000, 5_000)), [{ status: 'rejected', reason: 'amount_too_large' }], 'a sum of lines too')
 })
 
+t.test('a wallet whose currency was changed pays nothing back in another one', async (t) => {
+  const yen = { ...resource('account:w', 4_000), currency: 'JPY' }
+  const payment = { method: 'wallet' as const, account: 'account:w' }
+  const row = purchase({ status: 'confirmed', amount: 1_000, currency: 'USD', payment })
+  const { commands, movements } = run([command('refund', row)], resource('product:a', 5), yen)
+  t.match(commands, [{ status: 'rejected', reason: 'currency_mismatch', met: 'confirmed' }])
+  t.same(movements, [])
+})
+
 t.test('confirm, cancel and refund from every status', async (t) => {
   const legal: Record<'confirm' | 'cancel' | 'refund', Partial<Record<PurchaseStatus, PurchaseStatus>>> = {
     confirm: { held: 'confirmed' },

@@ -10,6 +10,7 @@ import { isAccount } from '../shared/resource.ts'
 import type { BookingCommand, BookingStatus, ChargeCommand, ChargeStatus, Payment } from '../shared/schema.ts'
 import {
   type CommandChange,
+  isForeign,
   type Movement,
   PAYMENT_S,
   type Payable,
@@ -289,6 +290,7 @@ export function decideBookings(
       pay(booking, 1, -1, 'release')
       if (booking.charge !== null && !UNCHARGED.has(booking.charge)) ask('refund', booking)
     } else if (was === 'accepted' && next === 'cancelled') {
+      if (isForeign(booking, resources)) return 'currency_mismatch'
       pay(booking, 1, 0, 'refund')
       if (isCharged(booking)) ask('refund', booking)
     }

@@ -2,6 +2,7 @@
  * What is decided about a batch, in memory and without I/O. Invariant: items are decided in the order given, and every
  * unit that moves leaves a movement, so by resource: total = available + held + sold, by the ledger.
  */
+import { sameCurrency } from '../shared/currency.ts'
 import { newId } from '../shared/id.ts'
 import { isAccount } from '../shared/resource.ts'
 import type { BookingStatus, ChargeStatus, CommandKind, Line, Met, Payment, PurchaseStatus } from '../shared/schema.ts'
@@ -138,6 +139,18 @@ export const PAYMENT_S = 60
 
 /** Ends of a charge that took nothing. */
 export const UNCHARGED: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavailable'])
+
+/**
+ * Whether the wallet that paid counts another currency by now. It cannot be changed any more; where it was, its units are
+ * other money, and are not given back for what was paid.
+ */
+export function isForeign(
+  { payment, amount, currency }: Pick<PurchaseRow, 'payment' | 'amount' | 'currency'>,
+  resources: ReadonlyMap<string, Resource>,
+): boolean {
+  const wallet = payment.method === 'wallet' && amount ? resources.get(payment.account) : undefined
+  return wallet !== undefined && currency !== null && !sameCurrency(wallet.currency, currency)
+}
 
 const isUnits = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) > 0
 
@@ -325,6 +338,7 @@ export function decide(
       change(purchase, 'cancelled')
       if (purchase.charge !== null && !UNCHARGED.has(purchase.charge)) pay('refund', purchase)
     } else if (command === 'refund' && met === 'confirmed') {
+      if (isForeign(purchase, resources)) return 'currency_mismatch'
       move(purchase, 1, 0, 'refund')
       change(purchase, 'refunded')
       if (isCharged(purchase)) pay('refund', purchase)
