@@ -37,7 +37,7 @@ export function conformInModes(server: LockServer): void {
     })
 
     t.test('each reader ends by itself: a dead one does not live by the others', async (t) => {
-      const ttl_ms = 400
+      const ttl_ms = 1500
       const locks = await locksOf(t, server, ttl_ms)
       const dead = await locks.remote.acquire('reader:1', { mode: 'shared' })
       const alive = await locks.acquire('reader:1', { mode: 'shared' })
@@ -116,7 +116,7 @@ export function conformInModes(server: LockServer): void {
   })
 
   t.test('a lease without a process: any process renews and releases it by its handle', async (t) => {
-    const ttl_ms = 500
+    const ttl_ms = 1500
     const fleet = await Promise.all([locksOf(t, server, ttl_ms), locksOf(t, server), locksOf(t, server)])
     const [giver, second, third] = fleet
     await inEachMode(server, 'remote', async ({ ask, mode, rival }, resource) => {
@@ -126,7 +126,7 @@ export function conformInModes(server: LockServer): void {
       t.match(lease.handle, /^[\w-]+$/, 'safe in a URL')
       t.ok(lease.expires_at_ms >= asked_at + ttl_ms - 1 && lease.expires_at_ms <= Date.now() + ttl_ms)
       for (let i = 0; i < 6; i++) {
-        await sleep(120)
+        await sleep(350)
         const renewed = await (fleet[i % 3] ?? giver).remote.extend(lease.handle)
         t.equal(renewed.token, lease.token)
       }

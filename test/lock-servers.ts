@@ -49,8 +49,6 @@ interface Kind {
   dead_after_ms?(ttl_ms: number): number
   /** Has who comes back to a line the place that it had? Default true. */
   returns_to_place?: boolean
-  /** With this TTL one who asks is answered in time on two busy cores. */
-  short_ttl_ms?: number
   /** With this TTL a hundred who ask at once on two cores are all answered in time. */
   crowd_ttl_ms?: number
 }
@@ -117,7 +115,6 @@ const KINDS = {
     dead_after_ms: (ttl_ms) => Math.max(2, Math.ceil(ttl_ms / 1000)) * 1000 + 700,
     // The order is that of the keys, and the keys of those who were away are gone.
     returns_to_place: false,
-    short_ttl_ms: 900,
     crowd_ttl_ms: 3000,
   },
 } satisfies Record<string, Kind>
@@ -162,7 +159,6 @@ export interface LockServer {
   open(ttl_ms: number, options?: OpenOptions & { wired?: boolean }): Promise<Locks>
   dead_after_ms(ttl_ms: number): number
   readonly returns_to_place: boolean
-  readonly short_ttl_ms: number
   readonly crowd_ttl_ms: number
   /** Freezes every process of the server. */
   pause(): void
@@ -182,7 +178,7 @@ export function forkWaiter(address: Address, ttl_ms: number): ChildProcess {
 
 export async function startLockServer(kind: KindName): Promise<LockServer> {
   const { modes, launch, connect, dead_after_ms = (ttl_ms: number) => ttl_ms }: Kind = KINDS[kind]
-  const { returns_to_place = true, short_ttl_ms = 300, crowd_ttl_ms = 1000 }: Kind = KINDS[kind]
+  const { returns_to_place = true, crowd_ttl_ms = 1000 }: Kind = KINDS[kind]
   const nodes = await launch()
   let losing: { after: number; state: 'waiting' | 'lost' } | undefined
   const proxies = await Promise.all(
@@ -205,7 +201,6 @@ export async function startLockServer(kind: KindName): Promise<LockServer> {
     address: { kind, ports: nodes.map(({ port }) => port) },
     dead_after_ms,
     returns_to_place,
-    short_ttl_ms,
     crowd_ttl_ms,
     async open(ttl_ms, { wired = false, ...options } = {}) {
       const ways = nodes.map(({ port }, i) => ({ port, through: wired ? (proxies[i]?.port ?? 0) : port }))

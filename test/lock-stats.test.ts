@@ -28,12 +28,18 @@ t.test('each process counts for itself, any API process tells the sum', async (t
   })
   t.equal(Date.parse(before.since) % 3_600_000, 0, 'since a full hour')
 
-  const body = (change: object = {}) => ({ resource: 'stats:1', mode: 'exclusive', ttl_ms: 500, owner: 'a', ...change })
+  const body = (change: object = {}) => ({
+    resource: 'stats:1',
+    mode: 'exclusive',
+    ttl_ms: 30_000,
+    owner: 'a',
+    ...change,
+  })
   const first = await call('POST', '/api/leases', { body: body() })
   t.equal((await elsewhere('POST', '/api/leases', { body: body() })).status, 409)
   t.equal((await elsewhere('POST', '/api/leases', { body: body({ wait_ms: 20 }) })).status, 409)
   await call('DELETE', `/api/leases/${first.body.lease_id}`)
-  const second = await elsewhere('POST', '/api/leases', { body: body({ resource: 'stats:2', ttl_ms: 100 }) })
+  const second = await elsewhere('POST', '/api/leases', { body: body({ resource: 'stats:2', ttl_ms: 1_000 }) })
   await until(async () => (await call('GET', '/api/locks/stats:2')).body.holders.length === 0)
   t.equal((await elsewhere('PUT', `/api/leases/${second.body.lease_id}`)).status, 410)
 
