@@ -1,9 +1,10 @@
 /** Conformance of the end: whatever is under way when the locks are closed or a caller gives up is given back. */
+import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { Locks } from '../src/shared/locks/lease.ts'
 import { casesOf, inEachMode, inLine, locksOf, unused } from './conform.ts'
-import type { LockServer } from './lock-servers.ts'
+import { type LockServer, leave } from './lock-servers.ts'
 
 /** A TTL that no test waits for: what is left behind is seen. */
 const LONG_MS = 60_000
@@ -146,5 +147,14 @@ export function conformOfClosing(server: LockServer): void {
         t.ok(performance.now() - began < 9000, `${name}: after ${Math.round(performance.now() - began)} ms`)
       }),
     )
+  })
+
+  t.test('a process that has used the locks, and closes its client but not the locks, exits', async (t) => {
+    const child = leave(server.address, 6000)
+    t.teardown(() => child.kill('SIGKILL'))
+    const exited = once(child, 'exit')
+    await once(child.stdout, 'data')
+    const code = await Promise.race([exited.then(([code]) => code), sleep(15_000, 'it stays', { ref: false })])
+    t.equal(code, 0)
   })
 }

@@ -126,6 +126,9 @@ t.test(
 )
 
 t.test('a wait that is cancelled, and one whose time is over, leave no key and no watch', async (t) => {
+  // Of its own: who has used the other one ends its watch when it holds nothing any more.
+  const server = await startEtcd()
+  t.teardown(() => server.stop())
   const before = await server.watches()
   const locks = server.locks({ ttl_ms: 5000, prefix: 'cancelled/' })
   const holder = await locks.acquire('cancel:1')
@@ -143,6 +146,7 @@ t.test('a wait that is cancelled, and one whose time is over, leave no key and n
   await holder.release()
   t.equal(await server.raw.getAll().prefix('cancelled/lock/').count(), 0)
   t.same(await locks.list(), [])
+  await until(async () => (await server.watches()) === before, { what: 'no watch of who holds nothing' })
 })
 
 t.test('a name with slashes and percent signs has a line of its own', async (t) => {

@@ -2,10 +2,12 @@
  * The lock servers that the conformance suite runs on: real processes, which a test may freeze and whose connections it
  * may cut. The invariant: what a server started is gone after its stop, also what it froze.
  */
-import { type ChildProcess, fork } from 'node:child_process'
+import { type ChildProcess, type ChildProcessByStdio, fork, spawn } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { Readable } from 'node:stream'
+import { fileURLToPath } from 'node:url'
 import { Cluster, Redis } from 'ioredis'
 import { createEtcdLocks } from '../src/shared/locks/etcd.ts'
 import type { LockEvents, Locks, Mode } from '../src/shared/locks/lease.ts'
@@ -174,6 +176,13 @@ export interface LockServer {
 export function forkWaiter(address: Address, ttl_ms: number): ChildProcess {
   const args = [JSON.stringify(address), String(ttl_ms)]
   return fork(new URL('./locks-waiter.ts', import.meta.url), args, { execArgv: ['--import=tsx'] })
+}
+
+/** A process of its own that uses the locks and leaves: see locks-leaver.ts. */
+export function leave(address: Address, ttl_ms: number): ChildProcessByStdio<null, Readable, null> {
+  const file = fileURLToPath(new URL('./locks-leaver.ts', import.meta.url))
+  const args = ['--import=tsx', file, JSON.stringify(address), String(ttl_ms)]
+  return spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
 }
 
 export async function startLockServer(kind: KindName): Promise<LockServer> {

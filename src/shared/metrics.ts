@@ -148,6 +148,9 @@ export function lockEvents(
       stats.events.lost(resource, why, lease)
       log.warn({ resource, why, ...lease }, 'a lease was lost')
     },
+    denied(right) {
+      log.error({ right }, 'the user of the lock server lacks a right: see "Rights on Redis" in docs/locks.md')
+    },
     heldLong(resource, lease) {
       // Types come from outside; only those that the configuration names get a label of their own.
       metrics.lock_held_long.inc({ type: expected.has(typeOf(resource)) ? typeOf(resource) : '*' })

@@ -58,13 +58,20 @@ export function createWatches(client: EtcdClient): Watches {
       opened.on('error', lost)
       opened.on('end', lost)
       stream = opened
-      if (closed) opened.cancel()
+      if (closed || watches.size === 0) rest()
       else for (const [id, watch] of watches) send(id, watch)
     } catch {
       again()
     } finally {
       connecting = false
     }
+  }
+
+  /** A stream keeps the process alive, so there is none without a watch. */
+  function rest(): void {
+    const idle = stream
+    stream = undefined
+    idle?.cancel()
   }
 
   function again(): void {
@@ -97,7 +104,9 @@ export function createWatches(client: EtcdClient): Watches {
       else void connect()
       if (closed) watches.clear()
       return () => {
-        if (watches.delete(id)) stream?.write({ cancel_request: { watch_id: id } })
+        if (!watches.delete(id)) return
+        if (watches.size === 0) rest()
+        else stream?.write({ cancel_request: { watch_id: id } })
       }
     },
 
@@ -106,7 +115,7 @@ export function createWatches(client: EtcdClient): Watches {
     close() {
       closed = true
       watches.clear()
-      stream?.cancel()
+      rest()
     },
   }
 }

@@ -4,11 +4,12 @@
  */
 import { randomBytes, randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
+import type { IEvent } from 'etcd3'
 import { checkSetting, checkText } from './arguments.ts'
 import type { Answer, Attempt, Backend, BusyAnswer, Heard } from './backend.ts'
 import { answerLimit } from './bounded.ts'
 import { type Call, connectEtcd, type EtcdClient, isGone } from './etcd-client.ts'
-import { type Entry, idOf, isHolder, isWaiter, leaseOf, readId, turns } from './etcd-line.ts'
+import { type Entry, idOf, isHolder, isWaiter, leaseOf, type Named, readId, turns } from './etcd-line.ts'
 import { createTable, type View } from './etcd-table.ts'
 import { createLines, createWatches } from './etcd-watch.ts'
 import type { LockEvents, LockState, Locks } from './lease.ts'
@@ -43,6 +44,9 @@ export function createEtcdLocks(all: EtcdLocksOptions): Locks {
 
 /** For a verb that names no TTL: as long as the core would wait for any. */
 const LONGEST_MS = 2000
+
+/** For so long, at least, robberies are listened to when nothing is held any more: the next lock may be asked for soon. */
+const REST_MS = 1000
 
 /** Somebody must come or go in between for a transaction to fail: so often in a row, something is broken. */
 const TRIES = 50
@@ -149,16 +153,48 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
     return { fence, holders: held, waiters: line.filter(isWaiter).map(shown) }
   }
 
-  function hearOfRobberies(): void {
-    watches.open({
-      prefix: table.robbedOf(channel),
-      from: 0,
-      told(events) {
-        for (const { type, kv } of events) if (type === 'Put') listener?.(Number(kv.value.toString()), 'taken')
-      },
-      // Until then holders learn by their heartbeats what is missed.
-      ended: () => void setTimeout(hearOfRobberies, LONGEST_MS).unref(),
-    })
+  /** By seat: until when, by performance.now(), the seat may have a lock or a place. Lost and remote ones run out. */
+  const seats = new Map<number, number>()
+  const robberies = {
+    prefix: table.robbedOf(channel),
+    // Goes on where it was left: nothing is missed in between.
+    from: 0,
+    told(events: readonly IEvent[]) {
+      for (const { type, kv } of events) if (type === 'Put') listener?.(Number(kv.value.toString()), 'taken')
+    },
+    // Until it is asked for again, holders learn by their heartbeats what is missed.
+    ended() {
+      robberies.from = 0
+      stopHearing = undefined
+    },
+  }
+  let stopHearing: (() => void) | undefined
+  let resting = false
+
+  /** While a seat may have something, robberies are listened to; else not, because the stream keeps the process alive. */
+  function seated({ seat, channel: of, ttl_ms }: Named): void {
+    if (of !== channel) return
+    seats.set(seat, performance.now() + ttl_ms)
+    if (stopHearing) return
+    stopHearing = watches.open(robberies)
+    restLater()
+  }
+
+  function unseated({ seat, channel: of }: Named): void {
+    if (of === channel) seats.delete(seat)
+  }
+
+  function restLater(): void {
+    if (resting) return
+    resting = true
+    setTimeout(() => {
+      resting = false
+      const now = performance.now()
+      for (const [seat, until] of seats) if (until < now) seats.delete(seat)
+      if (seats.size > 0) return restLater()
+      stopHearing?.()
+      stopHearing = undefined
+    }, REST_MS).unref()
   }
 
   return {
@@ -170,6 +206,7 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
       const lease = leaseOf(named, 'lock')
       const call = within(answerLimit(ttl_ms))
       const key = lineOf(resource) + named.uuid
+      seated(named)
       let answer = ticket > 0 ? await askAgain(request, key, call) : undefined
       if (!answer) {
         await grantOrRenew(lease, ttl_ms, call)
@@ -179,6 +216,7 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
       // The lease that is of no use now: of the place, or of the lock that a mere try did not get.
       const place = leaseOf(named, 'place')
       const idle = answer.granted ? ticket > 0 && place !== lease && place : answer.ticket === 0 && lease
+      if (!answer.granted && answer.ticket === 0) unseated(named)
       if (idle) later(client.revokeLease(idle, within(LONGEST_MS)))
       return answer
     },
@@ -189,7 +227,11 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
       const call = within(answerLimit(ttl_ms))
       const [left_ms, { line }] = await Promise.all([client.keepAlive(lease, call), table.read(resource, call)])
       const own = line.find((entry) => entry.key === lineOf(resource) + named.uuid)
-      if (own && isHolder(own) && left_ms >= ttl_ms) return line.filter(isWaiter).length
+      if (own && isHolder(own) && left_ms >= ttl_ms) {
+        seated(named)
+        return line.filter(isWaiter).length
+      }
+      unseated(named)
       if (own) return 'expired'
       // An etcd lease that outlives its key was robbed of it.
       if (left_ms > 0) later(client.revokeLease(lease, within(LONGEST_MS)))
@@ -198,6 +240,7 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
 
     async release(resource, id) {
       const call = within(LONGEST_MS)
+      unseated(readId(id))
       const left = await table.leave(resource, id, call)
       const revoked = client.revokeLease(leaseOf(readId(id), 'lock'), call)
       later(revoked)
@@ -210,6 +253,7 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
 
     async cancel(resource, id) {
       const named = readId(id)
+      unseated(named)
       const call = within(LONGEST_MS)
       lines.unfollow(lineOf(resource), lineOf(resource) + named.uuid)
       // The leases rather than the key: without them a request that comes late can put it nowhere.
@@ -238,9 +282,7 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
     list: () => table.resources(within(LONGEST_MS)),
 
     listen(heard) {
-      if (listener) return
-      listener = heard
-      hearOfRobberies()
+      listener ??= heard
     },
 
     async close() {

@@ -178,6 +178,11 @@ export interface LockEvents {
   heldLong?(resource: string, lease: { token: number; owner: string; held_ms: number }): void
   /** A renewal came through when less than a sixth of the TTL was left. */
   thinSlack?(resource: string, slack_ms: number): void
+  /**
+   * At start: the user of the lock server lacks this right, for instance '+publish on &lock:wake:*'. Once a right and
+   * server. Without this callback it is a warning of the process.
+   */
+  denied?(right: string): void
 }
 
 export class LockBusyError extends Error {

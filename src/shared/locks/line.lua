@@ -47,10 +47,16 @@ local function ttl_of(id)
   return tonumber(string.match(id, '^%S+ (%d+) '))
 end
 
--- Tells the process of this id something; it knows it by its seat.
+-- Tells the process of this id something; it knows it by its seat. Told last, when all else is done (redis-script.ts), and
+-- by pcall: a user without rights on channels gets its lock moved all the same, and the answer says so.
+local news = {}
 local function tell(id, what)
   local channel, seat = string.match(id, '^%S+ %S+ (%S*)/(%d+)')
-  if channel then call('PUBLISH', channel, seat .. ' ' .. what) end
+  if channel then news[#news + 1] = { channel, seat .. ' ' .. what } end
+end
+
+local function publish()
+  for _, one in ipairs(news) do redis.pcall('PUBLISH', one[1], one[2]) end
 end
 
 -- A key with entries that end at different times lives at least until this one's end.

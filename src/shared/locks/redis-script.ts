@@ -10,9 +10,17 @@ export interface Script {
   many: { lua: string; sha: string }
 }
 
-/** The files, one behind the other, as one script: what they share comes first. */
+/**
+ * The files, one behind the other, as one script: what they share comes first, the verb last. What a verb tells others is
+ * published after all its changes.
+ */
 export function script(...files: string[]): Script {
-  const lua = files.map((file) => readFileSync(new URL(`./${file}.lua`, import.meta.url), 'utf8')).join('')
+  const texts = files.map((file) => readFileSync(new URL(`./${file}.lua`, import.meta.url), 'utf8'))
+  const tells = files.includes('line')
+  const verb = tells
+    ? `local function verb()\n${texts.pop()}\nend\nlocal answer = verb()\npublish()\nreturn answer\n`
+    : ''
+  const lua = texts.join('') + verb
   const many = `local function one(KEYS, ARGV)\n${lua}\nend\n${MANY}`
   return { lua, sha: sha1(lua), many: { lua: many, sha: sha1(many) } }
 }

@@ -5,13 +5,15 @@
  */
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
-import type { Cluster, Redis, RedisOptions } from 'ioredis'
+import type { Cluster, Redis } from 'ioredis'
 import { checkNumber, checkRedis, checkSetting } from './arguments.ts'
 import type { Answer, Asker, Backend, BusyAnswer, Heard } from './backend.ts'
-import type { LockState, Locks } from './lease.ts'
+import type { LockEvents, LockState, Locks } from './lease.ts'
 import { createLocksOn, type LocksOptions } from './locks.ts'
 import { kindOf, readHolder, readId } from './redis-answers.ts'
+import { type Ear, listenTo } from './redis-ears.ts'
 import { indexOf, lockKey, type RedisIndex } from './redis-index.ts'
+import { createRights } from './redis-rights.ts'
 import { createRun, script } from './redis-script.ts'
 
 // biome-ignore lint/performance/noBarrelFile: an entry of the package; callers branch on the errors of what they open here
@@ -51,7 +53,7 @@ export function createLocks(all: RedisLocksOptions): Locks {
   const { redis, prefix = '', instance, replication, ...options } = all
   checkRedis('redis', redis, all)
   if (replication !== undefined) checkReplication(replication)
-  const backend = createRedisBackend(redis, prefix, replication)
+  const backend = createRedisBackend(redis, prefix, replication, options.events)
   return createLocksOn(backend, { ...options, instance: instance ?? `${hostname()}:${process.pid}` })
 }
 
@@ -62,13 +64,20 @@ function checkReplication({ replicas, timeout_ms }: Replication): void {
 }
 
 /** The locks of one Redis, without the side that waits and renews. */
-export function createRedisBackend(redis: Redis | Cluster, prefix: string, replication?: Replication): Backend {
+export function createRedisBackend(
+  redis: Redis | Cluster,
+  prefix: string,
+  replication?: Replication,
+  events: LockEvents = {},
+): Backend {
   if (replication && redis.isCluster) throw new RangeError('replication is not for a Redis Cluster')
   // Every createLocks has a channel of its own, so that a message reaches the one process that it is for.
   const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`
   const index: RedisIndex = indexOf(redis, prefix)
   const run = createRun(redis)
-  let subscriber: Redis | Cluster | undefined
+  let ear: Ear | undefined
+  const rights = createRights(redis, run, { prefix, channel, kind: '', events })
+  rights.check()
   const { keysOf } = index
 
   const backend: Backend = {
@@ -106,40 +115,15 @@ export function createRedisBackend(redis: Redis | Cluster, prefix: string, repli
     list: () => index.list(),
 
     listen(heard) {
-      subscriber ??= subscribe(redis, channel, heard)
+      ear ??= listenTo(redis, channel, heard, rights.failed)
     },
 
     async close() {
-      subscriber?.disconnect()
+      ear?.disconnect()
+      rights.close()
     },
   }
   return replication ? replicated(redis as Redis, backend, replication) : backend
-}
-
-export function subscribe(redis: Redis | Cluster, channel: string, heard: Heard): Redis | Cluster {
-  // Subscribes by hand, because what matters is the moment after: who was told in the gap must ask.
-  const options: Partial<RedisOptions> = {
-    autoResubscribe: false,
-    enableOfflineQueue: true,
-    lazyConnect: false,
-    maxRetriesPerRequest: null,
-    // Soon again, because all the waiters of this process live by rechecks until then.
-    retryStrategy: (times) => Math.min(times * 50, 1000),
-  }
-  // A Cluster looks after its subscriber itself.
-  const own = redis.isCluster ? (redis as Cluster).duplicate() : (redis as Redis).duplicate(options)
-  own.on('error', () => {}) // It reconnects by itself; until then waiters live by their rechecks.
-  own.on('message', (_channel: string, message: string) => {
-    const [seat, place, token] = message.split(' ') as [string, string, string]
-    heard(Number(seat), place === 'taken' ? 'taken' : { place: Number(place), token: Number(token) })
-  })
-  own.on('ready', () => {
-    own.subscribe(channel).then(
-      () => heard('all'),
-      () => {},
-    )
-  })
-  return own
 }
 
 /** Every grant is confirmed by the replicas before anybody hears of it; one that is handed over is asked for again. */

@@ -43,6 +43,11 @@ export function createRedlock(options: RedlockOptions): Locks<'exclusive' | 'sha
   }
   if (new Set(nodes).size < nodes.length) throw new RangeError('Redlock needs different servers')
   if (options.ttl_ms > max_ttl_ms) throw new RangeError(`ttl_ms must not be above max_ttl_ms, ${max_ttl_ms}`)
-  const backend = createRedlockBackend(nodes, { prefix, ttl_ms: options.ttl_ms, max_ttl_ms })
+  const backend = createRedlockBackend(nodes, {
+    prefix,
+    ttl_ms: options.ttl_ms,
+    max_ttl_ms,
+    events: options.events ?? {},
+  })
   return createLocksOn(backend, { ...rest, instance: instance ?? `${hostname()}:${process.pid}` })
 }

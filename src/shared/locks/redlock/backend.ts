@@ -6,9 +6,10 @@ import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import type { Backend, Heard } from '../backend.ts'
 import { answerLimit } from '../bounded.ts'
+import type { LockEvents } from '../lease.ts'
 import { placeTtl } from '../line.ts'
-import { subscribe } from '../redis.ts'
 import { kindOf } from '../redis-answers.ts'
+import { type Ear, listenTo } from '../redis-ears.ts'
 import { checked, createBallot, wallUs } from './ballot.ts'
 import { ask, given, stragglerLimit } from './round.ts'
 import { quorumState, robbedBy } from './state.ts'
@@ -20,17 +21,18 @@ export interface RedlockBackendOptions {
   ttl_ms: number
   /** The longest TTL of all clients: so long a voter that has lost its memory stays out of votes. */
   max_ttl_ms: number
+  events?: LockEvents | undefined
 }
 
 export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBackendOptions): Backend {
-  const { prefix, ttl_ms: default_ttl_ms, max_ttl_ms } = options
+  const { prefix, ttl_ms: default_ttl_ms, max_ttl_ms, events } = options
   const quorum = Math.floor(nodes.length / 2) + 1
-  const voters = nodes.map((node) => createVoter(node, prefix, max_ttl_ms))
+  const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`
+  const voters = nodes.map((node) => createVoter(node, prefix, max_ttl_ms, { channel, events }))
   const ballot = createBallot(voters, quorum)
   const tickets = ticketSource()
   const tried = Promise.all(voters.map((voter) => voter.tried))
-  const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`
-  const ears: { disconnect(): void }[] = []
+  const ears: Ear[] = []
   /** Who waits, by seat: least tokens by voter, of the votes that were handed over since the last attempt. */
   const handed = new Map<number, Map<number, number>>()
   const renewing = new Set<string>()
@@ -165,8 +167,8 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
 
     listen(heard) {
       if (ears.length > 0) return
-      nodes.forEach((node, voter) => {
-        ears.push(subscribe(node, channel, hear(voter, heard)))
+      nodes.forEach((node, i) => {
+        ears.push(listenTo(node, channel, hear(i, heard), (error) => voters[i]?.denied(error)))
       })
     },
 

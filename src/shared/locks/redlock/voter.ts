@@ -3,7 +3,9 @@
  * reached, if that is before it dies of its own lifetime.
  */
 import type { Redis } from 'ioredis'
+import type { LockEvents } from '../lease.ts'
 import { indexOf } from '../redis-index.ts'
+import { createRights } from '../redis-rights.ts'
 import { createRun, type Run, type Script, script } from '../redis-script.ts'
 
 const verb = (name: string) => script('line', 'redlock/voter', `redlock/${name}`)
@@ -62,6 +64,8 @@ export interface Voter {
   list(): Promise<string[]>
   /** Settles when the first connection has been made, or has failed. */
   tried: Promise<void>
+  /** This was the answer to something else that it was asked: reported when it is for want of a right. */
+  denied(error: unknown): void
   close(): void
 }
 
@@ -70,7 +74,14 @@ const MOST_UNANSWERED = 10_000
 /** More than this is not remembered for a server that does not come back; it dies of its own lifetime there. */
 const MOST_OWED = 10_000
 
-export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): Voter {
+/** @param told where a right that is missing is reported, and the channel that it may be missing on */
+export function createVoter(
+  redis: Redis,
+  prefix: string,
+  max_ttl_ms: number,
+  told: { channel?: string; events?: LockEvents | undefined } = {},
+): Voter {
+  const { channel = `${prefix}lock:wake:`, events = {} } = told
   const send = createRun(redis)
   // Of this connection: some clients never settle what the one before took with it.
   let unanswered = { count: 0 }
@@ -90,6 +101,7 @@ export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): V
     limited(() => redis.eval(lua, keys.length, ...keys, ...args))
   const index = indexOf(redis, prefix)
   const { keysOf } = index
+  const rights = createRights(redis, run, { prefix, channel, kind: 'quorum', events })
   const owed = new Map<string, { resource: string; until: number }>()
 
   function withdraw(resource: string, id: string, ttl_ms: number) {
@@ -103,7 +115,7 @@ export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): V
   /** What was under way when the connection broke may have been done, and what was to undo it may not. */
   function settle(): void {
     unanswered = { count: 0 }
-    for (const lua of TAUGHT) redis.script('LOAD', lua).catch(noop)
+    for (const lua of TAUGHT) redis.script('LOAD', lua).catch(rights.failed)
     const all = [...owed]
     owed.clear()
     for (const [id, { resource, until }] of all) {
@@ -112,6 +124,7 @@ export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): V
     }
   }
 
+  rights.check()
   redis.on('ready', settle)
   if (redis.status === 'ready') settle()
   return {
@@ -132,7 +145,11 @@ export function createVoter(redis: Redis, prefix: string, max_ttl_ms: number): V
     inspect: (resource) => run(INSPECT, (answer) => answer as [unknown, string[], string[]], keysOf(resource)),
     list: () => index.list(),
     tried: firstTry(redis),
-    close: () => void redis.off('ready', settle),
+    denied: rights.failed,
+    close() {
+      redis.off('ready', settle)
+      rights.close()
+    },
   }
 }
 
