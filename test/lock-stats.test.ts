@@ -147,6 +147,9 @@ t.test('held long, renewed just in time, lost: each is a warning that names the 
     until(() => lines.find((line) => line.resource === resource && msg.test(String(line.msg))))
   t.match(await said('product:9', /held longer/), { level: 40, owner, token: named.token, held_ms: Number })
   await said('odd:9', /held longer/)
+  // Else the holder learns of it by its next renewal, which finds no lock and cannot say why.
+  const heard = async () => (await redis.pubsub('CHANNELS', `${world.env.REDIS_PREFIX}lock:*`)) as string[]
+  await until(async () => (await heard()).length > 0, { what: 'the holder to subscribe' })
   await locks.forceRelease('product:9')
   t.match(await said('product:9', /lost/), { level: 40, owner, token: named.token, held_ms: Number, why: 'taken' })
   events.thinSlack?.('odd:9', 12)
