@@ -1,9 +1,10 @@
 /** Conformance of a lease's deadlines: no renewal for a holder that has not moved, none beyond max_hold_ms. */
+import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { Lease, LockEvents } from '../src/shared/locks/lease.ts'
-import { blockEventLoop, inEachMode, locksOf, lossOf, unused } from './conform.ts'
-import type { LockServer } from './lock-servers.ts'
+import { blockEventLoop, inEachMode, inLine, locksOf, lossOf, unused } from './conform.ts'
+import { forkWaiter, type LockServer } from './lock-servers.ts'
 
 /** The longest TTL here: what frees a lock well before it has given it back. */
 const LONG_MS = 30_000
@@ -131,5 +132,28 @@ export function conformOfDeadlines(server: LockServer): void {
     await t.rejects(locks.remote.acquire('remaining:1', { progress_ms: 500 }), { message: /progress_ms/ })
     await t.rejects(locks.remote.acquire('remaining:1', { max_hold_ms: 500 }), { message: /max_hold_ms/ })
     await unused(locks, 'remaining:1')
+  })
+
+  t.test('a process that was frozen while it held the lock does not renew it when it wakes', async (t) => {
+    const locks = await locksOf(t, server, LONG_MS)
+    const child = forkWaiter(server.address, LONG_MS, 1500)
+    t.teardown(() => child.kill('SIGKILL'))
+    await once(child, 'message')
+    const served = once(child, 'message')
+    child.send('frozen:1')
+    await served
+    const next = locks.acquire('frozen:1', { wait_ms: LONG_MS })
+    await inLine(locks, 'frozen:1', 1)
+    child.kill('SIGSTOP')
+    await sleep(2500)
+    t.equal((await locks.inspect('frozen:1')).waiters.length, 1, 'a frozen process gives nothing back')
+    const woken = performance.now()
+    child.kill('SIGCONT')
+    await (await next).release()
+    t.ok(
+      performance.now() - woken < LONG_MS / 2,
+      `after ${Math.round(performance.now() - woken)} ms, not after its TTL`,
+    )
+    await unused(locks, 'frozen:1')
   })
 }

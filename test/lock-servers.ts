@@ -173,8 +173,8 @@ export interface LockServer {
 }
 
 /** A process of its own that stands in line: see locks-waiter.ts. */
-export function forkWaiter(address: Address, ttl_ms: number): ChildProcess {
-  const args = [JSON.stringify(address), String(ttl_ms)]
+export function forkWaiter(address: Address, ttl_ms: number, progress_ms?: number): ChildProcess {
+  const args = [JSON.stringify(address), String(ttl_ms), ...(progress_ms === undefined ? [] : [String(progress_ms)])]
   return fork(new URL('./locks-waiter.ts', import.meta.url), args, { execArgv: ['--import=tsx'] })
 }
 
