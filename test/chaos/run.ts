@@ -127,11 +127,12 @@ export async function runChaos(
   const end = Math.max(began + seconds * 1000, performance.now() + calm_s[1] * 1000)
   await sleep(end - performance.now())
   load.stop()
-  const lingering = watchLingering(db.client)
   const load_ms = performance.now() - began
   waits_for = 'the requests under way'
   await loading
   await load.over()
+  // From here on the fleet has nothing to do but what is queued.
+  const lingering = watchLingering(db.client)
   const timeout_ms = planted && !planted.harmless ? PLANTED_DRAIN_MS : DRAIN_MS
   const drained = async () => {
     const left = await unsettled(db.client)
