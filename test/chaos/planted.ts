@@ -35,8 +35,8 @@ export const PLANTED: readonly Planted[] = [
     code: [
       {
         file: '/src/workers/purchases.ts',
-        text: `if (!resource || resource.available < units) return ['rejected', 'sold_out']`,
-        instead: `if (!resource) return ['rejected', 'sold_out']`,
+        text: `if (available < units) return ['rejected', 'sold_out', { resource: ref, available }]`,
+        instead: '',
       },
     ],
   },
