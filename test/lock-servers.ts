@@ -49,8 +49,6 @@ interface Kind {
   connect(ways: Way[], ttl_ms: number, options: OpenOptions): Promise<Opened>
   /** A dead owner's lease of this TTL ends on the server after this. */
   dead_after_ms?(ttl_ms: number): number
-  /** Has who comes back to a line the place that it had? Default true. */
-  returns_to_place?: boolean
   /** With this TTL a hundred who ask at once on two cores are all answered in time. */
   crowd_ttl_ms?: number
 }
@@ -115,8 +113,6 @@ const KINDS = {
     },
     // It counts in seconds, two at least, and looks twice a second for what has ended.
     dead_after_ms: (ttl_ms) => Math.max(2, Math.ceil(ttl_ms / 1000)) * 1000 + 700,
-    // The order is that of the keys, and the keys of those who were away are gone.
-    returns_to_place: false,
     crowd_ttl_ms: 3000,
   },
 } satisfies Record<string, Kind>
@@ -160,7 +156,6 @@ export interface LockServer {
   /** Locks as one more process has them, with connections of their own; through the wire if that shall be cut. */
   open(ttl_ms: number, options?: OpenOptions & { wired?: boolean }): Promise<Locks>
   dead_after_ms(ttl_ms: number): number
-  readonly returns_to_place: boolean
   readonly crowd_ttl_ms: number
   /** Freezes every process of the server. */
   pause(): void
@@ -187,7 +182,7 @@ export function leave(address: Address, ttl_ms: number): ChildProcessByStdio<nul
 
 export async function startLockServer(kind: KindName): Promise<LockServer> {
   const { modes, launch, connect, dead_after_ms = (ttl_ms: number) => ttl_ms }: Kind = KINDS[kind]
-  const { returns_to_place = true, crowd_ttl_ms = 1000 }: Kind = KINDS[kind]
+  const { crowd_ttl_ms = 1000 }: Kind = KINDS[kind]
   const nodes = await launch()
   let losing: { after: number; state: 'waiting' | 'lost' } | undefined
   const proxies = await Promise.all(
@@ -209,7 +204,6 @@ export async function startLockServer(kind: KindName): Promise<LockServer> {
     modes,
     address: { kind, ports: nodes.map(({ port }) => port) },
     dead_after_ms,
-    returns_to_place,
     crowd_ttl_ms,
     async open(ttl_ms, { wired = false, ...options } = {}) {
       const ways = nodes.map(({ port }, i) => ({ port, through: wired ? (proxies[i]?.port ?? 0) : port }))
