@@ -57,7 +57,7 @@ t.test('a settlement that does not end', async (t) => {
   const left = await until(() => [drain.leaveStuck()].find((one) => one.length > 0), { what: 'the queue to be left' })
   t.same(left, ['product:1'])
   t.same(insisted, ['product:1'], 'a new job is asked for')
-  t.same(drain.state(), [])
+  t.match(drain.state(), [{ queue: 'product:1' }], 'the step that does not end is still named')
 
   await drain.serve(['product:1'], 'job 2')
   t.equal(asked.length, 2, 'the next job works the queue')

@@ -11,8 +11,8 @@ export interface Lines {
   rows: number
   /** since the oldest head of a line came, in seconds; 0 when nobody waits */
   oldest_s: number
-  /** queues that do not move while their lease is held, with who holds it */
-  blocked: string[]
+  /** queues that do not move while their lease is held, with the holder; absent when the lock server did not answer */
+  blocked?: string[]
   /** charges and refunds that have not moved for an hour */
   stuck_charges: number
 }

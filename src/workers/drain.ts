@@ -55,6 +55,8 @@ type Ready = () => Promise<unknown>
 export function createDrain(deps: DrainDeps) {
   const { locks, leases, settler, nudge, insist, flows, ttl_ms, progress_ms } = deps
   const lines = new Map<string, Line>()
+  /** queues that were left while a step of theirs had not ended: it still keeps the place of its job */
+  const left = new Map<Line, string>()
   const stop = new AbortController()
   /** for each lease that is waited for: what ends the wait */
   const waits = new Set<AbortController>()
@@ -204,6 +206,7 @@ export function createDrain(deps: DrainDeps) {
       }
     } finally {
       leave(queue, line)
+      left.delete(line)
     }
   }
 
@@ -246,12 +249,18 @@ export function createDrain(deps: DrainDeps) {
     leaveStuck(): string[] {
       const since = performance.now() - progress_ms
       const stuck = [...lines].filter(([, line]) => line.moved_at < since)
-      for (const [queue, line] of stuck) leave(queue, line)
+      for (const [queue, line] of stuck) {
+        leave(queue, line)
+        left.set(line, queue)
+      }
       const queues = stuck.map(([queue]) => queue)
       if (queues.length > 0) insist(queues)
       return queues
     },
-    /** Each queue under way, with the milliseconds since its last step ended. */
-    state: () => Array.from(lines, ([queue, { moved_at }]) => ({ queue, idle_ms: performance.now() - moved_at })),
+    /** Each queue under way, also one that was left in mid-step, with the milliseconds since its last step ended. */
+    state: () => {
+      const all = [...lines, ...Array.from(left, ([line, queue]) => [queue, line] as const)]
+      return all.map(([queue, { moved_at }]) => ({ queue, idle_ms: performance.now() - moved_at }))
+    },
   }
 }

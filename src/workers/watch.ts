@@ -57,8 +57,9 @@ async function lines(client: Client, locks: WatchDeps['locks']): Promise<Lines> 
       UNION ALL SELECT created_at FROM ${heads('bookings', 'resource')} c
     ) head`,
   )
-  const blocked = await blockedQueues(client, locks)
-  return { ...(row ?? { rows: 0, oldest_s: 0, stuck_charges: 0 }), blocked }
+  // A lock server that is down hides which queues are blocked, not how long they are.
+  const blocked = await blockedQueues(client, locks).catch(() => undefined)
+  return { ...(row ?? { rows: 0, oldest_s: 0, stuck_charges: 0 }), ...(blocked && { blocked }) }
 }
 
 function forget(metrics: WatchDeps['metrics']): void {
@@ -77,11 +78,11 @@ export async function watchOnce(deps: WatchDeps): Promise<void> {
     await tellBreakers(redis, prefix, { process: `${hostname()}:${process.pid}`, breakers: statesOf(breakers) })
     if (await turn(redis, prefix, 'lines', LINES_MS)) {
       const seen = await lines(client, locks)
-      for (const queue of seen.blocked) log.error({ queue }, 'a queue does not move while its lease is held')
+      for (const queue of seen.blocked ?? []) log.error({ queue }, 'a queue does not move while its lease is held')
       await keepWatched(redis, prefix, { lines: seen }, LINES_MS * MISSES)
     }
     if (await turn(redis, prefix, 'verdict', VERDICT_MS)) {
-      const findings = await verify(client, { quick: true, locks })
+      const findings = await verify(client, { quick: true })
       const broken = findings.filter(({ offenders }) => offenders.length > 0)
       for (const { invariant, offenders } of broken) log.error({ invariant, offenders }, 'an invariant is broken')
       await keepWatched(redis, prefix, { verdict: { at: new Date().toISOString(), broken } }, VERDICT_MS * MISSES)
@@ -91,7 +92,7 @@ export async function watchOnce(deps: WatchDeps): Promise<void> {
       value === undefined ? gauge.remove() : gauge.set(value)
     show(queue_length, seen.lines?.rows)
     show(queue_oldest_seconds, seen.lines?.oldest_s)
-    show(queues_blocked, seen.lines?.blocked.length)
+    show(queues_blocked, seen.lines?.blocked?.length)
     show(payments_stuck, seen.lines?.stuck_charges)
     show(verify_broken, seen.verdict?.broken.length)
   } catch (error) {

@@ -5,6 +5,7 @@ import type { Config } from '../shared/config.ts'
 import { CONNECTIONS, openDb } from '../shared/db.ts'
 import { watchDependencies } from '../shared/health.ts'
 import { createLockStats } from '../shared/lock-stats.ts'
+import { bounded } from '../shared/locks/bounded.ts'
 import { LeaseLostError, LockBusyError, type Locks } from '../shared/locks/lease.ts'
 import { openLocks } from '../shared/locks/open.ts'
 import type { Log } from '../shared/log.ts'
@@ -31,6 +32,8 @@ import { traceSettled } from './trace-settled.ts'
 import { LINES_MS, VERIFY_MS, watchOnce } from './watch.ts'
 import { startWebhookJobs } from './webhook-jobs.ts'
 
+/** Milliseconds for taking the id off a job; the sweeper makes up for one that stays. */
+const READY_MS = 2_000
 /** Milliseconds between two looks at the progress of the queues under way. */
 const PROGRESS_LOOK_MS = 1_000
 /** Milliseconds for one batch, its wait for row locks included; and for one statement of it, which the server ends before. */
@@ -144,7 +147,10 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     // A job for one line carries it as its id until the line's lease is held and rows are about to be taken: a nudge that
     // is dropped until then stands for rows that are yet to be taken, and there is one such job in the whole fleet.
     // If the id stays, BullMQ takes it off with the job, and the sweeper makes up for what was dropped in between.
-    const ready = job.deduplicationId === undefined ? undefined : () => job.removeDeduplicationKey().catch(() => {})
+    const ready =
+      job.deduplicationId === undefined
+        ? undefined
+        : () => bounded(job.removeDeduplicationKey(), READY_MS).catch(() => {})
     try {
       await drain.serve(job.data.resources, `job ${job.id}`, ready)
     } catch (error) {
