@@ -322,3 +322,38 @@ t.test('two cards at one hold, step by step', async (t) => {
     t.same(await bank.open(), [])
   })
 })
+
+t.test('a hold and what pays for it reach the worker together: both are settled, and the queue goes on', async (t) => {
+  const world = await openWorld(t)
+  const sandbox = await world.startSandbox()
+  const env = { SANDBOX_URL: sandbox.url, PAYMENT_TIMEOUT_MS: '1000' }
+  const api = await world.startApi(env)
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const account = await shop.units('account', 10_000)
+  const ids: string[] = []
+  for (const payment of [card('tok_visa'), wallet(account)]) {
+    const lines = [{ resource: await shop.units('product', 5, PRICE), units: 1 }]
+    const held = await shop.buy({ customer: 'ada', lines, hold_seconds: 600 }, NOW)
+    t.equal((await shop.command(held.body.id, 'confirm', NOW, { payment })).status, 202)
+    ids.push(held.body.id)
+    const resource = await shop.calendar('room', PRICE)
+    const stay = { resource, customer: 'ada', from: day(0), to: day(1), hold_seconds: 600 }
+    const booked = await shop.book(stay, NOW)
+    t.equal((await shop.move(booked.body.id, 'accept', NOW, { payment })).status, 202)
+    ids.push(booked.body.id)
+  }
+  await world.startWorker(env)
+  const paid = async () => {
+    const rows = await shop.client`
+      SELECT 1 FROM purchases WHERE id IN ${shop.client(ids)} AND status = 'confirmed'
+      UNION ALL SELECT 1 FROM bookings WHERE id IN ${shop.client(ids)} AND status = 'accepted'`
+    return rows.length === ids.length
+  }
+  await until(paid, { what: 'all four to be paid', timeout_ms: 30_000 }).catch(async (error) => {
+    const rows = await shop.client`SELECT command, status, reason, met FROM commands`
+    throw new Error(`${error.message}; ${JSON.stringify(rows)}`)
+  })
+  t.equal(await shop.queued(), 0)
+  await shop.charged()
+  await shop.verified()
+})

@@ -86,7 +86,8 @@ export async function writePayments(tx: Transaction, payments: readonly PaymentC
       tx,
       sql`UPDATE ${sql.raw(table)} t SET payment = d.payment
           FROM ${relation('d', [...own.values()], { id: 'uuid', payment: 'jsonb' })}
-          WHERE t.id = d.id AND t.status = ${status} RETURNING t.id`,
+          -- Queued: the hold is settled in this batch too, and its status is written behind this, on the same condition.
+          WHERE t.id = d.id AND t.status IN ('queued', ${status}) RETURNING t.id`,
     )
     if (rows.length !== own.size) return false
   }

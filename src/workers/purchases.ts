@@ -181,8 +181,9 @@ function takes(purchase: PurchaseRow, amount: number): Map<string, number> {
 /** Every resource that settling this item may write. */
 export function refsOfPurchase(item: PurchaseItem): string[] {
   const { purchase } = item
-  // A queued purchase that is cancelled has moved nothing; its own line is enough.
-  if (item.kind === 'command' && purchase.status === 'queued') return [purchase.queue]
+  // A queued purchase that is cancelled has moved nothing; its own queue is enough. Another command may meet it settled, by
+  // this very batch.
+  if (item.command?.command === 'cancel' && purchase.status === 'queued') return [purchase.queue]
   const refs = new Set(takes(purchase, 1).keys())
   if (item.command?.payment?.method === 'wallet') refs.add(item.command.payment.account)
   return [...refs]
