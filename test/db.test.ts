@@ -63,6 +63,33 @@ t.test('a connection whose server or network has gone silent is closed, and a ne
   t.equal(await one(), 1)
 })
 
+t.test(
+  'behind a proxy that accepts and closes, each query fails after one connection, until the proxy lets it through',
+  async (t) => {
+    const world = await openWorld(t)
+    const address = new URL(world.env.DATABASE_URL)
+    let closed = 0
+    let closing = true
+    const proxy = await startProxy(Number(address.port), (link) => {
+      if (!closing) return
+      closed += 1
+      link.cut()
+    })
+    address.port = String(proxy.port)
+    const db = openDb(address.href, { max: 1, name: 'test', idle_in_transaction_ms: 10_000 })
+    t.teardown(async () => {
+      closing = false
+      await db.close()
+      await proxy.stop()
+    })
+    const one = async () => (await run<{ one: number }>(db.client, sql`SELECT 1 AS one`))[0]?.one
+    for (let n = 0; n < 5; n++) await t.rejects(one(), { code: 'CONNECTION_CLOSED' })
+    t.equal(closed, 5)
+    closing = false
+    t.equal(await one(), 1)
+  },
+)
+
 t.test('a statement that takes longer than its limit is ended by the server', async (t) => {
   const world = await openWorld(t)
   const options = { max: 1, name: 'test', idle_in_transaction_ms: 10_000, statement_ms: 500 }
