@@ -3,6 +3,7 @@
  * was declined, or from a wallet. At most one charge counts, whatever is sent at once and whoever dies.
  */
 import t from 'tap'
+import { conclude } from '../src/workers/money.ts'
 import { openGate } from './gate.ts'
 import { type Answer, card, openShop, provider, type Shop, TTL, tally } from './shop.ts'
 import { openWorld, until } from './world.ts'
@@ -355,5 +356,46 @@ t.test('a hold and what pays for it reach the worker together: both are settled,
   })
   t.equal(await shop.queued(), 0)
   await shop.charged()
+  await shop.verified()
+})
+
+t.test('cancel and the late message of a reserved charge share a batch: one refund, nothing set apart', async (t) => {
+  const world = await openWorld(t)
+  const sandbox = await world.startSandbox()
+  const gate = await openGate(t, sandbox.url)
+  const env = { PAYMENT_TIMEOUT_MS: '20000', SANDBOX_URL: gate.url }
+  const [api, victim] = await Promise.all([world.startApi(env), world.startWorker(env)])
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ids: string[] = []
+  for (const { pay, hold, command } of SORTS) {
+    const id = await hold(shop)
+    gate.close('confirm', id, 'after')
+    await command(shop, id, pay, card('tok_visa'), NOW)
+    await until(() => gate.reached('confirm', id))
+    ids.push(id)
+  }
+  victim.kill('SIGKILL')
+  await victim.exited
+  for (const [n, { command }] of SORTS.entries()) {
+    const id = ids[n] ?? ''
+    await command(shop, id, 'cancel', undefined, NOW)
+    const [charge] = await shop.client<{ charge: string; queue: string }[]>`
+      SELECT c.id AS charge, p.queue FROM charges c JOIN payable p ON p.id = ${id}
+      WHERE coalesce(c.purchase, c.booking) = p.id`
+    if (charge) await conclude(shop.client, charge, 'sent', 'authorized', null)
+  }
+  gate.open()
+  await world.startWorker({ ...env, SANDBOX_URL: sandbox.url })
+  await until(async () => (await shop.queued()) === 0, { what: 'all commands to be decided' })
+  const commands = await shop.client`
+    SELECT DISTINCT command, status, reason FROM commands WHERE command IN ('cancel', 'paid') ORDER BY command`
+  t.same(commands, [
+    { command: 'cancel', status: 'done', reason: null },
+    { command: 'paid', status: 'done', reason: null },
+  ])
+  await shop.charged()
+  const refunds = await shop.client`SELECT status FROM charges WHERE purpose = 'refund'`
+  t.same(refunds, [{ status: 'released' }, { status: 'released' }])
+  t.same(await provider(sandbox.url).open(), [])
   await shop.verified()
 })

@@ -130,9 +130,10 @@ export async function writePayables(tx: Transaction, payables: readonly Payable[
     )
     SELECT count(*) AS captures FROM capture`,
   )
-  const refunds = payables.filter((payable) => payable.step === 'refund').map((payable) => payable.id)
-  if (refunds.length > 0) {
-    const of = sql`(SELECT e::uuid AS id FROM json_array_elements_text(${JSON.stringify(refunds)}::json) e) d
+  // Once each: a cancel and the `paid` that it overtook ask for the same refund, also in one batch.
+  const refunds = new Set(payables.filter((payable) => payable.step === 'refund').map((payable) => payable.id))
+  if (refunds.size > 0) {
+    const of = sql`(SELECT e::uuid AS id FROM json_array_elements_text(${JSON.stringify([...refunds])}::json) e) d
       JOIN charges c ON (c.purchase = d.id OR c.booking = d.id) AND c.purpose = 'charge'`
     // Locked first: what was given back at the provider is read after the job that writes it down is through.
     await run(tx, sql`SELECT 1 FROM ${of} ORDER BY d.id FOR NO KEY UPDATE OF c`)
@@ -147,8 +148,10 @@ export async function writePayables(tx: Transaction, payables: readonly Payable[
               AND (r.purpose = 'refund' AND r.at_provider AND r.status <> 'failed' OR r.purpose = 'dispute' AND r.status = 'lost')
           ) back
           WHERE c.amount > back.amount
-          ORDER BY d.id
-          ON CONFLICT DO NOTHING`,
+            -- Our refund is one row. ON CONFLICT cannot say so: the trigger that adds refunds up refuses the row before it.
+            AND NOT EXISTS (SELECT 1 FROM charges r
+              WHERE (r.purchase = d.id OR r.booking = d.id) AND r.purpose = 'refund' AND NOT r.at_provider)
+          ORDER BY d.id`,
     )
   }
   return row?.captures === payables.filter((payable) => payable.step === 'capture').length
