@@ -5,7 +5,7 @@
 import t from 'tap'
 import { conclude } from '../src/workers/money.ts'
 import { openGate } from './gate.ts'
-import { type Answer, card, openShop, provider, type Shop, TTL, tally } from './shop.ts'
+import { type Answer, card, inTransaction, openShop, provider, type Shop, TTL, tally } from './shop.ts'
 import { openWorld, until } from './world.ts'
 
 const WAIT = { prefer: 'wait=30' }
@@ -356,6 +356,73 @@ t.test('a hold and what pays for it reach the worker together: both are settled,
   })
   t.equal(await shop.queued(), 0)
   await shop.charged()
+  await shop.verified()
+})
+
+t.test('a paying command that is overtaken answers 200 for what is paid, and for nothing else', async (t) => {
+  const world = await openWorld(t)
+  const sandbox = await world.startSandbox()
+  const gate = await openGate(t, sandbox.url)
+  const env = { PAYMENT_TIMEOUT_MS: '20000', SANDBOX_URL: gate.url }
+  const [api] = await Promise.all([world.startApi(env), world.startWorker(env)])
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const bank = provider(sandbox.url)
+
+  for (const sort of SORTS) {
+    const { noun, pay, aside, paid, hold, row, command } = sort
+    await t.test(`the card of a ${noun} is declined while a second ${pay} is decided: both answer 402`, async (t) => {
+      const id = await hold(shop)
+      gate.close('confirm', id, 'after')
+      const first = command(shop, id, pay, card('tok_chargeDeclined'))
+      await until(() => gate.reached('confirm', id))
+      const [{ queue = '' } = {}] = await shop.client`
+        SELECT queue FROM purchases WHERE id = ${id} UNION ALL SELECT resource FROM bookings WHERE id = ${id}`
+      let joined: Promise<Answer> | undefined
+      await shop.client.begin(async (tx) => {
+        await tx`SELECT 1 FROM resources WHERE ref = ${queue} FOR UPDATE`
+        joined = command(shop, id, pay)
+        // The batch has read the charge as one that is under way, and waits for the row of the resource.
+        await inTransaction(shop)
+        gate.open()
+        await until(async () => (await row(shop, id)).payment.charge.status === 'declined')
+      })
+      const answers = await Promise.all([first, joined])
+      const unpaid = { status: 402, body: { code: 'payment_declined', decline_code: 'generic_decline' } }
+      t.match(answers, [unpaid, unpaid])
+      t.match(await row(shop, id), { status: aside })
+      t.match(await command(shop, id, pay, card('tok_visa')), { status: 200, body: { status: paid } })
+      await shop.charged(id)
+    })
+
+    const ends = noun === 'booking' ? ['cancel', 'decline'] : ['cancel']
+    for (const end of ends) {
+      const ended = end === 'cancel' ? 'cancelled' : 'declined'
+      await t.test(`${end} overtakes the card of a ${noun}: its ${pay} answers 409 ${ended}`, async (t) => {
+        const id = await hold(shop)
+        gate.close('confirm', id, 'after')
+        const key = { 'idempotency-key': `${end} of ${id}` }
+        const paying = command(shop, id, pay, card('tok_visa'), key)
+        await until(() => gate.reached('confirm', id))
+        t.match(await command(shop, id, end), { status: 200, body: { status: ended } })
+        const wrong = { status: 409, body: { code: 'wrong_status', current_status: ended } }
+        t.match(await paying, wrong)
+        // What our refund is asked for waits, so that the charge is known as reserved first.
+        gate.close('find', id, 'before')
+        gate.open('confirm', id)
+        const told = async () => {
+          const rows = await shop.client`
+            SELECT status, reason FROM commands WHERE coalesce(purchase, booking) = ${id} AND command = 'paid'
+            AND status <> 'queued'`
+          return rows[0]
+        }
+        t.match(await until(told), { status: 'done', reason: null }, 'the message of the charge is not set apart')
+        gate.open()
+        await shop.charged(id)
+        t.same([await bank.kept(id), await bank.open()], [0, []])
+        t.match(await command(shop, id, pay, card('tok_visa'), key), wrong, 'and so does its replay')
+      })
+    }
+  }
   await shop.verified()
 })
 

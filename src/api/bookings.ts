@@ -42,7 +42,7 @@ import type { Kinds, Wanted } from './kinds.ts'
 import { createLine, keyed, type LineDeps, PAYMENT_REFUSALS, UNPAID } from './line.ts'
 import { createLook } from './look.ts'
 import { Moment, readRange } from './moment.ts'
-import { declineOf, MONEY, type Money, PaymentState, presentPayment } from './money.ts'
+import { declineOf, MONEY, type Money, PaymentState, presentPayment, unpaidCode } from './money.ts'
 import { accountOf, MAX_HOLD_S, PayingSchema, PaymentSchema, readPaying, readPayment } from './purchases.ts'
 import { CHARGING } from './wait.ts'
 
@@ -331,10 +331,11 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
   async function obeyed(command: BookingCommand, row: Row): Promise<Booking> {
     const booking = present(row)
     const { status, reason } = booking
-    if (command === 'accept' && status === 'rejected') throw refusal(booking, reason ?? status)
-    // Its time was over before the card had answered.
-    if (command === 'accept' && status === 'expired') throw wrongStatus(command, status)
-    return booking
+    if (command !== 'accept' || status === 'accepted' || status === 'completed') return booking
+    if (status === 'rejected') throw refusal(booking, reason ?? status)
+    if (status === 'requested') throw refusal(booking, unpaidCode(booking.payment))
+    // Its time was over before the card had answered, or a cancel or decline overtook the card.
+    throw wrongStatus(command, status)
   }
 
   app.post(

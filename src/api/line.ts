@@ -181,10 +181,11 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
       const { status, met, reason } = await commandState(own)
       if (status === 'rejected') throw kind.refused(command, reason ?? '', met ?? row.status, await readOne(subject))
       const left_ms = Math.max(0, wait_ms - (performance.now() - since))
-      const after = status === 'done' ? await charged(subject, left_ms) : await readOne(subject)
-      if (status !== 'done' || kind.charging?.(after)) return accepted(reply, present(after))
+      if (status !== 'done') return accepted(reply, present(await readOne(subject)))
+      const after = await charged(subject, left_ms)
       const unpaid = command === kind.paying ? await unpaidBy(own, after) : undefined
       if (unpaid !== undefined) throw kind.unpaid(unpaid, after)
+      if (kind.charging?.(after)) return accepted(reply, present(after))
       return reply.code(200).send(await kind.obeyed(command, after))
     } finally {
       watch.done()
@@ -206,8 +207,8 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
   }
 
   /**
-   * Why the charge that the command began, or joined, took nothing; undefined when it did, or when there was none. It is the
-   * first that ended after the command was done: no other can begin before.
+   * Why the charge that the command began or joined took nothing; undefined when it did not end so, or when there was none.
+   * It is the first charge that made way for another one after the command was done: until then no other can begin.
    */
   async function unpaidBy(command: string, row: Row): Promise<string | undefined> {
     const [charge] = await guarded(() =>

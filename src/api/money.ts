@@ -117,3 +117,7 @@ export function presentPayment(payment: Payment, money: Money): PaymentState {
 /** For a 402: why the card was declined, in the provider's word. */
 export const declineOf = ({ charge }: PaymentState): { decline_code?: string } =>
   charge?.status === 'declined' && charge.reason !== null ? { decline_code: charge.reason } : {}
+
+/** The code of a 402 by the card that took nothing last. */
+export const unpaidCode = ({ charge }: PaymentState) =>
+  charge?.status === 'declined' ? 'payment_declined' : 'payment_unavailable'

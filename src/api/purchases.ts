@@ -41,7 +41,7 @@ import type { Intake, NewRow } from './intake.ts'
 import type { Kinds, Wanted } from './kinds.ts'
 import { createLine, keyed, type LineDeps, PAYMENT_REFUSALS, UNPAID } from './line.ts'
 import { createLook } from './look.ts'
-import { declineOf, MONEY, type Money, PaymentState, presentPayment } from './money.ts'
+import { declineOf, MONEY, type Money, PaymentState, presentPayment, unpaidCode } from './money.ts'
 import { CHARGING } from './wait.ts'
 
 type ClientCommand = (typeof COMMANDS)[number]
@@ -272,10 +272,12 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
 
   async function obeyed(command: ClientCommand, row: Row): Promise<Purchase> {
     const purchase = present(row)
-    if (command === 'confirm' && row.status === 'failed') throw refusal(row)
-    // Its time was over before the card had answered.
-    if (command === 'confirm' && purchase.status === 'expired') throw wrongStatus(command, 'expired')
-    return purchase
+    const { status, payment } = purchase
+    if (command !== 'confirm' || status === 'confirmed' || status === 'refunded') return purchase
+    if (status === 'failed') throw refusal(row)
+    if (status === 'held') throw unpaid(unpaidCode(payment), row)
+    // Its time was over before the card had answered, or a cancel overtook the card.
+    throw wrongStatus(command, status)
   }
 
   function refusal(row: Row): Problem {

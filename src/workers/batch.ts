@@ -288,12 +288,13 @@ export async function commit(
     // While what is paid for is still set aside as it was taken.
     if (!(await writePayments(tx, verdict.payments))) throw new ChangedRowError('what is paid for was not as taken')
     if (!(await writeBookings(tx, booked))) throw new ChangedRowError('a booking was not as taken')
+    // Before the commands: one that replaces a charge which took nothing is decided later than that charge ended.
+    if (!(await writeAttempts(tx, verdict.attempts))) throw new ChangedRowError('a charge was not as taken')
     // Before the rest: the movements that are written next are theirs.
     await writeSuccessors(tx, verdict.successors)
     await writeRebooked(tx, verdict.rebooked)
     if (verdict.purchases.length + verdict.commands.length + verdict.movements.length > 0) await write(tx, verdict)
     await writeTaken(tx, verdict.resources)
-    if (!(await writeAttempts(tx, verdict.attempts))) throw new ChangedRowError('a charge was not as taken')
     if (!(await writePayables(tx, verdict.payables))) throw new ChangedRowError('a charge was not as taken')
     return { ...verdict, now_ms }
   })

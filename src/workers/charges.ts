@@ -94,12 +94,15 @@ export async function writePayments(tx: Transaction, payments: readonly PaymentC
   return true
 }
 
-/** A charge that took nothing makes way for another one. False when one of them was not as it had been taken. */
+/**
+ * A charge that took nothing makes way for another one: `settled_at` tells when, so that a command that was decided before
+ * is known to have begun or joined it. False when one of them was not as it had been taken.
+ */
 export async function writeAttempts(tx: Transaction, ids: readonly string[]): Promise<boolean> {
   if (ids.length === 0) return true
   const rows = await run(
     tx,
-    sql`UPDATE charges c SET purpose = 'attempt', n = 1 + (
+    sql`UPDATE charges c SET purpose = 'attempt', settled_at = clock_timestamp(), n = 1 + (
           SELECT count(*) FROM charges a WHERE (a.purchase = d.id OR a.booking = d.id) AND a.purpose = 'attempt')
         FROM (SELECT e::uuid AS id FROM json_array_elements_text(${JSON.stringify(ids)}::json) e) d
         WHERE (c.purchase = d.id OR c.booking = d.id) AND c.purpose = 'charge' AND c.status IN ('declined', 'unavailable')
