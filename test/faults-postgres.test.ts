@@ -70,7 +70,10 @@ for (const how of ['stands still', 'is shut down'] as const) {
     const [extra] = await shop.client<{ n: number }[]>`
       SELECT count(*)::int AS n FROM purchases WHERE queue = ${ref} AND status <> 'cancelled'`
     t.ok((extra?.n ?? 0) - acknowledged.length <= 4, 'at most the commits whose answer was lost are there besides')
-    t.ok((await metric(worker.url, 'purchases_total{status="confirmed"}')) > 0, 'the same worker settles again')
+    t.ok(
+      (await metric(worker.url, 'holdfast_purchases_total{status="confirmed"}')) > 0,
+      'the same worker settles again',
+    )
   })
 }
 

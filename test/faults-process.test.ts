@@ -41,7 +41,7 @@ t.test(
     const [api, sleeper] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
     const shop = openShop(t, [api.url], world.env.DATABASE_URL)
     const ref = await shop.units('product', 10)
-    const rejected = 'fencing_token_rejections_total'
+    const rejected = 'holdfast_fencing_token_rejections_total'
     t.equal(await metric(sleeper.url, rejected), 0)
     let acknowledged: string[] = []
     await shop.client.begin(async (tx) => {

@@ -128,7 +128,10 @@ t.test(
     const warned = await until(() => worker.logs().match(/^.*held longer than expected.*$/m)?.[0])
     const [{ owner, fencing_token: token }] = holders
     t.match(JSON.parse(warned), { resource: ref, owner, token, held_ms: Number })
-    t.match(await (await fetch(`${worker.url}/metrics`)).text(), /^lock_held_long_total\{type="product"\} 1$/m)
+    t.match(
+      await (await fetch(`${worker.url}/metrics`)).text(),
+      /^holdfast_lock_long_holds_total\{type="product"\} 1$/m,
+    )
 
     // Frozen with its row locks gone, as its session's end makes them: with a TTL of a minute, nobody else would be next soon.
     worker.kill('SIGSTOP')
@@ -148,7 +151,7 @@ t.test(
     t.equal(settled.status, 'confirmed')
     worker.kill('SIGCONT')
     await until(() => /a lease was lost/.test(worker.logs()))
-    t.match(await (await fetch(`${worker.url}/metrics`)).text(), /^lock_lost_total\{reason="\w+"\} [1-9]/m)
+    t.match(await (await fetch(`${worker.url}/metrics`)).text(), /^holdfast_lock_lost_total\{reason="\w+"\} [1-9]/m)
     t.match(await shop.resource(ref), { available: 0, sold: 1 })
     await shop.verified()
   },

@@ -45,7 +45,7 @@ t.test('two workers', async (t) => {
   const bank = provider(sandbox.url)
   const one = (resource: string) => [{ resource, units: 1 }]
   const breaker = async (event: string) => {
-    const sample = `breaker_transitions_total{breaker="payments",event="${event}"}`
+    const sample = `holdfast_circuit_breaker_transitions_total{breaker="payments",event="${event}"}`
     const counts = await Promise.all(urls.map((url) => metric(url, sample)))
     return counts.reduce((sum, count) => sum + count, 0)
   }
@@ -104,8 +104,8 @@ t.test('two workers', async (t) => {
         t.match(await shop.buy({ customer: 'e', lines: one(ref) }, WAIT), { status: 201 })
       t.match(await shop.buy({ customer: 'e', lines: one(ref) }, WAIT), { status: 409, body: { code: 'sold_out' } })
       const [p99, charge] = await Promise.all([
-        quantile(urls, 'queue_waiting_seconds', 0.99),
-        quantile(urls, 'payment_seconds', 0.99),
+        quantile(urls, 'holdfast_settlement_latency_seconds', 0.99),
+        quantile(urls, 'holdfast_charge_job_duration_seconds', 0.99),
       ])
       t.ok(
         p99 < charge,

@@ -630,7 +630,7 @@ t.test('with an API and a worker', async (t) => {
   await t.test('health and metrics are there without a key', async (t) => {
     t.match((await call('GET', '/livez')).body, { status: 'ok' })
     t.match((await call('GET', '/readyz')).body, { status: 'ready', checks: { postgres: { status: 'up' } } })
-    t.match((await call('GET', '/metrics')).body, /^lock_acquire_seconds_count/m)
+    t.match((await call('GET', '/metrics')).body, /^holdfast_lock_acquire_seconds_count/m)
   })
 
   await t.test('and the invariants hold', async (t) => {

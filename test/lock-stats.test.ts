@@ -62,9 +62,9 @@ t.test('each process counts for itself, any API process tells the sum', async (t
 
 /** API.md, "Operating", and the three warnings. */
 const NAMES =
-  `lock_acquire_seconds lock_hold_seconds lock_contentions_total lock_acquisition_failures_total lock_lost_total
-  fencing_token_rejections_total purchases_total bookings_total batch_size queue_waiting_seconds breaker_state
-  lock_held_long_total lock_renewal_slack_thin_total`.split(/\s+/)
+  `holdfast_lock_acquire_seconds holdfast_lock_hold_seconds holdfast_lock_contentions_total holdfast_lock_acquisition_failures_total holdfast_lock_lost_total
+  holdfast_fencing_token_rejections_total holdfast_purchases_total holdfast_bookings_total holdfast_settlement_batch_rows holdfast_settlement_latency_seconds holdfast_circuit_breaker_state
+  holdfast_lock_long_holds_total holdfast_lock_late_renewals_total`.split(/\s+/)
 
 t.test('quantiles of many processes are at most a fifth too high and never too low', async (t) => {
   const fleet = [1, 2, 3].map(() => createLockStats({ redis, prefix: `${world.env.REDIS_PREFIX}quantiles:` }))
@@ -157,8 +157,8 @@ t.test('held long, renewed just in time, lost: each is a warning that names the 
   await other.release()
   t.equal(lines.length, 4, 'each once')
   const page = await metrics.registry.metrics()
-  t.match(page, /^lock_held_long_total\{type="product"\} 1$/m)
-  t.match(page, /^lock_held_long_total\{type="\*"\} 1$/m, 'types that are not named share a label')
-  t.match(page, /^lock_renewal_slack_thin_total 1$/m)
-  t.match(page, /^lock_lost_total\{reason="taken"\} 1$/m)
+  t.match(page, /^holdfast_lock_long_holds_total\{type="product"\} 1$/m)
+  t.match(page, /^holdfast_lock_long_holds_total\{type="\*"\} 1$/m, 'types that are not named share a label')
+  t.match(page, /^holdfast_lock_late_renewals_total 1$/m)
+  t.match(page, /^holdfast_lock_lost_total\{reason="taken"\} 1$/m)
 })

@@ -137,7 +137,11 @@ t.test('a running fleet exports every name and label, and every query has data w
   })
 
   // Statuses come with the first sale, and what a worker has seen of the fleet with its first look.
-  const first = [/^purchases_total\{.*status="confirmed"/m, /^bookings_total\{/m, /^verify_broken_invariants 0$/m]
+  const first = [
+    /^holdfast_purchases_total\{.*status="confirmed"/m,
+    /^holdfast_bookings_total\{/m,
+    /^holdfast_invariant_violations 0$/m,
+  ]
   const page = async () =>
     (await Promise.all(processes.map(async ({ url }) => (await fetch(`${url}/metrics`)).text()))).join('\n')
   const begun = async () => {

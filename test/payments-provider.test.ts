@@ -354,7 +354,7 @@ t.test('a provider that tells us nothing: it is looked at', async (t) => {
       await shop.client`UPDATE charges SET created_at = now() - interval '61 min' WHERE purchase = ${id} AND purpose = 'refund'`
       t.same(await named('money moves'), [id])
       t.same(await named('no charge and no refund is left'), [], 'its next attempt is not overdue')
-      await until(async () => (await metric(worker.url, 'payments_stuck')) === 1, {
+      await until(async () => (await metric(worker.url, 'holdfast_payments_stuck')) === 1, {
         what: 'the metric',
         timeout_ms: 30_000,
       })

@@ -16,7 +16,7 @@ t.test('a newer holder has written: the older one is refused, counted, and enter
   await shop.client`UPDATE resources SET fence = ${(Date.now() + 3_600_000) * 1000} WHERE ref = ${ref}`
   const answer = await shop.buy({ customer: 'c', lines: [{ resource: ref, units: 1 }] }, { prefer: 'wait=10' })
   t.match(answer, { status: 201 })
-  t.ok((await metric(worker.url, 'fencing_token_rejections_total')) >= 1)
+  t.ok((await metric(worker.url, 'holdfast_fencing_token_rejections_total')) >= 1)
   await shop.verified()
 })
 

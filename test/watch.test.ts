@@ -51,7 +51,11 @@ t.test('a line that stands still is seen by one worker, broken for all, and forg
   const shown = async ({ metrics }: typeof first) => {
     const page = await metrics.registry.metrics()
     const value = (name: string) => new RegExp(`^${name} (.+)$`, 'm').exec(page)?.[1]
-    return [value('queue_length'), value('queue_oldest_seconds'), value('verify_broken_invariants')]
+    return [
+      value('holdfast_queue_depth'),
+      value('holdfast_queue_oldest_age_seconds'),
+      value('holdfast_invariant_violations'),
+    ]
   }
   t.same(await shown(first), [undefined, undefined, undefined], 'nothing is said before anybody has looked')
 
@@ -119,7 +123,7 @@ t.test(
     const metrics = createMetrics()
     await redis.unlink(...(await redis.keys(`${prefix}watched:*`)))
     await watchOnce({ client: shop.client, locks, redis, prefix, metrics, breakers: [], log })
-    t.match(await metrics.registry.metrics(), /^queues_blocked 1$/m)
+    t.match(await metrics.registry.metrics(), /^holdfast_queues_blocked 1$/m)
 
     await shop.client`UPDATE purchases SET status = 'rejected', settled_at = now() WHERE id = ${first}`
     t.same(await blockedQueues(shop.client, locks), [], 'a queue that settles rows is long, not blocked')

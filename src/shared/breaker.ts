@@ -57,10 +57,13 @@ export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }:
     ...(capacity === undefined ? {} : { capacity }),
   })
   const state = (): BreakerState => (breaker.halfOpen ? 'half_open' : breaker.opened ? 'open' : 'closed')
-  const gauge = () => metrics.breaker_state.set({ breaker: name }, { closed: 0, half_open: 1, open: 2 }[state()])
+  const gauge = () => {
+    for (const one of ['closed', 'half_open', 'open'] as const)
+      metrics.circuit_breaker_state.set({ breaker: name, state: one }, one === state() ? 1 : 0)
+  }
   for (const event of ['open', 'close'] as const) {
-    metrics.breaker_transitions.inc({ breaker: name, event }, 0)
-    breaker.on(event as 'open', () => metrics.breaker_transitions.inc({ breaker: name, event }))
+    metrics.circuit_breaker_transitions.inc({ breaker: name, event }, 0)
+    breaker.on(event as 'open', () => metrics.circuit_breaker_transitions.inc({ breaker: name, event }))
   }
   breaker.on('open', gauge).on('close', gauge).on('halfOpen', gauge)
   gauge()

@@ -23,94 +23,108 @@ export function createMetrics() {
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
   const registers = [registry]
+  const named = (name: string) => `holdfast_${name}`
   const counter = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
-    new Counter({ name, help, labelNames, registers })
-  const histogram = (name: string, help: string, buckets: number[]) => new Histogram({ name, help, buckets, registers })
-  const gauge = (name: string, help: string) => new Gauge({ name, help, registers })
+    new Counter({ name: named(name), help, labelNames, registers })
+  const histogram = (name: string, help: string, buckets: number[]) =>
+    new Histogram({ name: named(name), help, buckets, registers })
+  const gauge = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
+    new Gauge({ name: named(name), help, labelNames, registers })
   const metrics = {
     registry,
-    lock_acquire_seconds: histogram('lock_acquire_seconds', 'Time from asking for a lease to holding it.', SECONDS),
-    lock_hold_seconds: histogram('lock_hold_seconds', 'Time a lease was held.', SECONDS),
-    lock_contentions: counter('lock_contentions_total', 'Acquisitions that found the lock taken.'),
+    lock_acquire_seconds: histogram(
+      'lock_acquire_seconds',
+      'Time from the request for a lease until it is held, in seconds.',
+      SECONDS,
+    ),
+    lock_hold_seconds: histogram('lock_hold_seconds', 'Time for which a lease was held, in seconds.', SECONDS),
+    lock_contentions: counter('lock_contentions_total', 'Acquisitions that found the lock held by another holder.'),
     lock_failures: counter('lock_acquisition_failures_total', 'Acquisitions that ended without a lease.', ['reason']),
-    lock_lost: counter('lock_lost_total', 'Leases lost before they were released.', ['reason']),
-    lock_held_long: counter('lock_held_long_total', 'Leases held longer than expected.', ['type']),
-    lock_slack_thin: counter(
-      'lock_renewal_slack_thin_total',
-      'Renewals that came through when less than a sixth of the TTL was left.',
+    lock_lost: counter('lock_lost_total', 'Leases that ended before their holder released them.', ['reason']),
+    lock_long_holds: counter('lock_long_holds_total', 'Leases held for longer than expected for their resource type.', [
+      'type',
+    ]),
+    lock_late_renewals: counter(
+      'lock_late_renewals_total',
+      'Renewals that succeeded with less than a sixth of the TTL left.',
     ),
     fencing_rejections: counter(
       'fencing_token_rejections_total',
-      'Writes of superseded lease holders that the database refused.',
+      'Writes of superseded lease holders that the database rejected.',
     ),
     purchases: counter('purchases_total', 'Purchases that reached a status.', ['status']),
     bookings: counter('bookings_total', 'Bookings that reached a status.', ['status']),
-    batch_size: histogram('batch_size', 'Rows settled in one transaction.', [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000]),
-    queue_waiting_seconds: histogram(
-      'queue_waiting_seconds',
-      'Time from a row in the line to its settlement.',
+    settlement_batch_rows: histogram(
+      'settlement_batch_rows',
+      'Rows settled in one transaction.',
+      [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000],
+    ),
+    settlement_latency_seconds: histogram(
+      'settlement_latency_seconds',
+      'Time from the insert of a queued row until its settlement, in seconds.',
       SECONDS,
     ),
-    queue_length: gauge('queue_length', 'Purchases, bookings and commands in a line, of the whole fleet.'),
-    queue_oldest_seconds: gauge(
-      'queue_oldest_seconds',
-      'Since the oldest head of a line has come, of the whole fleet; 0 when nobody waits.',
+    queue_depth: gauge('queue_depth', 'Queued purchases, bookings and commands across the fleet.'),
+    queue_oldest_age_seconds: gauge(
+      'queue_oldest_age_seconds',
+      'Age of the oldest queued row across the fleet, in seconds; 0 if there is none.',
     ),
     queues_blocked: gauge(
       'queues_blocked',
-      'Queues whose lease is held, whose first row has waited for 10 s, and in which nothing was settled for as long; of the whole fleet.',
+      'Queues across the fleet whose lease is held, whose first row has waited for 10 s, and in which no row was settled for 10 s.',
     ),
-    queues_under_way: gauge('queues_under_way', 'Queues that this worker works on now.'),
+    queues_under_way: gauge('queues_under_way', 'Queues that this worker is settling now.'),
     queue_idle_seconds: gauge(
       'queue_idle_seconds',
-      'Longest time for which a queue that this worker works on has not moved; 0 when there is none.',
+      'Longest time without progress of a queue that this worker is settling, in seconds; 0 if there is none.',
     ),
     queues_left_stuck: counter(
       'queues_left_stuck_total',
-      'Queues that this worker let go because they did not move within their time.',
+      'Queues that this worker released because they made no progress within their time limit.',
     ),
-    verify_broken: gauge(
-      'verify_broken_invariants',
-      'Invariants of the last verdict that do not hold; of the whole fleet.',
+    invariant_violations: gauge(
+      'invariant_violations',
+      'Invariants that did not hold in the last verification of the database.',
     ),
     charges: counter(
       'charges_total',
-      'Outcomes of charges, of attempts to give money back, and of disputes, those at the provider included.',
+      'Outcomes of charges, refund attempts and disputes, including those made at the provider.',
       ['purpose', 'status'],
     ),
     payments_stuck: gauge(
       'payments_stuck',
-      'Charges and refunds that have not moved for an hour, and charges that were not looked at; of the whole fleet.',
+      'Charges and refunds across the fleet without progress for an hour, and charges that were not checked in time.',
     ),
-    webhooks: counter('webhook_attempts_total', 'Attempts to tell a webhook endpoint.', ['outcome']),
-    payment_seconds: histogram(
-      'payment_seconds',
-      'Time of one payment job, its tries and their pauses included.',
+    webhooks: counter('webhook_attempts_total', 'Delivery attempts to webhook endpoints.', ['outcome']),
+    charge_job_duration_seconds: histogram(
+      'charge_job_duration_seconds',
+      'Duration of one charge job with its retries and pauses, in seconds.',
       SECONDS,
     ),
-    breaker_transitions: counter('breaker_transitions_total', 'How often a circuit breaker opened and closed.', [
-      'breaker',
-      'event',
-    ]),
-    breaker_state: new Gauge({
-      name: 'breaker_state',
-      help: 'Circuit breakers: 0 closed, 1 half open, 2 open.',
-      labelNames: ['breaker'],
-      registers,
-    }),
+    circuit_breaker_transitions: counter(
+      'circuit_breaker_transitions_total',
+      'State changes of the circuit breakers of this process.',
+      ['breaker', 'event'],
+    ),
+    circuit_breaker_state: gauge(
+      'circuit_breaker_state',
+      'Circuit breakers of this process: 1 for the state that a breaker is in, 0 for its other states.',
+      ['breaker', 'state'],
+    ),
   }
-  // Seen by nobody: a worker sets them once it has looked (watch.ts).
-  const { queue_length, queue_oldest_seconds, queues_blocked, payments_stuck, verify_broken } = metrics
-  for (const one of [queue_length, queue_oldest_seconds, queues_blocked, payments_stuck, verify_broken]) one.remove()
-  // A counter that begins with its first event has no increase: what alerts look at begins with 0.
+  // No value before the first poll of the fleet (watch.ts): a 0 would claim that all is well.
+  const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
+  for (const one of [queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations])
+    one.remove()
+  // increase() of a counter that first appears with 1 is 0, so counters that alerts use start with 0.
   for (const reason of LOST) metrics.lock_lost.inc({ reason }, 0)
   for (const reason of FAILED) metrics.lock_failures.inc({ reason }, 0)
-  metrics.lock_held_long.inc({ type: '*' }, 0)
+  metrics.lock_long_holds.inc({ type: '*' }, 0)
   metrics.charges.inc({ purpose: 'charge', status: 'lost' }, 0)
   metrics.charges.inc({ purpose: 'refund', status: 'failed' }, 0)
   metrics.charges.inc({ purpose: 'dispute', status: 'open' }, 0)
   metrics.lock_contentions.inc(0)
-  metrics.lock_slack_thin.inc(0)
+  metrics.lock_late_renewals.inc(0)
   metrics.fencing_rejections.inc(0)
   metrics.queues_left_stuck.inc(0)
   return metrics
@@ -153,11 +167,11 @@ export function lockEvents(
     },
     heldLong(resource, lease) {
       // Types come from outside; only those that the configuration names get a label of their own.
-      metrics.lock_held_long.inc({ type: expected.has(typeOf(resource)) ? typeOf(resource) : '*' })
+      metrics.lock_long_holds.inc({ type: expected.has(typeOf(resource)) ? typeOf(resource) : '*' })
       log.warn({ resource, ...lease }, 'a lease is held longer than expected')
     },
     thinSlack(resource, slack_ms) {
-      metrics.lock_slack_thin.inc()
+      metrics.lock_late_renewals.inc()
       log.warn({ resource, slack_ms }, 'a lease was renewed just in time')
     },
   }

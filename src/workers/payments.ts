@@ -231,7 +231,7 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
         const money = await readMoney(client, id)
         if (!money || !(await step(money))) break
       }
-      metrics.payment_seconds.observe((performance.now() - since) / 1000)
+      metrics.charge_job_duration_seconds.observe((performance.now() - since) / 1000)
     },
     /** Ends the pauses between tries; what is not known then is asked about by another worker. */
     stop() {

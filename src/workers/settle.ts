@@ -267,14 +267,14 @@ export function createSettler(deps: SettleDeps) {
       const row = rows.get(change.id)
       if (!row) continue
       if (change.was === 'queued') {
-        metrics.queue_waiting_seconds.observe(Math.max(0, verdict.now_ms - row.created_ms) / 1000)
+        metrics.settlement_latency_seconds.observe(Math.max(0, verdict.now_ms - row.created_ms) / 1000)
       }
       const line = perLine.get(row.queue) ?? { fencing_token: change.fence, settled: {} }
       perLine.set(row.queue, line)
       line.settled[change.status] ??= []
       line.settled[change.status]?.push(change.id)
     }
-    metrics.batch_size.observe(verdict.purchases.length + verdict.bookings.length + verdict.commands.length)
+    metrics.settlement_batch_rows.observe(verdict.purchases.length + verdict.bookings.length + verdict.commands.length)
     for (const [resource, { fencing_token, settled }] of perLine) {
       const counts = Object.fromEntries(Object.entries(settled).map(([status, ids]) => [status, ids.length]))
       log.info({ resource, fencing_token, settled: counts }, 'settled')

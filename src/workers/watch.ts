@@ -31,7 +31,7 @@ export interface WatchDeps {
   prefix: string
   metrics: Pick<
     Metrics,
-    'queue_length' | 'queue_oldest_seconds' | 'queues_blocked' | 'payments_stuck' | 'verify_broken'
+    'queue_depth' | 'queue_oldest_age_seconds' | 'queues_blocked' | 'payments_stuck' | 'invariant_violations'
   >
   /** this worker's own */
   breakers: readonly Breaker[]
@@ -63,15 +63,15 @@ async function lines(client: Client, locks: WatchDeps['locks']): Promise<Lines> 
 }
 
 function forget(metrics: WatchDeps['metrics']): void {
-  const { queue_length, queue_oldest_seconds, queues_blocked, payments_stuck, verify_broken } = metrics
-  for (const gauge of [queue_length, queue_oldest_seconds, queues_blocked, payments_stuck, verify_broken])
+  const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
+  for (const gauge of [queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations])
     gauge.remove()
 }
 
 /** One look: at itself, at what is this worker's turn to look at, and at what the others have seen. */
 export async function watchOnce(deps: WatchDeps): Promise<void> {
   const { client, locks, redis, prefix, metrics, breakers, log } = deps
-  const { queue_length, queue_oldest_seconds, queues_blocked, payments_stuck, verify_broken } = metrics
+  const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
   // A Redis that hangs answers some time, or never: what was seen before is not shown meanwhile.
   const late = setTimeout(() => forget(metrics), LINES_MS)
   try {
@@ -88,13 +88,13 @@ export async function watchOnce(deps: WatchDeps): Promise<void> {
       await keepWatched(redis, prefix, { verdict: { at: new Date().toISOString(), broken } }, VERDICT_MS * MISSES)
     }
     const seen = await readWatched(redis, prefix)
-    const show = (gauge: Metrics['queue_length'], value: number | undefined) =>
+    const show = (gauge: Metrics['queue_depth'], value: number | undefined) =>
       value === undefined ? gauge.remove() : gauge.set(value)
-    show(queue_length, seen.lines?.rows)
-    show(queue_oldest_seconds, seen.lines?.oldest_s)
+    show(queue_depth, seen.lines?.rows)
+    show(queue_oldest_age_seconds, seen.lines?.oldest_s)
     show(queues_blocked, seen.lines?.blocked?.length)
     show(payments_stuck, seen.lines?.stuck_charges)
-    show(verify_broken, seen.verdict?.broken.length)
+    show(invariant_violations, seen.verdict?.broken.length)
   } catch (error) {
     forget(metrics)
     log.debug({ error }, 'nothing was seen of the fleet; the next look makes up for it')
