@@ -45,7 +45,7 @@ async function render(): Promise<string> {
     tail: absent('tail'),
     webhooks_allow_private: false,
     guarded: (body) => body(new AbortController().signal),
-    room: absent('room'),
+    dashboard: absent('dashboard'),
     openBoard: () => absent('board'),
     // As outside production: there the document that is served lacks the lab.
     lab: { pause_ms: 100 },

@@ -1,6 +1,6 @@
 /**
  * `npm start [-- worker=4 api=1]`: everything on this machine, from a bare checkout to the address of Swagger UI and of the
- * control room, for this machine alone unless HOST says otherwise.
+ * dashboard, for this machine alone unless HOST says otherwise.
  *
  * Installs what is missing, starts a private Postgres and Redis (not those whose URL is given), migrates, loads the
  * sample resources once and runs the Procfile; its sandbox only when it is who takes the cards. Data stays in .data/ (HOLDFAST_DATA moves it). Ctrl-C stops the processes
@@ -270,7 +270,7 @@ async function announce(env, port) {
       ? `it listens on ${env.HOST}, for this machine alone (HOST=0.0.0.0 lets others in; set API_KEYS and ADMIN_KEYS then)`
       : `it listens on ${env.HOST}, for other machines too${keys ? '' : ': API_KEYS and ADMIN_KEYS are not set, so EVERY CALLER MAY DO EVERYTHING'}`,
   )
-  say(`ready: Swagger UI is at ${url}/docs and the control room at ${url} (Ctrl-C stops everything)`)
+  say(`ready: Swagger UI is at ${url}/docs and the dashboard at ${url} (Ctrl-C stops everything)`)
 }
 
 /** Stops everything in order and then lets the program end with `code`; the first caller decides. */

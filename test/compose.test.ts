@@ -83,7 +83,7 @@ t.test('each of our services runs a script of package.json, with variables that 
 t.test('the connections that documents name are those that the code opens', async (t) => {
   const sum = (pools: Record<string, number>) => Object.values(pools).reduce((all, one) => all + one, 0)
   const [api, worker] = [sum(CONNECTIONS.api), sum(CONNECTIONS.worker)]
-  const always = api - CONNECTIONS.api.room
+  const always = api - CONNECTIONS.api.dashboard
   t.match(read('docs/deploy.md'), `${worker} connections a worker and ${always} an API, one more while`)
   t.match(
     read('docs/scaling.md'),

@@ -495,7 +495,7 @@ t.test('with an API and a worker', async (t) => {
     const { body: bought } = await buy({ lines: lines(await sell(call, 'head:1', 5)) })
     const hidden = [
       '/',
-      '/room/room.css',
+      '/dashboard/dashboard.css',
       '/openapi.json',
       '/docs',
       '/docs/',

@@ -55,7 +55,7 @@ t.test('a key is good for its scopes alone, on every route of the document', asy
     leases: [lock],
     locks: [lock],
     // It shows what is behind every scope.
-    room: [any],
+    dashboard: [any],
   }
   const under = operations.filter(({ path }) => path.startsWith('/api/'))
   t.ok(under.length > 20)

@@ -182,7 +182,7 @@ t.test('what would keep a stop waiting is answered early, and streams end', asyn
   )
   const command = post(`/api/purchases/${JSON.parse(held.text).id}/confirm`, undefined, { prefer: 'wait=30' })
   const locked = post('/api/leases', { ...lease, wait_ms: 30_000 })
-  const streams = ['/api/events', '/api/room'].map((path) =>
+  const streams = ['/api/events', '/api/dashboard'].map((path) =>
     send(api.url, keptAlive(), { method: 'GET', path, headers: { accept: 'text/event-stream' } }),
   )
   const waiting = async () => {

@@ -41,7 +41,7 @@ const app = await buildApp({
   tail: absent('tail'),
   webhooks_allow_private: false,
   guarded: (body) => body(new AbortController().signal),
-  room: absent('room'),
+  dashboard: absent('dashboard'),
   openBoard: () => absent('board'),
   lab: { pause_ms: 100 },
   health: { metrics: createMetrics(), breakers: [], checks: {}, stuck: () => undefined, stopping: () => false },

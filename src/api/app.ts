@@ -20,6 +20,7 @@ import { createDoor, type Door } from '../shared/shutdown.ts'
 import { availabilityRoutes } from './availability.ts'
 import { type BoardDeps, boardRoutes } from './board.ts'
 import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './bookings.ts'
+import { type DashboardDeps, dashboardRoutes } from './dashboard/routes.ts'
 import { type EventRoutesDeps, eventRoutes } from './events.ts'
 import { IDENTIFIER, isIdentifier, isPlainText, NFC, PLAIN_TEXT, WORDS } from './http.ts'
 import { type LabDeps, labRoutes } from './lab.ts'
@@ -29,7 +30,6 @@ import { type LockRoutesDeps, lockRoutes } from './locks.ts'
 import { type ProtectDeps, protect } from './protect.ts'
 import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './purchases.ts'
 import { type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './resources.ts'
-import { type RoomDeps, roomRoutes } from './room.ts'
 import { declared, refuseUnknown } from './strict.ts'
 import { type WebhookEndpointDeps, webhookEndpointRoutes } from './webhook-endpoints.ts'
 import { type WebhookRoutesDeps, webhookRoutes } from './webhooks.ts'
@@ -56,7 +56,7 @@ export interface AppDeps
     WebhookEndpointDeps,
     LeaseRoutesDeps,
     LockRoutesDeps,
-    RoomDeps,
+    DashboardDeps,
     BoardDeps,
     LabDeps,
     ProtectDeps {
@@ -108,7 +108,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   leaseRoutes(app, deps)
   lockRoutes(app, deps)
   labRoutes(app, deps)
-  await roomRoutes(app, deps)
+  await dashboardRoutes(app, deps)
   boardRoutes(app, deps)
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
   await app.ready()

@@ -31,7 +31,7 @@ const NEEDS: Readonly<Record<string, readonly Scope[]>> = {
   locks: ['lock'],
 }
 /** Shows what is behind every scope, so that a key needs all of them. */
-const WHOLE = '/api/room'
+const WHOLE = '/api/dashboard'
 
 type Keys = Pick<Config, 'api_keys' | 'admin_keys'>
 

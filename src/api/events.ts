@@ -122,7 +122,7 @@ export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }
       },
     },
     async (request, reply) => {
-      streams.room()
+      streams.assertCapacity()
       const [header] = [request.headers['last-event-id']].flat()
       const { after } = request.query
       const from = header ? await resume(header, 'Last-Event-ID') : after ? await resume(after, 'after') : undefined

@@ -47,7 +47,8 @@ export async function protect(app: FastifyInstance, { config, rates }: ProtectDe
     nameSpace: `${config.redis_prefix}rate:`,
     skipOnError: true,
     enableDraftSpec: true,
-    allowList: ({ routeOptions: { url } }) => url !== undefined && (UNCOUNTED.has(url) || url.startsWith('/room/')),
+    allowList: ({ routeOptions: { url } }) =>
+      url !== undefined && (UNCOUNTED.has(url) || url.startsWith('/dashboard/')),
     keyGenerator: ({ caller, ip }) => caller || ip,
     errorResponseBuilder: () =>
       new Problem(429, 'rate_limited', `More than ${max} requests a second.`, { retry_after: 1 }),

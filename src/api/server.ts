@@ -16,11 +16,11 @@ import { openTraces } from '../shared/traces.ts'
 import { buildApp } from './app.ts'
 import { openBoard } from './board.ts'
 import type { NewBooking } from './bookings.ts'
+import { createCollector } from './dashboard/collector.ts'
 import { createFlow } from './flow.ts'
 import { BOOKINGS, createIntake, FLUSH_MS, PURCHASES } from './intake.ts'
 import { createKinds } from './kinds.ts'
 import type { NewPurchase } from './purchases.ts'
-import { createCollector } from './room/collect.ts'
 import { createTail } from './tail.ts'
 import { traceRequests, traceTaking } from './trace-requests.ts'
 import { createWaits } from './wait.ts'
@@ -71,13 +71,13 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const tail = createTail(client, log)
   // Its questions go by index however small the tables were when they were planned, and are given up in time.
   const room_db = openDb(database_url, {
-    max: CONNECTIONS.api.room,
-    name: 'holdfast-room',
+    max: CONNECTIONS.api.dashboard,
+    name: 'holdfast-dashboard',
     idle_in_transaction_ms: ttl_ms,
     statement_ms: 2_000,
     settings: { enable_seqscan: 'off', jit: 'off' },
   })
-  const room = createCollector({
+  const dashboard = createCollector({
     client: room_db.client,
     locks,
     redis,
@@ -112,7 +112,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       metrics.fencing_rejections.inc()
       stats.fenced()
     },
-    room,
+    dashboard,
     openBoard: () => openBoard({ redis_url, redis_prefix, log }),
     lab: config.lab ? { pause_ms: config.lab_pause_ms } : undefined,
     health: {
@@ -136,7 +136,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       async () => {
         watch.close()
         tail.close()
-        room.close()
+        dashboard.close()
         flow.close()
         waits.close()
         redis.disconnect()

@@ -40,7 +40,7 @@ export function createStreams(app: FastifyInstance, most: number) {
   })
   return {
     /** @throws Problem when there are too many; to be asked before anything is done for one more */
-    room(): void {
+    assertCapacity(): void {
       if (ends.size >= most) {
         throw new Problem(503, 'too_many_streams', 'This process has all the streams it can have.', { retry_after: 5 })
       }

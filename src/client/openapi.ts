@@ -595,7 +595,7 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/api/room": {
+    "/api/dashboard": {
         parameters: {
             query?: never;
             header?: never;
@@ -603,10 +603,10 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What the control room shows: stock, lines, locks, pace, breakers, verdict
+         * What the dashboard shows: stock, lines, locks, pace, breakers, verdict
          * @description As JSON, at most a second old. With `Accept: text/event-stream` a stream: first the event `samples`, the paces of the last minutes, then about once a second the event `snapshot`, with this JSON. A client that is too slow gets fewer of them.
          */
-        get: operations["getControlRoom"];
+        get: operations["getDashboard"];
         put?: never;
         post?: never;
         delete?: never;
@@ -2410,7 +2410,7 @@ export interface operations {
             };
         };
     };
-    getControlRoom: {
+    getDashboard: {
         parameters: {
             query?: never;
             header?: never;

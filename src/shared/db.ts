@@ -17,8 +17,8 @@ export const CONNECTIONS = {
     reads: 8,
     /** one a table: flushes of a table run one at a time */
     intakes: 2,
-    /** while somebody looks at the control room */
-    room: 1,
+    /** while somebody looks at the dashboard */
+    dashboard: 1,
   },
   worker: {
     /** a transaction, the takes of the next one, those beside one that is stuck, the sweeper, charges */

@@ -1,4 +1,4 @@
-/** The control room. Invariant: each number is the server's; nothing here is counted or guessed. */
+/** The dashboard. Invariant: each number is the server's; nothing here is counted or guessed. */
 import { createCharts } from './charts.js'
 import { createLab } from './lab.js'
 import { follow, keyHeader } from './stream.js'

@@ -1,5 +1,5 @@
 /**
- * What the control room asks of Postgres. Invariant: each question is bounded by an index and a limit, so neither what was
+ * What the dashboard asks of Postgres. Invariant: each question is bounded by an index and a limit, so neither what was
  * sold so far nor a long line makes it dear.
  */
 import { type SQL, sql } from 'drizzle-orm'

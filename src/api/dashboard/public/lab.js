@@ -44,7 +44,7 @@ const RACES = [
     reset: ['/reset/1', { total_tickets: 1 }],
     without: '/book-no-lock/1',
     with_lock: '/book-with-lock/1',
-    body: { user_name: 'control room' },
+    body: { user_name: 'dashboard' },
     read: ['/events/1', 'available_tickets'],
   }),
   pair({

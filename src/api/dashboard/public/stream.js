@@ -1,5 +1,5 @@
 /**
- * The stream of /api/room. Invariant: what the page shows is live, or the page says since when it is not. Read by fetch,
+ * The stream of /api/dashboard. Invariant: what the page shows is live, or the page says since when it is not. Read by fetch,
  * because an EventSource cannot send a key.
  */
 
@@ -25,7 +25,7 @@ export async function follow({ key, heard, lost, hidden, refused }) {
     let timer = setTimeout(() => silence.abort(), SILENCE_MS)
     try {
       const headers = { accept: 'text/event-stream', ...keyHeader(key()) }
-      const response = await fetch('/api/room', { headers, cache: 'no-store', signal: silence.signal })
+      const response = await fetch('/api/dashboard', { headers, cache: 'no-store', signal: silence.signal })
       if (response.status === 401 || response.status === 403) return refused()
       if (!response.ok) throw new Error(`${response.status}`)
       for await (const { event, data } of events(response.body)) {

@@ -1,8 +1,8 @@
-/** The control room: its numbers are the API's, its races are lost on one side, and it says when it is not live. */
+/** The dashboard: its numbers are the API's, its races are lost on one side, and it says when it is not live. */
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
-import { createCollector } from '../src/api/room/collect.ts'
+import { createCollector } from '../src/api/dashboard/collector.ts'
 import { startApi } from '../src/api/server.ts'
 import { readConfig } from '../src/shared/config.ts'
 import { createLog } from '../src/shared/log.ts'
@@ -18,10 +18,10 @@ const log = createLog('silent', 'test')
 const [api, worker] = await Promise.all([world.startApi({ LAB_PAUSE_MS: '300' }), world.startWorker()])
 const call = contract(api.url)
 
-/** Events of /api/room until `enough` of them have come. */
+/** Events of /api/dashboard until `enough` of them have come. */
 async function listen(url: string, enough: (events: string[]) => boolean, headers: Record<string, string> = {}) {
   const stop = new AbortController()
-  const response = await fetch(`${url}/api/room`, {
+  const response = await fetch(`${url}/api/dashboard`, {
     headers: { accept: 'text/event-stream', ...headers },
     signal: stop.signal,
   })
@@ -69,7 +69,7 @@ async function stocked(t: Test) {
 
 t.test('what it shows is what the API says, once and as a stream', async (t) => {
   const { shop, ref, lock, token } = await stocked(t)
-  const { body } = await call('GET', '/api/room')
+  const { body } = await call('GET', '/api/dashboard')
   t.same(
     body.resources.find((one: { resource: string }) => one.resource === ref),
     await shop.resource(ref),
@@ -99,7 +99,7 @@ t.test('a line that stands still is counted, and its head told', async (t) => {
   worker.kill('SIGSTOP')
   await rush(shop, ref, 7)
   const line = async () =>
-    (await call('GET', '/api/room')).body.lines.find((one: { resource: string }) => one.resource === ref)
+    (await call('GET', '/api/dashboard')).body.lines.find((one: { resource: string }) => one.resource === ref)
   const seen = await until(async () => ((await line())?.length === 7 ? await line() : undefined))
   t.match(seen, { length: 7, more: false })
   t.ok(seen.oldest_ms < 60_000)
@@ -115,8 +115,8 @@ t.test('the page is public and empty, what it shows needs a key, and the queues 
   t.match(page.headers['content-security-policy'], /default-src 'none'; script-src 'self'; style-src 'self';/)
   t.notMatch(page.body, /<script>|style=|onclick=/, 'nothing inline')
   t.equal((await app.inject({ url: '/', headers: { 'if-none-match': String(page.headers.etag) } })).statusCode, 304)
-  t.equal((await app.inject('/api/room')).statusCode, 401)
-  t.equal((await app.inject({ url: '/api/room', headers: { accept: 'text/event-stream' } })).statusCode, 401)
+  t.equal((await app.inject('/api/dashboard')).statusCode, 401)
+  t.equal((await app.inject({ url: '/api/dashboard', headers: { accept: 'text/event-stream' } })).statusCode, 401)
   const { events } = await listen(url, (all) => all.length > 1, { 'x-api-key': 'user-key' })
   t.match(events[1], /"lab":false/)
 
@@ -155,10 +155,10 @@ t.test(
       },
     }
     const deps = { client, locks, redis, waits, prefix: '', breakers: [], lab: false, log }
-    const room = createCollector(deps as unknown as Parameters<typeof createCollector>[0])
+    const dashboard = createCollector(deps as unknown as Parameters<typeof createCollector>[0])
     const seen = [0, 0, 0]
     const leave = seen.map((_, i) =>
-      room.look((json) => {
+      dashboard.subscribe((json) => {
         t.match(JSON.parse(json), { resources: null, lines: null, locks: [], verdict: null })
         seen[i] = (seen[i] ?? 0) + 1
       }),
@@ -168,8 +168,8 @@ t.test(
     t.equal(heard, 1)
     for (const go of leave) go()
     t.equal(heard, 0)
-    t.match(await room.snapshot(), { lines: null, pace: { per_second: null } })
-    room.close()
+    t.match(await dashboard.snapshot(), { lines: null, pace: { per_second: null } })
+    dashboard.close()
   },
 )
 

@@ -1,4 +1,4 @@
-/** The tables of the control room. Invariant: rows are changed in place, so neither focus nor scroll place is lost. */
+/** The tables of the dashboard. Invariant: rows are changed in place, so neither focus nor scroll place is lost. */
 
 const numbers = new Intl.NumberFormat('en')
 export const count = (n) => numbers.format(n).replace('-', '−')

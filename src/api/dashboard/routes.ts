@@ -1,6 +1,6 @@
 /**
- * The control room: one page at `/`, and what it shows at /api/room, once or as a stream. Invariant: the page is public and
- * holds no data; all that is shown comes through /api/room, which asks for the keys of every route of /api.
+ * The dashboard: one page at `/`, and what it shows at /api/dashboard, once or as a stream. Invariant: the page is public and
+ * holds no data; all that is shown comes through /api/dashboard, which asks for the keys of every route of /api.
  */
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
@@ -8,30 +8,30 @@ import { fileURLToPath } from 'node:url'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
-import { problems } from './http.ts'
-import type { Collector } from './room/collect.ts'
-import { SnapshotSchema } from './room/snapshot.ts'
-import { createStreams, frame, HELLO } from './sse.ts'
+import { problems } from '../http.ts'
+import { createStreams, frame, HELLO } from '../sse.ts'
+import type { Collector } from './collector.ts'
+import { SnapshotSchema } from './snapshot-schema.ts'
 
-export interface RoomDeps {
-  room: Collector
+export interface DashboardDeps {
+  dashboard: Collector
 }
 
 /** Streams of one process at once. */
 const MAX_STREAMS = 200
 
-const page = (name: string) => new URL(`./room/page/${name}`, import.meta.url).href
+const page = (name: string) => new URL(`./public/${name}`, import.meta.url).href
 const SCRIPT = 'text/javascript'
 /** Path → file and media type: nothing else is served, so there is no path to leave a folder by. */
 const FILES = [
   ['/', page('index.html'), 'text/html'],
-  ['/room/room.css', page('room.css'), 'text/css'],
-  ...['room', 'stream', 'tables', 'charts', 'lab'].map(
-    (name) => [`/room/${name}.js`, page(`${name}.js`), SCRIPT] as const,
+  ['/dashboard/dashboard.css', page('dashboard.css'), 'text/css'],
+  ...['dashboard', 'stream', 'tables', 'charts', 'lab'].map(
+    (name) => [`/dashboard/${name}.js`, page(`${name}.js`), SCRIPT] as const,
   ),
-  ['/room/icon.svg', page('icon.svg'), 'image/svg+xml'],
-  ['/room/uplot.js', import.meta.resolve('uplot/dist/uPlot.esm.js'), SCRIPT],
-  ['/room/uplot.css', import.meta.resolve('uplot/dist/uPlot.min.css'), 'text/css'],
+  ['/dashboard/icon.svg', page('icon.svg'), 'image/svg+xml'],
+  ['/dashboard/uplot.js', import.meta.resolve('uplot/dist/uPlot.esm.js'), SCRIPT],
+  ['/dashboard/uplot.css', import.meta.resolve('uplot/dist/uPlot.min.css'), 'text/css'],
 ] as const
 
 /** Everything comes from here, and nothing is inline. */
@@ -46,7 +46,7 @@ const POLICY = [
   "frame-ancestors 'none'",
 ].join('; ')
 
-export async function roomRoutes(instance: FastifyInstance, { room }: RoomDeps): Promise<void> {
+export async function dashboardRoutes(instance: FastifyInstance, { dashboard }: DashboardDeps): Promise<void> {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
 
   for (const [path, address, media] of FILES) {
@@ -66,12 +66,12 @@ export async function roomRoutes(instance: FastifyInstance, { room }: RoomDeps):
     let newest: string | undefined
     let ring = () => {}
     signal.addEventListener('abort', () => ring())
-    const leave = room.look((json) => {
+    const leave = dashboard.subscribe((json) => {
       newest = json
       ring()
     })
     try {
-      yield HELLO + frame({ event: 'samples', data: JSON.stringify(room.samples()) })
+      yield HELLO + frame({ event: 'samples', data: JSON.stringify(dashboard.samples()) })
       while (!signal.aborted) {
         const data = newest
         newest = undefined
@@ -88,12 +88,12 @@ export async function roomRoutes(instance: FastifyInstance, { room }: RoomDeps):
   }
 
   app.get(
-    '/api/room',
+    '/api/dashboard',
     {
       schema: {
-        operationId: 'getControlRoom',
+        operationId: 'getDashboard',
         tags: ['operating'],
-        summary: 'What the control room shows: stock, lines, locks, pace, breakers, verdict',
+        summary: 'What the dashboard shows: stock, lines, locks, pace, breakers, verdict',
         description:
           'As JSON, at most a second old. With `Accept: text/event-stream` a stream: first the event `samples`, the paces ' +
           'of the last minutes, then about once a second the event `snapshot`, with this JSON. A client that is too slow ' +
@@ -112,8 +112,8 @@ export async function roomRoutes(instance: FastifyInstance, { room }: RoomDeps):
     },
     async (request, reply) => {
       reply.header('vary', 'accept')
-      if (!/\btext\/event-stream\b/.test(request.headers.accept ?? '')) return await room.snapshot()
-      streams.room()
+      if (!/\btext\/event-stream\b/.test(request.headers.accept ?? '')) return await dashboard.snapshot()
+      streams.assertCapacity()
       return streams.open(reply, tell) as never
     },
   )

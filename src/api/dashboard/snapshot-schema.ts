@@ -1,9 +1,9 @@
-/** The shape of what the control room shows. Invariant: what could not be asked is null; it is never told as empty. */
+/** The shape of what the dashboard shows. Invariant: what could not be asked is null; it is never told as empty. */
 import Type from 'typebox'
 import { Nullable, Time } from '../http.ts'
 import { LockSchema } from '../locks.ts'
 import type { ResourceSchema } from '../resources.ts'
-import { COUNT_TO } from './questions.ts'
+import { COUNT_TO } from './queries.ts'
 
 const LineSchema = Type.Object({
   resource: Type.String(),

@@ -1,5 +1,5 @@
 /**
- * Collects what the control room shows. Invariant: one collection a process, however many look, and none while nobody does;
+ * Collects what the dashboard shows. Invariant: one collection a process, however many look, and none while nobody does;
  * a part that cannot be had is missing from the picture, and the others are not.
  */
 import type { Redis } from 'ioredis'
@@ -12,9 +12,9 @@ import { readBreakers, readWatched, statesOf } from '../../shared/watched.ts'
 import { presentLock } from '../locks.ts'
 import { readResources } from '../resources.ts'
 import type { Waits } from '../wait.ts'
-import { createPace } from './pace.ts'
-import { readLines, shown } from './questions.ts'
-import type { Sample, Snapshot } from './snapshot.ts'
+import { readLines, shown } from './queries.ts'
+import type { Sample, Snapshot } from './snapshot-schema.ts'
+import { createPace } from './throughput.ts'
 
 /** Milliseconds between two collections; more when one takes more than a tenth of that, up to SLOWEST_MS. */
 const EVERY_MS = 1_000
@@ -44,7 +44,7 @@ export interface Collector {
   /** The newest snapshot, collected now unless it is fresh. */
   snapshot(): Promise<Snapshot>
   /** Told of each snapshot as JSON, until the function it returns is called. */
-  look(listener: (json: string) => void): () => void
+  subscribe(listener: (json: string) => void): () => void
   /** What was measured while somebody looked, oldest first. */
   samples(): readonly Sample[]
   close(): void
@@ -72,7 +72,7 @@ export function createCollector(deps: CollectorDeps): Collector {
     try {
       return await bounded(answer, PART_MS)
     } catch (error) {
-      log.debug({ error, part: name }, 'the control room lacks a part')
+      log.debug({ error, part: name }, 'the dashboard lacks a part')
       return null
     }
   }
@@ -138,7 +138,7 @@ export function createCollector(deps: CollectorDeps): Collector {
       await collectOnce()
       for (const listener of listeners) if (newest) listener(newest.json)
     } catch (error) {
-      log.warn({ error }, 'the control room could not be collected')
+      log.warn({ error }, 'the dashboard could not be collected')
     } finally {
       ticking = false
       const took_ms = performance.now() - began
@@ -162,7 +162,7 @@ export function createCollector(deps: CollectorDeps): Collector {
     async snapshot() {
       return newest && fresh() ? newest.snapshot : await collectOnce()
     },
-    look(listener) {
+    subscribe(listener) {
       listeners.add(listener)
       if (listeners.size === 1) {
         pace.start()

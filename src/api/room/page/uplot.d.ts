@@ -1,2 +1,0 @@
-/** What is served as /room/uplot.js, beside these files: the package's own module. */
-export { default } from 'uplot'
