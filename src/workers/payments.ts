@@ -178,7 +178,9 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
         const seen = await ask(() => gateway.look(provider_id))
         if (seen.intent.status === 'processing') throw new Error('the provider is still at it')
         const intent = seen.intent.status === 'captured' ? seen.intent : await ask(() => gateway.cancel(provider_id))
-        if (intent.status !== 'captured') return 'released'
+        if (intent.status === 'cancelled') return 'released'
+        // Any other intent may still take the money.
+        if (intent.status !== 'captured') throw new Error(`the provider has not cancelled it: ${intent.status}`)
         own = await learned(money, seen)
         if (!own) return 'recorded'
         const { amount } = own
