@@ -59,7 +59,7 @@ try {
         WITH made AS (INSERT INTO resources (ref, kind, total, available, price)
                       SELECT 'driver:' || n, 'units', 1000000, 1000000, 1 FROM generate_series(0, ${MANY - 1}) n
                       RETURNING ref, total)
-        INSERT INTO movements (resource, delta, reason) SELECT ref, total, 'created' FROM made`
+        INSERT INTO ledger_entries (resource, delta, reason) SELECT ref, total, 'created' FROM made`
       say(`${changes} changes a way, ${clients} clients, ${arena.versions.join(', ')}, Node ${process.versions.node}`)
       process.stdout.write('| rows | way         | changes/s | tries a change | p50 ms | p99 ms |\n')
       process.stdout.write('| ---- | ----------- | --------- | -------------- | ------ | ------ |\n')

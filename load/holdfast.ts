@@ -13,7 +13,7 @@ export async function stock(client: Client, products: number): Promise<void> {
                  INSERT INTO resources (ref, kind, name, total, available, price)
                  SELECT 'product:' || n, 'units', 'Product ' || n, ${STOCK}, ${STOCK}, 100
                  FROM generate_series(1, ${products}) n RETURNING ref, total
-               ) INSERT INTO movements (resource, delta, reason) SELECT ref, total, 'created' FROM made`
+               ) INSERT INTO ledger_entries (resource, delta, reason) SELECT ref, total, 'created' FROM made`
   await client`ANALYZE resources`
 }
 

@@ -29,9 +29,9 @@ async function written(): Promise<unknown> {
   const rows = await db.client`
     SELECT (SELECT json_agg(r ORDER BY ref) FROM resources r) AS resources,
            (SELECT count(*) FROM purchases) AS purchases, (SELECT count(*) FROM bookings) AS bookings,
-           (SELECT count(*) FROM movements) AS movements, (SELECT count(*) FROM commands) AS commands,
+           (SELECT count(*) FROM ledger_entries) AS movements, (SELECT count(*) FROM commands) AS commands,
            (SELECT count(*) FROM charges) AS charges, (SELECT count(*) FROM outbox) AS outbox,
-           (SELECT count(*) FROM webhook_endpoints) AS endpoints, (SELECT count(*) FROM lock_releases) AS releases,
+           (SELECT count(*) FROM webhook_endpoints) AS endpoints, (SELECT count(*) FROM forced_releases) AS releases,
            (SELECT count(*) FROM lab_counts) AS counts, (SELECT count(*) FROM lab_orders) AS orders,
            (SELECT count(*) FROM lab_drivers) AS drivers`
   return [rows[0], (await call('GET', '/api/locks')).body.data]

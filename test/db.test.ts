@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
 import t from 'tap'
-import { openDb, run, transaction } from '../src/shared/db.ts'
+import { migrateDb, openDb, run, transaction } from '../src/shared/db.ts'
 import { startProxy } from './locks-redis.ts'
 import { openWorld } from './world.ts'
 
@@ -125,4 +125,17 @@ t.test('a transaction that is given up writes nothing after that, and is rolled 
     'committed',
   )
   t.same([...(await client`SELECT n FROM written`)], [{ n: 4 }])
+})
+
+t.test('a database of an earlier baseline, migrate: refused with the reason, and nothing is changed', async (t) => {
+  const world = await openWorld(t)
+  const db = openDb(world.env.DATABASE_URL, { max: 1, name: 'test', idle_in_transaction_ms: 10_000 })
+  t.teardown(() => db.close())
+  await db.client`UPDATE drizzle.__drizzle_migrations SET hash = 'of another baseline' WHERE id = 1`
+  await t.rejects(migrateDb(world.env.DATABASE_URL), {
+    message: /created before .*0000_baseline\.sql.*: use an empty database/,
+  })
+  await db.client`DELETE FROM drizzle.__drizzle_migrations WHERE id > 1`
+  await t.rejects(migrateDb(world.env.DATABASE_URL), { message: /use an empty database/ })
+  t.equal((await db.client`SELECT 1 FROM drizzle.__drizzle_migrations`).length, 1)
 })

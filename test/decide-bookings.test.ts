@@ -55,7 +55,7 @@ t.test('every command in every status does what the table says, or is told the s
       if (status === 'queued' && name !== 'cancel') {
         t.equal(skipped.length, 1, `${what} waits behind its booking`)
       } else if (next) {
-        t.match(bookings, [{ was: status, status: next, fence: 7 }], what)
+        t.match(bookings, [{ was: status, status: next, fencing_token: 7 }], what)
         t.match(commands, [{ status: 'done', met: status }])
       } else {
         t.same(bookings, [], `${what} changes nothing`)

@@ -20,7 +20,10 @@ t.test('LOCK_BACKEND=etcd: restocked and sold out exactly once, while a worker i
   const ref = await shop.units('product', 10)
   const buy = (n: number) => shop.buy({ customer: `c${n}`, lines: [{ resource: ref, units: 1 }] }, WAIT)
   const fence = async () =>
-    Number((await shop.client<{ fence: string }[]>`SELECT fence FROM resources WHERE ref = ${ref}`)[0]?.fence)
+    Number(
+      (await shop.client<{ fencing_token: string }[]>`SELECT fencing_token FROM resources WHERE ref = ${ref}`)[0]
+        ?.fencing_token,
+    )
 
   t.equal((await buy(0)).status, 201, 'settled under a lease on Redis')
   const on_redis = await fence()
@@ -64,7 +67,7 @@ t.test('LOCK_BACKEND=etcd: restocked and sold out exactly once, while a worker i
   t.equal((await call('PUT', at)).status, 200)
   t.equal((await call('PUT', `/api/leases/${handleOf({ ...forged, resource: 'gpu:1' })}`)).status, 400)
   const taken = await call('DELETE', '/api/locks/gpu:1')
-  t.match(taken, { status: 200, body: { robbed: [{ owner: body.owner }, { owner: body.owner }] } })
+  t.match(taken, { status: 200, body: { revoked_holders: [{ owner: body.owner }, { owner: body.owner }] } })
   t.equal((await call('PUT', at)).status, 410, 'taken away')
   t.match((await call('GET', '/api/locks/gpu:1')).body, { holders: [], waiters: [] })
   t.ok((await call('POST', '/api/leases', { body })).body.fencing_token > taken.body.fencing_token)

@@ -177,10 +177,10 @@ t.test('with an API and a worker', async (t) => {
 
   await t.test('who comes back too late is told so, and does not go on in silence', async (t) => {
     const call = contract(at())
-    await shop.client`UPDATE outbox_kept SET dropped = 3`
+    await shop.client`UPDATE outbox_retention SET pruned_through_id = 3`
     const refused = await call('GET', '/api/events', { headers: { 'last-event-id': '2-1' } })
     t.same([refused.status, refused.body.code], [410, 'events_gone'])
-    await shop.client`UPDATE outbox_kept SET dropped = 0`
+    await shop.client`UPDATE outbox_retention SET pruned_through_id = 0`
   })
 
   await t.test('an API that is told to stop ends its streams and is gone at once', async (t) => {
@@ -196,19 +196,19 @@ t.test('with an API and a worker', async (t) => {
 
   await t.test('every number of every resource is there once, in the order of the log', async (t) => {
     const gaps = await shop.client`
-      SELECT resource, last FROM (
-        SELECT resource, last, cardinality(statuses) AS n,
-               lag(last, 1, 0::bigint) OVER (PARTITION BY resource ORDER BY id) AS before FROM outbox
-      ) x WHERE last - n <> before`
+      SELECT resource, last_sequence FROM (
+        SELECT resource, last_sequence, cardinality(statuses) AS n,
+               lag(last_sequence, 1, 0::bigint) OVER (PARTITION BY resource ORDER BY id) AS before FROM outbox
+      ) x WHERE last_sequence - n <> before`
     t.same(gaps, [])
     const ask = async () => (await verify(shop.client)).find(({ invariant }) => invariant.startsWith('no event'))
     t.same((await ask())?.offenders, [], 'verify says so')
     const [any] = await shop.client`
-      UPDATE outbox_heads SET last = last + 1 WHERE resource = (SELECT min(resource) FROM outbox_heads) RETURNING resource`
+      UPDATE outbox_sequences SET last_sequence = last_sequence + 1 WHERE resource = (SELECT min(resource) FROM outbox_sequences) RETURNING resource`
     t.same((await ask())?.offenders, [any?.resource], 'and names the resource that has lost one')
-    await shop.client`UPDATE outbox_heads SET last = last - 1 WHERE resource = ${any?.resource}`
+    await shop.client`UPDATE outbox_sequences SET last_sequence = last_sequence - 1 WHERE resource = ${any?.resource}`
     const wrong = await shop.client`
-      SELECT h.resource FROM outbox_heads h WHERE last <> (SELECT max(last) FROM outbox o WHERE o.resource = h.resource)`
+      SELECT h.resource FROM outbox_sequences h WHERE last_sequence <> (SELECT max(last_sequence) FROM outbox o WHERE o.resource = h.resource)`
     t.same(wrong, [])
   })
 })

@@ -53,12 +53,14 @@ t.test(
     // From here the sleeper's transaction stands open in Postgres, its fence written and its row locked.
     await world.startWorker(TTL)
     await settled(t, shop, ref, acknowledged, 10)
-    const [token] = await shop.client<{ fence: string }[]>`SELECT fence FROM resources WHERE ref = ${ref}`
+    const [token] = await shop.client<
+      { fencing_token: string }[]
+    >`SELECT fencing_token FROM resources WHERE ref = ${ref}`
     sleeper.kill('SIGCONT')
     await until(async () => (await metric(sleeper.url, rejected)) > 0, { what: 'the refusal to be counted' })
-    const fences = await shop.client<{ fence: string }[]>`
-    SELECT DISTINCT fence FROM purchases WHERE queue = ${ref}
-    UNION SELECT DISTINCT fence FROM movements WHERE resource = ${ref} AND fence IS NOT NULL`
+    const fences = await shop.client<{ fencing_token: string }[]>`
+    SELECT DISTINCT fencing_token FROM purchases WHERE queue = ${ref}
+    UNION SELECT DISTINCT fencing_token FROM ledger_entries WHERE resource = ${ref} AND fencing_token IS NOT NULL`
     t.same(fences, [token], '0 rows carry the token of the first')
     await shop.verified()
   },

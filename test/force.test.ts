@@ -24,11 +24,12 @@ t.teardown(async () => {
   redis.disconnect()
 })
 const force = (resource: string, query = '') => call('DELETE', `/api/locks/${resource}${query}`)
-const releases = (resource: string) => shop.client`SELECT * FROM lock_releases WHERE resource = ${resource} ORDER BY id`
+const releases = (resource: string) =>
+  shop.client`SELECT * FROM forced_releases WHERE resource = ${resource} ORDER BY id`
 /** What a holder does under its lease: guarded by the token, whatever the holder believes. */
 const write = async (resource: string, token: number) => {
   const rows = await shop.client`
-    UPDATE resources SET fence = ${token}, name = 'written' WHERE ref = ${resource} AND fence <= ${token} RETURNING ref`
+    UPDATE resources SET fencing_token = ${token}, name = 'written' WHERE ref = ${resource} AND fencing_token <= ${token} RETURNING ref`
   return rows.length
 }
 
@@ -43,7 +44,7 @@ t.test('a lock is taken away', async (t) => {
     const since = performance.now()
     const { status, body } = await force(ref, '?reason=it%20hangs')
     t.match([status, body.resource], [200, ref])
-    t.match(body.robbed, [{ owner: 'library report', mode: 'exclusive', fencing_token: lease.token }])
+    t.match(body.revoked_holders, [{ owner: 'library report', mode: 'exclusive', fencing_token: lease.token }])
     t.ok(body.fencing_token > lease.token)
     t.equal(await write(ref, lease.token), 0, 'the write of the robbed holder is refused as soon as that is answered')
     const heard_ms = (await heard) - since
@@ -58,8 +59,13 @@ t.test('a lock is taken away', async (t) => {
     t.equal(await write(ref, next.token), 1)
     await next.release()
     const [record] = await releases(ref)
-    t.match(record, { asked_by: 'open', reason: 'it hangs', fence: body.fencing_token, robbed: body.robbed })
-    t.ok(record?.done_at >= record?.created_at, 'written down before and after')
+    t.match(record, {
+      requested_by: 'open',
+      reason: 'it hangs',
+      fencing_token: body.fencing_token,
+      revoked_holders: body.revoked_holders,
+    })
+    t.ok(record?.completed_at >= record?.created_at, 'written down before and after')
   })
 
   await t.test('a lease over HTTP is answered 410, and whoever waits is next', async (t) => {
@@ -69,7 +75,7 @@ t.test('a lock is taken away', async (t) => {
     await until(async () => (await locks.inspect('http:1')).waiters.length === 1)
     const since = performance.now()
     const taken = await force('http:1')
-    t.match(taken.body.robbed, [{ owner: 'shell', fencing_token: lease.fencing_token }])
+    t.match(taken.body.revoked_holders, [{ owner: 'shell', fencing_token: lease.fencing_token }])
     const next = await waiting
     t.ok(performance.now() - since < 1_000, 'at once')
     t.ok(next.token > taken.body.fencing_token)
@@ -81,7 +87,7 @@ t.test('a lock is taken away', async (t) => {
 
   await t.test('all who share it lose it', async (t) => {
     const readers = await Promise.all([1, 2, 3].map(() => locks.acquire('many:1', { mode: 'shared' })))
-    t.equal((await force('many:1')).body.robbed.length, 3)
+    t.equal((await force('many:1')).body.revoked_holders.length, 3)
     await until(() => readers.every((one) => one.signal.aborted), { timeout_ms: 1_000 })
     t.equal((await locks.inspect('many:1')).holders.length, 0)
   })
@@ -91,7 +97,7 @@ t.test('a lock is taken away', async (t) => {
     const lease = await locks.acquire(ref)
     await lease.release()
     const { status, body } = await force(ref)
-    t.match([status, body.robbed], [200, []])
+    t.match([status, body.revoked_holders], [200, []])
     t.equal(await write(ref, lease.token), 0)
     t.ok((await locks.acquire(ref)).token > body.fencing_token)
     t.equal((await releases(ref)).length, 1)
@@ -100,7 +106,7 @@ t.test('a lock is taken away', async (t) => {
   await t.test('Postgres remembers a higher fence than the lock server: the new one is not below it', async (t) => {
     const ref = await shop.units('product', 5)
     const ahead = Date.now() * 1_000 + 3_600_000_000
-    await shop.client`UPDATE resources SET fence = ${ahead} WHERE ref = ${ref}`
+    await shop.client`UPDATE resources SET fencing_token = ${ahead} WHERE ref = ${ref}`
     const { body } = await force(ref)
     t.ok(body.fencing_token >= ahead, 'as after data loss and a clock set back')
     const next = await locks.acquire(ref)
@@ -143,7 +149,7 @@ t.test(
     await world.startWorker()
     t.equal((await shop.statuses(ref)).queued, 1, 'the line stands still')
     const { status, body: taken } = await call('DELETE', `/api/locks/${ref}`)
-    t.match([status, taken.robbed], [200, [{ owner }]])
+    t.match([status, taken.revoked_holders], [200, [{ owner }]])
     const settled = await until(async () => {
       const { body: purchase } = await call('GET', `/api/purchases/${body.id}`)
       return purchase.status !== 'queued' && purchase
@@ -169,9 +175,9 @@ t.test('only an admin may', async (t) => {
   t.match(await force(), { status: 401 })
   t.equal((await releases('admin:1')).length, 0, 'nothing was touched')
   t.equal((await call('PUT', `/api/leases/${lease.body.lease_id}`)).status, 200)
-  t.match(await force(as('admin-key')), { status: 200, body: { robbed: [{ owner: 'ada' }] } })
+  t.match(await force(as('admin-key')), { status: 200, body: { revoked_holders: [{ owner: 'ada' }] } })
   const [record] = await releases('admin:1')
-  t.match(record?.asked_by, /^[\w-]{22}$/, 'by a digest of the key, not by the key')
+  t.match(record?.requested_by, /^[\w-]{22}$/, 'by a digest of the key, not by the key')
 })
 
 t.test('with ADMIN_KEYS alone, what is for admins needs a key, the rest needs none', async (t) => {

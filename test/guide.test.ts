@@ -71,7 +71,7 @@ t.test('a dozen lines of shell hold, renew and lose a lock; what they started en
   t.match((await look()).holders, [{ owner, fencing_token: Number(token) }], 'it renews: its TTL is 4 s')
 
   const taken = await call('DELETE', '/api/locks/report:shell', as('of-an-admin'))
-  t.match(taken, { status: 200, body: { robbed: [{ owner }] } })
+  t.match(taken, { status: 200, body: { revoked_holders: [{ owner }] } })
   const robbed = performance.now()
   t.not(await first.exited, 'code 0', 'it loses')
   const ended_ms = performance.now() - robbed

@@ -1,6 +1,5 @@
 /** The HTTP contract, row by row of its tables, against real processes; each answer is held against openapi.json. */
 import { spawn } from 'node:child_process'
-import { readdirSync, readFileSync } from 'node:fs'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
 import { ROOT } from '../ops/install.mjs'
@@ -358,29 +357,6 @@ t.test('with an API and a worker', async (t) => {
     await call('POST', '/api/leases', { body: lease })
     t.match((await call('POST', '/api/leases', { body: lease })).body, { code: 'lock_busy', holder: composed })
   })
-
-  await t.test(
-    'customers that were stored in two forms are one after the migration, with both their units',
-    async (t) => {
-      const [composed, apart] = [`Zo${'\u00eb'} L`, `Zoe${'\u0308'} L`]
-      await call('PUT', at('compose:2'), { body: { ...units(10), max_per_customer: 1 } })
-      await buy({ customer: composed, lines: lines('compose:2') })
-      // As it was stored when the two were taken for two.
-      const other = (await buy({ customer: 'other', lines: lines('compose:2') })).body.id
-      await db.client`UPDATE purchases SET customer = ${apart} WHERE id = ${other}`
-      await db.client`UPDATE customer_units SET customer = ${apart} WHERE resource = 'compose:2' AND customer = 'other'`
-      const folder = new URL('../drizzle/', import.meta.url)
-      const file = readdirSync(folder).find((one) => one.endsWith('_one_customer.sql')) ?? ''
-      const migration = readFileSync(new URL(file, folder), 'utf8')
-      await db.client.begin((tx) => tx.unsafe(migration))
-      t.same(await db.client`SELECT customer, units::int FROM customer_units WHERE resource = 'compose:2'`, [
-        { customer: composed, units: 2 },
-      ])
-      const { data } = (await call('GET', `/api/purchases?customer=${encodeURIComponent(apart)}`)).body
-      t.equal(data.length, 2)
-      t.same(codes(await buy({ customer: apart, lines: lines('compose:2') })), [409, 'limit'])
-    },
-  )
 
   await t.test('a hold is confirmed, cancelled or refunded once; otherwise the status is named', async (t) => {
     const ref = await sell(call, 'hold:1', 10)

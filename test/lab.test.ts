@@ -127,14 +127,14 @@ t.test('two workers outlive their lease: only the newest of three writes', async
       { token: 2, lease: 'lost', outcome: 'rejected' },
     ],
   )
-  t.match(three, { token: 3, outcome: 'written', fencing_token: body.order.fence })
+  t.match(three, { token: 3, outcome: 'written', fencing_token: body.order.fencing_token })
   t.ok(one.fencing_token < two.fencing_token && two.fencing_token < three.fencing_token, 'real tokens, rising')
 })
 
-t.test('the stale writers of two runs on one order do not mix, and the fence rises', async (t) => {
+t.test('the stale writers of two runs on one order do not mix, and the fencing_token rises', async (t) => {
   const both = await Promise.all([post('/demo/fencing/2'), post('/demo/fencing/2')])
   t.match(both, [{ body: { success: true } }, { body: { success: true } }])
-  const fences = both.map(({ body }) => body.order.fence)
+  const fences = both.map(({ body }) => body.order.fencing_token)
   t.not(fences[0], fences[1])
 })
 

@@ -41,7 +41,7 @@ t.test('a lease is taken here, renewed and let go there', async (t) => {
   const expires = Date.parse(taken.body.expires_at)
   t.ok(expires >= began + 5_000 && expires <= Date.now() + 5_000, 'one TTL from now')
   t.match(await look('job:1'), {
-    fence: taken.body.fencing_token,
+    fencing_token: taken.body.fencing_token,
     holders: [{ owner: 'ada', mode: 'exclusive', fencing_token: taken.body.fencing_token }],
     waiters: [],
   })
@@ -220,7 +220,7 @@ t.test('locks are listed page by page, those that nobody holds or wants are not'
     names,
   )
   t.match(listed[0].holders, [{ owner: 'library job 7', mode: 'exclusive' }], 'owner and job')
-  t.match(await look('list:nobody'), { fence: 0, holders: [], waiters: [] })
+  t.match(await look('list:nobody'), { fencing_token: 0, holders: [], waiters: [] })
 })
 
 t.test('no answer from the lock server: 503 in bounded time, and nothing is left behind', async (t) => {

@@ -157,8 +157,8 @@ t.test('a provider that answers', async (t) => {
       await tx`UPDATE charges SET amount = 501 WHERE purchase = ${back.body.id} AND purpose = 'refund'`
       await tx`UPDATE charges SET status = 'lost' WHERE purchase = ${twin.body.id}`
       await tx`UPDATE purchases SET expires_at = now() - interval '2 min' WHERE id = ${idle.body.id}`
-      await tx`UPDATE resources SET max_per_customer = 1, limited_at = now() - interval '1 h' WHERE ref = ${limited}`
-      await tx`UPDATE customer_units SET units = 3 WHERE resource = ${limited}`
+      await tx`UPDATE resources SET max_per_customer = 1, limit_set_at = now() - interval '1 h' WHERE ref = ${limited}`
+      await tx`UPDATE customer_holdings SET units = 3 WHERE resource = ${limited}`
       await tx`INSERT INTO charges (id, purchase, purpose, amount, due_at)
                VALUES (gen_random_uuid(), ${idle.body.id}, 'charge', 500, now() - interval '2 min')`
       await tx`INSERT INTO resources (ref, kind, total, available, held) VALUES (${late}, 'units', 5, 4, 1)`

@@ -13,7 +13,7 @@ t.test('a newer holder has written: the older one is refused, counted, and enter
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const ref = await shop.units('product', 5)
   // What a clock stepped back after data loss leaves: a fence an hour ahead of what the lock server mints.
-  await shop.client`UPDATE resources SET fence = ${(Date.now() + 3_600_000) * 1000} WHERE ref = ${ref}`
+  await shop.client`UPDATE resources SET fencing_token = ${(Date.now() + 3_600_000) * 1000} WHERE ref = ${ref}`
   const answer = await shop.buy({ customer: 'c', lines: [{ resource: ref, units: 1 }] }, { prefer: 'wait=10' })
   t.match(answer, { status: 201 })
   t.ok((await metric(worker.url, 'holdfast_fencing_token_rejections_total')) >= 1)
@@ -32,10 +32,10 @@ t.test('a restock finds the batch of an older token under way: it comes behind i
   let restock: Promise<Response> | undefined
   await shop.client.begin(async (tx) => {
     // As a batch begins and ends, whose lease was over in between.
-    await tx`UPDATE resources SET fence = ${older} WHERE ref = ${ref}`
+    await tx`UPDATE resources SET fencing_token = ${older} WHERE ref = ${ref}`
     restock = fetch(`${api.url}${path}`, { method: 'POST', headers, body })
     await inTransaction(shop, 'holdfast-api')
-    await tx`INSERT INTO movements (resource, delta, reason, fence) VALUES (${ref}, 1, 'delivery', ${older})`
+    await tx`INSERT INTO ledger_entries (resource, delta, reason, fencing_token) VALUES (${ref}, 1, 'delivery', ${older})`
     await tx`UPDATE resources SET total = total + 1, available = available + 1 WHERE ref = ${ref}`
   })
   t.equal((await restock)?.status, 200)
@@ -60,7 +60,7 @@ t.test(
         UPDATE purchases SET status = 'confirmed', amount = 100, currency = 'USD', settled_at = clock_timestamp()
         WHERE id IN (SELECT id FROM first)
       ), m AS (
-        INSERT INTO movements (resource, purchase, delta, reason) SELECT ${ref}, id, -1, 'sale' FROM first
+        INSERT INTO ledger_entries (resource, purchase, delta, reason) SELECT ${ref}, id, -1, 'sale' FROM first
       )
       UPDATE resources SET available = available - 10 WHERE ref = ${ref}`
     })
@@ -139,10 +139,10 @@ t.test('what the schema forbids, however the locks are', async (t) => {
     )
     t.equal(error?.code, state, what)
   }
-  await client`INSERT INTO resources (ref, kind, total, available, fence) VALUES ('product:1', 'units', 5, 5, 10)`
+  await client`INSERT INTO resources (ref, kind, total, available, fencing_token) VALUES ('product:1', 'units', 5, 5, 10)`
   const [p] = await client<{ id: string }[]>`
     INSERT INTO purchases (queue, lines, status) VALUES ('product:1', '[]', 'confirmed') RETURNING id`
-  await client`INSERT INTO movements (resource, purchase, delta, reason) VALUES ('product:1', ${p?.id ?? ''}, -1, 'sale')`
+  await client`INSERT INTO ledger_entries (resource, purchase, delta, reason) VALUES ('product:1', ${p?.id ?? ''}, -1, 'sale')`
   await client`INSERT INTO purchases (queue, lines, idempotency_key) VALUES ('product:1', '[]', 'k')`
   await client`INSERT INTO bookings (resource, during, status) VALUES ('property:1', '[2030-01-01,2030-01-05)', 'accepted')`
   await client`INSERT INTO bookings (kind, resource, customer, during, status)
@@ -150,7 +150,7 @@ t.test('what the schema forbids, however the locks are', async (t) => {
   await refuses('available below zero', '23514', `UPDATE resources SET available = -1`)
   await refuses('available above the total', '23514', `UPDATE resources SET available = 6`)
   await refuses('held and available above the total', '23514', `UPDATE resources SET held = 1`)
-  await refuses('a lower fence', '23000', `UPDATE resources SET fence = 9`)
+  await refuses('a lower fence', '23000', `UPDATE resources SET fencing_token = 9`)
   await refuses(
     'a terminal status that changes',
     '23000',
@@ -159,11 +159,11 @@ t.test('what the schema forbids, however the locks are', async (t) => {
   await refuses(
     'an effect twice',
     '23505',
-    `INSERT INTO movements (resource, purchase, delta, reason)
+    `INSERT INTO ledger_entries (resource, purchase, delta, reason)
     VALUES ('product:1', '${p?.id}', -1, 'sale')`,
   )
-  await refuses('a changed ledger', '23000', `UPDATE movements SET delta = 0`)
-  await refuses('a shortened ledger', '23000', `DELETE FROM movements`)
+  await refuses('a changed ledger', '23000', `UPDATE ledger_entries SET delta = 0`)
+  await refuses('a shortened ledger', '23000', `DELETE FROM ledger_entries`)
   await refuses(
     'an idempotency key twice',
     '23505',

@@ -176,7 +176,7 @@ t.test('with an API and two workers', async (t) => {
     await buy(ref)
     await until(() => receiver.of('/days', ref).length > 0)
     await until(async () => {
-      await shop.client`UPDATE webhook_lines SET failing_since = now() - interval '73 hours' WHERE endpoint = ${id} AND failing_since IS NOT NULL`
+      await shop.client`UPDATE webhook_streams SET failing_since = now() - interval '73 hours' WHERE endpoint = ${id} AND failing_since IS NOT NULL`
       return (await call('GET', at(id))).body.disabled?.includes('72 hours')
     })
     receiver.answers(() => 204)

@@ -106,7 +106,7 @@ export const settled: Part = async (arena, { settled: sizes, seconds, runs }, sa
         await history(client, there, Math.min(CHUNK, size - there))
         say(`${whole(Math.min(there + CHUNK, size))} settled rows`)
       }
-      await client`VACUUM ANALYZE purchases, movements`
+      await client`VACUUM ANALYZE purchases, ledger_entries`
       const found: number[] = []
       for (let run = 0; run < runs; run++) found.push(await throughput(holdfast, 1_000, seconds))
       const { p99_ms } = await load(holdfast, { products: 1_000, seconds, wait: true, rate: 500 })
@@ -131,19 +131,19 @@ async function history(client: Client, after: number, rows: number): Promise<voi
     await tx`SET LOCAL session_replication_role = replica`
     await tx`
     WITH old AS (
-      INSERT INTO purchases (id, seq, queue, customer, lines, amount, currency, status, fence, created_at, settled_at)
-      SELECT gen_random_uuid(), nextval('line_seq'), 'past:' || n % 1000, 'c' || n % 100000,
+      INSERT INTO purchases (id, seq, queue, customer, lines, amount, currency, status, fencing_token, created_at, settled_at)
+      SELECT gen_random_uuid(), nextval('queue_seq'), 'past:' || n % 1000, 'c' || n % 100000,
              json_build_array(json_build_object('resource', 'past:' || n % 1000, 'units', 1)), 100, 'USD', 'confirmed', 1,
              now() - interval '1 day', now() - interval '1 day'
       FROM generate_series(${after + 1}::int, ${after + rows}::int) n RETURNING id, queue
     ), counted AS (
       SELECT queue, count(*) AS n FROM old GROUP BY queue
     ), ledger AS (
-      INSERT INTO movements (resource, purchase, delta, reason, fence) SELECT queue, id, -1, 'sale', 1 FROM old
+      INSERT INTO ledger_entries (resource, purchase, delta, reason, fencing_token) SELECT queue, id, -1, 'sale', 1 FROM old
     ), made AS (
-      INSERT INTO movements (resource, delta, reason) SELECT queue, n, 'restock' FROM counted
+      INSERT INTO ledger_entries (resource, delta, reason) SELECT queue, n, 'restock' FROM counted
     )
-    INSERT INTO resources (ref, kind, name, total, available, price, fence)
+    INSERT INTO resources (ref, kind, name, total, available, price, fencing_token)
     SELECT queue, 'units', queue, n, 0, 100, 1 FROM counted
     ON CONFLICT (ref) DO UPDATE SET total = resources.total + excluded.total`
   })

@@ -113,7 +113,7 @@ export const BookingSchema = Type.Object(
       Type.String({ format: 'uuid', description: 'The expired booking whose late payment bought this one' }),
     ),
     replaced_by: Nullable(Type.String({ format: 'uuid', description: 'The booking that its late payment bought' })),
-    fence: Nullable(Type.Integer({ description: 'Fencing token of the lease it was settled under' })),
+    fencing_token: Nullable(Type.Integer({ description: 'Fencing token of the lease it was settled under' })),
     created_at: Time,
     settled_at: Nullable(Time),
   },
@@ -139,7 +139,7 @@ export const BookingSchema = Type.Object(
         expires_at: null,
         replaces: null,
         replaced_by: null,
-        fence: 1_795_257_640_880_613,
+        fencing_token: 1_795_257_640_880_613,
         created_at: '2026-11-21T10:00:00.000Z',
         settled_at: '2026-11-21T10:00:00.012Z',
       },
@@ -178,7 +178,7 @@ interface Row {
   expires_at: string | null
   replaces: string | null
   replaced_by: string | null
-  fence: number | null
+  fencing_token: number | null
   created_at: string
   settled_at: string | null
   overdue: boolean
@@ -188,7 +188,7 @@ interface Row {
 }
 
 const COLUMNS = `id, seq, resource AS queue, kind, status, reason, conflicts, customer, lower(during) AS from_at,
-  upper(during) AS until_at, pickup, amount, currency, payment, hold_seconds, expires_at, fence, created_at, settled_at,
+  upper(during) AS until_at, pickup, amount, currency, payment, hold_seconds, expires_at, fencing_token, created_at, settled_at,
   status = 'requested' AND coalesce(expires_at <= clock_timestamp(), false) AS overdue,
   ${CHARGING.bookings} AS charging, ${MONEY('bookings')}, replaces, CASE WHEN status = 'expired' THEN (
     SELECT later.id FROM bookings later WHERE later.replaces = bookings.id) END AS replaced_by`
@@ -203,7 +203,7 @@ const IN_LINE = {
   expires_at: null,
   replaces: null,
   replaced_by: null,
-  fence: null,
+  fencing_token: null,
   settled_at: null,
   overdue: false,
   charging: false,
@@ -232,7 +232,7 @@ function present(row: Row): Booking {
     expires_at: optional(row.expires_at),
     replaces: row.replaces,
     replaced_by: row.replaced_by,
-    fence: row.fence,
+    fencing_token: row.fencing_token,
     created_at: iso(row.created_at),
     settled_at: optional(row.settled_at),
   }

@@ -246,7 +246,7 @@ async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow
     db.client,
     sql`
     WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock(${table.lock}::bigint)), d AS MATERIALIZED (
-      SELECT t.*, nextval('line_seq') AS seq, clock_timestamp() AS now FROM locked CROSS JOIN (
+      SELECT t.*, nextval('queue_seq') AS seq, clock_timestamp() AS now FROM locked CROSS JOIN (
         SELECT * FROM ${relation('d', rows, { ...MEMBERS, ...table.members })}
         ORDER BY n) t
     )

@@ -27,7 +27,7 @@ const HolderSchema = Type.Object({
 })
 export const LockSchema = Type.Object({
   resource: Type.String(),
-  fence: Type.Integer({
+  fencing_token: Type.Integer({
     description: 'The last token given, or what a forced release left; 0 when none is remembered',
   }),
   holders: Type.Array(HolderSchema),
@@ -36,7 +36,7 @@ export const LockSchema = Type.Object({
 const TakenSchema = Type.Object({
   resource: Type.String(),
   fencing_token: Type.Integer({ description: 'Every later token is higher; no write below it is accepted' }),
-  robbed: Type.Array(HolderSchema, { description: 'Empty when nobody had the lock' }),
+  revoked_holders: Type.Array(HolderSchema, { description: 'Empty when nobody had the lock' }),
 })
 
 const presentHolder = ({ token, since_ms, ...holder }: LockState['holders'][number]) => ({
@@ -44,8 +44,9 @@ const presentHolder = ({ token, since_ms, ...holder }: LockState['holders'][numb
   fencing_token: token,
   since: new Date(since_ms).toISOString(),
 })
-export const presentLock = ({ holders, waiters, ...lock }: LockState): Type.Static<typeof LockSchema> => ({
-  ...lock,
+export const presentLock = ({ resource, fence, holders, waiters }: LockState): Type.Static<typeof LockSchema> => ({
+  resource,
+  fencing_token: fence,
   holders: holders.map(presentHolder),
   waiters: waiters.map(presentWaiter),
 })
@@ -156,7 +157,7 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
         summary: 'Take a lock away from whoever has it (admins)',
         description:
           'The holders are told at once, whoever waits is next, and no write with their tokens is accepted any more. ' +
-          'When nobody has it, the fence is raised all the same. Kept in the table lock_releases.',
+          'When nobody has it, the fencing token is raised all the same. Kept in the table forced_releases.',
         params: params('sample:stuck'),
         querystring: Type.Object(
           {
@@ -172,29 +173,32 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
     async (request) => {
       const { resource } = request.params
       const { reason = null } = request.query
-      const asked_by = request.caller || 'open'
+      const requested_by = request.caller || 'open'
       const [record] = await guarded(() =>
-        run<{ id: number; fence: number | null }>(
+        run<{ id: number; fencing_token: number | null }>(
           client,
-          sql`INSERT INTO lock_releases (resource, asked_by, reason) VALUES (${resource}, ${asked_by}, ${reason})
-              RETURNING id, (SELECT fence FROM resources WHERE ref = ${resource}) AS fence`,
+          sql`INSERT INTO forced_releases (resource, requested_by, reason) VALUES (${resource}, ${requested_by}, ${reason})
+              RETURNING id, (SELECT fencing_token FROM resources WHERE ref = ${resource}) AS fencing_token`,
         ),
       )
-      const above = record?.fence ?? 0
+      const above = record?.fencing_token ?? 0
       const { token, robbed } = await onLockServer(() => locks.forceRelease(resource, { above }))
       const holders = robbed.map(presentHolder)
-      log.warn({ resource, asked_by, reason, fence: token, robbed: holders }, 'a lock was taken away')
+      log.warn(
+        { resource, requested_by, reason, fencing_token: token, revoked_holders: holders },
+        'a lock was taken away',
+      )
       // In one statement: a row that is done says that Postgres refuses the old tokens. If this fails, the caller is told
       // so, and repeats it.
       await guarded(() =>
         run(
           client,
-          sql`WITH raised AS (UPDATE resources SET fence = ${token} WHERE ref = ${resource} AND fence < ${token})
-              UPDATE lock_releases SET robbed = ${JSON.stringify(holders)}, fence = ${token}, done_at = clock_timestamp()
+          sql`WITH raised AS (UPDATE resources SET fencing_token = ${token} WHERE ref = ${resource} AND fencing_token < ${token})
+              UPDATE forced_releases SET revoked_holders = ${JSON.stringify(holders)}, fencing_token = ${token}, completed_at = clock_timestamp()
               WHERE id = ${record?.id}`,
         ),
       )
-      return { resource, fencing_token: token, robbed: holders }
+      return { resource, fencing_token: token, revoked_holders: holders }
     },
   )
 }

@@ -120,7 +120,7 @@ export const PurchaseSchema = Type.Object(
       Type.String({ format: 'uuid', description: 'The expired purchase whose late payment bought this one' }),
     ),
     replaced_by: Nullable(Type.String({ format: 'uuid', description: 'The purchase that its late payment bought' })),
-    fence: Nullable(Type.Integer({ description: 'Fencing token of the lease it was settled under' })),
+    fencing_token: Nullable(Type.Integer({ description: 'Fencing token of the lease it was settled under' })),
     created_at: Time,
     settled_at: Nullable(Time),
   },
@@ -141,7 +141,7 @@ export const PurchaseSchema = Type.Object(
         expires_at: null,
         replaces: null,
         replaced_by: null,
-        fence: 1_795_257_640_880_613,
+        fencing_token: 1_795_257_640_880_613,
         created_at: '2026-11-21T10:00:00.000Z',
         settled_at: '2026-11-21T10:00:00.012Z',
       },
@@ -171,7 +171,7 @@ interface Row {
   expires_at: string | null
   replaces: string | null
   replaced_by: string | null
-  fence: number | null
+  fencing_token: number | null
   created_at: string
   settled_at: string | null
   overdue: boolean
@@ -181,7 +181,7 @@ interface Row {
 }
 
 const COLUMNS = `id, seq, queue, status, reason, met, customer, lines, amount, currency, payment, hold_seconds,
-  expires_at, fence, created_at, settled_at, status = 'held' AND expires_at <= clock_timestamp() AS overdue,
+  expires_at, fencing_token, created_at, settled_at, status = 'held' AND expires_at <= clock_timestamp() AS overdue,
   ${CHARGING.purchases} AS charging, ${MONEY('purchases')}, replaces, CASE WHEN status = 'expired' THEN (
     SELECT later.id FROM purchases later WHERE later.replaces = purchases.id) END AS replaced_by`
 
@@ -202,7 +202,7 @@ function present(row: Row): Purchase {
     expires_at: optional(row.expires_at),
     replaces: row.replaces,
     replaced_by: row.replaced_by,
-    fence: row.fence,
+    fencing_token: row.fencing_token,
     created_at: iso(row.created_at),
     settled_at: optional(row.settled_at),
   }
@@ -218,7 +218,7 @@ const IN_LINE = {
   expires_at: null,
   replaces: null,
   replaced_by: null,
-  fence: null,
+  fencing_token: null,
   settled_at: null,
   overdue: false,
   charging: false,

@@ -123,7 +123,7 @@ const MovementSchema = Type.Object({
   booking: Nullable(Type.String()),
   delta: Type.Integer(),
   reason: Type.String(),
-  fence: Nullable(Type.Integer()),
+  fencing_token: Nullable(Type.Integer()),
   created_at: Time,
 })
 
@@ -268,7 +268,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
           if (match !== undefined) throw new Problem(412, 'stale_version', `There is no resource ${ref} to replace.`)
           const made = await run(
             tx,
-            sql`INSERT INTO resources (ref, kind, name, total, available, price, currency, max_per_customer, limited_at)
+            sql`INSERT INTO resources (ref, kind, name, total, available, price, currency, max_per_customer, limit_set_at)
                   VALUES (${ref}, ${kind}, ${name}, ${total}, ${total}, ${amount}, ${currency}, ${limit},
                           ${limit === null ? null : sql`now()`})
                   ON CONFLICT DO NOTHING RETURNING ref`,
@@ -294,7 +294,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
             sql`UPDATE resources SET name = ${name}, total = ${total}, available = ${available}, price = ${amount},
                          currency = ${currency}, version = version + 1, updated_at = now(),
                          max_per_customer = ${limit},
-                         limited_at = CASE WHEN ${limit}::bigint = max_per_customer THEN limited_at
+                         limit_set_at = CASE WHEN ${limit}::bigint = max_per_customer THEN limit_set_at
                                            WHEN ${limit}::bigint > 0 THEN clock_timestamp() END
                   WHERE ref = ${ref} AND version = ${old.version}`,
           )
@@ -305,7 +305,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
         if (delta !== 0) {
           await run(
             tx,
-            sql`INSERT INTO movements (resource, delta, reason)
+            sql`INSERT INTO ledger_entries (resource, delta, reason)
                   VALUES (${ref}, ${delta}, ${old ? 'replaced' : 'created'})`,
           )
         }
@@ -392,11 +392,14 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       const key = idempotencyKey(request)
       const scope = idempotencyScope(request, `restock ${ref}`)
       const [found] = await guarded(() =>
-        run<{ kind: string; fence: number }>(client, sql`SELECT kind, fence FROM resources WHERE ref = ${ref}`),
+        run<{ kind: string; fencing_token: number }>(
+          client,
+          sql`SELECT kind, fencing_token FROM resources WHERE ref = ${ref}`,
+        ),
       )
       if (!found) throw notFound(ref)
       if (found.kind !== 'units') throw badField('delta', `does not apply: ${ref} is a calendar`, 409, 'wrong_kind')
-      const ask = { wait_ms: RESTOCK_WAIT_MS, above: found.fence }
+      const ask = { wait_ms: RESTOCK_WAIT_MS, above: found.fencing_token }
       await using lease = await onLockServer(() => locks.acquire(ref, ask))
       const { token } = lease
       const { replayed, resource } = await change(async (tx) => {
@@ -404,7 +407,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
           tx,
           // The row's lock first: a batch of an older token may be under way, and its movements come before this one.
           sql`WITH locked AS MATERIALIZED (SELECT ref FROM resources WHERE ref = ${ref} FOR NO KEY UPDATE)
-                INSERT INTO movements (resource, delta, reason, fence, idempotency_key, idempotency_scope)
+                INSERT INTO ledger_entries (resource, delta, reason, fencing_token, idempotency_key, idempotency_scope)
                 SELECT ref, ${delta}::bigint, ${reason}, ${token}::bigint, ${key}, ${scope} FROM locked
                 ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
                 RETURNING id`,
@@ -412,16 +415,16 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
         if (!own) {
           const [first] = await run<{ delta: number; reason: string }>(
             tx,
-            sql`SELECT delta, reason FROM movements WHERE idempotency_key = ${key} AND idempotency_scope = ${scope}`,
+            sql`SELECT delta, reason FROM ledger_entries WHERE idempotency_key = ${key} AND idempotency_scope = ${scope}`,
           )
           if (first?.delta !== delta || first.reason !== reason) throw reusedKey()
           return { replayed: true, resource: await readResource(tx, ref) }
         }
         const [row] = await run<{ total: number }>(
           tx,
-          sql`UPDATE resources SET fence = ${token}, total = total + ${delta}, available = available + ${delta},
+          sql`UPDATE resources SET fencing_token = ${token}, total = total + ${delta}, available = available + ${delta},
                        version = version + 1, updated_at = now()
-                WHERE ref = ${ref} AND fence <= ${token} RETURNING total`,
+                WHERE ref = ${ref} AND fencing_token <= ${token} RETURNING total`,
         )
         if (!row) {
           fenced()
@@ -461,7 +464,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       const rows = await guarded(() =>
         run<Type.Static<typeof MovementSchema>>(
           client,
-          sql`SELECT id, resource, purchase, booking, delta, reason, fence, created_at FROM movements
+          sql`SELECT id, resource, purchase, booking, delta, reason, fencing_token, created_at FROM ledger_entries
               WHERE resource = ${ref} AND id < ${before} ORDER BY id DESC LIMIT ${limit + 1}`,
         ),
       )
@@ -474,11 +477,11 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
 
 /** Counts what each customer has of a resource that gets a limit: nobody counted while there was none. */
 async function countCustomers(tx: Transaction, ref: string): Promise<void> {
-  await run(tx, sql`DELETE FROM customer_units WHERE resource = ${ref}`)
+  await run(tx, sql`DELETE FROM customer_holdings WHERE resource = ${ref}`)
   await run(
     tx,
-    sql`INSERT INTO customer_units (resource, customer, units)
-        SELECT ${ref}, p.customer, -sum(m.delta) FROM movements m JOIN purchases p ON p.id = m.purchase
+    sql`INSERT INTO customer_holdings (resource, customer, units)
+        SELECT ${ref}, p.customer, -sum(m.delta) FROM ledger_entries m JOIN purchases p ON p.id = m.purchase
         WHERE m.resource = ${ref} GROUP BY p.customer HAVING sum(m.delta) < 0`,
   )
 }

@@ -100,10 +100,10 @@ export interface WebhookEndpointDeps {
   guarded: Breaker['run']
 }
 
-const COLUMNS = sql.raw(`w.id, w.url, w.events, w.resource, w.disabled, w.created_at,
-  CASE WHEN w.old_secret_until > clock_timestamp() THEN w.old_secret_until END AS old_secret_until,
-  (SELECT coalesce(sum(l.tip - l.done), 0)::bigint FROM webhook_lines l WHERE l.endpoint = w.id) AS behind,
-  (SELECT min(l.failing_since) FROM webhook_lines l WHERE l.endpoint = w.id) AS failing_since`)
+const COLUMNS = sql.raw(`w.id, w.url, w.events, w.resource, w.disabled_reason AS disabled, w.created_at,
+  CASE WHEN w.previous_secret_expires_at > clock_timestamp() THEN w.previous_secret_expires_at END AS old_secret_until,
+  (SELECT coalesce(sum(l.last_sequence - l.delivered_sequence), 0)::bigint FROM webhook_streams l WHERE l.endpoint = w.id) AS behind,
+  (SELECT min(l.failing_since) FROM webhook_streams l WHERE l.endpoint = w.id) AS failing_since`)
 
 const present = (row: Row) => ({
   ...row,
@@ -180,7 +180,7 @@ export function webhookEndpointRoutes(instance: FastifyInstance, deps: WebhookEn
       const url = readUrl(request.body.url, webhooks_allow_private)
       const secret = newSecret()
       const [row] = await ask<Row>(
-        sql`INSERT INTO webhook_endpoints AS w (url, events, resource, secret, position)
+        sql`INSERT INTO webhook_endpoints AS w (url, events, resource, secret, outbox_position)
             SELECT ${url}, ${events === null ? null : JSON.stringify(events)}::jsonb, ${resource}, ${secret},
                    (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_id_seq)
             WHERE (SELECT count(*) FROM webhook_endpoints) < ${ENDPOINTS}
@@ -275,8 +275,8 @@ export function webhookEndpointRoutes(instance: FastifyInstance, deps: WebhookEn
       const secret = newSecret()
       const [row] = await ask<Row>(
         sql`UPDATE webhook_endpoints w
-            SET secret = ${secret}, old_secret = secret,
-                old_secret_until = clock_timestamp() + ${overlap_s} * interval '1 second'
+            SET secret = ${secret}, previous_secret = secret,
+                previous_secret_expires_at = clock_timestamp() + ${overlap_s} * interval '1 second'
             WHERE w.id = ${id} RETURNING ${COLUMNS}`,
       )
       if (!row) throw notFound(id)
@@ -299,8 +299,8 @@ export function webhookEndpointRoutes(instance: FastifyInstance, deps: WebhookEn
     async (request) => {
       const { id } = request.params
       await ask(
-        sql`WITH e AS (UPDATE webhook_endpoints SET disabled = NULL WHERE id = ${id} RETURNING id)
-            UPDATE webhook_lines l SET attempts = 0, failing_since = NULL, due_at = clock_timestamp()
+        sql`WITH e AS (UPDATE webhook_endpoints SET disabled_reason = NULL WHERE id = ${id} RETURNING id)
+            UPDATE webhook_streams l SET attempts = 0, failing_since = NULL, next_attempt_at = clock_timestamp()
             FROM e WHERE l.endpoint = e.id`,
       )
       return await find(id)
@@ -359,15 +359,16 @@ export function webhookEndpointRoutes(instance: FastifyInstance, deps: WebhookEn
       if (sequence === undefined) throw badField('sequence', 'is missing')
       const moved = await ask(
         sql`WITH first AS (
-              SELECT id FROM outbox WHERE resource = ${resource} AND last >= ${sequence}
-                AND last - cardinality(statuses) < ${sequence} ORDER BY id LIMIT 1
+              SELECT id FROM outbox WHERE resource = ${resource} AND last_sequence >= ${sequence}
+                AND last_sequence - cardinality(statuses) < ${sequence} ORDER BY id LIMIT 1
             )
-            INSERT INTO webhook_lines AS l (endpoint, resource, at_row, done, tip)
-            SELECT w.id, ${resource}, f.id, ${sequence}::bigint - 1, h.last
-            FROM webhook_endpoints w, first f, outbox_heads h WHERE w.id = ${id} AND h.resource = ${resource} AND (w.resource IS NULL OR w.resource = ${resource})
+            INSERT INTO webhook_streams AS l (endpoint, resource, outbox_id, delivered_sequence, last_sequence)
+            SELECT w.id, ${resource}, f.id, ${sequence}::bigint - 1, h.last_sequence
+            FROM webhook_endpoints w, first f, outbox_sequences h WHERE w.id = ${id} AND h.resource = ${resource} AND (w.resource IS NULL OR w.resource = ${resource})
             ON CONFLICT (endpoint, resource) DO UPDATE
-            SET at_row = excluded.at_row, done = excluded.done, tip = greatest(l.tip, excluded.tip), attempts = 0,
-                failing_since = NULL, due_at = clock_timestamp()
+            SET outbox_id = excluded.outbox_id, delivered_sequence = excluded.delivered_sequence,
+                last_sequence = greatest(l.last_sequence, excluded.last_sequence), attempts = 0,
+                failing_since = NULL, next_attempt_at = clock_timestamp()
             RETURNING 1`,
       )
       if (moved.length === 0) throw notInLog()

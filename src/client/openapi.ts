@@ -587,7 +587,7 @@ export interface paths {
         post?: never;
         /**
          * Take a lock away from whoever has it (admins)
-         * @description The holders are told at once, whoever waits is next, and no write with their tokens is accepted any more. When nobody has it, the fence is raised all the same. Kept in the table lock_releases.
+         * @description The holders are told at once, whoever waits is next, and no write with their tokens is accepted any more. When nobody has it, the fencing token is raised all the same. Kept in the table forced_releases.
          */
         delete: operations["takeLockAway"];
         options?: never;
@@ -730,7 +730,7 @@ export interface components {
              */
             replaced_by: string | null;
             /** @description Fencing token of the lease it was settled under */
-            fence: number | null;
+            fencing_token: number | null;
             /** Format: date-time */
             created_at: string;
             /** Format: date-time */
@@ -816,7 +816,7 @@ export interface components {
              */
             replaced_by: string | null;
             /** @description Fencing token of the lease it was settled under */
-            fence: number | null;
+            fencing_token: number | null;
             /** Format: date-time */
             created_at: string;
             /** Format: date-time */
@@ -1120,7 +1120,7 @@ export interface operations {
                             booking: string | null;
                             delta: number;
                             reason: string;
-                            fence: number | null;
+                            fencing_token: number | null;
                             /** Format: date-time */
                             created_at: string;
                         }[];
@@ -2235,7 +2235,7 @@ export interface operations {
                         data: {
                             resource: string;
                             /** @description The last token given, or what a forced release left; 0 when none is remembered */
-                            fence: number;
+                            fencing_token: number;
                             holders: {
                                 /** @description host:pid and job, or what a lease over HTTP was taken with */
                                 owner: string;
@@ -2340,7 +2340,7 @@ export interface operations {
                     "application/json": {
                         resource: string;
                         /** @description The last token given, or what a forced release left; 0 when none is remembered */
-                        fence: number;
+                        fencing_token: number;
                         holders: {
                             /** @description host:pid and job, or what a lease over HTTP was taken with */
                             owner: string;
@@ -2393,7 +2393,7 @@ export interface operations {
                         /** @description Every later token is higher; no write below it is accepted */
                         fencing_token: number;
                         /** @description Empty when nobody had the lock */
-                        robbed: {
+                        revoked_holders: {
                             /** @description host:pid and job, or what a lease over HTTP was taken with */
                             owner: string;
                             /** @enum {unknown} */
@@ -2448,7 +2448,7 @@ export interface operations {
                         locks: {
                             resource: string;
                             /** @description The last token given, or what a forced release left; 0 when none is remembered */
-                            fence: number;
+                            fencing_token: number;
                             holders: {
                                 /** @description host:pid and job, or what a lease over HTTP was taken with */
                                 owner: string;

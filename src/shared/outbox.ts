@@ -120,17 +120,17 @@ export async function readEvents(
     WITH page AS MATERIALIZED (
       SELECT * FROM outbox WHERE id >= ${first} AND id <= ${horizon} ${only} ORDER BY id LIMIT ${limit}
     )
-    SELECT e.id, c.n::int AS n, e.about, e.resource, e.last - cardinality(e.statuses) + c.n AS sequence, e.created_at,
+    SELECT e.id, c.n::int AS n, e.subject_type AS about, e.resource, e.last_sequence - cardinality(e.statuses) + c.n AS sequence, e.created_at,
            c.subject, c.status, c.reason, e.delta,
            coalesce(p.customer, b.customer) AS customer, p.lines,
            coalesce(p.amount, b.amount) AS amount, coalesce(m.currency, p.currency, b.currency) AS currency,
            m.purchase, m.booking, m.at_provider,
            b.kind, lower(b.during) AS from, CASE b.kind WHEN 'stay' THEN upper(b.during) END AS to
     FROM page e
-    CROSS JOIN LATERAL unnest(e.subjects, e.statuses, e.reasons) WITH ORDINALITY AS c(subject, status, reason, n)
-    LEFT JOIN charges m ON e.about = 'payment' AND m.id = c.subject
-    LEFT JOIN purchases p ON p.id = CASE e.about WHEN 'purchase' THEN c.subject ELSE m.purchase END
-    LEFT JOIN bookings b ON b.id = CASE e.about WHEN 'booking' THEN c.subject ELSE m.booking END
+    CROSS JOIN LATERAL unnest(e.subject_ids, e.statuses, e.reasons) WITH ORDINALITY AS c(subject, status, reason, n)
+    LEFT JOIN charges m ON e.subject_type = 'payment' AND m.id = c.subject
+    LEFT JOIN purchases p ON p.id = CASE e.subject_type WHEN 'purchase' THEN c.subject ELSE m.purchase END
+    LEFT JOIN bookings b ON b.id = CASE e.subject_type WHEN 'booking' THEN c.subject ELSE m.booking END
     ORDER BY e.id, c.n`,
   )
   const count = new Set(rows.map((row) => row.id)).size
@@ -166,10 +166,10 @@ function present(row: Row): Event {
 export async function bounds(client: Client): Promise<{ dropped: number; newest: number }> {
   const [row] = await run<{ dropped: number; newest: number }>(
     client,
-    sql`SELECT (SELECT dropped FROM outbox_kept) AS dropped,
+    sql`SELECT (SELECT pruned_through_id FROM outbox_retention) AS dropped,
                (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_id_seq) AS newest`,
   )
-  if (!row) throw new Error('outbox_kept has lost its row')
+  if (!row) throw new Error('outbox_retention has lost its row')
   return row
 }
 

@@ -1,7 +1,7 @@
 /**
  * The tables. Invariant: what must never happen is forbidden here (CHECK, UNIQUE, EXCLUDE, triggers in drizzle/), so
  * that the database is right even when every lock is wrong. What drizzle-kit cannot say (EXCLUDE, triggers, fill
- * factors) stands in the hand-written migration drizzle/0001_guards.sql; later ones end with theirs.
+ * factors) is in the hand-written migration drizzle/0001_guards.sql.
  */
 import { sql } from 'drizzle-orm'
 import {
@@ -96,7 +96,7 @@ export interface Pickup {
 }
 
 /** Everything that stands in a line takes its place from this one sequence. */
-export const lineSeq = pgSequence('line_seq')
+export const queueSeq = pgSequence('queue_seq')
 
 export const resources = pgTable(
   'resources',
@@ -114,10 +114,10 @@ export const resources = pgTable(
     /** Units that one customer may have of it, held ones included; null: no limit, and nothing is counted. */
     max_per_customer: units('max_per_customer'),
     /** Since when that limit holds: what was sold before may exceed it. */
-    limited_at: at('limited_at'),
+    limit_set_at: at('limit_set_at'),
     /** The ETag: rises with every change of the definition, not with sales. */
     version: integer('version').notNull().default(1),
-    fence: units('fence').notNull().default(0),
+    fencing_token: units('fencing_token').notNull().default(0),
     created_at: at('created_at').notNull().defaultNow(),
     updated_at: at('updated_at').notNull().defaultNow(),
   },
@@ -128,7 +128,7 @@ export const resources = pgTable(
     check('resources_price_check', sql`${t.price} >= 0`),
     check(
       'resources_limit_check',
-      sql`${t.max_per_customer} IS NULL OR (${t.max_per_customer} > 0 AND ${t.limited_at} IS NOT NULL)`,
+      sql`${t.max_per_customer} IS NULL OR (${t.max_per_customer} > 0 AND ${t.limit_set_at} IS NOT NULL)`,
     ),
   ],
 )
@@ -144,7 +144,7 @@ export const purchases = pgTable(
   'purchases',
   {
     id: uuid('id').primaryKey().defaultRandom(),
-    seq: units('seq').notNull().default(sql`nextval('line_seq')`),
+    seq: units('seq').notNull().default(sql`nextval('queue_seq')`),
     /** The resource whose line this purchase stands in. */
     queue: ref('queue').notNull(),
     customer: text('customer').notNull().default(''),
@@ -158,7 +158,7 @@ export const purchases = pgTable(
     reason: text('reason'),
     /** What was met when it was rejected: a replay tells of that moment, not of its own. */
     met: jsonb('met').$type<Met>(),
-    fence: units('fence'),
+    fencing_token: units('fencing_token'),
     expires_at: at('expires_at'),
     /** The expired purchase whose late money bought this one: once. */
     replaces: uuid('replaces'),
@@ -173,14 +173,14 @@ export const purchases = pgTable(
       .on(t.idempotency_key, t.idempotency_scope)
       .where(sql`idempotency_key IS NOT NULL`),
     uniqueIndex('purchases_replaces').on(t.replaces).where(sql`replaces IS NOT NULL`),
-    index('purchases_line').on(t.queue, t.seq).where(sql`status = 'queued'`),
+    index('purchases_queued').on(t.queue, t.seq).where(sql`status = 'queued'`),
     // Lists go by id (UUIDv7, so by time): an index on (queue, seq) would tempt the planner away from the partial one.
     index('purchases_by_queue').on(t.queue, t.id),
     index('purchases_by_customer').on(t.customer, t.id),
     index('purchases_held_lines').using('gin', sql`lines jsonb_path_ops`).where(sql`status = 'held'`),
     index('purchases_held_wallets').on(sql`(payment ->> 'account')`).where(sql`status = 'held'`),
-    index('purchases_held_until').on(t.expires_at).where(sql`status = 'held'`),
-    index('purchases_carts').using('gin', sql`lines jsonb_path_ops`).where(sql`jsonb_array_length(lines) > 1`),
+    index('purchases_held_expires_at').on(t.expires_at).where(sql`status = 'held'`),
+    index('purchases_multi_item').using('gin', sql`lines jsonb_path_ops`).where(sql`jsonb_array_length(lines) > 1`),
     check(
       'purchases_status_check',
       sql`${t.status} IN ('queued', 'held', 'confirmed', 'rejected', 'failed', 'cancelled', 'expired', 'refunded')`,
@@ -194,14 +194,17 @@ export const purchases = pgTable(
  * Units of a customer, held and confirmed, of resources that have a limit. Written under the resource's row lock, in the
  * transaction of the sale; a trigger refuses a rise above the limit.
  */
-export const customerUnits = pgTable(
-  'customer_units',
+export const customerHoldings = pgTable(
+  'customer_holdings',
   {
     resource: ref('resource').notNull(),
     customer: text('customer').notNull(),
     units: units('units').notNull(),
   },
-  (t) => [primaryKey({ columns: [t.resource, t.customer] }), check('customer_units_units_check', sql`${t.units} >= 0`)],
+  (t) => [
+    primaryKey({ columns: [t.resource, t.customer] }),
+    check('customer_holdings_units_check', sql`${t.units} >= 0`),
+  ],
 )
 
 /** Commands on purchases and bookings stand in the same line as what they are about. */
@@ -209,7 +212,7 @@ export const commands = pgTable(
   'commands',
   {
     id: uuid('id').primaryKey().defaultRandom(),
-    seq: units('seq').notNull().default(sql`nextval('line_seq')`),
+    seq: units('seq').notNull().default(sql`nextval('queue_seq')`),
     queue: ref('queue').notNull(),
     /** What it is about: a purchase or a booking, one of them. */
     purchase: uuid('purchase').references(() => purchases.id),
@@ -221,7 +224,7 @@ export const commands = pgTable(
     reason: text('reason'),
     /** The status that the command met. */
     met: text('met').$type<PurchaseStatus | BookingStatus>(),
-    fence: units('fence'),
+    fencing_token: units('fencing_token'),
     idempotency_key: text('idempotency_key'),
     idempotency_scope: text('idempotency_scope').notNull().default(''),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
@@ -231,7 +234,7 @@ export const commands = pgTable(
     uniqueIndex('commands_idempotency_key')
       .on(t.idempotency_key, t.idempotency_scope)
       .where(sql`idempotency_key IS NOT NULL`),
-    index('commands_line').on(t.queue, t.seq).where(sql`status = 'queued'`),
+    index('commands_queued').on(t.queue, t.seq).where(sql`status = 'queued'`),
     index('commands_by_purchase').on(t.purchase),
     check('commands_subject_check', sql`num_nonnulls(${t.purchase}, ${t.booking}) = 1`),
     check(
@@ -246,7 +249,7 @@ export const bookings = pgTable(
   'bookings',
   {
     id: uuid('id').primaryKey().defaultRandom(),
-    seq: units('seq').notNull().default(sql`nextval('line_seq')`),
+    seq: units('seq').notNull().default(sql`nextval('queue_seq')`),
     kind: text('kind').$type<'stay' | 'ride'>().notNull().default('stay'),
     /** What is booked, and the line that the booking stands in. */
     resource: ref('resource').notNull(),
@@ -264,7 +267,7 @@ export const bookings = pgTable(
     reason: text('reason'),
     /** Ids of the bookings that were in the way, when it was rejected for them. */
     conflicts: jsonb('conflicts').$type<string[]>(),
-    fence: units('fence'),
+    fencing_token: units('fencing_token'),
     /** When a request that nobody has accepted is over. */
     expires_at: at('expires_at'),
     /** The expired booking whose late money bought this one: once. */
@@ -283,7 +286,7 @@ export const bookings = pgTable(
     uniqueIndex('bookings_active_ride')
       .on(t.customer)
       .where(sql`kind = 'ride' AND status IN ('requested', 'accepted')`),
-    index('bookings_line').on(t.resource, t.seq).where(sql`status = 'queued'`),
+    index('bookings_queued').on(t.resource, t.seq).where(sql`status = 'queued'`),
     // Lists go by id, as those of purchases.
     index('bookings_by_resource').on(t.resource, t.id),
     index('bookings_by_customer').on(t.customer, t.id),
@@ -305,8 +308,8 @@ export const bookings = pgTable(
  * and refund, each at most once a resource. So by resource: total = sum without purchase, held = -(hold + release),
  * sold = -(sale + refund), available = sum of all.
  */
-export const movements = pgTable(
-  'movements',
+export const ledgerEntries = pgTable(
+  'ledger_entries',
   {
     id: bigint('id', { mode: 'number' }).generatedAlwaysAsIdentity(),
     resource: ref('resource').notNull(),
@@ -314,16 +317,16 @@ export const movements = pgTable(
     booking: uuid('booking'),
     delta: units('delta').notNull(),
     reason: text('reason').notNull(),
-    fence: units('fence'),
+    fencing_token: units('fencing_token'),
     idempotency_key: text('idempotency_key'),
     idempotency_scope: text('idempotency_scope').notNull().default(''),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
   },
   (t) => [
     primaryKey({ columns: [t.resource, t.id] }),
-    uniqueIndex('movements_effect').on(t.resource, t.purchase, t.reason).where(sql`purchase IS NOT NULL`),
-    uniqueIndex('movements_booking_effect').on(t.resource, t.booking, t.reason).where(sql`booking IS NOT NULL`),
-    uniqueIndex('movements_idempotency_key')
+    uniqueIndex('ledger_entries_effect').on(t.resource, t.purchase, t.reason).where(sql`purchase IS NOT NULL`),
+    uniqueIndex('ledger_entries_booking_effect').on(t.resource, t.booking, t.reason).where(sql`booking IS NOT NULL`),
+    uniqueIndex('ledger_entries_idempotency_key')
       .on(t.idempotency_key, t.idempotency_scope)
       .where(sql`idempotency_key IS NOT NULL`),
   ],
@@ -392,7 +395,7 @@ export const charges = pgTable(
 
 /**
  * What became visible to buyers, in order: every change of status that was committed, and stock in and out. Triggers
- * write it (drizzle/0009_cart_events.sql), so that no writer can forget it: one row for all that a statement changed of one
+ * write it (drizzle/0001_guards.sql), so that no writer can forget it: one row for all that a statement changed of one
  * resource, its changes in arrays, and a cart in a row of each of its resources. Each change has the resource's next
  * number; the numbers of a resource have no gap.
  */
@@ -402,10 +405,10 @@ export const outbox = pgTable(
     id: bigint('id', { mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
     /** Whose event it is: a resource of the purchase, or what is booked. */
     resource: ref('resource').notNull(),
-    about: text('about').$type<'purchase' | 'booking' | 'payment' | 'resource'>().notNull(),
+    subject_type: text('subject_type').$type<'purchase' | 'booking' | 'payment' | 'resource'>().notNull(),
     /** The number of the last change here: the first is this, less how many there are, plus one. */
-    last: units('last').notNull(),
-    subjects: uuid('subjects').array().notNull(),
+    last_sequence: units('last_sequence').notNull(),
+    subject_ids: uuid('subject_ids').array().notNull(),
     statuses: text('statuses').array().notNull(),
     reasons: text('reasons').array().notNull(),
     /** Units that came in or, below zero, went out; of a payment, minor units. */
@@ -414,21 +417,24 @@ export const outbox = pgTable(
   },
   (t) => [
     index('outbox_by_resource').on(t.resource, t.id),
-    check('outbox_about_check', sql`${t.about} IN ('purchase', 'booking', 'payment', 'resource')`),
+    check('outbox_subject_type_check', sql`${t.subject_type} IN ('purchase', 'booking', 'payment', 'resource')`),
   ],
 )
 
 /** The last number given, by resource. Its row lock is held to the commit, so numbers are visible in their order. */
-export const outboxHeads = pgTable('outbox_heads', {
+export const outboxSequences = pgTable('outbox_sequences', {
   resource: ref('resource').primaryKey(),
-  last: units('last').notNull(),
+  last_sequence: units('last_sequence').notNull(),
 })
 
 /** One row: outbox rows up to this id are no longer kept. */
-export const outboxKept = pgTable(
-  'outbox_kept',
-  { one: boolean('one').primaryKey().default(true), dropped: units('dropped').notNull().default(0) },
-  (t) => [check('outbox_kept_one_check', sql`${t.one}`)],
+export const outboxRetention = pgTable(
+  'outbox_retention',
+  {
+    one: boolean('one').primaryKey().default(true),
+    pruned_through_id: units('pruned_through_id').notNull().default(0),
+  },
+  (t) => [check('outbox_retention_one_check', sql`${t.one}`)],
 )
 
 /** Where events are sent to. `position`: the outbox row up to which its lines know what there is. */
@@ -443,39 +449,44 @@ export const webhookEndpoints = pgTable(
     resource: ref('resource'),
     secret: text('secret').notNull(),
     /** Signs too, until its time is over. */
-    old_secret: text('old_secret'),
-    old_secret_until: at('old_secret_until'),
+    previous_secret: text('previous_secret'),
+    previous_secret_expires_at: at('previous_secret_expires_at'),
     /** Why nothing is sent any more; null: it is. */
-    disabled: text('disabled'),
-    position: units('position').notNull(),
+    disabled_reason: text('disabled_reason'),
+    outbox_position: units('outbox_position').notNull(),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
   },
-  (t) => [check('webhook_endpoints_secret_check', sql`(${t.old_secret} IS NULL) = (${t.old_secret_until} IS NULL)`)],
+  (t) => [
+    check(
+      'webhook_endpoints_secret_check',
+      sql`(${t.previous_secret} IS NULL) = (${t.previous_secret_expires_at} IS NULL)`,
+    ),
+  ],
 )
 
 /** One line of an endpoint: what it has got of a resource, and what it is still to get. */
-export const webhookLines = pgTable(
-  'webhook_lines',
+export const webhookStreams = pgTable(
+  'webhook_streams',
   {
     endpoint: uuid('endpoint')
       .notNull()
       .references(() => webhookEndpoints.id, { onDelete: 'cascade' }),
     resource: ref('resource').notNull(),
     /** The number delivered last, and the outbox row that it is in or after. */
-    done: units('done').notNull(),
-    at_row: units('at_row').notNull(),
+    delivered_sequence: units('delivered_sequence').notNull(),
+    outbox_id: units('outbox_id').notNull(),
     /** The last number there is. */
-    tip: units('tip').notNull(),
+    last_sequence: units('last_sequence').notNull(),
     /** Of the next event, so far. */
     attempts: integer('attempts').notNull().default(0),
     failing_since: at('failing_since'),
-    due_at: at('due_at').notNull().default(sql`clock_timestamp()`),
-    fence: units('fence').notNull().default(0),
+    next_attempt_at: at('next_attempt_at').notNull().default(sql`clock_timestamp()`),
+    fencing_token: units('fencing_token').notNull().default(0),
   },
   (t) => [
     primaryKey({ columns: [t.endpoint, t.resource] }),
-    index('webhook_lines_due').on(t.due_at).where(sql`done < tip`),
-    check('webhook_lines_done_check', sql`${t.done} <= ${t.tip}`),
+    index('webhook_streams_due').on(t.next_attempt_at).where(sql`delivered_sequence < last_sequence`),
+    check('webhook_streams_sequence_check', sql`${t.delivered_sequence} <= ${t.last_sequence}`),
   ],
 )
 
@@ -501,26 +512,26 @@ export const webhookDeliveries = pgTable(
   (t) => [primaryKey({ columns: [t.endpoint, t.id] }), index('webhook_deliveries_by_time').on(t.created_at)],
 )
 
-/** Who took which lock away from whom. Written before the lock is touched; done_at says that the fence is raised too. */
-export const lockReleases = pgTable(
-  'lock_releases',
+/** Who took which lock away from whom. Written before the lock is touched; completed_at says that the fence is raised too. */
+export const forcedReleases = pgTable(
+  'forced_releases',
   {
     id: bigint('id', { mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
     resource: ref('resource').notNull(),
     /** The caller's digest of its API key, or `open`. */
-    asked_by: text('asked_by').notNull(),
+    requested_by: text('requested_by').notNull(),
     reason: text('reason'),
     /** The holders as they were told to the caller. */
-    robbed: jsonb('robbed'),
-    fence: units('fence'),
+    revoked_holders: jsonb('revoked_holders'),
+    fencing_token: units('fencing_token'),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
-    done_at: at('done_at'),
+    completed_at: at('completed_at'),
   },
   (t) => [
-    index('lock_releases_by_resource').on(t.resource, t.id),
+    index('forced_releases_by_resource').on(t.resource, t.id),
     check(
-      'lock_releases_done_check',
-      sql`${t.done_at} IS NULL OR (${t.fence} IS NOT NULL AND ${t.robbed} IS NOT NULL)`,
+      'forced_releases_completed_check',
+      sql`${t.completed_at} IS NULL OR (${t.fencing_token} IS NOT NULL AND ${t.revoked_holders} IS NOT NULL)`,
     ),
   ],
 )
@@ -546,11 +557,11 @@ export const labCounts = pgTable(
 
 export const labOrders = pgTable('lab_orders', {
   id: text('id').primaryKey(),
-  /** The worker that wrote it last, by its number: with `fence <= token` in the WHERE clause, and without. */
+  /** The worker that wrote it last, by its number: with `fencing_token <= token` in the WHERE clause, and without. */
   guarded_by: smallint('guarded_by'),
   unguarded_by: smallint('unguarded_by'),
   unguarded_writes: integer('unguarded_writes').notNull().default(0),
-  fence: units('fence').notNull().default(0),
+  fencing_token: units('fencing_token').notNull().default(0),
 })
 
 export const labDrivers = pgTable('lab_drivers', {

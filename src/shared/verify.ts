@@ -45,15 +45,15 @@ const LEDGER = `
          coalesce(-sum(delta) FILTER (WHERE num_nonnulls(purchase, booking) > 0 AND reason IN ('sale', 'refund')), 0)::bigint
            AS sold,
          sum(delta)::bigint AS available
-  FROM movements GROUP BY resource`
+  FROM ledger_entries GROUP BY resource`
 
 /** What customers have of resources with a limit, by the ledger, and when they last got some. */
 const HAVE = `
   SELECT m.resource, p.customer, -sum(m.delta)::bigint AS units,
          max(m.created_at) FILTER (WHERE m.reason = 'hold' OR (m.reason = 'sale' AND NOT EXISTS (
-           SELECT 1 FROM movements f WHERE f.resource = m.resource AND f.purchase = m.purchase AND f.reason = 'hold')))
+           SELECT 1 FROM ledger_entries f WHERE f.resource = m.resource AND f.purchase = m.purchase AND f.reason = 'hold')))
            AS last
-  FROM movements m JOIN resources r ON r.ref = m.resource AND r.max_per_customer IS NOT NULL
+  FROM ledger_entries m JOIN resources r ON r.ref = m.resource AND r.max_per_customer IS NOT NULL
   JOIN purchases p ON p.id = m.purchase GROUP BY m.resource, p.customer HAVING sum(m.delta) <> 0`
 
 /** Charges and refunds by the purchase or booking that they are of. */
@@ -110,7 +110,7 @@ const CHECKS: readonly Check[] = [
   },
   {
     invariant: 'the ledger gives the same total, available, held and sold',
-    of: `SELECT count(*) FROM movements`,
+    of: `SELECT count(*) FROM ledger_entries`,
     broken: `SELECT coalesce(r.ref, m.resource) AS id FROM resources r FULL JOIN (${LEDGER}) m ON m.resource = r.ref
              WHERE (coalesce(r.total, 0), coalesce(r.available, 0), coalesce(r.held, 0),
                     coalesce(r.total - r.available - r.held, 0))
@@ -137,7 +137,7 @@ const CHECKS: readonly Check[] = [
              FULL JOIN (
                SELECT booking, min(resource) AS resource, max(resource) AS other, sum(delta)::bigint AS net,
                       count(*) FILTER (WHERE reason IN ('sale', 'hold')) AS taken
-               FROM movements WHERE booking IS NOT NULL GROUP BY booking
+               FROM ledger_entries WHERE booking IS NOT NULL GROUP BY booking
              ) m ON m.booking = b.id
              WHERE b.id IS NULL OR m.resource <> b.payment ->> 'account' OR m.other <> m.resource
                 OR coalesce(m.net, 0) <> CASE WHEN b.status IN ('requested', 'accepted', 'completed') THEN -b.amount ELSE 0 END
@@ -145,8 +145,8 @@ const CHECKS: readonly Check[] = [
   },
   {
     invariant: 'a booking was settled under no token above the one stored on its resource',
-    of: `SELECT count(*) FROM bookings WHERE fence IS NOT NULL`,
-    broken: `SELECT b.id FROM bookings b JOIN resources r ON r.ref = b.resource WHERE b.fence > r.fence`,
+    of: `SELECT count(*) FROM bookings WHERE fencing_token IS NOT NULL`,
+    broken: `SELECT b.id FROM bookings b JOIN resources r ON r.ref = b.resource WHERE b.fencing_token > r.fencing_token`,
   },
   {
     invariant: 'one effect per intent: each purchase moved exactly the units that its status says',
@@ -154,18 +154,18 @@ const CHECKS: readonly Check[] = [
     broken: `SELECT e.id FROM (${EFFECTS}) e LEFT JOIN (
                SELECT purchase, resource, sum(delta)::bigint AS net,
                       count(*) FILTER (WHERE reason IN ('sale', 'hold')) AS taken
-               FROM movements WHERE purchase IS NOT NULL GROUP BY purchase, resource
+               FROM ledger_entries WHERE purchase IS NOT NULL GROUP BY purchase, resource
              ) m ON m.purchase = e.id AND m.resource = e.resource
              WHERE CASE WHEN e.status IN ('held', 'confirmed') THEN m.net IS DISTINCT FROM -e.units
                         ELSE coalesce(m.net, 0) <> 0 END`,
   },
   {
     invariant: 'nothing moved for a purchase that got nothing, or that does not exist',
-    of: `SELECT count(*) FROM movements WHERE purchase IS NOT NULL`,
-    broken: `SELECT m.purchase AS id FROM movements m LEFT JOIN purchases p ON p.id = m.purchase
+    of: `SELECT count(*) FROM ledger_entries WHERE purchase IS NOT NULL`,
+    broken: `SELECT m.purchase AS id FROM ledger_entries m LEFT JOIN purchases p ON p.id = m.purchase
              WHERE m.purchase IS NOT NULL AND (p.id IS NULL OR p.status IN ('queued', 'rejected'))
              UNION ALL
-             SELECT purchase FROM movements JOIN purchases p ON p.id = purchase AND p.status = 'failed'
+             SELECT purchase FROM ledger_entries JOIN purchases p ON p.id = purchase AND p.status = 'failed'
              GROUP BY purchase, resource HAVING sum(delta) <> 0`,
   },
   {
@@ -238,40 +238,40 @@ const CHECKS: readonly Check[] = [
     invariant: 'what customers have of a limited resource is counted right',
     of: `SELECT count(*) FROM resources WHERE max_per_customer IS NOT NULL`,
     broken: `SELECT coalesce(u.resource, h.resource) || ' ' || coalesce(u.customer, h.customer) AS id FROM (
-               SELECT u.* FROM customer_units u JOIN resources r ON r.ref = u.resource AND r.max_per_customer IS NOT NULL
+               SELECT u.* FROM customer_holdings u JOIN resources r ON r.ref = u.resource AND r.max_per_customer IS NOT NULL
              ) u FULL JOIN (${HAVE}) h ON h.resource = u.resource AND h.customer = u.customer
              WHERE coalesce(u.units, 0) <> coalesce(h.units, 0)`,
   },
   {
     invariant: 'nobody bought more than the limit that was set at the time',
-    of: `SELECT count(*) FROM customer_units`,
+    of: `SELECT count(*) FROM customer_holdings`,
     broken: `SELECT h.resource || ' ' || h.customer AS id FROM (${HAVE}) h JOIN resources r ON r.ref = h.resource
-             WHERE h.units > r.max_per_customer AND h.last > r.limited_at`,
+             WHERE h.units > r.max_per_customer AND h.last > r.limit_set_at`,
   },
   {
     invariant: 'a stale lease holder wrote nothing: no fence above the one stored on the resource',
-    of: `SELECT count(*) FROM movements WHERE fence IS NOT NULL`,
-    broken: `SELECT m.resource || ' #' || m.id AS id FROM movements m JOIN resources r ON r.ref = m.resource
-             WHERE m.fence > r.fence`,
+    of: `SELECT count(*) FROM ledger_entries WHERE fencing_token IS NOT NULL`,
+    broken: `SELECT m.resource || ' #' || m.id AS id FROM ledger_entries m JOIN resources r ON r.ref = m.resource
+             WHERE m.fencing_token > r.fencing_token`,
   },
   {
     invariant: 'tokens rise: along the ledger of a resource no fence is lower than one before it',
-    of: `SELECT count(*) FROM movements WHERE fence IS NOT NULL`,
+    of: `SELECT count(*) FROM ledger_entries WHERE fencing_token IS NOT NULL`,
     broken: `SELECT resource || ' #' || id AS id FROM (
-               SELECT resource, id, fence, max(fence) OVER (PARTITION BY resource ORDER BY id) AS highest
-               FROM movements WHERE fence IS NOT NULL
-             ) m WHERE fence < highest`,
+               SELECT resource, id, fencing_token, max(fencing_token) OVER (PARTITION BY resource ORDER BY id) AS highest
+               FROM ledger_entries WHERE fencing_token IS NOT NULL
+             ) m WHERE fencing_token < highest`,
   },
   {
     invariant: 'no event is missing: the events of a resource are numbered without a gap, up to the last number given',
     of: `SELECT count(*) FROM outbox`,
     broken: `SELECT resource AS id FROM (
-               SELECT resource, last - cardinality(statuses) AS before,
-                      lag(last) OVER (PARTITION BY resource ORDER BY id) AS found FROM outbox
+               SELECT resource, last_sequence - cardinality(statuses) AS before,
+                      lag(last_sequence) OVER (PARTITION BY resource ORDER BY id) AS found FROM outbox
              ) o WHERE before <> found
              UNION ALL
-             SELECT h.resource FROM outbox_heads h
-             WHERE h.last <> (SELECT o.last FROM outbox o WHERE o.resource = h.resource ORDER BY o.id DESC LIMIT 1)`,
+             SELECT h.resource FROM outbox_sequences h
+             WHERE h.last_sequence <> (SELECT o.last_sequence FROM outbox o WHERE o.resource = h.resource ORDER BY o.id DESC LIMIT 1)`,
   },
   {
     // A long line is no fault, a line that stands still is.
@@ -332,7 +332,7 @@ const NOT_MOVING = `
   ) late WHERE since < now() - interval '${BLOCKED_S} s'
     AND NOT (${neighbour('purchases', 'queue')} OR ${neighbour('bookings', 'resource')})
     AND NOT EXISTS (SELECT 1 FROM (
-      SELECT created_at FROM movements m
+      SELECT created_at FROM ledger_entries m
       WHERE m.resource = late.queue AND num_nonnulls(m.purchase, m.booking) > 0 ORDER BY m.id DESC LIMIT 1
     ) m WHERE created_at > now() - interval '${BLOCKED_S} s')
   ORDER BY since LIMIT ${OFFENDERS}`

@@ -163,7 +163,7 @@ type Guarded = Omit<Resource, 'token' | 'taken'> & { now_ms: number }
 
 /**
  * Locks the resources in order and sets each fence to its lease's token where none higher is stored. A fence only
- * rises, so `fence <= token` lets a lease's first write and its later ones pass, and a superseded holder's never.
+ * rises, so `fencing_token <= token` lets a lease's first write and its later ones pass, and a superseded holder's never.
  */
 async function guard(tx: Transaction, tokens: ReadonlyMap<string, number>): Promise<[Map<string, Resource>, number]> {
   const wanted = Array.from(tokens, ([ref, token]) => ({ ref, token }))
@@ -174,9 +174,9 @@ async function guard(tx: Transaction, tokens: ReadonlyMap<string, number>): Prom
     locked AS MATERIALIZED (
       SELECT r.ref, w.token FROM wanted w JOIN resources r ON r.ref = w.ref ORDER BY r.ref FOR NO KEY UPDATE OF r
     )
-    UPDATE resources r SET fence = l.token
+    UPDATE resources r SET fencing_token = l.token
     FROM locked l
-    WHERE r.ref = l.ref AND r.fence <= l.token
+    WHERE r.ref = l.ref AND r.fencing_token <= l.token
     RETURNING r.ref, r.kind, r.available, r.held, r.price, r.currency, r.max_per_customer,
               ${ms('clock_timestamp()')} AS now_ms`,
   )
@@ -185,12 +185,12 @@ async function guard(tx: Transaction, tokens: ReadonlyMap<string, number>): Prom
   const missing = [...tokens.keys()].filter((ref) => !resources.has(ref))
   if (missing.length > 0) {
     // Not in the table at all is an answer (unknown_resource); in the table and not updated is a newer fence.
-    const stale = await run<{ ref: string; fence: number }>(
+    const stale = await run<{ ref: string; fencing_token: number }>(
       tx,
-      sql`SELECT r.ref, r.fence FROM resources r
+      sql`SELECT r.ref, r.fencing_token FROM resources r
           WHERE r.ref IN (SELECT json_array_elements_text(${JSON.stringify(missing)}::json))`,
     )
-    if (stale.length > 0) throw new StaleLeaseError(new Map(stale.map((row) => [row.ref, row.fence])))
+    if (stale.length > 0) throw new StaleLeaseError(new Map(stale.map((row) => [row.ref, row.fencing_token])))
   }
   return [resources, Math.max(0, ...rows.map((row) => row.now_ms))]
 }
@@ -202,30 +202,30 @@ async function write(tx: Transaction, verdict: Verdict): Promise<void> {
     sql`
     WITH p AS (
       UPDATE purchases t
-      SET status = d.status, reason = d.reason, met = d.met, amount = d.amount, currency = d.currency, fence = d.fence,
+      SET status = d.status, reason = d.reason, met = d.met, amount = d.amount, currency = d.currency, fencing_token = d.fencing_token,
           expires_at = CASE WHEN d.status = 'held' THEN to_timestamp(d.expires_ms / 1000) ELSE t.expires_at END,
           settled_at = clock_timestamp()
-      FROM ${relation('d', verdict.purchases, { id: 'uuid', was: 'text', status: 'text', reason: 'text', met: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fence: 'bigint' })}
+      FROM ${relation('d', verdict.purchases, { id: 'uuid', was: 'text', status: 'text', reason: 'text', met: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
       WHERE t.id = d.id AND t.status = d.was
         -- A reader that was told "expired" must never see this hold go on: the clock is asked under the row lock.
         AND (d.was <> 'held' OR d.status NOT IN ('held', 'confirmed') OR t.expires_at > clock_timestamp())
       RETURNING 1
     ), c AS (
       UPDATE commands t
-      SET status = d.status, reason = d.reason, met = d.met, fence = d.fence, settled_at = clock_timestamp()
-      FROM ${relation('d', verdict.commands, { id: 'uuid', status: 'text', reason: 'text', met: 'text', fence: 'bigint' })}
+      SET status = d.status, reason = d.reason, met = d.met, fencing_token = d.fencing_token, settled_at = clock_timestamp()
+      FROM ${relation('d', verdict.commands, { id: 'uuid', status: 'text', reason: 'text', met: 'text', fencing_token: 'bigint' })}
       WHERE t.id = d.id AND t.status = 'queued'
       RETURNING 1
     ), m AS (
-      INSERT INTO movements (resource, purchase, booking, delta, reason, fence)
-      SELECT * FROM ${relation('d', verdict.movements, { resource: 'text', purchase: 'uuid', booking: 'uuid', delta: 'bigint', reason: 'text', fence: 'bigint' })}
+      INSERT INTO ledger_entries (resource, purchase, booking, delta, reason, fencing_token)
+      SELECT * FROM ${relation('d', verdict.movements, { resource: 'text', purchase: 'uuid', booking: 'uuid', delta: 'bigint', reason: 'text', fencing_token: 'bigint' })}
       -- Only if all are as they were taken: else the effect that another batch has had would look like a bad row's.
       WHERE (SELECT count(*) FROM p) = ${verdict.purchases.length} AND (SELECT count(*) FROM c) = ${verdict.commands.length}
       RETURNING 1
     ), r AS (
       UPDATE resources t SET available = d.available, held = d.held, updated_at = now()
       FROM ${relation('d', verdict.resources, { ref: 'text', available: 'bigint', held: 'bigint', token: 'bigint' })}
-      WHERE t.ref = d.ref AND t.fence = d.token
+      WHERE t.ref = d.ref AND t.fencing_token = d.token
       RETURNING 1
     )
     SELECT (SELECT count(*) FROM p) AS purchases, (SELECT count(*) FROM c) AS commands,

@@ -75,7 +75,7 @@ export interface BookingChange {
   amount: number | null
   currency: string | null
   expires_ms: number | null
-  fence: number
+  fencing_token: number
 }
 
 export interface BookingVerdict {
@@ -166,7 +166,7 @@ export function decideBookings(
       amount: booking.amount,
       currency: booking.currency,
       expires_ms: booking.expires_ms,
-      fence: resources.get(booking.queue)?.token ?? 0,
+      fencing_token: resources.get(booking.queue)?.token ?? 0,
     })
     booking.status = status
   }
@@ -198,7 +198,7 @@ export function decideBookings(
     touched.add(wallet)
     for (const reason of reasons) {
       const delta = reason === 'sale' || reason === 'hold' ? -amount : amount
-      verdict.movements.push({ resource: wallet.ref, booking: booking.id, delta, reason, fence: wallet.token })
+      verdict.movements.push({ resource: wallet.ref, booking: booking.id, delta, reason, fencing_token: wallet.token })
     }
   }
 
@@ -383,7 +383,7 @@ export function decideBookings(
     if (!rivals.every((row) => isOverdue(row) && expire(row))) return false
     const id = newId()
     list({ ...booking, id, status: 'accepted' })
-    verdict.rebooked.push({ id, replaces: booking.id, fence: resources.get(booking.queue)?.token ?? 0 })
+    verdict.rebooked.push({ id, replaces: booking.id, fencing_token: resources.get(booking.queue)?.token ?? 0 })
     return true
   }
 
@@ -406,7 +406,7 @@ export function decideBookings(
         status: refusal === undefined ? 'done' : 'rejected',
         reason: refusal ?? null,
         met,
-        fence: resources.get(booking.queue)?.token ?? 0,
+        fencing_token: resources.get(booking.queue)?.token ?? 0,
       })
     }
   }

@@ -139,13 +139,13 @@ const CLOSED = sql.raw(`CASE WHEN upper_inf(during)
 const update = (changes: readonly BookingChange[]) => sql`
   UPDATE bookings t
   SET status = d.status, reason = d.reason, conflicts = d.conflicts, amount = d.amount, currency = d.currency,
-      fence = d.fence, settled_at = clock_timestamp(),
+      fencing_token = d.fencing_token, settled_at = clock_timestamp(),
       expires_at = CASE WHEN d.status = 'requested' THEN to_timestamp(d.expires_ms / 1000) ELSE t.expires_at END,
       during = CASE WHEN d.status IN ('requested', 'accepted', 'rejected') THEN t.during ELSE ${CLOSED} END
-  FROM ${relation('d', changes, { id: 'uuid', was: 'text', status: 'text', reason: 'text', conflicts: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fence: 'bigint' })}
+  FROM ${relation('d', changes, { id: 'uuid', was: 'text', status: 'text', reason: 'text', conflicts: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
   WHERE t.id = d.id AND t.status = d.was
     -- A reader that was told "expired" must never see this request accepted: the clock is asked under the row lock.
     AND (d.was <> 'requested' OR d.status NOT IN ('requested', 'accepted') OR t.expires_at IS NULL
          OR t.expires_at > clock_timestamp())
-    AND NOT EXISTS (SELECT 1 FROM resources r WHERE r.ref = t.resource AND r.fence > d.fence)
+    AND NOT EXISTS (SELECT 1 FROM resources r WHERE r.ref = t.resource AND r.fencing_token > d.fencing_token)
   RETURNING t.id`

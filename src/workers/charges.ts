@@ -26,7 +26,7 @@ export async function readTaken(
     tx,
     sql`SELECT u.resource, u.customer, u.units
         FROM ${relation('d', [...pairs.values()], { ref: 'text', customer: 'text' })}
-        JOIN customer_units u ON u.resource = d.ref AND u.customer = d.customer`,
+        JOIN customer_holdings u ON u.resource = d.ref AND u.customer = d.customer`,
   )
   for (const { resource, customer, units } of rows) resources.get(resource)?.taken.set(customer, units)
 }
@@ -39,10 +39,10 @@ export async function writeTaken(tx: Transaction, resources: readonly Resource[]
   if (rows.length === 0) return
   await run(
     tx,
-    sql`INSERT INTO customer_units (resource, customer, units)
+    sql`INSERT INTO customer_holdings (resource, customer, units)
         SELECT * FROM ${relation('d', rows, { resource: 'text', customer: 'text', units: 'bigint' })}
         ON CONFLICT (resource, customer) DO UPDATE SET units = excluded.units
-        WHERE customer_units.units <> excluded.units`,
+        WHERE customer_holdings.units <> excluded.units`,
   )
 }
 
@@ -51,10 +51,10 @@ export async function writeSuccessors(tx: Transaction, successors: readonly Succ
   if (successors.length === 0) return
   await run(
     tx,
-    sql`INSERT INTO purchases (id, queue, customer, lines, amount, currency, payment, status, replaces, fence, settled_at)
-        SELECT d.id, p.queue, p.customer, p.lines, p.amount, p.currency, p.payment, 'confirmed', p.id, d.fence,
+    sql`INSERT INTO purchases (id, queue, customer, lines, amount, currency, payment, status, replaces, fencing_token, settled_at)
+        SELECT d.id, p.queue, p.customer, p.lines, p.amount, p.currency, p.payment, 'confirmed', p.id, d.fencing_token,
                clock_timestamp()
-        FROM ${relation('d', successors, { id: 'uuid', replaces: 'uuid', fence: 'bigint' })}
+        FROM ${relation('d', successors, { id: 'uuid', replaces: 'uuid', fencing_token: 'bigint' })}
         JOIN purchases p ON p.id = d.replaces`,
   )
 }
@@ -64,11 +64,11 @@ export async function writeRebooked(tx: Transaction, rebooked: readonly Successo
   if (rebooked.length === 0) return
   await run(
     tx,
-    sql`INSERT INTO bookings (id, resource, kind, customer, during, amount, currency, payment, status, replaces, fence,
+    sql`INSERT INTO bookings (id, resource, kind, customer, during, amount, currency, payment, status, replaces, fencing_token,
                               settled_at)
-        SELECT d.id, b.resource, b.kind, b.customer, b.during, b.amount, b.currency, b.payment, 'accepted', b.id, d.fence,
+        SELECT d.id, b.resource, b.kind, b.customer, b.during, b.amount, b.currency, b.payment, 'accepted', b.id, d.fencing_token,
                clock_timestamp()
-        FROM ${relation('d', rebooked, { id: 'uuid', replaces: 'uuid', fence: 'bigint' })}
+        FROM ${relation('d', rebooked, { id: 'uuid', replaces: 'uuid', fencing_token: 'bigint' })}
         JOIN bookings b ON b.id = d.replaces`,
   )
 }

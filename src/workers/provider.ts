@@ -58,7 +58,7 @@ export async function record(client: Client, money: Money, seen: Seen): Promise<
     // The events' heads first, in one order: a batch that ends a sale takes them before the charge's lock, too.
     await run(
       tx,
-      sql`SELECT resource FROM outbox_heads WHERE resource IN (
+      sql`SELECT resource FROM outbox_sequences WHERE resource IN (
             SELECT queue FROM purchases WHERE id = ${money.id}
             UNION SELECT (l ->> 'resource') COLLATE "C" FROM purchases, jsonb_array_elements(lines) l WHERE id = ${money.id}
             UNION SELECT resource FROM bookings WHERE id = ${money.id})

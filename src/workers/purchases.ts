@@ -71,14 +71,14 @@ export interface PurchaseChange {
   amount: number | null
   currency: string | null
   expires_ms: number | null
-  fence: number
+  fencing_token: number
 }
 export interface CommandChange {
   id: string
   status: 'done' | 'rejected'
   reason: string | null
   met: PurchaseStatus | BookingStatus
-  fence: number
+  fencing_token: number
 }
 export interface Movement {
   resource: string
@@ -86,7 +86,7 @@ export interface Movement {
   booking?: string
   delta: number
   reason: 'sale' | 'hold' | 'release' | 'refund'
-  fence: number
+  fencing_token: number
 }
 /** Money to be moved once this is committed. A charge that is there already stays as it is. */
 export interface Payable {
@@ -110,7 +110,7 @@ export interface PaymentChange {
 export interface Successor {
   id: string
   replaces: string
-  fence: number
+  fencing_token: number
 }
 export interface Verdict {
   payables: Payable[]
@@ -229,7 +229,7 @@ export function decide(
       amount: purchase.amount,
       currency: purchase.currency,
       expires_ms: purchase.expires_ms,
-      fence: fenceOf(purchase),
+      fencing_token: fenceOf(purchase),
     })
     purchase.status = status
   }
@@ -248,7 +248,7 @@ export function decide(
       }
       for (const reason of reasons) {
         const delta = reason === 'sale' || reason === 'hold' ? -units : units
-        verdict.movements.push({ resource: ref, purchase: purchase.id, delta, reason, fence: resource.token })
+        verdict.movements.push({ resource: ref, purchase: purchase.id, delta, reason, fencing_token: resource.token })
       }
     }
   }
@@ -396,7 +396,7 @@ export function decide(
         purchase: purchase.id,
         delta: -amount,
         reason: 'sale',
-        fence: wallet.token,
+        fencing_token: wallet.token,
       })
     }
     change(purchase, 'confirmed')
@@ -448,7 +448,7 @@ export function decide(
     if (!there || overLimit(purchase, purchase.amount ?? 0)) return false
     const id = newId()
     move({ ...purchase, id }, -1, 0, 'sale')
-    verdict.successors.push({ id, replaces: purchase.id, fence: fenceOf(purchase) })
+    verdict.successors.push({ id, replaces: purchase.id, fencing_token: fenceOf(purchase) })
     return true
   }
 
@@ -473,7 +473,7 @@ export function decide(
         status: refusal === undefined ? 'done' : 'rejected',
         reason: refusal ?? null,
         met: refusal === undefined ? met : purchase.status,
-        fence: fenceOf(purchase),
+        fencing_token: fenceOf(purchase),
       })
     }
   }

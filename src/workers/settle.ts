@@ -269,7 +269,7 @@ export function createSettler(deps: SettleDeps) {
       if (change.was === 'queued') {
         metrics.settlement_latency_seconds.observe(Math.max(0, verdict.now_ms - row.created_ms) / 1000)
       }
-      const line = perLine.get(row.queue) ?? { fencing_token: change.fence, settled: {} }
+      const line = perLine.get(row.queue) ?? { fencing_token: change.fencing_token, settled: {} }
       perLine.set(row.queue, line)
       line.settled[change.status] ??= []
       line.settled[change.status]?.push(change.id)
@@ -290,9 +290,9 @@ export function createSettler(deps: SettleDeps) {
     )
     notify([...settled, ...verdict.commands].map((change) => change.id))
     traced?.(
-      [...verdict.purchases, ...verdict.bookings].map(({ id, status, fence, was }) => {
+      [...verdict.purchases, ...verdict.bookings].map(({ id, status, fencing_token, was }) => {
         const row = was === 'queued' ? rows.get(id) : undefined
-        return { id, status, fence, ...(row && { stood: row }) }
+        return { id, status, fencing_token, ...(row && { stood: row }) }
       }),
       verdict.now_ms,
     )
@@ -300,10 +300,10 @@ export function createSettler(deps: SettleDeps) {
 
   function refuse(asks: Pending[], error: unknown): void {
     const stale = error instanceof StaleLeaseError ? error.fences : new Map<string, number>()
-    for (const [resource, fence] of stale) {
+    for (const [resource, fencing_token] of stale) {
       fenced()
-      floors.set(resource, fence)
-      log.warn({ resource, fence, error }, 'superseded: nothing was written')
+      floors.set(resource, fencing_token)
+      log.warn({ resource, fencing_token, error }, 'superseded: nothing was written')
     }
     const again = error instanceof StaleLeaseError || error instanceof ChangedRowError
     for (const ask of asks) {

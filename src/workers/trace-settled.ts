@@ -9,7 +9,7 @@ const CONSUMER: SpanKind.CONSUMER = 4
 export interface Settled {
   id: string
   status: string
-  fence: number
+  fencing_token: number
   /** the line it stood in, and since when (ms since 1970, by the database's clock); absent for a row that a command moved */
   stood?: { queue: string; created_ms: number }
 }
@@ -18,7 +18,7 @@ export interface Settled {
 export async function traceSettled({ tracer, recall }: Traces, rows: readonly Settled[], decided_ms: number) {
   const committed_ms = Date.now()
   const contexts = await recall(rows.map(({ id }) => id))
-  for (const { id, status, fence, stood } of rows) {
+  for (const { id, status, fencing_token, stood } of rows) {
     const context = contexts.get(id)
     if (!context) continue
     if (stood) {
@@ -29,7 +29,7 @@ export async function traceSettled({ tracer, recall }: Traces, rows: readonly Se
     const attributes = {
       'holdfast.id': id,
       'holdfast.status': status,
-      'holdfast.fencing_token': fence,
+      'holdfast.fencing_token': fencing_token,
       'holdfast.batch_size': rows.length,
     }
     tracer

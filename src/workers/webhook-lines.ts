@@ -23,15 +23,15 @@ export interface Claimed extends Line {
   url: string
   events: string[] | null
   secret: string
-  old_secret: string | null
-  done: number
-  at_row: number
+  previous_secret: string | null
+  delivered_sequence: number
+  outbox_id: number
   attempts: number
 }
 
 /** True when anybody is to be told of anything. */
 export async function hasEndpoints(client: Client): Promise<boolean> {
-  return (await run(client, sql`SELECT 1 FROM webhook_endpoints WHERE disabled IS NULL LIMIT 1`)).length > 0
+  return (await run(client, sql`SELECT 1 FROM webhook_endpoints WHERE disabled_reason IS NULL LIMIT 1`)).length > 0
 }
 
 /** Tells the lines what there is up to this row of the outbox, which is final. */
@@ -40,17 +40,17 @@ export async function extendLines(client: Client, final: number): Promise<void> 
     client,
     sql`
     WITH e AS MATERIALIZED (
-      SELECT id, resource, position, least(${final}::bigint, position + ${ROWS}::bigint) AS upto
-      FROM webhook_endpoints WHERE disabled IS NULL AND position < ${final} FOR UPDATE
+      SELECT id, resource, outbox_position, least(${final}::bigint, outbox_position + ${ROWS}::bigint) AS upto
+      FROM webhook_endpoints WHERE disabled_reason IS NULL AND outbox_position < ${final} FOR UPDATE
     ), l AS (
-      INSERT INTO webhook_lines (endpoint, resource, at_row, done, tip)
-      SELECT e.id, o.resource, min(o.id), min(o.last - cardinality(o.statuses)), max(o.last)
-      FROM e JOIN outbox o ON o.id > e.position AND o.id <= e.upto
+      INSERT INTO webhook_streams (endpoint, resource, outbox_id, delivered_sequence, last_sequence)
+      SELECT e.id, o.resource, min(o.id), min(o.last_sequence - cardinality(o.statuses)), max(o.last_sequence)
+      FROM e JOIN outbox o ON o.id > e.outbox_position AND o.id <= e.upto
       WHERE e.resource IS NULL OR o.resource = e.resource
       GROUP BY 1, 2
-      ON CONFLICT (endpoint, resource) DO UPDATE SET tip = greatest(webhook_lines.tip, excluded.tip)
+      ON CONFLICT (endpoint, resource) DO UPDATE SET last_sequence = greatest(webhook_streams.last_sequence, excluded.last_sequence)
     )
-    UPDATE webhook_endpoints w SET position = e.upto FROM e WHERE w.id = e.id`,
+    UPDATE webhook_endpoints w SET outbox_position = e.upto FROM e WHERE w.id = e.id`,
   )
 }
 
@@ -58,9 +58,9 @@ export async function extendLines(client: Client, final: number): Promise<void> 
 export async function dueLines(client: Client): Promise<Line[]> {
   return await run<Line>(
     client,
-    sql`SELECT l.endpoint, l.resource FROM webhook_lines l JOIN webhook_endpoints e ON e.id = l.endpoint
-        WHERE l.done < l.tip AND l.due_at <= clock_timestamp() AND e.disabled IS NULL
-        ORDER BY l.due_at LIMIT ${LINES}`,
+    sql`SELECT l.endpoint, l.resource FROM webhook_streams l JOIN webhook_endpoints e ON e.id = l.endpoint
+        WHERE l.delivered_sequence < l.last_sequence AND l.next_attempt_at <= clock_timestamp() AND e.disabled_reason IS NULL
+        ORDER BY l.next_attempt_at LIMIT ${LINES}`,
   )
 }
 
@@ -68,19 +68,19 @@ export async function dueLines(client: Client): Promise<Line[]> {
 export async function claimLine(client: Client, { endpoint, resource }: Line, token: number) {
   const [row] = await run<Claimed>(
     client,
-    sql`UPDATE webhook_lines l SET fence = ${token}
+    sql`UPDATE webhook_streams l SET fencing_token = ${token}
         FROM webhook_endpoints e
-        WHERE l.endpoint = ${endpoint} AND l.resource = ${resource} AND e.id = l.endpoint AND l.fence <= ${token}
-          AND l.done < l.tip AND l.due_at <= clock_timestamp() AND e.disabled IS NULL
+        WHERE l.endpoint = ${endpoint} AND l.resource = ${resource} AND e.id = l.endpoint AND l.fencing_token <= ${token}
+          AND l.delivered_sequence < l.last_sequence AND l.next_attempt_at <= clock_timestamp() AND e.disabled_reason IS NULL
         RETURNING l.endpoint, l.resource, e.url, e.events, e.secret,
-                  CASE WHEN e.old_secret_until > clock_timestamp() THEN e.old_secret END AS old_secret,
-                  l.done, l.at_row, l.attempts`,
+                  CASE WHEN e.previous_secret_expires_at > clock_timestamp() THEN e.previous_secret END AS previous_secret,
+                  l.delivered_sequence, l.outbox_id, l.attempts`,
   )
   return row
 }
 
 const own = (line: Claimed, token: number) =>
-  sql`endpoint = ${line.endpoint} AND resource = ${line.resource} AND fence = ${token} AND done = ${line.done}`
+  sql`endpoint = ${line.endpoint} AND resource = ${line.resource} AND fencing_token = ${token} AND delivered_sequence = ${line.delivered_sequence}`
 
 /** The columns of an attempt of this event. */
 const logged = (line: Claimed, event: Event, attempt: Attempt) => sql`
@@ -94,7 +94,7 @@ export async function moved(client: Client, line: Claimed, token: number, event:
   const rows = await run(
     client,
     sql`WITH moved AS (
-          UPDATE webhook_lines SET done = ${event.sequence}, at_row = ${positionOf(event.id).id}, attempts = 0,
+          UPDATE webhook_streams SET delivered_sequence = ${event.sequence}, outbox_id = ${positionOf(event.id).id}, attempts = 0,
                  failing_since = NULL
           WHERE ${own(line, token)} RETURNING 1)
         ${logged(line, event, attempt)}`,
@@ -103,10 +103,16 @@ export async function moved(client: Client, line: Claimed, token: number, event:
 }
 
 /** Nobody is to be told of what lies before this number. */
-export async function passed(client: Client, line: Claimed, token: number, done: number, at_row: number) {
+export async function passed(
+  client: Client,
+  line: Claimed,
+  token: number,
+  delivered_sequence: number,
+  outbox_id: number,
+) {
   const rows = await run(
     client,
-    sql`UPDATE webhook_lines SET done = ${done}, at_row = ${at_row} WHERE ${own(line, token)} RETURNING 1`,
+    sql`UPDATE webhook_streams SET delivered_sequence = ${delivered_sequence}, outbox_id = ${outbox_id} WHERE ${own(line, token)} RETURNING 1`,
   )
   return rows.length > 0
 }
@@ -123,8 +129,8 @@ export async function failed(
   const [row] = await run<{ for_ms: number }>(
     client,
     sql`WITH moved AS (
-          UPDATE webhook_lines SET attempts = attempts + 1, failing_since = coalesce(failing_since, clock_timestamp()),
-                 due_at = clock_timestamp() + ${pause_ms} * interval '1 ms'
+          UPDATE webhook_streams SET attempts = attempts + 1, failing_since = coalesce(failing_since, clock_timestamp()),
+                 next_attempt_at = clock_timestamp() + ${pause_ms} * interval '1 ms'
           WHERE ${own(line, token)} RETURNING failing_since), log AS (${logged(line, event, attempt)})
         SELECT (extract(epoch FROM clock_timestamp() - failing_since) * 1000)::float8 AS for_ms FROM moved, log`,
   )
@@ -135,12 +141,15 @@ export async function failed(
 export async function postpone(client: Client, line: Claimed, token: number, pause_ms: number): Promise<void> {
   await run(
     client,
-    sql`UPDATE webhook_lines SET due_at = clock_timestamp() + ${pause_ms} * interval '1 ms' WHERE ${own(line, token)}`,
+    sql`UPDATE webhook_streams SET next_attempt_at = clock_timestamp() + ${pause_ms} * interval '1 ms' WHERE ${own(line, token)}`,
   )
 }
 
 export async function disable(client: Client, endpoint: string, why: string): Promise<void> {
-  await run(client, sql`UPDATE webhook_endpoints SET disabled = ${why} WHERE id = ${endpoint} AND disabled IS NULL`)
+  await run(
+    client,
+    sql`UPDATE webhook_endpoints SET disabled_reason = ${why} WHERE id = ${endpoint} AND disabled_reason IS NULL`,
+  )
 }
 
 /** Forgets what is older than so many days: a part of it, from the beginning. True: there is more. */
@@ -151,7 +160,7 @@ export async function forget(client: Client, days: number): Promise<boolean> {
     sql`WITH gone AS (
           DELETE FROM outbox WHERE id IN (SELECT id FROM outbox ORDER BY id LIMIT ${FORGET}) AND ${old} RETURNING id
         ), kept AS (
-          UPDATE outbox_kept SET dropped = greatest(dropped, (SELECT max(id) FROM gone)) WHERE EXISTS (SELECT FROM gone)
+          UPDATE outbox_retention SET pruned_through_id = greatest(pruned_through_id, (SELECT max(id) FROM gone)) WHERE EXISTS (SELECT FROM gone)
         )
         SELECT count(*) AS n FROM gone`,
   )

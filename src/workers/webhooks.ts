@@ -73,7 +73,7 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
 
   /** One attempt behind the endpoint's gate; after how many ms to come again, when the gate is shut. */
   async function attempt(line: Claimed, event: Event, signal: AbortSignal): Promise<Attempt | number> {
-    const secrets = line.old_secret === null ? [line.secret] : [line.secret, line.old_secret]
+    const secrets = line.previous_secret === null ? [line.secret] : [line.secret, line.previous_secret]
     try {
       return await gate(line.endpoint).fire(async () => {
         const made = await poster.post(line.url, event, secrets, signal)
@@ -100,7 +100,7 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
     metrics.webhooks.inc({ outcome: isTaken(made) ? 'taken' : 'failed' })
     if (isTaken(made)) {
       const ours = await moved(client, line, token, event, made)
-      Object.assign(line, { done: event.sequence, at_row: positionOf(event.id).id, attempts: 0 })
+      Object.assign(line, { delivered_sequence: event.sequence, outbox_id: positionOf(event.id).id, attempts: 0 })
       return ours
     }
     const pause_ms = drawn(Math.min(LONGEST_PAUSE_MS, config.retry_ms * 2 ** Math.min(line.attempts, 30)))
@@ -119,14 +119,14 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
   async function page(line: Claimed, lease: Lease, signal: AbortSignal, until: number): Promise<boolean> {
     const { token } = lease
     // Of one resource, what is visible is final: its numbers become visible in their order.
-    const after = { id: line.at_row, n: 0 }
+    const after = { id: line.outbox_id, n: 0 }
     const { events } = await readEvents(client, {
       after,
       horizon: Number.MAX_SAFE_INTEGER,
       resource: line.resource,
       limit: ROWS,
     })
-    const news = events.filter((event) => event.sequence > line.done)
+    const news = events.filter((event) => event.sequence > line.delivered_sequence)
     let silent: Event | undefined
     for (const event of news) {
       if (line.events !== null && !line.events.includes(event.type)) {
@@ -135,7 +135,7 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
       }
       if (silent !== undefined) {
         if (!(await passed(client, line, token, silent.sequence, positionOf(silent.id).id))) return false
-        line.done = silent.sequence
+        line.delivered_sequence = silent.sequence
         silent = undefined
       }
       if (!(await tell(line, event, lease, signal)) || performance.now() > until) return false

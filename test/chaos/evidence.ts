@@ -84,7 +84,7 @@ export async function readRows(
     ),
     restocks: await run(
       client,
-      sql`SELECT idempotency_key AS key, delta FROM movements WHERE idempotency_key IS NOT NULL`,
+      sql`SELECT idempotency_key AS key, delta FROM ledger_entries WHERE idempotency_key IS NOT NULL`,
     ),
     invariants: await verify(client),
   }

@@ -23,21 +23,21 @@ export const RIDE = { sql: `DROP INDEX bookings_active_ride; ${late('UPDATE ON b
 
 /** The fence in the guard of a batch, and the trigger that keeps it from falling. */
 export const FENCE = {
-  sql: 'DROP TRIGGER resources_fence ON resources',
+  sql: 'DROP TRIGGER resources_fencing_token ON resources',
   env: { TOKENS_LATE_MS: '2000' },
-  code: [{ file: BATCH, text: ' AND r.fence <= l.token', instead: '' }],
+  code: [{ file: BATCH, text: ' AND r.fencing_token <= l.token', instead: '' }],
 } satisfies Removal
 
 /** The row locks under which a batch reads what it will write. */
 export const ROW_LOCKS = {
-  sql: late('INSERT ON movements'),
+  sql: late('INSERT ON ledger_entries'),
   code: [
     { file: BATCH, text: ' FOR NO KEY UPDATE OF r', instead: '' },
     {
       file: BATCH,
-      text: `UPDATE resources r SET fence = l.token
+      text: `UPDATE resources r SET fencing_token = l.token
     FROM locked l
-    WHERE r.ref = l.ref AND r.fence <= l.token
+    WHERE r.ref = l.ref AND r.fencing_token <= l.token
     RETURNING r.ref,`,
       instead: 'SELECT r.ref,',
     },
@@ -50,13 +50,13 @@ export const ROW_LOCKS = {
   )
   const resources = new Map`,
     },
-    { file: BATCH, text: ' AND t.fence = d.token', instead: '' },
+    { file: BATCH, text: ' AND t.fencing_token = d.token', instead: '' },
   ],
 } satisfies Removal
 
 /** The condition on the status that was decided on, and the ledger's unique effects behind it. */
 export const STATUS = {
-  sql: 'DROP INDEX movements_effect',
+  sql: 'DROP INDEX ledger_entries_effect',
   code: [
     {
       file: BATCH,

@@ -50,7 +50,7 @@ export const ROUND_THE_LOCK: readonly Race[] = [
     apart: true,
     async run({ check, arena, make, among, scarcity }) {
       const scarce = await make(1)
-      const early = await arena.without('movements', among, async () => {
+      const early = await arena.without('ledger_entries', among, async () => {
         const answer = await scarce.take(`early-${scarce.ref}`, { wait_s: 1 })
         check.same(await scarce.counts(), { taken: 0, held: 0 }, 'nothing is sold')
         return answer

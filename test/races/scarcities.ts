@@ -86,7 +86,7 @@ const sellPast = ({ client }: Shop, ref: string, units: number, customer: string
         VALUES (${ref}, ${customer}, ${JSON.stringify([{ resource: ref, units }])}, 0, 'confirmed', clock_timestamp())
         RETURNING id
       ), m AS (
-        INSERT INTO movements (resource, purchase, delta, reason) SELECT ${ref}, id, ${-units}, 'sale' FROM p
+        INSERT INTO ledger_entries (resource, purchase, delta, reason) SELECT ${ref}, id, ${-units}, 'sale' FROM p
       )
       UPDATE resources SET available = available - ${units} WHERE ref = ${ref}`.execute(),
   )

@@ -68,7 +68,7 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
               INSERT INTO resources (ref, kind, name, total, available) VALUES (${ref}, 'units', ${name}, ${start}, ${start})
               ON CONFLICT DO NOTHING RETURNING ref, total
             ), moved AS (
-              INSERT INTO movements (resource, delta, reason) SELECT ref, total, 'created' FROM made WHERE total > 0
+              INSERT INTO ledger_entries (resource, delta, reason) SELECT ref, total, 'created' FROM made WHERE total > 0
             )
             INSERT INTO lab_counts AS c (ref, start, unsafe, side) VALUES (${ref}, ${start}, ${start}, ${side})
             ON CONFLICT (ref) DO UPDATE SET side = coalesce(excluded.side, c.side) RETURNING c.unsafe`,
@@ -140,9 +140,9 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
       const { ref } = counter
       await use({ ...counter, start }, null)
       const [found] = await guarded(() =>
-        run<{ fence: number }>(client, sql`SELECT fence FROM resources WHERE ref = ${ref}`),
+        run<{ fencing_token: number }>(client, sql`SELECT fencing_token FROM resources WHERE ref = ${ref}`),
       )
-      const lease = { wait_ms: RESET_WAIT_MS, above: found?.fence ?? 0 }
+      const lease = { wait_ms: RESET_WAIT_MS, above: found?.fencing_token ?? 0 }
       await locks.withLease(ref, lease, ({ token }) => guarded((signal) => refill(ref, start, token, signal)))
     },
   }
@@ -160,9 +160,9 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
       const delta = start - row.available
       const written = await run(
         tx,
-        sql`UPDATE resources SET fence = ${token}, total = total + ${delta}, available = available + ${delta},
+        sql`UPDATE resources SET fencing_token = ${token}, total = total + ${delta}, available = available + ${delta},
                                  version = version + 1, updated_at = now()
-            WHERE ref = ${ref} AND fence <= ${token} RETURNING ref`,
+            WHERE ref = ${ref} AND fencing_token <= ${token} RETURNING ref`,
       )
       if (written.length === 0) {
         fenced()
@@ -171,7 +171,7 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
       if (delta !== 0) {
         await run(
           tx,
-          sql`INSERT INTO movements (resource, delta, reason, fence) VALUES (${ref}, ${delta}, 'lab reset', ${token})`,
+          sql`INSERT INTO ledger_entries (resource, delta, reason, fencing_token) VALUES (${ref}, ${delta}, 'lab reset', ${token})`,
         )
       }
     })

@@ -68,8 +68,8 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
     const [guarded_row] = await guarded(() =>
       run(
         client,
-        sql`UPDATE lab_orders SET guarded_by = ${worker}, fence = ${fencing_token}
-            WHERE id = ${id} AND fence <= ${fencing_token} RETURNING id`,
+        sql`UPDATE lab_orders SET guarded_by = ${worker}, fencing_token = ${fencing_token}
+            WHERE id = ${id} AND fencing_token <= ${fencing_token} RETURNING id`,
       ),
     )
     await guarded(() =>
@@ -90,14 +90,14 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
 
   async function demonstrate(id: string) {
     const [order] = await guarded(() =>
-      run<{ fence: number }>(
+      run<{ fencing_token: number }>(
         client,
         sql`INSERT INTO lab_orders AS o (id) VALUES (${id})
             ON CONFLICT (id) DO UPDATE SET guarded_by = NULL, unguarded_by = NULL, unguarded_writes = 0
-            RETURNING o.fence`,
+            RETURNING o.fencing_token`,
       ),
     )
-    const leases = await stall(id, order?.fence ?? 0)
+    const leases = await stall(id, order?.fencing_token ?? 0)
     const workers: Worker[] = []
     // The newest writes at once; the others wake after it.
     for (const worker of [3, 1, 2]) {
@@ -106,15 +106,15 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
     }
     if (leases[2]) await locks.remote.release(leases[2].handle)
     const [after] = await guarded(() =>
-      run<{ guarded_by: number; fence: number; written_by: number; writes: number }>(
+      run<{ guarded_by: number; fencing_token: number; written_by: number; writes: number }>(
         client,
-        sql`SELECT guarded_by, fence, unguarded_by AS written_by, unguarded_writes AS writes FROM lab_orders WHERE id = ${id}`,
+        sql`SELECT guarded_by, fencing_token, unguarded_by AS written_by, unguarded_writes AS writes FROM lab_orders WHERE id = ${id}`,
       ),
     )
     if (!after) throw new Problem(409, 'gone', `The order ${id} is gone.`, { retry_after: 1 })
     workers.sort((a, b) => a.worker - b.worker)
-    const { guarded_by, fence, written_by, writes } = after
-    return { workers, order: { written_by: guarded_by, fence }, without_guard: { written_by, writes } }
+    const { guarded_by, fencing_token, written_by, writes } = after
+    return { workers, order: { written_by: guarded_by, fencing_token }, without_guard: { written_by, writes } }
   }
 
   app.post(
@@ -134,7 +134,7 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
               order_id: Type.String(),
               ttl_ms: Type.Integer({ examples: [TTL_MS] }),
               workers: Type.Array(Worker),
-              order: Type.Object({ written_by: Type.Integer(), fence: Type.Integer() }),
+              order: Type.Object({ written_by: Type.Integer(), fencing_token: Type.Integer() }),
               without_guard: Type.Object({ written_by: Type.Integer(), writes: Type.Integer() }),
               duration: Duration,
             }),

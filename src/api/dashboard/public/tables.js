@@ -128,7 +128,7 @@ export function showLocks(body, locks, now_ms) {
     {
       className: 'token',
       draw: (cell, { lock, holder }) =>
-        twoLines(cell, holder ? since(holder) : '–', String(holder?.fencing_token ?? lock.fence)),
+        twoLines(cell, holder ? since(holder) : '–', String(holder?.fencing_token ?? lock.fencing_token)),
     },
     {
       draw: (cell, { waiters }) => twoLines(cell, waiters.length > 0 ? count(waiters.length) : '–', waiters.join(', ')),
