@@ -21,11 +21,14 @@ export function readProcfile({ words, refuse }) {
   return counts
 }
 
-/** `npm run NAME` as npm would run it, less npm and the shell between: the pid shown is the process itself. */
+/**
+ * `npm run NAME` as npm would run it, less npm and the shell between: the pid shown is the process itself. The scripts that
+ * stay up begin with `exec`: npm passes its signals on to the shell, which keeps them unless it has become the process.
+ */
 export function wordsOf(command) {
   const [, name] = /^npm run ([\w:-]+)$/.exec(command) ?? []
   const scripts = name ? JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')).scripts : {}
-  const line = (name && scripts[name]) || command
+  const line = ((name && scripts[name]) || command).replace(/^exec /, '')
   if (/[^\w\s./:=@-]/.test(line)) return ['sh', '-c', line]
   const words = line.trim().split(/\s+/)
   return words[0] === 'node' ? [process.execPath, ...words.slice(1)] : words

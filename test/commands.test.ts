@@ -19,7 +19,8 @@ const commands = Object.keys(scripts).filter((name) => !OTHERS.includes(name))
 /** `npm run NAME -- ARGS`, less npm, with nothing set and no `npm start` to be found. */
 async function run(t: Test, name: string, args: readonly string[] = [], env: Record<string, string> = {}, cwd = ROOT) {
   const { PATH = '', HOME = '' } = process.env
-  const words = name.startsWith('node ') ? name.split(' ').slice(1) : (scripts[name]?.split(' ').slice(1) ?? [])
+  const line = name.startsWith('node ') ? name : (scripts[name]?.replace(/^exec /, '') ?? '')
+  const words = line.split(' ').slice(1)
   const child = spawn(process.execPath, [...words, ...args], {
     cwd,
     env: { PATH, HOME, HOLDFAST_DATA: join(t.testdirName, 'none'), ...env },

@@ -57,7 +57,7 @@ t.test('each of our services runs a script of package.json, with variables that 
     ['api', 'worker', 'migrate', 'sandbox'],
   )
   for (const [name, { command = [] }] of ours) {
-    t.equal(command.join(' '), scripts[name], `${name} is npm run ${name}`)
+    t.equal(command.join(' '), scripts[name]?.replace(/^exec /, ''), `${name} is npm run ${name}`)
     const entry = command.at(-1) ?? ''
     const code = `${read('src/shared/config.ts')}${read(entry)}`
     for (const variable of Object.keys(environment(name))) {

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { readdirSync, readFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
@@ -12,11 +13,16 @@ const folder = join(process.env.HOLDFAST_TEST_FOLDER ?? t.testdir({}), 'start')
 const port = await anyFreePort()
 t.setTimeout(300_000)
 
+type Scope = { teardown(step: () => void): void }
+
 /** `npm start` less npm, on a folder of its own and with none of this machine's servers. */
-function start(t: { teardown(step: () => void): void }, extra: Record<string, string> = {}, ...args: string[]) {
+const start = (t: Scope, extra: Record<string, string> = {}, ...args: string[]) =>
+  launch(t, [process.execPath, 'ops/start.mjs', ...args], extra)
+
+function launch(t: Scope, [command = '', ...args]: string[], extra: Record<string, string> = {}) {
   const { PATH = '', HOME = '' } = process.env
   const env = { PATH, HOME, HOLDFAST_DATA: folder, PORT: String(port), ...extra }
-  const child = spawn(process.execPath, ['ops/start.mjs', ...args], {
+  const child = spawn(command, args, {
     cwd: ROOT,
     env,
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -30,7 +36,11 @@ function start(t: { teardown(step: () => void): void }, extra: Record<string, st
   const exited = new Promise<string>((resolve) => {
     child.once('close', (code, signal) => resolve(signal ?? `code ${code}`))
   })
-  t.teardown(() => void child.kill('SIGTERM'))
+  t.teardown(() => {
+    child.kill('SIGTERM')
+    // Should it live on without npm: it stops when its log has no reader.
+    for (const stream of [child.stdout, child.stderr]) stream.destroy()
+  })
   const says = (what: RegExp) =>
     until(() => what.exec(text), { timeout_ms: 120_000, what: `${what}` }).catch((error: Error) => {
       throw new Error(`${error.message}\n${text}`)
@@ -147,4 +157,14 @@ t.test('what cannot be read is one line and exit code 2', async (t) => {
   const unknown = start(t, {}, 'wroker=2')
   t.equal(await unknown.exited, 'code 2')
   t.equal(unknown.text(), 'holdfast: cannot read "wroker=2": say NAME=COUNT, where NAME is api or worker or sandbox\n')
+})
+
+t.test('SIGTERM to the process of npm alone stops everything, and npm ends last', async (t) => {
+  const npm = launch(t, ['npm', 'start', '--', 'worker=1'])
+  await npm.ready()
+  const processes = running()
+  t.equal(processes.length, 5)
+  npm.child.kill('SIGTERM')
+  t.same(await once(npm.child, 'exit'), [0, null], npm.text())
+  t.notOk(processes.some(stillRuns), 'nothing is left running')
 })
