@@ -7,8 +7,8 @@
 import { loadavg } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { readCommand } from '../ops/command.mjs'
-import { type Client, migrateDb, openDb, sqlState } from '../src/shared/db.ts'
-import { verify } from '../src/shared/verify.ts'
+import { type Client, migrateDb, openDb, sqlState } from '../src/shared/db/client.ts'
+import { verify } from '../src/shared/invariants.ts'
 import { type Arena, openArena } from './arena.ts'
 import { inParallel, withHoldfast } from './holdfast.ts'
 

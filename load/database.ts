@@ -1,7 +1,7 @@
 /** The database behind an API that was loaded: whether its invariants hold once every line is empty. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { openDb } from '../src/shared/db.ts'
-import { type Finding, verify } from '../src/shared/verify.ts'
+import { openDb } from '../src/shared/db/client.ts'
+import { type Finding, verify } from '../src/shared/invariants.ts'
 
 /** Seconds that lines have to come to their end after the load. */
 const DRAIN_S = 60

@@ -1,6 +1,6 @@
 /** Holdfast's real processes for a benchmark: one API and some workers on a database and a prefix of their own. */
 import { anyFreePort } from '../ops/processes.mjs'
-import { type Client, migrateDb, openDb } from '../src/shared/db.ts'
+import { type Client, migrateDb, openDb } from '../src/shared/db/client.ts'
 import type { Field } from './arena.ts'
 import { answers, type NodeProcess, startNode } from './node.ts'
 

@@ -1,4 +1,4 @@
-/** Part of `npm run check`: src/shared/schema.ts and drizzle/ say the same. Exit code 1 when a migration is missing. */
+/** Part of `npm run check`: src/shared/db/schema.ts and drizzle/ say the same. Exit code 1 when a migration is missing. */
 import { execFileSync } from 'node:child_process'
 import { cpSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -8,7 +8,12 @@ const folder = mkdtempSync(join(tmpdir(), 'holdfast-drift-'))
 try {
   cpSync('drizzle', folder, { recursive: true })
   // drizzle-kit puts ./ before the path, and exits with 0 whatever happens: what counts is what it says.
-  const args = ['generate', '--dialect=postgresql', '--schema=./src/shared/schema.ts', `--out=${relative('.', folder)}`]
+  const args = [
+    'generate',
+    '--dialect=postgresql',
+    '--schema=./src/shared/db/schema.ts',
+    `--out=${relative('.', folder)}`,
+  ]
   const said = execFileSync('node_modules/.bin/drizzle-kit', args, {
     encoding: 'utf8',
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -10,7 +10,7 @@ import { renderClientTypes } from './client-types.ts'
 import { readCommand } from './command.mjs'
 
 const DOCUMENT = 'openapi.json'
-const CLIENT_TYPES = 'src/client/openapi.ts'
+const CLIENT_TYPES = 'src/client/generated/openapi.ts'
 
 const USAGE = `
 npm run openapi                 writes openapi.json and the types of holdfast/client from the routes

@@ -5,11 +5,11 @@
 import { randomBytes } from 'node:crypto'
 import { Redis } from 'ioredis'
 import postgres from 'postgres'
-import { BOOKING_SAMPLES } from '../src/api/bookings.ts'
-import { SAMPLE_LEASES } from '../src/api/leases.ts'
-import { SAMPLES } from '../src/api/purchases.ts'
-import { WEBHOOK_SAMPLES } from '../src/api/webhook-endpoints.ts'
-import { createRedisBackend } from '../src/shared/locks/redis.ts'
+import { BOOKING_SAMPLES } from '../src/api/routes/bookings.ts'
+import { SAMPLE_LEASES } from '../src/api/routes/leases.ts'
+import { SAMPLES } from '../src/api/routes/purchases.ts'
+import { WEBHOOK_SAMPLES } from '../src/api/routes/webhook-endpoints.ts'
+import { createRedisBackend } from '../src/shared/locks/redis/locks.ts'
 import { readCommand, reasonOf } from './command.mjs'
 
 const units = (ref: string, name: string, total: number, price: number) => ({ ref, kind: 'units', name, total, price })

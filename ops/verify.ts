@@ -1,10 +1,10 @@
 /** `npm run verify`: the invariants on DATABASE_URL, each with its figure. Exit code 1 when one does not hold. */
 import { readConfig } from '../src/shared/config.ts'
-import { openDb } from '../src/shared/db.ts'
-import { openLocks } from '../src/shared/locks/open.ts'
+import { openDb } from '../src/shared/db/client.ts'
+import { verify } from '../src/shared/invariants.ts'
 import { createLog } from '../src/shared/log.ts'
+import { openLocks } from '../src/shared/open-locks.ts'
 import { openRedis } from '../src/shared/queues.ts'
-import { verify } from '../src/shared/verify.ts'
 import { readCommand, reasonOf } from './command.mjs'
 
 const USAGE = `

@@ -2,8 +2,8 @@
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import t, { type Test } from 'tap'
-import { cursors } from '../src/api/http.ts'
-import { openDb } from '../src/shared/db.ts'
+import { cursors } from '../src/api/http/pagination.ts'
+import { openDb } from '../src/shared/db/client.ts'
 import { type Answer, contract, faultOfProblem, type Request } from './contract.ts'
 import { openWorld } from './world.ts'
 

@@ -11,7 +11,7 @@ import { parse } from 'yaml'
 import { ROOT } from '../ops/install.mjs'
 import { anyFreePort } from '../ops/processes.mjs'
 import { readConfig } from '../src/shared/config.ts'
-import { CONNECTIONS } from '../src/shared/db.ts'
+import { CONNECTIONS } from '../src/shared/db/client.ts'
 import { card } from './shop.ts'
 import { openWorld, until } from './world.ts'
 

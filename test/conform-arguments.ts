@@ -1,6 +1,6 @@
 /** Conformance at the door: what is no argument is refused with an error that names it, before anything is asked. */
 import t from 'tap'
-import type { Locks } from '../src/shared/locks/lease.ts'
+import type { Locks } from '../src/shared/locks/api.ts'
 import { locksOf } from './conform.ts'
 import type { LockServer } from './lock-servers.ts'
 

@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import type { Locks } from '../src/shared/locks/lease.ts'
+import type { Locks } from '../src/shared/locks/api.ts'
 import { casesOf, inEachMode, inLine, locksOf, unused } from './conform.ts'
 import { type LockServer, leave } from './lock-servers.ts'
 

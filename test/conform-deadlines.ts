@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import type { Lease, LockEvents } from '../src/shared/locks/lease.ts'
+import type { Lease, LockEvents } from '../src/shared/locks/api.ts'
 import { blockEventLoop, inEachMode, inLine, locksOf, lossOf, unused } from './conform.ts'
 import { forkWaiter, type LockServer } from './lock-servers.ts'
 

@@ -1,7 +1,7 @@
 /** Conformance when things break: a server that hangs, connections that are reset, answers that are lost. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { LockBusyError } from '../src/shared/locks/lease.ts'
+import { LockBusyError } from '../src/shared/locks/api.ts'
 import { casesOf, inEachMode, inLine, lateness, locksOf, lossOf, unused } from './conform.ts'
 import type { LockServer } from './lock-servers.ts'
 import { heldByNodeRedlock } from './node-redlock.ts'

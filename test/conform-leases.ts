@@ -1,7 +1,7 @@
 /** Conformance of one lease: token, ownership, expiry, heartbeat, loss, and what a caller is told. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { LeaseLostError, LockBusyError } from '../src/shared/locks/lease.ts'
+import { LeaseLostError, LockBusyError } from '../src/shared/locks/api.ts'
 import { blockEventLoop, casesOf, inEachMode, locksOf, lossOf, unused } from './conform.ts'
 import type { LockServer } from './lock-servers.ts'
 

@@ -1,7 +1,7 @@
 /** Conformance of waiting: exclusion, order, limits, cancelling, and nobody who starves. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { LockBusyError } from '../src/shared/locks/lease.ts'
+import { LockBusyError } from '../src/shared/locks/api.ts'
 import { casesOf, inEachMode, inLine, locksOf, unused, upTo } from './conform.ts'
 import type { LockServer } from './lock-servers.ts'
 

@@ -3,7 +3,7 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { type Lease, LeaseLostError, LockBusyError } from '../src/shared/locks/lease.ts'
+import { type Lease, LeaseLostError, LockBusyError } from '../src/shared/locks/api.ts'
 import { inEachMode, inLine, locksOf, unused, upTo } from './conform.ts'
 import type { LockServer } from './lock-servers.ts'
 

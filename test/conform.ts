@@ -1,6 +1,6 @@
 /** What the parts of the conformance suite share: a mode with what is in its way, and how the end of a lease is seen. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Ask, Lease, LeaseLostError, Locks, Mode } from '../src/shared/locks/lease.ts'
+import type { Ask, Lease, LeaseLostError, Locks, Mode } from '../src/shared/locks/api.ts'
 import type { LockServer, OpenOptions } from './lock-servers.ts'
 
 export type Scope = { teardown(done: () => unknown): void }

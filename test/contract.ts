@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import addFormats from 'ajv-formats'
-import { IDENTIFIER, isIdentifier, isPlainText, PLAIN_TEXT } from '../src/api/http.ts'
+import { IDENTIFIER, isIdentifier, isPlainText, PLAIN_TEXT } from '../src/api/http/schemas.ts'
 
 type Json = null | boolean | number | string | Json[] | { [key: string]: Json | undefined }
 type Method = 'get' | 'put' | 'post' | 'delete'

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
 import t from 'tap'
-import { migrateDb, openDb, run, transaction } from '../src/shared/db.ts'
+import { migrateDb, openDb, run, transaction } from '../src/shared/db/client.ts'
 import { startProxy } from './locks-redis.ts'
 import { openWorld } from './world.ts'
 

@@ -1,7 +1,6 @@
 /** What is decided about bookings: the state machine move by move, and random lines against a model. */
 import fc from 'fast-check'
 import t from 'tap'
-import { isActive, MOVES, mayStill } from '../src/shared/booking.ts'
 import {
   BOOKING_COMMANDS,
   BOOKING_STATUSES,
@@ -9,9 +8,10 @@ import {
   type BookingStatus,
   type ChargeCommand,
   type ChargeStatus,
-} from '../src/shared/schema.ts'
-import { type BookingItem, type BookingRow, decideBookings } from '../src/workers/bookings.ts'
-import type { Resource } from '../src/workers/purchases.ts'
+} from '../src/shared/db/schema.ts'
+import { isActive, MOVES, mayStill } from '../src/shared/domain/booking.ts'
+import { type BookingItem, type BookingRow, decideBookings } from '../src/workers/decide/bookings.ts'
+import type { Resource } from '../src/workers/decide/purchases.ts'
 
 /** The beginning of the stays here, so that no command is too early or too late. */
 const NOW = 0

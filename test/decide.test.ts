@@ -1,8 +1,8 @@
 /** Deciding is pure: whatever stands in a line, the ledger adds up and nothing goes below zero. */
 import fc from 'fast-check'
 import t from 'tap'
-import type { CommandKind, PurchaseStatus } from '../src/shared/schema.ts'
-import { decide, type PurchaseItem, type PurchaseRow, type Resource } from '../src/workers/purchases.ts'
+import type { CommandKind, PurchaseStatus } from '../src/shared/db/schema.ts'
+import { decide, type PurchaseItem, type PurchaseRow, type Resource } from '../src/workers/decide/purchases.ts'
 
 const NOW = 1_000_000
 const REFS = ['product:a', 'product:b', 'account:w']

@@ -2,10 +2,10 @@
 import { Redis } from 'ioredis'
 import t from 'tap'
 import { createBreaker } from '../src/shared/breaker.ts'
-import { createLocks } from '../src/shared/locks/redis.ts'
+import { createLocks } from '../src/shared/locks/redis/locks.ts'
 import { createMetrics } from '../src/shared/metrics.ts'
-import { createDrain, type DrainDeps } from '../src/workers/drain.ts'
-import type { Ask, Outcome } from '../src/workers/settle.ts'
+import type { Ask, Outcome } from '../src/workers/queue/batcher.ts'
+import { createDrain, type DrainDeps } from '../src/workers/queue/queue-runner.ts'
 import { openWorld, until } from './world.ts'
 
 const TTL_MS = 1_000

@@ -2,7 +2,7 @@
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import t from 'tap'
-import type { Lease } from '../src/shared/locks/lease.ts'
+import type { Lease } from '../src/shared/locks/api.ts'
 import { forkWaiter } from './lock-servers.ts'
 import { startEtcd } from './locks-etcd.ts'
 import { startProxy } from './locks-redis.ts'

@@ -1,6 +1,6 @@
 /** The sale with its leases on etcd: the same road, another lock server, changed on a database that has seen Redis' tokens. */
 import t from 'tap'
-import { handleOf } from '../src/shared/locks/remote.ts'
+import { handleOf } from '../src/shared/locks/core/lease-handle.ts'
 import { contract } from './contract.ts'
 import { startEtcd } from './locks-etcd.ts'
 import { openShop, tally } from './shop.ts'

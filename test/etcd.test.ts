@@ -1,6 +1,6 @@
 /** Locks on etcd: order, modes, tokens, and what is left behind. */
 import t from 'tap'
-import { type Lease, LockBusyError, type LockState, type Locks } from '../src/shared/locks/lease.ts'
+import { type Lease, LockBusyError, type LockState, type Locks } from '../src/shared/locks/api.ts'
 import { startEtcd } from './locks-etcd.ts'
 import { until } from './world.ts'
 

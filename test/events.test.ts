@@ -1,8 +1,8 @@
 /** Events as they are pushed: none is missing, none is out of order, whoever dies or comes late. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
+import { verify } from '../src/shared/invariants.ts'
 import type { Event } from '../src/shared/outbox.ts'
-import { verify } from '../src/shared/verify.ts'
 import { contract } from './contract.ts'
 import { listen } from './listen.ts'
 import { openShop } from './shop.ts'

@@ -4,7 +4,7 @@ import type { Breaker } from '../src/shared/breaker.ts'
 import { createLog } from '../src/shared/log.ts'
 import { createMetrics } from '../src/shared/metrics.ts'
 import type { Gateway, Intent } from '../src/shared/payments/gateway.ts'
-import { createPayments } from '../src/workers/payments.ts'
+import { createPayments } from '../src/workers/payments/charge-saga.ts'
 import { openShop } from './shop.ts'
 import { openWorld } from './world.ts'
 

@@ -3,7 +3,7 @@
  * invariant: where the model is sure, the server must answer so; where a lease is about to end, either answer is right
  * and the model follows it.
  */
-import type { Mode } from '../src/shared/locks/lease.ts'
+import type { Mode } from '../src/shared/locks/api.ts'
 
 export interface Wish {
   mode: Mode

@@ -1,6 +1,6 @@
 /** The steps of a history of one lock, each with what must be true after it. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type AcquireOptions, type Lease, LeaseLostError, LockBusyError } from '../src/shared/locks/lease.ts'
+import { type AcquireOptions, type Lease, LeaseLostError, LockBusyError } from '../src/shared/locks/api.ts'
 import { admission, type Given, type Memory, renewed, statusOf, type Wish } from './history-model.ts'
 import type { HistoryWorld } from './history-world.ts'
 

@@ -4,8 +4,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
-import type { Locks } from '../src/shared/locks/lease.ts'
-import { createLocks } from '../src/shared/locks/redis.ts'
+import type { Locks } from '../src/shared/locks/api.ts'
+import { createLocks } from '../src/shared/locks/redis/locks.ts'
 import { makeClock } from './clock.ts'
 import { startProxy, startRedis } from './locks-redis.ts'
 

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import t from 'tap'
-import { createLocks } from '../src/shared/locks/redis.ts'
+import { createLocks } from '../src/shared/locks/redis/locks.ts'
 import { contract } from './contract.ts'
 import { openWorld, until } from './world.ts'
 

@@ -5,8 +5,8 @@ import { join } from 'node:path'
 import { Etcd3 } from 'etcd3'
 import { ensureEtcdServer } from '../ops/install.mjs'
 import { startEtcd as start } from '../ops/services.mjs'
-import { createEtcdLocks, type EtcdLocksOptions } from '../src/shared/locks/etcd.ts'
-import type { Locks } from '../src/shared/locks/lease.ts'
+import type { Locks } from '../src/shared/locks/api.ts'
+import { createEtcdLocks, type EtcdLocksOptions } from '../src/shared/locks/etcd/locks.ts'
 
 export interface OwnEtcd {
   url: string

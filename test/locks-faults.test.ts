@@ -2,7 +2,7 @@ import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { createLocks } from '../src/shared/locks/redis.ts'
+import { createLocks } from '../src/shared/locks/redis/locks.ts'
 import { forkWaiter } from './lock-servers.ts'
 import { type OwnRedis, startProxy, startRedis } from './locks-redis.ts'
 

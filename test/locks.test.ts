@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { type Lease, LeaseLostError, type LockEvents, type Locks } from '../src/shared/locks/lease.ts'
-import { createLocks } from '../src/shared/locks/redis.ts'
+import { type Lease, LeaseLostError, type LockEvents, type Locks } from '../src/shared/locks/api.ts'
+import { createLocks } from '../src/shared/locks/redis/locks.ts'
 import { startRedis } from './locks-redis.ts'
 
 const server = await startRedis()

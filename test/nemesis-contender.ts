@@ -5,8 +5,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
-import type { Lease } from '../src/shared/locks/lease.ts'
-import { createLocks } from '../src/shared/locks/redis.ts'
+import type { Lease } from '../src/shared/locks/api.ts'
+import { createLocks } from '../src/shared/locks/redis/locks.ts'
 
 const [port, store_port, ttl_ms] = process.argv.slice(2).map(Number) as [number, number, number]
 const redis = new Redis({ port, retryStrategy: () => 20 })

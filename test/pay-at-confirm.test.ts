@@ -3,7 +3,7 @@
  * was declined, or from a wallet. At most one charge counts, whatever is sent at once and whoever dies.
  */
 import t from 'tap'
-import { conclude } from '../src/workers/money.ts'
+import { conclude } from '../src/workers/payments/charge-store.ts'
 import { openGate } from './gate.ts'
 import { type Answer, card, inTransaction, openShop, provider, type Shop, TTL, tally } from './shop.ts'
 import { openWorld, until } from './world.ts'

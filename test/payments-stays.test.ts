@@ -1,7 +1,7 @@
 /** Stays paid by card, against the sandbox as the provider: the dates and the money go together, whoever is late or dies. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { verify } from '../src/shared/verify.ts'
+import { verify } from '../src/shared/invariants.ts'
 import { openGate } from './gate.ts'
 import { card, openShop, provider, type Shop, TTL, tally, webhook } from './shop.ts'
 import { openWorld, until } from './world.ts'

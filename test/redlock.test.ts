@@ -2,11 +2,11 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import t from 'tap'
-import { type Lease, LeaseLostError, LockBusyError, type Locks } from '../src/shared/locks/lease.ts'
-import { script } from '../src/shared/locks/redis-script.ts'
+import { type Lease, LeaseLostError, LockBusyError, type Locks } from '../src/shared/locks/api.ts'
+import { script } from '../src/shared/locks/redis/script.ts'
 import { createRedlockBackend } from '../src/shared/locks/redlock/backend.ts'
+import { createRedlock } from '../src/shared/locks/redlock/locks.ts'
 import { createVoter } from '../src/shared/locks/redlock/voter.ts'
-import { createRedlock } from '../src/shared/locks/redlock.ts'
 import { type OwnRedis, startProxy, startRedis } from './locks-redis.ts'
 
 type Scope = { teardown(done: () => unknown): void }
@@ -280,8 +280,8 @@ t.test('the answer to each verb in turn is lost with its connection: nothing is 
     for (const lose of verbs) {
       const resource = `answers:${lossy}${lose}`
       let seen = 0
-      const short = { vote: ['redlock/vote-free'], withdraw: ['redlock/withdraw-alone'], confirm: [], renew: [] }[lose]
-      const { sha } = script(...short, 'line', 'redlock/voter', `redlock/${lose}`)
+      const fast = { vote: ['redlock/vote-fast'], withdraw: ['redlock/withdraw-fast'], confirm: [], renew: [] } as const
+      const { sha } = script(...fast[lose], 'redis/prelude', 'redlock/voter', `redlock/${lose}`)
       // Who wants it alone where nobody is needs no second round.
       const mode = lose === 'confirm' ? 'shared' : 'exclusive'
       const proxies = await Promise.all(

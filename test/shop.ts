@@ -2,11 +2,11 @@
 import { createHmac } from 'node:crypto'
 import type { Test } from 'tap'
 import { SANDBOX_KEY, SANDBOX_WEBHOOK_SECRET } from '../src/shared/config.ts'
-import { type Client, openDb } from '../src/shared/db.ts'
-import { createLocks } from '../src/shared/locks/redis.ts'
+import { type Client, openDb } from '../src/shared/db/client.ts'
+import { verify } from '../src/shared/invariants.ts'
+import { createLocks } from '../src/shared/locks/redis/locks.ts'
 import { createLog } from '../src/shared/log.ts'
 import { openRedis } from '../src/shared/queues.ts'
-import { verify } from '../src/shared/verify.ts'
 import { until, type World } from './world.ts'
 
 export interface Answer {

@@ -1,6 +1,6 @@
 /** Webhooks: whatever fails on either side, each event arrives, signed, and none before the one in front of it. */
 import t, { type Test } from 'tap'
-import { createPoster } from '../src/workers/webhook-post.ts'
+import { createPoster } from '../src/workers/webhooks/http-sender.ts'
 import { type Answer, contract } from './contract.ts'
 import { startReceiver } from './receiver.ts'
 import { openShop } from './shop.ts'

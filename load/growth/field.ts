@@ -1,7 +1,7 @@
 /** What the parts of the growth benchmark share: stock, load, and what was settled of it. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Client } from '../../src/shared/db.ts'
-import { verify } from '../../src/shared/verify.ts'
+import type { Client } from '../../src/shared/db/client.ts'
+import { verify } from '../../src/shared/invariants.ts'
 import type { Arena } from '../arena.ts'
 import type { Load, Loaded } from '../generator.ts'
 import { type Holdfast, stock, withHoldfast } from '../holdfast.ts'

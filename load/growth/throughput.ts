@@ -1,6 +1,6 @@
 /** Purchases settled a second against the number of workers, of products, of rows in line and of rows that are settled. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Client } from '../../src/shared/db.ts'
+import type { Client } from '../../src/shared/db/client.ts'
 import type { Arena } from '../arena.ts'
 import { median } from '../results.ts'
 import { load, type Options, type Part, type Say, shop, throughput, whole } from './field.ts'

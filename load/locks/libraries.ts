@@ -5,8 +5,8 @@
 import { existsSync } from 'node:fs'
 import { Redis } from 'ioredis'
 import Redlock from 'redlock'
-import { createLocks } from '../../src/shared/locks/redis.ts'
-import { createRedlock } from '../../src/shared/locks/redlock.ts'
+import { createLocks } from '../../src/shared/locks/redis/locks.ts'
+import { createRedlock } from '../../src/shared/locks/redlock/locks.ts'
 
 /** Milliseconds a lock lives: long enough that no renewal falls into a measurement of single pairs. */
 const TTL_MS = 10_000

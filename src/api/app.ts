@@ -12,27 +12,28 @@ import addFormats from 'ajv-formats'
 import Fastify, { type FastifyBaseLogger, type FastifyError, type FastifyInstance, LogController } from 'fastify'
 import { UnavailableError } from '../shared/breaker.ts'
 import { type Health, healthRoutes } from '../shared/health.ts'
-import { LeaseLostError, LockBusyError } from '../shared/locks/lease.ts'
+import { LeaseLostError, LockBusyError } from '../shared/locks/api.ts'
 import type { Log } from '../shared/log.ts'
 import { knowPaths } from '../shared/methods.ts'
 import { badField, type FieldError, Problem, ProblemSchema, problemBody, sendProblem } from '../shared/problem.ts'
 import { createDoor, type Door } from '../shared/shutdown.ts'
-import { availabilityRoutes } from './availability.ts'
-import { type BoardDeps, boardRoutes } from './board.ts'
-import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './bookings.ts'
 import { type DashboardDeps, dashboardRoutes } from './dashboard/routes.ts'
-import { type EventRoutesDeps, eventRoutes } from './events.ts'
-import { IDENTIFIER, isIdentifier, isPlainText, NFC, PLAIN_TEXT, WORDS } from './http.ts'
-import { type LabDeps, labRoutes } from './lab.ts'
-import { type LeaseRoutesDeps, leaseRoutes } from './leases.ts'
-import { lockBusy } from './lock-server.ts'
-import { type LockRoutesDeps, lockRoutes } from './locks.ts'
-import { type ProtectDeps, protect } from './protect.ts'
-import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './purchases.ts'
-import { type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './resources.ts'
-import { declared, refuseUnknown } from './strict.ts'
-import { type WebhookEndpointDeps, webhookEndpointRoutes } from './webhook-endpoints.ts'
-import { type WebhookRoutesDeps, webhookRoutes } from './webhooks.ts'
+import { lockBusy } from './http/lock-problems.ts'
+import { IDENTIFIER, isIdentifier, isPlainText, NFC, PLAIN_TEXT, WORDS } from './http/schemas.ts'
+import { type LabDeps, labRoutes } from './lab/routes.ts'
+import { requireAdminPassword } from './plugins/auth.ts'
+import { type ProtectDeps, protect } from './plugins/security.ts'
+import { declared, refuseUnknown } from './plugins/strict-fields.ts'
+import { availabilityRoutes } from './routes/availability.ts'
+import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './routes/bookings.ts'
+import { type BoardDeps, boardRoutes } from './routes/bull-board.ts'
+import { type EventRoutesDeps, eventRoutes } from './routes/events.ts'
+import { type LeaseRoutesDeps, leaseRoutes } from './routes/leases.ts'
+import { type LockRoutesDeps, lockRoutes } from './routes/locks.ts'
+import { type PurchaseRoutesDeps, PurchaseSchema, purchaseRoutes } from './routes/purchases.ts'
+import { type ResourceRoutesDeps, ResourceSchema, resourceRoutes } from './routes/resources.ts'
+import { type WebhookRoutesDeps, webhookRoutes } from './routes/stripe-webhook.ts'
+import { type WebhookEndpointDeps, webhookEndpointRoutes } from './routes/webhook-endpoints.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -109,7 +110,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   lockRoutes(app, deps)
   labRoutes(app, deps)
   await dashboardRoutes(app, deps)
-  boardRoutes(app, deps)
+  boardRoutes(app, deps, requireAdminPassword(deps.config))
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
   await app.ready()
   return app

@@ -3,7 +3,7 @@
  * twice: a GET, or one that carries an Idempotency-Key, always the same one.
  */
 import createFetchClient, { type FetchResponse, type MaybeOptionalInit } from 'openapi-fetch'
-import { type components, KEYED, type paths } from './openapi.ts'
+import { type components, KEYED, type paths } from './generated/openapi.ts'
 
 export type Purchase = components['schemas']['Purchase']
 export type Booking = components['schemas']['Booking']

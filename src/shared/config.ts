@@ -3,7 +3,7 @@
  * variable stops it at start, with the variable's name.
  */
 import { type ApiKey, readKey } from './api-keys.ts'
-import { TYPE_PATTERN } from './resource.ts'
+import { TYPE_PATTERN } from './domain/resource.ts'
 
 /** Where the locks are; each backend with what it needs. */
 export type LockConfig =

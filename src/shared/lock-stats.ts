@@ -4,8 +4,8 @@
  * second; whoever reads sums the hours.
  */
 import type { Redis } from 'ioredis'
-import { bounded } from './locks/bounded.ts'
-import type { LockEvents } from './locks/lease.ts'
+import type { LockEvents } from './locks/api.ts'
+import { bounded } from './timeout.ts'
 
 const FLUSH_MS = 1_000
 /** Milliseconds that Redis has to take or to give figures. */

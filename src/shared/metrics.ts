@@ -1,9 +1,9 @@
 /** Prometheus metrics of one process. Invariant: every name that the alerts use is here, so it exists from the start. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import { typeOf } from './domain/resource.ts'
 import type { LockStats } from './lock-stats.ts'
-import type { LockEvents, LostReason } from './locks/lease.ts'
+import type { LockEvents, LostReason } from './locks/api.ts'
 import type { Log } from './log.ts'
-import { typeOf } from './resource.ts'
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 
@@ -112,7 +112,7 @@ export function createMetrics() {
       ['breaker', 'state'],
     ),
   }
-  // No value before the first poll of the fleet (watch.ts): a 0 would claim that all is well.
+  // No value before the first poll of the fleet (fleet-monitor.ts): a 0 would claim that all is well.
   const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
   for (const one of [queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations])
     one.remove()

@@ -3,8 +3,8 @@
  * reader that has read up to a horizon has missed nothing, although ids are given before their transactions commit.
  */
 import { sql } from 'drizzle-orm'
-import { type Client, run } from './db.ts'
-import { BOOKING_STATUSES, type BookingStatus, type Line, PURCHASE_STATUSES, type PurchaseStatus } from './schema.ts'
+import { type Client, run } from './db/client.ts'
+import { BOOKING_STATUSES, type BookingStatus, type Line, PURCHASE_STATUSES, type PurchaseStatus } from './db/schema.ts'
 
 /** To be in the line is no change: whoever put it there was told. */
 const settled = <Status extends string>(statuses: readonly Status[]) => statuses.filter((one) => one !== 'queued')

@@ -37,6 +37,13 @@ export class Problem extends Error {
 export const stopping = () =>
   new Problem(503, 'stopping', 'This process is stopping. Nothing was done; try again.', { retry_after: 1 })
 
+export const adminRequired = () => new Problem(403, 'admin_required', 'This needs one of the keys in ADMIN_KEYS.')
+
+export const reusedKey = () =>
+  new Problem(422, 'idempotency_key_reused', 'This Idempotency-Key was used with another body.', {
+    errors: [{ field: 'Idempotency-Key', detail: 'was used with another body' }],
+  })
+
 /** One wrong field: a 400 that names it. */
 export const badField = (field: string, detail: string, status = 400, code = 'invalid_request') =>
   new Problem(status, code, `${field} ${detail}`, { errors: [{ field, detail }] })

@@ -2,14 +2,13 @@
 import { type Job, Worker } from 'bullmq'
 import { type Breaker, createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
-import { CONNECTIONS, openDb } from '../shared/db.ts'
+import { CONNECTIONS, openDb } from '../shared/db/client.ts'
 import { watchDependencies } from '../shared/health.ts'
 import { createLockStats } from '../shared/lock-stats.ts'
-import { bounded } from '../shared/locks/bounded.ts'
-import { LeaseLostError, LockBusyError, type Locks } from '../shared/locks/lease.ts'
-import { openLocks } from '../shared/locks/open.ts'
+import { LeaseLostError, LockBusyError, type Locks } from '../shared/locks/api.ts'
 import type { Log } from '../shared/log.ts'
 import { lockEvents, type Metrics } from '../shared/metrics.ts'
+import { openLocks } from '../shared/open-locks.ts'
 import {
   bullPrefix,
   createNudger,
@@ -23,14 +22,15 @@ import {
   writeFlow,
 } from '../shared/queues.ts'
 import { inOrder, type Step } from '../shared/shutdown.ts'
-import { openTraces } from '../shared/traces.ts'
-import { createDrain } from './drain.ts'
-import { startPaymentJobs } from './payment-jobs.ts'
-import { createSettler, isDatabaseAnswer } from './settle.ts'
-import { SWEEP_MS, sweepOnce } from './sweep.ts'
-import { traceSettled } from './trace-settled.ts'
-import { LINES_MS, VERIFY_MS, watchOnce } from './watch.ts'
-import { startWebhookJobs } from './webhook-jobs.ts'
+import { bounded } from '../shared/timeout.ts'
+import { openTraces } from '../shared/tracing.ts'
+import { LINES_MS, VERIFY_MS, watchOnce } from './maintenance/fleet-monitor.ts'
+import { SWEEP_MS, sweepOnce } from './maintenance/sweeper.ts'
+import { startPaymentJobs } from './payments/charge-worker.ts'
+import { createSettler, isDatabaseAnswer } from './queue/batcher.ts'
+import { createDrain } from './queue/queue-runner.ts'
+import { traceSettled } from './queue/tracing.ts'
+import { startWebhookJobs } from './webhooks/scheduler.ts'
 
 /** Milliseconds for taking the id off a job; the sweeper makes up for one that stays. */
 const READY_MS = 2_000

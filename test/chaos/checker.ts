@@ -2,7 +2,7 @@
  * The judge: from what clients were told and from what the database and the provider have, each claim with what it looked
  * at and what speaks against it. It asks nobody and changes nothing, so that doctored records show whether it can object.
  */
-import type { Finding } from '../../src/shared/verify.ts'
+import type { Finding } from '../../src/shared/invariants.ts'
 import { KEPT } from './claims-kept.ts'
 import { TOLD } from './claims-told.ts'
 import type { Evidence } from './evidence.ts'

@@ -1,5 +1,5 @@
 /** Claims about what clients were told: each answer right, and no two of them at odds. */
-import { MOVES } from '../../src/shared/booking.ts'
+import { MOVES } from '../../src/shared/domain/booking.ts'
 import { brief, type Claim, COMMAND, groups, isTaking } from './known.ts'
 import type { Entry } from './record.ts'
 

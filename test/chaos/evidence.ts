@@ -1,8 +1,8 @@
 /** What there is to be judged when the load is over: what clients were told, what the database has, what the provider took. */
 import { sql } from 'drizzle-orm'
-import { type Client, run } from '../../src/shared/db.ts'
-import type { BookingStatus, Line, PurchaseStatus } from '../../src/shared/schema.ts'
-import { type Finding, verify } from '../../src/shared/verify.ts'
+import { type Client, run } from '../../src/shared/db/client.ts'
+import type { BookingStatus, Line, PurchaseStatus } from '../../src/shared/db/schema.ts'
+import { type Finding, verify } from '../../src/shared/invariants.ts'
 import type { Entry } from './record.ts'
 
 export interface Row {

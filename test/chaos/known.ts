@@ -1,5 +1,5 @@
 /** What claims are made of: what several of them look things up in, and how a request is named to a person. */
-import type { Finding } from '../../src/shared/verify.ts'
+import type { Finding } from '../../src/shared/invariants.ts'
 import type { Evidence, Row } from './evidence.ts'
 import type { Entry } from './record.ts'
 

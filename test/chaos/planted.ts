@@ -18,7 +18,7 @@ export interface Planted extends Removal {
   readonly harmless?: true
 }
 
-const DRAIN = '/src/workers/drain.ts'
+const DRAIN = '/src/workers/queue/queue-runner.ts'
 const UNLOCKED = { worker: 'test/races/unlocked-worker.ts' }
 
 /** What the planted faults are compared with: the same runs, with the guards in place. */
@@ -34,7 +34,7 @@ export const PLANTED: readonly Planted[] = [
     ...STOCK,
     code: [
       {
-        file: '/src/workers/purchases.ts',
+        file: '/src/workers/decide/purchases.ts',
         text: `if (available < units) return ['rejected', 'sold_out', { resource: ref, available }]`,
         instead: '',
       },
@@ -46,7 +46,7 @@ export const PLANTED: readonly Planted[] = [
     ...OVERLAP,
     code: [
       {
-        file: '/src/workers/bookings.ts',
+        file: '/src/workers/decide/bookings.ts',
         text: 'const here = [...(calendars.get(booking.queue) ?? [])].filter((row) => overlap(row, booking))',
         instead: 'const here = []',
       },

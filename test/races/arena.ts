@@ -4,7 +4,7 @@
  */
 import type { Redis } from 'ioredis'
 import type { Test } from 'tap'
-import { createLocks } from '../../src/shared/locks/redis.ts'
+import { createLocks } from '../../src/shared/locks/redis/locks.ts'
 import { createLog } from '../../src/shared/log.ts'
 import { createNudger, openRedis } from '../../src/shared/queues.ts'
 import { openShop, provider, type Shop, TTL } from '../shop.ts'

@@ -5,7 +5,7 @@
  */
 import { isDeepStrictEqual } from 'node:util'
 import t, { type Test } from 'tap'
-import { verify } from '../../src/shared/verify.ts'
+import { verify } from '../../src/shared/invariants.ts'
 import { type Arena, openArena } from './arena.ts'
 import type { Check } from './race.ts'
 import { FENCE, IDEMPOTENCY, MERGING, OVERLAP, type Removal, RIDE, ROW_LOCKS, STATUS, STOCK } from './removals.ts'

@@ -8,7 +8,7 @@ export interface Removal {
   readonly env?: Readonly<Record<string, string>>
 }
 
-const BATCH = '/src/workers/batch.ts'
+const BATCH = '/src/workers/queue/settlement.ts'
 
 /** Makes what a batch writes there late: time for another to decide on what it has read. */
 const late = (when: string) => `
@@ -71,7 +71,7 @@ export const IDEMPOTENCY = {
   sql: 'DROP INDEX purchases_idempotency_key',
   code: [
     {
-      file: '/src/api/intake.ts',
+      file: '/src/api/queue/intake.ts',
       text: 'ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING',
       instead: '',
     },
@@ -82,12 +82,12 @@ export const IDEMPOTENCY = {
 export const MERGING = {
   code: [
     {
-      file: '/src/shared/resource.ts',
+      file: '/src/shared/domain/resource.ts',
       text: 'export function mergeLines(lines: readonly Line[]): Line[] {',
       instead: 'export function mergeLines(lines: readonly Line[]): Line[] {\n  return [...lines]',
     },
     {
-      file: '/src/workers/purchases.ts',
+      file: '/src/workers/decide/purchases.ts',
       text: 'units.set(line.resource, (units.get(line.resource) ?? 0) + line.units)',
       instead: 'units.set(line.resource, line.units)',
     },

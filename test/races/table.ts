@@ -1,6 +1,6 @@
 /** The table: every race, on every scarcity that it applies to. */
 import type { Test } from 'tap'
-import { verify } from '../../src/shared/verify.ts'
+import { verify } from '../../src/shared/invariants.ts'
 import { openArena } from './arena.ts'
 import { HELD } from './held.ts'
 import { LAST_ONE } from './last-one.ts'

@@ -3,8 +3,8 @@
  * sold so far nor a long line makes it dear.
  */
 import { type SQL, sql } from 'drizzle-orm'
-import { type Client, run } from '../../shared/db.ts'
-import { heads } from '../../shared/lines.ts'
+import { type Client, run } from '../../shared/db/client.ts'
+import { heads } from '../../shared/db/queue-heads.ts'
 
 /** Of each type the first so many resources, of so many types. */
 const [EACH_TYPE, TYPES] = [6, 12]

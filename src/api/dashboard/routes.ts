@@ -8,8 +8,8 @@ import { fileURLToPath } from 'node:url'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
-import { problems } from '../http.ts'
-import { createStreams, frame, HELLO } from '../sse.ts'
+import { problemResponses } from '../http/responses.ts'
+import { createStreams, frame, HELLO } from '../http/sse.ts'
 import type { Collector } from './collector.ts'
 import { SnapshotSchema } from './snapshot-schema.ts'
 
@@ -106,7 +106,7 @@ export async function dashboardRoutes(instance: FastifyInstance, { dashboard }: 
               'text/event-stream': { schema: Type.String() },
             },
           },
-          ...problems(400),
+          ...problemResponses(400),
         },
       },
     },

@@ -1,8 +1,8 @@
 /** The shape of what the dashboard shows. Invariant: what could not be asked is null; it is never told as empty. */
 import Type from 'typebox'
-import { Nullable, Time } from '../http.ts'
-import { LockSchema } from '../locks.ts'
-import type { ResourceSchema } from '../resources.ts'
+import { Nullable, Time } from '../http/schemas.ts'
+import { LockSchema } from '../routes/locks.ts'
+import type { ResourceSchema } from '../routes/resources.ts'
 import { COUNT_TO } from './queries.ts'
 
 const LineSchema = Type.Object({

@@ -2,7 +2,7 @@
  * How fast the fleet settles, heard from the notices that it sends to whoever waits. Invariant: nothing is asked of
  * Postgres for it, and nothing is heard while nobody looks. A notice may be lost; this is a picture, not the ledger.
  */
-import type { Waits } from '../wait.ts'
+import type { Waits } from '../queue/settlement-waiter.ts'
 
 /** Waits kept of one sample: enough for its quantiles, also when far more was settled. */
 const KEPT = 4_096

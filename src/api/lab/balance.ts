@@ -2,7 +2,7 @@
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
-import { answers, problems } from '../http.ts'
+import { problemResponses, response } from '../http/responses.ts'
 import {
   busy,
   Duration,
@@ -18,8 +18,8 @@ import {
   since,
   TAGS,
   whyNot,
-} from './answers.ts'
-import type { Counter, Counters } from './counter.ts'
+} from './response-shapes.ts'
+import type { Counter, Counters } from './scarce-counter.ts'
 
 /** What one call takes. */
 const PAYMENT = 100
@@ -39,7 +39,7 @@ export function balanceRoutes(instance: FastifyInstance, counters: Counters): vo
           summary: `Balance, ${side.summary}`,
           description: `Takes ${PAYMENT}. Takes no body.`,
           response: {
-            200: answers(
+            200: response(
               Type.Object({
                 success: Success,
                 message: Message,
@@ -72,7 +72,7 @@ export function balanceRoutes(instance: FastifyInstance, counters: Counters): vo
         operationId: 'labGetBalance',
         tags: TAGS,
         summary: 'What the side that was used last has left',
-        response: { 200: answers(Balance, 'The balance'), ...problems() },
+        response: { 200: response(Balance, 'The balance'), ...problemResponses() },
       },
     },
     async () => ({ balance: (await counters.read(BALANCE)).left }),
@@ -86,7 +86,7 @@ export function balanceRoutes(instance: FastifyInstance, counters: Counters): vo
         operationId: 'labResetBalance',
         tags: TAGS,
         summary: `Both sides have ${BALANCE.start}`,
-        response: { 200: answers(Balance, 'Reset'), ...problems(400, busy, 413, 415) },
+        response: { 200: response(Balance, 'Reset'), ...problemResponses(400, busy, 413, 415) },
       },
     },
     async () => {

@@ -9,9 +9,21 @@ import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, run } from '../../shared/db.ts'
-import { answers, Nullable, PLAIN_TEXT, problems } from '../http.ts'
-import { Duration, idParam, KEYED, Message, Refused, refusals, refused, Success, since, TAGS } from './answers.ts'
+import { type Client, run } from '../../shared/db/client.ts'
+import { problemResponses, response } from '../http/responses.ts'
+import { Nullable, PLAIN_TEXT } from '../http/schemas.ts'
+import {
+  Duration,
+  idParam,
+  KEYED,
+  Message,
+  Refused,
+  refusals,
+  refused,
+  Success,
+  since,
+  TAGS,
+} from './response-shapes.ts'
 
 export interface DriverDeps {
   client: Client
@@ -41,7 +53,7 @@ export function driverRoutes(instance: FastifyInstance, { client, guarded, pause
           { additionalProperties: false, examples: [{ rider_id: 'ada' }] },
         ),
         response: {
-          200: answers(
+          200: response(
             Type.Object({
               success: Success,
               message: Message,
@@ -86,11 +98,11 @@ export function driverRoutes(instance: FastifyInstance, { client, guarded, pause
         summary: 'The driver is free',
         params: Id,
         response: {
-          200: answers(
+          200: response(
             Type.Object({ driver_id: Type.String(), rider_id: Nullable(Type.String()), rides: Rides }),
             'Reset',
           ),
-          ...problems(400, 413, 415),
+          ...problemResponses(400, 413, 415),
         },
       },
     },

@@ -9,11 +9,11 @@ import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, run } from '../../shared/db.ts'
-import { LeaseLostError, type Locks, type RemoteLease } from '../../shared/locks/lease.ts'
+import { type Client, run } from '../../shared/db/client.ts'
+import { LeaseLostError, type Locks, type RemoteLease } from '../../shared/locks/api.ts'
 import { Problem } from '../../shared/problem.ts'
-import { answers, problems } from '../http.ts'
-import { busy, Duration, idParam, KEYED, Message, Success, since, TAGS } from './answers.ts'
+import { problemResponses, response } from '../http/responses.ts'
+import { busy, Duration, idParam, KEYED, Message, Success, since, TAGS } from './response-shapes.ts'
 
 /** Milliseconds of a worker's lease: short, since two of them are waited for. */
 const TTL_MS = 250
@@ -128,7 +128,7 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
         description: 'Only the newest may write. `without_guard` is a column that all of them may write.',
         params: idParam('order_id'),
         response: {
-          200: answers(
+          200: response(
             Type.Object({
               success: Success,
               order_id: Type.String(),
@@ -140,7 +140,7 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
             }),
             "Each worker's outcome, and whose write stayed",
           ),
-          ...problems(400, busy, 413, 415),
+          ...problemResponses(400, busy, 413, 415),
         },
       },
     },

@@ -2,7 +2,7 @@
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
-import { answers, problems } from '../http.ts'
+import { problemResponses, response } from '../http/responses.ts'
 import {
   bodyMayBeLeftOut,
   busy,
@@ -20,8 +20,8 @@ import {
   since,
   TAGS,
   whyNot,
-} from './answers.ts'
-import type { Counter, Counters } from './counter.ts'
+} from './response-shapes.ts'
+import type { Counter, Counters } from './scarce-counter.ts'
 
 const MAX_QUANTITY = 1_000_000
 const START = 10
@@ -51,7 +51,7 @@ export function inventoryRoutes(instance: FastifyInstance, counters: Counters): 
             { additionalProperties: false, examples: [{ quantity: 1 }] },
           ),
           response: {
-            200: answers(
+            200: response(
               Type.Object({ success: Success, message: Message, duration: Duration, remaining_stock: Left }),
               'Bought',
             ),
@@ -80,8 +80,8 @@ export function inventoryRoutes(instance: FastifyInstance, counters: Counters): 
         description: `A product that was never reset has ${START}.`,
         params: Id,
         response: {
-          200: answers(Type.Object({ productId: Type.String(), stock: Left }), 'The stock'),
-          ...problems(400),
+          200: response(Type.Object({ productId: Type.String(), stock: Left }), 'The stock'),
+          ...problemResponses(400),
         },
       },
     },
@@ -105,8 +105,8 @@ export function inventoryRoutes(instance: FastifyInstance, counters: Counters): 
           { additionalProperties: false, examples: [{ stock: START }] },
         ),
         response: {
-          200: answers(Type.Object({ message: Message, productId: Type.String(), stock: Type.Integer() }), 'Reset'),
-          ...problems(400, busy, 413, 415),
+          200: response(Type.Object({ message: Message, productId: Type.String(), stock: Type.Integer() }), 'Reset'),
+          ...problemResponses(400, busy, 413, 415),
         },
       },
     },

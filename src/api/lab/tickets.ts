@@ -2,7 +2,7 @@
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
-import { answers, problems } from '../http.ts'
+import { problemResponses, response } from '../http/responses.ts'
 import {
   bodyMayBeLeftOut,
   busy,
@@ -22,8 +22,8 @@ import {
   since,
   TAGS,
   whyNot,
-} from './answers.ts'
-import type { Counter, Counters } from './counter.ts'
+} from './response-shapes.ts'
+import type { Counter, Counters } from './scarce-counter.ts'
 
 const START = 1
 
@@ -64,7 +64,7 @@ export function ticketRoutes(instance: FastifyInstance, counters: Counters): voi
             { additionalProperties: false, examples: [{ user_name: 'ada' }] },
           ),
           response: {
-            200: answers(
+            200: response(
               Type.Object({
                 success: Success,
                 message: Message,
@@ -105,7 +105,7 @@ export function ticketRoutes(instance: FastifyInstance, counters: Counters): voi
         summary: 'What the side that was used last has left',
         description: 'An event that was never reset has one ticket.',
         params: Id,
-        response: { 200: answers(Event, 'The event'), ...problems(400) },
+        response: { 200: response(Event, 'The event'), ...problemResponses(400) },
       },
     },
     async ({ params: { event_id } }) => tell(event_id),
@@ -126,8 +126,8 @@ export function ticketRoutes(instance: FastifyInstance, counters: Counters): voi
           { additionalProperties: false, examples: [{ total_tickets: START }] },
         ),
         response: {
-          200: answers(Type.Object({ message: Message, event: Event }), 'Reset'),
-          ...problems(400, busy, 413, 415),
+          200: response(Type.Object({ message: Message, event: Event }), 'Reset'),
+          ...problemResponses(400, busy, 413, 415),
         },
       },
     },

@@ -1,18 +1,18 @@
 /**
  * The verbs of the locks on a quorum of independent Redis. The invariant: what a quorum has not confirmed is no lease, and
- * whatever may have been left on a voter is withdrawn from every one of them. How a lease is got is in ballot.ts.
+ * whatever may have been left on a voter is withdrawn from every one of them. How a lease is got is in two-phase-acquire.ts.
  */
 import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
-import type { Backend, Heard } from '../backend.ts'
-import { answerLimit } from '../bounded.ts'
-import type { LockEvents } from '../lease.ts'
-import { placeTtl } from '../line.ts'
-import { kindOf } from '../redis-answers.ts'
-import { type Ear, listenTo } from '../redis-ears.ts'
-import { checked, createBallot, wallUs } from './ballot.ts'
-import { ask, given, stragglerLimit } from './round.ts'
-import { quorumState, robbedBy } from './state.ts'
+import { answerLimit } from '../../timeout.ts'
+import type { LockEvents } from '../api.ts'
+import type { Backend, Heard } from '../core/backend.ts'
+import { placeTtl } from '../core/wait-queue.ts'
+import { type Ear, listenTo } from '../redis/subscription.ts'
+import { kindOf } from '../redis/wire-format.ts'
+import { ask, given, stragglerLimit } from './quorum-call.ts'
+import { quorumState, robbedBy } from './quorum-state.ts'
+import { checked, createBallot, wallUs } from './two-phase-acquire.ts'
 import { createVoter, type Voter } from './voter.ts'
 
 export interface RedlockBackendOptions {

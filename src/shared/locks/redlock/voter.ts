@@ -3,22 +3,22 @@
  * reached, if that is before it dies of its own lifetime.
  */
 import type { Redis } from 'ioredis'
-import type { LockEvents } from '../lease.ts'
-import { indexOf } from '../redis-index.ts'
-import { createRights } from '../redis-rights.ts'
-import { createRun, type Run, type Script, script } from '../redis-script.ts'
+import type { LockEvents } from '../api.ts'
+import { indexOf } from '../redis/lock-index.ts'
+import { createRights } from '../redis/rights.ts'
+import { createRun, type Run, type Script, script } from '../redis/script.ts'
 
-const verb = (name: string) => script('line', 'redlock/voter', `redlock/${name}`)
-const VOTE = script('redlock/vote-free', 'line', 'redlock/voter', 'redlock/vote')
+const verb = (name: string) => script('redis/prelude', 'redlock/voter', `redlock/${name}`)
+const VOTE = script('redlock/vote-fast', 'redis/prelude', 'redlock/voter', 'redlock/vote')
 const CONFIRM = verb('confirm')
-const YIELD = verb('yield')
+const YIELD = verb('step-back')
 const RENEW = verb('renew')
-const MEND = verb('mend')
-const WITHDRAW = script('redlock/withdraw-alone', 'line', 'redlock/voter', 'redlock/withdraw')
-const ADMIT = verb('admit')
-const LEAST = verb('least')
-const ROB = verb('rob')
-const INSPECT = script('line', 'redlock/voter', 'inspect')
+const MEND = verb('repair')
+const WITHDRAW = script('redlock/withdraw-fast', 'redis/prelude', 'redlock/voter', 'redlock/withdraw')
+const ADMIT = verb('initialize')
+const LEAST = verb('min-token')
+const ROB = verb('revoke')
+const INSPECT = script('redis/prelude', 'redlock/voter', 'redis/inspect')
 
 /** Told to every server before they are used: what is sent again because it is not known comes after what undoes it. */
 const TAUGHT = [VOTE, CONFIRM, RENEW, WITHDRAW].flatMap(({ lua, many }) => [lua, many.lua])
@@ -58,7 +58,7 @@ export interface Voter {
   admit(at_once: boolean): Promise<void>
   /** A token above all that it has confirmed. */
   least(resource: string): Promise<number>
-  /** As the scripts answer: see rob.lua and inspect.lua. */
+  /** As the scripts answer: see revoke.lua and inspect.lua. */
   rob(resource: string, fence: number): Promise<unknown[]>
   inspect(resource: string): Promise<[fence: unknown, holders: string[], line: string[]]>
   list(): Promise<string[]>

@@ -1,0 +1,280 @@
+/**
+ * Group commit of purchases and of bookings: requests that arrive together share one INSERT. Invariants: a row is
+ * acknowledged after its commit, never before; flushes of a table run one at a time under one advisory lock of the
+ * database, so that seq is the order of commit too and no worker can see a row before an earlier one of its line, from
+ * whichever API process.
+ */
+import { randomUUID } from 'node:crypto'
+import { sql } from 'drizzle-orm'
+import { type Breaker, UnavailableError } from '../../shared/breaker.ts'
+import { type Db, isDataError, openDb, relation, run } from '../../shared/db/client.ts'
+import type { Payment } from '../../shared/db/schema.ts'
+import type { Log } from '../../shared/log.ts'
+import { Problem, stopping } from '../../shared/problem.ts'
+
+/** What every row brings that is taken. */
+export interface NewRow {
+  id: string
+  /** the resource whose line it stands in */
+  queue: string
+  customer: string
+  payment: Payment
+  hold_seconds: number | null
+  idempotency_key: string | null
+  idempotency_scope: string
+  request_hash: string | null
+}
+
+export type Taken =
+  | { id: string; replayed: false; seq: number; created_at: string }
+  /** the row of an earlier request with this key */
+  | { id: string; replayed: true; same_body: boolean }
+
+/** What one table adds to the columns of NewRow. */
+interface IntakeTable {
+  name: 'purchases' | 'bookings'
+  lock: number
+  /** members of the row as it comes that the other table has not, with their types */
+  members: Readonly<Record<string, string>>
+  /** column → expression of the members, and of `now` */
+  columns: Readonly<Record<string, string>>
+}
+
+// A line has purchases or bookings, never both: so each table has a lock and a connection of its own.
+export const PURCHASES: IntakeTable = {
+  name: 'purchases',
+  lock: 4_077_002,
+  members: { lines: 'jsonb' },
+  columns: { queue: 'queue', lines: 'lines' },
+}
+export const BOOKINGS: IntakeTable = {
+  name: 'bookings',
+  lock: 4_077_003,
+  members: { kind: 'text', from_at: 'timestamptz', until_at: 'timestamptz', days: 'int', pickup: 'jsonb' },
+  columns: {
+    resource: 'queue',
+    kind: 'kind',
+    during: 'tstzrange(coalesce(from_at, now), until_at)',
+    created_at: 'now',
+    days: 'days',
+    pickup: 'pickup',
+  },
+}
+
+interface Waiting<Row> {
+  row: Row
+  resolve(taken: Taken): void
+  reject(error: unknown): void
+}
+
+/** Requests that wait for the next INSERT: about a second's worth, after which 503 is the honest answer. */
+const BUFFER = 10_000
+/** Rows in one INSERT. */
+const ROWS_PER_FLUSH = 1_000
+/** Milliseconds for one flush, so that a caller knows within two seconds that the database is away. */
+export const FLUSH_MS = 1_500
+/** Milliseconds after which the server ends a transaction whose API process stopped. */
+const IDLE_MS = 1_000
+/** Milliseconds that a session which is ended has for what cannot be interrupted: its fsync. */
+const GONE_MS = 5_000
+
+export interface Intake<Row> {
+  /** Resolves after the commit. Rejects with UnavailableError, or Problem 503 when the buffer is full. */
+  take(row: Row): Promise<Taken>
+  close(): Promise<void>
+}
+
+export interface IntakeDeps {
+  database_url: string
+  breaker: Breaker
+  log: Log
+  nudge(resources: Iterable<string>): void
+}
+
+export function createIntake<Row extends NewRow>(
+  table: IntakeTable,
+  { database_url, breaker, log, nudge }: IntakeDeps,
+): Intake<Row> {
+  const { name } = table
+  const connect = () => {
+    // A name of its own, by which its session is found and ended when it is given up.
+    const session = `holdfast-intake ${randomUUID()}`
+    return { session, ...openDb(database_url, { max: 1, name: session, idle_in_transaction_ms: IDLE_MS }) }
+  }
+  let db = connect()
+  let buffer: Waiting<Row>[] = []
+  let flushing: Promise<void> | undefined
+  let closed = false
+
+  async function flush(): Promise<void> {
+    while (buffer.length > 0) {
+      const batch = buffer.splice(0, ROWS_PER_FLUSH)
+      try {
+        await insert(batch)
+      } catch (error) {
+        // Whoever waited behind this flush has waited as long: all are told now, instead of one timeout each.
+        const others = buffer
+        buffer = []
+        for (const waiting of [...batch, ...others]) waiting.reject(error)
+        log.warn({ error, [name]: batch.length + others.length }, 'intake failed')
+      }
+    }
+    flushing = undefined
+  }
+
+  async function insert(batch: Waiting<Row>[]): Promise<void> {
+    try {
+      const taken = await breaker.run(() => commit(db, table, batch))
+      batch.forEach((waiting, i) => {
+        const answer = taken[i]
+        if (answer) waiting.resolve(answer)
+        else waiting.reject(new Error('an INSERT returned fewer rows than it was given'))
+      })
+      nudge(new Set(batch.flatMap(({ row }, i) => (taken[i]?.replayed === false ? [row.queue] : []))))
+    } catch (error) {
+      if (isDataError(error)) {
+        const [only] = batch
+        if (batch.length === 1 && only) {
+          log.error({ error, row: only.row }, 'Postgres refused a row that the schema let through')
+          only.reject(new Problem(400, 'invalid_request', 'The database cannot store this.'))
+        } else {
+          for (const waiting of batch) await insert([waiting])
+        }
+        return
+      }
+      // An open breaker sent nothing.
+      if (error instanceof UnavailableError && error.attempted && !closed) {
+        const old = db
+        db = connect()
+        // Nobody hears its answer any more.
+        void old.client.end({ timeout: 0 }).catch(() => {})
+        void withdraw(
+          batch.filter(({ row }) => row.idempotency_key === null).map(({ row }) => row.id),
+          old.session,
+        )
+      }
+      throw error
+    }
+  }
+
+  /**
+   * A flush whose answer was lost may have happened, or hang at its lock, its fsync or in the network, and its callers were
+   * told 503. Its session is ended first, so that nothing of it comes later. Then its rows are cancelled, as a rule before
+   * a worker sees them, which is after the sweeper's second: nobody nudged them. Rows with an idempotency key stay: the
+   * retry that 503 asks for finds them.
+   */
+  async function withdraw(ids: string[], session: string): Promise<void> {
+    const own = openDb(database_url, {
+      max: 1,
+      name: 'holdfast-withdraw',
+      idle_in_transaction_ms: IDLE_MS,
+      statement_ms: 2 * GONE_MS,
+    })
+    for (let attempt = 0; attempt < 300 && !closed; attempt++) {
+      try {
+        const [still] = await run<{ n: number }>(
+          own.client,
+          sql`SELECT count(*) FILTER (WHERE NOT pg_terminate_backend(pid, ${GONE_MS}::bigint)) AS n
+              FROM pg_stat_activity WHERE application_name = ${session}`,
+        )
+        if (still?.n !== 0) continue
+        const found = await run<{ id: string }>(
+          own.client,
+          sql`UPDATE ${sql.raw(name)} SET status = 'cancelled', reason = 'not_acknowledged', settled_at = clock_timestamp()
+              WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(ids)}::json)::uuid) AND status = 'queued'
+              RETURNING id`,
+        )
+        if (found.length > 0) {
+          log.warn({ [name]: found.length }, 'cancelled what was not acknowledged')
+          log.debug({ [name]: found.map((row) => row.id) }, 'cancelled what was not acknowledged, by id')
+        }
+        break
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, 200))
+      }
+    }
+    await own.close().catch(() => {})
+  }
+
+  return {
+    take(row) {
+      if (closed) return Promise.reject(stopping())
+      if (buffer.length >= BUFFER) {
+        return Promise.reject(
+          new Problem(503, 'overloaded', `Too many ${name} are waiting to be written.`, { retry_after: 1 }),
+        )
+      }
+      return new Promise((resolve, reject) => {
+        buffer.push({ row, resolve, reject })
+        // Everything that the event loop has already received joins this flush.
+        flushing ??= new Promise((go) => setImmediate(go)).then(flush)
+      })
+    },
+    async close() {
+      closed = true
+      await flushing
+      await db.close()
+    },
+  }
+}
+
+/** Members of every row, with their types; n is its place among those that arrived together. */
+const MEMBERS = {
+  n: 'int',
+  id: 'uuid',
+  queue: 'text',
+  customer: 'text',
+  payment: 'jsonb',
+  hold_seconds: 'int',
+  idempotency_key: 'text',
+  idempotency_scope: 'text',
+  request_hash: 'text',
+}
+
+/**
+ * One statement, which is a transaction of its own: the lock, and the INSERT in order of arrival. A process that stops in
+ * the middle of it keeps nobody waiting. Then what earlier requests with the same keys wrote.
+ */
+async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow>[]): Promise<Taken[]> {
+  const rows = batch.map(({ row }, n) => ({ n, ...row }))
+  const into = sql.raw(table.name)
+  const columns = sql.raw(Object.keys(table.columns).join(', '))
+  const values = sql.raw(Object.values(table.columns).join(', '))
+  // No number is drawn before the lock is held: each row of d is one of t beside the one of `locked`. Rows go in by key, so
+  // that two processes with the same keys cannot deadlock.
+  const inserted = await run<{ id: string; seq: number; created_at: string }>(
+    db.client,
+    sql`
+    WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock(${table.lock}::bigint)), d AS MATERIALIZED (
+      SELECT t.*, nextval('queue_seq') AS seq, clock_timestamp() AS now FROM locked CROSS JOIN (
+        SELECT * FROM ${relation('d', rows, { ...MEMBERS, ...table.members })}
+        ORDER BY n) t
+    )
+    INSERT INTO ${into} (id, seq, ${columns}, customer, payment, hold_seconds,
+                         idempotency_key, idempotency_scope, request_hash)
+    SELECT id, seq, ${values}, customer, payment, hold_seconds, idempotency_key, idempotency_scope, request_hash
+    FROM d ORDER BY idempotency_key, idempotency_scope, n
+    ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
+    RETURNING id, seq, created_at`,
+  )
+  const fresh = new Map(inserted.map((row) => [row.id, row]))
+  const keyed = rows.filter((row) => !fresh.has(row.id))
+  const earlier = new Map<string, { id: string; request_hash: string | null }>()
+  if (keyed.length > 0) {
+    const wanted = keyed.map(({ idempotency_key: key, idempotency_scope: scope }) => ({ key, scope }))
+    const found = await run<{ id: string; key: string; scope: string; request_hash: string | null }>(
+      db.client,
+      sql`SELECT DISTINCT p.id, k.key, k.scope, p.request_hash
+          FROM ${relation('k', wanted, { key: 'text', scope: 'text' })}
+          JOIN ${into} p ON p.idempotency_key = k.key AND p.idempotency_scope = k.scope`,
+    )
+    for (const row of found) earlier.set(JSON.stringify([row.key, row.scope]), row)
+  }
+  return rows.map((row): Taken => {
+    const own = fresh.get(row.id)
+    if (own) return { id: own.id, replayed: false, seq: own.seq, created_at: own.created_at }
+    const first = earlier.get(JSON.stringify([row.idempotency_key, row.idempotency_scope]))
+    if (!first) throw new Error(`the row with idempotency key ${row.idempotency_key} is gone`)
+    return { id: first.id, replayed: true, same_body: first.request_hash === row.request_hash }
+  })
+}

@@ -1,0 +1,80 @@
+/** What is free in a calendar. Invariant: a request whose time is over takes no time, whether or not it was swept. */
+
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import { sql } from 'drizzle-orm'
+import type { FastifyInstance } from 'fastify'
+import Type from 'typebox'
+import type { Breaker } from '../../shared/breaker.ts'
+import { type Client, run } from '../../shared/db/client.ts'
+import { badField, Problem } from '../../shared/problem.ts'
+import { problemResponses, response } from '../http/responses.ts'
+import { ResourceParams, Time } from '../http/schemas.ts'
+import { iso, Moment, readRange } from '../http/timestamps.ts'
+
+/** Longest window that one answer covers. */
+const WINDOW_DAYS = 366
+
+const Availability = Type.Object({
+  resource: Type.String(),
+  from: Time,
+  to: Time,
+  free: Type.Array(Type.Object({ from: Time, to: Time }), { description: 'Half-open ranges, in order' }),
+})
+
+export interface AvailabilityDeps {
+  client: Client
+  /** runs a question to Postgres behind the breaker */
+  guarded: Breaker['run']
+}
+
+export function availabilityRoutes(instance: FastifyInstance, { client, guarded }: AvailabilityDeps): void {
+  const app = instance.withTypeProvider<TypeBoxTypeProvider>()
+  app.get(
+    '/api/resources/:type/:id/availability',
+    {
+      schema: {
+        operationId: 'getAvailability',
+        tags: ['bookings'],
+        summary: 'The free ranges of a calendar',
+        description: `A window of ${WINDOW_DAYS} days at most. Bookings that are requested or accepted take their time. What has passed is not free; a range that has begun is told whole, for a stay may have begun too.`,
+        params: Type.Object({
+          type: Type.String({ ...ResourceParams.properties.type, examples: ['property'] }),
+          id: Type.String({ ...ResourceParams.properties.id, examples: ['42'] }),
+        }),
+        querystring: Type.Object(
+          { from: Moment('2030-06-01'), to: Moment('2030-07-01') },
+          { additionalProperties: false },
+        ),
+        response: {
+          200: response(Availability, 'What is free'),
+          ...problemResponses(400, 404, noCalendar('product:1')),
+        },
+      },
+    },
+    async (request) => {
+      const ref = `${request.params.type}:${request.params.id}`
+      const { from_ms, to_ms } = readRange(request.query.from, request.query.to, WINDOW_DAYS)
+      const [from, to] = [new Date(from_ms).toISOString(), new Date(to_ms).toISOString()]
+      const window = sql`tstzrange(${from}::timestamptz, ${to}::timestamptz)`
+      const [found] = await guarded(() =>
+        run<{ kind: string; free: { from: string; to: string }[] }>(
+          client,
+          sql`
+          SELECT r.kind, coalesce((
+            SELECT json_agg(json_build_object('from', lower(f), 'to', upper(f)) ORDER BY f)
+            FROM unnest(tstzmultirange(${window}) - coalesce((
+              SELECT range_agg(b.during) FROM bookings b
+              WHERE b.resource = r.ref AND b.during && ${window} AND b.status IN ('requested', 'accepted')
+                AND NOT (b.status = 'requested' AND coalesce(b.expires_at <= clock_timestamp(), false))
+            ), '{}')) f WHERE upper(f) > clock_timestamp()), '[]') AS free
+          FROM resources r WHERE r.ref = ${ref}`,
+        ),
+      )
+      if (!found) throw new Problem(404, 'not_found', `There is no resource ${ref}.`)
+      if (found.kind !== 'calendar') throw noCalendar(ref)
+      return { resource: ref, from, to, free: found.free.map((one) => ({ from: iso(one.from), to: iso(one.to) })) }
+    },
+  )
+}
+
+const noCalendar = (ref: string) => badField('id', `names ${ref}, which is sold by units`, 409, 'wrong_kind')

@@ -1,0 +1,478 @@
+/**
+ * Resources and their ledger. Invariant: every change of a total writes its movement in the same transaction.
+ * Definitions change by version (If-Match, nobody waits); stock changes under the resource's lease and fence.
+ */
+
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import { type SQL, sql } from 'drizzle-orm'
+import type { FastifyInstance, FastifyReply } from 'fastify'
+import Type from 'typebox'
+import type { Breaker } from '../../shared/breaker.ts'
+import { type Client, constraintOf, run, sqlState, type Transaction, transaction } from '../../shared/db/client.ts'
+import { isCurrency, sameCurrency } from '../../shared/domain/currency.ts'
+import { isAccount, REF_PATTERN } from '../../shared/domain/resource.ts'
+import type { Locks } from '../../shared/locks/api.ts'
+import { badField, Problem, reusedKey } from '../../shared/problem.ts'
+import { idempotencyKey, idempotencyScope, ifMatch } from '../http/headers.ts'
+import { onLockServer } from '../http/lock-problems.ts'
+import { cursors, page, pageQuery } from '../http/pagination.ts'
+import { problemResponses, response } from '../http/responses.ts'
+import { CURRENCY_PATTERN, Nullable, PLAIN_TEXT, Ref, ResourceParams, Time } from '../http/schemas.ts'
+import { iso } from '../http/timestamps.ts'
+
+/** Largest stock and price: their product with MAX_UNITS stays an exact number for every cart that can be sold. */
+const MAX_TOTAL = 1_000_000_000_000
+const MAX_PRICE = 1_000_000_000_000
+
+const Price = Type.Object(
+  {
+    amount: Type.Integer({ minimum: 0, maximum: MAX_PRICE, description: 'In the minor unit: 99900 is 999.00' }),
+    currency: Type.String({
+      pattern: CURRENCY_PATTERN,
+      description: 'ISO 4217, one that has a minor unit. It stays once the ledger has an entry',
+    }),
+  },
+  { additionalProperties: false },
+)
+const Name = Type.String({ minLength: 1, maxLength: 200, format: PLAIN_TEXT })
+const Units = Type.Object(
+  {
+    name: Name,
+    kind: Type.Literal('units'),
+    total: Type.Integer({ minimum: 0, maximum: MAX_TOTAL }),
+    price: Price,
+    max_per_customer: Type.Optional(
+      Type.Integer({
+        minimum: 1,
+        maximum: MAX_TOTAL,
+        description: 'Units that one customer may have, held ones included',
+      }),
+    ),
+  },
+  { additionalProperties: false },
+)
+const Calendar = Type.Object(
+  { name: Name, kind: Type.Literal('calendar'), price: Type.Optional(Price) },
+  { additionalProperties: false },
+)
+const Definition = Type.Unsafe<Type.Static<typeof Units> | Type.Static<typeof Calendar>>({
+  type: 'object',
+  discriminator: { propertyName: 'kind' },
+  required: ['kind'],
+  oneOf: [Units, Calendar],
+  examples: [
+    { name: 'Noise-cancelling headphones', kind: 'units', total: 50, price: { amount: 19900, currency: 'USD' } },
+  ],
+})
+
+export const ResourceSchema = Type.Object(
+  {
+    resource: Ref(['product:1']),
+    type: Type.String(),
+    id: Type.String(),
+    name: Type.String(),
+    kind: Type.Enum(['units', 'calendar']),
+    total: Type.Integer(),
+    available: Type.Integer(),
+    held: Type.Integer(),
+    sold: Type.Integer(),
+    price: Type.Object({ amount: Type.Integer(), currency: Type.String() }),
+    max_per_customer: Nullable(Type.Integer({ description: 'null: no limit' })),
+    version: Type.Integer({ description: 'Also the ETag' }),
+    created_at: Time,
+    updated_at: Time,
+  },
+  {
+    $id: 'Resource',
+    examples: [
+      {
+        resource: 'product:1',
+        type: 'product',
+        id: '1',
+        name: 'iPhone 15',
+        kind: 'units',
+        total: 10,
+        available: 7,
+        held: 1,
+        sold: 2,
+        price: { amount: 99_900, currency: 'USD' },
+        max_per_customer: null,
+        version: 1,
+        created_at: '2026-11-21T10:00:00.000Z',
+        updated_at: '2026-11-21T10:00:00.000Z',
+      },
+    ],
+  },
+)
+const MovementSchema = Type.Object({
+  id: Type.Integer(),
+  resource: Type.String(),
+  purchase: Nullable(Type.String()),
+  booking: Nullable(Type.String()),
+  delta: Type.Integer(),
+  reason: Type.String(),
+  fencing_token: Nullable(Type.Integer()),
+  created_at: Time,
+})
+
+interface Row {
+  ref: string
+  kind: 'units' | 'calendar'
+  name: string
+  total: number
+  available: number
+  held: number
+  overdue: number
+  price: number
+  currency: string
+  max_per_customer: number | null
+  version: number
+  created_at: string
+  updated_at: string
+}
+
+/** Units of overdue holds are for sale again whether or not the sweeper has been there. */
+const SELECT = sql.raw(`
+  SELECT r.ref, r.kind, r.name, r.total, r.available, r.held, r.price, r.currency, r.max_per_customer, r.version, r.created_at,
+         r.updated_at, coalesce(o.units, 0)::bigint AS overdue
+  FROM resources r LEFT JOIN LATERAL (
+    SELECT sum(u.units) AS units FROM purchases p CROSS JOIN LATERAL (
+      SELECT (l ->> 'units')::bigint AS units FROM jsonb_array_elements(p.lines) l WHERE l ->> 'resource' = r.ref
+      UNION ALL SELECT p.amount WHERE p.payment ->> 'account' = r.ref
+    ) u
+    WHERE p.status = 'held' AND p.expires_at <= clock_timestamp()
+      AND (p.lines @> jsonb_build_array(jsonb_build_object('resource', r.ref)) OR p.payment ->> 'account' = r.ref)
+  ) o ON r.held > 0`)
+
+function present(row: Row): Type.Static<typeof ResourceSchema> {
+  const [type = '', id = ''] = row.ref.split(/:(.*)/s)
+  const held = row.held - row.overdue
+  const available = row.available + row.overdue
+  return {
+    resource: row.ref,
+    type,
+    id,
+    name: row.name,
+    kind: row.kind,
+    total: row.total,
+    available,
+    held,
+    sold: row.total - available - held,
+    price: { amount: row.price, currency: row.currency },
+    max_per_customer: row.max_per_customer,
+    version: row.version,
+    created_at: iso(row.created_at),
+    updated_at: iso(row.updated_at),
+  }
+}
+
+/** Resources `r` by a WHERE clause with its ORDER BY and LIMIT. */
+export const readResources = async (client: Client | Transaction, where: SQL) =>
+  (await run<Row>(client, sql`${SELECT} ${where}`)).map(present)
+
+async function readResource(client: Client | Transaction, ref: string) {
+  const [resource] = await readResources(client, sql`WHERE r.ref = ${ref}`)
+  return resource
+}
+
+export interface ResourceRoutesDeps {
+  client: Client
+  locks: Locks
+  /** a superseded holder's write was refused */
+  fenced(): void
+  /** runs a question to Postgres behind the breaker */
+  guarded: Breaker['run']
+}
+
+const send = (reply: FastifyReply, resource: Type.Static<typeof ResourceSchema>, status = 200) =>
+  reply.code(status).header('etag', `"${resource.version}"`).send(resource)
+
+const tooSmall = (least: number) =>
+  badField('total', `cannot be below the ${least} units sold and held`, 409, 'total_too_small')
+const tooMany = () => badField('delta', 'would take out more units than are available', 409, 'insufficient_available')
+const currencyFixed = (ref: string) =>
+  badField(
+    'price.currency',
+    `of ${ref} stays: its ledger has an entry, or a purchase or booking in it is open`,
+    409,
+    'currency_fixed',
+  )
+const moneyOfTime = () => badField('kind', 'of an account is units: its units are money', 422, 'wrong_kind')
+const notFound = (ref: string) => new Problem(404, 'not_found', `There is no resource ${ref}.`)
+
+export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDeps): void {
+  const { client, locks, fenced, guarded } = deps
+  const app = instance.withTypeProvider<TypeBoxTypeProvider>()
+  const Resource = Type.Unsafe<Type.Static<typeof ResourceSchema>>(Type.Ref('Resource'))
+  const tags = ['resources']
+  const refOf = ({ type, id }: Type.Static<typeof ResourceParams>) => `${type}:${id}`
+
+  /** One transaction behind the breaker: when its time is over the caller is told 503, and nothing is committed later. */
+  const change = <T>(body: (tx: Transaction) => Promise<T>): Promise<T> =>
+    guarded((signal) => transaction(client, signal, body))
+
+  app.put(
+    '/api/resources/:type/:id',
+    {
+      schema: {
+        operationId: 'putResource',
+        tags,
+        summary: 'Create or replace a resource',
+        description: 'Creating needs no If-Match. Replacing needs the ETag of the version that is replaced.',
+        params: Type.Object({
+          type: ResourceParams.properties.type,
+          id: Type.String({ ...ResourceParams.properties.id, examples: ['headphones'] }),
+        }),
+        headers: Type.Object({ 'if-match': Type.Optional(Type.String()) }),
+        body: Definition,
+        response: {
+          200: response(Resource, 'Replaced', 'etag'),
+          201: response(Resource, 'Created', 'etag', 'location'),
+          ...problemResponses(400, tooSmall(2), 412, 413, 415, moneyOfTime(), 428),
+        },
+      },
+    },
+    async (request, reply) => {
+      const ref = refOf(request.params)
+      const match = ifMatch(request)
+      const { name, kind } = request.body
+      const total = request.body.kind === 'units' ? request.body.total : 0
+      const limit = request.body.kind === 'units' ? (request.body.max_per_customer ?? null) : null
+      if (isAccount(ref) && kind === 'calendar') throw moneyOfTime()
+      const { created, resource } = await change(async (tx) => {
+        const [old] = await run<
+          Pick<Row, 'kind' | 'version' | 'total' | 'available' | 'currency' | 'max_per_customer'>
+        >(
+          tx,
+          sql`SELECT kind, version, total, available, currency, max_per_customer FROM resources
+              WHERE ref = ${ref} FOR NO KEY UPDATE`,
+        )
+        const { amount, currency } = request.body.price ?? { amount: 0, currency: old?.currency ?? 'USD' }
+        // What has one already keeps it, also one that ISO 4217 has withdrawn since.
+        if (!isCurrency(currency) && !(old && sameCurrency(old.currency, currency))) {
+          throw badField('price.currency', 'is no currency of ISO 4217 with a minor unit, as USD is')
+        }
+        if (!old) {
+          if (match !== undefined) throw new Problem(412, 'stale_version', `There is no resource ${ref} to replace.`)
+          const made = await run(
+            tx,
+            sql`INSERT INTO resources (ref, kind, name, total, available, price, currency, max_per_customer, limit_set_at)
+                  VALUES (${ref}, ${kind}, ${name}, ${total}, ${total}, ${amount}, ${currency}, ${limit},
+                          ${limit === null ? null : sql`now()`})
+                  ON CONFLICT DO NOTHING RETURNING ref`,
+          )
+          if (made.length === 0) throw new Problem(428, 'if_match_required', `${ref} was created just now.`)
+        } else {
+          if (match === undefined) {
+            throw new Problem(428, 'if_match_required', `${ref} exists: send its ETag in If-Match to replace it.`, {
+              version: old.version,
+            })
+          }
+          if (match !== '*' && !match.has(old.version)) {
+            throw new Problem(412, 'stale_version', `${ref} is at version ${old.version}.`, { version: old.version })
+          }
+          if (old.kind !== kind) throw badField('kind', `of ${ref} is ${old.kind} and stays so`, 409, 'wrong_kind')
+          const available = old.available + total - old.total
+          if (available < 0) {
+            const least = old.total - old.available
+            throw tooSmall(least)
+          }
+          await run(
+            tx,
+            sql`UPDATE resources SET name = ${name}, total = ${total}, available = ${available}, price = ${amount},
+                         currency = ${currency}, version = version + 1, updated_at = now(),
+                         max_per_customer = ${limit},
+                         limit_set_at = CASE WHEN ${limit}::bigint = max_per_customer THEN limit_set_at
+                                           WHEN ${limit}::bigint > 0 THEN clock_timestamp() END
+                  WHERE ref = ${ref} AND version = ${old.version}`,
+          )
+        }
+        // The row's lock keeps every sale away until the count is right.
+        if (old && limit !== null && old.max_per_customer === null) await countCustomers(tx, ref)
+        const delta = total - (old?.total ?? 0)
+        if (delta !== 0) {
+          await run(
+            tx,
+            sql`INSERT INTO ledger_entries (resource, delta, reason)
+                  VALUES (${ref}, ${delta}, ${old ? 'replaced' : 'created'})`,
+          )
+        }
+        return { created: !old, resource: await readResource(tx, ref) }
+      }).catch((error) => {
+        throw constraintOf(error) === 'resources_currency_fixed' ? currencyFixed(ref) : error
+      })
+      if (!resource) throw notFound(ref)
+      if (created) reply.header('location', `/api/resources/${request.params.type}/${request.params.id}`)
+      return send(reply, resource, created ? 201 : 200)
+    },
+  )
+
+  app.get(
+    '/api/resources/:type/:id',
+    {
+      schema: {
+        operationId: 'getResource',
+        tags,
+        summary: 'A resource with its available, held and sold units',
+        params: ResourceParams,
+        response: { 200: response(Resource, 'The resource', 'etag'), ...problemResponses(400, 404) },
+      },
+    },
+    async (request, reply) => {
+      const ref = refOf(request.params)
+      const resource = await guarded(() => readResource(client, ref))
+      if (!resource) throw notFound(ref)
+      return send(reply, resource)
+    },
+  )
+
+  app.get(
+    '/api/resources',
+    {
+      schema: {
+        operationId: 'listResources',
+        tags,
+        summary: 'Resources by reference',
+        querystring: pageQuery({ type: Type.Optional(ResourceParams.properties.type) }),
+        response: { 200: response(page(Resource), 'One page'), ...problemResponses(400) },
+      },
+    },
+    async (request) => {
+      const { type, limit = 20, cursor } = request.query
+      const start = type === undefined ? '' : `${type}:`
+      const places = cursors('resources', { type }, new RegExp(REF_PATTERN))
+      const after = places.read(cursor) ?? start
+      // ';' is the character after ':', so this is every reference that starts with `type:`.
+      const until = type === undefined ? sql`` : sql`AND r.ref < ${`${type};`}`
+      const rows = await guarded(() =>
+        readResources(client, sql`WHERE r.ref > ${after} ${until} ORDER BY r.ref LIMIT ${limit + 1}`),
+      )
+      const data = rows.slice(0, limit)
+      return { data, next_cursor: rows.length > limit ? places.write(data.at(-1)?.resource ?? '') : null }
+    },
+  )
+
+  app.post(
+    '/api/resources/:type/:id/restock',
+    {
+      schema: {
+        operationId: 'restockResource',
+        tags,
+        summary: 'Add units (or take unsold ones out), through the ledger',
+        params: ResourceParams,
+        headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String()) }),
+        body: Type.Object(
+          {
+            delta: Type.Integer({ minimum: -MAX_TOTAL, maximum: MAX_TOTAL, not: { const: 0 } }),
+            reason: Type.String({ minLength: 1, maxLength: 200, format: PLAIN_TEXT }),
+          },
+          { additionalProperties: false, examples: [{ delta: 5, reason: 'delivery' }] },
+        ),
+        response: {
+          200: response(Resource, 'The resource with its new stock', 'etag', 'idempotent-replayed'),
+          ...problemResponses(400, 404, tooMany(), 413, 415, 422),
+        },
+      },
+    },
+    async (request, reply) => {
+      const ref = refOf(request.params)
+      const { delta, reason } = request.body
+      const key = idempotencyKey(request)
+      const scope = idempotencyScope(request, `restock ${ref}`)
+      const [found] = await guarded(() =>
+        run<{ kind: string; fencing_token: number }>(
+          client,
+          sql`SELECT kind, fencing_token FROM resources WHERE ref = ${ref}`,
+        ),
+      )
+      if (!found) throw notFound(ref)
+      if (found.kind !== 'units') throw badField('delta', `does not apply: ${ref} is a calendar`, 409, 'wrong_kind')
+      const ask = { wait_ms: RESTOCK_WAIT_MS, above: found.fencing_token }
+      await using lease = await onLockServer(() => locks.acquire(ref, ask))
+      const { token } = lease
+      const { replayed, resource } = await change(async (tx) => {
+        const [own] = await run(
+          tx,
+          // The row's lock first: a batch of an older token may be under way, and its movements come before this one.
+          sql`WITH locked AS MATERIALIZED (SELECT ref FROM resources WHERE ref = ${ref} FOR NO KEY UPDATE)
+                INSERT INTO ledger_entries (resource, delta, reason, fencing_token, idempotency_key, idempotency_scope)
+                SELECT ref, ${delta}::bigint, ${reason}, ${token}::bigint, ${key}, ${scope} FROM locked
+                ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
+                RETURNING id`,
+        )
+        if (!own) {
+          const [first] = await run<{ delta: number; reason: string }>(
+            tx,
+            sql`SELECT delta, reason FROM ledger_entries WHERE idempotency_key = ${key} AND idempotency_scope = ${scope}`,
+          )
+          if (first?.delta !== delta || first.reason !== reason) throw reusedKey()
+          return { replayed: true, resource: await readResource(tx, ref) }
+        }
+        const [row] = await run<{ total: number }>(
+          tx,
+          sql`UPDATE resources SET fencing_token = ${token}, total = total + ${delta}, available = available + ${delta},
+                       version = version + 1, updated_at = now()
+                WHERE ref = ${ref} AND fencing_token <= ${token} RETURNING total`,
+        )
+        if (!row) {
+          fenced()
+          throw new Problem(409, 'stale_lease', `Another holder has written ${ref} since.`, { retry_after: 1 })
+        }
+        if (row.total > MAX_TOTAL) {
+          throw badField('delta', `would make the total more than ${MAX_TOTAL}`, 409, 'total_too_large')
+        }
+        return { replayed: false, resource: await readResource(tx, ref) }
+      }).catch((error) => {
+        if (sqlState(error) !== '23514') throw error
+        throw tooMany()
+      })
+      if (!resource) throw notFound(ref)
+      if (replayed) reply.header('idempotent-replayed', 'true')
+      return send(reply, resource)
+    },
+  )
+
+  app.get(
+    '/api/resources/:type/:id/movements',
+    {
+      schema: {
+        operationId: 'listMovements',
+        tags,
+        summary: 'The ledger of a resource, newest first',
+        params: ResourceParams,
+        querystring: pageQuery({}),
+        response: { 200: response(page(MovementSchema), 'One page'), ...problemResponses(400, 404) },
+      },
+    },
+    async (request) => {
+      const ref = refOf(request.params)
+      const { limit = 20, cursor } = request.query
+      const places = cursors('movements', { ref }, /^\d{1,15}$/)
+      const before = Number(places.read(cursor) ?? Number.MAX_SAFE_INTEGER)
+      const rows = await guarded(() =>
+        run<Type.Static<typeof MovementSchema>>(
+          client,
+          sql`SELECT id, resource, purchase, booking, delta, reason, fencing_token, created_at FROM ledger_entries
+              WHERE resource = ${ref} AND id < ${before} ORDER BY id DESC LIMIT ${limit + 1}`,
+        ),
+      )
+      if (rows.length === 0 && !(await guarded(() => readResource(client, ref)))) throw notFound(ref)
+      const data = rows.slice(0, limit).map((row) => ({ ...row, created_at: iso(row.created_at) }))
+      return { data, next_cursor: rows.length > limit ? places.write(String(data.at(-1)?.id)) : null }
+    },
+  )
+}
+
+/** Counts what each customer has of a resource that gets a limit: nobody counted while there was none. */
+async function countCustomers(tx: Transaction, ref: string): Promise<void> {
+  await run(tx, sql`DELETE FROM customer_holdings WHERE resource = ${ref}`)
+  await run(
+    tx,
+    sql`INSERT INTO customer_holdings (resource, customer, units)
+        SELECT ${ref}, p.customer, -sum(m.delta) FROM ledger_entries m JOIN purchases p ON p.id = m.purchase
+        WHERE m.resource = ${ref} GROUP BY p.customer HAVING sum(m.delta) < 0`,
+  )
+}
+
+/** Milliseconds a restock waits for the resource's lease: a line lets go after a quarter of a second. */
+const RESTOCK_WAIT_MS = 5_000

@@ -1,0 +1,198 @@
+/**
+ * Postgres connections. Invariant: every connection has explicit time limits, and a transaction whose client stopped
+ * answering is ended by the server, so that its row locks never outlive the lease they were taken under.
+ */
+import { fileURLToPath } from 'node:url'
+import { type SQL, sql } from 'drizzle-orm'
+import { readMigrationFiles } from 'drizzle-orm/migrator'
+import { PgDialect } from 'drizzle-orm/pg-core'
+import { drizzle } from 'drizzle-orm/postgres-js'
+import { migrate } from 'drizzle-orm/postgres-js/migrator'
+import postgres from 'postgres'
+
+/**
+ * Connections that a process opens at most. docs/deploy.md, docs/scaling.md and docker-compose.yml name the sums, which
+ * test/compose.test.ts holds against these.
+ */
+export const CONNECTIONS = {
+  api: {
+    reads: 8,
+    /** one a table: flushes of a table run one at a time */
+    intakes: 2,
+    /** while somebody looks at the dashboard */
+    dashboard: 1,
+  },
+  worker: {
+    /** a transaction, the takes of the next one, those beside one that is stuck, the sweeper, charges */
+    batches: 8,
+    webhooks: 4,
+    watch: 1,
+  },
+} as const
+
+export interface DbOptions {
+  /** connections in the pool */
+  max: number
+  /** shown in pg_stat_activity */
+  name: string
+  /** milliseconds a transaction may stand idle before the server ends it: the lease's TTL */
+  idle_in_transaction_ms: number
+  /**
+   * milliseconds for one statement: the server ends one that takes longer, and a connection on which no answer comes is
+   * closed ANSWER_MS after that; undefined: no limit, for commands that a person watches
+   */
+  statement_ms?: number
+  /** further settings of each session */
+  settings?: Record<string, string>
+}
+
+export type Client = postgres.Sql<{ int8: number }>
+/**
+ * A body waits for its own statements and for nothing else. When the connection is lost meanwhile, postgres.js sends the
+ * body's next statement on the connection that took its place, where it may land in another body's transaction.
+ */
+export type Transaction = postgres.TransactionSql<{ int8: number }>
+
+export interface Db {
+  readonly client: Client
+  close(): Promise<void>
+}
+
+/** Milliseconds that the answer of a statement may be late, behind the server's own limit. */
+const ANSWER_MS = 2_000
+
+export function openDb(url: string, options: DbOptions): Db {
+  const { statement_ms } = options
+  const client = postgres(url, {
+    max: options.max,
+    ...(statement_ms !== undefined && { answer_timeout: (statement_ms + ANSWER_MS) / 1000 }),
+    // postgres.js backs off up to 20 s between reconnects; a line of buyers wants to know sooner.
+    backoff: () => 0.2,
+    connect_timeout: 2,
+    idle_timeout: 60,
+    onnotice: () => {},
+    // Else each connection first asks for the array types, and one that is cut right then ends the whole process: nobody
+    // catches that question's error. Lists go both ways as JSON.
+    fetch_types: false,
+    // Every bigint of the schema is bounded below 2^53.
+    types: { int8: { to: 20, from: [20], parse: Number, serialize: String } },
+    connection: {
+      application_name: options.name,
+      TimeZone: 'UTC',
+      idle_in_transaction_session_timeout: options.idle_in_transaction_ms,
+      ...(statement_ms !== undefined && { statement_timeout: statement_ms }),
+      ...options.settings,
+    },
+  })
+  // For what it does to the client: JSON and dates go through as text, as drizzle's statements expect.
+  drizzle(client)
+  return { client, close: () => client.end({ timeout: 2 }) }
+}
+
+const dialect = new PgDialect()
+/** transaction → the signal under which it may go on */
+const signals = new WeakMap<object, AbortSignal>()
+
+/**
+ * Runs one drizzle `sql` statement as a named prepared statement. drizzle's own `execute` sends it unnamed, which costs
+ * postgres.js a second round trip a statement (Describe, then Bind).
+ */
+export async function run<Row>(on: Client | Transaction, statement: SQL): Promise<Row[]> {
+  signals.get(on)?.throwIfAborted()
+  const { sql: text, params } = dialect.sqlToQuery(statement)
+  return (await on.unsafe(text, params as never[], { prepare: true })) as unknown as Row[]
+}
+
+/**
+ * A transaction that commits only while its signal has not aborted: one that was given up is rolled back at its next
+ * statement, and writes nothing after that.
+ */
+export async function transaction<T>(
+  client: Client,
+  signal: AbortSignal,
+  body: (tx: Transaction) => Promise<T>,
+): Promise<T> {
+  return (await client.begin(async (tx) => {
+    signals.set(tx, signal)
+    const result = await body(tx)
+    signal.throwIfAborted()
+    return result
+  })) as T
+}
+
+/** Strings are always quoted: NULL is a word like any other. */
+function element(value: unknown): string {
+  if (value === null || value === undefined) return 'NULL'
+  if (typeof value === 'number') return String(value)
+  const text = typeof value === 'string' ? value : JSON.stringify(value)
+  return `"${/["\\]/.test(text) ? text.replace(/["\\]/g, '\\$&') : text}"`
+}
+
+/**
+ * Rows for FROM, as `name(column, …)` with these columns and types: an array a column, which costs Postgres half of what
+ * JSON does. What a row lacks is NULL; objects are for columns of type jsonb.
+ */
+export function relation(name: string, rows: readonly object[], types: Readonly<Record<string, string>>): SQL {
+  const arrays = Object.entries(types).map(([column, type]) => {
+    const values = rows.map((row) => element((row as Record<string, unknown>)[column]))
+    return sql`${`{${values.join()}}`}::text::${sql.raw(type)}[]`
+  })
+  const columns = Object.keys(types).map((column) => `"${column}"`)
+  return sql`unnest(${sql.join(arrays, sql`, `)}) AS ${sql.raw(`${name}(${columns.join(', ')})`)}`
+}
+
+/** One number a database, so that two migrating processes never interleave (drizzle's migrate takes no lock). */
+const MIGRATION_LOCK = 4_077_001
+
+const MIGRATIONS = fileURLToPath(new URL('../../../drizzle', import.meta.url))
+const OTHER_SCHEMA =
+  'the schema of this database was created before drizzle/0000_baseline.sql and cannot be upgraded: use an empty database'
+
+/** Hashes of the migrations that were applied to the database, oldest first. */
+async function migrations(client: postgres.Sql): Promise<string[]> {
+  const [table] = await client<{ there: boolean }[]>`
+    SELECT to_regclass('drizzle.__drizzle_migrations') IS NOT NULL AS there`
+  if (!table?.there) return []
+  const rows = await client<{ hash: string }[]>`SELECT hash FROM drizzle.__drizzle_migrations ORDER BY id`
+  return rows.map(({ hash }) => hash)
+}
+
+/**
+ * Applies the missing migrations of drizzle/ to the database; safe from many processes at once.
+ * @returns the number of applied migrations
+ * @throws Error when the database was created by another baseline than drizzle/0000_baseline.sql
+ */
+export async function migrateDb(url: string): Promise<number> {
+  const client = postgres(url, { max: 1, connect_timeout: 5, onnotice: () => {} })
+  try {
+    const orm = drizzle(client)
+    await orm.execute(sql`SELECT pg_advisory_lock(${MIGRATION_LOCK})`)
+    const before = await migrations(client)
+    // A later version may have migrated the database already; only one with another baseline is not ours.
+    const [baseline] = readMigrationFiles({ migrationsFolder: MIGRATIONS })
+    if (before.length > 0 && before[0] !== baseline?.hash) throw new Error(OTHER_SCHEMA)
+    // Released with the session: a killed migrator never leaves it behind.
+    await migrate(orm, { migrationsFolder: MIGRATIONS })
+    return (await migrations(client)).length - before.length
+  } finally {
+    await client.end({ timeout: 5 })
+  }
+}
+
+/** SQLSTATE of a Postgres error, or undefined for anything else (a broken connection, a bug). */
+export function sqlState(error: unknown): string | undefined {
+  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
+  return cause instanceof postgres.PostgresError ? cause.code : undefined
+}
+
+/** Name of the constraint that refused it, or undefined. */
+export function constraintOf(error: unknown): string | undefined {
+  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
+  return cause instanceof postgres.PostgresError ? cause.constraint_name : undefined
+}
+
+/** The data itself is at fault (classes 22 and 23, RAISE): the same statement fails again for ever. */
+export function isDataError(error: unknown): boolean {
+  const state = sqlState(error)
+  return state !== undefined && (state.startsWith('22') || state.startsWith('23') || state === 'P0001')
+}

@@ -1,0 +1,351 @@
+/**
+ * A lease while it is held. The invariant: its validity is counted from before the request that gave or renewed it was
+ * sent, so it always ends here before it ends on the server, whether or not the server answers.
+ */
+
+import { answerLimit, bounded } from '../../timeout.ts'
+import { type Lease, LeaseLostError, type LockEvents, type LostReason, type Mode, type ReleaseResult } from '../api.ts'
+import type { Backend } from './backend.ts'
+
+/** Who asks for a lease, and on which terms. */
+export interface Asking {
+  resource: string
+  id: string
+  seat: number
+  mode: Mode
+  limit: number
+  owner: string
+  ttl_ms: number
+  above: number
+  /** For how long it is expected to be held, in ms; who holds it longer is reported. */
+  expected_ms: number | undefined
+  max_hold_ms: number | undefined
+  progress_ms: number | undefined
+}
+
+export interface Grant extends Asking {
+  token: number
+  /** From this time of performance.now() on the server keeps the lock for valid_ms: less than a TTL if handed over. */
+  sent_at: number
+  valid_ms: number
+}
+
+export interface Keeper {
+  backend: Backend
+  events: LockEvents
+  /** Undoes behind the caller's back what a request without an answer may have done. */
+  undo(resource: string, id: string, ttl_ms: number): void
+  /** By seat: what a message from the lock server names. */
+  held: Map<number, HeldLease>
+  /** Makes sure that leases are looked after at this time of performance.now(). */
+  lookBy(at: number): void
+}
+
+/** Redis rounds TTLs, clocks run at different speeds, a timer is late: 1 % for the clocks, 2 ms for the rest. */
+export function validUntil(sent_at: number, ttl_ms: number): number {
+  return sent_at + ttl_ms * 0.99 - 2
+}
+
+/** A failed renewal is tried again after 20 ms, then after twice as long: the server may be back in no time. */
+const RETRY_MS = 20
+
+/** A lock that was handed over gets its whole TTL after this, unless its work was so short that it needs none. */
+const SHORT_MS = 10
+
+/** A lock that is held for longer than this is renewed for the first time, and by that known to who lists the locks. */
+const KNOWN_MS = 500
+
+/** A renewal that leaves less than this share of the TTL was nearly too late. */
+const THIN = 1 / 6
+
+export class HeldLease implements Lease {
+  readonly resource: string
+  readonly mode: Mode
+  readonly token: number
+  #seat: number
+  #owner: string
+  #id: string
+  #ttl_ms: number
+  #since: number
+  #valid_until: number
+  #renew_at: number
+  #long_at: number
+  #end_at = Number.POSITIVE_INFINITY
+  #progress_ms = Number.POSITIVE_INFINITY
+  #stall_at = Number.POSITIVE_INFINITY
+  #known: boolean
+  #keeper: Keeper
+  #renewing = false
+  #failures = 0
+  #over: LostReason | undefined
+  /** It ended otherwise than by its holder's release. */
+  #lost = false
+  #controller: AbortController | undefined
+  #releasing: Promise<ReleaseResult> | undefined
+  /** Of the callers, so many asked before the renewal under way was sent: to the others its answer is no news. */
+  #answered = 0
+  #callers: { resolve: (answer: { waiting: number }) => void; reject: (error: LeaseLostError) => void }[] | undefined
+
+  constructor(keeper: Keeper, grant: Grant) {
+    this.resource = grant.resource
+    this.mode = grant.mode
+    this.token = grant.token
+    this.#keeper = keeper
+    this.#seat = grant.seat
+    this.#owner = grant.owner
+    this.#id = grant.id
+    this.#ttl_ms = grant.ttl_ms
+    this.#since = grant.sent_at
+    this.#valid_until = validUntil(grant.sent_at, grant.valid_ms)
+    const handed = grant.valid_ms < grant.ttl_ms
+    this.#known = handed || grant.mode !== 'exclusive'
+    this.#renew_at = handed ? performance.now() + SHORT_MS : grant.sent_at + Math.min(grant.ttl_ms / 3, KNOWN_MS)
+    this.#long_at = grant.sent_at + (grant.expected_ms ?? Number.POSITIVE_INFINITY)
+    this.setDeadlines(grant)
+  }
+
+  /** They count from now on. */
+  setDeadlines(terms: { max_hold_ms: number | undefined; progress_ms: number | undefined }): void {
+    const { max_hold_ms = Number.POSITIVE_INFINITY, progress_ms = Number.POSITIVE_INFINITY } = terms
+    const now = performance.now()
+    this.#end_at = now + max_hold_ms
+    this.#progress_ms = progress_ms
+    this.#stall_at = now + progress_ms
+    this.#keeper.lookBy(this.due_at)
+  }
+
+  /** Made when somebody asks for it: an AbortController costs more than all the rest of a lease. */
+  get signal(): AbortSignal {
+    if (!this.#controller) {
+      this.#controller = new AbortController()
+      if (this.#lost) this.#controller.abort(this.#error())
+    }
+    return this.#controller.signal
+  }
+
+  get remaining_ms(): number {
+    return this.#over ? 0 : Math.max(0, Math.min(this.#valid_until, this.#end_at, this.#stall_at) - performance.now())
+  }
+
+  assertValid(): void {
+    // The timers have not run while the event loop was blocked, so the clock is asked.
+    this.#judge(performance.now())
+    if (this.#over) throw this.#error()
+  }
+
+  progress(): void {
+    const now = performance.now()
+    // A deadline that was missed stays missed: the holder may have been frozen, and calls this first when it wakes.
+    if (this.#judge(now)) this.#stall_at = now + this.#progress_ms
+  }
+
+  extend(): Promise<{ waiting: number }> {
+    return new Promise((resolve, reject) => {
+      this.progress()
+      this.assertValid()
+      this.#callers ??= []
+      this.#callers.push({ resolve, reject })
+      if (!this.#renewing) this.#renew()
+    })
+  }
+
+  release(): Promise<ReleaseResult> {
+    this.#releasing ??= this.#release()
+    return this.#releasing
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.release()
+  }
+
+  /** When this lease next has something to do by itself. */
+  get due_at(): number {
+    const renew_at = this.#renewing ? this.#valid_until : this.#renew_at
+    return Math.min(renew_at, this.#valid_until, this.#long_at, this.#end_at, this.#stall_at)
+  }
+
+  /** Does what is due. Leases that were taken together are renewed together: a renewal may be a tenth early. */
+  look(now: number): void {
+    if (now >= this.#long_at) {
+      this.#long_at = Number.POSITIVE_INFINITY
+      this.#keeper.events.heldLong?.(this.resource, this.#told())
+    }
+    if (!this.#judge(now) || this.#renewing) return
+    if (now >= this.#renew_at - (this.#failures > 0 ? 0 : this.#ttl_ms / 30)) this.#renew()
+  }
+
+  /** The lock server says that it was taken away by force. */
+  robbed(): void {
+    if (!this.#over) this.#lose('taken')
+  }
+
+  /** Something may have been missed: renewed at once, to learn it. */
+  ask(): void {
+    if (this.#judge(performance.now()) && !this.#renewing) this.#renew()
+  }
+
+  /** Ends the lease as if it had been lost: the process stops, and nobody may go on under it. */
+  giveUp(): Promise<ReleaseResult> {
+    if (!this.#over) this.#lose('released')
+    return this.release()
+  }
+
+  /**
+   * False when the lease is over. Asked before each renewal: a process that wakes from a freeze must not renew a lease
+   * whose holder has missed its deadline.
+   */
+  #judge(now: number): boolean {
+    if (this.#over) return false
+    if (now >= this.#valid_until) this.#lose(this.#outOfTime())
+    else if (now >= this.#end_at) this.#letGo('max_hold')
+    else if (now >= this.#stall_at) this.#letGo('stalled')
+    return !this.#over
+  }
+
+  /** The lock is still this lease's on the server: those who wait for it need not wait for its TTL. */
+  #letGo(why: 'max_hold' | 'stalled'): void {
+    this.#lose(why)
+    void this.release()
+  }
+
+  #renew(): void {
+    const sent_at = performance.now()
+    this.#renewing = true
+    this.#known = true
+    this.#answered = this.#callers?.length ?? 0
+    const asked = this.#keeper.backend.extend(this.resource, this.#id, this.#ttl_ms)
+    bounded(asked, answerLimit(this.#ttl_ms)).then(
+      (answer) => this.#renewed(sent_at, answer),
+      () => this.#failed(asked),
+    )
+  }
+
+  #renewed(sent_at: number, answer: number | 'expired' | 'taken'): void {
+    this.#renewing = false
+    if (this.#over) {
+      this.#late(answer)
+      return
+    }
+    if (typeof answer !== 'number') {
+      this.#lose(answer)
+      return
+    }
+    this.#failures = 0
+    const slack_ms = this.#valid_until - performance.now()
+    if (slack_ms < this.#ttl_ms * THIN) this.#keeper.events.thinSlack?.(this.resource, Math.max(0, slack_ms))
+    this.#valid_until = validUntil(sent_at, this.#ttl_ms)
+    this.#renew_at = sent_at + this.#ttl_ms / 3
+    if (performance.now() >= this.#valid_until) {
+      this.#lose('unreachable')
+      return
+    }
+    if (this.#callers) {
+      for (const caller of this.#callers.splice(0, this.#answered)) caller.resolve({ waiting: answer })
+      if (this.#callers.length > 0 && this.#judge(performance.now())) this.#renew()
+    }
+    this.#keeper.lookBy(this.due_at)
+  }
+
+  /** One failed renewal is no loss: the old validity still runs. */
+  #failed(asked: Promise<number | 'expired' | 'taken'>): void {
+    this.#renewing = false
+    asked.then((answer) => this.#late(answer), noop)
+    if (this.#over) return
+    this.#renew_at = performance.now() + Math.min(RETRY_MS * 2 ** this.#failures, this.#ttl_ms / 10)
+    this.#failures += 1
+    this.#keeper.lookBy(this.due_at)
+  }
+
+  /** A renewal that a hanging server held back until the lease was given up must not keep others out for a TTL. */
+  #late(answer: number | 'expired' | 'taken'): void {
+    if (!this.#over || this.#releasing || typeof answer !== 'number') return
+    this.#keeper.undo(this.resource, this.#id, this.#ttl_ms)
+  }
+
+  #outOfTime(): LostReason {
+    return this.#renewing || this.#failures > 0 ? 'unreachable' : 'expired'
+  }
+
+  #lose(why: LostReason): void {
+    this.#lost = true
+    this.#end(why)
+    this.#controller?.abort(this.#error())
+    this.#keeper.events.lost?.(this.resource, why, this.#told())
+  }
+
+  #told() {
+    return { token: this.token, owner: this.#owner, held_ms: performance.now() - this.#since }
+  }
+
+  #end(why: LostReason): void {
+    this.#over = why
+    this.#keeper.held.delete(this.#seat)
+    if (this.#callers) for (const caller of this.#callers.splice(0)) caller.reject(this.#error())
+  }
+
+  #error(): LeaseLostError {
+    return new LeaseLostError(this.resource, this.token, this.#over ?? 'expired')
+  }
+
+  async #release(): Promise<ReleaseResult> {
+    const noticed = this.#over !== undefined
+    if (!noticed) this.#end('released')
+    let answer: 'released' | 'expired' | 'taken'
+    try {
+      answer = await bounded(
+        this.#keeper.backend.release(this.resource, this.#id, this.#known),
+        answerLimit(this.#ttl_ms),
+      )
+    } catch {
+      // Others need not wait for the TTL if the server comes back before it.
+      this.#keeper.undo(this.resource, this.#id, this.#ttl_ms)
+      return { released: false, reason: 'unreachable' }
+    }
+    if (answer === 'released') {
+      this.#keeper.events.released?.(this.resource, performance.now() - this.#since)
+      return { released: true }
+    }
+    if (!noticed) this.#keeper.events.lost?.(this.resource, answer, this.#told())
+    return { released: false, reason: answer }
+  }
+}
+
+/** The leases of one createLocks, and one timer for all of them, so that thousands cost little but their renewals. */
+export function createKeeper(deps: Omit<Keeper, 'held' | 'lookBy'>): Keeper {
+  const held = new Map<number, HeldLease>()
+  let look_at = Number.POSITIVE_INFINITY
+  let timer: NodeJS.Timeout | undefined
+
+  function lookBy(at: number): void {
+    if (at >= look_at) return
+    look_at = at
+    clearTimeout(timer)
+    // Unref'd: a lease alone is no reason for a process to stay.
+    timer = setTimeout(look, Math.max(1, Math.ceil(at - performance.now()))).unref()
+  }
+
+  function look(): void {
+    look_at = Number.POSITIVE_INFINITY
+    const now = performance.now()
+    // If a callback of somebody else's throws, the leases behind it are looked after at once all the same.
+    let next = now
+    try {
+      for (const lease of held.values()) lease.look(now)
+      next = look_at
+      for (const lease of held.values()) next = Math.min(next, lease.due_at)
+    } finally {
+      lookBy(next)
+    }
+  }
+
+  return { ...deps, held, lookBy }
+}
+
+export function holdLease(keeper: Keeper, grant: Grant): HeldLease {
+  const lease = new HeldLease(keeper, grant)
+  keeper.held.set(grant.seat, lease)
+  keeper.lookBy(lease.due_at)
+  return lease
+}
+
+function noop(): void {}

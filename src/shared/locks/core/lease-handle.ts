@@ -1,0 +1,109 @@
+/**
+ * Leases that live by their owner's heartbeats alone, wherever the owner is. The invariant: all that is needed to renew
+ * or release one is in its handle, so any process answers for it, and none keeps it alive.
+ */
+
+import { answerLimit, bounded } from '../../timeout.ts'
+import {
+  type AcquireOptions,
+  LeaseLostError,
+  type LockEvents,
+  type Mode,
+  type RemoteLease,
+  type RemoteLeases,
+} from '../api.ts'
+import { checkOptions, checkResource, refuse } from './arguments.ts'
+import type { Backend, BusyAnswer } from './backend.ts'
+import type { Grant } from './held-lease.ts'
+import { busyError, type Waiter } from './wait-queue.ts'
+
+interface Deps {
+  backend: Backend
+  events: LockEvents
+  /** Whatever `keep` rejects with, the lease is given back. */
+  claim(
+    resource: string,
+    options: AcquireOptions,
+    wait_ms: number,
+    keep: (grant: Grant, waiter: Waiter) => Promise<RemoteLease>,
+  ): Promise<RemoteLease | BusyAnswer>
+}
+
+interface Held {
+  resource: string
+  mode: Mode
+  id: string
+  token: number
+  ttl_ms: number
+  since_ms: number
+}
+
+export function createRemoteLeases({ backend, events, claim }: Deps): RemoteLeases {
+  /** What was handed over lives for the rest of its waiter's place: its owner shall have a whole TTL. And be listed. */
+  async function whole(grant: Grant, waiter: Waiter): Promise<RemoteLease> {
+    const { resource, mode, id, token, ttl_ms } = grant
+    const sent_at = performance.now()
+    const asked = backend.extend(resource, id, ttl_ms)
+    waiter.asked = asked
+    const answer = await bounded(asked, answerLimit(ttl_ms), waiter)
+    if (typeof answer !== 'number') throw new LeaseLostError(resource, token, answer)
+    return leaseOf({ resource, mode, id, token, ttl_ms, since_ms: Date.now() }, sent_at)
+  }
+
+  return {
+    async acquire(resource, options = {}) {
+      checkResource(resource)
+      checkOptions(options)
+      refuse(options, ['within', 'max_hold_ms', 'progress_ms'], 'remote leases')
+      const claimed = await claim(resource, options, options.wait_ms ?? 0, whole)
+      if ('granted' in claimed) throw busyError(resource, claimed)
+      return claimed
+    },
+
+    async extend(handle) {
+      const held = read(handle)
+      const { resource, id, token, ttl_ms, since_ms } = held
+      const sent_at = performance.now()
+      const answer = await bounded(backend.extend(resource, id, ttl_ms), answerLimit(ttl_ms))
+      if (typeof answer === 'number') return leaseOf(held, sent_at)
+      const owner = id.split(' ').slice(3).join(' ')
+      events.lost?.(resource, answer, { token, owner, held_ms: Date.now() - since_ms })
+      throw new LeaseLostError(resource, token, answer)
+    },
+
+    async release(handle) {
+      const { resource, id, ttl_ms, since_ms } = read(handle)
+      const answer = await bounded(backend.release(resource, id, true), answerLimit(ttl_ms))
+      if (answer !== 'released') return { released: false, reason: answer }
+      events.released?.(resource, Math.max(0, Date.now() - since_ms))
+      return { released: true }
+    },
+  }
+}
+
+function leaseOf(held: Held, sent_at: number): RemoteLease {
+  const { resource, mode, token, ttl_ms } = held
+  const handle = handleOf(held)
+  const expires_at_ms = Math.floor(Date.now() - (performance.now() - sent_at) + ttl_ms)
+  return { handle, resource, mode, token, ttl_ms, expires_at_ms }
+}
+
+const MODES: readonly unknown[] = ['exclusive', 'shared', 'permit'] satisfies Mode[]
+
+export function handleOf({ resource, mode, id, token, ttl_ms, since_ms }: Held): string {
+  return Buffer.from(JSON.stringify([resource, mode, id, token, ttl_ms, since_ms])).toString('base64url')
+}
+
+function read(handle: string): Held {
+  try {
+    const parts: unknown = JSON.parse(Buffer.from(handle, 'base64url').toString())
+    if (!Array.isArray(parts) || parts.length !== 6) throw new Error('wrong parts')
+    const [resource, mode, id, token, ttl_ms, since_ms] = parts
+    const texts = [resource, id].every((part) => typeof part === 'string' && part !== '') && MODES.includes(mode)
+    const numbers = [token, ttl_ms, since_ms].every((part) => Number.isSafeInteger(part) && part > 0)
+    if (!texts || !numbers || ttl_ms < 20 || ttl_ms > 86_400_000) throw new Error('wrong parts')
+    return { resource, mode, id, token, ttl_ms, since_ms }
+  } catch (cause) {
+    throw new RangeError('this is no handle of a lease', { cause })
+  }
+}

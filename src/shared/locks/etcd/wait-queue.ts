@@ -1,0 +1,119 @@
+/**
+ * The line of a resource as etcd keeps it: a key for each holder and waiter, in the order of their creation. The
+ * invariant: whose turn it is follows from the keys before one's own alone. Keys only go from there, none is ever put
+ * in front, so a turn that has come stays until its key is gone; and a holder's key comes before those of all waiters.
+ */
+import type { IKeyValue } from 'etcd3'
+import type { Mode } from '../api.ts'
+
+/** What an id says of who asks. */
+export interface Named {
+  mode: Mode
+  /** Permits: at most so many at once; else 0. */
+  limit: number
+  ttl_ms: number
+  /** Of the createEtcdLocks that made the id. */
+  channel: string
+  seat: number
+  uuid: string
+  owner: string
+}
+
+/** One key in the line. */
+export interface Entry extends Named {
+  key: string
+  create_revision: number
+  mod_revision: number
+  lease: string
+  /** Its own clock, when it came into the line or was granted the lock. */
+  since_ms: number
+  /** Absent while it waits. */
+  token?: number
+}
+
+const ID = /^(x|s|p(\d+)) (\d+) ([0-9a-f]+)\/(\d+)-([0-9a-f-]{36}) (.*)$/s
+
+export function idOf({ mode, limit, ttl_ms, channel, seat, uuid, owner }: Named): string {
+  const letter = mode === 'exclusive' ? 'x' : mode === 'shared' ? 's' : `p${limit}`
+  return `${letter} ${ttl_ms} ${channel}/${seat}-${uuid} ${owner}`
+}
+
+/** @throws RangeError for what is no id of idOf */
+export function readId(id: string): Named {
+  const [, letter, limit = '0', ttl_ms, channel = '', seat, uuid = '', owner = ''] = ID.exec(id) ?? []
+  if (letter === undefined) throw new RangeError('this is no id of a lock on etcd')
+  const mode = letter === 'x' ? 'exclusive' : letter === 's' ? 'shared' : 'permit'
+  return { mode, limit: Number(limit), ttl_ms: Number(ttl_ms), channel, seat: Number(seat), uuid, owner }
+}
+
+/** The base is there when the lock was granted: the token is the base and the revision that granted it. */
+export function entryOf(id: string, base?: number): Buffer {
+  return Buffer.from(JSON.stringify({ id, at: Date.now(), base }))
+}
+
+/** A line is read again and again, and its keys seldom change. */
+const known = new Map<string, Entry>()
+const MOST_KNOWN = 5000
+
+/** undefined for a key in the line that is not ours. */
+export function readEntry(kv: IKeyValue): Entry | undefined {
+  const key = kv.key.toString()
+  const before = known.get(key)
+  if (before?.mod_revision === Number(kv.mod_revision) && before.lease === kv.lease) return before
+  const entry = parseEntry(key, kv)
+  if (known.size >= MOST_KNOWN) known.clear()
+  if (entry) known.set(key, entry)
+  return entry
+}
+
+function parseEntry(key: string, kv: IKeyValue): Entry | undefined {
+  try {
+    const { id, at, base } = JSON.parse(kv.value.toString()) as { id: string; at: number; base?: number }
+    const mod_revision = Number(kv.mod_revision)
+    const place = { key, create_revision: Number(kv.create_revision), mod_revision, lease: kv.lease }
+    const token = base === undefined ? {} : { token: base + mod_revision }
+    return { ...readId(id), ...place, since_ms: at, ...token }
+  } catch {
+    return undefined
+  }
+}
+
+/**
+ * How many of the line, from its head on, have their turn: one, or those that may share the lock, or as many permits
+ * as the lowest limit among them allows. None overtakes another, so writers do not starve.
+ */
+export function turns(line: Iterable<Pick<Entry, 'mode' | 'limit'>>): number {
+  let count = 0
+  let mode: Mode | undefined
+  let most = Number.POSITIVE_INFINITY
+  for (const one of line) {
+    if (one.mode === 'permit') most = Math.min(most, one.limit)
+    const fits = count === 0 || (one.mode === mode && mode !== 'exclusive' && count < most)
+    if (!fits) break
+    mode = one.mode
+    count += 1
+  }
+  return count
+}
+
+export function isHolder(entry: Entry): entry is Entry & { token: number } {
+  return entry.token !== undefined
+}
+
+export function isWaiter(entry: Entry): boolean {
+  return entry.token === undefined
+}
+
+/** Up to this TTL one etcd lease does for the place and the lock. */
+const ONE_LEASE_MS = 6000
+
+/**
+ * The etcd leases of an id are made from its uuid, so that whoever knows the id can renew and revoke them. With a long
+ * TTL a place in line has one of its own: a dead waiter shall not cost the line an hour.
+ */
+export function leaseOf({ uuid, ttl_ms }: Named, of: 'lock' | 'place'): string {
+  const hex = uuid.replaceAll('-', '')
+  const half = BigInt(`0x${of === 'lock' || ttl_ms <= ONE_LEASE_MS ? hex.slice(0, 16) : hex.slice(16)}`)
+  // Positive as an int64. 0 would mean no lease.
+  return String(BigInt.asUintN(63, half) || 1n)
+}

@@ -1,0 +1,123 @@
+/**
+ * What may be locked, so that nobody has to search the keyspace. The invariant: a resource that is held or waited for is
+ * in the index of its Cluster slot, by the same script that took the lock; one Redis has one index, in no slot.
+ */
+
+// Also for programs that compile these files as a part of their own.
+/// <reference path="./cluster-key-slot.d.ts" />
+import keySlot from 'cluster-key-slot'
+import type { Cluster, Redis } from 'ioredis'
+
+export interface RedisIndex {
+  keyOf(resource: string): string
+  /** The keys of a script that works on this resource: its lock, and the index unless its name follows from the lock's. */
+  keysOf(resource: string): string[]
+  /** Groups of resources that one script may work on. */
+  together(resources: readonly string[]): string[][]
+  list(): Promise<string[]>
+}
+
+/** An entry is dropped so long after the lock's last TTL: its holder has crashed, and nobody has asked for it since. */
+const KEPT_MS = 60_000
+/** After this a Cluster is told again that a slot is in use: it may have lost its memory. */
+const RETELL_MS = 10_000
+const SLOTS = 16_384
+
+export function lockKey(prefix: string, resource: string): string {
+  return `${prefix}lock:{${resource}}`
+}
+
+export function indexOf(redis: Redis | Cluster, prefix: string): RedisIndex {
+  return redis.isCluster ? ofCluster(redis, prefix) : ofOne(redis, prefix)
+}
+
+/** What stands in front of each key on the server: the client puts its own prefix there, but not into what it reads. */
+function baseOf(redis: Redis | Cluster, prefix: string): string {
+  const { keyPrefix = '' } = redis.options
+  return String(keyPrefix) + prefix
+}
+
+/** The entries of one index, without the braces and the base of a lock key. */
+async function entries(redis: Redis | Cluster, key: string, base: string, now_ms: number): Promise<string[]> {
+  await redis.zremrangebyscore(key, '-inf', now_ms - KEPT_MS)
+  const locks = await redis.zrange(key, '0', '-1')
+  return locks.map((lock) => lock.slice(base.length + 'lock:{'.length, -1))
+}
+
+function ofOne(redis: Redis | Cluster, prefix: string): RedisIndex {
+  const base = baseOf(redis, prefix)
+  const key = `${prefix}lock:index`
+  // The scripts look for the first 'lock:{' in the key (prelude.lua). A prefix may have one of its own.
+  const implied = `${base}lock:{`.indexOf('lock:{') === base.length
+  return {
+    keyOf: () => key,
+    keysOf: (resource) => (implied ? [lockKey(prefix, resource)] : [lockKey(prefix, resource), key]),
+    together: (resources) => (resources.length > 0 ? [[...resources]] : []),
+    list: async () => await entries(redis, key, base, await serverMs(redis)),
+  }
+}
+
+async function serverMs(redis: Redis | Cluster): Promise<number> {
+  const [seconds] = await redis.time()
+  return Number(seconds) * 1000
+}
+
+/** An index for each slot, and a set of the slots that have one, which cannot be written in the same step. */
+function ofCluster(redis: Redis | Cluster, prefix: string): RedisIndex {
+  const base = baseOf(redis, prefix)
+  const tag = /\{([^}]*)\}/.exec(`${base}lock:{x}`)?.[1] ?? ''
+  if (tag === '' || tag.includes('{')) {
+    throw new RangeError(`prefix must have a text between its braces, or the locks are in no slot: ${base}`)
+  }
+  const used = `${prefix}lock:slots`
+  const told = new Map<number, number>()
+  let tags: string[] | undefined
+  const keyOfSlot = (slot: number) => {
+    tags ??= tagsBySlot()
+    return `${prefix}lock:index:{${tags[slot]}}`
+  }
+  const slotOf = (resource: string) => keySlot(`${base}lock:{${resource}}`)
+
+  function keyOf(resource: string): string {
+    if (tag === 'x' && resource.startsWith('}')) {
+      throw new RangeError('resource must not begin with } on a Redis Cluster: its keys would be in several slots')
+    }
+    const slot = slotOf(resource)
+    if (Date.now() - (told.get(slot) ?? 0) > RETELL_MS) {
+      told.set(slot, Date.now())
+      redis.sadd(used, slot).catch(() => told.delete(slot))
+    }
+    return keyOfSlot(slot)
+  }
+
+  return {
+    keyOf,
+    keysOf: (resource) => [lockKey(prefix, resource), keyOf(resource)],
+    together(resources) {
+      const groups = new Map<number, string[]>()
+      for (const resource of resources) {
+        const slot = slotOf(resource)
+        groups.set(slot, [...(groups.get(slot) ?? []), resource])
+      }
+      return [...groups.values()]
+    },
+    async list() {
+      const now_ms = await serverMs(redis)
+      const slots = await redis.smembers(used)
+      const lists = slots.map((slot) => entries(redis, keyOfSlot(Number(slot)), base, now_ms))
+      return (await Promise.all(lists)).flat()
+    },
+  }
+}
+
+/** For each slot a text that falls into it. */
+function tagsBySlot(): string[] {
+  const tags = new Array<string>(SLOTS)
+  for (let found = 0, n = 0; found < SLOTS; n++) {
+    const slot = keySlot(String(n))
+    if (tags[slot] !== undefined) continue
+    tags[slot] = String(n)
+    found += 1
+  }
+  return tags
+}

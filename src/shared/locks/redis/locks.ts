@@ -1,0 +1,202 @@
+/**
+ * Leases on one Redis, or on a Redis Cluster, where every resource has its node. The invariant: every verb is one Lua
+ * script over the keys of one resource, which share a Cluster slot by their braces; `lock:{type:id}` itself exists
+ * exactly while somebody has the lock exclusively.
+ */
+import { randomUUID } from 'node:crypto'
+import { hostname } from 'node:os'
+import type { Cluster, Redis } from 'ioredis'
+import type { LockEvents, LockState, Locks } from '../api.ts'
+import { checkNumber, checkRedis, checkSetting } from '../core/arguments.ts'
+import type { Answer, Asker, Backend, BusyAnswer, Heard } from '../core/backend.ts'
+import { createLocksOn, type LocksOptions } from '../core/locks.ts'
+import { indexOf, lockKey, type RedisIndex } from './lock-index.ts'
+import { createRights } from './rights.ts'
+import { createRun, script } from './script.ts'
+import { type Ear, listenTo } from './subscription.ts'
+import { kindOf, readHolder, readId } from './wire-format.ts'
+
+// biome-ignore lint/performance/noBarrelFile: an entry of the package; callers branch on the errors of what they open here
+export { type Lease, LeaseLostError, LockBusyError, type Locks } from '../api.ts'
+
+const ACQUIRE = script('redis/acquire-fast', 'redis/prelude', 'redis/acquire')
+const ACQUIRE_ALL = script('redis/prelude', 'redis/acquire-all')
+const EXTEND = script('redis/prelude', 'redis/extend')
+const RELEASE = script('redis/release-fast', 'redis/prelude', 'redis/release')
+const CANCEL = script('redis/prelude', 'redis/cancel')
+const FORCE = script('redis/prelude', 'redis/force')
+const INSPECT = script('redis/prelude', 'redis/inspect')
+
+/** So many replicas must have a lock before it is given out. */
+export interface Replication {
+  replicas: number
+  timeout_ms: number
+}
+
+export interface RedisLocksOptions extends Omit<LocksOptions, 'instance'> {
+  /** For commands; stays the caller's to close. It is duplicated for the one subscriber. Sentinel and Cluster are its own. */
+  redis: Redis | Cluster
+  /** In front of every key and channel. */
+  prefix?: string
+  /** Shown as the holder when an acquire names no owner. Default host:pid. */
+  instance?: string
+  /**
+   * Each grant WAITs until so many replicas have it, else it is given back: a failover then loses a lock only if all of
+   * them are lost with it. Costs a connection of its own, since WAIT holds up what is behind it. Not for a Cluster.
+   */
+  replication?: Replication
+}
+
+/** @throws TypeError or RangeError for an option that is none */
+export function createLocks(all: RedisLocksOptions): Locks {
+  checkSetting(all)
+  const { redis, prefix = '', instance, replication, ...options } = all
+  checkRedis('redis', redis, all)
+  if (replication !== undefined) checkReplication(replication)
+  const backend = createRedisBackend(redis, prefix, replication, options.events)
+  return createLocksOn(backend, { ...options, instance: instance ?? `${hostname()}:${process.pid}` })
+}
+
+/** WAIT without a limit would wait for ever. */
+function checkReplication({ replicas, timeout_ms }: Replication): void {
+  checkNumber('replication.replicas', replicas ?? Number.NaN, { least: 1 })
+  checkNumber('replication.timeout_ms', timeout_ms ?? Number.NaN, { least: 1 })
+}
+
+/** The locks of one Redis, without the side that waits and renews. */
+export function createRedisBackend(
+  redis: Redis | Cluster,
+  prefix: string,
+  replication?: Replication,
+  events: LockEvents = {},
+): Backend {
+  if (replication && redis.isCluster) throw new RangeError('replication is not for a Redis Cluster')
+  // Every createLocks has a channel of its own, so that a message reaches the one process that it is for.
+  const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`
+  const index: RedisIndex = indexOf(redis, prefix)
+  const run = createRun(redis)
+  let ear: Ear | undefined
+  const rights = createRights(redis, run, { prefix, channel, kind: '', events })
+  rights.check()
+  const { keysOf } = index
+
+  const backend: Backend = {
+    newId: ({ seat, owner, mode, limit, ttl_ms }: Asker) =>
+      `${kindOf(mode, limit)} ${ttl_ms} ${channel}/${seat}-${randomUUID()} ${owner}`,
+
+    attempt({ resource, id, ttl_ms, above, place_ttl_ms, ticket }) {
+      const keys = keysOf(resource)
+      // The usual attempt is short: every argument costs both sides as much as a key.
+      if (above > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, place_ttl_ms, ticket, above)
+      if (ticket > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, place_ttl_ms, ticket)
+      if (place_ttl_ms > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, place_ttl_ms)
+      return run(ACQUIRE, readAttempt, keys, id, ttl_ms)
+    },
+
+    together: index.together,
+
+    attemptAll(attempts) {
+      const [first = '', ...others] = attempts.map(({ resource }) => resource)
+      const keys = [lockKey(prefix, first), index.keyOf(first), ...others.map((one) => lockKey(prefix, one))]
+      const above = Math.max(0, ...attempts.map((one) => one.above))
+      const asked = attempts.flatMap(({ id, ttl_ms }) => [id, ttl_ms])
+      return run(ACQUIRE_ALL, readAll, keys, above, ...asked)
+    },
+
+    extend: (resource, id, ttl_ms) => run(EXTEND, readExtend, keysOf(resource), id, ttl_ms),
+    release(resource, id, known) {
+      const keys = keysOf(resource)
+      return known ? run(RELEASE, readRelease, keys, id, 1) : run(RELEASE, readRelease, keys, id)
+    },
+    cancel: (resource, id) => run(CANCEL, () => {}, keysOf(resource), id),
+    force: (resource, above) => run(FORCE, readForce, keysOf(resource), above),
+    inspect: (resources) =>
+      Promise.all(resources.map((one) => run(INSPECT, (answer) => readState(one, answer), keysOf(one)))),
+    list: () => index.list(),
+
+    listen(heard) {
+      ear ??= listenTo(redis, channel, heard, rights.failed)
+    },
+
+    async close() {
+      ear?.disconnect()
+      rights.close()
+    },
+  }
+  return replication ? replicated(redis as Redis, backend, replication) : backend
+}
+
+/** Every grant is confirmed by the replicas before anybody hears of it; one that is handed over is asked for again. */
+function replicated(redis: Redis, backend: Backend, { replicas, timeout_ms }: Replication): Backend {
+  async function confirmed(resource: string, id: string): Promise<void> {
+    const acked = await redis.wait(replicas, timeout_ms)
+    if (acked >= replicas) return
+    await backend.cancel(resource, id)
+    const error = new Error(`${acked} of ${replicas} replicas have the lock on ${resource}: it was given back`)
+    throw Object.assign(error, { code: 'not_replicated' })
+  }
+
+  const { attemptAll: _none, together: _neither, ...others } = backend
+  return {
+    ...others,
+    async attempt(attempt) {
+      const answer = await backend.attempt(attempt)
+      if (answer.granted) await confirmed(attempt.resource, attempt.id)
+      return answer
+    },
+    listen(heard) {
+      backend.listen(((seat: number, what?: 'taken' | object) => {
+        heard(seat, what === 'taken' ? what : undefined)
+      }) as Heard)
+    },
+  }
+}
+
+function busy(numbers: unknown[], holder: unknown): BusyAnswer {
+  const [ticket = 0, place = 0, ahead = 0, waiting = 0, free_in_ms = 0] = numbers.map(Number)
+  const named = typeof holder === 'string' ? readHolder(holder).owner || holder : undefined
+  return { granted: false, ticket, place, ahead, waiting, free_in_ms, holder: named }
+}
+
+function readAttempt(answer: unknown): Answer {
+  if (!Array.isArray(answer)) return { granted: true, token: Number(answer) }
+  return busy(answer.slice(0, 5), answer[5])
+}
+
+function readAll(answer: unknown): { granted: true; tokens: number[] } | { at: number; busy: BusyAnswer } {
+  const [granted, ...rest] = answer as unknown[]
+  if (Number(granted) === 1) return { granted: true, tokens: rest.map(Number) }
+  const [at, waiting, free_in_ms, holder] = rest
+  return { at: Number(at), busy: busy([0, 0, 0, waiting, free_in_ms], holder) }
+}
+
+function readExtend(answer: unknown): number | 'expired' | 'taken' {
+  const waiting = Number(answer)
+  return waiting >= 0 ? waiting : waiting === -1 ? 'expired' : 'taken'
+}
+
+function readRelease(answer: unknown): 'released' | 'expired' | 'taken' {
+  return Number(answer) === 1 ? 'released' : Number(answer) === 0 ? 'expired' : 'taken'
+}
+
+function readHolders(pairs: unknown[]): LockState['holders'] {
+  const holders: LockState['holders'] = []
+  for (let i = 0; i < pairs.length; i += 2) {
+    holders.push({ ...readHolder(String(pairs[i])), ttl_left_ms: Number(pairs[i + 1]) })
+  }
+  return holders
+}
+
+function readForce(answer: unknown): { token: number; robbed: LockState['holders'] } {
+  const [token, ...pairs] = answer as unknown[]
+  return { token: Number(token), robbed: readHolders(pairs) }
+}
+
+function readState(resource: string, answer: unknown): LockState {
+  const [fence, holders, line] = answer as [unknown, unknown[], string[]]
+  const waiters: LockState['waiters'] = []
+  for (let i = 0; i < line.length; i += 2) {
+    waiters.push({ ...readId(line[i] ?? ''), since_ms: Math.floor(Number(line[i + 1]) / 1000) })
+  }
+  return { resource, fence: Number(fence), holders: readHolders(holders), waiters }
+}

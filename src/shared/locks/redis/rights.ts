@@ -1,0 +1,60 @@
+/**
+ * What the user of the lock server may do. The invariant: a right that is missing is reported once, as soon as the client
+ * is connected, and not first when a lock is in use; docs/locks.md lists all of them.
+ */
+import type { Cluster, Redis } from 'ioredis'
+import type { LockEvents } from '../api.ts'
+import { lockKey } from './lock-index.ts'
+import { type Run, script } from './script.ts'
+
+const RIGHTS = script('redis/rights')
+
+export interface Rights {
+  /** Asks the server, when the client is connected. */
+  check(): void
+  /** An error of the server that may be for want of a right. */
+  failed(error: unknown): void
+  close(): void
+}
+
+export function createRights(
+  redis: Redis | Cluster,
+  run: Run,
+  { prefix, channel, kind, events }: { prefix: string; channel: string; kind: 'quorum' | ''; events: LockEvents },
+): Rights {
+  const reported = new Set<string>()
+  // A name that is no resource: its keys are never those of a lock.
+  const key = `${lockKey(prefix, 'rights')}:rights`
+
+  function report(right: string): void {
+    if (reported.has(right)) return
+    reported.add(right)
+    if (events.denied) events.denied(right)
+    else process.emitWarning(`the user of the lock server lacks a right: ${right} (docs/locks.md, "Rights on Redis")`)
+  }
+
+  function failed(error: unknown): void {
+    const text = error instanceof Error ? error.message : ''
+    if (!text.startsWith('NOPERM')) return
+    const [, command] = /'([^' ]+)/.exec(text) ?? []
+    if (/channel/.test(text)) report(`+subscribe +publish on &${prefix}lock:wake:*`)
+    else report(command ? `+${command}` : text)
+  }
+
+  function ask(): void {
+    const names = (answer: unknown) => answer as string[]
+    run(RIGHTS, names, [key], channel, redis.isCluster ? 'cluster' : kind).then((refused) => {
+      for (const name of refused)
+        report(name === 'publish' ? `+publish on &${prefix}lock:wake:*` : `+${name} on ~${prefix}lock:*`)
+    }, failed)
+  }
+
+  return {
+    check() {
+      if (redis.status === 'ready') ask()
+      else redis.once('ready', ask)
+    },
+    failed,
+    close: () => void redis.off('ready', ask),
+  }
+}

@@ -1,0 +1,53 @@
+/**
+ * Locks on 3 or 5 independent Redis: they survive the loss of a minority of them. What is promised, and what not, is in
+ * docs/decisions/0009-votes-give-way-locks-do-not.md. After Antirez, "Distributed Locks with Redis", and
+ * M. Kleppmann's answer to it: the token, not the lock, is what a database can rely on.
+ */
+import { hostname } from 'node:os'
+import type { Redis } from 'ioredis'
+import type { LockEvents, Locks } from '../api.ts'
+import { checkRedis, checkSetting, checkTtl } from '../core/arguments.ts'
+import { createLocksOn, type LocksOptions } from '../core/locks.ts'
+import { createRedlockBackend } from './backend.ts'
+
+// biome-ignore lint/performance/noBarrelFile: an entry of the package; callers branch on the errors of what they open here
+export { type Lease, LeaseLostError, LockBusyError, type Locks } from '../api.ts'
+
+export interface RedlockOptions extends Omit<LocksOptions, 'instance'> {
+  /**
+   * 3 or 5, on machines of their own; they stay the caller's to close. With enableOfflineQueue and
+   * autoResendUnfulfilledCommands off and maxRetriesPerRequest 0, so that a server that is away is done without at once.
+   */
+  nodes: readonly Redis[]
+  /** In front of every key and channel. */
+  prefix?: string
+  /** Shown as the holder when an acquire names no owner. Default host:pid. */
+  instance?: string
+  events?: LockEvents | undefined
+  /**
+   * No lease on these servers lives longer, whoever asks: so long a server that has lost its memory does not vote.
+   * Default: a minute, or ttl_ms if that is longer.
+   */
+  max_ttl_ms?: number
+}
+
+/** @throws TypeError or RangeError for an option that is none, RangeError for other numbers of servers: a second or fourth one makes a quorum larger, and no safer */
+export function createRedlock(options: RedlockOptions): Locks<'exclusive' | 'shared'> {
+  checkSetting(options)
+  const { nodes, prefix = '', instance, max_ttl_ms = Math.max(60_000, options.ttl_ms), ...rest } = options
+  checkTtl('max_ttl_ms', max_ttl_ms)
+  if (!Array.isArray(nodes)) throw new TypeError('nodes must be an array')
+  for (const node of nodes) checkRedis('nodes', node, options)
+  if (nodes.length !== 3 && nodes.length !== 5) {
+    throw new RangeError(`Redlock needs 3 or 5 servers, not ${nodes.length}`)
+  }
+  if (new Set(nodes).size < nodes.length) throw new RangeError('Redlock needs different servers')
+  if (options.ttl_ms > max_ttl_ms) throw new RangeError(`ttl_ms must not be above max_ttl_ms, ${max_ttl_ms}`)
+  const backend = createRedlockBackend(nodes, {
+    prefix,
+    ttl_ms: options.ttl_ms,
+    max_ttl_ms,
+    events: options.events ?? {},
+  })
+  return createLocksOn(backend, { ...rest, instance: instance ?? `${hostname()}:${process.pid}` })
+}

@@ -1,0 +1,67 @@
+/** What a quorum agrees on. The invariant: a holder or a waiter is named only if so many voters know of it. */
+import type { LockState } from '../api.ts'
+import { readId, splitHolder } from '../redis/wire-format.ts'
+import { ticketOf } from './two-phase-acquire.ts'
+
+type Inspected = [fence: unknown, holders: (string | number)[], line: string[]]
+
+interface Seen {
+  token: number
+  since_us: number
+  ttl_left_ms: number
+}
+
+/** Locks, not votes, by id: pairs of "id token since_us" and ttl_left_ms. */
+function locksIn(pairs: readonly unknown[]): Map<string, Seen> {
+  const locks = new Map<string, Seen>()
+  for (let i = 0; i + 1 < pairs.length; i += 2) {
+    const { id, token, since_us } = splitHolder(String(pairs[i]))
+    if (token > 0) locks.set(id, { token, since_us, ttl_left_ms: Number(pairs[i + 1]) })
+  }
+  return locks
+}
+
+function holderOf(id: string, seen: readonly Seen[]): LockState['holders'][number] {
+  const token = Math.max(...seen.map((one) => one.token))
+  const since_us = Math.min(...seen.map((one) => one.since_us))
+  const ttl_left_ms = Math.min(...seen.map((one) => one.ttl_left_ms))
+  return { ...readId(id), token, since_ms: Math.floor(since_us / 1000), ttl_left_ms }
+}
+
+function gathered<T>(maps: readonly Map<string, T>[]): Map<string, T[]> {
+  const all = new Map<string, T[]>()
+  for (const map of maps) for (const [id, one] of map) all.set(id, [...(all.get(id) ?? []), one])
+  return all
+}
+
+export function quorumState(resource: string, answers: readonly Inspected[], quorum: number): LockState {
+  const locks = gathered(answers.map(([, holders]) => locksIn(holders)))
+  const holders = [...locks].filter(([, seen]) => seen.length >= quorum)
+  const held = new Set(holders.map(([id]) => id))
+  // A vote is a place in line that is about to become a lock.
+  const lines = answers.map(([, pairs, line]) => {
+    const places = new Map<string, number>()
+    for (let i = 0; i + 1 < line.length; i += 2) places.set(line[i] ?? '', Number(line[i + 1]))
+    for (let i = 0; i < pairs.length; i += 2) {
+      const { id, token } = splitHolder(String(pairs[i]))
+      if (token === 0) places.set(id, ticketOf(id))
+    }
+    return places
+  })
+  const waiters = [...gathered(lines)]
+    .filter(([id, seen]) => seen.length >= quorum && !held.has(id))
+    .map(([id, [ticket = 0]]) => ({ ...readId(id), since_ms: Math.floor(ticket / 1000) }))
+    .sort((a, b) => a.since_ms - b.since_ms)
+  return {
+    resource,
+    fence: Math.max(...answers.map(([fence]) => Number(fence))),
+    holders: holders.map(([id, seen]) => holderOf(id, seen)),
+    waiters,
+  }
+}
+
+/** Everybody who had a lock with one of the voters: a quorum of them is gone. */
+export function robbedBy(answers: readonly (readonly unknown[])[]): LockState['holders'] {
+  const locks = gathered(answers.map(locksIn))
+  return [...locks].map(([id, seen]) => holderOf(id, seen))
+}

@@ -1,0 +1,102 @@
+/**
+ * Opens the locks on the servers that the configuration names. The invariant: API and workers lock in one place, so
+ * both come here, and what is opened here is closed here.
+ */
+import { Cluster, Redis } from 'ioredis'
+import type { Config, LockRedis } from './config.ts'
+import { typeOf } from './domain/resource.ts'
+import type { LockEvents, Locks, Mode } from './locks/api.ts'
+import { createLocks } from './locks/redis/locks.ts'
+import { createRedlock } from './locks/redlock/locks.ts'
+import type { Log } from './log.ts'
+import { openRedis } from './queues.ts'
+
+interface OpenLocksDeps {
+  config: Pick<Config, 'lock' | 'redis_prefix' | 'lease_ttl_ms' | 'expected_hold_ms'>
+  /** On REDIS_URL: where the locks are unless they have servers of their own. Stays the caller's to close. */
+  redis: Redis
+  log: Log
+  events: LockEvents
+}
+
+export interface OpenedLocks {
+  locks: Locks
+  /** What these servers can do: there are no permits on a quorum. */
+  modes: readonly Mode[]
+  /** For /readyz: questions that reject when the locks cannot be had. Empty when they are where `redis` is. */
+  checks: Readonly<Record<string, () => Promise<unknown>>>
+  /** Gives back what is held and closes the connections of its own. */
+  close(): Promise<void>
+}
+
+const ALL: readonly Mode[] = ['exclusive', 'shared', 'permit']
+const WITHOUT_PERMITS: readonly Mode[] = ['exclusive', 'shared']
+
+/** Milliseconds between attempts to reach a lock server again. */
+const RECONNECT_MS = 200
+
+export async function openLocks({ config, redis, log, events }: OpenLocksDeps): Promise<OpenedLocks> {
+  const { lock, redis_prefix: prefix, lease_ttl_ms: ttl_ms, expected_hold_ms: expected } = config
+  const expected_hold_ms = (resource: string) => expected.get(typeOf(resource)) ?? expected.get('*')
+  const options = { ttl_ms, events, expected_hold_ms }
+  switch (lock.backend) {
+    case 'redis': {
+      const own = lock.servers && openServers(lock.servers, log)
+      // As long as a heartbeat may be late for other reasons, too.
+      const replication = lock.wait_replicas && { replicas: lock.wait_replicas, timeout_ms: Math.floor(ttl_ms / 10) }
+      const locks = createLocks({ redis: own ?? redis, prefix, ...options, ...(replication && { replication }) })
+      const close = async () => {
+        await locks.close()
+        own?.disconnect()
+      }
+      return { locks, modes: ALL, checks: own ? { locks: () => locks.inspect('readyz') } : {}, close }
+    }
+    case 'redlock': {
+      // Of each server that fails: the others may still be a quorum, and then nothing else says so.
+      const nodes = lock.urls.map((url) => openRedis(url, log, { autoResendUnfulfilledCommands: false }, 'warn'))
+      const { max_ttl_ms } = lock
+      // Its type says what a quorum cannot count; who may ask for more looks at `modes` first.
+      const locks: Locks = createRedlock({ nodes, prefix, ...options, ...(max_ttl_ms && { max_ttl_ms }) })
+      const close = async () => {
+        await locks.close()
+        for (const node of nodes) node.disconnect()
+      }
+      return { locks, modes: WITHOUT_PERMITS, checks: { locks: () => locks.inspect('readyz') }, close }
+    }
+    case 'etcd': {
+      // A process without etcd need not load gRPC: a tenth of a second at its start.
+      const { createEtcdLocks } = await import('./locks/etcd/locks.ts')
+      const locks = createEtcdLocks({ hosts: lock.hosts, prefix: `holdfast/${prefix}`, ...options })
+      return { locks, modes: ALL, checks: { etcd: () => locks.inspect('readyz') }, close: () => locks.close() }
+    }
+  }
+}
+
+function openServers(servers: LockRedis, log: Log): Redis | Cluster {
+  const [first = '', ...others] = servers.urls
+  if (servers.kind === 'single') return openRedis(first, log)
+  const at = [first, ...others].map((url) => {
+    const { hostname: host, port } = new URL(url)
+    return { host, port: Number(port || (servers.kind === 'sentinel' ? 26_379 : 6379)) }
+  })
+  const { username, password } = new URL(first)
+  const login = { ...(username && { username }), ...(password && { password: decodeURIComponent(password) }) }
+  const failFast = { enableOfflineQueue: false, connectTimeout: 2_000, autoResubscribe: false, ...login }
+  const own =
+    servers.kind === 'cluster'
+      ? new Cluster(at, {
+          enableOfflineQueue: false,
+          clusterRetryStrategy: () => RECONNECT_MS,
+          redisOptions: { ...failFast, autoResendUnfulfilledCommands: false },
+        })
+      : new Redis({
+          ...failFast,
+          sentinels: at,
+          name: servers.master,
+          maxRetriesPerRequest: 0,
+          retryStrategy: () => RECONNECT_MS,
+          sentinelRetryStrategy: () => RECONNECT_MS,
+        })
+  own.on('error', (error) => log.debug({ error: error.message }, 'redis of the locks: connection failed'))
+  return own
+}

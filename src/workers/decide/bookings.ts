@@ -1,0 +1,417 @@
+/**
+ * What is decided about bookings, in memory and without I/O. Invariants: a booking gets its time only when no other
+ * active one has any of it, and a ride only when its rider has no other; whoever is overdue by the database clock is
+ * expired first, and never in the way; every unit of a wallet that moves leaves a movement.
+ */
+
+import type { BookingCommand, BookingStatus, ChargeCommand, ChargeStatus, Payment } from '../../shared/db/schema.ts'
+import { type BookingMove, isActive, isOver, MOVES, refusedByTime } from '../../shared/domain/booking.ts'
+import { isAccount } from '../../shared/domain/resource.ts'
+import { newId } from '../../shared/ids.ts'
+import {
+  type CommandChange,
+  isForeign,
+  type Movement,
+  PAYMENT_S,
+  type Payable,
+  type PaymentChange,
+  type Resource,
+  type Successor,
+  samePayment,
+  UNCHARGED,
+  UnprocessableError,
+} from './purchases.ts'
+
+/** A row of bookings, as far as deciding needs it. `status` changes as the batch is decided. */
+export interface BookingRow {
+  id: string
+  seq: number
+  /** the resource that is booked: the line it stands in */
+  queue: string
+  kind: 'stay' | 'ride'
+  customer: string
+  /** half-open, milliseconds since 1970; a ride has no end until it is over */
+  from_ms: number
+  until_ms: number | null
+  /** that a stay is charged for; null: counted by the time that it lasts */
+  days: number | null
+  amount: number | null
+  currency: string | null
+  payment: Payment
+  hold_seconds: number | null
+  status: BookingStatus
+  expires_ms: number | null
+  created_ms: number
+  /** what has become of its charge; null when there is none */
+  charge: ChargeStatus | null
+  /** the end of the hold that its charge has extended; null without a hold of its own */
+  hold_until_ms: number | null
+  /** the expired booking that this one stands in for: the charge is that one's */
+  replaces: string | null
+}
+
+/** What stands in a calendar's line: a booking to settle, a command on one, or a request whose time is over. */
+export type BookingItem = { booking: BookingRow; purchase?: never } & (
+  | { kind: 'booking'; command?: never }
+  | { kind: 'expired'; command?: never }
+  | { kind: 'command'; command: BookingCommandRow }
+)
+
+export interface BookingCommandRow {
+  id: string
+  seq: number
+  command: BookingCommand | ChargeCommand
+  /** what an accept pays with; null: with what the booking has already */
+  payment: Payment | null
+}
+
+export interface BookingChange {
+  id: string
+  customer: string
+  was: BookingStatus
+  status: BookingStatus
+  reason: string | null
+  conflicts: string[] | null
+  amount: number | null
+  currency: string | null
+  expires_ms: number | null
+  fencing_token: number
+}
+
+export interface BookingVerdict {
+  bookings: BookingChange[]
+  /** overdue requests of lines that this batch does not hold: expired by the clock alone, they have moved nothing */
+  overdue: string[]
+  commands: CommandChange[]
+  movements: Movement[]
+  resources: Resource[]
+  payables: Payable[]
+  payments: PaymentChange[]
+  attempts: string[]
+  rebooked: Successor[]
+  skipped: BookingItem[]
+}
+
+const DAY_MS = 86_400_000
+/** Ids of conflicting bookings that are named. */
+const NAMED = 20
+
+/** Every resource that settling this item may write. */
+export function refsOfBooking({ booking: { queue, payment }, command }: BookingItem): string[] {
+  const wallets = [payment, command?.payment].flatMap((one) => (one?.method === 'wallet' ? [one.account] : []))
+  return [...new Set([queue, ...wallets])]
+}
+
+const overlap = (a: BookingRow, b: BookingRow) =>
+  a.from_ms < (b.until_ms ?? Number.POSITIVE_INFINITY) && b.from_ms < (a.until_ms ?? Number.POSITIVE_INFINITY)
+
+/**
+ * Decides the items in order. `active` are the bookings that have their time already, of these lines or with these
+ * riders, read under the lock; `now_ms` is the database clock, read after it; a ride waits `accept_ms` to be accepted.
+ */
+export function decideBookings(
+  items: readonly BookingItem[],
+  active: readonly BookingRow[],
+  resources: ReadonlyMap<string, Resource>,
+  now_ms: number,
+  accept_ms: number,
+): BookingVerdict {
+  const verdict: BookingVerdict = {
+    bookings: [],
+    overdue: [],
+    commands: [],
+    movements: [],
+    resources: [],
+    payables: [],
+    payments: [],
+    attempts: [],
+    rebooked: [],
+    skipped: [],
+  }
+  const changes = new Map<string, BookingChange>()
+  const touched = new Set<Resource>()
+  const overdue = new Set<string>()
+  const own = new Map(items.map(({ booking }) => [booking.id, booking]))
+  const calendars = new Map<string, Set<BookingRow>>()
+  const riders = new Map<string, Set<BookingRow>>()
+  for (const row of active) list(own.get(row.id) ?? row)
+
+  /** Keeps the row where others look for what is in their way. */
+  function list(row: BookingRow): void {
+    const places = [
+      row.kind === 'ride' ? ([riders, row.customer] as const) : undefined,
+      [calendars, row.queue] as const,
+    ]
+    for (const [map, key] of places.filter((place) => place !== undefined)) {
+      if (isActive(row.status)) map.set(key, (map.get(key) ?? new Set()).add(row))
+      else map.get(key)?.delete(row)
+    }
+  }
+
+  function move(booking: BookingRow, what: BookingMove, reason?: string, conflicts?: string[]): void {
+    const status = MOVES[booking.status][what]
+    if (status === undefined) throw new UnprocessableError(`${what} does not apply to what is ${booking.status}`)
+    change(booking, status, reason, conflicts)
+    list(booking)
+  }
+
+  function change(booking: BookingRow, status: BookingStatus, reason?: string, conflicts?: string[]): void {
+    changes.set(booking.id, {
+      id: booking.id,
+      customer: booking.customer,
+      was: changes.get(booking.id)?.was ?? booking.status,
+      status,
+      reason: reason ?? null,
+      conflicts: conflicts ?? null,
+      amount: booking.amount,
+      currency: booking.currency,
+      expires_ms: booking.expires_ms,
+      fencing_token: resources.get(booking.queue)?.token ?? 0,
+    })
+    booking.status = status
+  }
+
+  const isCharged = ({ payment, amount }: BookingRow) => payment.method === 'card' && (amount ?? 0) > 0
+
+  function ask(step: Payable['step'], booking: BookingRow): void {
+    const { id, replaces, currency, hold_until_ms } = booking
+    const amount = booking.amount ?? 0
+    verdict.payables.push({ step, of: 'booking', id: replaces ?? id, amount, currency: currency ?? '', hold_until_ms })
+  }
+
+  /** The time stays aside until the charge has come to an end, and its money is asked for. */
+  function charge(booking: BookingRow): void {
+    booking.charge = 'pending'
+    booking.hold_until_ms = booking.hold_seconds === null ? null : booking.expires_ms
+    booking.expires_ms = Math.max(booking.expires_ms ?? 0, now_ms + PAYMENT_S * 1000)
+    ask('charge', booking)
+  }
+
+  /** Moves what the wallet pays: `available` and `held` per unit, and the movements that say so. */
+  function pay(booking: BookingRow, available: number, held: number, ...reasons: Movement['reason'][]): void {
+    const { payment, amount } = booking
+    if (payment.method !== 'wallet' || !amount) return
+    const wallet = resources.get(payment.account)
+    if (!wallet) throw new UnprocessableError(`${payment.account} is gone`)
+    wallet.available += available * amount
+    wallet.held += held * amount
+    touched.add(wallet)
+    for (const reason of reasons) {
+      const delta = reason === 'sale' || reason === 'hold' ? -amount : amount
+      verdict.movements.push({ resource: wallet.ref, booking: booking.id, delta, reason, fencing_token: wallet.token })
+    }
+  }
+
+  const isOverdue = (row: BookingRow) =>
+    row.status === 'requested' && row.expires_ms !== null && row.expires_ms <= now_ms
+
+  /** False when it cannot be expired here: its wallet is not under a lease of this batch. */
+  function expire(booking: BookingRow): boolean {
+    const { payment } = booking
+    if (payment.method === 'wallet' && !resources.has(payment.account)) return false
+    if (resources.has(booking.queue)) {
+      pay(booking, 1, -1, 'release')
+      move(booking, 'expire')
+    } else {
+      overdue.add(booking.id)
+      booking.status = 'expired'
+      list(booking)
+    }
+    return true
+  }
+
+  /** What else has this time, or this rider. */
+  function inTheWay(booking: BookingRow): BookingRow[] {
+    const here = [...(calendars.get(booking.queue) ?? [])].filter((row) => overlap(row, booking))
+    const rides = booking.kind === 'ride' ? [...(riders.get(booking.customer) ?? [])] : []
+    return [...new Set([...here, ...rides])]
+  }
+
+  function settle(booking: BookingRow): boolean {
+    const resource = resources.get(booking.queue)
+    const refuse = (reason: string, conflicts?: string[]) => move(booking, 'refuse', reason, conflicts)
+    if (resource?.kind !== 'calendar') {
+      refuse('unknown_resource')
+      return true
+    }
+    if (isAccount(booking.queue)) {
+      refuse('wrong_kind')
+      return true
+    }
+    const { payment } = booking
+    const wallet = payment.method === 'wallet' ? resources.get(payment.account) : undefined
+    if (booking.kind === 'stay') {
+      const days = booking.days ?? Math.ceil(((booking.until_ms ?? booking.from_ms) - booking.from_ms) / DAY_MS)
+      const amount = resource.price * days
+      booking.amount = Number.isSafeInteger(amount) ? amount : null
+      booking.currency = resource.currency
+    }
+    const rivals = inTheWay(booking)
+    // Those that are overdue leave first. One whose wallet is busy elsewhere is looked at again in the next round.
+    if (!rivals.filter(isOverdue).every(expire)) return false
+    const conflicts = rivals.filter((row) => isActive(row.status)).map((row) => row.id)
+    // It may have been over by the time its turn came.
+    if (isOver(booking, now_ms)) refuse('too_late')
+    else if (conflicts.length > 0) refuse('conflict', conflicts.slice(0, NAMED))
+    else if (booking.kind === 'stay' && booking.amount === null) refuse('amount_too_large')
+    else if (payment.method === 'card' && booking.kind === 'ride') refuse('payment_unavailable')
+    else if (payment.method === 'wallet' && wallet?.kind !== 'units') refuse('unknown_resource')
+    else if (wallet && booking.amount && wallet.currency.toUpperCase() !== resource.currency.toUpperCase()) {
+      refuse('currency_mismatch')
+    } else if (wallet && wallet.available < (booking.amount ?? 0)) refuse('payment_declined')
+    else take(booking)
+    return true
+  }
+
+  function take(booking: BookingRow): void {
+    const wait_ms =
+      booking.kind === 'ride' ? accept_ms : booking.hold_seconds === null ? null : booking.hold_seconds * 1000
+    if (wait_ms === null && !isCharged(booking)) {
+      pay(booking, -1, 0, 'sale')
+      move(booking, 'book')
+    } else {
+      if (wait_ms === null) charge(booking)
+      else booking.expires_ms = now_ms + wait_ms
+      pay(booking, -1, 1, 'hold')
+      move(booking, 'request')
+    }
+  }
+
+  /** Undefined when it was done, else the code of the refusal. */
+  function obey(booking: BookingRow, { command, payment }: BookingCommandRow): string | undefined {
+    if (command === 'paid' || command === 'unpaid') return learn(booking, command) ? undefined : 'wrong_status'
+    const was = booking.status
+    const next = MOVES[was][command]
+    if (next === undefined) return 'wrong_status'
+    const ill_timed = refusedByTime(booking, command, now_ms)
+    if (ill_timed) return ill_timed
+    if (next === 'accepted') return accept(booking, payment)
+    if (was === 'requested') {
+      pay(booking, 1, -1, 'release')
+      if (booking.charge !== null && !UNCHARGED.has(booking.charge)) ask('refund', booking)
+    } else if (was === 'accepted' && next === 'cancelled') {
+      if (isForeign(booking, resources)) return 'currency_mismatch'
+      pay(booking, 1, 0, 'refund')
+      if (isCharged(booking)) ask('refund', booking)
+    }
+    move(booking, command)
+    return undefined
+  }
+
+  function accept(booking: BookingRow, given: Payment | null): string | undefined {
+    const { charge: asked, hold_seconds } = booking
+    // The `unpaid` of a charge that took nothing stands behind this accept: the hold goes on from here.
+    if (asked !== null && UNCHARGED.has(asked) && hold_seconds !== null && !goOn(booking)) return 'wrong_status'
+    if (given !== null && !samePayment(given, booking.payment)) {
+      if (booking.kind === 'ride') return 'payment_unavailable'
+      // One charge at a time: of two cards, the second is asked when the first has taken nothing.
+      if (booking.charge !== null) return 'payment_in_progress'
+      // Its money has been set aside with the time.
+      if (booking.payment.method === 'wallet') return 'payment_conflict'
+      if (given.method === 'wallet') return payFrom(given.account, booking)
+      booking.payment = given
+      verdict.payments.push({ of: 'booking', id: booking.id, payment: given })
+    }
+    // Accepted when it is paid. A second accept joins the first: the charge is on its way already.
+    if (booking.charge !== null) return undefined
+    if (isCharged(booking)) {
+      charge(booking)
+      change(booking, booking.status)
+    } else {
+      pay(booking, 0, -1, 'release', 'sale')
+      move(booking, 'accept')
+    }
+    return undefined
+  }
+
+  /** Takes the price from the wallet and gives the time, in the same settlement; or nothing of both. */
+  function payFrom(account: string, booking: BookingRow): string | undefined {
+    const wallet = resources.get(account)
+    const amount = booking.amount ?? 0
+    if (wallet?.kind !== 'units') return 'unknown_resource'
+    if (amount > 0 && wallet.currency.toUpperCase() !== booking.currency?.toUpperCase()) return 'currency_mismatch'
+    if (wallet.available < amount) return 'payment_declined'
+    booking.payment = { method: 'wallet', account }
+    verdict.payments.push({ of: 'booking', id: booking.id, payment: booking.payment })
+    pay(booking, -1, 0, 'sale')
+    move(booking, 'accept')
+    return undefined
+  }
+
+  /** The charge took nothing, and the hold goes on until the end that it had before. False when that is past. */
+  function goOn(booking: BookingRow): boolean {
+    verdict.attempts.push(booking.id)
+    booking.charge = null
+    booking.expires_ms = booking.hold_until_ms ?? booking.expires_ms
+    booking.hold_until_ms = null
+    if (isOverdue(booking)) {
+      expire(booking)
+      return false
+    }
+    change(booking, booking.status)
+    return true
+  }
+
+  /** The money is reserved, or it is known that none is taken. */
+  function learn(booking: BookingRow, command: ChargeCommand): boolean {
+    const { status } = booking
+    if (command === 'unpaid') {
+      // Of a charge that has made way by then, and may have been followed by another: nothing is left to learn.
+      if (booking.charge === null || !UNCHARGED.has(booking.charge)) return true
+      if (status === 'requested' && booking.hold_seconds !== null) {
+        goOn(booking)
+        return true
+      }
+      if (status !== 'requested') return status === 'expired' || status === 'cancelled' || status === 'declined'
+      move(booking, 'unpaid', booking.charge === 'declined' ? 'payment_declined' : 'payment_unavailable')
+    } else if (status === 'requested') {
+      move(booking, 'paid')
+      ask('capture', booking)
+    } else if (status === 'expired' && bookAgain(booking)) {
+      ask('capture', booking)
+    } else {
+      // Too late for its time, or given up: the money goes back, once.
+      ask('refund', booking)
+    }
+    return true
+  }
+
+  /** What has expired stays so; its late money books the same time at the same price as a booking of its own. */
+  function bookAgain(booking: BookingRow): boolean {
+    if (isOver(booking, now_ms)) return false
+    const rivals = inTheWay(booking)
+    if (!rivals.every((row) => isOverdue(row) && expire(row))) return false
+    const id = newId()
+    list({ ...booking, id, status: 'accepted' })
+    verdict.rebooked.push({ id, replaces: booking.id, fencing_token: resources.get(booking.queue)?.token ?? 0 })
+    return true
+  }
+
+  for (const item of items) {
+    const { booking } = item
+    if (item.kind === 'booking') {
+      if (booking.status === 'queued' && !settle(booking)) verdict.skipped.push(item)
+    } else if (item.kind === 'expired') {
+      if (isOverdue(booking)) expire(booking)
+      else if (booking.status === 'requested') verdict.skipped.push(item)
+    } else if (booking.status === 'queued' && item.command.command !== 'cancel') {
+      // Its booking has not been settled yet (a missed lease, a later batch): it waits behind it.
+      verdict.skipped.push(item)
+    } else {
+      if (isOverdue(booking)) expire(booking)
+      const met = booking.status
+      const refusal = obey(booking, item.command)
+      verdict.commands.push({
+        id: item.command.id,
+        status: refusal === undefined ? 'done' : 'rejected',
+        reason: refusal ?? null,
+        met,
+        fencing_token: resources.get(booking.queue)?.token ?? 0,
+      })
+    }
+  }
+  verdict.bookings = [...changes.values()]
+  verdict.overdue = [...overdue]
+  verdict.resources = [...touched]
+  return verdict
+}

@@ -1,0 +1,492 @@
+/**
+ * What is decided about a batch, in memory and without I/O. Invariant: items are decided in the order given, and every
+ * unit that moves leaves a movement, so by resource: total = available + held + sold, by the ledger.
+ */
+
+import type {
+  BookingStatus,
+  ChargeStatus,
+  CommandKind,
+  Line,
+  Met,
+  Payment,
+  PurchaseStatus,
+} from '../../shared/db/schema.ts'
+import { sameCurrency } from '../../shared/domain/currency.ts'
+import { isAccount } from '../../shared/domain/resource.ts'
+import { newId } from '../../shared/ids.ts'
+
+/** A row of purchases, as far as deciding needs it. `status` changes as the batch is decided. */
+export interface PurchaseRow {
+  id: string
+  seq: number
+  queue: string
+  customer: string
+  lines: Line[]
+  amount: number | null
+  currency: string | null
+  payment: Payment
+  hold_seconds: number | null
+  status: PurchaseStatus
+  /** milliseconds since 1970, database clock */
+  expires_ms: number | null
+  created_ms: number
+  /** what has become of its charge; null when there is none (and not looked up for what has no command) */
+  charge: ChargeStatus | null
+  /** the end of the hold that its charge has extended; null without a hold of its own */
+  hold_until_ms: number | null
+  /** the expired purchase that this one stands in for: the charge is that one's */
+  replaces: string | null
+}
+
+export interface CommandRow {
+  id: string
+  seq: number
+  command: CommandKind
+  created_ms: number
+  /** what a confirm pays with; null: with what the purchase has already */
+  payment: Payment | null
+}
+
+/** What stands in a line: a purchase to settle, a command on one, or a hold whose time is over. */
+export type PurchaseItem = { purchase: PurchaseRow; booking?: never } & (
+  | { kind: 'purchase'; command?: never }
+  | { kind: 'expired'; command?: never }
+  | { kind: 'command'; command: CommandRow }
+)
+
+/** A resource as the guarded read returned it; `available` and `held` change as the batch is decided. */
+export interface Resource {
+  ref: string
+  kind: 'units' | 'calendar'
+  available: number
+  held: number
+  price: number
+  currency: string
+  /** units that one customer may have, held ones included; null: no limit */
+  max_per_customer: number | null
+  /** customer → units, of the customers in the batch; only where there is a limit */
+  taken: Map<string, number>
+  /** fencing token of the lease it is written under */
+  token: number
+}
+
+export interface PurchaseChange {
+  id: string
+  was: PurchaseStatus
+  status: PurchaseStatus
+  reason: string | null
+  met: Met | null
+  amount: number | null
+  currency: string | null
+  expires_ms: number | null
+  fencing_token: number
+}
+export interface CommandChange {
+  id: string
+  status: 'done' | 'rejected'
+  reason: string | null
+  met: PurchaseStatus | BookingStatus
+  fencing_token: number
+}
+export interface Movement {
+  resource: string
+  purchase?: string
+  booking?: string
+  delta: number
+  reason: 'sale' | 'hold' | 'release' | 'refund'
+  fencing_token: number
+}
+/** Money to be moved once this is committed. A charge that is there already stays as it is. */
+export interface Payable {
+  /** what is paid for */
+  of: 'purchase' | 'booking'
+  id: string
+  /** charge and refund are new rows; capture is the step of an authorized charge whose units are sold */
+  step: 'charge' | 'capture' | 'refund'
+  amount: number
+  currency: string
+  /** of a charge: the end of the hold that it extends */
+  hold_until_ms: number | null
+}
+/** What is paid with from here on, instead of what the purchase or booking came with. */
+export interface PaymentChange {
+  of: 'purchase' | 'booking'
+  id: string
+  payment: Payment
+}
+/** A purchase or booking that is bought again with the money of one that has expired. */
+export interface Successor {
+  id: string
+  replaces: string
+  fencing_token: number
+}
+export interface Verdict {
+  payables: Payable[]
+  payments: PaymentChange[]
+  /** purchases and bookings whose charge took nothing and makes way for another one */
+  attempts: string[]
+  successors: Successor[]
+  purchases: PurchaseChange[]
+  commands: CommandChange[]
+  movements: Movement[]
+  resources: Resource[]
+  /** items this batch could not decide yet: they stay in the line */
+  skipped: PurchaseItem[]
+}
+
+/** Thrown for a row that no worker can decide (written past the API); the row is set apart, the rest settles. */
+export class UnprocessableError extends Error {
+  readonly code = 'unprocessable'
+}
+
+/**
+ * Seconds that units or dates are set aside for a charge to come to an end: a few slow tries of the provider. Whatever it
+ * says later finds them on sale again.
+ */
+export const PAYMENT_S = 60
+
+/** Ends of a charge that took nothing. */
+export const UNCHARGED: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavailable'])
+
+/**
+ * Whether the wallet that paid counts another currency by now. It cannot be changed any more; where it was, its units are
+ * other money, and are not given back for what was paid.
+ */
+export function isForeign(
+  { payment, amount, currency }: Pick<PurchaseRow, 'payment' | 'amount' | 'currency'>,
+  resources: ReadonlyMap<string, Resource>,
+): boolean {
+  const wallet = payment.method === 'wallet' && amount ? resources.get(payment.account) : undefined
+  return wallet !== undefined && currency !== null && !sameCurrency(wallet.currency, currency)
+}
+
+const isUnits = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) > 0
+
+export const samePayment = (one: Payment, other: Payment) =>
+  one.method === 'card'
+    ? other.method === 'card' && one.token === other.token
+    : one.method === 'wallet'
+      ? other.method === 'wallet' && one.account === other.account
+      : other.method === 'none'
+
+/** The units a purchase takes of each resource: its lines merged, and the wallet's share as one more line. */
+function takes(purchase: PurchaseRow, amount: number): Map<string, number> {
+  const units = new Map<string, number>()
+  if (purchase.lines.length === 0) throw new UnprocessableError('a purchase has no lines')
+  for (const line of purchase.lines) {
+    if (typeof line?.resource !== 'string' || !isUnits(line.units)) {
+      throw new UnprocessableError('a line needs a resource and a positive whole number of units')
+    }
+    units.set(line.resource, (units.get(line.resource) ?? 0) + line.units)
+  }
+  if (purchase.payment.method === 'wallet' && amount > 0) {
+    const { account } = purchase.payment
+    units.set(account, (units.get(account) ?? 0) + amount)
+  }
+  return units
+}
+
+/** Every resource that settling this item may write. */
+export function refsOfPurchase(item: PurchaseItem): string[] {
+  const { purchase } = item
+  // A queued purchase that is cancelled has moved nothing; its own queue is enough. Another command may meet it settled, by
+  // this very batch.
+  if (item.command?.command === 'cancel' && purchase.status === 'queued') return [purchase.queue]
+  const refs = new Set(takes(purchase, 1).keys())
+  if (item.command?.payment?.method === 'wallet') refs.add(item.command.payment.account)
+  return [...refs]
+}
+
+/**
+ * Decides the items in order. `now_ms` is the database clock, read after the rows were locked.
+ */
+export function decide(
+  items: readonly PurchaseItem[],
+  resources: ReadonlyMap<string, Resource>,
+  now_ms: number,
+): Verdict {
+  const changes = new Map<string, PurchaseChange>()
+  const touched = new Set<Resource>()
+  const verdict: Verdict = {
+    purchases: [],
+    commands: [],
+    movements: [],
+    resources: [],
+    skipped: [],
+    payables: [],
+    payments: [],
+    attempts: [],
+    successors: [],
+  }
+  const cancelled = new Set(items.flatMap((item) => (item.command?.command === 'cancel' ? [item.purchase.id] : [])))
+
+  /** The token a row is stamped with: its own line's, or for an expired cart of another line, any of its resources'. */
+  function fenceOf(purchase: PurchaseRow): number {
+    const own = resources.get(purchase.queue) ?? purchase.lines.map((l) => resources.get(l.resource)).find((r) => r)
+    return own?.token ?? 0
+  }
+
+  function change(purchase: PurchaseRow, status: PurchaseStatus, reason?: string, met?: Met): void {
+    const earlier = changes.get(purchase.id)
+    changes.set(purchase.id, {
+      id: purchase.id,
+      was: earlier?.was ?? purchase.status,
+      status,
+      reason: reason ?? null,
+      met: met ?? null,
+      amount: purchase.amount,
+      currency: purchase.currency,
+      expires_ms: purchase.expires_ms,
+      fencing_token: fenceOf(purchase),
+    })
+    purchase.status = status
+  }
+
+  /** Moves the purchase's units: `available` and `held` per unit, and the movements that say so. */
+  function move(purchase: PurchaseRow, available: number, held: number, ...reasons: Movement['reason'][]): void {
+    for (const [ref, units] of takes(purchase, purchase.amount ?? 0)) {
+      const resource = resources.get(ref)
+      if (!resource) throw new UnprocessableError(`${ref} is gone`)
+      resource.available += available * units
+      resource.held += held * units
+      touched.add(resource)
+      if (resource.max_per_customer !== null) {
+        const taken = resource.taken.get(purchase.customer) ?? 0
+        resource.taken.set(purchase.customer, taken - available * units)
+      }
+      for (const reason of reasons) {
+        const delta = reason === 'sale' || reason === 'hold' ? -units : units
+        verdict.movements.push({ resource: ref, purchase: purchase.id, delta, reason, fencing_token: resource.token })
+      }
+    }
+  }
+
+  /** A resource of this purchase whose limit it would exceed, and that limit. */
+  function overLimit(purchase: PurchaseRow, amount: number): Met | undefined {
+    for (const [resource, units] of takes(purchase, amount)) {
+      const { max_per_customer = null, taken } = resources.get(resource) ?? {}
+      if (max_per_customer === null) continue
+      if ((taken?.get(purchase.customer) ?? 0) + units > max_per_customer) return { resource, max_per_customer }
+    }
+    return undefined
+  }
+
+  const isCharged = ({ payment, amount }: PurchaseRow) => payment.method === 'card' && (amount ?? 0) > 0
+
+  function pay(step: Payable['step'], purchase: PurchaseRow): void {
+    const { id, replaces, currency, hold_until_ms } = purchase
+    const amount = purchase.amount ?? 0
+    verdict.payables.push({ step, of: 'purchase', id: replaces ?? id, amount, currency: currency ?? '', hold_until_ms })
+  }
+
+  /** Units stay aside until the charge has come to an end, and its money is asked for. */
+  function charge(purchase: PurchaseRow): void {
+    purchase.charge = 'pending'
+    purchase.hold_until_ms = purchase.hold_seconds === null ? null : purchase.expires_ms
+    purchase.expires_ms = Math.max(purchase.expires_ms ?? 0, now_ms + PAYMENT_S * 1000)
+    pay('charge', purchase)
+  }
+
+  /** Status and reason of a purchase whose turn it is; moves its units when it gets them. */
+  function settle(purchase: PurchaseRow): [PurchaseStatus, string?, Met?] {
+    if (cancelled.has(purchase.id)) return ['cancelled']
+    let amount = 0
+    const currencies = new Set<string>()
+    const lines = takes(purchase, 0)
+    for (const [ref, units] of lines) {
+      const resource = resources.get(ref)
+      if (resource?.kind !== 'units') return ['rejected', 'unknown_resource']
+      // Money is not for sale. The API says so already; this is for rows that were written past it.
+      if (isAccount(ref)) return ['rejected', 'wrong_kind']
+      amount += resource.price * units
+      if (resource.price > 0) currencies.add(resource.currency.toUpperCase())
+    }
+    if (!Number.isSafeInteger(amount)) return ['rejected', 'amount_too_large']
+    const { payment } = purchase
+    const wallet = payment.method === 'wallet' ? resources.get(payment.account) : undefined
+    if (payment.method === 'wallet') {
+      if (wallet?.kind !== 'units') return ['rejected', 'unknown_resource']
+      if (amount > 0) currencies.add(wallet.currency.toUpperCase())
+    }
+    if (currencies.size > 1) return ['rejected', 'currency_mismatch']
+    purchase.amount = amount
+    purchase.currency = [...currencies][0] ?? resources.get(purchase.queue)?.currency ?? null
+    const limit = overLimit(purchase, amount)
+    if (limit) return ['rejected', 'limit', limit]
+    for (const [ref, units] of lines) {
+      const resource = resources.get(ref)
+      const available = resource?.available ?? 0
+      if (available < units) return ['rejected', 'sold_out', { resource: ref, available }]
+    }
+    if (wallet && wallet.available < amount) return ['failed', 'payment_declined']
+    if (purchase.hold_seconds === null && !isCharged(purchase)) {
+      move(purchase, -1, 0, 'sale')
+      return ['confirmed']
+    }
+    if (purchase.hold_seconds === null) charge(purchase)
+    else purchase.expires_ms = now_ms + purchase.hold_seconds * 1000
+    move(purchase, -1, 1, 'hold')
+    return ['held']
+  }
+
+  function expire(purchase: PurchaseRow): void {
+    move(purchase, 1, -1, 'release')
+    change(purchase, 'expired')
+  }
+
+  /** Undefined when it was done, else the code of the refusal. */
+  function obey(purchase: PurchaseRow, { command, payment }: CommandRow): string | undefined {
+    if (purchase.status === 'held' && purchase.expires_ms !== null && purchase.expires_ms <= now_ms) expire(purchase)
+    const met = purchase.status
+    if (command === 'paid' || command === 'unpaid') return learn(purchase, command) ? undefined : 'wrong_status'
+    if (command === 'confirm' && met === 'held') return confirm(purchase, payment)
+    if (command === 'cancel' && met === 'queued') {
+      change(purchase, 'cancelled')
+    } else if (command === 'cancel' && met === 'held') {
+      move(purchase, 1, -1, 'release')
+      change(purchase, 'cancelled')
+      if (purchase.charge !== null && !UNCHARGED.has(purchase.charge)) pay('refund', purchase)
+    } else if (command === 'refund' && met === 'confirmed') {
+      if (isForeign(purchase, resources)) return 'currency_mismatch'
+      move(purchase, 1, 0, 'refund')
+      change(purchase, 'refunded')
+      if (isCharged(purchase)) pay('refund', purchase)
+    } else {
+      return 'wrong_status'
+    }
+    return undefined
+  }
+
+  function confirm(purchase: PurchaseRow, given: Payment | null): string | undefined {
+    const { charge: asked, hold_seconds } = purchase
+    // The `unpaid` of a charge that took nothing stands behind this confirm: the hold goes on from here.
+    if (asked !== null && UNCHARGED.has(asked) && hold_seconds !== null && !goOn(purchase)) return 'wrong_status'
+    if (given !== null && !samePayment(given, purchase.payment)) {
+      // One charge at a time: of two cards, the second is asked when the first has taken nothing.
+      if (purchase.charge !== null) return 'payment_in_progress'
+      // Its money has been set aside with the units.
+      if (purchase.payment.method === 'wallet') return 'payment_conflict'
+      if (given.method === 'wallet') return payFrom(given.account, purchase)
+      purchase.payment = given
+      verdict.payments.push({ of: 'purchase', id: purchase.id, payment: given })
+    }
+    // A second confirm joins the first: the charge is on its way already.
+    if (purchase.charge !== null) return undefined
+    if (isCharged(purchase)) {
+      charge(purchase)
+      change(purchase, 'held')
+    } else {
+      move(purchase, 0, -1, 'release', 'sale')
+      change(purchase, 'confirmed')
+    }
+    return undefined
+  }
+
+  /** Sells the held units and takes their price from the wallet, in the same settlement; or nothing of both. */
+  function payFrom(account: string, purchase: PurchaseRow): string | undefined {
+    const wallet = resources.get(account)
+    const amount = purchase.amount ?? 0
+    if (wallet?.kind !== 'units') return 'unknown_resource'
+    if (amount > 0 && wallet.currency.toUpperCase() !== purchase.currency?.toUpperCase()) return 'currency_mismatch'
+    if (purchase.lines.some((line) => line.resource === account)) return 'payment_conflict'
+    const taken = wallet.taken.get(purchase.customer) ?? 0
+    if (wallet.max_per_customer !== null && taken + amount > wallet.max_per_customer) return 'limit'
+    if (wallet.available < amount) return 'payment_declined'
+    move(purchase, 0, -1, 'release', 'sale')
+    purchase.payment = { method: 'wallet', account }
+    verdict.payments.push({ of: 'purchase', id: purchase.id, payment: purchase.payment })
+    if (amount > 0) {
+      wallet.available -= amount
+      if (wallet.max_per_customer !== null) wallet.taken.set(purchase.customer, taken + amount)
+      touched.add(wallet)
+      verdict.movements.push({
+        resource: account,
+        purchase: purchase.id,
+        delta: -amount,
+        reason: 'sale',
+        fencing_token: wallet.token,
+      })
+    }
+    change(purchase, 'confirmed')
+    return undefined
+  }
+
+  /** The charge took nothing, and the hold goes on until the end that it had before. False when that is past. */
+  function goOn(purchase: PurchaseRow): boolean {
+    verdict.attempts.push(purchase.id)
+    purchase.charge = null
+    purchase.expires_ms = purchase.hold_until_ms ?? purchase.expires_ms
+    purchase.hold_until_ms = null
+    const open = purchase.expires_ms === null || purchase.expires_ms > now_ms
+    if (open) change(purchase, 'held')
+    else expire(purchase)
+    return open
+  }
+
+  /** The money is reserved, or it is known that none is taken. */
+  function learn(purchase: PurchaseRow, command: 'paid' | 'unpaid'): boolean {
+    const { status, charge } = purchase
+    if (command === 'unpaid') {
+      // Of a charge that has made way by then, and may have been followed by another: nothing is left to learn.
+      if (charge === null || !UNCHARGED.has(charge)) return true
+      if (status !== 'held') return status === 'expired' || status === 'cancelled'
+      if (purchase.hold_seconds !== null) {
+        goOn(purchase)
+        return true
+      }
+      move(purchase, 1, -1, 'release')
+      change(purchase, 'failed', charge === 'declined' ? 'payment_declined' : 'payment_unavailable')
+    } else if (status === 'held') {
+      move(purchase, 0, -1, 'release', 'sale')
+      change(purchase, 'confirmed')
+      pay('capture', purchase)
+    } else if (status === 'expired' && buyAgain(purchase)) {
+      pay('capture', purchase)
+    } else {
+      // Too late for the units, or given up by the buyer: the money goes back, once.
+      pay('refund', purchase)
+    }
+    return true
+  }
+
+  /** What has expired stays so; its late money buys the same units at the same price as a purchase of its own. */
+  function buyAgain(purchase: PurchaseRow): boolean {
+    const lines = takes(purchase, purchase.amount ?? 0)
+    const there = Array.from(lines).every(([ref, units]) => (resources.get(ref)?.available ?? 0) >= units)
+    if (!there || overLimit(purchase, purchase.amount ?? 0)) return false
+    const id = newId()
+    move({ ...purchase, id }, -1, 0, 'sale')
+    verdict.successors.push({ id, replaces: purchase.id, fencing_token: fenceOf(purchase) })
+    return true
+  }
+
+  for (const item of items) {
+    const { purchase } = item
+    if (item.kind === 'purchase') {
+      if (purchase.status === 'queued') change(purchase, ...settle(purchase))
+    } else if (item.kind === 'expired') {
+      if (purchase.status === 'held' && purchase.expires_ms !== null && purchase.expires_ms <= now_ms) expire(purchase)
+      else verdict.skipped.push(item)
+    } else if (purchase.status === 'queued' && item.command.command !== 'cancel') {
+      // Its purchase has not been settled yet (a missed lease, a later batch): it waits behind it.
+      verdict.skipped.push(item)
+    } else {
+      // A cancel that came before its purchase was settled in this batch has had its effect already.
+      const first = item.command.command === 'cancel' && cancelled.delete(purchase.id)
+      const had = first && changes.get(purchase.id)?.was === 'queued' && purchase.status === 'cancelled'
+      const met = had ? 'queued' : purchase.status
+      const refusal = had ? undefined : obey(purchase, item.command)
+      verdict.commands.push({
+        id: item.command.id,
+        status: refusal === undefined ? 'done' : 'rejected',
+        reason: refusal ?? null,
+        met: refusal === undefined ? met : purchase.status,
+        fencing_token: fenceOf(purchase),
+      })
+    }
+  }
+  verdict.purchases = [...changes.values()]
+  verdict.resources = [...touched]
+  return verdict
+}

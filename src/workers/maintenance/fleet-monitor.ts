@@ -1,0 +1,104 @@
+/**
+ * Looks at the whole fleet, by one worker at a time: how long its lines are, and whether the invariants hold. Every
+ * worker exports what was seen last. Invariant: a look that fails shows as a gap, never as good news.
+ */
+import { hostname } from 'node:os'
+import { sql } from 'drizzle-orm'
+import type { Redis } from 'ioredis'
+import type { Breaker } from '../../shared/breaker.ts'
+import { type Client, run } from '../../shared/db/client.ts'
+import { heads } from '../../shared/db/queue-heads.ts'
+import { keepWatched, type Lines, readWatched, statesOf, tellBreakers } from '../../shared/fleet-status.ts'
+import { blockedQueues, QUICK_MS, STANDING_STILL, verify } from '../../shared/invariants.ts'
+import type { Locks } from '../../shared/locks/api.ts'
+import type { Log } from '../../shared/log.ts'
+import type { Metrics } from '../../shared/metrics.ts'
+
+/** Milliseconds between looks at the lines: about a scrape of Prometheus. */
+export const LINES_MS = 5_000
+/** Milliseconds between verdicts: the quick invariants are indexed, but overlaps are asked of every active booking. */
+const VERDICT_MS = 60_000
+/** Milliseconds for one statement of a look. */
+export const VERIFY_MS = QUICK_MS + 5_000
+/** So many missed looks, and what was seen is gone. */
+const MISSES = 3
+
+export interface WatchDeps {
+  /** a connection of its own: nothing here delays a batch */
+  client: Client
+  locks: Pick<Locks, 'inspect'>
+  redis: Redis
+  prefix: string
+  metrics: Pick<
+    Metrics,
+    'queue_depth' | 'queue_oldest_age_seconds' | 'queues_blocked' | 'payments_stuck' | 'invariant_violations'
+  >
+  /** this worker's own */
+  breakers: readonly Breaker[]
+  log: Log
+}
+
+/** True for one worker in `ms`. Two at once would do no harm but work, so this is no lease. */
+const turn = async (redis: Redis, prefix: string, name: string, ms: number) =>
+  (await redis.set(`${prefix}watched:turn:${name}`, '1', 'PX', Math.floor(ms * 0.9), 'NX')) === 'OK'
+
+async function lines(client: Client, locks: WatchDeps['locks']): Promise<Lines> {
+  const [row] = await run<Omit<Lines, 'blocked'>>(
+    client,
+    sql`
+    SELECT (SELECT count(*) FROM purchases WHERE status = 'queued')
+         + (SELECT count(*) FROM commands WHERE status = 'queued')
+         + (SELECT count(*) FROM bookings WHERE status = 'queued') AS rows,
+           greatest(0, extract(epoch FROM clock_timestamp() - min(created_at)))::float AS oldest_s,
+           (SELECT count(*) FROM (${sql.raw(STANDING_STILL)}) still) AS stuck_charges
+    FROM (
+      SELECT created_at FROM ${heads('purchases')} a
+      UNION ALL SELECT created_at FROM ${heads('commands')} b
+      UNION ALL SELECT created_at FROM ${heads('bookings', 'resource')} c
+    ) head`,
+  )
+  // A lock server that is down hides which queues are blocked, not how long they are.
+  const blocked = await blockedQueues(client, locks).catch(() => undefined)
+  return { ...(row ?? { rows: 0, oldest_s: 0, stuck_charges: 0 }), ...(blocked && { blocked }) }
+}
+
+function forget(metrics: WatchDeps['metrics']): void {
+  const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
+  for (const gauge of [queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations])
+    gauge.remove()
+}
+
+/** One look: at itself, at what is this worker's turn to look at, and at what the others have seen. */
+export async function watchOnce(deps: WatchDeps): Promise<void> {
+  const { client, locks, redis, prefix, metrics, breakers, log } = deps
+  const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
+  // A Redis that hangs answers some time, or never: what was seen before is not shown meanwhile.
+  const late = setTimeout(() => forget(metrics), LINES_MS)
+  try {
+    await tellBreakers(redis, prefix, { process: `${hostname()}:${process.pid}`, breakers: statesOf(breakers) })
+    if (await turn(redis, prefix, 'lines', LINES_MS)) {
+      const seen = await lines(client, locks)
+      for (const queue of seen.blocked ?? []) log.error({ queue }, 'a queue does not move while its lease is held')
+      await keepWatched(redis, prefix, { lines: seen }, LINES_MS * MISSES)
+    }
+    if (await turn(redis, prefix, 'verdict', VERDICT_MS)) {
+      const findings = await verify(client, { quick: true })
+      const broken = findings.filter(({ offenders }) => offenders.length > 0)
+      for (const { invariant, offenders } of broken) log.error({ invariant, offenders }, 'an invariant is broken')
+      await keepWatched(redis, prefix, { verdict: { at: new Date().toISOString(), broken } }, VERDICT_MS * MISSES)
+    }
+    const seen = await readWatched(redis, prefix)
+    const show = (gauge: Metrics['queue_depth'], value: number | undefined) =>
+      value === undefined ? gauge.remove() : gauge.set(value)
+    show(queue_depth, seen.lines?.rows)
+    show(queue_oldest_age_seconds, seen.lines?.oldest_s)
+    show(queues_blocked, seen.lines?.blocked?.length)
+    show(payments_stuck, seen.lines?.stuck_charges)
+    show(invariant_violations, seen.verdict?.broken.length)
+  } catch (error) {
+    forget(metrics)
+    log.debug({ error }, 'nothing was seen of the fleet; the next look makes up for it')
+  } finally {
+    clearTimeout(late)
+  }
+}

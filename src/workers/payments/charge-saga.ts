@@ -1,0 +1,256 @@
+/**
+ * The saga of a charge, one job a purchase or booking: create → confirm → (the line sells) → capture, or give back; and
+ * looks at what was done at the provider since.
+ * Invariants: no lease is held that a line waits for; each step begins from what the row and the provider say now, so a
+ * job may be lost, run twice or stop anywhere; nothing is called unpaid unless the provider can no longer take it.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import pRetry from 'p-retry'
+import { type Breaker, UnavailableError } from '../../shared/breaker.ts'
+import type { Client } from '../../shared/db/client.ts'
+import type { ChargeStatus } from '../../shared/db/schema.ts'
+import type { Log } from '../../shared/log.ts'
+import type { Metrics } from '../../shared/metrics.ts'
+import { type Gateway, type Intent, RefusedError, type Seen } from '../../shared/payments/gateway.ts'
+import {
+  captured,
+  conclude,
+  givingUp,
+  later,
+  type Money,
+  type OwnRefund,
+  readMoney,
+  released,
+  sent,
+} from './charge-store.ts'
+import { askAgain, keyOf, record, refused, taken } from './provider-findings.ts'
+
+export interface PaymentDeps {
+  client: Client
+  gateway: Gateway
+  breaker: Breaker
+  metrics: Metrics
+  log: Log
+  nudge(resources: Iterable<string>): void
+}
+
+/** Tries of one step before its job stops: about three seconds, so that buyers hear of an outage soon. */
+const TRIES = 5
+/** Milliseconds of the first pause and of the longest; each is drawn between zero and its bound (full jitter). */
+const PAUSE_MS = 250
+const LONGEST_PAUSE_MS = 4_000
+/** Steps of one job: a charge has five at most, unless others move it too. */
+const STEPS = 12
+
+/** Charges of which there is nothing to give back. */
+const TOOK_NOTHING: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavailable', 'released', 'lost'])
+
+export const isPaymentAnswer = (error: unknown) => error instanceof RefusedError
+
+export function createPayments({ client, gateway, breaker, metrics, log, nudge }: PaymentDeps) {
+  const stop = new AbortController()
+
+  /** Tries until the provider has answered. @throws RefusedError, or that nothing is known */
+  function persist<T>(body: (attempt: number) => Promise<T>): Promise<T> {
+    return pRetry(body, {
+      retries: TRIES - 1,
+      minTimeout: 0,
+      maxTimeout: 0,
+      signal: stop.signal,
+      shouldRetry: ({ error }) => !isPaymentAnswer(error),
+      async onFailedAttempt({ error, attemptNumber, retriesLeft }) {
+        if (isPaymentAnswer(error) || retriesLeft === 0) return
+        const bound = Math.min(LONGEST_PAUSE_MS, PAUSE_MS * 2 ** (attemptNumber - 1))
+        await sleep(Math.random() * bound, undefined, { signal: stop.signal })
+      },
+    })
+  }
+  const ask = <T>(body: () => Promise<T>) => breaker.run(body)
+
+  /** One step; true when there may be another one. */
+  async function step(money: Money): Promise<boolean> {
+    const { refund } = money
+    const owed = refund?.status === 'pending' || refund?.status === 'failed'
+    if (owed && (refund.due || money.ask)) return await giveBack(money)
+    if (money.status === 'pending') return await begin(money)
+    if (money.status === 'sent') return await confirm(money, money.provider_id)
+    if (money.status === 'capturing') return await capture(money)
+    if (money.status === 'captured' && money.ask) return await look(money)
+    return false
+  }
+
+  async function begin(money: Money): Promise<boolean> {
+    // Nothing was ever sent: what is to be paid for is gone or about to be, and so is the reason to charge.
+    if (!money.open) return await end(money, 'pending', 'unavailable', 'too_late')
+    const { id, of, amount, currency, token, charge: key } = money
+    let intent: Intent
+    try {
+      intent = await persist(() => ask(() => gateway.create({ id, of, amount, currency, token, key })))
+    } catch (error) {
+      if (isPaymentAnswer(error)) return await end(money, 'pending', 'declined', (error as Error).message)
+      if (stop.signal.aborted) return false
+      // An intent that was created and not confirmed never takes anything.
+      return await end(money, 'pending', 'unavailable', wordOf(error))
+    }
+    // From this write on the provider has to be asked: a confirm may be on its way.
+    if (!(await sent(client, money, intent.id))) return true
+    return await confirm(money, intent.id, intent)
+  }
+
+  async function confirm(money: Money, id: string, created?: Intent): Promise<boolean> {
+    if (money.giving_up) return await giveUp(money, id)
+    let intent: Intent | undefined
+    try {
+      intent = await persist(async (attempt) => {
+        const known = attempt === 1 && created ? created : await ask(() => gateway.find(id))
+        if (known.status !== 'created') return known
+        // Its time is over, and nothing was reserved: nothing shall be.
+        return money.open ? await ask(() => gateway.confirm(id)) : undefined
+      })
+    } catch (error) {
+      if (stop.signal.aborted) return false
+      // The tries are used up.
+      log.warn({ subject: money.id, error }, 'the outcome of a charge is not known')
+    }
+    // Not within the try: a write whose answer was lost may have happened, and what it says has been reserved must stay so.
+    return intent ? await learn(money, intent) : await giveUp(money, id)
+  }
+
+  /** Written down before it is asked for: from then on another job that hears of a reservation does not have it sold. */
+  async function giveUp(money: Money, id: string): Promise<boolean> {
+    if (!money.giving_up && !(await givingUp(client, money.charge))) return true
+    // A cancelled intent takes nothing, also when a confirm of ours arrives late.
+    const intent = await ask(() => gateway.cancel(id)).catch(() => undefined)
+    const over = intent?.status === 'cancelled' || intent?.status === 'declined'
+    return over ? await learn(money, intent) : await later(client, money.id)
+  }
+
+  async function learn(money: Money, { id, status, reason }: Intent): Promise<boolean> {
+    if (status === 'authorized' || status === 'captured') return await end(money, 'sent', 'authorized', null)
+    if (status === 'declined') {
+      // Cancelled before it is written: a confirm of ours that arrives late must reserve nothing, for the buyer may be
+      // paying with another card by then.
+      const ended = await persist(() => ask(() => gateway.cancel(id))).catch(() => undefined)
+      if (ended?.status === 'cancelled') return await end(money, 'sent', 'declined', reason)
+    }
+    // A cancelled intent keeps the reason why its card was declined.
+    if (status === 'cancelled' && reason !== null) return await end(money, 'sent', 'declined', reason)
+    if (status === 'cancelled') return await end(money, 'sent', 'unavailable', 'cancelled')
+    return await later(client, money.id)
+  }
+
+  async function capture(money: Money): Promise<boolean> {
+    const { id, of, provider_id } = money
+    const intent = await persist(() => ask(() => gateway.capture(provider_id))).catch(() => undefined)
+    if (!intent || intent.status === 'authorized' || intent.status === 'processing') return await later(client, id)
+    const status = intent.status === 'captured' ? 'captured' : 'lost'
+    if (await captured(client, money, status, status === 'lost' ? (intent.reason ?? intent.status) : null)) {
+      if (status === 'lost') log.error({ subject: id, intent }, `a ${of} is sold whose money the provider let go`)
+      metrics.charges.inc({ purpose: 'charge', status })
+    }
+    return true
+  }
+
+  /** What was done at the provider: refunds, disputes. */
+  async function look(money: Money): Promise<boolean> {
+    try {
+      const seen = await persist(() => ask(() => gateway.look(money.provider_id)))
+      await learned(money, seen)
+      return true
+    } catch (error) {
+      log.warn({ subject: money.id, error }, 'a charge could not be looked at')
+      // The provider does not know it. Else the sweeper brings it back: its time to be asked stands.
+      if (isPaymentAnswer(error)) await askAgain(client, money)
+      return false
+    }
+  }
+
+  /** Writes down and tells what was done at the provider. Returns our refund, when it is to be asked for now. */
+  async function learned(money: Money, seen: Seen): Promise<OwnRefund | undefined> {
+    const { own, undone, news } = await record(client, money, seen)
+    for (const { purpose, status, ...what } of news) {
+      metrics.charges.inc({ purpose, status })
+      log.warn({ subject: money.id, [purpose]: status, ...what }, 'learned from the provider')
+    }
+    if (undone) nudge([money.queue])
+    return own
+  }
+
+  /** Ends the reservation, or returns what was captured; whichever it is by then. */
+  async function giveBack(money: Money): Promise<boolean> {
+    const { status, id, provider_id } = money
+    if (status === 'pending') return await end(money, 'pending', 'unavailable', 'given_up')
+    if (TOOK_NOTHING.has(status)) return await letGo(id)
+    let own: OwnRefund | undefined
+    try {
+      // Each try looks first: a refund whose answer was lost is found, and is not asked for again.
+      const ended = await persist(async () => {
+        const seen = await ask(() => gateway.look(provider_id))
+        if (seen.intent.status === 'processing') throw new Error('the provider is still at it')
+        const intent = seen.intent.status === 'captured' ? seen.intent : await ask(() => gateway.cancel(provider_id))
+        if (intent.status === 'cancelled') return 'released'
+        // Any other intent may still take the money.
+        if (intent.status !== 'captured') throw new Error(`the provider has not cancelled it: ${intent.status}`)
+        own = await learned(money, seen)
+        if (!own) return 'recorded'
+        const { amount } = own
+        const made = await ask(() => gateway.refund(provider_id, amount, keyOf(own as OwnRefund)))
+        return (await taken(client, own, made)) ? made.status : 'recorded'
+      })
+      if (ended === 'released') return await letGo(id)
+      if (ended === 'refunded') metrics.charges.inc({ purpose: 'refund', status: ended })
+      return true
+    } catch (error) {
+      const tried = own ?? money.refund
+      if (error instanceof RefusedError && tried && (await refused(client, tried, error.message))) {
+        metrics.charges.inc({ purpose: 'refund', status: 'failed' })
+        log.error(
+          { subject: id, refund: tried.id, attempt: tried.attempts, reason: error.message },
+          'a refund was refused',
+        )
+        return true
+      }
+      log.warn({ subject: id, error }, 'money could not be given back yet')
+      return await later(client, id)
+    }
+  }
+
+  async function letGo(id: string): Promise<boolean> {
+    if (await released(client, id)) metrics.charges.inc({ purpose: 'refund', status: 'released' })
+    return true
+  }
+
+  /** Writes how it ended together with the command that tells the line. */
+  async function end(
+    money: Money,
+    from: 'pending' | 'sent',
+    to: 'authorized' | 'declined' | 'unavailable',
+    reason: string | null,
+  ): Promise<boolean> {
+    if (await conclude(client, money, from, to, reason)) {
+      metrics.charges.inc({ purpose: 'charge', status: to })
+      log.info({ subject: money.id, resource: money.queue, charge: to, reason }, 'charge')
+      nudge([money.queue])
+    }
+    return true
+  }
+
+  return {
+    /** Carries the charge of this purchase or booking as far as it goes now. Rejects when the database does not answer. */
+    async serve(id: string): Promise<void> {
+      const since = performance.now()
+      for (let n = 0; n < STEPS && !stop.signal.aborted; n++) {
+        const money = await readMoney(client, id)
+        if (!money || !(await step(money))) break
+      }
+      metrics.charge_job_duration_seconds.observe((performance.now() - since) / 1000)
+    },
+    /** Ends the pauses between tries; what is not known then is asked about by another worker. */
+    stop() {
+      stop.abort(new Error('the worker is stopping'))
+    },
+  }
+}
+
+const wordOf = (error: unknown) =>
+  error instanceof UnavailableError && !error.attempted ? 'breaker_open' : 'unreachable'

@@ -1,0 +1,287 @@
+/**
+ * What was found at the provider, written down. Invariants: a refund there is one row, told apart by the provider's id;
+ * rows only go forward, so of two looks the older one changes nothing; what we still owe is what was captured, less all
+ * that has gone back, by whichever way.
+ */
+import { sql } from 'drizzle-orm'
+import { type Client, run, type Transaction } from '../../shared/db/client.ts'
+import type { ChargeStatus } from '../../shared/db/schema.ts'
+import type { Dispute, Refund, Seen } from '../../shared/payments/gateway.ts'
+import type { Money, OwnRefund } from './charge-store.ts'
+
+/** Seconds until a refund that was refused is asked for again: the first time, and at most. It doubles in between. */
+const AGAIN_S = 2
+const AGAIN_MAX_S = 6 * 3_600
+/** Days after its capture in which a charge is looked at: a card's owner has 120 to dispute it, some have 540. */
+const LOOKED_AT_DAYS = 540
+
+/** Seconds until the next attempt after so many. */
+const backoff_s = (attempts: number) => Math.min(AGAIN_MAX_S, AGAIN_S * 2 ** Math.min(20, Math.max(0, attempts - 1)))
+
+/** The idempotency key of an attempt: the provider keeps its first answer to it. */
+export const keyOf = ({ id, attempts }: Pick<OwnRefund, 'id' | 'attempts'>) => `${id}-${attempts}`
+
+interface Row extends Omit<OwnRefund, 'due'> {
+  purpose: 'refund' | 'dispute'
+  at_provider: boolean
+  provider_id: string | null
+  reason: string | null
+  due: boolean
+}
+
+/** A row as it is to be; one without a row is new. */
+interface Change {
+  row?: Row
+  purpose: 'refund' | 'dispute'
+  provider_id: string | null
+  status: ChargeStatus
+  amount: number
+  reason: string | null
+  attempts: number
+  /** seconds until the provider is asked about it again; null: it is over */
+  ask_s: number | null
+}
+
+export interface Recorded {
+  /** our refund, when it is to be asked for now: its attempt and amount are written */
+  own?: OwnRefund | undefined
+  /** a command that undoes the sale stands in its line */
+  undone?: boolean
+  /** what was not known before */
+  news: Pick<Change, 'purpose' | 'status' | 'provider_id' | 'amount' | 'reason'>[]
+}
+
+/** Writes down everything that has become of a captured charge. */
+export async function record(client: Client, money: Money, seen: Seen): Promise<Recorded> {
+  const of = money.of === 'purchase' ? sql`purchase = ${money.id}` : sql`booking = ${money.id}`
+  return await client.begin(async (tx) => {
+    // The events' heads first, in one order: a batch that ends a sale takes them before the charge's lock, too.
+    await run(
+      tx,
+      sql`SELECT resource FROM outbox_sequences WHERE resource IN (
+            SELECT queue FROM purchases WHERE id = ${money.id}
+            UNION SELECT (l ->> 'resource') COLLATE "C" FROM purchases, jsonb_array_elements(lines) l WHERE id = ${money.id}
+            UNION SELECT resource FROM bookings WHERE id = ${money.id})
+          ORDER BY resource FOR UPDATE`,
+    )
+    const [charge] = await run<{ amount: number; currency: string; status: ChargeStatus }>(
+      tx,
+      sql`SELECT amount, currency, status FROM charges WHERE id = ${money.charge} FOR NO KEY UPDATE`,
+    )
+    if (!charge) return { news: [] }
+    if (charge.status === 'sent' || charge.status === 'authorized' || charge.status === 'capturing') {
+      await run(
+        tx,
+        sql`UPDATE charges SET status = 'captured', settled_at = clock_timestamp(),
+                   ask_at = coalesce(ask_at, clock_timestamp() + interval '1 hour')
+            WHERE id = ${money.charge}`,
+      )
+    }
+    const rows = await run<Row>(
+      tx,
+      sql`SELECT id, purpose, status, amount, attempts, at_provider, provider_id, reason,
+                 ask_at IS NULL OR ask_at <= clock_timestamp() AS due
+          FROM charges WHERE ${of} AND purpose IN ('refund', 'dispute') ORDER BY n`,
+    )
+    const own = rows.find((row) => row.purpose === 'refund' && !row.at_provider)
+    const mine = own ? ownOf(own, seen.refunds) : []
+    const theirs = seen.refunds.filter((refund) => !mine.includes(refund))
+    const left = charge.amount - sum(theirs.filter((one) => one.status !== 'failed')) - sum(lostOf(seen.disputes))
+    const ours = own && owed(own, mine, left, seen.disputes)
+    const done = theirs.map((one) => forward(rows, 'refund', one))
+    const disputes = seen.disputes.map((one) => forward(rows, 'dispute', one))
+    const [failed, others] = [
+      done.filter((one) => one?.status === 'failed'),
+      done.filter((one) => one?.status !== 'failed'),
+    ]
+    // What frees an amount is written before what takes it: the database adds them up at each row.
+    const changes = [...failed, ours, ...others, ...disputes].filter((change) => change !== undefined)
+    for (const change of changes) await write(tx, money, change)
+    if (!own && left > 0) await owe(tx, money, left)
+    const whole = sum(theirs.filter((one) => one.status === 'refunded')) >= charge.amount
+    const undone = whole && (await undo(tx, money))
+    await askAgain(tx, money, seen)
+    const news = changes.filter(({ row, status }) => row?.status !== status && status !== 'pending')
+    return { own: own && (await toAsk(tx, own.id)), undone, news }
+  })
+}
+
+const sum = (all: readonly { amount: number }[]) => all.reduce((total, one) => total + one.amount, 0)
+const lostOf = (disputes: readonly Dispute[]) => disputes.filter((one) => one.status === 'lost')
+
+/** The refunds at the provider that our row has asked for. One from before keys were written there is told by its amount. */
+function ownOf(own: Row, refunds: readonly Refund[]): Refund[] {
+  const mine = refunds.filter((one) => one.key?.startsWith(`${own.id}-`))
+  if (mine.length > 0 || own.status !== 'refunded' || own.provider_id !== null) return mine
+  return refunds.filter((one) => one.key === null && one.amount === own.amount).slice(0, 1)
+}
+
+/** What has become of our refund, and what is to be done for it. */
+function owed(own: Row, mine: readonly Refund[], left: number, disputes: readonly Dispute[]): Change | undefined {
+  const change = { row: own, purpose: 'refund' as const, provider_id: own.provider_id, reason: own.reason }
+  const { amount, attempts } = own
+  // One that is known to have failed is done in a look that is older than that.
+  const hopeful = mine.filter((one) => !(own.status === 'failed' && one.id === own.provider_id))
+  const made = hopeful.find((one) => one.status === 'refunded') ?? hopeful.find((one) => one.status === 'pending')
+  if (made) {
+    if (own.status === 'refunded')
+      return own.provider_id ? undefined : { ...change, ...own, provider_id: made.id, ask_s: null }
+    const pending = made.status === 'pending'
+    const { id: provider_id, status } = made
+    return { ...change, provider_id, status, amount: made.amount, attempts, reason: null, ask_s: pending ? 60 : null }
+  }
+  const failed = mine.find((one) => one.id === own.provider_id || one.key === keyOf(own))
+  if (failed && (own.status === 'pending' || own.status === 'refunded')) {
+    const { id: provider_id, reason } = failed
+    return { ...change, provider_id, status: 'failed', amount, attempts, reason, ask_s: backoff_s(attempts) }
+  }
+  if (own.status === 'refunded') return undefined
+  if (left <= 0) {
+    if (own.status === 'released') return undefined
+    const reason = lostOf(disputes).length > 0 ? 'dispute_lost' : 'refunded_at_provider'
+    return { ...change, status: 'released', amount, attempts, reason, ask_s: null }
+  }
+  // Its charge was never captured.
+  if (own.status === 'released' && own.reason === null) return undefined
+  const over = own.reason === 'charge_disputed' && !disputes.some((one) => one.status === 'open')
+  if (own.status === 'failed' && !own.due && !over) {
+    return left === amount
+      ? undefined
+      : { ...change, status: 'failed', amount: left, attempts, ask_s: backoff_s(attempts) }
+  }
+  // An attempt that may be under way keeps its key, unless less is left than it asks for: then it comes to nothing.
+  const under_way = own.status === 'pending' && attempts > 0 && left >= amount
+  const next = under_way ? { amount, attempts } : { amount: left, attempts: attempts + 1, provider_id: null }
+  return { ...change, ...next, status: 'pending', ask_s: 0 }
+}
+
+/** What comes after what: a look that is older than the row changes nothing. */
+const AFTER: Partial<Record<ChargeStatus, readonly ChargeStatus[]>> = {
+  pending: ['refunded', 'failed'],
+  refunded: ['failed'],
+  open: ['won', 'lost'],
+  lost: ['won'],
+}
+
+function forward(rows: readonly Row[], purpose: Row['purpose'], seen: Refund | Dispute): Change | undefined {
+  const row = rows.find((one) => one.purpose === purpose && one.provider_id === seen.id)
+  if (row && !AFTER[row.status]?.includes(seen.status)) return undefined
+  const { id: provider_id, status, amount, reason } = seen
+  return { ...(row && { row }), purpose, provider_id, status, amount, reason, attempts: 0, ask_s: null }
+}
+
+async function write(tx: Transaction, money: Money, change: Change): Promise<void> {
+  const { row, purpose, provider_id, status, amount, reason, attempts, ask_s } = change
+  const over = status !== 'pending' && status !== 'failed' && status !== 'open'
+  const settled_at = over ? sql`clock_timestamp()` : sql`NULL`
+  const ask_at = ask_s === null ? sql`NULL` : sql`clock_timestamp() + ${ask_s} * interval '1 second'`
+  if (row) {
+    await run(
+      tx,
+      sql`UPDATE charges SET status = ${status}, amount = ${amount}, reason = ${reason}, attempts = ${attempts},
+                 provider_id = ${provider_id}, settled_at = ${settled_at}, ask_at = ${ask_at},
+                 due_at = greatest(${ask_at}, clock_timestamp() + interval '2 seconds')
+          WHERE id = ${row.id}`,
+    )
+    return
+  }
+  await run(
+    tx,
+    sql`INSERT INTO charges (purchase, booking, purpose, n, at_provider, provider_id, status, amount, currency, reason, settled_at)
+        SELECT c.purchase, c.booking, ${purpose}, (
+                 SELECT coalesce(max(r.n), 1) + 1 FROM charges r
+                 WHERE (r.purchase = ${money.id} OR r.booking = ${money.id}) AND r.purpose = ${purpose}),
+               true, ${provider_id}, ${status}, ${amount}, c.currency, ${reason}, ${settled_at}
+        FROM charges c WHERE c.id = ${money.charge}`,
+  )
+}
+
+/** Purchases and bookings that this money has bought, or may still buy: the payer, or what late money bought instead. */
+const BOUGHT = (id: string) => sql`(
+  SELECT id, queue, 'purchase' AS of, status IN ('queued', 'held', 'confirmed') AS keeps, status = 'confirmed' AS sold
+  FROM purchases WHERE id = ${id} OR replaces = ${id}
+  UNION ALL
+  SELECT id, resource, 'booking', status IN ('queued', 'requested', 'accepted', 'completed'), status = 'accepted'
+  FROM bookings WHERE id = ${id} OR replaces = ${id})`
+
+/** A refund that was made at the provider came back from the bank after its sale was undone: now we owe it. */
+async function owe(tx: Transaction, money: Money, left: number): Promise<void> {
+  await run(
+    tx,
+    sql`INSERT INTO charges (purchase, booking, purpose, amount, currency)
+        SELECT c.purchase, c.booking, 'refund', ${left}, c.currency FROM charges c
+        WHERE c.id = ${money.charge} AND NOT EXISTS (SELECT 1 FROM ${BOUGHT(money.id)} b WHERE b.keeps)
+        ON CONFLICT DO NOTHING`,
+  )
+}
+
+/** All of it was given back at the provider: the sale is undone in its line, as by a command of ours. */
+async function undo(tx: Transaction, money: Money): Promise<boolean> {
+  const rows = await run(
+    tx,
+    sql`INSERT INTO commands (queue, purchase, booking, command, idempotency_key, idempotency_scope)
+        SELECT queue, CASE of WHEN 'purchase' THEN id END, CASE of WHEN 'booking' THEN id END,
+               CASE of WHEN 'purchase' THEN 'refund' ELSE 'cancel' END, id::text, 'refunded at provider'
+        FROM ${BOUGHT(money.id)} b WHERE b.sold
+        ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
+        RETURNING id`,
+  )
+  return rows.length > 0
+}
+
+/**
+ * When this charge is looked at next: after an hour, and then each time when it is twice as old, 30 days at most; sooner
+ * while something of it is undecided. Unless a webhook has come since the row was read: then at once.
+ */
+export async function askAgain(on: Client | Transaction, { charge, ask }: Money, seen?: Seen): Promise<void> {
+  if (ask === null) return
+  const undecided =
+    seen?.refunds.some((one) => one.status === 'pending') || seen?.disputes.some((one) => one.status === 'open')
+  const longest = sql.raw(undecided ? "interval '6 hours'" : "interval '30 days'")
+  await run(
+    on,
+    sql`UPDATE charges SET ask_at = CASE
+          WHEN coalesce(settled_at, created_at) > clock_timestamp() - ${LOOKED_AT_DAYS} * interval '1 day'
+          THEN clock_timestamp()
+            + least(greatest(clock_timestamp() - coalesce(settled_at, created_at), interval '1 hour'), ${longest}) END
+        WHERE id = ${charge} AND ask_at::text = ${ask}`,
+  )
+}
+
+/** Our refund, when nothing is known of its attempt but that it may have been asked for. */
+async function toAsk(tx: Transaction, id: string): Promise<OwnRefund | undefined> {
+  const [row] = await run<OwnRefund>(
+    tx,
+    sql`SELECT id, status, amount, attempts, true AS due FROM charges
+        WHERE id = ${id} AND status = 'pending' AND attempts > 0 AND ask_at <= clock_timestamp()`,
+  )
+  return row
+}
+
+/** The provider has taken our refund: done, or pending there. */
+export async function taken(client: Client, { id, attempts }: OwnRefund, made: Refund): Promise<boolean> {
+  const { id: provider_id, status, reason } = made
+  const ask_s = status === 'refunded' ? null : status === 'failed' ? backoff_s(attempts) : 60
+  const rows = await run(
+    client,
+    sql`UPDATE charges SET status = ${status}, provider_id = ${provider_id}, reason = ${reason},
+               settled_at = CASE WHEN ${status} = 'refunded' THEN clock_timestamp() END,
+               ask_at = clock_timestamp() + ${ask_s}::float8 * interval '1 second',
+               due_at = clock_timestamp() + coalesce(${ask_s}::float8, 0) * interval '1 second'
+        WHERE id = ${id} AND status = 'pending' AND attempts = ${attempts}
+        RETURNING id`,
+  )
+  return rows.length > 0
+}
+
+/** The provider will not do it: this attempt is over, and the next one comes later, with a key of its own. */
+export async function refused(client: Client, { id, attempts }: OwnRefund, reason: string): Promise<boolean> {
+  const wait = sql`clock_timestamp() + ${backoff_s(attempts)} * interval '1 second'`
+  const rows = await run(
+    client,
+    sql`UPDATE charges SET status = 'failed', reason = ${reason}, ask_at = ${wait}, due_at = ${wait}
+        WHERE id = ${id} AND status = 'pending' AND attempts = ${attempts}
+        RETURNING id`,
+  )
+  return rows.length > 0
+}

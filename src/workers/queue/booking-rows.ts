@@ -1,0 +1,151 @@
+/**
+ * The calendar's side of a batch: the bookings that stand in its lines, those that have their time already, and what was
+ * decided. Invariants: it is read and written under the row locks that the batch's guard has taken; every change is conditional
+ * on the status that was decided on and on nobody having a newer token; who leaves is written before who comes, so that
+ * the EXCLUDE constraint sees what was decided and not a moment in between.
+ */
+import { sql } from 'drizzle-orm'
+import { type Client, relation, run, type Transaction } from '../../shared/db/client.ts'
+import type { BookingCommand, ChargeCommand, Payment } from '../../shared/db/schema.ts'
+import { isActive } from '../../shared/domain/booking.ts'
+import type { BookingChange, BookingItem, BookingRow, BookingVerdict } from '../decide/bookings.ts'
+import type { QueueCursor } from './queue-item.ts'
+
+/** Columns of BookingRow, of `b`. */
+const COLUMNS = `b.id, b.seq, b.resource AS queue, b.kind, b.customer,
+  (extract(epoch FROM lower(b.during)) * 1000)::float8 AS from_ms,
+  (extract(epoch FROM upper(b.during)) * 1000)::float8 AS until_ms,
+  b.days, b.amount, b.currency, b.payment, b.hold_seconds, b.status,
+  (extract(epoch FROM b.expires_at) * 1000)::float8 AS expires_ms,
+  (extract(epoch FROM b.created_at) * 1000)::float8 AS created_ms, b.replaces,
+  CASE b.payment ->> 'method' WHEN 'card' THEN (
+    SELECT c.status FROM charges c WHERE c.booking = b.id AND c.purpose = 'charge') END AS charge,
+  CASE b.payment ->> 'method' WHEN 'card' THEN (
+    SELECT (extract(epoch FROM c.hold_until) * 1000)::float8 FROM charges c
+    WHERE c.booking = b.id AND c.purpose = 'charge') END AS hold_until_ms`
+
+type Taken = BookingRow & {
+  line: string
+  resource_kind: 'units' | 'calendar' | null
+  item: BookingItem['kind'] | null
+  command_id: string | null
+  command_seq: number | null
+  command: BookingCommand | ChargeCommand | null
+  command_payment: Payment | null
+}
+
+/** References of units that one process remembers, so that their lines are not asked for bookings again. */
+const REMEMBERED = 100_000
+
+/** Takes what stands in calendars' lines. A resource never changes its kind: a line of units is looked at once. */
+export function createCalendars(client: Client) {
+  const units = new Set<string>()
+  return {
+    /** Overdue requests first, then bookings after `after` and commands by seq. Rows of one booking share one object. */
+    async take(lines: readonly QueueCursor[]): Promise<Map<string, BookingItem[]>> {
+      const taken = new Map<string, BookingItem[]>()
+      const asked = lines.filter(({ queue }) => !units.has(queue))
+      if (asked.length === 0) return taken
+      const rows = await run<Taken>(client, standing(asked))
+      if (units.size > REMEMBERED) units.clear()
+      const bookings = new Map<string, BookingRow>()
+      for (const { line, resource_kind, item, command_id, command_seq, command, command_payment, ...fresh } of rows) {
+        if (resource_kind === 'units') units.add(line)
+        if (item === null) continue
+        const booking = bookings.get(fresh.id) ?? fresh
+        bookings.set(booking.id, booking)
+        const one: BookingItem =
+          command_id !== null && command_seq !== null && command !== null
+            ? {
+                kind: 'command',
+                booking,
+                command: { id: command_id, seq: command_seq, command, payment: command_payment },
+              }
+            : { kind: item === 'expired' ? 'expired' : 'booking', booking }
+        taken.set(line, [...(taken.get(line) ?? []), one])
+      }
+      return taken
+    },
+  }
+}
+
+const standing = (wanted: readonly QueueCursor[]) => sql`
+  SELECT q.queue AS line, r.kind AS resource_kind, i.*
+  FROM ${relation('q', wanted, { queue: 'text', after: 'bigint', limit: 'int' })}
+  LEFT JOIN resources r ON r.ref = q.queue
+  LEFT JOIN LATERAL (
+    (SELECT 'expired' AS item, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS command,
+            NULL::jsonb AS command_payment, 0 AS rank, ${sql.raw(COLUMNS)}
+     FROM bookings b WHERE b.resource = q.queue AND b.status = 'requested' AND b.expires_at <= clock_timestamp()
+     ORDER BY b.expires_at LIMIT q."limit")
+    UNION ALL
+    (SELECT 'booking', NULL, NULL, NULL, NULL, 1, ${sql.raw(COLUMNS)}
+     FROM bookings b WHERE b.resource = q.queue AND b.status = 'queued' AND b.seq > q.after
+     ORDER BY b.seq LIMIT q."limit")
+    UNION ALL
+    (SELECT 'command', c.id, c.seq, c.command, c.payment, 1, ${sql.raw(COLUMNS)}
+     FROM commands c JOIN bookings b ON b.id = c.booking WHERE c.queue = q.queue AND c.status = 'queued'
+     ORDER BY c.seq LIMIT q."limit")
+  ) i ON true
+  ORDER BY q.queue, i.rank, coalesce(i.command_seq, i.seq)`
+
+/**
+ * The active bookings that a new one of this batch could meet: of its calendar at its time, or of its rider. One that is
+ * paid for may have to be made anew.
+ */
+export async function readActive(tx: Transaction, items: readonly BookingItem[]): Promise<BookingRow[]> {
+  const comes = (item: BookingItem) => item.kind === 'booking' || item.command?.command === 'paid'
+  const news = items.filter(comes).map((item) => item.booking)
+  if (news.length === 0) return []
+  const ranges = news.map(({ queue, from_ms, until_ms }) => ({ queue, from_ms, until_ms }))
+  const riders = news.filter((row) => row.kind === 'ride').map((row) => row.customer)
+  return await run<BookingRow>(
+    tx,
+    sql`
+    SELECT ${sql.raw(COLUMNS)} FROM (
+      SELECT queue, range_agg(tstzrange(to_timestamp(from_ms / 1000), to_timestamp(until_ms / 1000), '[]')) AS times
+      FROM ${relation('d', ranges, { queue: 'text', from_ms: 'float8', until_ms: 'float8' })}
+      GROUP BY queue
+    ) w JOIN bookings b ON b.resource = w.queue AND b.during && w.times AND b.status IN ('requested', 'accepted')
+    UNION
+    SELECT ${sql.raw(COLUMNS)} FROM json_array_elements_text(${JSON.stringify(riders)}::json) AS w(customer)
+    JOIN bookings b ON b.customer = w.customer AND b.kind = 'ride' AND b.status IN ('requested', 'accepted')`,
+  )
+}
+
+/** Writes what was decided; false when a row was not as it had been taken, and all is to be rolled back. */
+export async function writeBookings(tx: Transaction, { bookings, overdue }: BookingVerdict): Promise<boolean> {
+  const come = bookings.filter((change) => isActive(change.status))
+  const leave = bookings.filter((change) => !isActive(change.status))
+  // In one order of riders, lest two batches of two drivers wait for each other's.
+  come.sort((a, b) => (a.customer < b.customer ? -1 : 1))
+  const expire = sql`
+    UPDATE bookings SET status = 'expired', during = ${CLOSED}, settled_at = clock_timestamp()
+    WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(overdue)}::json)::uuid)
+      AND status = 'requested' AND expires_at <= clock_timestamp()
+    RETURNING id`
+  const parts = await Promise.all([
+    overdue.length > 0 ? run(tx, expire) : [],
+    leave.length > 0 ? run(tx, update(leave)) : [],
+    come.length > 0 ? run(tx, update(come)) : [],
+  ])
+  return parts.reduce((sum, rows) => sum + rows.length, 0) === bookings.length + overdue.length
+}
+
+/** A ride that is over ends now; a range may not be empty. */
+const CLOSED = sql.raw(`CASE WHEN upper_inf(during)
+  THEN tstzrange(lower(during), greatest(clock_timestamp(), lower(during) + interval '1 microsecond')) ELSE during END`)
+
+const update = (changes: readonly BookingChange[]) => sql`
+  UPDATE bookings t
+  SET status = d.status, reason = d.reason, conflicts = d.conflicts, amount = d.amount, currency = d.currency,
+      fencing_token = d.fencing_token, settled_at = clock_timestamp(),
+      expires_at = CASE WHEN d.status = 'requested' THEN to_timestamp(d.expires_ms / 1000) ELSE t.expires_at END,
+      during = CASE WHEN d.status IN ('requested', 'accepted', 'rejected') THEN t.during ELSE ${CLOSED} END
+  FROM ${relation('d', changes, { id: 'uuid', was: 'text', status: 'text', reason: 'text', conflicts: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
+  WHERE t.id = d.id AND t.status = d.was
+    -- A reader that was told "expired" must never see this request accepted: the clock is asked under the row lock.
+    AND (d.was <> 'requested' OR d.status NOT IN ('requested', 'accepted') OR t.expires_at IS NULL
+         OR t.expires_at > clock_timestamp())
+    AND NOT EXISTS (SELECT 1 FROM resources r WHERE r.ref = t.resource AND r.fencing_token > d.fencing_token)
+  RETURNING t.id`

@@ -1,0 +1,161 @@
+/**
+ * What a batch writes about money and limits, in its own transaction: rows that ask for a charge, a capture or a refund,
+ * and the units that each customer has of a limited resource. Invariant: nothing here asks the provider; what stands
+ * here after the commit is carried out by the payment jobs, however often they are lost.
+ */
+import { sql } from 'drizzle-orm'
+import { relation, run, type Transaction } from '../../shared/db/client.ts'
+import type { Payable, PaymentChange, PurchaseItem, Resource, Successor } from '../decide/purchases.ts'
+
+/** Fills in what the batch's customers have of resources with a limit; asks nothing where there is none. */
+export async function readTaken(
+  tx: Transaction,
+  items: readonly PurchaseItem[],
+  resources: ReadonlyMap<string, Resource>,
+): Promise<void> {
+  const limited = new Set([...resources.values()].filter((one) => one.max_per_customer !== null).map((one) => one.ref))
+  if (limited.size === 0) return
+  const pairs = new Map<string, { ref: string; customer: string }>()
+  for (const { purchase, command } of items) {
+    const { customer, lines, payment } = purchase
+    const refs = lines.map((line) => line.resource)
+    for (const one of [payment, command?.payment]) if (one?.method === 'wallet') refs.push(one.account)
+    for (const ref of refs) if (limited.has(ref)) pairs.set(JSON.stringify([ref, customer]), { ref, customer })
+  }
+  const rows = await run<{ resource: string; customer: string; units: number }>(
+    tx,
+    sql`SELECT u.resource, u.customer, u.units
+        FROM ${relation('d', [...pairs.values()], { ref: 'text', customer: 'text' })}
+        JOIN customer_holdings u ON u.resource = d.ref AND u.customer = d.customer`,
+  )
+  for (const { resource, customer, units } of rows) resources.get(resource)?.taken.set(customer, units)
+}
+
+/** The counts as they are after the batch. The resources' row locks are held: nobody else counts meanwhile. */
+export async function writeTaken(tx: Transaction, resources: readonly Resource[]): Promise<void> {
+  const rows = resources.flatMap(({ ref, taken }) =>
+    Array.from(taken, ([customer, units]) => ({ resource: ref, customer, units })),
+  )
+  if (rows.length === 0) return
+  await run(
+    tx,
+    sql`INSERT INTO customer_holdings (resource, customer, units)
+        SELECT * FROM ${relation('d', rows, { resource: 'text', customer: 'text', units: 'bigint' })}
+        ON CONFLICT (resource, customer) DO UPDATE SET units = excluded.units
+        WHERE customer_holdings.units <> excluded.units`,
+  )
+}
+
+/** An expired purchase is bought again as a confirmed one: once, by its unique index. */
+export async function writeSuccessors(tx: Transaction, successors: readonly Successor[]): Promise<void> {
+  if (successors.length === 0) return
+  await run(
+    tx,
+    sql`INSERT INTO purchases (id, queue, customer, lines, amount, currency, payment, status, replaces, fencing_token, settled_at)
+        SELECT d.id, p.queue, p.customer, p.lines, p.amount, p.currency, p.payment, 'confirmed', p.id, d.fencing_token,
+               clock_timestamp()
+        FROM ${relation('d', successors, { id: 'uuid', replaces: 'uuid', fencing_token: 'bigint' })}
+        JOIN purchases p ON p.id = d.replaces`,
+  )
+}
+
+/** A booking that has expired is made again as an accepted one: once, by its unique index. */
+export async function writeRebooked(tx: Transaction, rebooked: readonly Successor[]): Promise<void> {
+  if (rebooked.length === 0) return
+  await run(
+    tx,
+    sql`INSERT INTO bookings (id, resource, kind, customer, during, amount, currency, payment, status, replaces, fencing_token,
+                              settled_at)
+        SELECT d.id, b.resource, b.kind, b.customer, b.during, b.amount, b.currency, b.payment, 'accepted', b.id, d.fencing_token,
+               clock_timestamp()
+        FROM ${relation('d', rebooked, { id: 'uuid', replaces: 'uuid', fencing_token: 'bigint' })}
+        JOIN bookings b ON b.id = d.replaces`,
+  )
+}
+
+/** What is paid with from here on. False when one of them is not set aside any more. */
+export async function writePayments(tx: Transaction, payments: readonly PaymentChange[]): Promise<boolean> {
+  for (const [of, table, status] of [
+    ['purchase', 'purchases', 'held'],
+    ['booking', 'bookings', 'requested'],
+  ] as const) {
+    // The last one of a batch counts: an earlier card may have been declined in it.
+    const own = new Map(payments.flatMap((one) => (one.of === of ? [[one.id, one]] : [])))
+    if (own.size === 0) continue
+    const rows = await run(
+      tx,
+      sql`UPDATE ${sql.raw(table)} t SET payment = d.payment
+          FROM ${relation('d', [...own.values()], { id: 'uuid', payment: 'jsonb' })}
+          -- Queued: the hold is settled in this batch too, and its status is written behind this, on the same condition.
+          WHERE t.id = d.id AND t.status IN ('queued', ${status}) RETURNING t.id`,
+    )
+    if (rows.length !== own.size) return false
+  }
+  return true
+}
+
+/**
+ * A charge that took nothing makes way for another one: `settled_at` tells when, so that a command that was decided before
+ * is known to have begun or joined it. False when one of them was not as it had been taken.
+ */
+export async function writeAttempts(tx: Transaction, ids: readonly string[]): Promise<boolean> {
+  if (ids.length === 0) return true
+  const rows = await run(
+    tx,
+    sql`UPDATE charges c SET purpose = 'attempt', settled_at = clock_timestamp(), n = 1 + (
+          SELECT count(*) FROM charges a WHERE (a.purchase = d.id OR a.booking = d.id) AND a.purpose = 'attempt')
+        FROM (SELECT e::uuid AS id FROM json_array_elements_text(${JSON.stringify(ids)}::json) e) d
+        WHERE (c.purchase = d.id OR c.booking = d.id) AND c.purpose = 'charge' AND c.status IN ('declined', 'unavailable')
+        RETURNING c.id`,
+  )
+  return rows.length === ids.length
+}
+
+/** False when a charge to be captured was not authorized: nobody but the line gives that status up. */
+export async function writePayables(tx: Transaction, payables: readonly Payable[]): Promise<boolean> {
+  if (payables.length === 0) return true
+  const [row] = await run<{ captures: number }>(
+    tx,
+    sql`
+    WITH d AS MATERIALIZED (
+      SELECT * FROM ${relation('d', payables, { step: 'text', of: 'text', id: 'uuid', amount: 'bigint', currency: 'text', hold_until_ms: 'float8' })}
+    ), charge AS (
+      INSERT INTO charges (purchase, booking, purpose, amount, currency, hold_until)
+      SELECT CASE d.of WHEN 'purchase' THEN id END, CASE d.of WHEN 'booking' THEN id END, 'charge', amount, currency,
+             to_timestamp(hold_until_ms / 1000)
+      FROM d WHERE step = 'charge' ORDER BY id
+      ON CONFLICT DO NOTHING
+    ), capture AS (
+      UPDATE charges c SET status = 'capturing', due_at = clock_timestamp() + interval '2 seconds'
+      FROM d WHERE d.step = 'capture' AND (c.purchase = d.id OR c.booking = d.id)
+        AND c.purpose = 'charge' AND c.status = 'authorized'
+      RETURNING 1
+    )
+    SELECT count(*) AS captures FROM capture`,
+  )
+  // Once each: a cancel and the `paid` that it overtook ask for the same refund, also in one batch.
+  const refunds = new Set(payables.filter((payable) => payable.step === 'refund').map((payable) => payable.id))
+  if (refunds.size > 0) {
+    const of = sql`(SELECT e::uuid AS id FROM json_array_elements_text(${JSON.stringify([...refunds])}::json) e) d
+      JOIN charges c ON (c.purchase = d.id OR c.booking = d.id) AND c.purpose = 'charge'`
+    // Locked first: what was given back at the provider is read after the job that writes it down is through.
+    await run(tx, sql`SELECT 1 FROM ${of} ORDER BY d.id FOR NO KEY UPDATE OF c`)
+    // A statement of its own: a charge that was written just now is to be seen by it, and so is what the lock waited for.
+    await run(
+      tx,
+      sql`INSERT INTO charges (purchase, booking, purpose, amount, currency)
+          SELECT c.purchase, c.booking, 'refund', c.amount - back.amount, c.currency
+          FROM ${of} CROSS JOIN LATERAL (
+            SELECT coalesce(sum(r.amount), 0) AS amount FROM charges r
+            WHERE (r.purchase = d.id OR r.booking = d.id)
+              AND (r.purpose = 'refund' AND r.at_provider AND r.status <> 'failed' OR r.purpose = 'dispute' AND r.status = 'lost')
+          ) back
+          WHERE c.amount > back.amount
+            -- Our refund is one row. ON CONFLICT cannot say so: the trigger that adds refunds up refuses the row before it.
+            AND NOT EXISTS (SELECT 1 FROM charges r
+              WHERE (r.purchase = d.id OR r.booking = d.id) AND r.purpose = 'refund' AND NOT r.at_provider)
+          ORDER BY d.id`,
+    )
+  }
+  return row?.captures === payables.filter((payable) => payable.step === 'capture').length
+}

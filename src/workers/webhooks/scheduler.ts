@@ -1,0 +1,138 @@
+/**
+ * Who is told when: one worker at a time looks for lines with something to tell, and each becomes a BullMQ job of any worker.
+ * Invariant: the jobs are hints. What is to be told stands in Postgres, and the next look makes up for a lost one.
+ */
+import { Queue, Worker } from 'bullmq'
+import type { Config } from '../../shared/config.ts'
+import { CONNECTIONS, openDb } from '../../shared/db/client.ts'
+import type { Locks } from '../../shared/locks/api.ts'
+import type { Log } from '../../shared/log.ts'
+import type { Metrics } from '../../shared/metrics.ts'
+import { createHorizon } from '../../shared/outbox.ts'
+import { bullPrefix, openRedis, WEBHOOKS } from '../../shared/queues.ts'
+import { createWebhooks } from './delivery.ts'
+import { createPoster } from './http-sender.ts'
+import { dueLines, extendLines, forget, hasEndpoints, type Line } from './streams.ts'
+
+/** Milliseconds between looks: what a webhook is late at most, beside its own way. */
+const LOOK_MS = 250
+/** Milliseconds between looks for what is old enough to be forgotten. */
+const FORGET_MS = 60_000
+/** Milliseconds for one statement; and for one step of a look, after which another worker may look. */
+const STATEMENT_MS = 8_000
+const STEP_MS = 12_000
+/** Lines of one worker at once. */
+const LINES_AT_ONCE = 32
+
+export interface WebhookJobsDeps {
+  config: Pick<Config, 'database_url' | 'redis_url' | 'redis_prefix' | 'lease_ttl_ms' | 'webhooks'>
+  locks: Locks
+  metrics: Metrics
+  log: Log
+}
+
+export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDeps) {
+  const { redis_url, redis_prefix, lease_ttl_ms: ttl_ms, webhooks: limits } = config
+  const db = openDb(config.database_url, {
+    max: CONNECTIONS.worker.webhooks,
+    name: 'holdfast-webhooks',
+    idle_in_transaction_ms: ttl_ms,
+    statement_ms: STATEMENT_MS,
+    // What a crash of Postgres takes back is told once more: for that, nobody waits for the disk at every event.
+    settings: { synchronous_commit: 'off' },
+  })
+  const { client } = db
+  const poster = createPoster(limits)
+  const webhooks = createWebhooks({ client, locks, poster, config: limits, metrics, log })
+  const horizon = createHorizon(client)
+  const prefix = bullPrefix(redis_prefix)
+  const adding = openRedis(redis_url, log, { commandTimeout: 2_000 })
+  const queue = new Queue<Line>(WEBHOOKS, {
+    connection: adding,
+    prefix,
+    skipWaitingForReady: true,
+    skipVersionCheck: true,
+    skipMetasUpdate: true,
+    // The line is what counts: a job that failed is added again, and its name must be free by then.
+    defaultJobOptions: { attempts: 1, removeOnComplete: true, removeOnFail: true },
+  })
+  queue.on('error', () => {})
+  const working = openRedis(redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
+  const jobs = new Worker<Line>(WEBHOOKS, async ({ data }) => await webhooks.serve(data), {
+    connection: working,
+    prefix,
+    concurrency: LINES_AT_ONCE,
+    lockDuration: ttl_ms,
+    stalledInterval: Math.ceil(ttl_ms / 2),
+    maxStalledCount: 1_000,
+  })
+  jobs.on('error', (error) => log.debug({ error }, 'bullmq'))
+  jobs.on('failed', (job, error) => log.debug({ line: job?.data, error }, 'webhook job failed; it is told of again'))
+
+  /** One look; whoever has the lease does it. */
+  async function look(): Promise<void> {
+    if (!(await hasEndpoints(client))) return
+    const lease = await locks.tryAcquire('sweep:webhooks', { progress_ms: STEP_MS })
+    if (!lease) return
+    try {
+      const final = await horizon.look()
+      lease.progress()
+      if (final !== undefined) await extendLines(client, final)
+      lease.progress()
+      const lines = await dueLines(client)
+      // One job a line: while it waits or is worked, another is not added. A name has no colon.
+      await queue.addBulk(
+        lines.map((line) => ({
+          name: 'tell',
+          data: line,
+          opts: { jobId: `${line.endpoint}/${line.resource.replace(':', '/')}` },
+        })),
+      )
+    } finally {
+      await lease.release()
+    }
+  }
+
+  async function forgetOld(): Promise<void> {
+    const lease = await locks.tryAcquire('sweep:outbox', { progress_ms: 2 * STEP_MS })
+    if (!lease) return
+    try {
+      while (await forget(client, limits.keep_days)) {
+        lease.assertValid()
+        lease.progress()
+      }
+    } finally {
+      await lease.release()
+    }
+  }
+
+  function every(ms: number, body: () => Promise<void>, what: string) {
+    let under_way: Promise<void> | undefined
+    const timer = setInterval(() => {
+      under_way ??= body()
+        .catch((error) => log.debug({ error }, `${what} failed; the next one makes up for it`))
+        .finally(() => {
+          under_way = undefined
+        })
+    }, ms)
+    return async () => {
+      clearInterval(timer)
+      await under_way
+    }
+  }
+  const stopLooking = every(LOOK_MS, look, 'the look for webhooks')
+  const stopForgetting = every(FORGET_MS, forgetOld, 'forgetting old events')
+
+  return {
+    async close() {
+      await Promise.all([stopLooking(), stopForgetting()])
+      webhooks.stop()
+      await jobs.close()
+      await queue.close()
+      poster.close()
+      adding.disconnect()
+      working.disconnect()
+      await db.close()
+    },
+  }
+}
