@@ -1,7 +1,7 @@
 /** `npm run histories`: histories of a lock against the model, many more than the tests run. */
 import { readCommand } from '../ops/command.mjs'
-import { fencedInMemory, runHistories } from '../test/histories.ts'
-import { openHistoryWorld } from '../test/history-world.ts'
+import { openHistoryWorld } from '../test/locks/model/environment.ts'
+import { fencedInMemory, runHistories } from '../test/locks/model/histories.ts'
 
 const USAGE = `
 npm run histories [-- OPTIONS]     random histories of a lock against a model

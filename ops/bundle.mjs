@@ -1,7 +1,7 @@
 /**
  * The processes that tests start, each as a few files: a start costs a fifth of the processor time of one that loads every
  * module by itself, through the TypeScript loader, and the suite makes hundreds of them. Same sources, same packages; what
- * the commands of package.json start is tested by test/start.test.ts and test/compose.test.ts.
+ * the commands of package.json start is tested by test/ops/start.test.ts and test/ops/compose.test.ts.
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'

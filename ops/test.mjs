@@ -3,7 +3,7 @@
  * URL is given), migrates a template database that every test file clones, runs tap, and removes all of it again, also
  * after Ctrl-C. Closes with tap's own totals as `N passed, N failed`; its exit code is tap's.
  *
- * `node ops/test.mjs --run FILE [ARGUMENTS]` runs that file in place of tap, where openWorld of test/world.ts finds the same.
+ * `node ops/test.mjs --run FILE [ARGUMENTS]` runs that file in place of tap, where openWorld of test/support/environment.ts finds the same.
  * FILE-options.mjs beside it reads the arguments first: what is wrong with them is said before anything is installed.
  */
 import { spawn, spawnSync } from 'node:child_process'

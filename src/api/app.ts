@@ -162,7 +162,7 @@ function fieldErrors(error: FastifyError): FieldError[] {
       const words = WORDS[one.params.pattern ?? one.params.format]
       if (words) return { field, detail: `must be ${words}` }
       if (one.keyword === 'pattern') return { field, detail: 'is not written as it must be' }
-      // The only one: test/wording.test.ts.
+      // The only one: test/api/field-messages.test.ts.
       if (one.keyword === 'not') return { field, detail: 'must not be 0' }
       if (one.keyword === 'const') return { field, detail: `must be ${one.params.allowedValue}` }
       if (one.keyword === 'required') return { field, detail: 'is missing' }

@@ -4,10 +4,10 @@
  * whole, every process at the address that it had.
  */
 import postgres from 'postgres'
-import { makeClock } from '../clock.ts'
-import { type Link, startProxy } from '../locks-redis.ts'
-import { TTL } from '../shop.ts'
-import { type Owned, openWorld, type Running, type Scope } from '../world.ts'
+import { TTL } from '../support/api-client.ts'
+import { type Owned, openWorld, type Running, type Scope } from '../support/environment.ts'
+import { makeClock } from '../support/fake-clock.ts'
+import { type Link, startProxy } from '../support/tcp-proxy.ts'
 import type { Planted } from './planted.ts'
 
 /** How one process reaches one server. */

@@ -1,5 +1,5 @@
 /** What is for sale and to be booked while the fleet is hurt, and how much of it. */
-import { until } from '../world.ts'
+import { until } from '../support/environment.ts'
 import type { Client } from './client.ts'
 
 /** Units of one hot product, and how many buyers want one before the next product is the hot one. */

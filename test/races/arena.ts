@@ -7,8 +7,8 @@ import type { Test } from 'tap'
 import { createLocks } from '../../src/shared/locks/redis/locks.ts'
 import { createLog } from '../../src/shared/log.ts'
 import { createNudger, openRedis } from '../../src/shared/queues.ts'
-import { openShop, provider, type Shop, TTL } from '../shop.ts'
-import { openWorld, until } from '../world.ts'
+import { openShop, provider, type Shop, TTL } from '../support/api-client.ts'
+import { openWorld, until } from '../support/environment.ts'
 import { withLag } from './lag.ts'
 
 const WORKERS = 3

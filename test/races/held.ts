@@ -1,5 +1,5 @@
 /** What is set aside is somebody's: in nobody else's reach, never in its owner's way, and given up for good. */
-import { webhook } from '../shop.ts'
+import { webhook } from '../support/api-client.ts'
 import { idOf, type Race, shared, times, won, word } from './race.ts'
 
 export const HELD: readonly Race[] = [

@@ -1,5 +1,5 @@
 /** Distance to a server: every byte arrives late, in order. So what is read and what is written lie apart in time. */
-import { startProxy } from '../locks-redis.ts'
+import { startProxy } from '../support/tcp-proxy.ts'
 
 /** The address to use in place of `url`; each way takes `lag_ms`. */
 export async function withLag(url: string, lag_ms: number): Promise<{ url: string; stop(): Promise<void> }> {

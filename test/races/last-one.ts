@@ -1,6 +1,6 @@
 /** More want it than there is: nobody takes what somebody else has, and nothing that is there is left. */
-import type { Answer } from '../shop.ts'
-import { until } from '../world.ts'
+import type { Answer } from '../support/api-client.ts'
+import { until } from '../support/environment.ts'
 import type { Arena } from './arena.ts'
 import { type Check, type Race, shared, times, won } from './race.ts'
 

@@ -1,5 +1,5 @@
 /** One intent has one effect, however often and by whomever it is told. */
-import { tally, webhook } from '../shop.ts'
+import { tally, webhook } from '../support/api-client.ts'
 import { type Race, shared, times, won, word } from './race.ts'
 
 export const ONCE: readonly Race[] = [

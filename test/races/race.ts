@@ -1,5 +1,5 @@
 /** What a race is: a line of the table. */
-import type { Answer } from '../shop.ts'
+import type { Answer } from '../support/api-client.ts'
 import type { Arena } from './arena.ts'
 import type { Scarce, Scarcity, ScarcityName } from './scarcities.ts'
 

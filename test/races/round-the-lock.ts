@@ -1,5 +1,5 @@
 /** The lock is gone round, late, lost or dead: the database is right all the same, and the line goes on. */
-import { until } from '../world.ts'
+import { until } from '../support/environment.ts'
 import { idOf, type Race, shared, times, won } from './race.ts'
 
 const NO_LEASE = 'there is no lease to lose'

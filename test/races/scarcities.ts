@@ -3,7 +3,7 @@
  * the public API, and how it is taken by a caller in SQL who knows nothing of lines and leases.
  */
 import { sqlState } from '../../src/shared/db/client.ts'
-import { type Answer, card, type Shop } from '../shop.ts'
+import { type Answer, card, type Shop } from '../support/api-client.ts'
 import type { Arena } from './arena.ts'
 
 export type ScarcityName = 'stock' | 'tickets' | 'drivers' | 'date ranges' | 'balances'

@@ -12,7 +12,7 @@ import postgres from 'postgres'
 
 /**
  * Connections that a process opens at most. docs/deploy.md, docs/scaling.md and docker-compose.yml name the sums, which
- * test/compose.test.ts holds against these.
+ * test/ops/compose.test.ts holds against these.
  */
 export const CONNECTIONS = {
   api: {

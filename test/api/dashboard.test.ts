@@ -1,0 +1,263 @@
+/** The dashboard: its numbers are the API's, its races are lost on one side, and it says when it is not live. */
+import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import { createCollector } from '../../src/api/dashboard/collector.ts'
+import { startApi } from '../../src/api/server.ts'
+import { readConfig } from '../../src/shared/config.ts'
+import { createLog } from '../../src/shared/log.ts'
+import { createMetrics } from '../../src/shared/metrics.ts'
+import { openShop, rush } from '../support/api-client.ts'
+import { hasBrowser, openBrowser } from '../support/browser.ts'
+import { openWorld, until } from '../support/environment.ts'
+import { contract } from '../support/openapi-contract.ts'
+
+const world = await openWorld(t)
+const log = createLog('silent', 'test')
+// Longer than a busy machine needs to send five requests.
+const [api, worker] = await Promise.all([world.startApi({ LAB_PAUSE_MS: '300' }), world.startWorker()])
+const call = contract(api.url)
+
+/** Events of /api/dashboard until `enough` of them have come. */
+async function listen(url: string, enough: (events: string[]) => boolean, headers: Record<string, string> = {}) {
+  const stop = new AbortController()
+  const response = await fetch(`${url}/api/dashboard`, {
+    headers: { accept: 'text/event-stream', ...headers },
+    signal: stop.signal,
+  })
+  let text = ''
+  for await (const chunk of response.body ?? []) {
+    text += Buffer.from(chunk).toString()
+    if (enough(text.split('\n\n').slice(0, -1))) break
+  }
+  stop.abort()
+  return { response, events: text.split('\n\n').slice(0, -1) }
+}
+
+/** An API in this process that asks for keys. */
+async function keyed(t: Test) {
+  const config = readConfig({ ...world.env, API_KEYS: 'user-key', ADMIN_KEYS: 'admin-key', LAB: '0' })
+  const one = await startApi({ config, metrics: createMetrics(), log })
+  t.teardown(() => one.close())
+  return { url: await one.app.listen({ host: '127.0.0.1', port: 0 }), app: one.app }
+}
+
+/** A shop where units are sold, held and left, and a lock that is held and waited for. */
+async function stocked(t: Test) {
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ref = await shop.units('product', 10)
+  for (const more of [{}, {}, { hold_seconds: 600 }]) {
+    const body = { customer: 'ada', lines: [{ resource: ref, units: 1 }], ...more }
+    await until(async () => (await shop.buy(body, { prefer: 'wait=10' })).status === 201)
+  }
+  const lock = `room:${ref.split(':')[1]}`
+  const lease = (owner: string, wait_ms: number) =>
+    fetch(`${api.url}/api/leases`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ resource: lock, mode: 'exclusive', ttl_ms: 60_000, wait_ms, owner }),
+    })
+  const held = (await (await lease('ada', 0)).json()) as { lease_id: string; fencing_token: number }
+  const waiting = lease('bob', 30_000).catch(() => undefined)
+  t.teardown(async () => {
+    await fetch(`${api.url}/api/leases/${held.lease_id}`, { method: 'DELETE' }).catch(() => undefined)
+    await waiting
+  })
+  await until(async () => (await call('GET', `/api/locks/${lock}`)).body.waiters.length === 1)
+  return { shop, ref, lock, token: held.fencing_token }
+}
+
+t.test('what it shows is what the API says, once and as a stream', async (t) => {
+  const { shop, ref, lock, token } = await stocked(t)
+  const { body } = await call('GET', '/api/dashboard')
+  t.same(
+    body.resources.find((one: { resource: string }) => one.resource === ref),
+    await shop.resource(ref),
+  )
+  const shown = body.locks.find((one: { resource: string }) => one.resource === lock)
+  t.match(shown, { holders: [{ owner: 'ada', fencing_token: token }], waiters: [{ owner: 'bob' }] })
+  t.match(body, { lab: true, lines: [], pace: { per_second: null } })
+  t.match(body.breakers[0], { process: 'api', breakers: { postgres: 'closed', intake: 'closed' } })
+
+  const counted = (events: string[]) =>
+    events.some((one) => /"pace":\{[^}]*"per_second":[0-9.]*[1-9]/.test(one) && /"wait_p50_ms":\d/.test(one))
+  const stream = listen(api.url, counted)
+  // A sample of the pace is a second long: whatever is sold meanwhile is in one of them.
+  let stop = false
+  void stream.finally(() => {
+    stop = true
+  })
+  while (!stop) await shop.buy({ customer: 'bob', lines: [{ resource: ref, units: 1 }] }, { prefer: 'wait=10' })
+  const { response, events } = await stream
+  t.match(response.headers.get('content-type'), /^text\/event-stream/)
+  t.match(events[0], /^event: samples\ndata: \[/m)
+})
+
+t.test('a line that stands still is counted, and its head told', async (t) => {
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ref = await shop.units('product', 10)
+  worker.kill('SIGSTOP')
+  await rush(shop, ref, 7)
+  const line = async () =>
+    (await call('GET', '/api/dashboard')).body.lines.find((one: { resource: string }) => one.resource === ref)
+  const seen = await until(async () => ((await line())?.length === 7 ? await line() : undefined))
+  t.match(seen, { length: 7, more: false })
+  t.ok(seen.oldest_ms < 60_000)
+  worker.kill('SIGCONT')
+  await until(async () => (await shop.queued()) === 0)
+  t.equal((await shop.resource(ref)).sold, 7)
+})
+
+t.test('the page is public and empty, what it shows needs a key, and the queues an admin', async (t) => {
+  const { url, app } = await keyed(t)
+  const page = await app.inject('/')
+  t.equal(page.statusCode, 200)
+  t.match(page.headers['content-security-policy'], /default-src 'none'; script-src 'self'; style-src 'self';/)
+  t.notMatch(page.body, /<script>|style=|onclick=/, 'nothing inline')
+  t.equal((await app.inject({ url: '/', headers: { 'if-none-match': String(page.headers.etag) } })).statusCode, 304)
+  t.equal((await app.inject('/api/dashboard')).statusCode, 401)
+  t.equal((await app.inject({ url: '/api/dashboard', headers: { accept: 'text/event-stream' } })).statusCode, 401)
+  const { events } = await listen(url, (all) => all.length > 1, { 'x-api-key': 'user-key' })
+  t.match(events[1], /"lab":false/)
+
+  const basic = (key: string) => ({ authorization: `Basic ${Buffer.from(`me:${key}`).toString('base64')}` })
+  const board = (headers: Record<string, string>, path = '', method = 'GET') =>
+    fetch(`${url}/admin/queues${path}`, { method, headers, redirect: 'manual' })
+  for (const headers of [{}, basic('user-key'), basic(''), { authorization: 'Basic !' }]) {
+    const refused = await board(headers)
+    t.equal(refused.status, 401)
+    t.match(refused.headers.get('www-authenticate'), /^Basic realm=/)
+  }
+  t.equal((await board(basic('admin-key'))).status, 200)
+  const queues = (await (await board(basic('admin-key'), '/api/queues')).json()) as { queues: { name: string }[] }
+  t.same(queues.queues.map(({ name }) => name).sort(), ['payments', 'purchases', 'webhooks'])
+  const elsewhere = { ...basic('admin-key'), 'sec-fetch-site': 'cross-site' }
+  t.equal((await board(elsewhere, '/api/queues/purchases/pause', 'PUT')).status, 403)
+})
+
+t.test(
+  'however many look, one collects; while nobody looks, nobody does; what hangs is missing, and asked once',
+  async (t) => {
+    let asked = 0
+    let heard = 0
+    const locks = {
+      async list() {
+        asked += 1
+        return []
+      },
+    }
+    const client = { unsafe: () => new Promise(() => {}) }
+    const redis = { mget: async () => [null, null], hgetall: async () => ({}) }
+    const waits = {
+      hear() {
+        heard += 1
+        return () => (heard -= 1)
+      },
+    }
+    const deps = { client, locks, redis, waits, prefix: '', breakers: [], lab: false, log }
+    const dashboard = createCollector(deps as unknown as Parameters<typeof createCollector>[0])
+    const seen = [0, 0, 0]
+    const leave = seen.map((_, i) =>
+      dashboard.subscribe((json) => {
+        t.match(JSON.parse(json), { resources: null, lines: null, locks: [], verdict: null })
+        seen[i] = (seen[i] ?? 0) + 1
+      }),
+    )
+    await until(() => seen.every((n) => n >= 1))
+    t.equal(asked, 1)
+    t.equal(heard, 1)
+    for (const go of leave) go()
+    t.equal(heard, 0)
+    t.match(await dashboard.snapshot(), { lines: null, pace: { per_second: null } })
+    dashboard.close()
+  },
+)
+
+const within = { skip: !hasBrowser && 'no Chromium here' }
+t.test('the page in a browser: live, the race, the key, and honest when the API is gone', within, async (t) => {
+  const { shop, ref, lock, token } = await stocked(t)
+  const browser = await openBrowser(t)
+  const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, reducedMotion: 'reduce' })
+  const complaints: string[] = []
+  page.on('pageerror', (error) => complaints.push(error.message))
+  // Chromium calls a refused buyer an error, and a server that is gone.
+  const expected = /status of 40[01]|ERR_(CONNECTION|EMPTY|INCOMPLETE|NETWORK)/
+  page.on('console', (one) => one.type() === 'error' && !expected.test(one.text()) && complaints.push(one.text()))
+  const state = (name: string) => page.waitForSelector(`body[data-state=${name}]`)
+  await page.goto(api.url)
+  await state('live')
+
+  const cells = (key: string) => page.locator(`tr[data-key="${key}"]`).locator('th, td').allInnerTexts()
+  await until(async () => (await cells(ref)).length > 0)
+  const { available, held, sold, name } = await shop.resource(ref)
+  t.same(await cells(ref), [`${ref}\n${name}`, '', `${available}`, `${held}`, `${sold}`])
+  const [holder = '', since = '', waiters] = await cells(`${lock} 0`)
+  t.equal(holder, `${lock}\nexclusive: ada`)
+  t.equal(since.split('\n')[1], String(token))
+  t.equal(waiters, '1\nbob')
+  await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 3 }] }, { prefer: 'wait=10' })
+  await until(async () => (await cells(ref))[4] === `${sold + 3}`, { what: 'the sale to be shown' })
+
+  const title = page.getByRole('heading', { name: 'Stock', exact: true })
+  const race = page.locator('article', { has: title })
+  const outcome = race.locator('.outcome')
+  // A machine that is busy with others may answer 503: the page says that it was not measured.
+  const measured = async () => {
+    await race.getByRole('button', { name: 'Race' }).press('Enter')
+    await page.locator('article:not([aria-busy])', { has: title }).waitFor()
+    return (await outcome.nth(1).locator('strong').count()) === 1
+  }
+  await until(measured, { timeout_ms: 30_000 })
+  const [without = '', with_lock] = await outcome.allTextContents()
+  const [, got, left, oversold] = /^(\d) of 5 got it, −(\d) in stock, (\d) oversold$/.exec(without) ?? []
+  t.ok(Number(got) > 1 && Number(left) === Number(got) - 1 && oversold === left, without)
+  t.equal(with_lock, '1 of 5 got it, 0 in stock, 0 oversold')
+  t.equal(await race.locator('.outcome strong.bad').textContent(), `${oversold} oversold`)
+  t.same((await call('GET', '/stock/1')).body.stock, 0)
+
+  const axe = readFileSync(fileURLToPath(import.meta.resolve('axe-core/axe.min.js')), 'utf8')
+  await page.evaluate(axe)
+  // All of it once, and the colours of the other scheme: it is the dearest part of this test.
+  for (const [width, colorScheme, run] of [
+    [390, 'dark', 'axe.run()'],
+    [1280, 'light', "axe.run({ runOnly: ['color-contrast'] })"],
+  ] as const) {
+    await page.setViewportSize({ width, height: 800 })
+    await page.emulateMedia({ colorScheme })
+    const wide = await page.evaluate('document.documentElement.scrollWidth - innerWidth')
+    t.equal(wide, 0, `nothing sticks out at ${width}`)
+    const { violations } = (await page.evaluate(run)) as { violations: { id: string }[] }
+    t.same(
+      violations.map(({ id }) => id),
+      [],
+      `axe at ${width}, ${colorScheme}`,
+    )
+  }
+
+  const turn = (hidden: boolean) =>
+    page.evaluate(`Object.defineProperty(document, 'hidden', { value: ${hidden}, configurable: true })
+      document.dispatchEvent(new Event('visibilitychange'))`)
+  await turn(true)
+  await page.getByText('Paused while this tab is hidden').waitFor()
+  await turn(false)
+  await state('live')
+
+  const { port } = new URL(api.url)
+  api.kill('SIGKILL')
+  await state('lost')
+  t.match(await page.locator('#connection').textContent(), /^No connection\. The figures below are of \d\d:\d\d:\d\d\./)
+  await world.startApi({ PORT: port })
+  await state('live')
+
+  const { url } = await keyed(t)
+  await page.goto(url)
+  await state('asking')
+  await page.getByLabel(/asks for a key/).fill('wrong')
+  await page.getByRole('button', { name: 'Look' }).click()
+  await page.getByText('This key is not taken.').waitFor()
+  await page.getByLabel(/asks for a key/).fill('user-key')
+  await page.keyboard.press('Enter')
+  await state('live')
+  t.equal(await page.locator('#lab').isVisible(), false, 'without the lab there are no buttons of it')
+  t.same(complaints, [], 'and the page has nothing to complain about')
+})

@@ -1,0 +1,169 @@
+/**
+ * Every route that changes something refuses what it does not know, in its body and in its query: `refund {"units": 1}` must
+ * not refund everything. Walks the routes as they are registered, so that a new one is held to it too.
+ */
+import type { InjectOptions, RouteOptions } from 'fastify'
+import pino from 'pino'
+import t from 'tap'
+import { buildApp } from '../../src/api/app.ts'
+import { createMetrics } from '../../src/shared/metrics.ts'
+import { type Operation, operations } from '../support/openapi-contract.ts'
+
+/** A dependency that fails when it is used: a request that is refused has used none. */
+const absent = <T extends object>(name: string): T =>
+  new Proxy({} as T, {
+    get() {
+      throw new Error(`${name} was used`)
+    },
+  })
+
+const WRITES = new Set(['POST', 'PUT', 'PATCH', 'DELETE'])
+/** The provider's raw bytes, and an application of its own behind a password. */
+const APART = new Set(['/api/webhooks/stripe', '/admin/queues', '/admin/queues/*'])
+
+const routes: RouteOptions[] = []
+const app = await buildApp({
+  config: { api_keys: [], admin_keys: [], rate_limit: undefined, cors_origins: [], redis_prefix: '' },
+  rates: undefined,
+  log: pino({ enabled: false }),
+  client: absent('client'),
+  locks: absent('locks'),
+  modes: [],
+  stats: absent('stats'),
+  fenced() {},
+  intake: absent('intake'),
+  bookings: absent('bookings'),
+  kinds: absent('kinds'),
+  waits: absent('waits'),
+  nudge() {},
+  gateway: absent('gateway'),
+  pay() {},
+  tail: absent('tail'),
+  webhooks_allow_private: false,
+  guarded: (body) => body(new AbortController().signal),
+  dashboard: absent('dashboard'),
+  openBoard: () => absent('board'),
+  lab: { pause_ms: 100 },
+  health: { metrics: createMetrics(), breakers: [], checks: {}, stuck: () => undefined, stopping: () => false },
+  async trace(app) {
+    app.addHook('onRoute', (route) => {
+      routes.push(route)
+    })
+  },
+})
+t.teardown(() => app.close())
+
+const writing = routes.flatMap(({ method, url }) =>
+  [method].flat().flatMap((verb) => (WRITES.has(verb) && !APART.has(url) ? [{ method: verb, url }] : [])),
+)
+const documented = new Map(operations.map((one) => [`${one.method.toUpperCase()} ${one.path}`, one.operation]))
+const operationOf = ({ method, url }: { method: string; url: string }) =>
+  documented.get(`${method} ${url.replace(/:(\w+)/g, '{$1}')}`)
+
+/** The path with the values that the document shows for its parameters. */
+const filled = (url: string, { parameters = [] }: Operation) =>
+  parameters.reduce(
+    (path, one) =>
+      one.in === 'path' ? path.replace(`:${one.name}`, encodeURIComponent(String(one.example ?? '1'))) : path,
+    url,
+  )
+
+async function refused(method: string, url: string, payload: object | undefined, query: Record<string, string> = {}) {
+  const request = { method: method as 'POST', url, query } as InjectOptions
+  const response = await app.inject(payload === undefined ? request : { ...request, payload })
+  const body = response.body === '' ? undefined : response.json()
+  return {
+    status: response.statusCode,
+    code: body?.code,
+    fields: body?.errors?.map((one: { field: string }) => one.field),
+  }
+}
+
+/** Each object of a body with a field that nobody knows beside its own, and the name of that field. */
+function* meddled(body: unknown, path = ''): Generator<[body: unknown, field: string]> {
+  if (typeof body !== 'object' || body === null) return
+  if (Array.isArray(body)) {
+    for (const [i, one] of body.entries()) {
+      for (const [inner, field] of meddled(one, `${path}[${i}]`)) yield [body.with(i, inner), field]
+    }
+    return
+  }
+  const at = (name: string) => (path === '' ? name : `${path}.${name}`)
+  yield [{ ...body, unheard_of: 1 }, at('unheard_of')]
+  for (const [name, one] of Object.entries(body)) {
+    for (const [inner, field] of meddled(one, at(name))) yield [{ ...body, [name]: inner }, field]
+  }
+}
+
+t.test('an unknown field is a 400 that names it, on every route that changes something', async (t) => {
+  t.ok(writing.length > 25, `${writing.length} routes`)
+  for (const route of writing) {
+    const operation = operationOf(route)
+    if (!operation) {
+      t.fail(`${route.method} ${route.url} is not in the document`)
+      continue
+    }
+    const url = filled(route.url, operation)
+    const example = operation.requestBody?.content['application/json'].example ?? {}
+    for (const [body, field] of meddled(example)) {
+      const answer = await refused(route.method, url, body as object)
+      t.same(answer, { status: 400, code: 'invalid_request', fields: [field] }, `${route.method} ${url}: ${field}`)
+    }
+  }
+})
+
+t.test('an unknown query parameter is a 400 too', async (t) => {
+  for (const route of writing) {
+    const operation = operationOf(route)
+    if (!operation) continue
+    const body = operation.requestBody?.content['application/json'].example as object | undefined
+    const answer = await refused(route.method, filled(route.url, operation), body, { unheard_of: '1' })
+    t.match(answer, { status: 400, fields: ['unheard_of'] }, `${route.method} ${route.url}`)
+  }
+})
+
+t.test('every object of every body says that it has no other fields', async (t) => {
+  for (const { path, method, operation } of operations) {
+    const schema = operation.requestBody?.content['application/json'].schema
+    const open = openObjects(schema, `${method} ${path}`)
+    t.same(open, [], `${method} ${path}`)
+  }
+})
+
+/** Where a schema describes an object and leaves it open. */
+function openObjects(schema: unknown, at: string): string[] {
+  if (typeof schema !== 'object' || schema === null) return []
+  const here = schema as Record<string, unknown>
+  const own = here.properties !== undefined && here.additionalProperties !== false ? [at] : []
+  return [
+    ...own,
+    ...Object.entries(here).flatMap(([key, one]) => (key === 'example' ? [] : openObjects(one, `${at}/${key}`))),
+  ]
+}
+
+const CASES: [command: string, body: object, field: string][] = [
+  ['purchases/01935f5e-0000-7000-8000-000000000002/refund', { units: 1 }, 'units'],
+  ['purchases/01935f5e-0000-7000-8000-000000000002/confirm', { lines: [{ resource: 'product:1', units: 1 }] }, 'lines'],
+  ['purchases/01935f5e-0000-7000-8000-000000000002/cancel', { reason: 'no' }, 'reason'],
+  ['bookings/01935f5e-0000-7000-8000-000000000012/cancel', { refund: false }, 'refund'],
+  ['bookings/01935f5e-0000-7000-8000-000000000012/accept', { to: '2030-01-01' }, 'to'],
+  ['bookings/01935f5e-0000-7000-8000-000000000012/complete', { at: '2030-01-01' }, 'at'],
+  ['bookings/01935f5e-0000-7000-8000-000000000012/decline', { note: 'x' }, 'note'],
+]
+t.test('the commands that ignored their bodies', async (t) => {
+  for (const [path, body, field] of CASES) {
+    t.match(await refused('POST', `/api/${path}`, body), { status: 400, fields: [field] }, `${path} ${field}`)
+  }
+  for (const body of [[], [{ units: 1 }]]) {
+    t.match(await refused('POST', `/api/${CASES[0]?.[0]}`, body), { status: 400 }, JSON.stringify(body))
+  }
+})
+
+t.test('no body, an empty one and `{}` are the same', async (t) => {
+  const url = '/api/purchases/01935f5e-0000-7000-8000-000000000002/cancel'
+  const json = { 'content-type': 'application/json' }
+  for (const request of [{}, { headers: json, payload: '' }, { payload: {} }]) {
+    const { statusCode } = await app.inject({ method: 'POST', url, ...request })
+    t.equal(statusCode, 500, 'the handler was reached, and has no database here')
+  }
+})

@@ -1,3 +1,0 @@
-import { conform } from './conformance.ts'
-
-await conform('redlock5')

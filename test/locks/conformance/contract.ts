@@ -1,0 +1,81 @@
+/** What the parts of the conformance suite share: a mode with what is in its way, and how the end of a lease is seen. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Ask, Lease, LeaseLostError, Locks, Mode } from '../../../src/shared/locks/api.ts'
+import type { LockServer, OpenOptions } from '../lock-servers.ts'
+
+export type Scope = { teardown(done: () => unknown): void }
+
+interface Case {
+  mode: Mode
+  ask: Ask
+  /** Who holds this keeps the ask out, and who holds the ask keeps this out. */
+  rival: Ask
+}
+
+const CASES: Case[] = [
+  { mode: 'exclusive', ask: {}, rival: {} },
+  { mode: 'shared', ask: { mode: 'shared' }, rival: {} },
+  { mode: 'permit', ask: { mode: 'permit', limit: 1 }, rival: { mode: 'permit', limit: 1 } },
+]
+
+export function casesOf(server: Pick<LockServer, 'modes'>): Case[] {
+  return CASES.filter(({ mode }) => server.modes.includes(mode))
+}
+
+/** For each mode at the same time, on a resource of its own: waits overlap. */
+export async function inEachMode(
+  server: LockServer,
+  name: string,
+  body: (one: Case, resource: string) => Promise<void>,
+): Promise<void> {
+  await Promise.all(casesOf(server).map((one) => body(one, `${name}:${one.mode}`)))
+}
+
+/** Closed with the test. */
+export async function locksOf(
+  t: Scope,
+  server: LockServer,
+  ttl_ms = 3000,
+  options: OpenOptions & { wired?: boolean } = {},
+): Promise<Locks> {
+  const locks = await server.open(ttl_ms, options)
+  t.teardown(() => locks.close())
+  return locks
+}
+
+/** Resolves when so many stand in line. */
+export async function inLine(locks: Locks, resource: string, count: number): Promise<void> {
+  while ((await locks.inspect(resource)).waiters.length !== count) await sleep(2)
+}
+
+/** Resolves when nobody holds it or waits for it, and it is in no list. */
+export async function unused(locks: Locks, resource: string): Promise<void> {
+  for (;;) {
+    const { holders, waiters } = await locks.inspect(resource)
+    const listed = (await locks.list()).some((state) => state.resource === resource)
+    if (holders.length + waiters.length === 0 && !listed) return
+    await sleep(10)
+  }
+}
+
+export function lossOf(lease: Lease): Promise<{ at: number; why: string }> {
+  const { signal } = lease
+  return new Promise((resolve) => {
+    const tell = () => resolve({ at: performance.now(), why: (signal.reason as LeaseLostError).why })
+    if (signal.aborted) tell()
+    else signal.addEventListener('abort', tell, { once: true })
+  })
+}
+
+/** Resolves in so many ms, with how late this process was to notice it: what no library in it can do better than. */
+export function lateness(ms: number): Promise<number> {
+  const due = performance.now() + ms
+  return new Promise((resolve) => setTimeout(() => resolve(performance.now() - due), ms))
+}
+
+export const upTo = (count: number) => Array.from({ length: count }, (_, n) => n)
+
+export function blockEventLoop(ms: number): void {
+  const until = performance.now() + ms
+  while (performance.now() < until);
+}

@@ -1,0 +1,73 @@
+/** An etcd of one test file's own, that the file may pause, kill and start again, empty or not. */
+import { existsSync, mkdtempSync, rmSync, statfsSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Etcd3 } from 'etcd3'
+import { ensureEtcdServer } from '../../ops/install.mjs'
+import { startEtcd as start } from '../../ops/services.mjs'
+import type { Locks } from '../../src/shared/locks/api.ts'
+import { createEtcdLocks, type EtcdLocksOptions } from '../../src/shared/locks/etcd/locks.ts'
+
+export interface OwnEtcd {
+  url: string
+  port: number
+  /** Without the locks in between: for looking, and for breaking what the locks rely on. */
+  raw: Etcd3
+  /** Locks that are closed before the server is stopped. */
+  locks(options: Omit<EtcdLocksOptions, 'hosts'> & { hosts?: readonly string[] }): Locks
+  pause(): void
+  resume(): void
+  /** As a power cut does, and starts it again on the same port; with `empty` without its data. */
+  crash(options?: { empty?: boolean }): Promise<void>
+  /** How many watches it serves. */
+  watches(): Promise<number>
+  stop(): Promise<void>
+}
+
+/** etcd begins with a log of 64 MB, which is all that a container's memory folder has by default. */
+const ROOM = 2 ** 29
+
+/** A folder in memory, which survives a kill of etcd: its fsync does not wait there for a disk that others use too. */
+function roomyMemory(): string | undefined {
+  const folder = '/dev/shm'
+  if (!existsSync(folder)) return undefined
+  const { bavail, bsize } = statfsSync(folder)
+  return bavail * bsize >= ROOM ? folder : undefined
+}
+
+export async function startEtcd(): Promise<OwnEtcd> {
+  const folder = mkdtempSync(join(roomyMemory() ?? tmpdir(), 'holdfast-etcd-'))
+  const binary = ensureEtcdServer(() => {})
+  let server = await start({ folder, binary })
+  const { url, port } = server
+  const raw = new Etcd3({ hosts: url })
+  const opened: Locks[] = []
+  return {
+    url,
+    port,
+    raw,
+    locks(options) {
+      const locks = createEtcdLocks({ hosts: [url], ...options })
+      opened.push(locks)
+      return locks
+    },
+    pause: () => server.kill('SIGSTOP'),
+    resume: () => server.kill('SIGCONT'),
+    async crash({ empty = false } = {}) {
+      await server.stop('SIGKILL')
+      if (empty) rmSync(join(folder, 'etcd'), { recursive: true, force: true })
+      server = await start({ folder, binary, port })
+    },
+    async watches() {
+      const text = await (await fetch(`${url}/metrics`)).text()
+      return Number(/^etcd_debugging_mvcc_watcher_total (\d+)$/m.exec(text)?.[1])
+    },
+    async stop() {
+      server.kill('SIGCONT')
+      await Promise.all(opened.map((locks) => locks.close()))
+      raw.close()
+      await server.stop('SIGKILL')
+      rmSync(folder, { recursive: true, force: true })
+    },
+  }
+}

@@ -1,0 +1,289 @@
+/** The steps of a history of one lock, each with what must be true after it. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type AcquireOptions, type Lease, LeaseLostError, LockBusyError } from '../../../src/shared/locks/api.ts'
+import type { HistoryWorld } from './environment.ts'
+import { admission, type Given, type Memory, renewed, statusOf, type Wish } from './model.ts'
+
+/** One row for each resource: its fence and its value. */
+export interface Fenced {
+  /** `SET fence = token WHERE fence <= token`: the value, or undefined when the fence is higher. */
+  raise(resource: string, token: number): Promise<number | undefined>
+  /** `SET value WHERE fence <= token`. */
+  write(resource: string, token: number, value: number): Promise<boolean>
+  fenceOf(resource: string): Promise<number>
+}
+
+interface Waiting {
+  wish: Wish
+  ttl_ms: number
+  stop: AbortController
+  outcome?: { lease: Lease } | { error: unknown }
+  ended: Promise<unknown>
+  /** By the server's clock, wherever that was since. */
+  asked_ms: number
+  /** Nothing has happened yet that may have cost its place. */
+  in_order: boolean
+}
+
+/** What has been seen in all histories of a run. */
+export interface Seen {
+  [what: string]: number
+}
+
+export interface History {
+  world: HistoryWorld
+  sql: Fenced
+  resource: string
+  memory: Memory
+  snapshot: Memory | undefined
+  given: Given[]
+  waiting: Waiting[]
+  tokens: Set<number>
+  highest: number
+  /** Who raised the fence last, and what is stored: kept here, to be compared with what the store does. */
+  owner: Given | undefined
+  value: number
+  offset_s: number
+  seen: Seen
+}
+
+export function newHistory(world: HistoryWorld, sql: Fenced, resource: string, seen: Seen): History {
+  const memory = { ends: new Map(), last: 0 }
+  const lists = { given: [], waiting: [], tokens: new Set<number>() }
+  return {
+    ...{ world, sql, resource, memory, seen, ...lists },
+    ...{ snapshot: undefined, highest: 0, owner: undefined, value: 0, offset_s: 0 },
+  }
+}
+
+export function must(truth: boolean, what: string): asserts truth {
+  if (!truth) throw new Error(what)
+}
+
+export function note({ seen }: History, what: string): void {
+  seen[what] = (seen[what] ?? 0) + 1
+}
+
+const optionsOf = ({ mode, limit }: Wish) => (mode === 'permit' ? { mode, limit } : { mode }) as AcquireOptions
+
+/** Somebody has the lock now: nobody may be in its way, and its token is new. */
+function entered(h: History, lease: Given, asked_ms: number): void {
+  const now_ms = h.world.now_ms()
+  must(admission(h.memory, lease, now_ms) !== 'never', `${lease.mode} was let in beside who holds it`)
+  must(!h.tokens.has(lease.token), `token ${lease.token} was given twice`)
+  must(lease.token > h.memory.last, `token ${lease.token} is not above ${h.memory.last}, which the server knew`)
+  must(lease.token > asked_ms * 1000 - 1_000_000, 'a token from long ago')
+  // Only a server that has lost its memory, with its clock set back, may give a lower one.
+  if (lease.token < h.highest) {
+    must(h.memory.last < h.highest && asked_ms * 1000 < h.highest + 1000, `token ${lease.token} is below ${h.highest}`)
+    note(h, 'lower tokens after a loss with the clock set back')
+  }
+  h.tokens.add(lease.token)
+  h.highest = Math.max(h.highest, lease.token)
+  h.memory.last = lease.token
+  h.given.push(lease)
+  renewed(h.memory, lease, asked_ms, now_ms)
+}
+
+export async function acquire(h: History, by: number, wish: Wish, local: boolean, ttl_ms: number, above = 0) {
+  const locks = h.world.fleet[by % h.world.fleet.length] as HistoryWorld['fleet'][number]
+  const asked_ms = h.world.now_ms()
+  const before = admission(h.memory, wish, asked_ms)
+  const options = { ...optionsOf(wish), ttl_ms, above }
+  try {
+    const lease = local
+      ? givenLocal(await locks.acquire(h.resource, options), wish, ttl_ms)
+      : await givenRemote(h, by, wish, ttl_ms, above)
+    must(h.waiting.length === 0, 'somebody was let in in front of those who wait')
+    must(above === 0 || lease.token > above, 'not above the floor')
+    entered(h, lease, asked_ms)
+    note(h, 'granted')
+    return lease
+  } catch (error) {
+    if (!(error instanceof LockBusyError)) throw error
+    must(
+      before !== 'must' || h.waiting.length > 0,
+      `${wish.mode} was refused, though nobody holds it: ${error.message}`,
+    )
+    note(h, 'refused')
+    return undefined
+  }
+}
+
+function givenLocal(lease: Lease, wish: Wish, ttl_ms: number): Given {
+  const given: Given = {
+    ...{ ...wish, token: lease.token, ttl_ms, over: false, let_go: false, local: true, read: undefined },
+    extend: () => lease.extend(),
+    async release() {
+      given.over = true
+      return await lease.release()
+    },
+  }
+  lease.signal.addEventListener('abort', () => {
+    given.over = true
+  })
+  return given
+}
+
+async function givenRemote(h: History, by: number, wish: Wish, ttl_ms: number, above: number): Promise<Given> {
+  const { fleet } = h.world
+  const locks = (n: number) => fleet[n % fleet.length] as HistoryWorld['fleet'][number]
+  const { handle, token } = await locks(by).remote.acquire(h.resource, { ...optionsOf(wish), ttl_ms, above })
+  return {
+    ...{ ...wish, token, ttl_ms, over: false, let_go: false, local: false, read: undefined },
+    extend: () => locks(by + 1).remote.extend(handle),
+    release: () => locks(by + 2).remote.release(handle),
+  }
+}
+
+/** Stands in line, behind all who wait. */
+export async function enqueue(h: History, by: number, wish: Wish, ttl_ms: number): Promise<void> {
+  const locks = h.world.fleet[by % h.world.fleet.length] as HistoryWorld['fleet'][number]
+  const stop = new AbortController()
+  const wait = locks.acquire(h.resource, { ...optionsOf(wish), ttl_ms, wait_ms: 600_000, signal: stop.signal })
+  const asked_ms = h.world.now_ms()
+  const one: Waiting = { wish, ttl_ms, stop, asked_ms, in_order: true, ended: Promise.resolve() }
+  one.ended = wait.then(
+    (lease) => {
+      one.outcome = { lease }
+    },
+    (error) => {
+      one.outcome = { error }
+    },
+  )
+  h.waiting.push(one)
+  await settle(h)
+}
+
+export async function cancel(h: History, which: number): Promise<void> {
+  const [one] = h.waiting.splice(which % h.waiting.length, 1)
+  if (!one) return
+  one.stop.abort()
+  await one.ended
+  if (one.outcome && 'lease' in one.outcome) {
+    entered(h, givenLocal(one.outcome.lease, one.wish, one.ttl_ms), one.asked_ms)
+  }
+  note(h, 'cancelled')
+  await settle(h)
+}
+
+/** Waits until all who can be served are, and the others stand in line; then looks at what the server says. */
+export async function settle(h: History): Promise<void> {
+  const patience = performance.now() + 8000
+  for (;;) {
+    await served(h)
+    const first = h.waiting[0]
+    const next = first ? admission(h.memory, first.wish, h.world.now_ms()) : 'never'
+    const state = await h.world.fleet[0]?.inspect(h.resource)
+    must(state !== undefined, 'no answer')
+    await served(h)
+    if (next !== 'must' && state.waiters.length === h.waiting.length) {
+      const there = state.holders.map((holder) => holder.token)
+      for (const [lease] of h.memory.ends) {
+        const status = statusOf(h.memory, lease, h.world.now_ms())
+        const is = there.includes(lease.token)
+        // What has ended and was looked at stays so, also when the clock is set back.
+        if (!is && status !== 'alive') h.memory.ends.delete(lease)
+        if (status === 'unsure') continue
+        must(
+          is === (status === 'alive'),
+          `the lease ${lease.token} is ${status}, and the server says ${is ? 'held' : 'free'}`,
+        )
+      }
+      const known = new Set(Array.from(h.memory.ends.keys(), (lease) => lease.token))
+      must(
+        there.every((token) => known.has(token)),
+        'the server has a holder that nobody knows',
+      )
+      return
+    }
+    const line = `${state.waiters.length} in line, ${h.waiting.length} wait, the first ${next} be let in`
+    must(performance.now() < patience, `somebody who waits is forgotten: ${line}`)
+    await sleep(1)
+  }
+}
+
+const tokenOf = ({ outcome }: Waiting) => (outcome && 'lease' in outcome ? outcome.lease.token : 0)
+
+/** Those who were let in together hear of it in any order: none without those whose tokens are lower. */
+async function heard(h: History): Promise<Waiting[]> {
+  const patience = performance.now() + 2000
+  for (;;) {
+    const over = h.waiting.filter((one) => one.outcome)
+    if (over.length === 0) return over
+    const tokens = over.map(tokenOf)
+    const holders = (await h.world.fleet[0]?.inspect(h.resource))?.holders ?? []
+    const missing = holders.some(
+      ({ token }) => token < Math.max(...tokens) && !h.tokens.has(token) && !tokens.includes(token),
+    )
+    if (!missing || performance.now() > patience) return over
+    await sleep(2)
+  }
+}
+
+/** Takes note of the waits that are over. */
+async function served(h: History): Promise<void> {
+  const over = await heard(h)
+  over.sort((a, b) => tokenOf(a) - tokenOf(b))
+  for (const one of over) {
+    const place = h.waiting.indexOf(one)
+    const in_front = h.waiting.slice(0, place).filter((other) => !other.outcome || tokenOf(other) > tokenOf(one))
+    // One message may be a moment behind the other.
+    for (let i = 0; one.in_order && i < 400 && in_front.some((other) => !other.outcome); i++) await sleep(5)
+    const overtaken = in_front.some((other) => !other.outcome || tokenOf(other) > tokenOf(one))
+    must(!overtaken || !one.in_order, 'somebody was served before one who came earlier')
+    if (one.outcome && 'error' in one.outcome) throw one.outcome.error
+    if (!one.outcome) continue
+    h.waiting.splice(h.waiting.indexOf(one), 1)
+    const lease = givenLocal(one.outcome.lease, one.wish, one.ttl_ms)
+    entered(h, lease, one.asked_ms)
+    note(h, 'served in line')
+    // What was handed over gets its whole TTL.
+    const asked_ms = h.world.now_ms()
+    await lease.extend()
+    renewed(h.memory, lease, asked_ms, h.world.now_ms())
+  }
+}
+
+export async function extend(h: History, lease: Given): Promise<void> {
+  const asked_ms = h.world.now_ms()
+  // Its own process knows better than a server that has fallen back.
+  const was_over = lease.local && lease.over
+  const status = was_over ? 'gone' : statusOf(h.memory, lease, asked_ms)
+  const error = await lease.extend().then(
+    () => undefined,
+    (error: unknown) => error,
+  )
+  if (error && !(error instanceof LeaseLostError)) throw error
+  must(
+    status === 'unsure' || !error === (status === 'alive'),
+    `a lease that is ${status} was ${error ? 'not ' : ''}renewed`,
+  )
+  if (was_over) return
+  if (error) h.memory.ends.delete(lease)
+  else renewed(h.memory, lease, asked_ms, h.world.now_ms())
+  note(h, error ? 'renewals refused' : 'renewed')
+}
+
+export async function release(h: History, lease: Given): Promise<void> {
+  // A second release of its own process asks nobody.
+  if (lease.local && lease.let_go) return void (await lease.release())
+  const was_over = lease.over
+  const status = statusOf(h.memory, lease, h.world.now_ms())
+  lease.let_go = true
+  const { released } = await lease.release()
+  // A server that has fallen back may still have what its own process has given up.
+  const right = was_over || status === 'unsure' || released === (status === 'alive')
+  must(right, `a lease that is ${status} was released: ${released}`)
+  h.memory.ends.delete(lease)
+  note(h, released ? 'released' : 'released too late')
+  await settle(h)
+}
+
+/** Nobody waits and nobody holds any more: what is left then was left behind. */
+export async function finish(h: History): Promise<void> {
+  while (h.waiting.length > 0) await cancel(h, 0)
+  await settle(h)
+  for (const lease of [...h.memory.ends.keys()]) await release(h, lease)
+  h.world.setClock(0)
+}

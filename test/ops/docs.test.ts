@@ -1,0 +1,182 @@
+/** The document and its page: openapi.json is what the routes say, lints clean, and every example works when pressed. */
+import { spawn } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import { ROOT } from '../../ops/install.mjs'
+import { hasBrowser, openBrowser } from '../support/browser.ts'
+import { openWorld, until } from '../support/environment.ts'
+import { contract, document, type Operation, operations, schemaAt } from '../support/openapi-contract.ts'
+
+async function run(args: string[], env: Record<string, string> = {}) {
+  const { PATH = '', HOME = '' } = process.env
+  const child = spawn(process.execPath, args, { cwd: ROOT, env: { PATH, HOME, ...env } })
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (chunk: string) => {
+      output += chunk
+    })
+  }
+  const code = await new Promise((resolve) => child.once('close', resolve))
+  return { code, output }
+}
+
+t.test('openapi.json is what the routes say', async (t) => {
+  const { code, output } = await run(['--import=tsx', 'ops/openapi.ts', '--check'])
+  t.equal(code, 0, output)
+})
+
+t.test('it lints clean, warnings included', async (t) => {
+  const args = [
+    fileURLToPath(import.meta.resolve('@redocly/cli/bin/cli.js')),
+    'lint',
+    '--format=stylish',
+    '--max-problems=20',
+  ]
+  const { code, output } = await run(args, { REDOCLY_TELEMETRY: 'off', REDOCLY_SUPPRESS_UPDATE_NOTICE: 'true' })
+  t.equal(code, 0, output)
+  t.notMatch(output, /\d+ (warning|error)/, output)
+})
+
+t.test('every operation is named, tagged, and says how it refuses', async (t) => {
+  const ids = operations.map((one) => one.operation.operationId)
+  t.equal(new Set(ids).size, ids.length)
+  for (const { path, method, operation } of operations) {
+    const { operationId, tags, responses, parameters = [], requestBody } = operation
+    t.match(operationId, /^[a-z][A-Za-z]+$/)
+    t.equal(tags?.length, 1, `${operationId} has its place in the page`)
+    for (const [status, { description, content = {} }] of Object.entries(responses)) {
+      const at = ['paths', path, method, 'responses', status, 'content']
+      t.not(description, 'Default Response', `${operationId} ${status} says what it means`)
+      for (const [media, { schema, example }] of Object.entries(content)) {
+        t.ok(schema, `${operationId} ${status} has a schema`)
+        if (example) t.equal(schemaAt(...at, media, 'schema')(example), '', `and an example that fits`)
+      }
+      if (path.startsWith('/api/') && Number(status) >= 400) {
+        t.same(Object.keys(content), ['application/problem+json'], `${operationId} ${status} is a problem`)
+        t.match(content['application/problem+json']?.example, { status: Number(status) })
+      }
+    }
+    if (path.startsWith('/api/')) {
+      t.ok(
+        ['400', '401', '500', '503'].every((status) => responses[status]),
+        `${operationId} documents its refusals`,
+      )
+    }
+    for (const parameter of parameters.filter((one) => one.required)) {
+      t.ok(parameter.example, `${operationId} has an example of ${parameter.name}`)
+    }
+    if (requestBody) {
+      const { schema, example } = requestBody.content['application/json']
+      t.ok(schema && example, `${operationId} has an example of its body`)
+      const fault = schemaAt('paths', path, method, 'requestBody', 'content', 'application/json', 'schema')(example)
+      t.equal(fault, '', 'that fits')
+    }
+  }
+  for (const name of ['Resource', 'Purchase', 'Booking']) {
+    const { components } = document as unknown as { components: { schemas: Record<string, { examples: unknown[] }> } }
+    for (const example of components.schemas[name]?.examples ?? []) {
+      t.equal(schemaAt('components', 'schemas', name)(example), '', `the example of ${name} fits`)
+    }
+  }
+})
+
+/** An API and a worker on the sample data, with the sample purchases settled. */
+async function samples(t: Test) {
+  const world = await openWorld(t)
+  const seeded = await run(['--import=tsx', 'ops/seed.ts'], world.env)
+  t.equal(seeded.code, 0, seeded.output)
+  const [api] = await Promise.all([world.startApi(), world.startWorker()])
+  const call = contract(api.url)
+  for (const list of ['purchases', 'bookings']) {
+    await until(async () => (await call('GET', `/api/${list}?status=queued`)).body.data.length === 0)
+  }
+  return { url: api.url, call }
+}
+
+/** An operation's request as Swagger UI fills it in: examples, else defaults. */
+function prefilled(path: string, { parameters = [], requestBody }: Operation) {
+  const values = parameters.flatMap((parameter) => {
+    const value = parameter.example ?? parameter.schema.default
+    return value === undefined ? [] : [{ ...parameter, value: String(value) }]
+  })
+  const of = (place: string) =>
+    values.filter((one) => one.in === place).map(({ name, value }): [string, string] => [name, value])
+  const query = new URLSearchParams(of('query')).toString()
+  const body = requestBody?.content['application/json'].example
+  return {
+    path: of('path').reduce((url, [name, value]) => url.replace(`{${name}}`, value), path) + (query && `?${query}`),
+    headers: Object.fromEntries(of('header')),
+    ...(body === undefined ? {} : { body }),
+  }
+}
+
+// A browser that draws in software takes half a second of two cores for each example, so it presses the first of each tag
+// and of each method, and the others are sent as Swagger UI fills them in. PRESS_ALL=1 presses every one; without a
+// browser all are sent.
+t.setTimeout(300_000)
+const seen = new Set<string | undefined>()
+const pressed = new Set(
+  operations.filter(({ method, operation: { tags } }) => {
+    const fresh = !seen.has(tags[0]) || !seen.has(method)
+    seen.add(tags[0]).add(method)
+    return hasBrowser && (fresh || process.env.PRESS_ALL === '1')
+  }),
+)
+
+t.test(`every example is answered with 2xx when Execute is pressed, ${pressed.size} in Swagger UI`, async (t) => {
+  const { url, call } = await samples(t)
+  t.same(await (await fetch(`${url}/openapi.json`)).json(), document, 'the committed document is served')
+  const page = hasBrowser ? await openPage(t, url) : undefined
+  // One tag at a time: Swagger UI reads the whole document anew for each operation that is opened.
+  for (const tag of new Set(operations.map(({ operation }) => operation.tags[0]))) {
+    const own = operations.filter(({ operation }) => operation.tags[0] === tag)
+    await page?.show(own)
+    for (const one of own) {
+      const { method, path, operation } = one
+      if (page && pressed.has(one)) {
+        const response = await page.press(one)
+        t.ok(response.ok(), `${operation.operationId}: pressed → ${response.status()} ${response.url()}`)
+      } else {
+        const { path: filled, ...request } = prefilled(path, operation)
+        const { status, body } = await call(method.toUpperCase(), filled, request)
+        t.ok(status >= 200 && status < 300, `${operation.operationId}: ${status} ${status < 300 ? '' : body.detail}`)
+      }
+    }
+  }
+  t.same(page?.complaints ?? [], [], 'and the page has nothing to complain about')
+})
+
+async function openPage(t: Test, url: string) {
+  const browser = await openBrowser(t)
+  const page = await browser.newPage({ viewport: { width: 800, height: 400 }, reducedMotion: 'reduce' })
+  const complaints: string[] = []
+  page.on('pageerror', (error) => complaints.push(error.message))
+  page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()))
+  await page.goto(`${url}/docs/`)
+  await page.waitForSelector('.opblock')
+  t.equal(await page.locator('.opblock').count(), operations.length)
+  return {
+    complaints,
+    /** The page with these operations alone. */
+    async show(own: typeof operations) {
+      const paths = Object.fromEntries(own.map(({ path }) => [path, document.paths[path]]))
+      await page.unrouteAll()
+      await page.route('**/docs/json', (route) => route.fulfill({ json: { ...document, paths } }))
+      await page.goto(`${url}/docs/`)
+    },
+    async press({ path, operation }: (typeof operations)[number]) {
+      const asked = new RegExp(`^${path.replace(/\{\w+\}/g, '[^/]+')}$`)
+      const block = page.locator(`#operations-${operation.tags[0]}-${operation.operationId}`)
+      await block.locator('.opblock-summary-control').click()
+      const request = page.waitForResponse((response) => asked.test(new URL(response.url()).pathname))
+      await block.getByRole('button', { name: 'Execute' }).click()
+      const response = await request
+      await block
+        .locator('.live-responses-table .response-col_status')
+        .filter({ hasText: String(response.status()) })
+        .waitFor()
+      await block.locator('.opblock-summary-control').click()
+      return response
+    },
+  }
+}

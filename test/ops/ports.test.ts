@@ -1,0 +1,17 @@
+/** Many test files start servers at the same time, each on a port that it draws. */
+import t from 'tap'
+import { anyFreePort } from '../../ops/processes.mjs'
+
+t.test('two who draw the same port before either has a server on it: each gets its own', async (t) => {
+  const { random } = Math
+  t.teardown(() => {
+    Math.random = random
+  })
+  const drawn = Array.from({ length: 5 }, random)
+  for (const one of drawn) {
+    const draws = [one, one]
+    Math.random = () => draws.pop() ?? random()
+    const [first, second] = [await anyFreePort(), await anyFreePort()]
+    t.not(first, second)
+  }
+})

@@ -1,0 +1,72 @@
+/** A reservation is called given back by the provider's word alone: whatever else an intent is, it is asked about again. */
+import t from 'tap'
+import type { Breaker } from '../../src/shared/breaker.ts'
+import { createLog } from '../../src/shared/log.ts'
+import { createMetrics } from '../../src/shared/metrics.ts'
+import type { Gateway, Intent } from '../../src/shared/payments/gateway.ts'
+import { createPayments } from '../../src/workers/payments/charge-saga.ts'
+import { openShop } from '../support/api-client.ts'
+import { openWorld } from '../support/environment.ts'
+
+const breaker: Breaker = {
+  name: 'payments',
+  state: () => 'closed',
+  run: (body) => body(new AbortController().signal),
+  close() {},
+}
+
+t.test('a refund is released when its intent is cancelled, and in no other state of it', async (t) => {
+  const { env } = await openWorld(t)
+  const { client } = openShop(t, [], env.DATABASE_URL)
+  /** intent → what the provider says of it, before and after it is asked to cancel it */
+  const states = new Map<string, [Intent['status'], Intent['status']]>()
+  const refunded: string[] = []
+  const intent = (id: string, n: 0 | 1): Intent => ({ id, status: states.get(id)?.[n] ?? 'created', reason: null })
+  const gateway: Gateway = {
+    create: () => Promise.reject(new Error('not asked for here')),
+    find: async (id) => intent(id, 0),
+    look: async (id) => ({ intent: intent(id, 0), refunds: [], disputes: [] }),
+    confirm: async (id) => intent(id, 0),
+    capture: async (id) => intent(id, 0),
+    cancel: async (id) => intent(id, 1),
+    async refund(id, amount, key) {
+      refunded.push(id)
+      return { id: `re_${id}`, amount, status: 'refunded', reason: null, key }
+    },
+    webhook: () => ({ subject: undefined, intent: undefined, look: false }),
+  }
+  const log = createLog('silent', 'test')
+  const payments = createPayments({ client, gateway, breaker, metrics: createMetrics(), log, nudge() {} })
+  /** A cancelled purchase whose reservation is to be given back. */
+  const cancelled = async () => {
+    const [row] = await client<{ id: string }[]>`
+      INSERT INTO purchases (queue, customer, lines, amount, currency, payment, status)
+      VALUES ('product:1', 'ada', '[{"resource": "product:1", "units": 1}]', 500, 'USD',
+              '{"method": "card", "token": "tok_visa"}', 'cancelled') RETURNING id`
+    const id = row?.id ?? ''
+    await client`INSERT INTO charges (purchase, purpose, amount, status, provider_id)
+                 VALUES (${id}, 'charge', 500, 'authorized', ${id})`
+    await client`INSERT INTO charges (purchase, purpose, amount) VALUES (${id}, 'refund', 500)`
+    return id
+  }
+  const after = async (before: Intent['status'], then: Intent['status'], id?: string) => {
+    const of = id ?? (await cancelled())
+    states.set(of, [before, then])
+    await payments.serve(of)
+    const rows = await client<{ status: string }[]>`
+      SELECT status FROM charges WHERE purchase = ${of} ORDER BY purpose`
+    return { id: of, statuses: rows.map((row) => row.status) }
+  }
+
+  // Of those that cancel leaves as they are: another request has the intent, or the provider is still at it.
+  const open = ['created', 'processing', 'declined', 'authorized'] as const
+  const tried = await Promise.all(open.map((status) => after('authorized', status)))
+  for (const [n, { statuses }] of tried.entries()) t.same(statuses, ['authorized', 'pending'], `still ${open[n]}`)
+  const ended = await Promise.all(tried.map(({ id }) => after('authorized', 'cancelled', id)))
+  for (const { statuses } of ended) t.same(statuses, ['released', 'released'], 'cancelled at last')
+  t.match(await after('cancelled', 'cancelled'), { statuses: ['released', 'released'] }, 'it was before')
+  t.same(refunded, [], 'nothing was captured')
+  const late = await after('authorized', 'captured')
+  t.same(late.statuses, ['captured', 'refunded'], 'captured before it could be cancelled: it is refunded')
+  t.same(refunded, [late.id], 'once')
+})

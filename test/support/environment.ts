@@ -1,0 +1,306 @@
+/**
+ * A world of one test file's own: a database cloned from the migrated template, a Redis prefix, and the real processes
+ * started on them. Invariant: what a file starts is gone when the file is over, also what it froze or killed.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Redis } from 'ioredis'
+import postgres from 'postgres'
+import { ensureRedisServer, ROOT } from '../../ops/install.mjs'
+import { anyFreePort } from '../../ops/processes.mjs'
+import { type Server, startPostgres, startRedis } from '../../ops/services.mjs'
+
+/** What openWorld needs of tap's t; the top-level `tap` object has it too. */
+export interface Scope {
+  readonly name: string
+  teardown(step: () => Promise<void>): void
+}
+
+type Env = Record<string, string>
+
+export interface Running {
+  readonly url: string
+  readonly pid: number
+  readonly process: ChildProcess
+  kill(signal?: NodeJS.Signals): void
+  /** whether a test, or the teardown, has sent it a signal that ends it */
+  asked(): boolean
+  /** resolves with the signal or `code N` that ended it */
+  readonly exited: Promise<string>
+  /** all that it wrote to stdout and stderr so far */
+  logs(): string
+}
+
+/** A server that only this file uses, so that it may be frozen, killed and started again. */
+export interface Owned {
+  /** the same after every restart */
+  readonly url: string
+  readonly pid: number
+  /** SIGSTOP freezes it (SIGCONT wakes it), SIGKILL and SIGTERM end it; resolves when it has ended, or at once when it is frozen. */
+  stop(signal?: NodeJS.Signals): Promise<void>
+  /** Again on the same port; with `empty` without the data it had. */
+  restart(options?: { empty?: boolean }): Promise<void>
+}
+
+export interface World {
+  /** for child processes: DATABASE_URL, REDIS_URL, REDIS_PREFIX, LOG_LEVEL and what a shell needs; nothing else */
+  readonly env: Readonly<Env & { DATABASE_URL: string; REDIS_URL: string; REDIS_PREFIX: string }>
+  /** Resolve when /livez answers 200; reject with the process's log when it ends before. */
+  startApi(extra?: Env): Promise<Running>
+  /** `entry`: another file that starts a worker. */
+  startWorker(extra?: Env, entry?: string): Promise<Running>
+  /** The payment provider; give its url to processes as SANDBOX_URL. */
+  startSandbox(extra?: Env): Promise<Running>
+  /** Give its url to processes as REDIS_URL. */
+  ownRedis(): Promise<Owned>
+  /** Migrated and empty; give its url to processes as DATABASE_URL. Restarting it empty migrates it again. */
+  ownPostgres(): Promise<Owned>
+}
+
+const READY_MS = 60_000
+/** Of the log of a process that vanished: enough for a stack and what led to it. */
+const LAST_LINES = 100
+
+/** Signals after which a process is expected to live. */
+const GOES_ON = new Set<NodeJS.Signals>(['SIGSTOP', 'SIGCONT'])
+
+const alive = new Set<ChildProcess>()
+// For a file that ends before its teardown.
+process.on('exit', () => {
+  for (const child of alive) child.kill('SIGKILL')
+})
+
+export async function openWorld(t: Scope): Promise<World> {
+  const server_url = given('HOLDFAST_SERVER_URL')
+  const template = new URL(given('HOLDFAST_TEMPLATE_URL')).pathname.slice(1)
+  const redis_url = given('REDIS_URL')
+  const id = randomBytes(6).toString('hex')
+  const database = `holdfast_test_${id}`
+  await query(server_url, `CREATE DATABASE ${database} TEMPLATE ${template}`)
+
+  const env = {
+    PATH: process.env.PATH ?? '',
+    HOME: process.env.HOME ?? '',
+    DATABASE_URL: withDatabase(server_url, database),
+    REDIS_URL: redis_url,
+    REDIS_PREFIX: `test-${id}:`,
+    LOG_LEVEL: 'warn',
+    // Nobody is there until the file starts a sandbox of its own and names it.
+    SANDBOX_URL: 'http://127.0.0.1:9',
+    HOST: '127.0.0.1',
+  }
+  const running: Running[] = []
+  const servers: Server[] = []
+  const folders: string[] = []
+  const folder = (name: string) => {
+    const path = join(given('HOLDFAST_TEST_FOLDER'), `${name}-${id}-${folders.length}`)
+    mkdirSync(path)
+    folders.push(path)
+    return path
+  }
+
+  t.teardown(async () => {
+    // SIGKILL ends a stopped process too.
+    for (const one of running) one.kill('SIGKILL')
+    await Promise.all([...running.map((one) => one.exited), ...servers.map((one) => one.stop('SIGKILL'))])
+    for (const path of folders) rmSync(path, { recursive: true, force: true })
+    await query(server_url, `DROP DATABASE IF EXISTS ${database} WITH (FORCE)`)
+    await forgetKeys(redis_url, `test-${id}:`)
+  })
+
+  const start = async (entry: string, port_name: string, extra: Env) => {
+    const port = extra[port_name] ?? String(await anyFreePort())
+    const one = spawnNode(entry, { ...env, ...extra, [port_name]: port }, `http://127.0.0.1:${port}`)
+    running.push(one)
+    await ready(one, entry)
+    sayIfItEnds(one, entry)
+    return one
+  }
+
+  return {
+    env,
+    async startSandbox(extra = {}) {
+      const url = `http://127.0.0.1:${await anyFreePort()}`
+      const one = spawnNode('ops/sandbox.ts', { ...env, SANDBOX_URL: url, ...extra }, url)
+      running.push(one)
+      await ready(one, 'ops/sandbox.ts')
+      return one
+    },
+    startApi: (extra = {}) => start('src/api/main.ts', 'PORT', extra),
+    startWorker: (extra = {}, entry = 'src/workers/main.ts') => start(entry, 'METRICS_PORT', extra),
+    async ownRedis() {
+      const path = folder('redis')
+      const binary = ensureRedisServer(() => {})
+      return await own(
+        servers,
+        'redis',
+        (port) => startRedis({ folder: path, binary, ...port }),
+        (one) => one.url,
+      )
+    },
+    async ownPostgres() {
+      const path = folder('postgres')
+      const launch = async (port: { port?: number }) => {
+        const one = await startPostgres({ folder: path, ...port })
+        if (one.folder !== path) folders.push(one.folder)
+        const sql = postgres(one.url('postgres'), { max: 1, onnotice() {} })
+        const found = await sql`SELECT 1 FROM pg_database WHERE datname = 'holdfast'`
+        if (found.length === 0) await sql`CREATE DATABASE holdfast`
+        await sql.end()
+        if (found.length > 0) return one
+        const migrate = spawnNode('ops/migrate.ts', { ...env, DATABASE_URL: one.url('holdfast') }, '')
+        if ((await migrate.exited) !== 'code 0') throw new Error(`migrate failed:\n${migrate.logs()}`)
+        return one
+      }
+      return await own(servers, 'postgres/cluster', launch, (one) => one.url('holdfast'))
+    },
+  }
+}
+
+/** Postgres is one process a connection: all of them. */
+export function signalAll(postmaster: number, signal: NodeJS.Signals): void {
+  const children = readFileSync(`/proc/${postmaster}/task/${postmaster}/children`, 'utf8').trim().split(' ')
+  for (const pid of [postmaster, ...children.map(Number)]) process.kill(pid, signal)
+}
+
+/** Polls until the predicate holds (or is truthy) and returns its value; what it threw last is told when time is up. */
+export async function until<T>(
+  predicate: () => T | Promise<T>,
+  { timeout_ms = 10_000, what = predicate.toString() }: { timeout_ms?: number; what?: string } = {},
+): Promise<NonNullable<T>> {
+  const since = performance.now()
+  let last: unknown
+  do {
+    try {
+      last = await predicate()
+      if (last) return last as NonNullable<T>
+    } catch (error) {
+      last = error
+    }
+    await sleep(20)
+  } while (performance.now() - since < timeout_ms)
+  const seen = last instanceof Error ? last.message : JSON.stringify(last)
+  throw new Error(`waited ${timeout_ms} ms for: ${what}; last seen: ${seen}`)
+}
+
+async function own<S extends Server & { folder: string }>(
+  servers: Server[],
+  data: string,
+  launch: (port: { port?: number }) => Promise<S>,
+  url: (server: S) => string,
+): Promise<Owned> {
+  let server = await launch({})
+  servers.push(server)
+  const { port } = server
+  return {
+    url: url(server),
+    get pid() {
+      return server.pid
+    },
+    async stop(signal = 'SIGKILL') {
+      server.kill(signal)
+      if (signal !== 'SIGSTOP' && signal !== 'SIGCONT') await server.exited
+    },
+    async restart({ empty = false } = {}) {
+      await server.stop('SIGKILL')
+      if (empty) rmSync(join(server.folder, data), { recursive: true, force: true })
+      server = await launch({ port })
+      servers.push(server)
+    },
+  }
+}
+
+function spawnNode(entry: string, env: Env, url: string): Running {
+  const bundled = join(given('HOLDFAST_BUNDLE'), entry.replace(/\.ts$/, '.mjs'))
+  // Whoever changes a source while it is loaded (test/races/without.mjs) needs the sources.
+  const how = env.WITHOUT === undefined ? ['--enable-source-maps', bundled] : ['--import=tsx', entry]
+  const child = spawn(process.execPath, how, { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
+  let text = ''
+  let asked = false
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (chunk: string) => {
+      text += chunk
+    })
+  }
+  alive.add(child)
+  const exited = new Promise<string>((resolve) => {
+    child.once('exit', () => alive.delete(child))
+    child.once('error', (error) => resolve(error.message))
+    child.once('close', (code, signal) => resolve(signal ?? `code ${code}`))
+  })
+  return {
+    url,
+    pid: child.pid ?? 0,
+    process: child,
+    exited,
+    logs: () => text,
+    asked: () => asked,
+    kill(signal = 'SIGKILL') {
+      // Only a process that still runs is ended by it; one that is woken goes on.
+      if (child.exitCode === null && child.signalCode === null && !GOES_ON.has(signal)) asked = true
+      child.kill(signal)
+    },
+  }
+}
+
+async function ready(one: Running, entry: string): Promise<void> {
+  let ended = ''
+  void one.exited.then((how) => {
+    ended = how
+  })
+  const answers = async () => {
+    if (ended) return true
+    const answer = await fetch(`${one.url}/livez`, { signal: AbortSignal.timeout(2_000) })
+    await answer.arrayBuffer()
+    return answer.ok
+  }
+  await until(answers, { timeout_ms: READY_MS, what: `${entry} to answer /livez` }).catch((error: Error) => {
+    throw new Error(`${error.message}\n${one.logs()}`)
+  })
+  if (ended) throw new Error(`${entry} has ended (${ended}) before it answered:\n${one.logs()}`)
+}
+
+/** A process that ends although its test did not ask for it would show as `fetch failed` alone: here it says why. */
+function sayIfItEnds(one: Running, entry: string): void {
+  void one.exited.then((how) => {
+    if (one.asked()) return
+    const log = one.logs().trimEnd().split('\n').slice(-LAST_LINES).join('\n')
+    process.stderr.write(`${entry} (pid ${one.pid}) has ended by itself (${how}); the end of its log:\n${log}\n`)
+  })
+}
+
+async function query(url: string, text: string): Promise<void> {
+  const sql = postgres(url, { max: 1, onnotice() {} })
+  try {
+    // Another file may be cloning the template right now; only the one that comes first gets it.
+    await until(() => sql.unsafe(text).then(() => true), { timeout_ms: 20_000, what: text })
+  } finally {
+    await sql.end()
+  }
+}
+
+async function forgetKeys(url: string, prefix: string): Promise<void> {
+  const redis = new Redis(url)
+  try {
+    for await (const keys of redis.scanStream({ match: `*${prefix}*`, count: 1000 })) {
+      if (keys.length > 0) await redis.unlink(...keys)
+    }
+  } finally {
+    redis.disconnect()
+  }
+}
+
+function withDatabase(server_url: string, database: string): string {
+  const url = new URL(server_url)
+  url.pathname = `/${database}`
+  return url.href
+}
+
+function given(name: string): string {
+  const value = process.env[name]
+  if (!value) throw new Error(`${name} is not set: run test files with npm test -- test/NAME.test.ts`)
+  return value
+}

@@ -1,0 +1,136 @@
+/** What workers export of the whole fleet: lines and verdict, seen by one, shown by all, gone when it is old. */
+import { Redis } from 'ioredis'
+import t from 'tap'
+import type { Breaker } from '../../src/shared/breaker.ts'
+import { openDb } from '../../src/shared/db/client.ts'
+import { readBreakers, readWatched } from '../../src/shared/fleet-status.ts'
+import { blockedQueues, verify } from '../../src/shared/invariants.ts'
+import { createLocks } from '../../src/shared/locks/redis/locks.ts'
+import { createLog } from '../../src/shared/log.ts'
+import { createMetrics } from '../../src/shared/metrics.ts'
+import { watchOnce } from '../../src/workers/maintenance/fleet-monitor.ts'
+import { openShop } from '../support/api-client.ts'
+import { openWorld } from '../support/environment.ts'
+
+const world = await openWorld(t)
+const api = await world.startApi()
+const log = createLog('silent', 'test')
+const prefix = world.env.REDIS_PREFIX
+
+t.test('a line that stands still is seen by one worker, broken for all, and forgotten with Redis', async (t) => {
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const redis = new Redis(world.env.REDIS_URL, {
+    maxRetriesPerRequest: 0,
+    enableOfflineQueue: false,
+    retryStrategy: null,
+  })
+  t.teardown(() => redis.disconnect())
+  const db = openDb(world.env.DATABASE_URL, { max: 1, name: 'test-watch', idle_in_transaction_ms: 60_000 })
+  t.teardown(() => db.close())
+  await new Promise((resolve) => redis.once('ready', resolve))
+  const database: Breaker = {
+    name: 'database',
+    state: () => 'open',
+    run: (body) => body(new AbortController().signal),
+    close() {},
+  }
+  const locks = createLocks({ redis, prefix, ttl_ms: 60_000 })
+  t.teardown(() => locks.close())
+  const worker = (client = db.client) => ({
+    client,
+    locks,
+    redis,
+    prefix,
+    metrics: createMetrics(),
+    breakers: [database],
+    log,
+  })
+  const first = worker()
+  // Whoever asks it of the database fails.
+  const second = worker({} as typeof db.client)
+  const shown = async ({ metrics }: typeof first) => {
+    const page = await metrics.registry.metrics()
+    const value = (name: string) => new RegExp(`^${name} (.+)$`, 'm').exec(page)?.[1]
+    return [
+      value('holdfast_queue_depth'),
+      value('holdfast_queue_oldest_age_seconds'),
+      value('holdfast_invariant_violations'),
+    ]
+  }
+  t.same(await shown(first), [undefined, undefined, undefined], 'nothing is said before anybody has looked')
+
+  const ref = await shop.units('product', 5)
+  const bought = await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 1 }] })
+  await shop.client`UPDATE purchases SET created_at = now() - interval '2 minutes' WHERE id = ${bought.body.id}`
+
+  await watchOnce(first)
+  const [rows, oldest, broken] = await shown(first)
+  t.equal(rows, '1')
+  t.ok(Number(oldest) >= 120 && Number(oldest) < 180, `${oldest} s`)
+  t.equal(broken, '1')
+  t.match(await readBreakers(redis, prefix), [{ process: /:\d+$/, breakers: { database: 'open' } }])
+  const { verdict } = await readWatched(redis, prefix)
+  t.match(verdict?.broken, [{ invariant: /no line has stood still/, offenders: [bought.body.id] }])
+
+  await watchOnce(second)
+  t.same(await shown(second), [rows, oldest, broken], 'the other one shows the same, without asking')
+
+  const keys = await redis.keys(`${prefix}watched:*`)
+  for (const key of keys) t.ok((await redis.pttl(key)) > 0, `${key} ends by itself`)
+  await redis.unlink(...keys)
+  await watchOnce(second)
+  t.same(await shown(second), [undefined, undefined, undefined], 'a look that fails shows nothing')
+
+  await shop.client`UPDATE purchases SET created_at = now() WHERE id = ${bought.body.id}`
+  await redis.unlink(...(await redis.keys(`${prefix}watched:*`)))
+  await watchOnce(first)
+  t.same(
+    (await shown(first)).filter((_, i) => i !== 1),
+    ['1', '0'],
+    'a line that is young breaks nothing',
+  )
+
+  redis.disconnect()
+  await watchOnce(first)
+  t.same(await shown(first), [undefined, undefined, undefined], 'nor is anything shown without Redis')
+})
+
+t.test(
+  'a queue that does not move while its lease is held is named with the holder, and only such a queue',
+  async (t) => {
+    const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+    const redis = new Redis(world.env.REDIS_URL)
+    const locks = createLocks({ redis, prefix, ttl_ms: 60_000, instance: 'host:1' })
+    t.teardown(async () => {
+      await locks.close()
+      redis.disconnect()
+    })
+    const [ref, other] = [await shop.units('product', 5), await shop.units('product', 5)]
+    const buy = async (resource: string) =>
+      (await shop.buy({ customer: 'ada', lines: [{ resource, units: 1 }] })).body.id as string
+    const [first, second] = [await buy(ref), await buy(ref)]
+    await buy(other)
+    const age = (seconds: number) =>
+      shop.client`UPDATE purchases SET created_at = now() - ${seconds} * interval '1 s' WHERE status = 'queued'`
+    const lease = await locks.acquire(ref, { job: 'job 7' })
+    t.same(await blockedQueues(shop.client, locks), [], 'rows that came just now have time')
+    await age(11)
+    t.same(await blockedQueues(shop.client, locks), [`${ref} (held by host:1 job 7)`], 'the other queue has no holder')
+    const findings = await verify(shop.client, { locks })
+    const blocked = findings.find(({ invariant }) => /no queue is blocked/.test(invariant))
+    t.same(blocked?.offenders, [`${ref} (held by host:1 job 7)`])
+
+    const metrics = createMetrics()
+    await redis.unlink(...(await redis.keys(`${prefix}watched:*`)))
+    await watchOnce({ client: shop.client, locks, redis, prefix, metrics, breakers: [], log })
+    t.match(await metrics.registry.metrics(), /^holdfast_queues_blocked 1$/m)
+
+    await shop.client`UPDATE purchases SET status = 'rejected', settled_at = now() WHERE id = ${first}`
+    t.same(await blockedQueues(shop.client, locks), [], 'a queue that settles rows is long, not blocked')
+    await shop.client`UPDATE purchases SET settled_at = now() - interval '11 s' WHERE id = ${first}`
+    t.equal((await blockedQueues(shop.client, locks)).length, 1)
+    await lease.release()
+    t.same(await blockedQueues(shop.client, locks), [], 'without a holder it is late, not blocked')
+    await shop.client`UPDATE purchases SET status = 'cancelled', settled_at = now() WHERE id = ${second}`
+  },
+)

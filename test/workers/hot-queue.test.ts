@@ -1,0 +1,77 @@
+/** Nudges that are held back while a worker says that it has the line. */
+import { Queue } from 'bullmq'
+import { Redis } from 'ioredis'
+import t from 'tap'
+import { bullPrefix, flowChannel, type NudgeJob, QUEUE, writeFlow } from '../../src/shared/queues.ts'
+import { openShop, rush, settled, TTL } from '../support/api-client.ts'
+import { openWorld, until } from '../support/environment.ts'
+
+/** Milliseconds without a word after which a line may be nudged: on a machine that was so late, nothing is to be seen. */
+const LATE_MS = 300
+
+t.test('buyers of a line that flows make no job until its worker has left it, or is silent', async (t) => {
+  const world = await openWorld(t)
+  const { REDIS_URL, REDIS_PREFIX, DATABASE_URL } = world.env
+  const api = await world.startApi()
+  const shop = openShop(t, [api.url], DATABASE_URL)
+  const redis = new Redis(REDIS_URL)
+  const queue = new Queue<NudgeJob>(QUEUE, { connection: { url: REDIS_URL }, prefix: bullPrefix(REDIS_PREFIX) })
+  t.teardown(async () => {
+    redis.disconnect()
+    await queue.close()
+  })
+  const said = (resource: string, flows: boolean) =>
+    redis.publish(flowChannel(REDIS_PREFIX), writeFlow(resource, flows))
+  const nudged = async () => (await queue.getWaiting()).flatMap((job) => job.data.resources).sort()
+  const buy = async (resource: string) => {
+    t.equal((await shop.buy({ customer: 'c', lines: [{ resource, units: 1 }] })).status, 202)
+  }
+
+  const [left, silent, cold] = [
+    await shop.units('product', 50),
+    await shop.units('product', 50),
+    await shop.units('product', 50),
+  ]
+  await until(async () => (await said(left, true)) > 0, { what: 'the API to listen' })
+  let last = performance.now()
+  let late_ms = 0
+  const flowing = setInterval(() => {
+    late_ms = Math.max(late_ms, performance.now() - last)
+    last = performance.now()
+    said(left, true).catch(() => {})
+  }, 20)
+  t.teardown(() => clearInterval(flowing))
+  for (let n = 0; n < 20; n++) await buy(left)
+  await buy(cold)
+  await until(async () => (await nudged()).length > 0, { what: 'the first job' })
+  if (late_ms < LATE_MS) t.same(await nudged(), [cold], 'which is of the line that nobody has')
+  clearInterval(flowing)
+  await said(left, false)
+  await until(async () => (await nudged()).length > 1, { what: 'the job of the line that was left' })
+  t.same(await nudged(), [cold, left].sort(), 'which is one for all')
+  await buy(left)
+  await said(silent, true)
+  await buy(silent)
+  await until(async () => (await nudged()).includes(silent), { what: 'the job of the line whose worker says no more' })
+})
+
+t.test('SIGKILL of the worker that has said that a line flows: its buyers are not forgotten', async (t) => {
+  const world = await openWorld(t)
+  const [api, second, victim] = await Promise.all([world.startApi(TTL), world.startApi(TTL), world.startWorker(TTL)])
+  const shop = openShop(t, [api.url, second.url], world.env.DATABASE_URL)
+  const ref = await shop.units('product', 100)
+  const redis = new Redis(world.env.REDIS_URL)
+  t.teardown(async () => redis.disconnect())
+  await redis.subscribe(flowChannel(world.env.REDIS_PREFIX))
+  const flows = new Promise<void>((resolve) => {
+    redis.on('message', (_channel, message) => {
+      if (message === writeFlow(ref, true)) resolve()
+    })
+  })
+  const acknowledged = rush(shop, ref, 400)
+  await flows
+  victim.kill('SIGKILL')
+  await victim.exited
+  await world.startWorker(TTL)
+  await settled(t, shop, ref, await acknowledged, 100)
+})

@@ -1,0 +1,65 @@
+/** A queue whose settlement does not end: its lease is let go, it is named, and its next job starts it anew. */
+import { Redis } from 'ioredis'
+import t from 'tap'
+import { createBreaker } from '../../src/shared/breaker.ts'
+import { createLocks } from '../../src/shared/locks/redis/locks.ts'
+import { createMetrics } from '../../src/shared/metrics.ts'
+import type { Ask, Outcome } from '../../src/workers/queue/batcher.ts'
+import { createDrain, type DrainDeps } from '../../src/workers/queue/queue-runner.ts'
+import { openWorld, until } from '../support/environment.ts'
+
+const TTL_MS = 1_000
+const PROGRESS_MS = 2_000
+
+t.test('a settlement that does not end', async (t) => {
+  const world = await openWorld(t)
+  const redis = new Redis(world.env.REDIS_URL)
+  const lost: string[] = []
+  const locks = createLocks({
+    redis,
+    prefix: world.env.REDIS_PREFIX,
+    ttl_ms: TTL_MS,
+    events: { lost: (_resource, why) => lost.push(why) },
+  })
+  const leases = createBreaker({ name: 'leases', timeout_ms: 10_000, isAnswer: () => false, metrics: createMetrics() })
+  t.teardown(async () => {
+    leases.close()
+    await locks.close()
+    redis.disconnect()
+  })
+  const asked: Ask[] = []
+  const nothing: Outcome = { missed: [], took: 0, full: false, after: 0 }
+  const settler: DrainDeps['settler'] = {
+    settle: (ask) => {
+      asked.push(ask)
+      return asked.length === 1 ? new Promise(() => {}) : Promise.resolve(nothing)
+    },
+    floor: () => 0,
+  }
+  const insisted: string[] = []
+  const drain = createDrain({
+    locks,
+    leases,
+    settler,
+    nudge() {},
+    insist: (queues) => insisted.push(...queues),
+    flows() {},
+    ttl_ms: TTL_MS,
+    progress_ms: PROGRESS_MS,
+  })
+  void drain.serve(['product:1'], 'job 1')
+  await until(() => asked.length === 1, { what: 'the settlement to begin' })
+  t.same(drain.leaveStuck(), [], 'it has time')
+  t.match(drain.state(), [{ queue: 'product:1' }])
+
+  await until(() => lost.length > 0, { what: 'the lease to be let go' })
+  t.same(lost, ['stalled'])
+  const left = await until(() => [drain.leaveStuck()].find((one) => one.length > 0), { what: 'the queue to be left' })
+  t.same(left, ['product:1'])
+  t.same(insisted, ['product:1'], 'a new job is asked for')
+  t.match(drain.state(), [{ queue: 'product:1' }], 'the step that does not end is still named')
+
+  await drain.serve(['product:1'], 'job 2')
+  t.equal(asked.length, 2, 'the next job works the queue')
+  t.ok((asked[1]?.lease.token ?? 0) > (asked[0]?.lease.token ?? 0), 'under a newer token')
+})
