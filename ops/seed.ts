@@ -47,7 +47,7 @@ try {
       ON CONFLICT DO NOTHING RETURNING ref, total`
     for (const { ref, total } of made) {
       if (Number(total) > 0) {
-        await tx`INSERT INTO movements (resource, delta, reason) VALUES (${ref}, ${total}, 'created')`
+        await tx`INSERT INTO ledger_entries (resource, delta, reason) VALUES (${ref}, ${total}, 'created')`
       }
     }
     const a_week_s = 604_800
@@ -78,7 +78,7 @@ try {
     for (const id of Object.values(WEBHOOK_SAMPLES)) {
       // Disabled: nobody is there to be told, and nobody knows the secret.
       await tx`
-        INSERT INTO webhook_endpoints (id, url, resource, secret, disabled, position)
+        INSERT INTO webhook_endpoints (id, url, resource, secret, disabled_reason, outbox_position)
         VALUES (${id}, 'https://shop.example/holdfast', 'sample:1', ${`whsec_${randomBytes(32).toString('base64')}`},
                 'a sample', 0)
         ON CONFLICT DO NOTHING`
