@@ -110,14 +110,33 @@ export function createSettler(deps: SettleDeps) {
       later = setTimeout(pump, early_ms)
       return
     }
+    const asks = nextRound()
+    if (asks.length === 0) return
     rounds++
     begun_at = performance.now()
-    void round(waiting.splice(0, LINES_PER_ROUND)).finally(() => {
+    void round(asks).finally(() => {
       rounds--
       pump()
     })
     // What did not fit is not forgotten if this one is stuck too.
     pump()
+  }
+
+  /**
+   * What shares the next transaction: one request of a queue, with leases that are still valid. A holder that was frozen
+   * while it waited here would make the whole transaction fail, and with it the requests of other queues.
+   */
+  function nextRound(): Pending[] {
+    const chosen = new Map<string, Pending>()
+    const next: Pending[] = []
+    for (const ask of waiting.splice(0)) {
+      const lost = [ask.lease, ...ask.extras.values()].map(lossOf).find((error) => error !== undefined)
+      if (lost !== undefined) ask.reject(lost)
+      else if (chosen.has(ask.queue) || chosen.size === LINES_PER_ROUND) next.push(ask)
+      else chosen.set(ask.queue, ask)
+    }
+    waiting.push(...next)
+    return [...chosen.values()]
   }
 
   function enqueue(ask: Pending): void {
@@ -138,7 +157,10 @@ export function createSettler(deps: SettleDeps) {
       )
       let extras: ReadonlyMap<string, Lease> = new Map()
       const moved = () => {
-        for (const ask of asks) ask.moved()
+        for (const ask of asks) {
+          ask.moved()
+          for (const lease of ask.extras.values()) lease.progress()
+        }
         for (const lease of extras.values()) lease.progress()
       }
       moved()
@@ -317,6 +339,16 @@ export function createSettler(deps: SettleDeps) {
     settle: (ask: Ask) => new Promise<Outcome>((resolve, reject) => enqueue({ ...ask, tries: 0, resolve, reject })),
     /** What the next lease on this resource must exceed. */
     floor: (resource: string) => floors.get(resource) ?? 0,
+  }
+}
+
+/** Why the lease is no longer valid; undefined while it is. */
+function lossOf(lease: Lease): unknown {
+  try {
+    lease.assertValid()
+    return undefined
+  } catch (error) {
+    return error
   }
 }
 
