@@ -1,7 +1,9 @@
 /** A queue whose settlement does not end: its lease is let go, it is named, and its next job starts it anew. */
 import { Redis } from 'ioredis'
+import type { Test } from 'tap'
 import t from 'tap'
 import { createBreaker } from '../../src/shared/breaker.ts'
+import { LeaseLostError } from '../../src/shared/locks/api.ts'
 import { createLocks } from '../../src/shared/locks/redis/locks.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
 import type { Ask, Outcome } from '../../src/workers/queue/batcher.ts'
@@ -10,8 +12,10 @@ import { openWorld, until } from '../support/environment.ts'
 
 const TTL_MS = 1_000
 const PROGRESS_MS = 2_000
+const NOTHING: Outcome = { missed: [], took: 0, full: false, after: 0 }
 
-t.test('a settlement that does not end', async (t) => {
+/** A runner whose settlements are those that are given, then empty ones; and what it asked and insisted on. */
+async function openRunner(t: Test, settlements: ((ask: Ask) => Promise<Outcome>)[]) {
   const world = await openWorld(t)
   const redis = new Redis(world.env.REDIS_URL)
   const lost: string[] = []
@@ -28,11 +32,11 @@ t.test('a settlement that does not end', async (t) => {
     redis.disconnect()
   })
   const asked: Ask[] = []
-  const nothing: Outcome = { missed: [], took: 0, full: false, after: 0 }
   const settler: DrainDeps['settler'] = {
     settle: (ask) => {
+      const settle = settlements[asked.length] ?? (async () => NOTHING)
       asked.push(ask)
-      return asked.length === 1 ? new Promise(() => {}) : Promise.resolve(nothing)
+      return settle(ask)
     },
     floor: () => 0,
   }
@@ -47,6 +51,11 @@ t.test('a settlement that does not end', async (t) => {
     ttl_ms: TTL_MS,
     progress_ms: PROGRESS_MS,
   })
+  return { drain, asked, lost, insisted }
+}
+
+t.test('a settlement that does not end', async (t) => {
+  const { drain, asked, lost, insisted } = await openRunner(t, [() => new Promise(() => {})])
   void drain.serve(['product:1'], 'job 1')
   await until(() => asked.length === 1, { what: 'the settlement to begin' })
   t.same(drain.leaveStuck(), [], 'it has time')
@@ -61,5 +70,15 @@ t.test('a settlement that does not end', async (t) => {
 
   await drain.serve(['product:1'], 'job 2')
   t.equal(asked.length, 2, 'the next job works the queue')
+  t.ok((asked[1]?.lease.token ?? 0) > (asked[0]?.lease.token ?? 0), 'under a newer token')
+})
+
+t.test('a queue whose lease was lost before its settlement is entered anew, not left to a failed job', async (t) => {
+  const giveBack = async ({ queue, lease }: Ask): Promise<Outcome> => {
+    throw new LeaseLostError(queue, lease.token, 'expired')
+  }
+  const { drain, asked } = await openRunner(t, [giveBack])
+  await drain.serve(['product:1'], 'job 1')
+  t.equal(asked.length, 2)
   t.ok((asked[1]?.lease.token ?? 0) > (asked[0]?.lease.token ?? 0), 'under a newer token')
 })

@@ -4,7 +4,7 @@
  */
 import type { Breaker } from '../../shared/breaker.ts'
 import { byLockOrder } from '../../shared/domain/resource.ts'
-import type { Lease, Locks } from '../../shared/locks/api.ts'
+import { type Lease, LeaseLostError, type Locks } from '../../shared/locks/api.ts'
 import type { createSettler, Outcome } from './batcher.ts'
 import { type Item, idOf, refsOf } from './queue-item.ts'
 import { StaleLeaseError } from './settlement.ts'
@@ -31,7 +31,7 @@ const FLOW = 16
 const LINGER_MS = 10
 /** Times a row may miss another resource's lease before its line waits for that lease. */
 const MISSES = 3
-/** Times a line is entered anew after another holder has superseded this one, before its job fails. */
+/** Times a line is entered anew after another holder has superseded this one or its lease was lost, before its job fails. */
 const ATTEMPTS = 3
 
 interface Line {
@@ -194,8 +194,10 @@ export function createDrain(deps: DrainDeps) {
             leave(queue, line)
             return insist([queue])
           }
-          // Superseded: nothing was written. The rows are still in the line; it is entered again with a newer token.
-          if (!(error instanceof StaleLeaseError) || attempt === ATTEMPTS) {
+          // Superseded, or the lease was lost: nothing was written under it. The rows are still in the queue, which is entered
+          // again with a newer token.
+          const over = error instanceof StaleLeaseError || error instanceof LeaseLostError
+          if (!over || attempt === ATTEMPTS) {
             const told = line.again
             leave(queue, line)
             // By a job that did not wait for this look, and is not tried again with this one.
