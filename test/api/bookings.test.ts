@@ -83,6 +83,16 @@ t.test('two APIs, three workers', async (t) => {
     t.same(await free(room, 0, 9), [[day(0), day(9)]])
   })
 
+  await t.test('an accepted stay is cancelled: the replay of its accept answers 200 with what it is now', async (t) => {
+    const room = await shop.calendar('room')
+    const { body } = await stay(room, 0, 1, { hold_seconds: 60 })
+    const key = { 'idempotency-key': `accept-${room}` }
+    t.match(await shop.move(body.id, 'accept', key), { status: 200, body: { status: 'accepted' } })
+    t.match(await shop.move(body.id, 'cancel'), { status: 200, body: { status: 'cancelled' } })
+    t.match(await shop.move(body.id, 'accept', key), { status: 200, body: { status: 'cancelled' } })
+    t.match(await shop.move(body.id, 'accept'), { status: 409, body: { code: 'wrong_status' } }, 'another accept')
+  })
+
   await t.test('accept, decline, cancel at once, ten times each: one wins, the others are told', async (t) => {
     const room = await shop.calendar('room')
     const { body } = await stay(room, 0, 1, { hold_seconds: 60 })

@@ -320,6 +320,9 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
     if (command !== 'accept' || status === 'accepted' || status === 'completed') return booking
     if (status === 'rejected') throw refusal(booking, reason ?? status)
     if (status === 'requested') throw refusal(booking, unpaidCode(booking.payment))
+    // It was accepted, and cancelled later: a replay of the accept answers with the booking as it is.
+    const { charge } = booking.payment
+    if (status === 'cancelled' && (!charge || charge.status === 'captured')) return booking
     // Its time was over before the card had answered, or a cancel or decline overtook the card.
     throw wrongStatus(command, status)
   }
