@@ -100,7 +100,7 @@ async function lockSamples(redis_url: string): Promise<void> {
   const redis = new Redis(redis_url, { maxRetriesPerRequest: 2 })
   redis.on('error', () => {})
   const backend = createRedisBackend(redis, REDIS_PREFIX)
-  const once = { limit: 0, above: 0, place_ttl_ms: 0, ticket: 0 }
+  const once = { limit: 0, above: 0, slot_ttl_ms: 0, ticket: 0 }
   for (const one of Object.values(SAMPLE_LEASES)) {
     await backend.attempt({ ...one, ...once })
     // The first heartbeat puts it on the list of locks.

@@ -111,7 +111,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     guarded: postgres.run,
     fenced() {
       metrics.fencing_rejections.inc()
-      stats.fenced()
+      stats.onStaleWrite()
     },
     dashboard,
     openBoard: () => openBoard({ redis_url, redis_prefix, log }),

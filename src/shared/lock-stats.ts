@@ -5,7 +5,7 @@
  */
 import type { Redis } from 'ioredis'
 import type { LockEvents } from './locks/api.ts'
-import { bounded } from './timeout.ts'
+import { withTimeout } from './timeout.ts'
 
 const FLUSH_MS = 1_000
 /** Milliseconds that Redis has to take or to give figures. */
@@ -52,7 +52,7 @@ export interface LockStats {
   /** Counts what these events tell. */
   readonly events: Required<Pick<LockEvents, 'acquired' | 'failed' | 'contended' | 'lost' | 'released'>>
   /** A write of a superseded holder that the database has refused. */
-  fenced(): void
+  onStaleWrite(): void
   /** Brings to Redis what was counted; rejects when Redis does not answer, and keeps it for the next time. */
   flush(): Promise<void>
   /** The whole fleet's figures of the last hours, with this process's own up to now. @throws the error of Redis */
@@ -75,18 +75,18 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
   }
 
   async function send(): Promise<void> {
-    const taken = counts
+    const flushed = counts
     counts = new Map()
     const key = keyOf(hourNow())
     // All or nothing: an hour that is half counted would tell a success rate that never was.
     const transaction = redis.multi()
-    for (const [field, count] of taken) transaction.hincrby(key, field, count)
+    for (const [field, count] of flushed) transaction.hincrby(key, field, count)
     transaction.expire(key, ((MAX_HOURS + 1) * HOUR_MS) / 1000)
     try {
       await transaction.exec()
     } catch (error) {
       // When only the answer was lost, a second's figures count twice: better than a gap whenever Redis fails over.
-      for (const [field, count] of taken) add(field, count)
+      for (const [field, count] of flushed) add(field, count)
       throw error
     }
   }
@@ -98,7 +98,7 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
       })
     }
     // One at a time: a Redis that hangs holds one of them, and the counts wait in memory.
-    if (sending) await bounded(sending, ANSWER_MS)
+    if (sending) await withTimeout(sending, ANSWER_MS)
   }
 
   const timer = setInterval(() => flush().catch(() => {}), FLUSH_MS).unref()
@@ -115,7 +115,7 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
       released: (_resource, held_ms) => add(`hold:${bucketOf(held_ms)}`),
     },
 
-    fenced: () => add('fencing_rejections'),
+    onStaleWrite: () => add('fencing_rejections'),
 
     flush,
 
@@ -126,7 +126,7 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
       const last = hourNow()
       const first = last - hours + 1
       const keys = Array.from({ length: hours }, (_, n) => keyOf(first + n))
-      const answers = await bounded(Promise.all(keys.map((key) => redis.hgetall(key))), ANSWER_MS)
+      const answers = await withTimeout(Promise.all(keys.map((key) => redis.hgetall(key))), ANSWER_MS)
       const sums = new Map<string, number>()
       for (const [field, count] of answers.flatMap((hash) => Object.entries(hash))) {
         sums.set(field, (sums.get(field) ?? 0) + Number(count))
@@ -146,7 +146,7 @@ function summary(sums: ReadonlyMap<string, number>): Omit<LockStatistics, 'since
   const acquisitions = of('acquisitions')
   const [timeouts, aborted, unreachable] = [of('timeouts'), of('aborted'), of('unreachable')]
   const failures = timeouts + aborted + unreachable
-  const asked = acquisitions + failures
+  const attempts = acquisitions + failures
   return {
     acquisitions,
     failures,
@@ -156,7 +156,7 @@ function summary(sums: ReadonlyMap<string, number>): Omit<LockStatistics, 'since
     contentions: of('contentions'),
     lost: of('lost'),
     fencing_rejections: of('fencing_rejections'),
-    success_rate: asked === 0 ? null : acquisitions / asked,
+    success_rate: attempts === 0 ? null : acquisitions / attempts,
     wait_ms: quantiles(sums, 'wait:'),
     hold_ms: quantiles(sums, 'hold:'),
   }

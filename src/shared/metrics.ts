@@ -165,12 +165,12 @@ export function lockEvents(
     denied(right) {
       log.error({ right }, 'the user of the lock server lacks a right: see "Rights on Redis" in docs/locks.md')
     },
-    heldLong(resource, lease) {
+    longHold(resource, lease) {
       // Types come from outside; only those that the configuration names get a label of their own.
       metrics.lock_long_holds.inc({ type: expected.has(typeOf(resource)) ? typeOf(resource) : '*' })
       log.warn({ resource, ...lease }, 'a lease is held longer than expected')
     },
-    thinSlack(resource, slack_ms) {
+    lateRenewal(resource, slack_ms) {
       metrics.lock_late_renewals.inc()
       log.warn({ resource, slack_ms }, 'a lease was renewed just in time')
     },

@@ -5,8 +5,8 @@
 
 /** Something that can be told to stop waiting. */
 export interface Interruptible {
-  failed?: { reason: unknown }
-  fail?: (reason: unknown) => void
+  aborted?: { reason: unknown }
+  abort?: (reason: unknown) => void
 }
 
 interface Request {
@@ -16,40 +16,40 @@ interface Request {
 }
 
 /** How late a limit may be noticed. The shortest limit is 50 ms. */
-const LOOK_MS = 25
+const CHECK_MS = 25
 
-const underWay = new Set<Request>()
-let looking = false
+const pending = new Set<Request>()
+let scheduled = false
 
 /**
  * Rejects after limit_ms, or as soon as the waiter is failed. The work itself goes on: whoever gives up on it has to
  * see to what it may still do.
  */
-export function bounded<T>(work: Promise<T>, limit_ms: number, waiter?: Interruptible): Promise<T> {
+export function withTimeout<T>(work: Promise<T>, limit_ms: number, waiter?: Interruptible): Promise<T> {
   return new Promise((resolve, reject) => {
     const request = { limit_ms, until: performance.now() + limit_ms, reject }
-    underWay.add(request)
-    look()
+    pending.add(request)
+    scheduleCheck()
     work.then(
       (value) => {
-        underWay.delete(request)
+        pending.delete(request)
         resolve(value)
       },
       (error) => {
-        underWay.delete(request)
+        pending.delete(request)
         reject(error)
       },
     )
     if (!waiter) return
-    waiter.fail = reject
-    if (waiter.failed) reject(waiter.failed.reason)
+    waiter.abort = reject
+    if (waiter.aborted) reject(waiter.aborted.reason)
   })
 }
 
-function look(): void {
-  if (looking) return
-  looking = true
-  setTimeout(afterReplies, LOOK_MS)
+function scheduleCheck(): void {
+  if (scheduled) return
+  scheduled = true
+  setTimeout(afterReplies, CHECK_MS)
 }
 
 /** After a blocked event loop the answers that lie in the socket come first: between a timer and this they are read. */
@@ -58,14 +58,14 @@ function afterReplies(): void {
 }
 
 function rejectLate(now: number): void {
-  looking = false
-  for (const request of underWay) {
+  scheduled = false
+  for (const request of pending) {
     if (now < request.until) continue
-    underWay.delete(request)
+    pending.delete(request)
     const error = new Error(`the lock server did not answer within ${request.limit_ms} ms`)
     request.reject(Object.assign(error, { code: 'ETIMEDOUT' }))
   }
-  if (underWay.size > 0) look()
+  if (pending.size > 0) scheduleCheck()
 }
 
 /**

@@ -22,7 +22,7 @@ import {
   writeFlow,
 } from '../shared/queues.ts'
 import { inOrder, type Step } from '../shared/shutdown.ts'
-import { bounded } from '../shared/timeout.ts'
+import { withTimeout } from '../shared/timeout.ts'
 import { openTraces } from '../shared/tracing.ts'
 import { LINES_MS, VERIFY_MS, watchOnce } from './maintenance/fleet-monitor.ts'
 import { SWEEP_MS, sweepOnce } from './maintenance/sweeper.ts'
@@ -114,7 +114,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
   }
   const fenced = () => {
     metrics.fencing_rejections.inc()
-    stats.fenced()
+    stats.onStaleWrite()
   }
   const settler = createSettler({
     client: db.client,
@@ -150,7 +150,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     const ready =
       job.deduplicationId === undefined
         ? undefined
-        : () => bounded(job.removeDeduplicationKey(), READY_MS).catch(() => {})
+        : () => withTimeout(job.removeDeduplicationKey(), READY_MS).catch(() => {})
     try {
       await drain.serve(job.data.resources, `job ${job.id}`, ready)
     } catch (error) {

@@ -168,8 +168,8 @@ t.test('a lock taken by force: its holder hears at once, later tokens are higher
   const aborted = new Promise((resolve) => holder.signal.addEventListener('abort', resolve))
   const began = performance.now()
   const above = holder.token + 1_000_000
-  const { token, robbed } = await admin.forceRelease('force:1', { above })
-  t.match(robbed, [{ owner: 'stuck', token: holder.token, mode: 'exclusive' }])
+  const { token, revoked_holders } = await admin.forceRelease('force:1', { above })
+  t.match(revoked_holders, [{ owner: 'stuck', token: holder.token, mode: 'exclusive' }])
   t.ok(token > above)
   await aborted
   t.ok(performance.now() - began < 1000, 'within a second, though the next heartbeat is ten away')
@@ -187,7 +187,10 @@ t.test('a lease that another process renews and releases by its handle', async (
   const renewed = await other.remote.extend(lease.handle)
   t.equal(renewed.token, lease.token)
   t.ok(renewed.expires_at_ms >= lease.expires_at_ms)
-  t.match(await other.inspect('remote:1'), { fence: lease.token, holders: [{ owner: 'shell', token: lease.token }] })
+  t.match(await other.inspect('remote:1'), {
+    fencing_token: lease.token,
+    holders: [{ owner: 'shell', token: lease.token }],
+  })
   t.same(await other.remote.release(lease.handle), { released: true })
   await t.rejects(other.remote.extend(lease.handle), { code: 'lease_lost' })
   await t.rejects(other.remote.extend('no handle'), RangeError)

@@ -46,7 +46,7 @@ t.test('a lock is taken away', async (t) => {
     t.match([status, body.resource], [200, ref])
     t.match(body.revoked_holders, [{ owner: 'library report', mode: 'exclusive', fencing_token: lease.token }])
     t.ok(body.fencing_token > lease.token)
-    t.equal(await write(ref, lease.token), 0, 'the write of the robbed holder is refused as soon as that is answered')
+    t.equal(await write(ref, lease.token), 0, 'the write of the revoked holder is refused as soon as that is answered')
     const heard_ms = (await heard) - since
     t.ok(heard_ms < 1_000, `the signal aborts after ${Math.round(heard_ms)} ms`)
     t.match(lease.signal.reason, LeaseLostError)

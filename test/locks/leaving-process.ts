@@ -9,8 +9,8 @@ while ((await holder.extend()).waiting < 1);
 await holder.release()
 await next
 // What was heard of shows that the process listens.
-const robbed = await locks.acquire('leaver:2')
-const told = new Promise((resolve) => robbed.signal.addEventListener('abort', resolve, { once: true }))
+const revoked = await locks.acquire('leaver:2')
+const told = new Promise((resolve) => revoked.signal.addEventListener('abort', resolve, { once: true }))
 await locks.forceRelease('leaver:2')
 await told
 disconnect()

@@ -49,8 +49,8 @@ async function useAll(locks: Locks, permits: boolean): Promise<void> {
   await locks.list()
   await holder.release()
   await (await next).release()
-  const robbed = await late
-  const told = new Promise((resolve) => robbed.signal.addEventListener('abort', resolve, { once: true }))
+  const revoked = await late
+  const told = new Promise((resolve) => revoked.signal.addEventListener('abort', resolve, { once: true }))
   await locks.forceRelease('all:1')
   await told
   const set = await locks.acquireAll(['all:2', { resource: 'all:3', mode: 'shared' }])
@@ -131,8 +131,8 @@ for (const kind of ['one Redis', 'three Redis'] as const) {
       t.same(await holder.release(), { released: true }, 'the lock has moved, and the answer says so')
       const heir = await next
       heir.assertValid()
-      const { robbed } = await locks.forceRelease('mute:1')
-      t.match(robbed, [{ token: heir.token }])
+      const { revoked_holders } = await locks.forceRelease('mute:1')
+      t.match(revoked_holders, [{ token: heir.token }])
       await t.rejects(heir.extend(), { code: 'lease_lost' })
       t.same((await locks.inspect('mute:1')).holders, [])
     },

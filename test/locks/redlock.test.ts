@@ -144,7 +144,7 @@ t.test('FLUSHALL on two servers does not let a second holder in', async (t) => {
 
 t.test('split votes of two and of three go to who came first', async (t) => {
   const servers = await serversOf(t)
-  const asker = { seat: 1, owner: 'o', mode: 'exclusive', limit: 0, ttl_ms: 2000 } as const
+  const asker = { waiter_id: 1, owner: 'o', mode: 'exclusive', limit: 0, ttl_ms: 2000 } as const
   const own = () => servers.map((server) => server.client(AT_ONCE))
   const rivals = [1, 2, 3].map(() => createRedlockBackend(own(), { prefix: '', ttl_ms: 2000, max_ttl_ms: 2000 }))
   const voters = own().map((node) => createVoter(node, '', 2000))
@@ -152,11 +152,11 @@ t.test('split votes of two and of three go to who came first', async (t) => {
   async function decide(split: number[]): Promise<void> {
     const resource = `split:${split.join('')}`
     // Ids are made in the order of arrival; then the votes are given away crosswise, and the last one asks first.
-    const ids = split.map((_, i) => rivals[i]?.newId(asker) ?? '')
+    const ids = split.map((_, i) => rivals[i]?.newOwnerId(asker) ?? '')
     await Promise.all(split.map((rival, i) => voters[i]?.vote(resource, ids[rival] ?? '', 1000, 1000)))
     const answers = ids.map(async (id, i) => {
       const attempt = { resource, id, mode: 'exclusive', limit: 0, ttl_ms: 2000, above: 0 } as const
-      return await rivals[i]?.attempt({ ...attempt, place_ttl_ms: 1000, ticket: 0 })
+      return await rivals[i]?.attempt({ ...attempt, slot_ttl_ms: 1000, ticket: 0 })
     })
     const granted = (await Promise.all(answers.reverse())).reverse().map((answer) => answer?.granted)
     t.same(granted, [true, false, false].slice(0, split.length), split.join(' '))
@@ -178,30 +178,30 @@ t.test('split votes of two and of three go to who came first', async (t) => {
 t.test(
   'three who are confirmed at once by one server each: none keeps it, the first gets all, none gets none',
   async (t) => {
-    const asker = { seat: 1, owner: 'o', mode: 'exclusive', limit: 0, ttl_ms: 2000 } as const
+    const asker = { waiter_id: 1, owner: 'o', mode: 'exclusive', limit: 0, ttl_ms: 2000 } as const
     const own = () => shared.map((server) => server.client(AT_ONCE))
     const rivals = [1, 2, 3].map(() => createRedlockBackend(own(), { prefix: '', ttl_ms: 2000, max_ttl_ms: 2000 }))
     const direct = own()
     await Promise.all(direct.map((node) => once(node, 'ready')))
     const voters = direct.map((node) => createVoter(node, '', 2000))
     await (await locksOn(t, shared)).withLease('locked:1', {}, async () => {})
-    for (const place_ttl_ms of [1000, 0]) {
-      const resource = `locked:${place_ttl_ms}`
-      const ids = rivals.map((rival) => rival.newId(asker))
+    for (const slot_ttl_ms of [1000, 0]) {
+      const resource = `locked:${slot_ttl_ms}`
+      const ids = rivals.map((rival) => rival.newOwnerId(asker))
       const token = Math.floor(Date.now() * 1000) + 500_000
       const given = await Promise.all(
-        voters.map((voter, i) => voter.vote(resource, ids[i] ?? '', 1000, place_ttl_ms, { token, ttl_ms: 2000 })),
+        voters.map((voter, i) => voter.vote(resource, ids[i] ?? '', 1000, slot_ttl_ms, { token, ttl_ms: 2000 })),
       )
       t.ok(given.every(({ kind }) => kind === 'lock'))
       const started = performance.now()
       const attempt = (i: number, ticket = 0) =>
-        rivals[i]?.attempt({ ...asker, resource, id: ids[i] ?? '', above: 0, place_ttl_ms, ticket })
+        rivals[i]?.attempt({ ...asker, resource, id: ids[i] ?? '', above: 0, slot_ttl_ms, ticket })
       const all = await Promise.all([2, 1, 0].map((i) => attempt(i)))
       // In line, the others' places go to the first as they are given back. Who does not wait may be refused together with
       // the others, but what they gave back is there for the next try.
       let first = all.find((answer) => answer?.granted)
       while (!first && performance.now() - started < 10_000) {
-        const answer = await attempt(0, place_ttl_ms > 0 ? 1 : 0)
+        const answer = await attempt(0, slot_ttl_ms > 0 ? 1 : 0)
         if (answer?.granted) first = answer
       }
       t.ok(first?.granted && first.token > token, `after ${Math.round(performance.now() - started)} ms`)
@@ -351,16 +351,16 @@ t.test('readers share a quorum, a waiting writer keeps new ones out, and gets in
 
 t.test('a forced release reaches every server, tells the holder, and raises the fence', async (t) => {
   const [locks, others] = [await locksOn(t, shared), await locksOn(t, shared)]
-  const lease = await locks.acquire('force:1', { owner: 'robbed' })
+  const lease = await locks.acquire('force:1', { owner: 'revoked' })
   const waiter = locks.acquire('force:1', { wait_ms: 10_000 })
   await until(async () => (await waitersOf(others, 'force:1')) === 1)
   t.same((await others.list()).filter(({ resource }) => resource === 'force:1').length, 1)
   const started = performance.now()
   const aborted = lease.signal.aborted ? undefined : once(lease.signal, 'abort')
-  const { token, robbed } = await others.forceRelease('force:1', { above: lease.token + 50 })
+  const { token, revoked_holders } = await others.forceRelease('force:1', { above: lease.token + 50 })
   await aborted
   t.ok(performance.now() - started < 1000)
-  t.match(robbed, [{ owner: 'robbed', token: lease.token }])
+  t.match(revoked_holders, [{ owner: 'revoked', token: lease.token }])
   t.ok(token >= lease.token + 50 && (await waiter).token > token)
   t.match(await lease.release(), { released: false })
   await (await waiter).release()

@@ -20,7 +20,7 @@ let token = 0
 /** Everybody gets every lease at once, with a token by the clock, as from a lock server that has lost its memory. */
 function noLocks(): Locks {
   const backend: Backend = {
-    newId: ({ seat }) => String(seat),
+    newOwnerId: ({ waiter_id }) => String(waiter_id),
     async attempt({ above }) {
       const now_us = Math.round((performance.timeOrigin + performance.now() - Math.random() * TOKENS_LATE_MS) * 1000)
       token = Math.max(TOKENS_LATE_MS > 0 ? 0 : token + 1, above + 1, now_us)
@@ -29,7 +29,7 @@ function noLocks(): Locks {
     extend: async () => 0,
     release: async () => 'released',
     cancel: async () => {},
-    force: async () => ({ token, robbed: [] }),
+    force: async () => ({ token, revoked_holders: [] }),
     inspect: async () => [],
     list: async () => [],
     listen() {},

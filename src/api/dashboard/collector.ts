@@ -8,7 +8,7 @@ import type { Client } from '../../shared/db/client.ts'
 import { readBreakers, readWatched, statesOf } from '../../shared/fleet-status.ts'
 import type { Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
-import { bounded } from '../../shared/timeout.ts'
+import { withTimeout } from '../../shared/timeout.ts'
 import type { Waits } from '../queue/settlement-waiter.ts'
 import { presentLock } from '../routes/locks.ts'
 import { readResources } from '../routes/resources.ts'
@@ -70,7 +70,7 @@ export function createCollector(deps: CollectorDeps): Collector {
     asked.add(name)
     const answer = question().finally(() => asked.delete(name))
     try {
-      return await bounded(answer, PART_MS)
+      return await withTimeout(answer, PART_MS)
     } catch (error) {
       log.debug({ error, part: name }, 'the dashboard lacks a part')
       return null

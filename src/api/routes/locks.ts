@@ -46,9 +46,14 @@ const presentHolder = ({ token, since_ms, ...holder }: LockState['holders'][numb
   fencing_token: token,
   since: new Date(since_ms).toISOString(),
 })
-export const presentLock = ({ resource, fence, holders, waiters }: LockState): Type.Static<typeof LockSchema> => ({
+export const presentLock = ({
   resource,
-  fencing_token: fence,
+  fencing_token,
+  holders,
+  waiters,
+}: LockState): Type.Static<typeof LockSchema> => ({
+  resource,
+  fencing_token,
   holders: holders.map(presentHolder),
   waiters: waiters.map(presentWaiter),
 })
@@ -184,8 +189,8 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
         ),
       )
       const above = record?.fencing_token ?? 0
-      const { token, robbed } = await onLockServer(() => locks.forceRelease(resource, { above }))
-      const holders = robbed.map(presentHolder)
+      const { token, revoked_holders } = await onLockServer(() => locks.forceRelease(resource, { above }))
+      const holders = revoked_holders.map(presentHolder)
       log.warn(
         { resource, requested_by, reason, fencing_token: token, revoked_holders: holders },
         'a lock was taken away',

@@ -8,12 +8,12 @@
 export type Mode = 'exclusive' | 'shared' | 'permit'
 
 /** What is asked of one resource. A permit without a limit, and a limit without permits, do not typecheck. */
-export type Ask<M extends Mode = Mode> =
+export type LockMode<M extends Mode = Mode> =
   | { mode?: Extract<M, 'exclusive'>; limit?: never }
   | { mode: Extract<M, 'shared'>; limit?: never }
   | { mode: Extract<M, 'permit'>; limit: number }
 
-export interface Terms {
+export interface LeaseOptions {
   /** How long the lock outlives its last renewal, in ms. Default: what createLocks was given. */
   ttl_ms?: number
   /** Cancels the wait, not the held lease. */
@@ -43,7 +43,7 @@ export interface Terms {
   progress_ms?: number
 }
 
-export type TryOptions<M extends Mode = Mode> = Terms & Ask<M>
+export type TryOptions<M extends Mode = Mode> = LeaseOptions & LockMode<M>
 
 export type AcquireOptions<M extends Mode = Mode> = TryOptions<M> & {
   /** How long to wait in line, in ms; 0 is one try without waiting. Default 0. */
@@ -51,7 +51,7 @@ export type AcquireOptions<M extends Mode = Mode> = TryOptions<M> & {
 }
 
 /** One of several: 'product:1' is exclusive. */
-export type Wanted<M extends Mode = Mode> = string | ({ resource: string } & Ask<M>)
+export type LockRequest<M extends Mode = Mode> = string | ({ resource: string } & LockMode<M>)
 
 export interface Lease extends AsyncDisposable {
   /** For instance 'product:1'. */
@@ -118,7 +118,10 @@ export interface Locks<M extends Mode = Mode> {
    * @throws LockBusyError for the first that was not free in time, the signal's reason, or LeaseLostError when one was
    *   lost while others were waited for and no time is left
    */
-  acquireAll(wanted: readonly Wanted<M>[], options?: Omit<Terms, 'within'> & { wait_ms?: number }): Promise<LeaseSet>
+  acquireAll(
+    requests: readonly LockRequest<M>[],
+    options?: Omit<LeaseOptions, 'within'> & { wait_ms?: number },
+  ): Promise<LeaseSet>
   /** Several without waiting, in one round trip: a map of those obtained. An error of the server gives back all. */
   tryAcquireMany(resources: readonly string[], options?: TryOptions<M>): Promise<Map<string, Lease>>
   releaseMany(leases: Iterable<Lease>): Promise<void>
@@ -132,7 +135,10 @@ export interface Locks<M extends Mode = Mode> {
    * Takes the lock away from whoever has it. Their signals abort at once (at the next heartbeat where no message gets
    * through). Every later token is above the answer's: who raises SQL's fence to it shuts the old holders out there, too.
    */
-  forceRelease(resource: string, options?: { above?: number }): Promise<{ token: number; robbed: LockState['holders'] }>
+  forceRelease(
+    resource: string,
+    options?: { above?: number },
+  ): Promise<{ token: number; revoked_holders: LockState['holders'] }>
   /** Ends waits with an error, aborts and releases what is still held, closes the subscriber. */
   close(): Promise<void>
 }
@@ -161,7 +167,7 @@ export interface RemoteLeases<M extends Mode = Mode> {
 export interface LockState {
   resource: string
   /** The last token given, or the fence that a forced release left; 0 when none is remembered. */
-  fence: number
+  fencing_token: number
   holders: { owner: string; mode: Mode; limit?: number; token: number; since_ms: number; ttl_left_ms: number }[]
   /** In the order of their turns. */
   waiters: { owner: string; mode: Mode; limit?: number; since_ms: number }[]
@@ -175,9 +181,9 @@ export interface LockEvents {
   lost?(resource: string, why: LostReason, lease: { token: number; owner: string; held_ms: number }): void
   released?(resource: string, held_ms: number): void
   /** Held longer than expected; once a lease. */
-  heldLong?(resource: string, lease: { token: number; owner: string; held_ms: number }): void
+  longHold?(resource: string, lease: { token: number; owner: string; held_ms: number }): void
   /** A renewal came through when less than a sixth of the TTL was left. */
-  thinSlack?(resource: string, slack_ms: number): void
+  lateRenewal?(resource: string, slack_ms: number): void
   /**
    * At start: the user of the lock server lacks this right, for instance '+publish on &lock:wake:*'. Once a right and
    * server. Without this callback it is a warning of the process.

@@ -1,15 +1,15 @@
 /** What the parts of the conformance suite share: a mode with what is in its way, and how the end of a lease is seen. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Ask, Lease, LeaseLostError, Locks, Mode } from '../../../src/shared/locks/api.ts'
+import type { Lease, LeaseLostError, LockMode, Locks, Mode } from '../../../src/shared/locks/api.ts'
 import type { LockServer, OpenOptions } from '../lock-servers.ts'
 
 export type Scope = { teardown(done: () => unknown): void }
 
 interface Case {
   mode: Mode
-  ask: Ask
+  ask: LockMode
   /** Who holds this keeps the ask out, and who holds the ask keeps this out. */
-  rival: Ask
+  rival: LockMode
 }
 
 const CASES: Case[] = [

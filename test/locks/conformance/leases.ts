@@ -106,13 +106,13 @@ export function conformOfLeases(server: LockServer): void {
     const events = { lost: (_: string, why: string) => lost.push(why) }
     const [locks, other] = await Promise.all([locksOf(t, server, 6000, { events }), locksOf(t, server)])
     await inEachMode(server, 'force', async ({ ask, mode, rival }, resource) => {
-      const lease = await locks.acquire(resource, { ...ask, owner: 'robbed' })
+      const lease = await locks.acquire(resource, { ...ask, owner: 'revoked' })
       const next = locks.acquire(resource, { ...rival, wait_ms: 9000 })
       while ((await lease.extend()).waiting < 1) await sleep(5)
       const told = lossOf(lease)
       const began = performance.now()
-      const { token, robbed } = await other.forceRelease(resource, { above: lease.token + 1000 })
-      t.match(robbed, [{ owner: 'robbed', mode, token: lease.token }])
+      const { token, revoked_holders } = await other.forceRelease(resource, { above: lease.token + 1000 })
+      t.match(revoked_holders, [{ owner: 'revoked', mode, token: lease.token }])
       t.ok(token > lease.token + 999)
       const { at, why } = await told
       t.match(why, /taken|expired/, 'by the message, or by a renewal that was on its way')
@@ -148,11 +148,11 @@ export function conformOfLeases(server: LockServer): void {
     await inEachMode(server, 'body', async ({ ask, rival }, resource) => {
       t.equal(await locks.withLease(resource, ask, async () => 'value'), 'value')
       await t.rejects(locks.withLease(resource, ask, failing), { message: 'of the body' })
-      const robbed = async () => {
+      const revoked = async () => {
         await locks.forceRelease(resource)
         return await failing()
       }
-      await t.rejects(locks.withLease(resource, ask, robbed), { message: 'of the body' })
+      await t.rejects(locks.withLease(resource, ask, revoked), { message: 'of the body' })
       {
         await using _held = await locks.acquire(resource, rival)
         const body = async () => 'held'

@@ -197,7 +197,7 @@ export function conformInModes(server: LockServer): void {
         holders: [{ owner: 'first job 7', mode, token: holder.token }],
         waiters: [{ owner: 'second', mode: rival.mode ?? 'exclusive' }, { owner: 'the other' }],
       })
-      t.ok(state.fence >= holder.token)
+      t.ok(state.fencing_token >= holder.token)
       const [held] = state.holders
       t.ok(
         held && held.ttl_left_ms > 1000 && held.ttl_left_ms <= server.dead_after_ms(3000),

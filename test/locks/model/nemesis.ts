@@ -6,11 +6,14 @@ import { extend, type History, must, note, settle } from './steps.ts'
 export async function force(h: History): Promise<void> {
   const now_ms = h.world.now_ms()
   const alive = [...h.memory.ends.keys()].filter((lease) => statusOf(h.memory, lease, now_ms) === 'alive')
-  const { token, robbed } = (await h.world.fleet[1]?.forceRelease(h.resource)) ?? { token: 0, robbed: [] }
+  const { token, revoked_holders } = (await h.world.fleet[1]?.forceRelease(h.resource)) ?? {
+    token: 0,
+    revoked_holders: [],
+  }
   for (const lease of alive) {
     must(
-      robbed.some((holder) => holder.token === lease.token),
-      'a holder was not robbed',
+      revoked_holders.some((holder) => holder.token === lease.token),
+      'a holder was not revoked',
     )
     const told = performance.now() + 2000
     while (lease.local && !lease.over && performance.now() < told) await sleep(1)

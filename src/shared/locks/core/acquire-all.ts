@@ -3,48 +3,58 @@
  * of names, so no two who take their locks together are deadlocked.
  */
 
-import { answerLimit, bounded } from '../../timeout.ts'
-import type { Ask, Lease, LeaseSet, LockEvents, Locks, Terms, Wanted } from '../api.ts'
+import { answerLimit, withTimeout } from '../../timeout.ts'
+import type { Lease, LeaseOptions, LeaseSet, LockEvents, LockMode, LockRequest, Locks } from '../api.ts'
 import { LockBusyError } from '../api.ts'
-import { checkOptions, checkWanted, refuse } from './arguments.ts'
+import { checkOptions, checkRequests, rejectOptions } from './arguments.ts'
 import type { Backend, BusyAnswer } from './backend.ts'
-import { type Asking, type Grant, type HeldLease, holdLease, type Keeper, validUntil } from './held-lease.ts'
+import {
+  type GrantedLock,
+  type HeldLease,
+  holdLease,
+  type LeaseRegistry,
+  type LeaseRequest,
+  validUntil,
+} from './held-lease.ts'
 import { busyError, type Waiter } from './wait-queue.ts'
 
 interface Deps {
   backend: Backend
-  keeper: Keeper
+  registry: LeaseRegistry
   events: LockEvents
-  asker(resource: string, options: Terms & Ask): Asking
-  enter(seat: number, signal: AbortSignal | undefined): { waiter: Waiter; leave: () => void }
-  failed(asked: readonly Asking[], waiter: Waiter): Promise<void>
-  claim(
+  newRequest(resource: string, options: LeaseOptions & LockMode): LeaseRequest
+  startWait(waiter_id: number, signal: AbortSignal | undefined): { waiter: Waiter; endWait: () => void }
+  reportFailure(requests: readonly LeaseRequest[], waiter: Waiter): Promise<void>
+  acquireGrant(
     resource: string,
-    options: Terms & Ask,
+    options: LeaseOptions & LockMode,
     wait_ms: number,
-    keep: (grant: Grant) => HeldLease,
+    makeLease: (grant: GrantedLock) => HeldLease,
   ): Promise<HeldLease | BusyAnswer>
   releaseMany(leases: Iterable<Lease>): Promise<void>
 }
 
-type One = { resource: string } & Ask
+type SingleRequest = { resource: string } & LockMode
 
-export function createSets(deps: Deps): Pick<Locks, 'acquireAll'> {
-  const { backend, keeper, events, asker, enter, failed, claim, releaseMany } = deps
+export function createAcquireAll(deps: Deps): Pick<Locks, 'acquireAll'> {
+  const { backend, registry, events, newRequest, startWait, reportFailure, acquireGrant, releaseMany } = deps
 
   /** All of the group in one step of the server, or the one that was in the way. */
-  async function atOnce(group: readonly One[], terms: Terms): Promise<HeldLease[] | LockBusyError> {
+  async function acquireGroup(
+    group: readonly SingleRequest[],
+    leaseOptions: LeaseOptions,
+  ): Promise<HeldLease[] | LockBusyError> {
     if (!backend.attemptAll) throw new Error('this lock server takes one lock at a time')
-    const askers = group.map((one) => asker(one.resource, { ...terms, ...one }))
-    const [{ seat, ttl_ms }] = askers as [Asking]
-    const { waiter, leave } = enter(seat, terms.signal)
+    const leaseRequests = group.map((one) => newRequest(one.resource, { ...leaseOptions, ...one }))
+    const [{ waiter_id, ttl_ms }] = leaseRequests as [LeaseRequest]
+    const { waiter, endWait } = startWait(waiter_id, leaseOptions.signal)
     const sent_at = performance.now()
     try {
-      const asked = backend.attemptAll(askers.map((one) => ({ ...one, place_ttl_ms: 0, ticket: 0 })))
-      waiter.asked = asked
-      const answer = await bounded(asked, answerLimit(ttl_ms), waiter)
+      const pending = backend.attemptAll(leaseRequests.map((one) => ({ ...one, slot_ttl_ms: 0, ticket: 0 })))
+      waiter.pending = pending
+      const answer = await withTimeout(pending, answerLimit(ttl_ms), waiter)
       // The abort may have come between the answer and this line.
-      if (waiter.failed) throw waiter.failed.reason
+      if (waiter.aborted) throw waiter.aborted.reason
       if (!('granted' in answer)) {
         const resource = group[answer.at]?.resource ?? ''
         events.contended?.(resource)
@@ -52,28 +62,31 @@ export function createSets(deps: Deps): Pick<Locks, 'acquireAll'> {
       }
       if (performance.now() >= validUntil(sent_at, ttl_ms)) throw new Error('the grant came too late')
       // All are held before anything else runs, so that close() finds them.
-      const leases = askers.map((one, i) =>
-        holdLease(keeper, { ...one, token: answer.tokens[i] ?? 0, sent_at, valid_ms: ttl_ms }),
+      const leases = leaseRequests.map((one, i) =>
+        holdLease(registry, { ...one, token: answer.tokens[i] ?? 0, sent_at, valid_ms: ttl_ms }),
       )
       for (const { resource } of leases) events.acquired?.(resource, performance.now() - sent_at)
-      if (waiter.failed) throw (waiter as Waiter).failed?.reason
+      if (waiter.aborted) throw (waiter as Waiter).aborted?.reason
       return leases
     } catch (error) {
-      await failed(askers, waiter)
+      await reportFailure(leaseRequests, waiter)
       throw error
     } finally {
-      leave()
+      endWait()
     }
   }
 
   /** Without waiting, a round trip for each group. */
-  async function tryAll(wanted: readonly One[], terms: Terms): Promise<HeldLease[] | LockBusyError> {
-    const byName = new Map(wanted.map((one) => [one.resource, one]))
-    const groups = backend.together?.([...byName.keys()]) ?? []
+  async function tryAcquireGroups(
+    requests: readonly SingleRequest[],
+    leaseOptions: LeaseOptions,
+  ): Promise<HeldLease[] | LockBusyError> {
+    const byName = new Map(requests.map((one) => [one.resource, one]))
+    const groups = backend.groupResources?.([...byName.keys()]) ?? []
     const leases: HeldLease[] = []
     for (const names of groups) {
       const group = names.flatMap((name) => byName.get(name) ?? [])
-      const got = await atOnce(group, terms).catch(async (error) => {
+      const got = await acquireGroup(group, leaseOptions).catch(async (error) => {
         await releaseMany(leases)
         throw error
       })
@@ -87,14 +100,20 @@ export function createSets(deps: Deps): Pick<Locks, 'acquireAll'> {
   }
 
   /** One after the other, each waited for while those before it are held. */
-  async function inOrder(wanted: readonly One[], terms: Terms, until: number): Promise<HeldLease[]> {
+  async function acquireInOrder(
+    requests: readonly SingleRequest[],
+    leaseOptions: LeaseOptions,
+    until: number,
+  ): Promise<HeldLease[]> {
     const leases: HeldLease[] = []
     try {
-      for (const one of wanted) {
+      for (const one of requests) {
         const wait_ms = Math.max(0, until - performance.now())
-        const claimed = await claim(one.resource, { ...terms, ...one }, wait_ms, (grant) => holdLease(keeper, grant))
-        if ('granted' in claimed) throw busyError(one.resource, claimed)
-        leases.push(claimed)
+        const outcome = await acquireGrant(one.resource, { ...leaseOptions, ...one }, wait_ms, (grant) =>
+          holdLease(registry, grant),
+        )
+        if ('granted' in outcome) throw busyError(one.resource, outcome)
+        leases.push(outcome)
       }
       return leases
     } catch (error) {
@@ -104,9 +123,13 @@ export function createSets(deps: Deps): Pick<Locks, 'acquireAll'> {
   }
 
   /** Until all are held at the same time: one may be lost while another one is waited for. */
-  async function waitForAll(wanted: readonly One[], terms: Terms, until: number): Promise<HeldLease[]> {
+  async function waitForAll(
+    requests: readonly SingleRequest[],
+    leaseOptions: LeaseOptions,
+    until: number,
+  ): Promise<HeldLease[]> {
     for (;;) {
-      const leases = await inOrder(wanted, terms, until)
+      const leases = await acquireInOrder(requests, leaseOptions, until)
       const lost = leases.find((lease) => lease.remaining_ms === 0)
       if (!lost) return leases
       await releaseMany(leases)
@@ -115,31 +138,31 @@ export function createSets(deps: Deps): Pick<Locks, 'acquireAll'> {
   }
 
   return {
-    async acquireAll(wanted, options = {}) {
-      checkWanted(wanted)
+    async acquireAll(requests, options = {}) {
+      checkRequests(requests)
       checkOptions(options)
-      refuse(options, ['within', 'mode', 'limit'], 'acquireAll as a whole')
-      const { wait_ms = 0, max_hold_ms, progress_ms, ...terms } = options
+      rejectOptions(options, ['within', 'mode', 'limit'], 'acquireAll as a whole')
+      const { wait_ms = 0, max_hold_ms, progress_ms, ...leaseOptions } = options
       const until = performance.now() + wait_ms
-      const sorted = merged(wanted)
-      const tried = backend.attemptAll ? await tryAll(sorted, terms) : undefined
+      const sorted = normalize(requests)
+      const tried = backend.attemptAll ? await tryAcquireGroups(sorted, leaseOptions) : undefined
       if (tried instanceof LockBusyError && wait_ms <= 0) {
         events.failed?.(tried.resource, 'lock_busy')
         throw tried
       }
-      const leases = Array.isArray(tried) ? tried : await waitForAll(sorted, terms, until)
+      const leases = Array.isArray(tried) ? tried : await waitForAll(sorted, leaseOptions, until)
       // Their holder cannot show progress before it has them.
       for (const lease of leases) lease.setDeadlines({ max_hold_ms, progress_ms })
-      return setOf(leases, releaseMany)
+      return leaseSet(leases, releaseMany)
     },
   }
 }
 
 /** By name, each once: exclusive covers shared; of two limits the lower one holds. */
-function merged(wanted: readonly Wanted[]): One[] {
-  const byName = new Map<string, One>()
-  for (const entry of wanted) {
-    const one: One = typeof entry === 'string' ? { resource: entry } : entry
+function normalize(requests: readonly LockRequest[]): SingleRequest[] {
+  const byName = new Map<string, SingleRequest>()
+  for (const entry of requests) {
+    const one: SingleRequest = typeof entry === 'string' ? { resource: entry } : entry
     const { mode = 'exclusive' } = one
     const other = byName.get(one.resource)
     const other_mode = other?.mode ?? 'exclusive'
@@ -152,7 +175,7 @@ function merged(wanted: readonly Wanted[]): One[] {
   return [...byName.values()].sort((a, b) => (a.resource < b.resource ? -1 : 1))
 }
 
-function setOf(leases: readonly Lease[], releaseMany: Deps['releaseMany']): LeaseSet {
+function leaseSet(leases: readonly Lease[], releaseMany: Deps['releaseMany']): LeaseSet {
   const byName = [...leases].sort((a, b) => (a.resource < b.resource ? -1 : 1))
   let signal: AbortSignal | undefined
   let released: Promise<void> | undefined

@@ -5,133 +5,133 @@
 import type { Lease } from '../api.ts'
 
 /** More permits than this of one resource would be looked through at each acquire. */
-const MOST_PERMITS = 1000
+const MAX_PERMITS = 1000
 
 /** A timer above a day may overflow, and no wait for a crashed holder may take longer. */
-const MOST_TTL_MS = 86_400_000
+const MAX_TTL_MS = 86_400_000
 /** Below this the margin for clock drift uses the lease up. */
-const LEAST_TTL_MS = 20
+const MIN_TTL_MS = 20
 
-type Given = Readonly<Record<string, unknown>>
+type Unchecked = Readonly<Record<string, unknown>>
 
 interface Range {
-  least: number
-  most?: number
+  min: number
+  max?: number
   /** Default true. */
-  whole?: boolean
+  integer?: boolean
 }
 
 /** undefined passes: the argument has a default. */
-export function checkNumber(name: string, value: unknown, { least, most, whole = true }: Range): void {
+export function checkNumber(name: string, value: unknown, { min, max, integer = true }: Range): void {
   if (value === undefined) return
-  if (typeof value !== 'number') throw new TypeError(`${name} must be a number, not ${shown(value)}`)
-  const fits = whole ? Number.isSafeInteger(value) : Number.isFinite(value)
-  if (fits && value >= least && value <= (most ?? value)) return
-  const range = most === undefined ? `${least} or more` : `from ${least} to ${most}`
-  throw new RangeError(`${name} must be ${whole ? 'whole' : 'finite'}, ${range}: ${value}`)
+  if (typeof value !== 'number') throw new TypeError(`${name} must be a number, not ${described(value)}`)
+  const fits = integer ? Number.isSafeInteger(value) : Number.isFinite(value)
+  if (fits && value >= min && value <= (max ?? value)) return
+  const range = max === undefined ? `${min} or more` : `from ${min} to ${max}`
+  throw new RangeError(`${name} must be ${integer ? 'an integer' : 'finite'}, ${range}: ${value}`)
 }
 
 export function checkText(name: string, value: unknown): void {
   if (value !== undefined && typeof value !== 'string') {
-    throw new TypeError(`${name} must be a string, not ${shown(value)}`)
+    throw new TypeError(`${name} must be a string, not ${described(value)}`)
   }
 }
 
 /** Also for what must be there: a function that is undefined is refused. */
 export function checkFunction(name: string, value: unknown): void {
-  if (typeof value !== 'function') throw new TypeError(`${name} must be a function, not ${shown(value)}`)
+  if (typeof value !== 'function') throw new TypeError(`${name} must be a function, not ${described(value)}`)
 }
 
 /** Names that differ in a lone surrogate only would be one name on the server. */
 export function checkResource(resource: unknown): asserts resource is string {
-  if (typeof resource !== 'string') throw new TypeError(`resource must be a string, not ${shown(resource)}`)
+  if (typeof resource !== 'string') throw new TypeError(`resource must be a string, not ${described(resource)}`)
   if (resource === '' || /\p{Surrogate}/u.test(resource)) {
     throw new RangeError('resource must be a text of one character or more, without lone surrogates')
   }
 }
 
 export function checkTtl(name: string, ttl_ms: unknown): void {
-  checkNumber(name, ttl_ms, { least: LEAST_TTL_MS, most: MOST_TTL_MS })
+  checkNumber(name, ttl_ms, { min: MIN_TTL_MS, max: MAX_TTL_MS })
 }
 
 function checkAbove(above: unknown): void {
-  checkNumber('above', above, { least: 0 })
+  checkNumber('above', above, { min: 0 })
 }
 
 /** The options of every function that takes a lock, as far as they are there. */
 export function checkOptions(options: unknown): void {
   if (typeof options !== 'object' || options === null) {
-    throw new TypeError(`options must be an object, not ${shown(options)}`)
+    throw new TypeError(`options must be an object, not ${described(options)}`)
   }
-  const { wait_ms, ttl_ms, above, owner, job, signal, within, max_hold_ms, progress_ms } = options as Given
-  checkNumber('wait_ms', wait_ms, { least: 0, whole: false })
+  const { wait_ms, ttl_ms, above, owner, job, signal, within, max_hold_ms, progress_ms } = options as Unchecked
+  checkNumber('wait_ms', wait_ms, { min: 0, integer: false })
   checkTtl('ttl_ms', ttl_ms)
   checkAbove(above)
   checkText('owner', owner)
   checkText('job', job)
-  checkNumber('max_hold_ms', max_hold_ms, { least: 1 })
-  checkNumber('progress_ms', progress_ms, { least: 1 })
+  checkNumber('max_hold_ms', max_hold_ms, { min: 1 })
+  checkNumber('progress_ms', progress_ms, { min: 1 })
   if (signal !== undefined && !isSignal(signal)) {
-    throw new TypeError(`signal must be an AbortSignal, not ${shown(signal)}`)
+    throw new TypeError(`signal must be an AbortSignal, not ${described(signal)}`)
   }
-  if (within !== undefined && !isLease(within)) throw new TypeError(`within must be a lease, not ${shown(within)}`)
-  checkMode(options as Given)
+  if (within !== undefined && !isLease(within)) throw new TypeError(`within must be a lease, not ${described(within)}`)
+  checkMode(options as Unchecked)
 }
 
-function checkMode({ mode = 'exclusive', limit }: Given): void {
+function checkMode({ mode = 'exclusive', limit }: Unchecked): void {
   if (mode !== 'exclusive' && mode !== 'shared' && mode !== 'permit') {
-    throw new RangeError(`mode must be 'exclusive', 'shared' or 'permit', not ${shown(mode)}`)
+    throw new RangeError(`mode must be 'exclusive', 'shared' or 'permit', not ${described(mode)}`)
   }
-  if (mode === 'permit') checkNumber('limit', limit ?? Number.NaN, { least: 1, most: MOST_PERMITS })
+  if (mode === 'permit') checkNumber('limit', limit ?? Number.NaN, { min: 1, max: MAX_PERMITS })
   else if (limit !== undefined) throw new RangeError(`limit is for permits only, and the mode is ${mode}`)
 }
 
 /** What acquireAll wants. */
-export function checkWanted(wanted: unknown): void {
-  if (!Array.isArray(wanted)) throw new TypeError(`wanted must be an array, not ${shown(wanted)}`)
-  if (wanted.length === 0) throw new RangeError('wanted names no resource')
-  for (const one of wanted as unknown[]) {
-    const entry = typeof one === 'object' && one !== null ? (one as Given) : { resource: one }
+export function checkRequests(requests: unknown): void {
+  if (!Array.isArray(requests)) throw new TypeError(`requests must be an array, not ${described(requests)}`)
+  if (requests.length === 0) throw new RangeError('requests names no resource')
+  for (const one of requests as unknown[]) {
+    const entry = typeof one === 'object' && one !== null ? (one as Unchecked) : { resource: one }
     checkResource(entry.resource)
     checkMode(entry)
   }
 }
 
 export function checkResources(resources: unknown): asserts resources is string[] {
-  if (!Array.isArray(resources)) throw new TypeError(`resources must be an array, not ${shown(resources)}`)
+  if (!Array.isArray(resources)) throw new TypeError(`resources must be an array, not ${described(resources)}`)
   for (const one of resources as unknown[]) checkResource(one)
 }
 
 /** @returns all of them: an iterator gives them once only */
 export function checkedLeases(leases: unknown): Lease[] {
   const iterable = typeof (Object(leases) as Iterable<unknown>)[Symbol.iterator] === 'function'
-  if (!iterable || typeof leases === 'string') throw new TypeError(`leases must be iterable, not ${shown(leases)}`)
+  if (!iterable || typeof leases === 'string') throw new TypeError(`leases must be iterable, not ${described(leases)}`)
   return Array.from(leases as Iterable<unknown>, (one) => {
-    if (!isLease(one)) throw new TypeError(`leases must be leases, not ${shown(one)}`)
+    if (!isLease(one)) throw new TypeError(`leases must be leases, not ${described(one)}`)
     return one
   })
 }
 
 /** @throws RangeError for an option that has no meaning in this function: it would be promised, and not kept */
-export function refuse(options: object, names: readonly string[], where: string): void {
+export function rejectOptions(options: object, names: readonly string[], where: string): void {
   for (const name of names) {
-    if ((options as Given)[name] !== undefined) throw new RangeError(`${name} is not for ${where}`)
+    if ((options as Unchecked)[name] !== undefined) throw new RangeError(`${name} is not for ${where}`)
   }
 }
 
 /** What is given to createLocks and its like; a backend checks what is its own. */
 export function checkSetting(setting: unknown): void {
   if (typeof setting !== 'object' || setting === null) {
-    throw new TypeError(`options must be an object, not ${shown(setting)}`)
+    throw new TypeError(`options must be an object, not ${described(setting)}`)
   }
-  const { ttl_ms, instance, events, expected_hold_ms, prefix } = setting as Given
+  const { ttl_ms, instance, events, expected_hold_ms, prefix } = setting as Unchecked
   checkTtl('ttl_ms', ttl_ms ?? Number.NaN)
   checkText('instance', instance)
   checkText('prefix', prefix)
   if (expected_hold_ms !== undefined) checkFunction('expected_hold_ms', expected_hold_ms)
   if (events === undefined) return
   if (typeof events !== 'object' || events === null) {
-    throw new TypeError(`events must be an object, not ${shown(events)}`)
+    throw new TypeError(`events must be an object, not ${described(events)}`)
   }
   for (const [name, callback] of Object.entries(events)) {
     if (callback !== undefined) checkFunction(`events.${name}`, callback)
@@ -140,25 +140,25 @@ export function checkSetting(setting: unknown): void {
 
 /** The name of a channel is a word in what the scripts read. */
 export function checkRedis(name: string, redis: unknown, { prefix = '' }: { prefix?: string }): void {
-  const { evalsha, duplicate } = Object(redis) as Given
+  const { evalsha, duplicate } = Object(redis) as Unchecked
   if (typeof evalsha !== 'function' || typeof duplicate !== 'function') {
-    throw new TypeError(`${name} must be a client of ioredis, not ${shown(redis)}`)
+    throw new TypeError(`${name} must be a client of ioredis, not ${described(redis)}`)
   }
-  if (/\s/.test(prefix)) throw new RangeError(`prefix must be without white space: ${shown(prefix)}`)
+  if (/\s/.test(prefix)) throw new RangeError(`prefix must be without white space: ${described(prefix)}`)
 }
 
 function isSignal(value: unknown): value is AbortSignal {
-  const { aborted, addEventListener } = Object(value) as Given
+  const { aborted, addEventListener } = Object(value) as Unchecked
   return typeof aborted === 'boolean' && typeof addEventListener === 'function'
 }
 
 function isLease(value: unknown): value is Lease {
-  const { resource, assertValid, release } = Object(value) as Given
+  const { resource, assertValid, release } = Object(value) as Unchecked
   return typeof resource === 'string' && typeof assertValid === 'function' && typeof release === 'function'
 }
 
 /** For a message: no text of a caller longer than a line, and nothing that could fail. */
-function shown(value: unknown): string {
+function described(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.slice(0, 60))
   if (value === null || (typeof value !== 'object' && typeof value !== 'function')) return String(value)
   return Array.isArray(value) ? 'an array' : `a value of type ${typeof value}`

@@ -8,9 +8,9 @@
 import type { LockState, Mode } from '../api.ts'
 
 /** Who asks, and for what: everything that the server may have to know about a waiter when its turn comes. */
-export interface Asker {
+export interface Requester {
   /** What the process hears of when it is handed the lock, or robbed of it: unique among its createLocks. */
-  seat: number
+  waiter_id: number
   owner: string
   mode: Mode
   /** Permits: at most so many at once; else 0. */
@@ -27,7 +27,7 @@ export interface Attempt {
   ttl_ms: number
   above: number
   /** Stand in line when the lock is busy, in a place that lives this long without another attempt; 0 = do not. */
-  place_ttl_ms: number
+  slot_ttl_ms: number
   /** 0 on the first attempt, then what the server gave. */
   ticket: number
 }
@@ -36,7 +36,7 @@ export interface BusyAnswer {
   granted: false
   ticket: number
   /** Names the place in line until the next attempt renews it. */
-  place: number
+  slot: number
   /** How many stand before this one. */
   ahead: number
   waiting: number
@@ -48,35 +48,35 @@ export interface BusyAnswer {
 export type Answer = { granted: true; token: number } | BusyAnswer
 
 /** The lock has been given to who had this place. */
-export interface Handed {
-  place: number
+export interface Handoff {
+  slot: number
   token: number
 }
 
 /** 'all': something may have been missed. 'taken': the lock was taken away by force from who sat there. */
-export interface Heard {
-  (seat: 'all'): void
-  (seat: number, what?: Handed | 'taken'): void
+export interface OnLockMessage {
+  (waiter_id: 'all'): void
+  (waiter_id: number, what?: Handoff | 'taken'): void
 }
 
 export interface Backend {
   /** Random and unguessable; begins with what a server must know of the asker. */
-  newId(asker: Asker): string
+  newOwnerId(requester: Requester): string
   attempt(attempt: Attempt): Promise<Answer>
   /** Several that share one step on the server: all of them, or none and who was first in the way. Without waiting. */
   attemptAll?(
     attempts: readonly Attempt[],
   ): Promise<{ granted: true; tokens: number[] } | { at: number; busy: BusyAnswer }>
   /** Groups resources so that each group may go to attemptAll. Required with it. */
-  together?(resources: readonly string[]): string[][]
+  groupResources?(resources: readonly string[]): string[][]
   /** How many wait behind the renewed lock, or why there is nothing to renew. */
   extend(resource: string, id: string, ttl_ms: number): Promise<number | 'expired' | 'taken'>
   /** `known`: it was shared, handed over or renewed, so that a list may name it. */
-  release(resource: string, id: string, known: boolean): Promise<'released' | 'expired' | 'taken'>
+  release(resource: string, id: string, indexed: boolean): Promise<'released' | 'expired' | 'taken'>
   /** Takes away the lock or the place in line that the id has, if any, and hands on its turn. */
   cancel(resource: string, id: string): Promise<void>
   /** Takes the lock away from all its holders, tells their processes, and lets the line go on, with tokens above the answer's. */
-  force(resource: string, above: number): Promise<{ token: number; robbed: LockState['holders'] }>
+  force(resource: string, above: number): Promise<{ token: number; revoked_holders: LockState['holders'] }>
   /** Who holds it and who waits: one for each resource, in the order asked. */
   inspect(resources: readonly string[]): Promise<LockState[]>
   /** Resources that are waited for, or were held when last renewed, and maybe some that no longer are, in no order. */
@@ -85,6 +85,6 @@ export interface Backend {
    * Begins to deliver what holders and waiters hear; idempotent. Until it works, waiters live by their rechecks alone,
    * and holders by their heartbeats.
    */
-  listen(heard: Heard): void
+  listen(onMessage: OnLockMessage): void
   close(): Promise<void>
 }

@@ -3,15 +3,15 @@
  * sent, so it always ends here before it ends on the server, whether or not the server answers.
  */
 
-import { answerLimit, bounded } from '../../timeout.ts'
+import { answerLimit, withTimeout } from '../../timeout.ts'
 import { type Lease, LeaseLostError, type LockEvents, type LostReason, type Mode, type ReleaseResult } from '../api.ts'
 import type { Backend } from './backend.ts'
 
 /** Who asks for a lease, and on which terms. */
-export interface Asking {
+export interface LeaseRequest {
   resource: string
   id: string
-  seat: number
+  waiter_id: number
   mode: Mode
   limit: number
   owner: string
@@ -23,22 +23,22 @@ export interface Asking {
   progress_ms: number | undefined
 }
 
-export interface Grant extends Asking {
+export interface GrantedLock extends LeaseRequest {
   token: number
   /** From this time of performance.now() on the server keeps the lock for valid_ms: less than a TTL if handed over. */
   sent_at: number
   valid_ms: number
 }
 
-export interface Keeper {
+export interface LeaseRegistry {
   backend: Backend
   events: LockEvents
   /** Undoes behind the caller's back what a request without an answer may have done. */
-  undo(resource: string, id: string, ttl_ms: number): void
+  cleanUp(resource: string, id: string, ttl_ms: number): void
   /** By seat: what a message from the lock server names. */
   held: Map<number, HeldLease>
   /** Makes sure that leases are looked after at this time of performance.now(). */
-  lookBy(at: number): void
+  scheduleCheck(at: number): void
 }
 
 /** Redis rounds TTLs, clocks run at different speeds, a timer is late: 1 % for the clocks, 2 ms for the rest. */
@@ -53,16 +53,16 @@ const RETRY_MS = 20
 const SHORT_MS = 10
 
 /** A lock that is held for longer than this is renewed for the first time, and by that known to who lists the locks. */
-const KNOWN_MS = 500
+const INDEXED_MS = 500
 
 /** A renewal that leaves less than this share of the TTL was nearly too late. */
-const THIN = 1 / 6
+const LATE_SHARE = 1 / 6
 
 export class HeldLease implements Lease {
   readonly resource: string
   readonly mode: Mode
   readonly token: number
-  #seat: number
+  #waiter_id: number
   #owner: string
   #id: string
   #ttl_ms: number
@@ -73,8 +73,8 @@ export class HeldLease implements Lease {
   #end_at = Number.POSITIVE_INFINITY
   #progress_ms = Number.POSITIVE_INFINITY
   #stall_at = Number.POSITIVE_INFINITY
-  #known: boolean
-  #keeper: Keeper
+  #indexed: boolean
+  #registry: LeaseRegistry
   #renewing = false
   #failures = 0
   #over: LostReason | undefined
@@ -86,32 +86,32 @@ export class HeldLease implements Lease {
   #answered = 0
   #callers: { resolve: (answer: { waiting: number }) => void; reject: (error: LeaseLostError) => void }[] | undefined
 
-  constructor(keeper: Keeper, grant: Grant) {
+  constructor(registry: LeaseRegistry, grant: GrantedLock) {
     this.resource = grant.resource
     this.mode = grant.mode
     this.token = grant.token
-    this.#keeper = keeper
-    this.#seat = grant.seat
+    this.#registry = registry
+    this.#waiter_id = grant.waiter_id
     this.#owner = grant.owner
     this.#id = grant.id
     this.#ttl_ms = grant.ttl_ms
     this.#since = grant.sent_at
     this.#valid_until = validUntil(grant.sent_at, grant.valid_ms)
-    const handed = grant.valid_ms < grant.ttl_ms
-    this.#known = handed || grant.mode !== 'exclusive'
-    this.#renew_at = handed ? performance.now() + SHORT_MS : grant.sent_at + Math.min(grant.ttl_ms / 3, KNOWN_MS)
+    const handed_over = grant.valid_ms < grant.ttl_ms
+    this.#indexed = handed_over || grant.mode !== 'exclusive'
+    this.#renew_at = handed_over ? performance.now() + SHORT_MS : grant.sent_at + Math.min(grant.ttl_ms / 3, INDEXED_MS)
     this.#long_at = grant.sent_at + (grant.expected_ms ?? Number.POSITIVE_INFINITY)
     this.setDeadlines(grant)
   }
 
   /** They count from now on. */
-  setDeadlines(terms: { max_hold_ms: number | undefined; progress_ms: number | undefined }): void {
-    const { max_hold_ms = Number.POSITIVE_INFINITY, progress_ms = Number.POSITIVE_INFINITY } = terms
+  setDeadlines(deadlines: { max_hold_ms: number | undefined; progress_ms: number | undefined }): void {
+    const { max_hold_ms = Number.POSITIVE_INFINITY, progress_ms = Number.POSITIVE_INFINITY } = deadlines
     const now = performance.now()
     this.#end_at = now + max_hold_ms
     this.#progress_ms = progress_ms
     this.#stall_at = now + progress_ms
-    this.#keeper.lookBy(this.due_at)
+    this.#registry.scheduleCheck(this.due_at)
   }
 
   /** Made when somebody asks for it: an AbortController costs more than all the rest of a lease. */
@@ -129,14 +129,14 @@ export class HeldLease implements Lease {
 
   assertValid(): void {
     // The timers have not run while the event loop was blocked, so the clock is asked.
-    this.#judge(performance.now())
+    this.#checkDeadlines(performance.now())
     if (this.#over) throw this.#error()
   }
 
   progress(): void {
     const now = performance.now()
     // A deadline that was missed stays missed: the holder may have been frozen, and calls this first when it wakes.
-    if (this.#judge(now)) this.#stall_at = now + this.#progress_ms
+    if (this.#checkDeadlines(now)) this.#stall_at = now + this.#progress_ms
   }
 
   extend(): Promise<{ waiting: number }> {
@@ -165,27 +165,27 @@ export class HeldLease implements Lease {
   }
 
   /** Does what is due. Leases that were taken together are renewed together: a renewal may be a tenth early. */
-  look(now: number): void {
+  check(now: number): void {
     if (now >= this.#long_at) {
       this.#long_at = Number.POSITIVE_INFINITY
-      this.#keeper.events.heldLong?.(this.resource, this.#told())
+      this.#registry.events.longHold?.(this.resource, this.#eventDetails())
     }
-    if (!this.#judge(now) || this.#renewing) return
+    if (!this.#checkDeadlines(now) || this.#renewing) return
     if (now >= this.#renew_at - (this.#failures > 0 ? 0 : this.#ttl_ms / 30)) this.#renew()
   }
 
   /** The lock server says that it was taken away by force. */
-  robbed(): void {
+  onRevoked(): void {
     if (!this.#over) this.#lose('taken')
   }
 
   /** Something may have been missed: renewed at once, to learn it. */
-  ask(): void {
-    if (this.#judge(performance.now()) && !this.#renewing) this.#renew()
+  verify(): void {
+    if (this.#checkDeadlines(performance.now()) && !this.#renewing) this.#renew()
   }
 
   /** Ends the lease as if it had been lost: the process stops, and nobody may go on under it. */
-  giveUp(): Promise<ReleaseResult> {
+  abandon(): Promise<ReleaseResult> {
     if (!this.#over) this.#lose('released')
     return this.release()
   }
@@ -194,16 +194,16 @@ export class HeldLease implements Lease {
    * False when the lease is over. Asked before each renewal: a process that wakes from a freeze must not renew a lease
    * whose holder has missed its deadline.
    */
-  #judge(now: number): boolean {
+  #checkDeadlines(now: number): boolean {
     if (this.#over) return false
-    if (now >= this.#valid_until) this.#lose(this.#outOfTime())
-    else if (now >= this.#end_at) this.#letGo('max_hold')
-    else if (now >= this.#stall_at) this.#letGo('stalled')
+    if (now >= this.#valid_until) this.#lose(this.#expiryReason())
+    else if (now >= this.#end_at) this.#endAndRelease('max_hold')
+    else if (now >= this.#stall_at) this.#endAndRelease('stalled')
     return !this.#over
   }
 
   /** The lock is still this lease's on the server: those who wait for it need not wait for its TTL. */
-  #letGo(why: 'max_hold' | 'stalled'): void {
+  #endAndRelease(why: 'max_hold' | 'stalled'): void {
     this.#lose(why)
     void this.release()
   }
@@ -211,19 +211,19 @@ export class HeldLease implements Lease {
   #renew(): void {
     const sent_at = performance.now()
     this.#renewing = true
-    this.#known = true
+    this.#indexed = true
     this.#answered = this.#callers?.length ?? 0
-    const asked = this.#keeper.backend.extend(this.resource, this.#id, this.#ttl_ms)
-    bounded(asked, answerLimit(this.#ttl_ms)).then(
-      (answer) => this.#renewed(sent_at, answer),
-      () => this.#failed(asked),
+    const pending = this.#registry.backend.extend(this.resource, this.#id, this.#ttl_ms)
+    withTimeout(pending, answerLimit(this.#ttl_ms)).then(
+      (answer) => this.#onRenewed(sent_at, answer),
+      () => this.#onRenewalFailed(pending),
     )
   }
 
-  #renewed(sent_at: number, answer: number | 'expired' | 'taken'): void {
+  #onRenewed(sent_at: number, answer: number | 'expired' | 'taken'): void {
     this.#renewing = false
     if (this.#over) {
-      this.#late(answer)
+      this.#onLateAnswer(answer)
       return
     }
     if (typeof answer !== 'number') {
@@ -232,7 +232,7 @@ export class HeldLease implements Lease {
     }
     this.#failures = 0
     const slack_ms = this.#valid_until - performance.now()
-    if (slack_ms < this.#ttl_ms * THIN) this.#keeper.events.thinSlack?.(this.resource, Math.max(0, slack_ms))
+    if (slack_ms < this.#ttl_ms * LATE_SHARE) this.#registry.events.lateRenewal?.(this.resource, Math.max(0, slack_ms))
     this.#valid_until = validUntil(sent_at, this.#ttl_ms)
     this.#renew_at = sent_at + this.#ttl_ms / 3
     if (performance.now() >= this.#valid_until) {
@@ -241,28 +241,28 @@ export class HeldLease implements Lease {
     }
     if (this.#callers) {
       for (const caller of this.#callers.splice(0, this.#answered)) caller.resolve({ waiting: answer })
-      if (this.#callers.length > 0 && this.#judge(performance.now())) this.#renew()
+      if (this.#callers.length > 0 && this.#checkDeadlines(performance.now())) this.#renew()
     }
-    this.#keeper.lookBy(this.due_at)
+    this.#registry.scheduleCheck(this.due_at)
   }
 
   /** One failed renewal is no loss: the old validity still runs. */
-  #failed(asked: Promise<number | 'expired' | 'taken'>): void {
+  #onRenewalFailed(pending: Promise<number | 'expired' | 'taken'>): void {
     this.#renewing = false
-    asked.then((answer) => this.#late(answer), noop)
+    pending.then((answer) => this.#onLateAnswer(answer), noop)
     if (this.#over) return
     this.#renew_at = performance.now() + Math.min(RETRY_MS * 2 ** this.#failures, this.#ttl_ms / 10)
     this.#failures += 1
-    this.#keeper.lookBy(this.due_at)
+    this.#registry.scheduleCheck(this.due_at)
   }
 
   /** A renewal that a hanging server held back until the lease was given up must not keep others out for a TTL. */
-  #late(answer: number | 'expired' | 'taken'): void {
+  #onLateAnswer(answer: number | 'expired' | 'taken'): void {
     if (!this.#over || this.#releasing || typeof answer !== 'number') return
-    this.#keeper.undo(this.resource, this.#id, this.#ttl_ms)
+    this.#registry.cleanUp(this.resource, this.#id, this.#ttl_ms)
   }
 
-  #outOfTime(): LostReason {
+  #expiryReason(): LostReason {
     return this.#renewing || this.#failures > 0 ? 'unreachable' : 'expired'
   }
 
@@ -270,16 +270,16 @@ export class HeldLease implements Lease {
     this.#lost = true
     this.#end(why)
     this.#controller?.abort(this.#error())
-    this.#keeper.events.lost?.(this.resource, why, this.#told())
+    this.#registry.events.lost?.(this.resource, why, this.#eventDetails())
   }
 
-  #told() {
+  #eventDetails() {
     return { token: this.token, owner: this.#owner, held_ms: performance.now() - this.#since }
   }
 
   #end(why: LostReason): void {
     this.#over = why
-    this.#keeper.held.delete(this.#seat)
+    this.#registry.held.delete(this.#waiter_id)
     if (this.#callers) for (const caller of this.#callers.splice(0)) caller.reject(this.#error())
   }
 
@@ -292,59 +292,59 @@ export class HeldLease implements Lease {
     if (!noticed) this.#end('released')
     let answer: 'released' | 'expired' | 'taken'
     try {
-      answer = await bounded(
-        this.#keeper.backend.release(this.resource, this.#id, this.#known),
+      answer = await withTimeout(
+        this.#registry.backend.release(this.resource, this.#id, this.#indexed),
         answerLimit(this.#ttl_ms),
       )
     } catch {
       // Others need not wait for the TTL if the server comes back before it.
-      this.#keeper.undo(this.resource, this.#id, this.#ttl_ms)
+      this.#registry.cleanUp(this.resource, this.#id, this.#ttl_ms)
       return { released: false, reason: 'unreachable' }
     }
     if (answer === 'released') {
-      this.#keeper.events.released?.(this.resource, performance.now() - this.#since)
+      this.#registry.events.released?.(this.resource, performance.now() - this.#since)
       return { released: true }
     }
-    if (!noticed) this.#keeper.events.lost?.(this.resource, answer, this.#told())
+    if (!noticed) this.#registry.events.lost?.(this.resource, answer, this.#eventDetails())
     return { released: false, reason: answer }
   }
 }
 
 /** The leases of one createLocks, and one timer for all of them, so that thousands cost little but their renewals. */
-export function createKeeper(deps: Omit<Keeper, 'held' | 'lookBy'>): Keeper {
+export function createLeaseRegistry(deps: Omit<LeaseRegistry, 'held' | 'scheduleCheck'>): LeaseRegistry {
   const held = new Map<number, HeldLease>()
-  let look_at = Number.POSITIVE_INFINITY
+  let check_at = Number.POSITIVE_INFINITY
   let timer: NodeJS.Timeout | undefined
 
-  function lookBy(at: number): void {
-    if (at >= look_at) return
-    look_at = at
+  function scheduleCheck(at: number): void {
+    if (at >= check_at) return
+    check_at = at
     clearTimeout(timer)
     // Unref'd: a lease alone is no reason for a process to stay.
-    timer = setTimeout(look, Math.max(1, Math.ceil(at - performance.now()))).unref()
+    timer = setTimeout(check, Math.max(1, Math.ceil(at - performance.now()))).unref()
   }
 
-  function look(): void {
-    look_at = Number.POSITIVE_INFINITY
+  function check(): void {
+    check_at = Number.POSITIVE_INFINITY
     const now = performance.now()
     // If a callback of somebody else's throws, the leases behind it are looked after at once all the same.
     let next = now
     try {
-      for (const lease of held.values()) lease.look(now)
-      next = look_at
+      for (const lease of held.values()) lease.check(now)
+      next = check_at
       for (const lease of held.values()) next = Math.min(next, lease.due_at)
     } finally {
-      lookBy(next)
+      scheduleCheck(next)
     }
   }
 
-  return { ...deps, held, lookBy }
+  return { ...deps, held, scheduleCheck }
 }
 
-export function holdLease(keeper: Keeper, grant: Grant): HeldLease {
-  const lease = new HeldLease(keeper, grant)
-  keeper.held.set(grant.seat, lease)
-  keeper.lookBy(lease.due_at)
+export function holdLease(registry: LeaseRegistry, grant: GrantedLock): HeldLease {
+  const lease = new HeldLease(registry, grant)
+  registry.held.set(grant.waiter_id, lease)
+  registry.scheduleCheck(lease.due_at)
   return lease
 }
 

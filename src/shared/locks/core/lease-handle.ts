@@ -3,7 +3,7 @@
  * or release one is in its handle, so any process answers for it, and none keeps it alive.
  */
 
-import { answerLimit, bounded } from '../../timeout.ts'
+import { answerLimit, withTimeout } from '../../timeout.ts'
 import {
   type AcquireOptions,
   LeaseLostError,
@@ -12,20 +12,20 @@ import {
   type RemoteLease,
   type RemoteLeases,
 } from '../api.ts'
-import { checkOptions, checkResource, refuse } from './arguments.ts'
+import { checkOptions, checkResource, rejectOptions } from './arguments.ts'
 import type { Backend, BusyAnswer } from './backend.ts'
-import type { Grant } from './held-lease.ts'
+import type { GrantedLock } from './held-lease.ts'
 import { busyError, type Waiter } from './wait-queue.ts'
 
 interface Deps {
   backend: Backend
   events: LockEvents
   /** Whatever `keep` rejects with, the lease is given back. */
-  claim(
+  acquireGrant(
     resource: string,
     options: AcquireOptions,
     wait_ms: number,
-    keep: (grant: Grant, waiter: Waiter) => Promise<RemoteLease>,
+    makeLease: (grant: GrantedLock, waiter: Waiter) => Promise<RemoteLease>,
   ): Promise<RemoteLease | BusyAnswer>
 }
 
@@ -38,14 +38,14 @@ interface Held {
   since_ms: number
 }
 
-export function createRemoteLeases({ backend, events, claim }: Deps): RemoteLeases {
+export function createRemoteLeases({ backend, events, acquireGrant }: Deps): RemoteLeases {
   /** What was handed over lives for the rest of its waiter's place: its owner shall have a whole TTL. And be listed. */
-  async function whole(grant: Grant, waiter: Waiter): Promise<RemoteLease> {
+  async function renewToFullTtl(grant: GrantedLock, waiter: Waiter): Promise<RemoteLease> {
     const { resource, mode, id, token, ttl_ms } = grant
     const sent_at = performance.now()
-    const asked = backend.extend(resource, id, ttl_ms)
-    waiter.asked = asked
-    const answer = await bounded(asked, answerLimit(ttl_ms), waiter)
+    const pending = backend.extend(resource, id, ttl_ms)
+    waiter.pending = pending
+    const answer = await withTimeout(pending, answerLimit(ttl_ms), waiter)
     if (typeof answer !== 'number') throw new LeaseLostError(resource, token, answer)
     return leaseOf({ resource, mode, id, token, ttl_ms, since_ms: Date.now() }, sent_at)
   }
@@ -54,17 +54,17 @@ export function createRemoteLeases({ backend, events, claim }: Deps): RemoteLeas
     async acquire(resource, options = {}) {
       checkResource(resource)
       checkOptions(options)
-      refuse(options, ['within', 'max_hold_ms', 'progress_ms'], 'remote leases')
-      const claimed = await claim(resource, options, options.wait_ms ?? 0, whole)
-      if ('granted' in claimed) throw busyError(resource, claimed)
-      return claimed
+      rejectOptions(options, ['within', 'max_hold_ms', 'progress_ms'], 'remote leases')
+      const outcome = await acquireGrant(resource, options, options.wait_ms ?? 0, renewToFullTtl)
+      if ('granted' in outcome) throw busyError(resource, outcome)
+      return outcome
     },
 
     async extend(handle) {
-      const held = read(handle)
+      const held = parseHandle(handle)
       const { resource, id, token, ttl_ms, since_ms } = held
       const sent_at = performance.now()
-      const answer = await bounded(backend.extend(resource, id, ttl_ms), answerLimit(ttl_ms))
+      const answer = await withTimeout(backend.extend(resource, id, ttl_ms), answerLimit(ttl_ms))
       if (typeof answer === 'number') return leaseOf(held, sent_at)
       const owner = id.split(' ').slice(3).join(' ')
       events.lost?.(resource, answer, { token, owner, held_ms: Date.now() - since_ms })
@@ -72,8 +72,8 @@ export function createRemoteLeases({ backend, events, claim }: Deps): RemoteLeas
     },
 
     async release(handle) {
-      const { resource, id, ttl_ms, since_ms } = read(handle)
-      const answer = await bounded(backend.release(resource, id, true), answerLimit(ttl_ms))
+      const { resource, id, ttl_ms, since_ms } = parseHandle(handle)
+      const answer = await withTimeout(backend.release(resource, id, true), answerLimit(ttl_ms))
       if (answer !== 'released') return { released: false, reason: answer }
       events.released?.(resource, Math.max(0, Date.now() - since_ms))
       return { released: true }
@@ -94,7 +94,7 @@ export function handleOf({ resource, mode, id, token, ttl_ms, since_ms }: Held):
   return Buffer.from(JSON.stringify([resource, mode, id, token, ttl_ms, since_ms])).toString('base64url')
 }
 
-function read(handle: string): Held {
+function parseHandle(handle: string): Held {
   try {
     const parts: unknown = JSON.parse(Buffer.from(handle, 'base64url').toString())
     if (!Array.isArray(parts) || parts.length !== 6) throw new Error('wrong parts')

@@ -3,28 +3,28 @@
  * once the last request that carried it has been answered; what cannot be undone dies of its own lifetime.
  */
 
-import { answerLimit, bounded } from '../../timeout.ts'
+import { answerLimit, withTimeout } from '../../timeout.ts'
 import {
   type AcquireOptions,
-  type Ask,
   type Lease,
+  type LeaseOptions,
   LockBusyError,
   type LockEvents,
+  type LockMode,
   type Locks,
   type Mode,
-  type Terms,
   type TryOptions,
 } from '../api.ts'
-import { createSets } from './acquire-all.ts'
+import { createAcquireAll } from './acquire-all.ts'
 import { checkedLeases, checkFunction, checkNumber, checkOptions, checkResource, checkResources } from './arguments.ts'
-import type { Backend, BusyAnswer, Handed } from './backend.ts'
-import { type Asking, createKeeper, type Grant, holdLease } from './held-lease.ts'
+import type { Backend, BusyAnswer, Handoff } from './backend.ts'
+import { createLeaseRegistry, type GrantedLock, holdLease, type LeaseRequest } from './held-lease.ts'
 import { createRemoteLeases } from './lease-handle.ts'
-import { partOf } from './nested-lease.ts'
-import { busyError, fail, failOnAbort, placeTtl, type Waiter, waitInLine, wake } from './wait-queue.ts'
+import { nestedLease } from './nested-lease.ts'
+import { abort, abortOnSignal, busyError, slotTtl, type Waiter, waitForLock, wake } from './wait-queue.ts'
 
 /** Who gave up waiting is not kept longer than this for the clean-up; it goes on behind. */
-const UNDO_PATIENCE_MS = 100
+const CLEANUP_WAIT_MS = 100
 
 export interface LocksOptions {
   ttl_ms: number
@@ -39,154 +39,154 @@ export interface LocksOptions {
 export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: LocksOptions): Locks<M> {
   const { ttl_ms: default_ttl_ms, instance, events = {}, expected_hold_ms } = options
   const waiters = new Map<number, Waiter>()
-  let seats = 0
-  const undoing = new Set<Promise<void>>()
+  let last_waiter_id = 0
+  const runningCleanUps = new Set<Promise<void>>()
   let closed: Error | undefined
   let closing: Promise<void> | undefined
-  const keeper = createKeeper({ backend, events, undo: (...lost) => void undo(...lost) })
+  const registry = createLeaseRegistry({ backend, events, cleanUp: (...lost) => void cleanUp(...lost) })
 
   /**
    * Takes back what the id may have on the server. Not before `asked`, its last request, has been answered, if it is: a
    * cancel that overtook it would leave a lock behind for a TTL. Some clients never settle what a reset connection took
    * with it, so that has a limit too; and whatever is answered after that is undone once more.
    */
-  function undo(resource: string, id: string, ttl_ms: number, asked?: Promise<unknown>): Promise<void> {
+  function cleanUp(resource: string, id: string, ttl_ms: number, pending?: Promise<unknown>): Promise<void> {
     const work = (async () => {
-      if (asked) {
-        await bounded(asked, answerLimit(ttl_ms)).catch(() => {
-          asked.then(() => undo(resource, id, ttl_ms), noop)
+      if (pending) {
+        await withTimeout(pending, answerLimit(ttl_ms)).catch(() => {
+          pending.then(() => cleanUp(resource, id, ttl_ms), noop)
         })
       }
       const gone_at = performance.now() + ttl_ms
       for (let pause_ms = 50; performance.now() < gone_at; pause_ms *= 2) {
         try {
-          await bounded(backend.cancel(resource, id), answerLimit(ttl_ms))
+          await withTimeout(backend.cancel(resource, id), answerLimit(ttl_ms))
           return
         } catch {
           if (closed) return
           await new Promise((resolve) => setTimeout(resolve, pause_ms).unref())
         }
       }
-    })().finally(() => undoing.delete(work))
-    undoing.add(work)
+    })().finally(() => runningCleanUps.delete(work))
+    runningCleanUps.add(work)
     return work
   }
 
   /** How long a lease on this shall be held at most. Asked before anything is sent: what it throws costs no lease. */
   function expectedOf(resource: string): number | undefined {
     const expected = expected_hold_ms?.(resource)
-    checkNumber('expected_hold_ms of a resource', expected, { least: 0, whole: false })
+    checkNumber('expected_hold_ms of a resource', expected, { min: 0, integer: false })
     return expected
   }
 
   /** Who asks, with an id of its own. @throws why nothing may be asked any more */
-  function asker(resource: string, options: Terms & Ask): Asking {
+  function newRequest(resource: string, options: LeaseOptions & LockMode): LeaseRequest {
     if (closed) throw closed
     options.signal?.throwIfAborted()
     const { ttl_ms = default_ttl_ms, above = 0, mode = 'exclusive', limit = 0 } = options
     const { job, max_hold_ms, progress_ms } = options
     const owner = (options.owner ?? instance) + (job === undefined ? '' : ` ${job}`)
-    const seat = ++seats
-    const id = backend.newId({ seat, owner, mode, limit, ttl_ms })
+    const waiter_id = ++last_waiter_id
+    const id = backend.newOwnerId({ waiter_id, owner, mode, limit, ttl_ms })
     // Every way to a held lease comes by here: its holder hears of a forced release, its waiter of its turn.
-    backend.listen(heard)
+    backend.listen(onMessage)
     const expected_ms = expectedOf(resource)
-    return { resource, seat, owner, mode, limit, ttl_ms, above, id, expected_ms, max_hold_ms, progress_ms }
+    return { resource, waiter_id, owner, mode, limit, ttl_ms, above, id, expected_ms, max_hold_ms, progress_ms }
   }
 
   /** What waits under this ends with the signal and with close(), which waits until it has left. */
-  function enter(seat: number, signal: AbortSignal | undefined): { waiter: Waiter; leave: () => void } {
+  function startWait(waiter_id: number, signal: AbortSignal | undefined): { waiter: Waiter; endWait: () => void } {
     const waiter: Waiter = { woken: false }
-    const aborts = signal && failOnAbort(signal, waiter)
-    waiters.set(seat, waiter)
-    const leave = () => {
-      waiters.delete(seat)
+    const aborts = signal && abortOnSignal(signal, waiter)
+    waiters.set(waiter_id, waiter)
+    const endWait = () => {
+      waiters.delete(waiter_id)
       aborts?.delete(waiter)
       waiter.ended?.()
     }
-    return { waiter, leave }
+    return { waiter, endWait }
   }
 
   /** Reports a request that ended without a lease, and takes back what it may have got all the same. */
-  async function failed(asked: readonly Asking[], waiter: Waiter): Promise<void> {
-    const why = closed ? 'closed' : waiter.failed ? 'aborted' : 'unreachable'
-    const undone = asked.map(({ resource, id, ttl_ms }) => {
+  async function reportFailure(requests: readonly LeaseRequest[], waiter: Waiter): Promise<void> {
+    const why = closed ? 'closed' : waiter.aborted ? 'aborted' : 'unreachable'
+    const cleanUps = requests.map(({ resource, id, ttl_ms }) => {
       events.failed?.(resource, why)
-      return undo(resource, id, ttl_ms, waiter.asked)
+      return cleanUp(resource, id, ttl_ms, waiter.pending)
     })
-    if (waiter.failed) await patiently(Promise.all(undone))
+    if (waiter.aborted) await waitBriefly(Promise.all(cleanUps))
   }
 
   /** @param keep makes of the grant what the caller gets, before anything else may run */
-  async function claim<T extends object>(
+  async function acquireGrant<T extends object>(
     resource: string,
     options: TryOptions,
     wait_ms: number,
-    keep: (grant: Grant, waiter: Waiter) => T | Promise<T>,
+    makeLease: (grant: GrantedLock, waiter: Waiter) => T | Promise<T>,
   ): Promise<T | BusyAnswer> {
-    const asking = asker(resource, options)
-    const { seat, id, ttl_ms, mode, limit, above } = asking
-    const { waiter, leave } = enter(seat, options.signal)
+    const requested = newRequest(resource, options)
+    const { waiter_id, id, ttl_ms, mode, limit, above } = requested
+    const { waiter, endWait } = startWait(waiter_id, options.signal)
     const began = performance.now()
     try {
-      const place_ttl_ms = wait_ms > 0 ? placeTtl(ttl_ms) : 0
-      const request = { resource, id, mode, limit, ttl_ms, above, place_ttl_ms, ticket: 0 }
-      const outcome = await waitInLine(backend, request, waiter, began + wait_ms, events.contended)
+      const slot_ttl_ms = wait_ms > 0 ? slotTtl(ttl_ms) : 0
+      const request = { resource, id, mode, limit, ttl_ms, above, slot_ttl_ms, ticket: 0 }
+      const outcome = await waitForLock(backend, request, waiter, began + wait_ms, events.contended)
       // The abort may have come between the answer and this line.
-      if (waiter.failed) throw waiter.failed.reason
+      if (waiter.aborted) throw waiter.aborted.reason
       if (outcome.granted) {
         const { token, sent_at, valid_ms } = outcome
-        const kept = await keep({ ...asking, token, sent_at, valid_ms }, waiter)
+        const made = await makeLease({ ...requested, token, sent_at, valid_ms }, waiter)
         events.acquired?.(resource, performance.now() - began)
         if (closed) throw closed
-        return kept
+        return made
       }
       events.failed?.(resource, 'lock_busy')
-      if (outcome.ticket > 0) await patiently(undo(resource, id, ttl_ms, waiter.asked))
+      if (outcome.ticket > 0) await waitBriefly(cleanUp(resource, id, ttl_ms, waiter.pending))
       return outcome
     } catch (error) {
-      await failed([asking], waiter)
+      await reportFailure([requested], waiter)
       throw error
     } finally {
-      leave()
+      endWait()
     }
   }
 
-  function heard(seat: number | 'all', what?: Handed | 'taken'): void {
-    if (seat === 'all') {
+  function onMessage(waiter_id: number | 'all', what?: Handoff | 'taken'): void {
+    if (waiter_id === 'all') {
       for (const waiter of waiters.values()) wake(waiter)
-      for (const lease of keeper.held.values()) lease.ask()
+      for (const lease of registry.held.values()) lease.verify()
     } else if (what === 'taken') {
-      keeper.held.get(seat)?.robbed()
+      registry.held.get(waiter_id)?.onRevoked()
     } else {
       // Nobody there: the wait has ended, and its cancel, which comes after, hands the lock on.
-      const waiter = waiters.get(seat)
+      const waiter = waiters.get(waiter_id)
       if (waiter) wake(waiter, what)
     }
   }
 
-  const hold = (grant: Grant) => holdLease(keeper, grant)
+  const holdGrant = (grant: GrantedLock) => holdLease(registry, grant)
 
   /** With arguments that are checked. */
-  async function take(resource: string, options: TryOptions, wait_ms: number): Promise<Lease | BusyAnswer> {
+  async function acquireOrNest(resource: string, options: TryOptions, wait_ms: number): Promise<Lease | BusyAnswer> {
     if (closed) throw closed
-    if (options.within) return partOf(options.within, resource, options.mode)
-    return await claim(resource, options, wait_ms, hold)
+    if (options.within) return nestedLease(options.within, resource, options.mode)
+    return await acquireGrant(resource, options, wait_ms, holdGrant)
   }
 
   async function acquire(resource: string, options: AcquireOptions = {}): Promise<Lease> {
     checkResource(resource)
     checkOptions(options)
-    const taken = await take(resource, options, options.wait_ms ?? 0)
-    if ('granted' in taken) throw busyError(resource, taken)
-    return taken
+    const outcome = await acquireOrNest(resource, options, options.wait_ms ?? 0)
+    if ('granted' in outcome) throw busyError(resource, outcome)
+    return outcome
   }
 
   async function tryAcquire(resource: string, options: TryOptions = {}): Promise<Lease | undefined> {
     checkResource(resource)
     checkOptions(options)
-    const taken = await take(resource, options, 0)
-    return 'granted' in taken ? undefined : taken
+    const outcome = await acquireOrNest(resource, options, 0)
+    return 'granted' in outcome ? undefined : outcome
   }
 
   async function withLease(
@@ -220,41 +220,50 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
     checkResources(resources)
     checkOptions(options)
     const unique = [...new Set(resources)]
-    const tried = await Promise.allSettled(unique.map((resource) => take(resource, options, 0)))
+    const tried = await Promise.allSettled(unique.map((resource) => acquireOrNest(resource, options, 0)))
     const leases = new Map<string, Lease>()
     for (const one of tried) {
       if (one.status === 'fulfilled' && !('granted' in one.value)) leases.set(one.value.resource, one.value)
     }
-    const failed = tried.find((one) => one.status === 'rejected')
-    if (!failed) return leases
+    const failure = tried.find((one) => one.status === 'rejected')
+    if (!failure) return leases
     await releaseMany(leases.values())
-    throw failed.reason
+    throw failure.reason
   }
 
   /** Gives back what is held and what is still asked for: no lease outlives this. */
-  async function shut(): Promise<void> {
+  async function closeAll(): Promise<void> {
     const reason = Object.assign(new Error('the locks are closed'), { code: 'closed' })
     closed = reason
     const ends = Array.from(waiters.values(), (waiter) => {
       const ended = new Promise<void>((resolve) => {
         waiter.ended = resolve
       })
-      fail(waiter, reason)
+      abort(waiter, reason)
       return ended
     })
-    await Promise.all([...ends, ...Array.from(keeper.held.values(), (lease) => lease.giveUp())])
+    await Promise.all([...ends, ...Array.from(registry.held.values(), (lease) => lease.abandon())])
     // Bounded: where the server hangs, what is left there dies of its own lifetime.
-    await bounded(Promise.all(undoing), answerLimit(default_ttl_ms)).catch(noop)
+    await withTimeout(Promise.all(runningCleanUps), answerLimit(default_ttl_ms)).catch(noop)
     await backend.close()
   }
 
-  const { acquireAll } = createSets({ backend, keeper, events, asker, enter, failed, claim, releaseMany })
+  const { acquireAll } = createAcquireAll({
+    backend,
+    registry,
+    events,
+    newRequest,
+    startWait,
+    reportFailure,
+    acquireGrant,
+    releaseMany,
+  })
   const locks: Locks = {
     acquire,
     tryAcquire,
     acquireAll,
     tryAcquireMany,
-    remote: createRemoteLeases({ backend, events, claim }),
+    remote: createRemoteLeases({ backend, events, acquireGrant }),
 
     withLease: withLease as Locks['withLease'],
 
@@ -264,14 +273,14 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
 
     async inspect(resource) {
       checkResource(resource)
-      const [state] = await bounded(backend.inspect([resource]), answerLimit(default_ttl_ms))
+      const [state] = await withTimeout(backend.inspect([resource]), answerLimit(default_ttl_ms))
       if (!state) throw new Error(`the lock server said nothing about ${resource}`)
       return state
     },
 
     async list() {
-      const resources = await bounded(backend.list(), answerLimit(default_ttl_ms))
-      const states = await bounded(backend.inspect(resources.sort()), answerLimit(default_ttl_ms))
+      const resources = await withTimeout(backend.list(), answerLimit(default_ttl_ms))
+      const states = await withTimeout(backend.inspect(resources.sort()), answerLimit(default_ttl_ms))
       return states.filter(({ holders, waiters }) => holders.length + waiters.length > 0)
     },
 
@@ -279,23 +288,23 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
       checkResource(resource)
       checkOptions(options)
       const { above = 0 } = options
-      return await bounded(backend.force(resource, above), answerLimit(default_ttl_ms))
+      return await withTimeout(backend.force(resource, above), answerLimit(default_ttl_ms))
     },
 
     close() {
-      closing ??= shut()
+      closing ??= closeAll()
       return closing
     },
   }
   return locks as Locks<M>
 }
 
-async function patiently(undone: Promise<unknown>): Promise<void> {
+async function waitBriefly(cleanUps: Promise<unknown>): Promise<void> {
   let timer: NodeJS.Timeout | undefined
   const enough = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, UNDO_PATIENCE_MS)
+    timer = setTimeout(resolve, CLEANUP_WAIT_MS)
   })
-  await Promise.race([undone, enough])
+  await Promise.race([cleanUps, enough])
   clearTimeout(timer)
 }
 

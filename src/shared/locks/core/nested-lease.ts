@@ -5,16 +5,16 @@
 import { type Lease, LeaseLostError, type Mode } from '../api.ts'
 
 /** @throws LeaseLostError when the whole is lost, RangeError when it does not cover what is asked */
-export function partOf(whole: Lease, resource: string, mode: Mode = 'exclusive'): Lease {
-  if (whole.resource !== resource) throw new RangeError(`a lease on ${whole.resource} is none on ${resource}`)
-  if (whole.mode !== mode && !(whole.mode === 'exclusive' && mode === 'shared')) {
-    throw new RangeError(`a lease that is ${whole.mode} is not ${mode}: let it go and ask again`)
+export function nestedLease(parent: Lease, resource: string, mode: Mode = 'exclusive'): Lease {
+  if (parent.resource !== resource) throw new RangeError(`a lease on ${parent.resource} is none on ${resource}`)
+  if (parent.mode !== mode && !(parent.mode === 'exclusive' && mode === 'shared')) {
+    throw new RangeError(`a lease that is ${parent.mode} is not ${mode}: release it and acquire again`)
   }
-  whole.assertValid()
+  parent.assertValid()
   let released = false
   const assertValid = () => {
-    if (released) throw new LeaseLostError(resource, whole.token, 'released')
-    whole.assertValid()
+    if (released) throw new LeaseLostError(resource, parent.token, 'released')
+    parent.assertValid()
   }
   const release = async () => {
     released = true
@@ -23,20 +23,20 @@ export function partOf(whole: Lease, resource: string, mode: Mode = 'exclusive')
   return {
     resource,
     mode,
-    token: whole.token,
+    token: parent.token,
     get signal() {
-      return whole.signal
+      return parent.signal
     },
     get remaining_ms() {
-      return released ? 0 : whole.remaining_ms
+      return released ? 0 : parent.remaining_ms
     },
     assertValid,
     progress() {
-      if (!released) whole.progress()
+      if (!released) parent.progress()
     },
     async extend() {
       assertValid()
-      return await whole.extend()
+      return await parent.extend()
     },
     release,
     async [Symbol.asyncDispose]() {

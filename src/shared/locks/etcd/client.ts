@@ -39,25 +39,26 @@ const SETTINGS = {
 }
 
 /** A failed request, in a wrapping that etcd3 does not know. */
-class Failed extends Error {}
+class HiddenFailure extends Error {}
 
 /**
  * After a failure of the network etcd3 throws all connections to the server away, which makes the requests that follow
  * late, too. gRPC connects again by itself where that helps, so the failure is hidden from etcd3.
  */
-const patient = Object.assign(Object.create(noop) as typeof noop, {
+const keepConnections = Object.assign(Object.create(noop) as typeof noop, {
   async execute<T>(work: (context: { signal: AbortSignal }) => PromiseLike<T> | T): Promise<T> {
     try {
       return await noop.execute(work)
     } catch (cause) {
-      throw new Failed('', { cause })
+      throw new HiddenFailure('', { cause })
     }
   },
 })
 
 export function connectEtcd(hosts: readonly string[]): EtcdClient {
   const clients = hosts.map(
-    (host) => new Etcd3({ hosts: host, grpcOptions: SETTINGS, faultHandling: { host: () => patient, global: noop } }),
+    (host) =>
+      new Etcd3({ hosts: host, grpcOptions: SETTINGS, faultHandling: { host: () => keepConnections, global: noop } }),
   )
   let current = Math.floor(Math.random() * clients.length)
 
@@ -65,15 +66,15 @@ export function connectEtcd(hosts: readonly string[]): EtcdClient {
    * Stays with one server while it answers, and asks once more where a connection was reset. A hanging server has used
    * the deadline up: the next request goes to the next one.
    */
-  async function ask<T>(question: (client: Etcd3) => Promise<T>): Promise<T> {
+  async function callWithFailover<T>(call: (client: Etcd3) => Promise<T>): Promise<T> {
     for (let tries = 1; ; tries++) {
-      const asked = current
+      const used = current
       try {
-        return await question(clients[asked] as Etcd3)
+        return await call(clients[used] as Etcd3)
       } catch (thrown) {
-        const error = thrown instanceof Failed ? thrown.cause : thrown
+        const error = thrown instanceof HiddenFailure ? thrown.cause : thrown
         if (!(error instanceof Error && isRecoverableError(error))) throw error
-        if (current === asked) current = (asked + 1) % clients.length
+        if (current === used) current = (used + 1) % clients.length
         if (tries > clients.length || error instanceof GRPCDeadlineExceededError) throw error
       }
     }
@@ -81,25 +82,25 @@ export function connectEtcd(hosts: readonly string[]): EtcdClient {
 
   return {
     async txn(request, { deadline }) {
-      const { succeeded, header, responses } = await ask((client) => client.kv.txn(request, { deadline }))
+      const { succeeded, header, responses } = await callWithFailover((client) => client.kv.txn(request, { deadline }))
       return { succeeded, revision: Number(header.revision), responses }
     },
 
     async grantLease(lease, ttl_s, { deadline }) {
       try {
-        await ask((client) => client.leaseClient.leaseGrant({ ID: lease, TTL: ttl_s }, { deadline }))
+        await callWithFailover((client) => client.leaseClient.leaseGrant({ ID: lease, TTL: ttl_s }, { deadline }))
         return true
       } catch (error) {
-        if (says(error, 'lease already exists')) return false
+        if (hasMessage(error, 'lease already exists')) return false
         throw error
       }
     },
 
-    keepAlive: (lease, call) => ask((client) => keepAliveOnce(client, lease, call)),
+    keepAlive: (lease, call) => callWithFailover((client) => keepAliveOnce(client, lease, call)),
 
     async revokeLease(lease, { deadline }) {
       try {
-        await ask((client) => client.leaseClient.leaseRevoke({ ID: lease }, { deadline }))
+        await callWithFailover((client) => client.leaseClient.leaseRevoke({ ID: lease }, { deadline }))
         return true
       } catch (error) {
         if (isGone(error)) return false
@@ -108,7 +109,9 @@ export function connectEtcd(hosts: readonly string[]): EtcdClient {
     },
 
     async timeToLive(lease, { deadline }) {
-      const { TTL } = await ask((client) => client.leaseClient.leaseTimeToLive({ ID: lease }, { deadline }))
+      const { TTL } = await callWithFailover((client) =>
+        client.leaseClient.leaseTimeToLive({ ID: lease }, { deadline }),
+      )
       return Number(TTL) * 1000
     },
 
@@ -134,10 +137,10 @@ async function keepAliveOnce(client: Etcd3, lease: string, { deadline }: Call): 
 
 /** The lease that a request names does not exist. */
 export function isGone(error: unknown): boolean {
-  return says(error, 'requested lease not found')
+  return hasMessage(error, 'requested lease not found')
 }
 
-function says(error: unknown, what: string): boolean {
+function hasMessage(error: unknown, what: string): boolean {
   return error instanceof Error && error.message.includes(what)
 }
 

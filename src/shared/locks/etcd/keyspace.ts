@@ -15,30 +15,30 @@ import { type Entry, entryOf, isHolder, leaseOf, readEntry, readId } from './wai
 /** A line as it was at a revision, and the base of tokens then. */
 export interface View {
   revision: number
-  line: readonly Entry[]
+  queue: readonly Entry[]
   base: number | undefined
 }
 
-export interface Table {
-  lineOf(resource: string): string
-  robbedOf(channel: string): string
+export interface Keyspace {
+  queuePrefix(resource: string): string
+  revokedPrefix(channel: string): string
   /** The view before anything was read: an empty line. A transaction that rests on it fails if it is wrong. */
-  guess(): View
+  assumedView(): View
   read(resource: string, call: Call): Promise<View>
   /** Without the base and revision, for looking only. */
-  readLines(resources: readonly string[], call: Call): Promise<Entry[][]>
+  readQueues(resources: readonly string[], call: Call): Promise<Entry[][]>
   resources(call: Call): Promise<string[]>
   /**
    * The token, if the line still is as it was seen; else the line as it is, on request with a place in it. Rejects with
    * isGone without a lock lease, or, on request, without a place lease.
    */
-  grant(request: Attempt, key: string, view: View, or_stand: boolean, call: Call): Promise<number | View>
+  grant(request: Attempt, key: string, view: View, or_enqueue: boolean, call: Call): Promise<number | View>
   /** Stands at the end of the line, unless it stands there already. Rejects with isGone without a place lease. */
-  stand(request: Attempt, key: string, call: Call): Promise<View>
+  enqueue(request: Attempt, key: string, call: Call): Promise<View>
   /** True when the key was there; else who has the lock now, and whether it was robbed of this id. */
-  leave(resource: string, id: string, call: Call): Promise<true | { robbed: boolean; line: readonly Entry[] }>
+  remove(resource: string, id: string, call: Call): Promise<true | { revoked: boolean; queue: readonly Entry[] }>
   /** The token that every later one is above; undefined when the line is not as it was seen. */
-  rob(resource: string, view: View, above: number, call: Call): Promise<number | undefined>
+  revoke(resource: string, view: View, above: number, call: Call): Promise<number | undefined>
 }
 
 /** A base above this could bring tokens over 2^53 in the life of a cluster. */
@@ -48,27 +48,27 @@ const HIGHEST_BASE = Number.MAX_SAFE_INTEGER - 2 ** 50
 const READ_AT_ONCE = 100
 const LIST_PAGE = 1000
 
-export function createTable(client: EtcdClient, prefix: string): Table {
+export function createKeyspace(client: EtcdClient, prefix: string): Keyspace {
   const base_key = Buffer.from(`${prefix}base`)
   let known_base: number | undefined
 
   // A slash in a name would make its line a part of another's.
-  const lineOf = (resource: string) => `${prefix}lock/${resource.replace(/[%/]/g, encodeURIComponent)}/`
-  const robbedOf = (channel: string) => `${prefix}robbed/${channel}/`
+  const queuePrefix = (resource: string) => `${prefix}lock/${resource.replace(/[%/]/g, encodeURIComponent)}/`
+  const revokedPrefix = (channel: string) => `${prefix}robbed/${channel}/`
 
   function rangeOf(resource: string): IRequestOp {
-    return { request_range: { ...startingWith(lineOf(resource)), sort_target: 'Create', sort_order: 'Ascend' } }
+    return { request_range: { ...startingWith(queuePrefix(resource)), sort_target: 'Create', sort_order: 'Ascend' } }
   }
 
-  function viewed(resource: string): IRequestOp[] {
+  function viewOps(resource: string): IRequestOp[] {
     return [rangeOf(resource), { request_range: { key: base_key } }]
   }
 
   function viewOf(revision: number, responses: IResponseOp[]): View {
-    const [line, base] = responses.slice(-2).map((one) => one.response_range.kvs)
+    const [queue, base] = responses.slice(-2).map((one) => one.response_range.kvs)
     const value = base?.[0]?.value.toString()
     known_base = value === undefined ? undefined : Number(value)
-    return { revision, line: (line ?? []).flatMap((kv) => readEntry(kv) ?? []), base: known_base }
+    return { revision, queue: (queue ?? []).flatMap((kv) => readEntry(kv) ?? []), base: known_base }
   }
 
   /** The base of a grant, and what holds it fast: one that was raised meanwhile makes the transaction fail. */
@@ -84,31 +84,31 @@ export function createTable(client: EtcdClient, prefix: string): Table {
     return { base, unchanged, raise }
   }
 
-  function stood(resource: string, id: string, key: string): ITxnRequest {
+  function enqueueTxn(resource: string, id: string, key: string): ITxnRequest {
     const absent: ICompare = { key: Buffer.from(key), target: 'Create', result: 'Equal', create_revision: 0 }
-    const lease = leaseOf(readId(id), 'place')
+    const lease = leaseOf(readId(id), 'slot')
     const put = { request_put: { key: Buffer.from(key), value: entryOf(id), lease } }
-    return { compare: [absent], success: [put, ...viewed(resource)], failure: viewed(resource) }
+    return { compare: [absent], success: [put, ...viewOps(resource)], failure: viewOps(resource) }
   }
 
   return {
-    lineOf,
-    robbedOf,
-    guess: () => ({ revision: 0, line: [], base: known_base }),
+    queuePrefix,
+    revokedPrefix,
+    assumedView: () => ({ revision: 0, queue: [], base: known_base }),
 
     async read(resource, call) {
-      const { revision, responses } = await client.txn({ success: viewed(resource) }, call)
+      const { revision, responses } = await client.txn({ success: viewOps(resource) }, call)
       return viewOf(revision, responses)
     },
 
-    async readLines(resources, call) {
-      const lines: Entry[][] = []
+    async readQueues(resources, call) {
+      const queues: Entry[][] = []
       for (let from = 0; from < resources.length; from += READ_AT_ONCE) {
         const success = resources.slice(from, from + READ_AT_ONCE).map(rangeOf)
         const { responses } = await client.txn({ success }, call)
-        for (const one of responses) lines.push(one.response_range.kvs.flatMap((kv) => readEntry(kv) ?? []))
+        for (const one of responses) queues.push(one.response_range.kvs.flatMap((kv) => readEntry(kv) ?? []))
       }
-      return lines
+      return queues
     },
 
     async resources(call) {
@@ -128,16 +128,21 @@ export function createTable(client: EtcdClient, prefix: string): Table {
       }
     },
 
-    async grant({ resource, id, above }, key, view, or_stand, call) {
+    async grant({ resource, id, above }, key, view, or_enqueue, call) {
       const { base, unchanged, raise } = baseAbove(view, above)
-      const own = view.line.find((entry) => entry.key === key)
+      const own = view.queue.find((entry) => entry.key === key)
       // Who has a place asks for nothing but that it is still there: its turn, once come, stays. Others come last.
       const same: ICompare = own
         ? { key: Buffer.from(key), target: 'Mod', result: 'Equal', mod_revision: own.mod_revision }
-        : { ...startingWith(lineOf(resource)), target: 'Create', result: 'Less', create_revision: view.revision + 1 }
+        : {
+            ...startingWith(queuePrefix(resource)),
+            target: 'Create',
+            result: 'Less',
+            create_revision: view.revision + 1,
+          }
       const lease = leaseOf(readId(id), 'lock')
       const put = { request_put: { key: Buffer.from(key), value: entryOf(id, base), lease } }
-      const failure = or_stand ? [{ request_txn: stood(resource, id, key) }] : viewed(resource)
+      const failure = or_enqueue ? [{ request_txn: enqueueTxn(resource, id, key) }] : viewOps(resource)
       const request = { compare: [same, unchanged], success: [put, ...raise], failure }
       const { succeeded, revision, responses } = await client.txn(request, call)
       if (!succeeded) return viewOf(revision, responses[0]?.response_txn?.responses ?? responses)
@@ -145,40 +150,44 @@ export function createTable(client: EtcdClient, prefix: string): Table {
       return base + revision
     },
 
-    async stand({ resource, id }, key, call) {
-      const { revision, responses } = await client.txn(stood(resource, id, key), call)
+    async enqueue({ resource, id }, key, call) {
+      const { revision, responses } = await client.txn(enqueueTxn(resource, id, key), call)
       return viewOf(revision, responses)
     },
 
-    async leave(resource, id, call) {
+    async remove(resource, id, call) {
       const { channel, uuid } = readId(id)
-      const key = Buffer.from(lineOf(resource) + uuid)
-      const robbed = { request_range: { key: Buffer.from(robbedOf(channel) + uuid) } }
+      const key = Buffer.from(queuePrefix(resource) + uuid)
+      const revoked = { request_range: { key: Buffer.from(revokedPrefix(channel) + uuid) } }
       const there: ICompare = { key, target: 'Create', result: 'Greater', create_revision: 0 }
       const { succeeded, responses, revision } = await client.txn(
         {
           compare: [there],
           success: [{ request_delete_range: { key } }],
-          failure: [robbed, ...viewed(resource)],
+          failure: [revoked, ...viewOps(resource)],
         },
         call,
       )
       if (succeeded) return true
-      const { line } = viewOf(revision, responses)
-      return { robbed: (responses[0]?.response_range.kvs.length ?? 0) > 0, line }
+      const { queue } = viewOf(revision, responses)
+      return { revoked: (responses[0]?.response_range.kvs.length ?? 0) > 0, queue }
     },
 
-    async rob(resource, view, above, call) {
+    async revoke(resource, view, above, call) {
       const { base, unchanged, raise } = baseAbove(view, above)
       // Nobody came or was granted the lock since; who left it makes no difference.
       const mod_revision = view.revision + 1
-      const same: ICompare = { ...startingWith(lineOf(resource)), target: 'Mod', result: 'Less', mod_revision }
-      const success = view.line
-        .filter(isHolder)
-        .flatMap(({ key, lease, channel, uuid, seat }) => [
-          { request_delete_range: { key: Buffer.from(key) } },
-          { request_put: { key: Buffer.from(robbedOf(channel) + uuid), value: Buffer.from(String(seat)), lease } },
-        ])
+      const same: ICompare = { ...startingWith(queuePrefix(resource)), target: 'Mod', result: 'Less', mod_revision }
+      const success = view.queue.filter(isHolder).flatMap(({ key, lease, channel, uuid, waiter_id }) => [
+        { request_delete_range: { key: Buffer.from(key) } },
+        {
+          request_put: {
+            key: Buffer.from(revokedPrefix(channel) + uuid),
+            value: Buffer.from(String(waiter_id)),
+            lease,
+          },
+        },
+      ])
       try {
         const request = { compare: [same, unchanged], success: [...success, ...raise] }
         const { succeeded, revision } = await client.txn(request, call)

@@ -8,12 +8,12 @@ import type { IEvent } from 'etcd3'
 import { answerLimit } from '../../timeout.ts'
 import type { LockEvents, LockState, Locks } from '../api.ts'
 import { checkSetting, checkText } from '../core/arguments.ts'
-import type { Answer, Attempt, Backend, BusyAnswer, Heard } from '../core/backend.ts'
+import type { Answer, Attempt, Backend, BusyAnswer, OnLockMessage } from '../core/backend.ts'
 import { createLocksOn } from '../core/locks.ts'
 import { type Call, connectEtcd, type EtcdClient, isGone } from './client.ts'
-import { createTable, type View } from './keyspace.ts'
-import { type Entry, idOf, isHolder, isWaiter, leaseOf, type Named, readId, turns } from './wait-queue.ts'
-import { createLines, createWatches } from './watch.ts'
+import { createKeyspace, type View } from './keyspace.ts'
+import { type Entry, idOf, isHolder, isWaiter, leaseOf, type OwnerId, readId, turns } from './wait-queue.ts'
+import { createFollowedQueues, createWatches } from './watch.ts'
 
 // biome-ignore lint/performance/noBarrelFile: an entry of the package; callers branch on the errors of what they open here
 export { type Lease, LeaseLostError, LockBusyError, type Locks } from '../api.ts'
@@ -43,31 +43,31 @@ export function createEtcdLocks(all: EtcdLocksOptions): Locks {
 }
 
 /** For a verb that names no TTL: as long as the core would wait for any. */
-const LONGEST_MS = 2000
+const DEFAULT_LIMIT_MS = 2000
 
 /** For so long, at least, robberies are listened to when nothing is held any more: the next lock may be asked for soon. */
-const REST_MS = 1000
+const IDLE_CHECK_MS = 1000
 
 /** Somebody must come or go in between for a transaction to fail: so often in a row, something is broken. */
-const TRIES = 50
+const MAX_TRIES = 50
 
 function etcdBackend(client: EtcdClient, prefix: string): Backend {
   const channel = randomBytes(8).toString('hex')
-  const table = createTable(client, prefix)
-  const { lineOf } = table
+  const keyspace = createKeyspace(client, prefix)
+  const { queuePrefix } = keyspace
   const watches = createWatches(client)
-  const lines = createLines(watches)
-  let places = 0
-  let listener: Heard | undefined
+  const followed = createFollowedQueues(watches)
+  let last_slot = 0
+  let listener: OnLockMessage | undefined
   /** What goes on behind an answer that has been given. */
-  const behind = new Set<Promise<unknown>>()
+  const background = new Set<Promise<unknown>>()
 
   const within = (limit_ms: number): Call => ({ deadline: Date.now() + limit_ms })
 
-  function later(work: Promise<unknown>): void {
+  function inBackground(work: Promise<unknown>): void {
     // What is not undone here dies with its etcd lease.
-    const done = work.then(ignore, ignore).finally(() => behind.delete(done))
-    behind.add(done)
+    const done = work.then(ignore, ignore).finally(() => background.delete(done))
+    background.add(done)
   }
 
   async function grantOrRenew(lease: string, ttl_ms: number, call: Call): Promise<void> {
@@ -76,45 +76,45 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
   }
 
   /** Until it is granted, or known to be busy. A guessed view costs nothing when it is wrong: the answer has the line. */
-  async function settle(request: Attempt, key: string, guess: View, call: Call): Promise<Answer> {
+  async function grantOrEnqueue(request: Attempt, key: string, assumed: View, call: Call): Promise<Answer> {
     const named = readId(request.id)
-    const stands = request.place_ttl_ms > 0
-    const place = leaseOf(named, 'place')
-    const one_lease = place === leaseOf(named, 'lock')
-    let view = guess
-    for (let tries = 0; tries < TRIES; tries++) {
-      const at = view.line.findIndex((entry) => entry.key === key)
-      const own = view.line[at]
+    const may_wait = request.slot_ttl_ms > 0
+    const slot = leaseOf(named, 'slot')
+    const one_lease = slot === leaseOf(named, 'lock')
+    let view = assumed
+    for (let tries = 0; tries < MAX_TRIES; tries++) {
+      const at = view.queue.findIndex((entry) => entry.key === key)
+      const own = view.queue[at]
       if (own?.token !== undefined) return { granted: true, token: own.token }
-      const has_turn = own ? at < turns(view.line) : turns([...view.line, request]) > view.line.length
+      const has_turn = own ? at < turns(view.queue) : turns([...view.queue, request]) > view.queue.length
       // Newcomers who find company do not race for the end of the line, if they may stand in it.
-      if (has_turn && (own || tries === 0 || !stands)) {
-        const answer = await table.grant(request, key, view, stands && one_lease, call)
+      if (has_turn && (own || tries === 0 || !may_wait)) {
+        const answer = await keyspace.grant(request, key, view, may_wait && one_lease, call)
         if (typeof answer === 'number') return { granted: true, token: answer }
         view = answer
-      } else if (own || !stands) {
-        return busy(request, key, view)
+      } else if (own || !may_wait) {
+        return busyAnswer(request, key, view)
       } else {
-        if (!one_lease) await grantOrRenew(place, request.place_ttl_ms, call)
-        view = await table.stand(request, key, call)
+        if (!one_lease) await grantOrRenew(slot, request.slot_ttl_ms, call)
+        view = await keyspace.enqueue(request, key, call)
       }
     }
-    throw new Error(`the line of ${request.resource} changed ${TRIES} times while it was asked for`)
+    throw new Error(`the line of ${request.resource} changed ${MAX_TRIES} times while it was asked for`)
   }
 
-  function busy({ resource, id }: Attempt, key: string, { line, revision }: Omit<View, 'base'>): BusyAnswer {
-    const at = line.findIndex((entry) => entry.key === key)
+  function busyAnswer({ resource, id }: Attempt, key: string, { queue, revision }: Omit<View, 'base'>): BusyAnswer {
+    const at = queue.findIndex((entry) => entry.key === key)
     if (at >= 0) {
-      const { seat } = readId(id)
-      lines.follow(lineOf(resource), { line, revision }, key, () => listener?.(seat))
+      const { waiter_id } = readId(id)
+      followed.follow(queuePrefix(resource), { queue, revision }, key, () => listener?.(waiter_id))
     }
-    const holder = line.find(isHolder)
+    const holder = queue.find(isHolder)
     return {
       granted: false,
-      ticket: line[at]?.create_revision ?? 0,
-      place: at >= 0 ? ++places : 0,
-      ahead: line.slice(0, Math.max(at, 0)).filter(isWaiter).length,
-      waiting: line.filter(isWaiter).length,
+      ticket: queue[at]?.create_revision ?? 0,
+      slot: at >= 0 ? ++last_slot : 0,
+      ahead: queue.slice(0, Math.max(at, 0)).filter(isWaiter).length,
+      waiting: queue.filter(isWaiter).length,
       // At the latest: a holder that lives renews so often that to ask would tell little more.
       free_in_ms: holder ? serverTtl(holder.ttl_ms) * 1000 : -1,
       holder: holder?.owner,
@@ -125,99 +125,104 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
    * From a place in line: the line is known from what etcd tells, so this costs a renewal, and one transaction more when
    * the turn has come. undefined when a lease has run out meanwhile, whatever was found.
    */
-  async function askAgain(request: Attempt, key: string, call: Call): Promise<Answer | undefined> {
-    const { resource, id, ttl_ms, place_ttl_ms } = request
+  async function recheck(request: Attempt, key: string, call: Call): Promise<Answer | undefined> {
+    const { resource, id, ttl_ms, slot_ttl_ms } = request
     const named = readId(id)
-    const view = lines.known(lineOf(resource)) ?? (await table.read(resource, call))
-    const at = view.line.findIndex((entry) => entry.key === key)
+    const view = followed.current(queuePrefix(resource)) ?? (await keyspace.read(resource, call))
+    const at = view.queue.findIndex((entry) => entry.key === key)
     if (at < 0) return undefined
-    if (at < turns(view.line)) {
+    if (at < turns(view.queue)) {
       const [left_ms, answer] = await Promise.all([
         client.keepAlive(leaseOf(named, 'lock'), call),
-        settle(request, key, { ...table.guess(), ...view }, call).catch(unlessGone),
+        grantOrEnqueue(request, key, { ...keyspace.assumedView(), ...view }, call).catch(unlessGone),
       ])
       return answer?.granted && left_ms >= ttl_ms ? answer : undefined
     }
-    const left_ms = await client.keepAlive(leaseOf(named, 'place'), call)
-    return left_ms >= place_ttl_ms ? busy(request, key, view) : undefined
+    const left_ms = await client.keepAlive(leaseOf(named, 'slot'), call)
+    return left_ms >= slot_ttl_ms ? busyAnswer(request, key, view) : undefined
   }
 
-  async function stateOf(line: readonly Entry[], call: Call): Promise<Omit<LockState, 'resource'>> {
-    const holders = line.filter(isHolder).map(async (entry) => {
+  async function stateOf(queue: readonly Entry[], call: Call): Promise<Omit<LockState, 'resource'>> {
+    const holders = queue.filter(isHolder).map(async (entry) => {
       // Told in seconds that are over. The core lives by the TTL that it was asked for, within that of etcd.
       const left_ms = (await client.timeToLive(entry.lease, call)) + 1000
-      return { ...shown(entry), token: entry.token, ttl_left_ms: Math.min(Math.max(left_ms, 0), entry.ttl_ms) }
+      return { ...toWaiter(entry), token: entry.token, ttl_left_ms: Math.min(Math.max(left_ms, 0), entry.ttl_ms) }
     })
     const held = await Promise.all(holders)
-    const fence = Math.max(0, ...held.map((holder) => holder.token))
-    return { fence, holders: held, waiters: line.filter(isWaiter).map(shown) }
+    const fencing_token = Math.max(0, ...held.map((holder) => holder.token))
+    return { fencing_token, holders: held, waiters: queue.filter(isWaiter).map(toWaiter) }
   }
 
   /** By seat: until when, by performance.now(), the seat may have a lock or a place. Lost and remote ones run out. */
-  const seats = new Map<number, number>()
-  const robberies = {
-    prefix: table.robbedOf(channel),
+  const live_until = new Map<number, number>()
+  const revocations = {
+    prefix: keyspace.revokedPrefix(channel),
     // Goes on where it was left: nothing is missed in between.
     from: 0,
-    told(events: readonly IEvent[]) {
+    onEvents(events: readonly IEvent[]) {
       for (const { type, kv } of events) if (type === 'Put') listener?.(Number(kv.value.toString()), 'taken')
     },
     // Until it is asked for again, holders learn by their heartbeats what is missed.
-    ended() {
-      robberies.from = 0
-      stopHearing = undefined
+    onEnd() {
+      revocations.from = 0
+      stopRevocations = undefined
     },
   }
-  let stopHearing: (() => void) | undefined
-  let resting = false
+  let stopRevocations: (() => void) | undefined
+  let check_scheduled = false
 
   /** While a seat may have something, robberies are listened to; else not, because the stream keeps the process alive. */
-  function seated({ seat, channel: of, ttl_ms }: Named): void {
+  function markLive({ waiter_id, channel: of, ttl_ms }: OwnerId): void {
     if (of !== channel) return
-    seats.set(seat, performance.now() + ttl_ms)
-    if (stopHearing) return
-    stopHearing = watches.open(robberies)
-    restLater()
+    live_until.set(waiter_id, performance.now() + ttl_ms)
+    if (stopRevocations) return
+    stopRevocations = watches.open(revocations)
+    scheduleIdleCheck()
   }
 
-  function unseated({ seat, channel: of }: Named): void {
-    if (of === channel) seats.delete(seat)
+  function unmarkLive({ waiter_id, channel: of }: OwnerId): void {
+    if (of === channel) live_until.delete(waiter_id)
   }
 
-  function restLater(): void {
-    if (resting) return
-    resting = true
+  function scheduleIdleCheck(): void {
+    if (check_scheduled) return
+    check_scheduled = true
     setTimeout(() => {
-      resting = false
+      check_scheduled = false
       const now = performance.now()
-      for (const [seat, until] of seats) if (until < now) seats.delete(seat)
-      if (seats.size > 0) return restLater()
-      stopHearing?.()
-      stopHearing = undefined
-    }, REST_MS).unref()
+      for (const [waiter_id, until] of live_until) if (until < now) live_until.delete(waiter_id)
+      if (live_until.size > 0) return scheduleIdleCheck()
+      stopRevocations?.()
+      stopRevocations = undefined
+    }, IDLE_CHECK_MS).unref()
   }
 
   return {
-    newId: (asker) => idOf({ ...asker, channel, uuid: randomUUID() }),
+    newOwnerId: (requester) => idOf({ ...requester, channel, uuid: randomUUID() }),
 
     async attempt(request) {
       const { resource, ticket, ttl_ms } = request
       const named = readId(request.id)
       const lease = leaseOf(named, 'lock')
       const call = within(answerLimit(ttl_ms))
-      const key = lineOf(resource) + named.uuid
-      seated(named)
-      let answer = ticket > 0 ? await askAgain(request, key, call) : undefined
+      const key = queuePrefix(resource) + named.uuid
+      markLive(named)
+      let answer = ticket > 0 ? await recheck(request, key, call) : undefined
       if (!answer) {
         await grantOrRenew(lease, ttl_ms, call)
-        answer = await settle(request, key, ticket > 0 ? await table.read(resource, call) : table.guess(), call)
+        answer = await grantOrEnqueue(
+          request,
+          key,
+          ticket > 0 ? await keyspace.read(resource, call) : keyspace.assumedView(),
+          call,
+        )
       }
-      if (answer.granted) lines.unfollow(lineOf(resource), key)
+      if (answer.granted) followed.unfollow(queuePrefix(resource), key)
       // The lease that is of no use now: of the place, or of the lock that a mere try did not get.
-      const place = leaseOf(named, 'place')
-      const idle = answer.granted ? ticket > 0 && place !== lease && place : answer.ticket === 0 && lease
-      if (!answer.granted && answer.ticket === 0) unseated(named)
-      if (idle) later(client.revokeLease(idle, within(LONGEST_MS)))
+      const slot = leaseOf(named, 'slot')
+      const idle = answer.granted ? ticket > 0 && slot !== lease && slot : answer.ticket === 0 && lease
+      if (!answer.granted && answer.ticket === 0) unmarkLive(named)
+      if (idle) inBackground(client.revokeLease(idle, within(DEFAULT_LIMIT_MS)))
       return answer
     },
 
@@ -225,75 +230,75 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
       const named = readId(id)
       const lease = leaseOf(named, 'lock')
       const call = within(answerLimit(ttl_ms))
-      const [left_ms, { line }] = await Promise.all([client.keepAlive(lease, call), table.read(resource, call)])
-      const own = line.find((entry) => entry.key === lineOf(resource) + named.uuid)
+      const [left_ms, { queue }] = await Promise.all([client.keepAlive(lease, call), keyspace.read(resource, call)])
+      const own = queue.find((entry) => entry.key === queuePrefix(resource) + named.uuid)
       if (own && isHolder(own) && left_ms >= ttl_ms) {
-        seated(named)
-        return line.filter(isWaiter).length
+        markLive(named)
+        return queue.filter(isWaiter).length
       }
-      unseated(named)
+      unmarkLive(named)
       if (own) return 'expired'
       // An etcd lease that outlives its key was robbed of it.
-      if (left_ms > 0) later(client.revokeLease(lease, within(LONGEST_MS)))
-      return left_ms > 0 || line.some(isHolder) ? 'taken' : 'expired'
+      if (left_ms > 0) inBackground(client.revokeLease(lease, within(DEFAULT_LIMIT_MS)))
+      return left_ms > 0 || queue.some(isHolder) ? 'taken' : 'expired'
     },
 
     async release(resource, id) {
-      const call = within(LONGEST_MS)
-      unseated(readId(id))
-      const left = await table.leave(resource, id, call)
+      const call = within(DEFAULT_LIMIT_MS)
+      unmarkLive(readId(id))
+      const left = await keyspace.remove(resource, id, call)
       const revoked = client.revokeLease(leaseOf(readId(id), 'lock'), call)
-      later(revoked)
+      inBackground(revoked)
       if (left === true) return 'released'
-      if (left.robbed) return 'taken'
+      if (left.revoked) return 'taken'
       // Neither robbed nor expired: this was asked before, and its answer was lost.
       if (await revoked) return 'released'
-      return left.line.some(isHolder) ? 'taken' : 'expired'
+      return left.queue.some(isHolder) ? 'taken' : 'expired'
     },
 
     async cancel(resource, id) {
       const named = readId(id)
-      unseated(named)
-      const call = within(LONGEST_MS)
-      lines.unfollow(lineOf(resource), lineOf(resource) + named.uuid)
+      unmarkLive(named)
+      const call = within(DEFAULT_LIMIT_MS)
+      followed.unfollow(queuePrefix(resource), queuePrefix(resource) + named.uuid)
       // The leases rather than the key: without them a request that comes late can put it nowhere.
-      const leases = new Set([leaseOf(named, 'lock'), leaseOf(named, 'place')])
+      const leases = new Set([leaseOf(named, 'lock'), leaseOf(named, 'slot')])
       await Promise.all(Array.from(leases, (lease) => client.revokeLease(lease, call)))
     },
 
     async force(resource, above) {
-      const call = within(LONGEST_MS)
-      for (let tries = 0; tries < TRIES; tries++) {
-        const view = await table.read(resource, call)
-        const { holders } = await stateOf(view.line, call)
-        const token = await table.rob(resource, view, above, call)
-        if (token !== undefined) return { token, robbed: holders }
+      const call = within(DEFAULT_LIMIT_MS)
+      for (let tries = 0; tries < MAX_TRIES; tries++) {
+        const view = await keyspace.read(resource, call)
+        const { holders } = await stateOf(view.queue, call)
+        const token = await keyspace.revoke(resource, view, above, call)
+        if (token !== undefined) return { token, revoked_holders: holders }
       }
-      throw new Error(`the line of ${resource} changed ${TRIES} times while it was taken away`)
+      throw new Error(`the line of ${resource} changed ${MAX_TRIES} times while it was taken away`)
     },
 
     async inspect(resources) {
-      const call = within(LONGEST_MS)
-      const read = await table.readLines(resources, call)
+      const call = within(DEFAULT_LIMIT_MS)
+      const read = await keyspace.readQueues(resources, call)
       const states = resources.map(async (resource, n) => ({ resource, ...(await stateOf(read[n] ?? [], call)) }))
       return await Promise.all(states)
     },
 
-    list: () => table.resources(within(LONGEST_MS)),
+    list: () => keyspace.resources(within(DEFAULT_LIMIT_MS)),
 
-    listen(heard) {
-      listener ??= heard
+    listen(onMessage) {
+      listener ??= onMessage
     },
 
     async close() {
       watches.close()
-      await Promise.all(behind)
+      await Promise.all(background)
       client.close()
     },
   }
 }
 
-function shown({ owner, mode, limit, since_ms }: Entry): LockState['waiters'][number] {
+function toWaiter({ owner, mode, limit, since_ms }: Entry): LockState['waiters'][number] {
   return { owner, mode, since_ms, ...(mode === 'permit' ? { limit } : {}) }
 }
 

@@ -7,20 +7,20 @@ import type { IKeyValue } from 'etcd3'
 import type { Mode } from '../api.ts'
 
 /** What an id says of who asks. */
-export interface Named {
+export interface OwnerId {
   mode: Mode
   /** Permits: at most so many at once; else 0. */
   limit: number
   ttl_ms: number
   /** Of the createEtcdLocks that made the id. */
   channel: string
-  seat: number
+  waiter_id: number
   uuid: string
   owner: string
 }
 
 /** One key in the line. */
-export interface Entry extends Named {
+export interface Entry extends OwnerId {
   key: string
   create_revision: number
   mod_revision: number
@@ -33,17 +33,17 @@ export interface Entry extends Named {
 
 const ID = /^(x|s|p(\d+)) (\d+) ([0-9a-f]+)\/(\d+)-([0-9a-f-]{36}) (.*)$/s
 
-export function idOf({ mode, limit, ttl_ms, channel, seat, uuid, owner }: Named): string {
+export function idOf({ mode, limit, ttl_ms, channel, waiter_id, uuid, owner }: OwnerId): string {
   const letter = mode === 'exclusive' ? 'x' : mode === 'shared' ? 's' : `p${limit}`
-  return `${letter} ${ttl_ms} ${channel}/${seat}-${uuid} ${owner}`
+  return `${letter} ${ttl_ms} ${channel}/${waiter_id}-${uuid} ${owner}`
 }
 
 /** @throws RangeError for what is no id of idOf */
-export function readId(id: string): Named {
-  const [, letter, limit = '0', ttl_ms, channel = '', seat, uuid = '', owner = ''] = ID.exec(id) ?? []
+export function readId(id: string): OwnerId {
+  const [, letter, limit = '0', ttl_ms, channel = '', waiter_id, uuid = '', owner = ''] = ID.exec(id) ?? []
   if (letter === undefined) throw new RangeError('this is no id of a lock on etcd')
   const mode = letter === 'x' ? 'exclusive' : letter === 's' ? 'shared' : 'permit'
-  return { mode, limit: Number(limit), ttl_ms: Number(ttl_ms), channel, seat: Number(seat), uuid, owner }
+  return { mode, limit: Number(limit), ttl_ms: Number(ttl_ms), channel, waiter_id: Number(waiter_id), uuid, owner }
 }
 
 /** The base is there when the lock was granted: the token is the base and the revision that granted it. */
@@ -52,17 +52,17 @@ export function entryOf(id: string, base?: number): Buffer {
 }
 
 /** A line is read again and again, and its keys seldom change. */
-const known = new Map<string, Entry>()
-const MOST_KNOWN = 5000
+const cache = new Map<string, Entry>()
+const MAX_CACHED = 5000
 
 /** undefined for a key in the line that is not ours. */
 export function readEntry(kv: IKeyValue): Entry | undefined {
   const key = kv.key.toString()
-  const before = known.get(key)
+  const before = cache.get(key)
   if (before?.mod_revision === Number(kv.mod_revision) && before.lease === kv.lease) return before
   const entry = parseEntry(key, kv)
-  if (known.size >= MOST_KNOWN) known.clear()
-  if (entry) known.set(key, entry)
+  if (cache.size >= MAX_CACHED) cache.clear()
+  if (entry) cache.set(key, entry)
   return entry
 }
 
@@ -82,13 +82,13 @@ function parseEntry(key: string, kv: IKeyValue): Entry | undefined {
  * How many of the line, from its head on, have their turn: one, or those that may share the lock, or as many permits
  * as the lowest limit among them allows. None overtakes another, so writers do not starve.
  */
-export function turns(line: Iterable<Pick<Entry, 'mode' | 'limit'>>): number {
+export function turns(queue: Iterable<Pick<Entry, 'mode' | 'limit'>>): number {
   let count = 0
   let mode: Mode | undefined
-  let most = Number.POSITIVE_INFINITY
-  for (const one of line) {
-    if (one.mode === 'permit') most = Math.min(most, one.limit)
-    const fits = count === 0 || (one.mode === mode && mode !== 'exclusive' && count < most)
+  let limit = Number.POSITIVE_INFINITY
+  for (const one of queue) {
+    if (one.mode === 'permit') limit = Math.min(limit, one.limit)
+    const fits = count === 0 || (one.mode === mode && mode !== 'exclusive' && count < limit)
     if (!fits) break
     mode = one.mode
     count += 1
@@ -111,7 +111,7 @@ const ONE_LEASE_MS = 6000
  * The etcd leases of an id are made from its uuid, so that whoever knows the id can renew and revoke them. With a long
  * TTL a place in line has one of its own: a dead waiter shall not cost the line an hour.
  */
-export function leaseOf({ uuid, ttl_ms }: Named, of: 'lock' | 'place'): string {
+export function leaseOf({ uuid, ttl_ms }: OwnerId, of: 'lock' | 'slot'): string {
   const hex = uuid.replaceAll('-', '')
   const half = BigInt(`0x${of === 'lock' || ttl_ms <= ONE_LEASE_MS ? hex.slice(0, 16) : hex.slice(16)}`)
   // Positive as an int64. 0 would mean no lease.

@@ -11,9 +11,9 @@ interface Watch {
   prefix: string
   /** The first revision that has not been told; 0 = from now on. */
   from: number
-  told(events: IEvent[]): void
+  onEvents(events: IEvent[]): void
   /** Nothing more will be told. */
-  ended(): void
+  onEnd(): void
 }
 
 export interface Watches {
@@ -32,7 +32,7 @@ export function createWatches(client: EtcdClient): Watches {
   let connecting = false
   let closed = false
   let failures = 0
-  let ids = 0
+  let last_id = 0
 
   function send(id: string, { prefix, from }: Watch): void {
     // The type of 1.1.2 lacks watch_id, the protocol has it.
@@ -46,46 +46,46 @@ export function createWatches(client: EtcdClient): Watches {
     try {
       const opened = await client.watches()
       // A stream that fails twice, with an error and an end, is one failure.
-      const lost = () => {
+      const onStreamEnd = () => {
         if (stream !== opened) return
         stream = undefined
-        again()
+        reconnectLater()
       }
       opened.on('data', (answer) => {
         failures = 0
-        heard(answer)
+        onResponse(answer)
       })
-      opened.on('error', lost)
-      opened.on('end', lost)
+      opened.on('error', onStreamEnd)
+      opened.on('end', onStreamEnd)
       stream = opened
-      if (closed || watches.size === 0) rest()
+      if (closed || watches.size === 0) closeStream()
       else for (const [id, watch] of watches) send(id, watch)
     } catch {
-      again()
+      reconnectLater()
     } finally {
       connecting = false
     }
   }
 
   /** A stream keeps the process alive, so there is none without a watch. */
-  function rest(): void {
+  function closeStream(): void {
     const idle = stream
     stream = undefined
     idle?.cancel()
   }
 
-  function again(): void {
+  function reconnectLater(): void {
     if (closed) return
     setTimeout(() => void connect(), RECONNECT_MS[Math.min(failures, RECONNECT_MS.length - 1)]).unref()
     failures += 1
   }
 
-  function heard({ header, watch_id, created, canceled, events }: IWatchResponse): void {
+  function onResponse({ header, watch_id, created, canceled, events }: IWatchResponse): void {
     const watch = watches.get(watch_id)
     if (!watch) return
     if (canceled) {
       watches.delete(watch_id)
-      watch.ended()
+      watch.onEnd()
       return
     }
     const revision = Number(header.revision)
@@ -93,19 +93,19 @@ export function createWatches(client: EtcdClient): Watches {
     if (created && watch.from === 0) watch.from = revision + 1
     if (events.length === 0) return
     watch.from = Number(events.at(-1)?.kv.mod_revision) + 1
-    watch.told(events)
+    watch.onEvents(events)
   }
 
   return {
     open(watch) {
-      const id = String(++ids)
+      const id = String(++last_id)
       watches.set(id, watch)
       if (stream) send(id, watch)
       else void connect()
       if (closed) watches.clear()
       return () => {
         if (!watches.delete(id)) return
-        if (watches.size === 0) rest()
+        if (watches.size === 0) closeStream()
         else stream?.write({ cancel_request: { watch_id: id } })
       }
     },
@@ -115,29 +115,29 @@ export function createWatches(client: EtcdClient): Watches {
     close() {
       closed = true
       watches.clear()
-      rest()
+      closeStream()
     },
   }
 }
 
 /** A line as it was at a revision. */
-export interface Seen {
-  line: readonly Entry[]
+export interface QueueView {
+  queue: readonly Entry[]
   revision: number
 }
 
 /** The lines that waiters of this process stand in, as etcd tells of them. */
-export interface Lines {
+export interface FollowedQueues {
   /** The waiter with this key is called when its turn has come, by what was read or told since. */
-  follow(prefix: string, seen: Seen, key: string, call: () => void): void
+  follow(prefix: string, view: QueueView, key: string, wake: () => void): void
   unfollow(prefix: string, key: string): void
   /** The line, unless it is time to read it again, or nothing is told at present. */
-  known(prefix: string): Seen | undefined
+  current(prefix: string): QueueView | undefined
 }
 
 interface Followed {
   /** In the order of their creation: new keys come last, changed ones stay where they are. */
-  line: Map<string, Entry>
+  queue: Map<string, Entry>
   revision: number
   waiters: Map<string, () => void>
   /** performance.now() */
@@ -148,83 +148,83 @@ interface Followed {
 /** A line is read so often by all its waiters together, in case etcd fails to tell something. */
 const READ_MS = 1000
 
-export function createLines(watches: Watches): Lines {
-  const lines = new Map<string, Followed>()
+export function createFollowedQueues(watches: Watches): FollowedQueues {
+  const queues = new Map<string, Followed>()
 
-  function begin(prefix: string, { line, revision }: Seen): Followed {
+  function startFollowing(prefix: string, { queue, revision }: QueueView): Followed {
     const followed: Followed = {
-      line: byKey(line),
+      queue: byKey(queue),
       revision,
       waiters: new Map(),
       read_at: performance.now(),
       end: watches.open({
         prefix,
         from: revision + 1,
-        told(events) {
+        onEvents(events) {
           apply(followed, events)
-          callThose(followed, followed.waiters)
+          wakeEligible(followed, followed.waiters)
         },
-        ended() {
-          lines.delete(prefix)
-          for (const call of followed.waiters.values()) call()
+        onEnd() {
+          queues.delete(prefix)
+          for (const wake of followed.waiters.values()) wake()
         },
       }),
     }
-    lines.set(prefix, followed)
+    queues.set(prefix, followed)
     return followed
   }
 
   return {
-    follow(prefix, seen, key, call) {
-      const followed = lines.get(prefix) ?? begin(prefix, seen)
-      if (seen.revision > followed.revision) {
-        Object.assign(followed, { line: byKey(seen.line), revision: seen.revision })
+    follow(prefix, view, key, wake) {
+      const followed = queues.get(prefix) ?? startFollowing(prefix, view)
+      if (view.revision > followed.revision) {
+        Object.assign(followed, { queue: byKey(view.queue), revision: view.revision })
       }
-      followed.waiters.set(key, call)
+      followed.waiters.set(key, wake)
       // What was told between the reading and now must not be waited for.
-      callThose(followed, new Map([[key, call]]))
+      wakeEligible(followed, new Map([[key, wake]]))
     },
 
     unfollow(prefix, key) {
-      const followed = lines.get(prefix)
+      const followed = queues.get(prefix)
       if (!followed?.waiters.delete(key) || followed.waiters.size > 0) return
-      lines.delete(prefix)
+      queues.delete(prefix)
       followed.end()
     },
 
-    known(prefix) {
-      const followed = lines.get(prefix)
+    current(prefix) {
+      const followed = queues.get(prefix)
       const now = performance.now()
       if (!followed || !watches.connected()) return undefined
       if (now - followed.read_at > READ_MS) {
         followed.read_at = now
         return undefined
       }
-      return { line: [...followed.line.values()], revision: followed.revision }
+      return { queue: [...followed.queue.values()], revision: followed.revision }
     },
   }
 }
 
-function byKey(line: readonly Entry[]): Map<string, Entry> {
-  return new Map(line.map((entry) => [entry.key, entry]))
+function byKey(queue: readonly Entry[]): Map<string, Entry> {
+  return new Map(queue.map((entry) => [entry.key, entry]))
 }
 
 /** What is told was maybe read before. One revision may change several keys; they are told together. */
 function apply(followed: Followed, events: IEvent[]): void {
-  const { line, revision } = followed
+  const { queue, revision } = followed
   for (const { type, kv } of events) {
     if (Number(kv.mod_revision) <= revision) continue
     followed.revision = Number(kv.mod_revision)
     const entry = type === 'Put' ? readEntry(kv) : undefined
-    if (entry) line.set(entry.key, entry)
-    else line.delete(kv.key.toString())
+    if (entry) queue.set(entry.key, entry)
+    else queue.delete(kv.key.toString())
   }
 }
 
 /** Calls the waiters whose turn it is: a release wakes the one who is next, not all who wait. */
-function callThose({ line }: Followed, waiters: Map<string, () => void>): void {
-  let left = turns(line.values())
-  for (const [key, entry] of line) {
+function wakeEligible({ queue }: Followed, waiters: Map<string, () => void>): void {
+  let left = turns(queue.values())
+  for (const [key, entry] of queue) {
     if (left-- === 0) return
     if (entry.token === undefined) waiters.get(key)?.()
   }

@@ -13,22 +13,22 @@ export interface RedisIndex {
   /** The keys of a script that works on this resource: its lock, and the index unless its name follows from the lock's. */
   keysOf(resource: string): string[]
   /** Groups of resources that one script may work on. */
-  together(resources: readonly string[]): string[][]
+  groupResources(resources: readonly string[]): string[][]
   list(): Promise<string[]>
 }
 
 /** An entry is dropped so long after the lock's last TTL: its holder has crashed, and nobody has asked for it since. */
-const KEPT_MS = 60_000
+const RETENTION_MS = 60_000
 /** After this a Cluster is told again that a slot is in use: it may have lost its memory. */
-const RETELL_MS = 10_000
+const REANNOUNCE_MS = 10_000
 const SLOTS = 16_384
 
 export function lockKey(prefix: string, resource: string): string {
   return `${prefix}lock:{${resource}}`
 }
 
-export function indexOf(redis: Redis | Cluster, prefix: string): RedisIndex {
-  return redis.isCluster ? ofCluster(redis, prefix) : ofOne(redis, prefix)
+export function openIndex(redis: Redis | Cluster, prefix: string): RedisIndex {
+  return redis.isCluster ? clusterIndex(redis, prefix) : singleServerIndex(redis, prefix)
 }
 
 /** What stands in front of each key on the server: the client puts its own prefix there, but not into what it reads. */
@@ -39,12 +39,12 @@ function baseOf(redis: Redis | Cluster, prefix: string): string {
 
 /** The entries of one index, without the braces and the base of a lock key. */
 async function entries(redis: Redis | Cluster, key: string, base: string, now_ms: number): Promise<string[]> {
-  await redis.zremrangebyscore(key, '-inf', now_ms - KEPT_MS)
+  await redis.zremrangebyscore(key, '-inf', now_ms - RETENTION_MS)
   const locks = await redis.zrange(key, '0', '-1')
   return locks.map((lock) => lock.slice(base.length + 'lock:{'.length, -1))
 }
 
-function ofOne(redis: Redis | Cluster, prefix: string): RedisIndex {
+function singleServerIndex(redis: Redis | Cluster, prefix: string): RedisIndex {
   const base = baseOf(redis, prefix)
   const key = `${prefix}lock:index`
   // The scripts look for the first 'lock:{' in the key (prelude.lua). A prefix may have one of its own.
@@ -52,7 +52,7 @@ function ofOne(redis: Redis | Cluster, prefix: string): RedisIndex {
   return {
     keyOf: () => key,
     keysOf: (resource) => (implied ? [lockKey(prefix, resource)] : [lockKey(prefix, resource), key]),
-    together: (resources) => (resources.length > 0 ? [[...resources]] : []),
+    groupResources: (resources) => (resources.length > 0 ? [[...resources]] : []),
     list: async () => await entries(redis, key, base, await serverMs(redis)),
   }
 }
@@ -63,14 +63,14 @@ async function serverMs(redis: Redis | Cluster): Promise<number> {
 }
 
 /** An index for each slot, and a set of the slots that have one, which cannot be written in the same step. */
-function ofCluster(redis: Redis | Cluster, prefix: string): RedisIndex {
+function clusterIndex(redis: Redis | Cluster, prefix: string): RedisIndex {
   const base = baseOf(redis, prefix)
   const tag = /\{([^}]*)\}/.exec(`${base}lock:{x}`)?.[1] ?? ''
   if (tag === '' || tag.includes('{')) {
     throw new RangeError(`prefix must have a text between its braces, or the locks are in no slot: ${base}`)
   }
   const used = `${prefix}lock:slots`
-  const told = new Map<number, number>()
+  const announced = new Map<number, number>()
   let tags: string[] | undefined
   const keyOfSlot = (slot: number) => {
     tags ??= tagsBySlot()
@@ -83,9 +83,9 @@ function ofCluster(redis: Redis | Cluster, prefix: string): RedisIndex {
       throw new RangeError('resource must not begin with } on a Redis Cluster: its keys would be in several slots')
     }
     const slot = slotOf(resource)
-    if (Date.now() - (told.get(slot) ?? 0) > RETELL_MS) {
-      told.set(slot, Date.now())
-      redis.sadd(used, slot).catch(() => told.delete(slot))
+    if (Date.now() - (announced.get(slot) ?? 0) > REANNOUNCE_MS) {
+      announced.set(slot, Date.now())
+      redis.sadd(used, slot).catch(() => announced.delete(slot))
     }
     return keyOfSlot(slot)
   }
@@ -93,7 +93,7 @@ function ofCluster(redis: Redis | Cluster, prefix: string): RedisIndex {
   return {
     keyOf,
     keysOf: (resource) => [lockKey(prefix, resource), keyOf(resource)],
-    together(resources) {
+    groupResources(resources) {
       const groups = new Map<number, string[]>()
       for (const resource of resources) {
         const slot = slotOf(resource)

@@ -8,12 +8,12 @@ import { hostname } from 'node:os'
 import type { Cluster, Redis } from 'ioredis'
 import type { LockEvents, LockState, Locks } from '../api.ts'
 import { checkNumber, checkRedis, checkSetting } from '../core/arguments.ts'
-import type { Answer, Asker, Backend, BusyAnswer, Heard } from '../core/backend.ts'
+import type { Answer, Backend, BusyAnswer, OnLockMessage, Requester } from '../core/backend.ts'
 import { createLocksOn, type LocksOptions } from '../core/locks.ts'
-import { indexOf, lockKey, type RedisIndex } from './lock-index.ts'
+import { lockKey, openIndex, type RedisIndex } from './lock-index.ts'
 import { createRights } from './rights.ts'
 import { createRun, script } from './script.ts'
-import { type Ear, listenTo } from './subscription.ts'
+import { type Subscription, subscribe } from './subscription.ts'
 import { kindOf, readHolder, readId } from './wire-format.ts'
 
 // biome-ignore lint/performance/noBarrelFile: an entry of the package; callers branch on the errors of what they open here
@@ -59,8 +59,8 @@ export function createLocks(all: RedisLocksOptions): Locks {
 
 /** WAIT without a limit would wait for ever. */
 function checkReplication({ replicas, timeout_ms }: Replication): void {
-  checkNumber('replication.replicas', replicas ?? Number.NaN, { least: 1 })
-  checkNumber('replication.timeout_ms', timeout_ms ?? Number.NaN, { least: 1 })
+  checkNumber('replication.replicas', replicas ?? Number.NaN, { min: 1 })
+  checkNumber('replication.timeout_ms', timeout_ms ?? Number.NaN, { min: 1 })
 }
 
 /** The locks of one Redis, without the side that waits and renews. */
@@ -73,40 +73,40 @@ export function createRedisBackend(
   if (replication && redis.isCluster) throw new RangeError('replication is not for a Redis Cluster')
   // Every createLocks has a channel of its own, so that a message reaches the one process that it is for.
   const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`
-  const index: RedisIndex = indexOf(redis, prefix)
+  const index: RedisIndex = openIndex(redis, prefix)
   const run = createRun(redis)
-  let ear: Ear | undefined
+  let subscription: Subscription | undefined
   const rights = createRights(redis, run, { prefix, channel, kind: '', events })
   rights.check()
   const { keysOf } = index
 
   const backend: Backend = {
-    newId: ({ seat, owner, mode, limit, ttl_ms }: Asker) =>
-      `${kindOf(mode, limit)} ${ttl_ms} ${channel}/${seat}-${randomUUID()} ${owner}`,
+    newOwnerId: ({ waiter_id, owner, mode, limit, ttl_ms }: Requester) =>
+      `${kindOf(mode, limit)} ${ttl_ms} ${channel}/${waiter_id}-${randomUUID()} ${owner}`,
 
-    attempt({ resource, id, ttl_ms, above, place_ttl_ms, ticket }) {
+    attempt({ resource, id, ttl_ms, above, slot_ttl_ms, ticket }) {
       const keys = keysOf(resource)
       // The usual attempt is short: every argument costs both sides as much as a key.
-      if (above > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, place_ttl_ms, ticket, above)
-      if (ticket > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, place_ttl_ms, ticket)
-      if (place_ttl_ms > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, place_ttl_ms)
+      if (above > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, slot_ttl_ms, ticket, above)
+      if (ticket > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, slot_ttl_ms, ticket)
+      if (slot_ttl_ms > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, slot_ttl_ms)
       return run(ACQUIRE, readAttempt, keys, id, ttl_ms)
     },
 
-    together: index.together,
+    groupResources: index.groupResources,
 
     attemptAll(attempts) {
       const [first = '', ...others] = attempts.map(({ resource }) => resource)
       const keys = [lockKey(prefix, first), index.keyOf(first), ...others.map((one) => lockKey(prefix, one))]
       const above = Math.max(0, ...attempts.map((one) => one.above))
-      const asked = attempts.flatMap(({ id, ttl_ms }) => [id, ttl_ms])
-      return run(ACQUIRE_ALL, readAll, keys, above, ...asked)
+      const ownersAndTtls = attempts.flatMap(({ id, ttl_ms }) => [id, ttl_ms])
+      return run(ACQUIRE_ALL, readAcquireAll, keys, above, ...ownersAndTtls)
     },
 
     extend: (resource, id, ttl_ms) => run(EXTEND, readExtend, keysOf(resource), id, ttl_ms),
-    release(resource, id, known) {
+    release(resource, id, indexed) {
       const keys = keysOf(resource)
-      return known ? run(RELEASE, readRelease, keys, id, 1) : run(RELEASE, readRelease, keys, id)
+      return indexed ? run(RELEASE, readRelease, keys, id, 1) : run(RELEASE, readRelease, keys, id)
     },
     cancel: (resource, id) => run(CANCEL, () => {}, keysOf(resource), id),
     force: (resource, above) => run(FORCE, readForce, keysOf(resource), above),
@@ -114,12 +114,12 @@ export function createRedisBackend(
       Promise.all(resources.map((one) => run(INSPECT, (answer) => readState(one, answer), keysOf(one)))),
     list: () => index.list(),
 
-    listen(heard) {
-      ear ??= listenTo(redis, channel, heard, rights.failed)
+    listen(onMessage) {
+      subscription ??= subscribe(redis, channel, onMessage, rights.onError)
     },
 
     async close() {
-      ear?.disconnect()
+      subscription?.disconnect()
       rights.close()
     },
   }
@@ -136,7 +136,7 @@ function replicated(redis: Redis, backend: Backend, { replicas, timeout_ms }: Re
     throw Object.assign(error, { code: 'not_replicated' })
   }
 
-  const { attemptAll: _none, together: _neither, ...others } = backend
+  const { attemptAll: _none, groupResources: _neither, ...others } = backend
   return {
     ...others,
     async attempt(attempt) {
@@ -144,30 +144,30 @@ function replicated(redis: Redis, backend: Backend, { replicas, timeout_ms }: Re
       if (answer.granted) await confirmed(attempt.resource, attempt.id)
       return answer
     },
-    listen(heard) {
-      backend.listen(((seat: number, what?: 'taken' | object) => {
-        heard(seat, what === 'taken' ? what : undefined)
-      }) as Heard)
+    listen(onMessage) {
+      backend.listen(((waiter_id: number, what?: 'taken' | object) => {
+        onMessage(waiter_id, what === 'taken' ? what : undefined)
+      }) as OnLockMessage)
     },
   }
 }
 
-function busy(numbers: unknown[], holder: unknown): BusyAnswer {
-  const [ticket = 0, place = 0, ahead = 0, waiting = 0, free_in_ms = 0] = numbers.map(Number)
+function busyAnswer(numbers: unknown[], holder: unknown): BusyAnswer {
+  const [ticket = 0, slot = 0, ahead = 0, waiting = 0, free_in_ms = 0] = numbers.map(Number)
   const named = typeof holder === 'string' ? readHolder(holder).owner || holder : undefined
-  return { granted: false, ticket, place, ahead, waiting, free_in_ms, holder: named }
+  return { granted: false, ticket, slot, ahead, waiting, free_in_ms, holder: named }
 }
 
 function readAttempt(answer: unknown): Answer {
   if (!Array.isArray(answer)) return { granted: true, token: Number(answer) }
-  return busy(answer.slice(0, 5), answer[5])
+  return busyAnswer(answer.slice(0, 5), answer[5])
 }
 
-function readAll(answer: unknown): { granted: true; tokens: number[] } | { at: number; busy: BusyAnswer } {
+function readAcquireAll(answer: unknown): { granted: true; tokens: number[] } | { at: number; busy: BusyAnswer } {
   const [granted, ...rest] = answer as unknown[]
   if (Number(granted) === 1) return { granted: true, tokens: rest.map(Number) }
   const [at, waiting, free_in_ms, holder] = rest
-  return { at: Number(at), busy: busy([0, 0, 0, waiting, free_in_ms], holder) }
+  return { at: Number(at), busy: busyAnswer([0, 0, 0, waiting, free_in_ms], holder) }
 }
 
 function readExtend(answer: unknown): number | 'expired' | 'taken' {
@@ -187,16 +187,16 @@ function readHolders(pairs: unknown[]): LockState['holders'] {
   return holders
 }
 
-function readForce(answer: unknown): { token: number; robbed: LockState['holders'] } {
+function readForce(answer: unknown): { token: number; revoked_holders: LockState['holders'] } {
   const [token, ...pairs] = answer as unknown[]
-  return { token: Number(token), robbed: readHolders(pairs) }
+  return { token: Number(token), revoked_holders: readHolders(pairs) }
 }
 
 function readState(resource: string, answer: unknown): LockState {
-  const [fence, holders, line] = answer as [unknown, unknown[], string[]]
+  const [fencing_token, holders, queue] = answer as [unknown, unknown[], string[]]
   const waiters: LockState['waiters'] = []
-  for (let i = 0; i < line.length; i += 2) {
-    waiters.push({ ...readId(line[i] ?? ''), since_ms: Math.floor(Number(line[i + 1]) / 1000) })
+  for (let i = 0; i < queue.length; i += 2) {
+    waiters.push({ ...readId(queue[i] ?? ''), since_ms: Math.floor(Number(queue[i + 1]) / 1000) })
   }
-  return { resource, fence: Number(fence), holders: readHolders(holders), waiters }
+  return { resource, fencing_token: Number(fencing_token), holders: readHolders(holders), waiters }
 }

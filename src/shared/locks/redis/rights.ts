@@ -13,7 +13,7 @@ export interface Rights {
   /** Asks the server, when the client is connected. */
   check(): void
   /** An error of the server that may be for want of a right. */
-  failed(error: unknown): void
+  onError(error: unknown): void
   close(): void
 }
 
@@ -33,7 +33,7 @@ export function createRights(
     else process.emitWarning(`the user of the lock server lacks a right: ${right} (docs/locks.md, "Rights on Redis")`)
   }
 
-  function failed(error: unknown): void {
+  function onError(error: unknown): void {
     const text = error instanceof Error ? error.message : ''
     if (!text.startsWith('NOPERM')) return
     const [, command] = /'([^' ]+)/.exec(text) ?? []
@@ -41,20 +41,20 @@ export function createRights(
     else report(command ? `+${command}` : text)
   }
 
-  function ask(): void {
+  function checkRights(): void {
     const names = (answer: unknown) => answer as string[]
     run(RIGHTS, names, [key], channel, redis.isCluster ? 'cluster' : kind).then((refused) => {
       for (const name of refused)
         report(name === 'publish' ? `+publish on &${prefix}lock:wake:*` : `+${name} on ~${prefix}lock:*`)
-    }, failed)
+    }, onError)
   }
 
   return {
     check() {
-      if (redis.status === 'ready') ask()
-      else redis.once('ready', ask)
+      if (redis.status === 'ready') checkRights()
+      else redis.once('ready', checkRights)
     },
-    failed,
-    close: () => void redis.off('ready', ask),
+    onError,
+    close: () => void redis.off('ready', checkRights),
   }
 }

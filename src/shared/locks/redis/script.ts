@@ -7,7 +7,7 @@ import type { Cluster, Redis } from 'ioredis'
 export interface Script {
   lua: string
   sha: string
-  many: { lua: string; sha: string }
+  multi: { lua: string; sha: string }
 }
 
 /**
@@ -16,13 +16,13 @@ export interface Script {
  */
 export function script(...files: `${'redis' | 'redlock'}/${string}`[]): Script {
   const texts = files.map(text)
-  const tells = files.includes('redis/prelude')
-  const verb = tells
+  const publishes = files.includes('redis/prelude')
+  const verb = publishes
     ? `local function verb()\n${texts.pop()}\nend\nlocal answer = verb()\npublish()\nreturn answer\n`
     : ''
   const lua = texts.join('') + verb
-  const many = `local function one(KEYS, ARGV)\n${lua}\nend\n${MANY}`
-  return { lua, sha: sha1(lua), many: { lua: many, sha: sha1(many) } }
+  const multi = `local function one(KEYS, ARGV)\n${lua}\nend\n${MULTI}`
+  return { lua, sha: sha1(lua), multi: { lua: multi, sha: sha1(multi) } }
 }
 
 const sha1 = (lua: string) => createHash('sha1').update(lua).digest('hex')
@@ -30,7 +30,7 @@ const sha1 = (lua: string) => createHash('sha1').update(lua).digest('hex')
 function text(file: string): string {
   return readFileSync(new URL(`../${file.replace('/', '/scripts/')}.lua`, import.meta.url), 'utf8')
 }
-const MANY = text('redis/multi-call')
+const MULTI = text('redis/multi-call')
 
 export type Run = <T>(
   script: Script,
@@ -47,7 +47,7 @@ interface Call {
 }
 
 /** So many calls at most go in one command: Redis works on the first ones while the next ones are put together. */
-const TOGETHER = 16
+const MAX_CALLS = 16
 
 /**
  * A call is one command when it is alone. What is called in one turn of the event loop while an answer is outstanding
@@ -81,10 +81,10 @@ export function createRun(redis: Redis | Cluster): Run {
   function flush(): void {
     const now = gathered
     gathered = undefined
-    if (now) sendMany(now.script, now.calls)
+    if (now) sendMulti(now.script, now.calls)
   }
 
-  function sendMany(script: Script, calls: Call[]): void {
+  function sendMulti(script: Script, calls: Call[]): void {
     const [{ keys, args, resolve, reject }] = calls as [Call]
     if (calls.length === 1) {
       send(script, resolve, keys, args).catch(reject)
@@ -99,7 +99,7 @@ export function createRun(redis: Redis | Cluster): Run {
         else resolve(answer)
       })
     }
-    send(script.many, settle, all_keys, [keys.length, args.length, ...all_args]).catch((error) => {
+    send(script.multi, settle, all_keys, [keys.length, args.length, ...all_args]).catch((error) => {
       for (const { reject } of calls) reject(error)
     })
   }
@@ -108,7 +108,7 @@ export function createRun(redis: Redis | Cluster): Run {
     if (redis.isCluster || (unanswered === 0 && !gathered)) return send(script, read, keys, args)
     return new Promise((resolve, reject) => {
       const call = { keys, args, resolve, reject }
-      const same = gathered?.script === script && gathered.calls.length < TOGETHER
+      const same = gathered?.script === script && gathered.calls.length < MAX_CALLS
       const [first] = gathered?.calls ?? []
       if (same && first?.keys.length === keys.length && first.args.length === args.length) {
         gathered?.calls.push(call)

@@ -6,13 +6,13 @@ import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import { answerLimit } from '../../timeout.ts'
 import type { LockEvents } from '../api.ts'
-import type { Backend, Heard } from '../core/backend.ts'
-import { placeTtl } from '../core/wait-queue.ts'
-import { type Ear, listenTo } from '../redis/subscription.ts'
+import type { Backend, OnLockMessage } from '../core/backend.ts'
+import { slotTtl } from '../core/wait-queue.ts'
+import { type Subscription, subscribe } from '../redis/subscription.ts'
 import { kindOf } from '../redis/wire-format.ts'
-import { ask, given, stragglerLimit } from './quorum-call.ts'
-import { quorumState, robbedBy } from './quorum-state.ts'
-import { checked, createBallot, wallUs } from './two-phase-acquire.ts'
+import { answered, callVoters, stragglerLimit } from './quorum-call.ts'
+import { quorumState, revokedHolders } from './quorum-state.ts'
+import { createTwoPhaseAcquire, requireQuorum, wallUs } from './two-phase-acquire.ts'
 import { createVoter, type Voter } from './voter.ts'
 
 export interface RedlockBackendOptions {
@@ -29,10 +29,10 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
   const quorum = Math.floor(nodes.length / 2) + 1
   const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`
   const voters = nodes.map((node) => createVoter(node, prefix, max_ttl_ms, { channel, events }))
-  const ballot = createBallot(voters, quorum)
+  const tryOnce = createTwoPhaseAcquire(voters, quorum)
   const tickets = ticketSource()
-  const tried = Promise.all(voters.map((voter) => voter.tried))
-  const ears: Ear[] = []
+  const connected = Promise.all(voters.map((voter) => voter.firstConnection))
+  const subscriptions: Subscription[] = []
   /** Who waits, by seat: least tokens by voter, of the votes that were handed over since the last attempt. */
   const handed = new Map<number, Map<number, number>>()
   const renewing = new Set<string>()
@@ -40,7 +40,7 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
   const attempts = new Map<string, symbol>()
 
   /** Only for ids of this process: others wait elsewhere. */
-  function seatOf(id: string): number {
+  function waiterIdOf(id: string): number {
     const at = id.indexOf(` ${channel}/`)
     return at < 0 ? -1 : Number.parseInt(id.slice(at + channel.length + 2), 10)
   }
@@ -48,90 +48,90 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
   function withdraw(resource: string, id: string) {
     renewing.delete(id)
     attempts.delete(id)
-    handed.delete(seatOf(id))
+    handed.delete(waiterIdOf(id))
     const ttl_ms = Number(id.split(' ', 2)[1])
     const released = (answers: string[]) => answers.filter((answer) => answer === 'released').length >= quorum
-    return ask(voters, (voter) => voter.withdraw(resource, id, ttl_ms), ttl_ms, released)
+    return callVoters(voters, (voter) => voter.withdraw(resource, id, ttl_ms), ttl_ms, released)
   }
 
   /** Voters that have lost the lock, or were never asked, get it: the next one that fails shall not end the lease. */
-  async function mend(resource: string, id: string, token: number, ttl_ms: number, to: readonly Voter[]) {
+  async function repair(resource: string, id: string, token: number, ttl_ms: number, to: readonly Voter[]) {
     // Not after it was released meanwhile.
     if (!renewing.has(id)) return 0
-    const { answers } = await ask(to, (voter) => voter.mend(resource, id, token, ttl_ms), ttl_ms)
-    return answers.filter((mended) => mended).length
+    const { answers } = await callVoters(to, (voter) => voter.repair(resource, id, token, ttl_ms), ttl_ms)
+    return answers.filter((repaired) => repaired).length
   }
 
-  function hear(voter: number, heard: Heard): Heard {
-    return ((seat: number | 'all', what?: { token: number } | 'taken') => {
-      if (seat === 'all') return heard(seat)
-      if (what === 'taken') return heard(seat, what)
-      const votes = handed.get(seat)
+  function messagesFrom(voter: number, onMessage: OnLockMessage): OnLockMessage {
+    return ((waiter_id: number | 'all', what?: { token: number } | 'taken') => {
+      if (waiter_id === 'all') return onMessage(waiter_id)
+      if (what === 'taken') return onMessage(waiter_id, what)
+      const votes = handed.get(waiter_id)
       if (!votes || !what) return
       votes.set(voter, what.token)
       // Fewer than a quorum are of no use alone; and each further one would only wake the waiter again.
-      if (votes.size === quorum) heard(seat)
-    }) as Heard
+      if (votes.size === quorum) onMessage(waiter_id)
+    }) as OnLockMessage
   }
 
   return {
-    newId({ seat, owner, mode, limit, ttl_ms }) {
+    newOwnerId({ waiter_id, owner, mode, limit, ttl_ms }) {
       if (mode === 'permit') throw new RangeError('a quorum does not count permits: use one Redis or etcd')
       if (ttl_ms > max_ttl_ms) throw new RangeError(`ttl_ms must not be above max_ttl_ms, ${max_ttl_ms}: ${ttl_ms}`)
-      return `${kindOf(mode, limit)} ${ttl_ms} ${channel}/${seat}-${tickets()}-${randomUUID()} ${owner}`
+      return `${kindOf(mode, limit)} ${ttl_ms} ${channel}/${waiter_id}-${tickets()}-${randomUUID()} ${owner}`
     },
 
     async attempt(attempt) {
-      const { resource, id, ttl_ms, place_ttl_ms } = attempt
-      const seat = seatOf(id)
+      const { resource, id, ttl_ms, slot_ttl_ms } = attempt
+      const waiter_id = waiterIdOf(id)
       const limit_ms = stragglerLimit(ttl_ms)
       const until = performance.now() + answerLimit(ttl_ms) - 2 * limit_ms
       const self = Symbol()
       attempts.set(id, self)
       const latest = () => attempts.get(id) === self
-      await tried
+      await connected
       for (let first = attempt.ticket === 0 && attempt.mode === 'exclusive'; ; first = false) {
-        const votes = [...(handed.get(seat)?.values() ?? [])]
-        if (place_ttl_ms > 0) handed.set(seat, new Map())
-        const { answer, again } = await ballot(attempt, { handed: votes, vote_ms: placeTtl(ttl_ms), first, latest })
+        const votes = [...(handed.get(waiter_id)?.values() ?? [])]
+        if (slot_ttl_ms > 0) handed.set(waiter_id, new Map())
+        const { answer, retry } = await tryOnce(attempt, { handed: votes, vote_ms: slotTtl(ttl_ms), first, latest })
         const pause_ms = Math.random() * limit_ms
-        if (again && latest() && performance.now() + pause_ms < until) {
+        if (retry && latest() && performance.now() + pause_ms < until) {
           await new Promise((resolve) => setTimeout(resolve, pause_ms))
           continue
         }
         const over = latest() && attempts.delete(id)
         if (answer instanceof Error) throw answer
-        if (answer.granted) handed.delete(seat)
-        else if (place_ttl_ms === 0 && over) await withdraw(resource, id)
+        if (answer.granted) handed.delete(waiter_id)
+        else if (slot_ttl_ms === 0 && over) await withdraw(resource, id)
         return answer
       }
     },
 
     async extend(resource, id, ttl_ms) {
       renewing.add(id)
-      const { answers, all } = await ask(
+      const { answers, all } = await callVoters(
         voters,
         (voter) => voter.renew(resource, id, ttl_ms),
         ttl_ms,
         (sofar) => sofar.filter((answer) => typeof answer === 'object').length >= quorum,
       )
-      const kept = given(answers).filter((answer) => typeof answer === 'object')
-      const forgetful = () => voters.filter((_, i) => answers[i] === 'forgotten')
+      const kept = answered(answers).filter((answer) => typeof answer === 'object')
+      const withoutLock = () => voters.filter((_, i) => answers[i] === 'forgotten')
       const token = Math.max(0, ...kept.map((one) => one.token))
       const waiting = Math.max(0, ...kept.map((one) => one.waiting))
       if (kept.length >= quorum) {
-        void all.then(() => mend(resource, id, token, ttl_ms, forgetful())).finally(() => renewing.delete(id))
+        void all.then(() => repair(resource, id, token, ttl_ms, withoutLock())).finally(() => renewing.delete(id))
         return waiting
       }
-      const mended = kept.length > 0 ? await mend(resource, id, token, ttl_ms, forgetful()) : 0
+      const repaired = kept.length > 0 ? await repair(resource, id, token, ttl_ms, withoutLock()) : 0
       renewing.delete(id)
-      if (kept.length + mended >= quorum) return waiting
-      checked(resource, { answers }, quorum)
+      if (kept.length + repaired >= quorum) return waiting
+      requireQuorum(resource, { answers }, quorum)
       return answers.includes('taken') ? 'taken' : 'expired'
     },
 
     async release(resource, id) {
-      const answers = checked(resource, await withdraw(resource, id), quorum)
+      const answers = requireQuorum(resource, await withdraw(resource, id), quorum)
       const released = answers.filter((answer) => answer === 'released').length
       // A voter that did not answer may have had it.
       if (released > 0 && released + voters.length - answers.length >= quorum) return 'released'
@@ -145,35 +145,43 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
     },
 
     async force(resource, above) {
-      const least = checked(resource, await ask(voters, (voter) => voter.least(resource), default_ttl_ms), quorum)
-      const token = Math.max(above, ...least)
+      const minTokens = requireQuorum(
+        resource,
+        await callVoters(voters, (voter) => voter.minToken(resource), default_ttl_ms),
+        quorum,
+      )
+      const token = Math.max(above, ...minTokens)
       // One fence for all, since a later quorum may have only one voter in common with those who answer now.
-      const robbed = checked(resource, await ask(voters, (voter) => voter.rob(resource, token), default_ttl_ms), quorum)
-      return { token, robbed: robbedBy(robbed) }
+      const revoked = requireQuorum(
+        resource,
+        await callVoters(voters, (voter) => voter.revoke(resource, token), default_ttl_ms),
+        quorum,
+      )
+      return { token, revoked_holders: revokedHolders(revoked) }
     },
 
     inspect: (resources) =>
       Promise.all(
         resources.map(async (resource) => {
-          const round = await ask(voters, (voter) => voter.inspect(resource), default_ttl_ms)
-          return quorumState(resource, checked(resource, round, quorum), quorum)
+          const round = await callVoters(voters, (voter) => voter.inspect(resource), default_ttl_ms)
+          return quorumState(resource, requireQuorum(resource, round, quorum), quorum)
         }),
       ),
 
     async list() {
-      const round = await ask(voters, (voter) => voter.list(), default_ttl_ms)
-      return [...new Set(checked('any resource', round, quorum).flat())]
+      const round = await callVoters(voters, (voter) => voter.list(), default_ttl_ms)
+      return [...new Set(requireQuorum('any resource', round, quorum).flat())]
     },
 
-    listen(heard) {
-      if (ears.length > 0) return
+    listen(onMessage) {
+      if (subscriptions.length > 0) return
       nodes.forEach((node, i) => {
-        ears.push(listenTo(node, channel, hear(i, heard), (error) => voters[i]?.denied(error)))
+        subscriptions.push(subscribe(node, channel, messagesFrom(i, onMessage), (error) => voters[i]?.onError(error)))
       })
     },
 
     async close() {
-      for (const ear of ears) ear.disconnect()
+      for (const subscription of subscriptions) subscription.disconnect()
       for (const voter of voters) voter.close()
     },
   }

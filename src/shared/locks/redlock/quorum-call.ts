@@ -3,7 +3,7 @@
  * majority has answered, nobody once the others have decided, and a round ends before the core gives it up. What comes
  * later is still filled in.
  */
-import { answerLimit, bounded } from '../../timeout.ts'
+import { answerLimit, withTimeout } from '../../timeout.ts'
 import type { Voter } from './voter.ts'
 
 export interface Round<T> {
@@ -13,9 +13,9 @@ export interface Round<T> {
   all: Promise<unknown>
 }
 
-export function ask<T>(
+export function callVoters<T>(
   voters: readonly Voter[],
-  question: (voter: Voter) => Promise<T>,
+  call: (voter: Voter) => Promise<T>,
   ttl_ms: number,
   decided: (answers: T[], pending: number) => boolean = () => false,
 ): Promise<Round<T>> {
@@ -26,17 +26,17 @@ export function ask<T>(
     const end_ms = answerLimit(ttl_ms) * 0.8
     const each = voters.map(async (voter, i) => {
       try {
-        answers[i] = await bounded(question(voter), end_ms)
+        answers[i] = await withTimeout(call(voter), end_ms)
       } catch {
         // No answer is an answer: it counts for nobody.
       }
       pending -= 1
-      look()
+      checkDone()
     })
     const round: Round<T> = { answers, all: Promise.all(each) }
 
-    function look(): void {
-      const sofar = given(answers)
+    function checkDone(): void {
+      const sofar = answered(answers)
       if (pending > 0 && !(late && sofar.length > voters.length / 2) && !decided(sofar, pending)) return
       clearTimeout(straggling)
       resolve(round)
@@ -47,15 +47,15 @@ export function ask<T>(
       () =>
         setImmediate(() => {
           late = true
-          look()
+          checkDone()
         }),
       stragglerLimit(ttl_ms),
     )
-    if (voters.length === 0) look()
+    if (voters.length === 0) checkDone()
   })
 }
 
-export function given<T>(answers: readonly (T | undefined)[]): T[] {
+export function answered<T>(answers: readonly (T | undefined)[]): T[] {
   return answers.filter((answer) => answer !== undefined)
 }
 

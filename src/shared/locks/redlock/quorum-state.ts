@@ -3,7 +3,7 @@ import type { LockState } from '../api.ts'
 import { readId, splitHolder } from '../redis/wire-format.ts'
 import { ticketOf } from './two-phase-acquire.ts'
 
-type Inspected = [fence: unknown, holders: (string | number)[], line: string[]]
+type Inspected = [fencing_token: unknown, holders: (string | number)[], queue: string[]]
 
 interface Seen {
   token: number
@@ -28,40 +28,40 @@ function holderOf(id: string, seen: readonly Seen[]): LockState['holders'][numbe
   return { ...readId(id), token, since_ms: Math.floor(since_us / 1000), ttl_left_ms }
 }
 
-function gathered<T>(maps: readonly Map<string, T>[]): Map<string, T[]> {
+function groupById<T>(maps: readonly Map<string, T>[]): Map<string, T[]> {
   const all = new Map<string, T[]>()
   for (const map of maps) for (const [id, one] of map) all.set(id, [...(all.get(id) ?? []), one])
   return all
 }
 
 export function quorumState(resource: string, answers: readonly Inspected[], quorum: number): LockState {
-  const locks = gathered(answers.map(([, holders]) => locksIn(holders)))
+  const locks = groupById(answers.map(([, holders]) => locksIn(holders)))
   const holders = [...locks].filter(([, seen]) => seen.length >= quorum)
   const held = new Set(holders.map(([id]) => id))
   // A vote is a place in line that is about to become a lock.
-  const lines = answers.map(([, pairs, line]) => {
-    const places = new Map<string, number>()
-    for (let i = 0; i + 1 < line.length; i += 2) places.set(line[i] ?? '', Number(line[i + 1]))
+  const queues = answers.map(([, pairs, queue]) => {
+    const slots = new Map<string, number>()
+    for (let i = 0; i + 1 < queue.length; i += 2) slots.set(queue[i] ?? '', Number(queue[i + 1]))
     for (let i = 0; i < pairs.length; i += 2) {
       const { id, token } = splitHolder(String(pairs[i]))
-      if (token === 0) places.set(id, ticketOf(id))
+      if (token === 0) slots.set(id, ticketOf(id))
     }
-    return places
+    return slots
   })
-  const waiters = [...gathered(lines)]
+  const waiters = [...groupById(queues)]
     .filter(([id, seen]) => seen.length >= quorum && !held.has(id))
     .map(([id, [ticket = 0]]) => ({ ...readId(id), since_ms: Math.floor(ticket / 1000) }))
     .sort((a, b) => a.since_ms - b.since_ms)
   return {
     resource,
-    fence: Math.max(...answers.map(([fence]) => Number(fence))),
+    fencing_token: Math.max(...answers.map(([fencing_token]) => Number(fencing_token))),
     holders: holders.map(([id, seen]) => holderOf(id, seen)),
     waiters,
   }
 }
 
 /** Everybody who had a lock with one of the voters: a quorum of them is gone. */
-export function robbedBy(answers: readonly (readonly unknown[])[]): LockState['holders'] {
-  const locks = gathered(answers.map(locksIn))
+export function revokedHolders(answers: readonly (readonly unknown[])[]): LockState['holders'] {
+  const locks = groupById(answers.map(locksIn))
   return [...locks].map(([id, seen]) => holderOf(id, seen))
 }

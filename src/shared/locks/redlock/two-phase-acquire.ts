@@ -8,7 +8,7 @@
  */
 import type { Answer, Attempt, BusyAnswer } from '../core/backend.ts'
 import { readId, splitHolder } from '../redis/wire-format.ts'
-import { ask, given, type Round } from './quorum-call.ts'
+import { answered, callVoters, type Round } from './quorum-call.ts'
 import type { Proposal, Vote, Voter } from './voter.ts'
 
 class NoQuorumError extends Error {
@@ -21,8 +21,8 @@ class NoQuorumError extends Error {
 }
 
 /** @throws NoQuorumError when fewer than a quorum have answered */
-export function checked<T>(resource: string, { answers }: Pick<Round<T>, 'answers'>, quorum: number): T[] {
-  const all = given(answers)
+export function requireQuorum<T>(resource: string, { answers }: Pick<Round<T>, 'answers'>, quorum: number): T[] {
+  const all = answered(answers)
   if (all.length < quorum) throw new NoQuorumError(resource, all.length, answers.length)
   return all
 }
@@ -30,11 +30,11 @@ export function checked<T>(resource: string, { answers }: Pick<Round<T>, 'answer
 interface Outcome {
   answer: Answer | NoQuorumError
   /** Another try may end better, and nobody would tell us when. */
-  again: boolean
+  retry: boolean
 }
 
 /** Servers may take so long to start one after the other, before those that are there count as having lost their memory. */
-const FRESH_MS = 5000
+const FIRST_START_MS = 5000
 
 /** A proposed token lies so far after the servers' clocks: for the way there, and for clocks that are not quite equal. */
 const LEAD_US = 50_000
@@ -50,8 +50,8 @@ interface Try {
 }
 
 /** @returns one try to get a lease, of which backend.ts may make several */
-export function createBallot(voters: readonly Voter[], quorum: number) {
-  let strangers_since: number | undefined
+export function createTwoPhaseAcquire(voters: readonly Voter[], quorum: number) {
+  let uninitialized_since: number | undefined
   /** How far a quorum's clocks are ahead of this one, as the last votes told. */
   let ahead_us = 0
 
@@ -59,25 +59,25 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
    * Voters that do not know whether they ever voted. When none knows, and all are there, this is the first vote of all.
    * @returns whether it is worth asking again
    */
-  async function introduce(votes: readonly (Vote | undefined)[], ttl_ms: number): Promise<boolean> {
-    const strangers = voters.filter((_, i) => isStranger(votes[i]))
-    if (strangers.length === voters.length) {
-      await ask(strangers, (voter) => voter.admit(true), ttl_ms)
+  async function initializeVoters(votes: readonly (Vote | undefined)[], ttl_ms: number): Promise<boolean> {
+    const uninitialized = voters.filter((_, i) => isUninitialized(votes[i]))
+    if (uninitialized.length === voters.length) {
+      await callVoters(uninitialized, (voter) => voter.initialize(true), ttl_ms)
       return true
     }
-    if (strangers.length === 0) {
-      strangers_since = undefined
+    if (uninitialized.length === 0) {
+      uninitialized_since = undefined
       return false
     }
-    strangers_since ??= performance.now()
-    const others = given(votes).length > strangers.length
-    if (others || performance.now() - strangers_since > FRESH_MS) {
-      void ask(strangers, (voter) => voter.admit(false), ttl_ms)
+    uninitialized_since ??= performance.now()
+    const others = answered(votes).length > uninitialized.length
+    if (others || performance.now() - uninitialized_since > FIRST_START_MS) {
+      void callVoters(uninitialized, (voter) => voter.initialize(false), ttl_ms)
     }
     return false
   }
 
-  function learn(votes: readonly (Vote | undefined)[]): void {
+  function updateClockOffset(votes: readonly (Vote | undefined)[]): void {
     const now_us = wallUs()
     const offsets = votes.flatMap((one) => (one?.kind === 'vote' ? one.server_us - now_us : []))
     const offset = offsets.sort((a, b) => a - b)[quorum - 1]
@@ -85,30 +85,30 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
   }
 
   async function vote(attempt: Attempt, vote_ms: number, proposal?: Proposal): Promise<(Vote | undefined)[]> {
-    const { resource, id, ttl_ms, place_ttl_ms } = attempt
-    for (let again = false; ; again = true) {
-      const { answers } = await ask(
+    const { resource, id, ttl_ms, slot_ttl_ms } = attempt
+    for (let retry = false; ; retry = true) {
+      const { answers } = await callVoters(
         voters,
-        (voter) => voter.vote(resource, id, vote_ms, place_ttl_ms, proposal),
+        (voter) => voter.vote(resource, id, vote_ms, slot_ttl_ms, proposal),
         ttl_ms,
         (votes, pending) => {
-          if (votes.some(isStranger)) return false
-          const mine = votes.filter(isMine).length
-          const voting = votes.filter((one) => one.kind !== 'barred').length
+          if (votes.some(isUninitialized)) return false
+          const mine = votes.filter(hasVote).length
+          const voting = votes.filter((one) => one.kind !== 'not_eligible').length
           return mine >= quorum || (mine + pending < quorum && voting >= quorum)
         },
       )
       const votes = [...answers]
-      if (!(await introduce(votes, ttl_ms)) || again) return votes
+      if (!(await initializeVoters(votes, ttl_ms)) || retry) return votes
     }
   }
 
   /** All are asked, also those whose vote has not come yet: it may have been given. */
-  async function confirm(attempt: Attempt, least_token: number, latest: () => boolean): Promise<number | 'lost'> {
+  async function confirm(attempt: Attempt, min_token: number, latest: () => boolean): Promise<number | 'lost'> {
     const { resource, id, ttl_ms } = attempt
-    let token = least_token
-    for (let again = false; ; again = true) {
-      const round = await ask(
+    let token = min_token
+    for (let retry = false; ; retry = true) {
+      const round = await callVoters(
         voters,
         (voter) => voter.confirm(resource, id, token, ttl_ms),
         ttl_ms,
@@ -117,28 +117,28 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
           return confirmed >= quorum || (confirmed + pending < quorum && answers.length >= quorum)
         },
       )
-      const answers = checked(resource, round, quorum)
+      const answers = requireQuorum(resource, round, quorum)
       if (answers.filter((answer) => answer === 'confirmed').length >= quorum) return token
       const fences = answers.flatMap((answer) => (typeof answer === 'object' ? answer.fence : []))
-      if (again || fences.length === 0 || !latest()) return 'lost'
+      if (retry || fences.length === 0 || !latest()) return 'lost'
       token = Math.max(token, ...fences) + 1
     }
   }
 
-  function busyOf({ id, place_ttl_ms }: Attempt, votes: readonly (Vote | undefined)[]): BusyAnswer {
+  function busyAnswer({ id, slot_ttl_ms }: Attempt, votes: readonly (Vote | undefined)[]): BusyAnswer {
     const busy = votes.filter((one) => one?.kind === 'busy')
     const holders = busy.flatMap((one) => (one.holder === undefined ? [] : splitHolder(one.holder)))
     const holder = holders.sort((a, b) => b.token - a.token)[0]
     const ends = votes.map((one) => {
       if (one?.kind === 'busy' && one.free_in_ms >= 0) return one.free_in_ms
-      return isMine(one) ? 0 : Number.POSITIVE_INFINITY
+      return hasVote(one) ? 0 : Number.POSITIVE_INFINITY
     })
     const free_in_ms = ends.sort((a, b) => a - b)[quorum - 1] ?? Number.POSITIVE_INFINITY
     return {
       granted: false,
-      ticket: place_ttl_ms > 0 ? ticketOf(id) : 0,
+      ticket: slot_ttl_ms > 0 ? ticketOf(id) : 0,
       // What is handed over is a vote, and no lock yet: the core is only told to ask again.
-      place: 0,
+      slot: 0,
       ahead: busy.length > 0 ? Math.min(...busy.map((one) => one.ahead)) : 0,
       waiting: Math.max(0, ...busy.map((one) => one.waiting)),
       free_in_ms: Number.isFinite(free_in_ms) ? free_in_ms : -1,
@@ -147,43 +147,44 @@ export function createBallot(voters: readonly Voter[], quorum: number) {
   }
 
   /** What was confirmed at once, but by too few, stays in nobody's way. At once: a later try may win these very locks. */
-  function giveBack({ resource, id, ttl_ms, place_ttl_ms }: Attempt, votes: readonly (Vote | undefined)[]): void {
+  function stepBackFrom({ resource, id, ttl_ms, slot_ttl_ms }: Attempt, votes: readonly (Vote | undefined)[]): void {
     const locked = voters.filter((_, i) => {
       const one = votes[i]
       return one?.kind === 'lock' || (one?.kind === 'vote' && one.locked)
     })
-    if (locked.length > 0) void ask(locked, (voter) => voter.yield(resource, id, place_ttl_ms), ttl_ms)
+    if (locked.length > 0) void callVoters(locked, (voter) => voter.stepBack(resource, id, slot_ttl_ms), ttl_ms)
   }
 
-  return async function once(attempt: Attempt, { handed, vote_ms, first, latest }: Try): Promise<Outcome> {
-    const { resource, id, ttl_ms, above, place_ttl_ms } = attempt
+  return async function tryOnce(attempt: Attempt, { handed, vote_ms, first, latest }: Try): Promise<Outcome> {
+    const { resource, id, ttl_ms, above, slot_ttl_ms } = attempt
     let votes: (Vote | undefined)[] = []
-    let least = handed
-    if (least.length < quorum) {
+    let minTokens = handed
+    if (minTokens.length < quorum) {
       const token = Math.max(above + 1, wallUs() + ahead_us + LEAD_US)
       votes = await vote(attempt, vote_ms, first ? { token, ttl_ms } : undefined)
       if (votes.filter((one) => one?.kind === 'lock').length >= quorum)
-        return { answer: { granted: true, token }, again: false }
-      learn(votes)
-      if (!latest()) return { answer: busyOf(attempt, votes), again: false }
-      least = votes.flatMap((one) => (one?.kind === 'vote' ? one.least_token : one?.kind === 'lock' ? token : []))
-      if (least.length < quorum) giveBack(attempt, votes)
+        return { answer: { granted: true, token }, retry: false }
+      updateClockOffset(votes)
+      if (!latest()) return { answer: busyAnswer(attempt, votes), retry: false }
+      minTokens = votes.flatMap((one) => (one?.kind === 'vote' ? one.min_token : one?.kind === 'lock' ? token : []))
+      if (minTokens.length < quorum) stepBackFrom(attempt, votes)
     }
-    if (least.length >= quorum) {
-      const token = await confirm(attempt, Math.max(above + 1, ...least), latest)
-      if (token !== 'lost') return { answer: { granted: true, token }, again: false }
+    if (minTokens.length >= quorum) {
+      const token = await confirm(attempt, Math.max(above + 1, ...minTokens), latest)
+      if (token !== 'lost') return { answer: { granted: true, token }, retry: false }
       // Somebody with an earlier ticket has taken votes over, or is about to.
-      if (place_ttl_ms > 0 && latest()) void ask(voters, (voter) => voter.yield(resource, id, place_ttl_ms), ttl_ms)
-      return { answer: busyOf(attempt, votes), again: place_ttl_ms === 0 }
+      if (slot_ttl_ms > 0 && latest())
+        void callVoters(voters, (voter) => voter.stepBack(resource, id, slot_ttl_ms), ttl_ms)
+      return { answer: busyAnswer(attempt, votes), retry: slot_ttl_ms === 0 }
     }
-    const voting = given(votes).filter((one) => one.kind !== 'barred')
+    const voting = answered(votes).filter((one) => one.kind !== 'not_eligible')
     if (voting.length < quorum) {
       // Those who lost their memory keep out for long; those who were not reached, or not yet introduced, do not.
-      const again = given(votes).length < quorum || votes.some(isStranger)
-      return { answer: new NoQuorumError(resource, voting.length, voters.length), again }
+      const retry = answered(votes).length < quorum || votes.some(isUninitialized)
+      return { answer: new NoQuorumError(resource, voting.length, voters.length), retry }
     }
-    const split = least.length > 0 && mostHeld(voting) <= voters.length - quorum
-    return { answer: busyOf(attempt, votes), again: split && place_ttl_ms === 0 }
+    const split = minTokens.length > 0 && mostHeld(voting) <= voters.length - quorum
+    return { answer: busyAnswer(attempt, votes), retry: split && slot_ttl_ms === 0 }
   }
 }
 
@@ -197,7 +198,7 @@ export function wallUs(): number {
   return Math.floor((performance.timeOrigin + performance.now()) * 1000)
 }
 
-function isMine(vote: Vote | undefined): boolean {
+function hasVote(vote: Vote | undefined): boolean {
   return vote?.kind === 'vote' || vote?.kind === 'lock'
 }
 
@@ -212,6 +213,6 @@ function mostHeld(votes: readonly Vote[]): number {
   return Math.max(0, ...counts.values())
 }
 
-function isStranger(vote: Vote | undefined): boolean {
-  return vote?.kind === 'barred' && vote.left_ms < 0
+function isUninitialized(vote: Vote | undefined): boolean {
+  return vote?.kind === 'not_eligible' && vote.left_ms < 0
 }

@@ -4,33 +4,33 @@
  */
 import type { Redis } from 'ioredis'
 import type { LockEvents } from '../api.ts'
-import { indexOf } from '../redis/lock-index.ts'
+import { openIndex } from '../redis/lock-index.ts'
 import { createRights } from '../redis/rights.ts'
 import { createRun, type Run, type Script, script } from '../redis/script.ts'
 
 const verb = (name: string) => script('redis/prelude', 'redlock/voter', `redlock/${name}`)
 const VOTE = script('redlock/vote-fast', 'redis/prelude', 'redlock/voter', 'redlock/vote')
 const CONFIRM = verb('confirm')
-const YIELD = verb('step-back')
+const STEP_BACK = verb('step-back')
 const RENEW = verb('renew')
-const MEND = verb('repair')
+const REPAIR = verb('repair')
 const WITHDRAW = script('redlock/withdraw-fast', 'redis/prelude', 'redlock/voter', 'redlock/withdraw')
-const ADMIT = verb('initialize')
-const LEAST = verb('min-token')
-const ROB = verb('revoke')
+const INITIALIZE = verb('initialize')
+const MIN_TOKEN = verb('min-token')
+const REVOKE = verb('revoke')
 const INSPECT = script('redis/prelude', 'redlock/voter', 'redis/inspect')
 
 /** Told to every server before they are used: what is sent again because it is not known comes after what undoes it. */
-const TAUGHT = [VOTE, CONFIRM, RENEW, WITHDRAW].flatMap(({ lua, many }) => [lua, many.lua])
+const PRELOADED = [VOTE, CONFIRM, RENEW, WITHDRAW].flatMap(({ lua, multi }) => [lua, multi.lua])
 
 export type Vote =
   /** Confirmed at once, with the token that was proposed. */
   | { kind: 'lock' }
   /** `locked`: an earlier try was confirmed here. */
-  | { kind: 'vote'; least_token: number; server_us: number; locked: boolean }
+  | { kind: 'vote'; min_token: number; server_us: number; locked: boolean }
   | { kind: 'busy'; ahead: number; waiting: number; free_in_ms: number; holder: string | undefined }
   /** The server has lost its memory, or may have; when it does not know, left_ms is negative. */
-  | { kind: 'barred'; left_ms: number }
+  | { kind: 'not_eligible'; left_ms: number }
 
 export type Renewal = { waiting: number; token: number } | 'forgotten' | 'taken'
 
@@ -41,7 +41,7 @@ export interface Proposal {
 }
 
 export interface Voter {
-  vote(resource: string, id: string, vote_ms: number, place_ttl_ms: number, proposal?: Proposal): Promise<Vote>
+  vote(resource: string, id: string, vote_ms: number, slot_ttl_ms: number, proposal?: Proposal): Promise<Vote>
   /** Why not: the vote is lost, or the fence that the token is not above. */
   confirm(
     resource: string,
@@ -50,44 +50,44 @@ export interface Voter {
     ttl_ms: number,
   ): Promise<'confirmed' | 'lost' | { fence: number }>
   /** Takes back the vote or the lock, before anything that is asked after it; with 0 it is not waited for another one. */
-  yield(resource: string, id: string, place_ttl_ms: number): Promise<void>
+  stepBack(resource: string, id: string, slot_ttl_ms: number): Promise<void>
   renew(resource: string, id: string, ttl_ms: number): Promise<Renewal>
-  mend(resource: string, id: string, token: number, ttl_ms: number): Promise<boolean>
+  repair(resource: string, id: string, token: number, ttl_ms: number): Promise<boolean>
   /** As soon as the server can be reached, also after this has been rejected. */
   withdraw(resource: string, id: string, ttl_ms: number): Promise<'released' | 'expired' | 'taken'>
-  admit(at_once: boolean): Promise<void>
+  initialize(at_once: boolean): Promise<void>
   /** A token above all that it has confirmed. */
-  least(resource: string): Promise<number>
+  minToken(resource: string): Promise<number>
   /** As the scripts answer: see revoke.lua and inspect.lua. */
-  rob(resource: string, fence: number): Promise<unknown[]>
-  inspect(resource: string): Promise<[fence: unknown, holders: string[], line: string[]]>
+  revoke(resource: string, fence: number): Promise<unknown[]>
+  inspect(resource: string): Promise<[fence: unknown, holders: string[], queue: string[]]>
   list(): Promise<string[]>
   /** Settles when the first connection has been made, or has failed. */
-  tried: Promise<void>
+  firstConnection: Promise<void>
   /** This was the answer to something else that it was asked: reported when it is for want of a right. */
-  denied(error: unknown): void
+  onError(error: unknown): void
   close(): void
 }
 
 /** A server that hangs for hours shall not fill the memory with what it is asked. */
-const MOST_UNANSWERED = 10_000
+const MAX_UNANSWERED = 10_000
 /** More than this is not remembered for a server that does not come back; it dies of its own lifetime there. */
-const MOST_OWED = 10_000
+const MAX_PENDING_WITHDRAWALS = 10_000
 
 /** @param told where a right that is missing is reported, and the channel that it may be missing on */
 export function createVoter(
   redis: Redis,
   prefix: string,
   max_ttl_ms: number,
-  told: { channel?: string; events?: LockEvents | undefined } = {},
+  reporting: { channel?: string; events?: LockEvents | undefined } = {},
 ): Voter {
-  const { channel = `${prefix}lock:wake:`, events = {} } = told
+  const { channel = `${prefix}lock:wake:`, events = {} } = reporting
   const send = createRun(redis)
   // Of this connection: some clients never settle what the one before took with it.
   let unanswered = { count: 0 }
   async function limited<T>(work: () => Promise<T>): Promise<T> {
     const counted = unanswered
-    if (counted.count >= MOST_UNANSWERED) throw new Error('this lock server hangs')
+    if (counted.count >= MAX_UNANSWERED) throw new Error('this lock server hangs')
     counted.count += 1
     try {
       return await work()
@@ -99,25 +99,26 @@ export function createVoter(
   /** In the order in which it is asked: neither gathered with others, nor sent again because the script is not known. */
   const inOrder = ({ lua }: Script, keys: string[], ...args: (string | number)[]) =>
     limited(() => redis.eval(lua, keys.length, ...keys, ...args))
-  const index = indexOf(redis, prefix)
+  const index = openIndex(redis, prefix)
   const { keysOf } = index
   const rights = createRights(redis, run, { prefix, channel, kind: 'quorum', events })
-  const owed = new Map<string, { resource: string; until: number }>()
+  const pendingWithdrawals = new Map<string, { resource: string; until: number }>()
 
   function withdraw(resource: string, id: string, ttl_ms: number) {
-    if (owed.size < MOST_OWED) owed.set(id, { resource, until: performance.now() + ttl_ms })
+    if (pendingWithdrawals.size < MAX_PENDING_WITHDRAWALS)
+      pendingWithdrawals.set(id, { resource, until: performance.now() + ttl_ms })
     return run(WITHDRAW, readWithdrawal, keysOf(resource), id).then((answer) => {
-      owed.delete(id)
+      pendingWithdrawals.delete(id)
       return answer
     })
   }
 
   /** What was under way when the connection broke may have been done, and what was to undo it may not. */
-  function settle(): void {
+  function onReady(): void {
     unanswered = { count: 0 }
-    for (const lua of TAUGHT) redis.script('LOAD', lua).catch(rights.failed)
-    const all = [...owed]
-    owed.clear()
+    for (const lua of PRELOADED) redis.script('LOAD', lua).catch(rights.onError)
+    const all = [...pendingWithdrawals]
+    pendingWithdrawals.clear()
     for (const [id, { resource, until }] of all) {
       const left_ms = until - performance.now()
       if (left_ms > 0) withdraw(resource, id, left_ms).catch(noop)
@@ -125,35 +126,35 @@ export function createVoter(
   }
 
   rights.check()
-  redis.on('ready', settle)
-  if (redis.status === 'ready') settle()
+  redis.on('ready', onReady)
+  if (redis.status === 'ready') onReady()
   return {
-    vote(resource, id, vote_ms, place_ttl_ms, proposal) {
-      const args = [id, max_ttl_ms, vote_ms, place_ttl_ms]
+    vote(resource, id, vote_ms, slot_ttl_ms, proposal) {
+      const args = [id, max_ttl_ms, vote_ms, slot_ttl_ms]
       return run(VOTE, readVote, keysOf(resource), ...args, ...(proposal ? [proposal.ttl_ms, proposal.token] : []))
     },
     confirm: (resource, id, token, ttl_ms) =>
       run(CONFIRM, readConfirmation, keysOf(resource), id, max_ttl_ms, token, ttl_ms),
-    yield: (resource, id, place_ttl_ms) => inOrder(YIELD, keysOf(resource), id, place_ttl_ms).then(noop),
+    stepBack: (resource, id, slot_ttl_ms) => inOrder(STEP_BACK, keysOf(resource), id, slot_ttl_ms).then(noop),
     renew: (resource, id, ttl_ms) => run(RENEW, readRenewal, keysOf(resource), id, ttl_ms),
-    mend: (resource, id, token, ttl_ms) =>
-      inOrder(MEND, keysOf(resource), id, token, ttl_ms).then((answer) => Number(answer) === 1),
+    repair: (resource, id, token, ttl_ms) =>
+      inOrder(REPAIR, keysOf(resource), id, token, ttl_ms).then((answer) => Number(answer) === 1),
     withdraw,
-    admit: (at_once) => run(ADMIT, noop, keysOf('voter'), at_once ? '0' : 'now'),
-    least: (resource) => run(LEAST, Number, keysOf(resource)),
-    rob: (resource, fence) => run(ROB, (answer) => answer as unknown[], keysOf(resource), fence),
+    initialize: (at_once) => run(INITIALIZE, noop, keysOf('voter'), at_once ? '0' : 'now'),
+    minToken: (resource) => run(MIN_TOKEN, Number, keysOf(resource)),
+    revoke: (resource, fence) => run(REVOKE, (answer) => answer as unknown[], keysOf(resource), fence),
     inspect: (resource) => run(INSPECT, (answer) => answer as [unknown, string[], string[]], keysOf(resource)),
     list: () => index.list(),
-    tried: firstTry(redis),
-    denied: rights.failed,
+    firstConnection: whenFirstConnected(redis),
+    onError: rights.onError,
     close() {
-      redis.off('ready', settle)
+      redis.off('ready', onReady)
       rights.close()
     },
   }
 }
 
-function firstTry(redis: Redis): Promise<void> {
+function whenFirstConnected(redis: Redis): Promise<void> {
   if (redis.status !== 'connecting' && redis.status !== 'connect') return Promise.resolve()
   return new Promise((resolve) => {
     redis.once('ready', resolve)
@@ -165,8 +166,8 @@ function readVote(answer: unknown): Vote {
   if (typeof answer === 'number') return { kind: 'lock' }
   const [kind, ...rest] = answer as unknown[]
   const [first = 0, second = 0, third = 0] = rest.map(Number)
-  if (Number(kind) === 1) return { kind: 'vote', least_token: first, server_us: second, locked: third > 0 }
-  if (Number(kind) === 2) return { kind: 'barred', left_ms: first }
+  if (Number(kind) === 1) return { kind: 'vote', min_token: first, server_us: second, locked: third > 0 }
+  if (Number(kind) === 2) return { kind: 'not_eligible', left_ms: first }
   const holder = rest[3]
   return { kind: 'busy', ahead: first, waiting: second, free_in_ms: third, holder: holder ? String(holder) : undefined }
 }
