@@ -18,7 +18,7 @@ export interface Planted extends Removal {
   readonly harmless?: true
 }
 
-const DRAIN = '/src/workers/queue/queue-runner.ts'
+const RUNNER = '/src/workers/queue/queue-runner.ts'
 const UNLOCKED = { worker: 'test/races/unlocked-worker.ts' }
 
 /** What the planted faults are compared with: the same runs, with the guards in place. */
@@ -32,25 +32,13 @@ export const PLANTED: readonly Planted[] = [
     name: 'stock',
     what: 'the look at the stock before a sale, and the CHECK behind it',
     ...STOCK,
-    code: [
-      {
-        file: '/src/workers/decide/purchases.ts',
-        text: `if (available < units) return ['rejected', 'sold_out', { resource: ref, available }]`,
-        instead: '',
-      },
-    ],
+    code: [{ file: '/src/workers/decide/purchases.ts', guard: 'stock', instead: '' }],
   },
   {
     name: 'overlap',
     what: 'the look at who has these dates, and the EXCLUDE behind it',
     ...OVERLAP,
-    code: [
-      {
-        file: '/src/workers/decide/bookings.ts',
-        text: 'const here = [...(calendars.get(booking.queue) ?? [])].filter((row) => overlap(row, booking))',
-        instead: 'const here = []',
-      },
-    ],
+    code: [{ file: '/src/workers/decide/bookings.ts', guard: 'overlap', instead: 'false' }],
   },
   {
     name: 'fence',
@@ -79,9 +67,9 @@ export const PLANTED: readonly Planted[] = [
     what: 'the giving back of a lease that is granted after its worker gave up, and the deadline behind it',
     kills: false,
     code: [
-      { file: DRAIN, text: 'leases.run(ask, (late) => late.release())', instead: 'leases.run(ask)' },
-      { file: DRAIN, text: 'wait.abort(error)', instead: '' },
-      { file: DRAIN, text: 'signal, progress_ms })', instead: 'signal })' },
+      { file: RUNNER, guard: 'late-lease', instead: '' },
+      { file: RUNNER, guard: 'ended-wait', instead: '' },
+      { file: RUNNER, guard: 'progress', instead: '' },
     ],
   },
   {

@@ -1,6 +1,7 @@
 /**
- * Node runs this before a process of a test (NODE_OPTIONS=--import=…) to take one guard out of the code, in that process alone:
- * WITHOUT is JSON, [{ file, text, instead }]. It fails loudly when the text is not there (any more), or more than once.
+ * Node runs this before a process of a test (NODE_OPTIONS=--import=…) to remove guards from the code, in that process alone.
+ * WITHOUT is JSON, [{ file, guard, instead }]: the code between the comments `guard:NAME` and `end:NAME` of that file is
+ * replaced by `instead`. It throws when the file does not have each of the two exactly once, in this order.
  */
 import { register } from 'node:module'
 
@@ -9,11 +10,14 @@ const source = `
   export async function load(url, context, next) {
     const loaded = await next(url, context)
     const path = new URL(url).pathname
-    for (const { file, text, instead } of changes.filter((one) => path.endsWith(one.file))) {
-      const parts = String(loaded.source).split(text)
-      if (parts.length !== 2) throw new Error(file + ' has ' + (parts.length - 1) + ' times: ' + text)
-      loaded.source = parts.join(instead)
-      process.stderr.write('without: ' + text + '\\n')
+    for (const { file, guard, instead } of changes.filter((one) => path.endsWith(one.file))) {
+      const [before, marked, ...more] = String(loaded.source).split('/* guard:' + guard + ' */')
+      const [code, after, ...rest] = marked?.split('/* end:' + guard + ' */') ?? []
+      if (after === undefined || more.length + rest.length > 0) {
+        throw new Error(file + ' does not have the guard ' + guard + ' exactly once')
+      }
+      loaded.source = before + instead + after
+      process.stderr.write('without: ' + guard + ' (' + code.trim() + ')\\n')
     }
     return loaded
   }`

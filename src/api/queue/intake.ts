@@ -254,7 +254,7 @@ async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow
                          idempotency_key, idempotency_scope, request_hash)
     SELECT id, seq, ${values}, customer, payment, hold_seconds, idempotency_key, idempotency_scope, request_hash
     FROM d ORDER BY idempotency_key, idempotency_scope, n
-    ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
+    /* guard:idempotency */ ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING /* end:idempotency */
     RETURNING id, seq, created_at`,
   )
   const fresh = new Map(inserted.map((row) => [row.id, row]))

@@ -23,9 +23,11 @@ export function byLockOrder(a: string, b: string): number {
 
 /** The same resource on several lines becomes one line, at its first place. */
 export function mergeLines(lines: readonly Line[]): Line[] {
+  /* guard:merge-lines */
   const units = new Map<string, number>()
   for (const line of lines) units.set(line.resource, (units.get(line.resource) ?? 0) + line.units)
   return Array.from(units, ([resource, count]) => ({ resource, units: count }))
+  /* end:merge-lines */
 }
 
 /** The resource whose line a purchase of these lines stands in. */

@@ -222,7 +222,8 @@ export function decideBookings(
 
   /** What else has this time, or this rider. */
   function inTheWay(booking: BookingRow): BookingRow[] {
-    const here = [...(calendars.get(booking.queue) ?? [])].filter((row) => overlap(row, booking))
+    const calendar = [...(calendars.get(booking.queue) ?? [])]
+    const here = calendar.filter((row) => /* guard:overlap */ overlap(row, booking) /* end:overlap */)
     const rides = booking.kind === 'ride' ? [...(riders.get(booking.customer) ?? [])] : []
     return [...new Set([...here, ...rides])]
   }

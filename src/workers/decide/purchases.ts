@@ -178,7 +178,7 @@ function takes(purchase: PurchaseRow, amount: number): Map<string, number> {
     if (typeof line?.resource !== 'string' || !isUnits(line.units)) {
       throw new UnprocessableError('a line needs a resource and a positive whole number of units')
     }
-    units.set(line.resource, (units.get(line.resource) ?? 0) + line.units)
+    units.set(line.resource, /* guard:merge-units */ (units.get(line.resource) ?? 0) + /* end:merge-units */ line.units)
   }
   if (purchase.payment.method === 'wallet' && amount > 0) {
     const { account } = purchase.payment
@@ -317,7 +317,9 @@ export function decide(
     for (const [ref, units] of lines) {
       const resource = resources.get(ref)
       const available = resource?.available ?? 0
+      /* guard:stock */
       if (available < units) return ['rejected', 'sold_out', { resource: ref, available }]
+      /* end:stock */
     }
     if (wallet && wallet.available < amount) return ['failed', 'payment_declined']
     if (purchase.hold_seconds === null && !isCharged(purchase)) {

@@ -69,11 +69,18 @@ export function createDrain(deps: DrainDeps) {
     const wait = new AbortController()
     waits.add(wait)
     const { signal } = wait
-    const ask = () => locks.acquire(resource, { job, wait_ms, above: settler.floor(resource), signal, progress_ms })
+    const ask = () =>
+      locks.acquire(resource, {
+        job,
+        wait_ms,
+        above: settler.floor(resource),
+        signal,
+        /* guard:progress */ progress_ms /* end:progress */,
+      })
     try {
-      return await leases.run(ask, (late) => late.release())
+      return await leases.run(ask, /* guard:late-lease */ (late) => late.release() /* end:late-lease */)
     } catch (error) {
-      wait.abort(error)
+      /* guard:ended-wait */ wait.abort(error) /* end:ended-wait */
       throw error
     } finally {
       waits.delete(wait)

@@ -169,13 +169,13 @@ async function guard(tx: Transaction, tokens: ReadonlyMap<string, number>): Prom
     sql`
     WITH wanted AS (SELECT * FROM ${relation('w', wanted, { ref: 'text', token: 'bigint' })}),
     locked AS MATERIALIZED (
-      SELECT r.ref, w.token FROM wanted w JOIN resources r ON r.ref = w.ref ORDER BY r.ref FOR NO KEY UPDATE OF r
+      SELECT r.ref, w.token FROM wanted w JOIN resources r ON r.ref = w.ref ORDER BY r.ref /* guard:row-lock */ FOR NO KEY UPDATE OF r /* end:row-lock */
     )
-    UPDATE resources r SET fencing_token = l.token
+    /* guard:row-update */ UPDATE resources r SET fencing_token = l.token
     FROM locked l
-    WHERE r.ref = l.ref AND r.fencing_token <= l.token
+    WHERE r.ref = l.ref /* guard:fence */ AND r.fencing_token <= l.token /* end:fence */
     RETURNING r.ref, r.kind, r.available, r.held, r.price, r.currency, r.max_per_customer,
-              ${ms('clock_timestamp()')} AS now_ms`,
+              ${ms('clock_timestamp()')} AS now_ms /* end:row-update */`,
   )
   const resources = new Map<string, Resource>()
   for (const row of rows) resources.set(row.ref, { ...row, taken: new Map(), token: tokens.get(row.ref) ?? 0 })
@@ -203,7 +203,7 @@ async function write(tx: Transaction, verdict: Verdict): Promise<void> {
           expires_at = CASE WHEN d.status = 'held' THEN to_timestamp(d.expires_ms / 1000) ELSE t.expires_at END,
           settled_at = clock_timestamp()
       FROM ${relation('d', verdict.purchases, { id: 'uuid', was: 'text', status: 'text', reason: 'text', met: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
-      WHERE t.id = d.id AND t.status = d.was
+      WHERE t.id = d.id /* guard:status */ AND t.status = d.was /* end:status */
         -- A reader that was told "expired" must never see this hold go on: the clock is asked under the row lock.
         AND (d.was <> 'held' OR d.status NOT IN ('held', 'confirmed') OR t.expires_at > clock_timestamp())
       RETURNING 1
@@ -222,7 +222,7 @@ async function write(tx: Transaction, verdict: Verdict): Promise<void> {
     ), r AS (
       UPDATE resources t SET available = d.available, held = d.held, updated_at = now()
       FROM ${relation('d', verdict.resources, { ref: 'text', available: 'bigint', held: 'bigint', token: 'bigint' })}
-      WHERE t.ref = d.ref AND t.fencing_token = d.token
+      WHERE t.ref = d.ref /* guard:row-token */ AND t.fencing_token = d.token /* end:row-token */
       RETURNING 1
     )
     SELECT (SELECT count(*) FROM p) AS purchases, (SELECT count(*) FROM c) AS commands,
