@@ -3,7 +3,7 @@
  * what breaks it; it writes nothing.
  */
 import { sql } from 'drizzle-orm'
-import { type Client, run } from './db/client.ts'
+import { type Client, query } from './db/client.ts'
 import { headsText } from './db/queue-heads.ts'
 import type { Locks } from './locks/api.ts'
 
@@ -339,7 +339,7 @@ const NOT_MOVING = `
 
 /** Queues with a row that waits, whose lease is held, and in which nothing was settled for BLOCKED_S: with the holder. */
 export async function blockedQueues(client: Client, locks: Pick<Locks, 'inspect'>): Promise<string[]> {
-  const rows = await run<{ queue: string }>(client, sql.raw(NOT_MOVING))
+  const rows = await query<{ queue: string }>(client, sql.raw(NOT_MOVING))
   const states = await Promise.all(rows.map(({ queue }) => locks.inspect(queue)))
   return states.flatMap(({ resource, holders: [holder] }) => (holder ? [`${resource} (held by ${holder.owner})`] : []))
 }
@@ -354,9 +354,9 @@ export async function verify(
 ): Promise<Finding[]> {
   const all = await client.begin('ISOLATION LEVEL REPEATABLE READ READ ONLY', async (tx) => {
     const findings: Finding[] = []
-    if (quick) await run(tx, sql.raw(`SET LOCAL statement_timeout = ${QUICK_MS}`))
+    if (quick) await query(tx, sql.raw(`SET LOCAL statement_timeout = ${QUICK_MS}`))
     for (const { invariant, of, broken } of CHECKS.filter((one) => one.quick || !quick)) {
-      const [row] = await run<{ looked_at: number; offenders: string[] }>(
+      const [row] = await query<{ looked_at: number; offenders: string[] }>(
         tx,
         sql.raw(`SELECT (${quick ? '0' : of}) AS looked_at,
                         coalesce((SELECT json_agg(id::text) FROM (SELECT DISTINCT id FROM (${broken}) b

@@ -3,7 +3,7 @@
  * reader that has read up to a horizon has missed nothing, although ids are given before their transactions commit.
  */
 import { sql } from 'drizzle-orm'
-import { type Client, run } from './db/client.ts'
+import { type Client, query } from './db/client.ts'
 import { BOOKING_STATUSES, type BookingStatus, type Line, PURCHASE_STATUSES, type PurchaseStatus } from './db/schema.ts'
 
 /** To be in the line is no change: whoever put it there was told. */
@@ -114,7 +114,7 @@ export async function readEvents(
 ): Promise<Page> {
   const first = after.n === MAX_CHANGES ? after.id + 1 : after.id
   const only = resource === undefined ? sql`` : sql`AND resource = ${resource}`
-  const rows = await run<Row>(
+  const rows = await query<Row>(
     client,
     sql`
     WITH page AS MATERIALIZED (
@@ -164,7 +164,7 @@ function present(row: Row): Event {
 
 /** Ids of the outbox: those up to `dropped` are no longer kept, and none is later than `newest`. */
 export async function bounds(client: Client): Promise<{ dropped: number; newest: number }> {
-  const [row] = await run<{ dropped: number; newest: number }>(
+  const [row] = await query<{ dropped: number; newest: number }>(
     client,
     sql`SELECT (SELECT pruned_through_id FROM outbox_retention) AS dropped,
                (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_id_seq) AS newest`,
@@ -183,7 +183,7 @@ export function createHorizon(client: Client) {
   let pending: { upto: number; writers: string[] } | undefined
 
   async function writers(): Promise<string[]> {
-    const rows = await run<{ writer: string }>(
+    const rows = await query<{ writer: string }>(
       client,
       sql`SELECT DISTINCT virtualtransaction AS writer FROM pg_locks
           WHERE locktype = 'relation' AND relation = 'outbox'::regclass AND mode = 'RowExclusiveLock'

@@ -1,6 +1,6 @@
 /** What there is to be judged when the load is over: what clients were told, what the database has, what the provider took. */
 import { sql } from 'drizzle-orm'
-import { type Client, run } from '../../src/shared/db/client.ts'
+import { type Client, query } from '../../src/shared/db/client.ts'
 import type { BookingStatus, Line, PurchaseStatus } from '../../src/shared/db/schema.ts'
 import { type Finding, verify } from '../../src/shared/invariants.ts'
 import type { Entry } from './record.ts'
@@ -45,13 +45,13 @@ const LINGER_S = 10
 
 /** The database's time. */
 export async function readClock(client: Client): Promise<string> {
-  const [row] = await run<{ now: string }>(client, sql`SELECT clock_timestamp()::text AS now`)
+  const [row] = await query<{ now: string }>(client, sql`SELECT clock_timestamp()::text AS now`)
   return row?.now ?? ''
 }
 
 /** Rows that are queued, and were for LINGER_S since they came and since this time. */
 export async function readLingering(client: Client, since: string): Promise<string[]> {
-  const rows = await run<{ row: string }>(
+  const rows = await query<{ row: string }>(
     client,
     sql`SELECT id || ' in ' || queue AS row FROM (
           SELECT id, queue, created_at FROM purchases WHERE status = 'queued'
@@ -70,19 +70,19 @@ export async function readRows(
     `seq, customer, amount, payment ->> 'method' AS method, status, reason, replaces, idempotency_key AS key`,
   )
   const [purchases, bookings] = await Promise.all([
-    run<Row>(client, sql`SELECT id, 'purchase' AS kind, queue, lines, ${rest}, ${created} FROM purchases`),
-    run<Row>(
+    query<Row>(client, sql`SELECT id, 'purchase' AS kind, queue, lines, ${rest}, ${created} FROM purchases`),
+    query<Row>(
       client,
       sql`SELECT id, 'booking' AS kind, resource AS queue, '[]'::jsonb AS lines, ${rest}, ${created} FROM bookings`,
     ),
   ])
   return {
     rows: [...purchases, ...bookings],
-    commands: await run(
+    commands: await query(
       client,
       sql`SELECT idempotency_key AS key, status FROM commands WHERE idempotency_key IS NOT NULL`,
     ),
-    restocks: await run(
+    restocks: await query(
       client,
       sql`SELECT idempotency_key AS key, delta FROM ledger_entries WHERE idempotency_key IS NOT NULL`,
     ),
@@ -92,7 +92,7 @@ export async function readRows(
 
 /** The purchases, bookings, commands and charges that have not come to their end, as `3 purchases queued`. */
 export async function unsettled(client: Client): Promise<string[]> {
-  const rows = await run<{ what: string }>(
+  const rows = await query<{ what: string }>(
     client,
     sql`SELECT count(*) || ' ' || kind || ' ' || status AS what FROM (
           SELECT 'purchases' AS kind, status FROM purchases WHERE status IN ('queued', 'held') UNION ALL
@@ -107,7 +107,7 @@ export async function unsettled(client: Client): Promise<string[]> {
 
 /** second since `since_ms` (since 1970) → how many rows were settled in it */
 export async function settledBySecond(client: Client, since_ms: number): Promise<number[]> {
-  const rows = await run<{ second: number; n: number }>(
+  const rows = await query<{ second: number; n: number }>(
     client,
     sql`SELECT floor(extract(epoch from settled_at) - ${since_ms}::float8 / 1000)::int AS second, count(*)::int AS n FROM (
           SELECT settled_at FROM purchases UNION ALL SELECT settled_at FROM bookings UNION ALL SELECT settled_at FROM commands

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
 import t from 'tap'
-import { migrateDb, openDb, run, transaction } from '../../src/shared/db/client.ts'
+import { migrateDb, openDb, query, transaction } from '../../src/shared/db/client.ts'
 import { openWorld } from '../support/environment.ts'
 import { startProxy } from '../support/tcp-proxy.ts'
 
@@ -49,7 +49,7 @@ t.test('a connection whose server or network has gone silent is closed, and a ne
   address.port = String(proxy.port)
   const db = openDb(address.href, { max: 1, name: 'test', idle_in_transaction_ms: 10_000, statement_ms: 500 })
   t.teardown(() => db.close())
-  const one = async () => (await run<{ one: number }>(db.client, sql`SELECT 1 AS one`))[0]?.one
+  const one = async () => (await query<{ one: number }>(db.client, sql`SELECT 1 AS one`))[0]?.one
   t.equal(await one(), 1)
   // Nothing is reset: as behind a firewall that has forgotten the connection.
   for (const link of proxy.links) link.pause()
@@ -82,7 +82,7 @@ t.test(
       await db.close()
       await proxy.stop()
     })
-    const one = async () => (await run<{ one: number }>(db.client, sql`SELECT 1 AS one`))[0]?.one
+    const one = async () => (await query<{ one: number }>(db.client, sql`SELECT 1 AS one`))[0]?.one
     for (let n = 0; n < 5; n++) await t.rejects(one(), { code: 'CONNECTION_CLOSED' })
     t.equal(closed, 5)
     closing = false
@@ -95,7 +95,7 @@ t.test('a statement that takes longer than its limit is ended by the server', as
   const options = { max: 1, name: 'test', idle_in_transaction_ms: 10_000, statement_ms: 500 }
   const db = openDb(world.env.DATABASE_URL, options)
   t.teardown(() => db.close())
-  await t.rejects(run(db.client, sql`SELECT pg_sleep(60)`), { code: '57014' })
+  await t.rejects(query(db.client, sql`SELECT pg_sleep(60)`), { code: '57014' })
 })
 
 t.test('a transaction that is given up writes nothing after that, and is rolled back', async (t) => {
@@ -106,20 +106,20 @@ t.test('a transaction that is given up writes nothing after that, and is rolled 
   await client`CREATE TABLE written (n int)`
   const early = new AbortController()
   const between = transaction(client, early.signal, async (tx) => {
-    await run(tx, sql`INSERT INTO written VALUES (1)`)
+    await query(tx, sql`INSERT INTO written VALUES (1)`)
     early.abort(new Error('given up'))
-    await run(tx, sql`INSERT INTO written VALUES (2)`)
+    await query(tx, sql`INSERT INTO written VALUES (2)`)
   })
   await t.rejects(between, { message: 'given up' })
   const late = new AbortController()
   const atTheEnd = transaction(client, late.signal, async (tx) => {
-    await run(tx, sql`INSERT INTO written VALUES (3)`)
+    await query(tx, sql`INSERT INTO written VALUES (3)`)
     late.abort(new Error('given up'))
   })
   await t.rejects(atTheEnd, { message: 'given up' })
   t.equal(
     await transaction(client, new AbortController().signal, async (tx) => {
-      await run(tx, sql`INSERT INTO written VALUES (4)`)
+      await query(tx, sql`INSERT INTO written VALUES (4)`)
       return 'committed'
     }),
     'committed',

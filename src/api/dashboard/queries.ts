@@ -3,8 +3,8 @@
  * sold so far nor a long line makes it dear.
  */
 import { type SQL, sql } from 'drizzle-orm'
-import { type Client, run } from '../../shared/db/client.ts'
-import { heads } from '../../shared/db/queue-heads.ts'
+import { type Client, query } from '../../shared/db/client.ts'
+import { queueHeads } from '../../shared/db/queue-heads.ts'
 
 /** Of each type the first so many resources, of so many types. */
 const [EACH_TYPE, TYPES] = [6, 12]
@@ -34,14 +34,14 @@ export async function readLines(client: Client) {
   const count = (table: string, queue = 'queue') =>
     sql.raw(`(SELECT count(*) FROM (
       SELECT 1 FROM ${table} WHERE ${queue} = l.queue AND status = 'queued' LIMIT ${COUNT_TO + 1}) q)`)
-  const found = await run<{ resource: string; length: number; oldest_ms: number; lines: number }>(
+  const found = await query<{ resource: string; length: number; oldest_ms: number; lines: number }>(
     client,
     sql`
     WITH found AS (
       SELECT queue, min(created_at) AS oldest FROM (
-        (SELECT queue, created_at FROM ${heads('purchases')} a LIMIT ${LINES}::int)
-        UNION ALL (SELECT queue, created_at FROM ${heads('commands')} b LIMIT ${LINES}::int)
-        UNION ALL (SELECT queue, created_at FROM ${heads('bookings', 'resource')} c LIMIT ${LINES}::int)
+        (SELECT queue, created_at FROM ${queueHeads('purchases')} a LIMIT ${LINES}::int)
+        UNION ALL (SELECT queue, created_at FROM ${queueHeads('commands')} b LIMIT ${LINES}::int)
+        UNION ALL (SELECT queue, created_at FROM ${queueHeads('bookings', 'resource')} c LIMIT ${LINES}::int)
       ) head GROUP BY queue
     ), l AS (SELECT * FROM found ORDER BY oldest LIMIT ${COUNTED}::int)
     SELECT l.queue AS resource, (SELECT count(*) FROM found) AS lines,

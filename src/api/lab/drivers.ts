@@ -9,7 +9,7 @@ import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, run } from '../../shared/db/client.ts'
+import { type Client, query } from '../../shared/db/client.ts'
 import { problemResponses, response } from '../http/responses.ts'
 import { Nullable, PLAIN_TEXT } from '../http/schemas.ts'
 import {
@@ -71,13 +71,13 @@ export function driverRoutes(instance: FastifyInstance, { client, guarded, pause
     async ({ params: { driver_id }, body: { rider_id } }, reply) => {
       const started_ms = performance.now()
       const [driver] = await guarded(() =>
-        run<{ rider: string | null }>(client, sql`SELECT rider FROM lab_drivers WHERE id = ${driver_id}`),
+        query<{ rider: string | null }>(client, sql`SELECT rider FROM lab_drivers WHERE id = ${driver_id}`),
       )
       if (driver?.rider) return reply.code(400).send(refused('Driver not available'))
       // Everyone who comes now sees a free driver.
       await sleep(pause_ms)
       const [row] = await guarded(() =>
-        run<{ rides: number }>(
+        query<{ rides: number }>(
           client,
           sql`INSERT INTO lab_drivers AS d (id, rider, rides) VALUES (${driver_id}, ${rider_id}, 1)
               ON CONFLICT (id) DO UPDATE SET rider = excluded.rider, rides = d.rides + 1 RETURNING rides`,
@@ -107,7 +107,7 @@ export function driverRoutes(instance: FastifyInstance, { client, guarded, pause
       },
     },
     async ({ params: { driver_id } }) => {
-      await guarded(() => run(client, sql`DELETE FROM lab_drivers WHERE id = ${driver_id}`))
+      await guarded(() => query(client, sql`DELETE FROM lab_drivers WHERE id = ${driver_id}`))
       return { driver_id, rider_id: null, rides: 0 }
     },
   )

@@ -9,7 +9,7 @@ import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, run } from '../../shared/db/client.ts'
+import { type Client, query } from '../../shared/db/client.ts'
 import { LeaseLostError, type Locks, type RemoteLease } from '../../shared/locks/api.ts'
 import { Problem } from '../../shared/problem.ts'
 import { problemResponses, response } from '../http/responses.ts'
@@ -66,14 +66,14 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
     const held = await holds(lease)
     const { token: fencing_token } = lease
     const [guarded_row] = await guarded(() =>
-      run(
+      query(
         client,
         sql`UPDATE lab_orders SET guarded_by = ${worker}, fencing_token = ${fencing_token}
             WHERE id = ${id} AND fencing_token <= ${fencing_token} RETURNING id`,
       ),
     )
     await guarded(() =>
-      run(
+      query(
         client,
         sql`UPDATE lab_orders SET unguarded_by = ${worker}, unguarded_writes = unguarded_writes + 1 WHERE id = ${id}`,
       ),
@@ -90,7 +90,7 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
 
   async function demonstrate(id: string) {
     const [order] = await guarded(() =>
-      run<{ fencing_token: number }>(
+      query<{ fencing_token: number }>(
         client,
         sql`INSERT INTO lab_orders AS o (id) VALUES (${id})
             ON CONFLICT (id) DO UPDATE SET guarded_by = NULL, unguarded_by = NULL, unguarded_writes = 0
@@ -106,7 +106,7 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
     }
     if (leases[2]) await locks.remote.release(leases[2].handle)
     const [after] = await guarded(() =>
-      run<{ guarded_by: number; fencing_token: number; written_by: number; writes: number }>(
+      query<{ guarded_by: number; fencing_token: number; written_by: number; writes: number }>(
         client,
         sql`SELECT guarded_by, fencing_token, unguarded_by AS written_by, unguarded_writes AS writes FROM lab_orders WHERE id = ${id}`,
       ),

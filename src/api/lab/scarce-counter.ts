@@ -7,7 +7,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
 import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, run, transaction } from '../../shared/db/client.ts'
+import { type Client, query, transaction } from '../../shared/db/client.ts'
 import { newId } from '../../shared/ids.ts'
 import type { Locks } from '../../shared/locks/api.ts'
 import { Problem } from '../../shared/problem.ts'
@@ -62,7 +62,7 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
   /** Makes both sides if there are none yet, and marks the one that is used. Returns the unsafe side's number. */
   async function use({ ref, name, start }: Counter, side: 'unsafe' | 'safe' | null): Promise<number> {
     const [row] = await guarded(() =>
-      run<{ unsafe: number }>(
+      query<{ unsafe: number }>(
         client,
         sql`WITH made AS (
               INSERT INTO resources (ref, kind, name, total, available) VALUES (${ref}, 'units', ${name}, ${start}, ${start})
@@ -85,7 +85,7 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
       await sleep(pause_ms)
       const written = counter.write === 'relative' ? sql`unsafe - ${units}::bigint` : sql`${seen - units}::bigint`
       const [row] = await guarded(() =>
-        run<{ unsafe: number }>(
+        query<{ unsafe: number }>(
           client,
           sql`UPDATE lab_counts SET unsafe = ${written} WHERE ref = ${counter.ref} RETURNING unsafe`,
         ),
@@ -114,7 +114,7 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
         watch.done()
       }
       const [row] = await guarded(() =>
-        run<{ status: string; reason: string | null; left: number }>(
+        query<{ status: string; reason: string | null; left: number }>(
           client,
           sql`SELECT p.status, p.reason, r.available AS left FROM purchases p JOIN resources r ON r.ref = p.queue
               WHERE p.id = ${id}`,
@@ -127,7 +127,7 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
 
     async read({ ref, start }) {
       const [row] = await guarded(() =>
-        run<{ start: number; left: number }>(
+        query<{ start: number; left: number }>(
           client,
           sql`SELECT c.start, CASE WHEN c.side = 'safe' THEN coalesce(r.available, c.start) ELSE c.unsafe END AS left
               FROM lab_counts c LEFT JOIN resources r USING (ref) WHERE c.ref = ${ref}`,
@@ -140,7 +140,7 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
       const { ref } = counter
       await use({ ...counter, start }, null)
       const [found] = await guarded(() =>
-        run<{ fencing_token: number }>(client, sql`SELECT fencing_token FROM resources WHERE ref = ${ref}`),
+        query<{ fencing_token: number }>(client, sql`SELECT fencing_token FROM resources WHERE ref = ${ref}`),
       )
       const lease = { wait_ms: RESET_WAIT_MS, above: found?.fencing_token ?? 0 }
       await locks.withLease(ref, lease, ({ token }) => guarded((signal) => refill(ref, start, token, signal)))
@@ -151,14 +151,14 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
   async function refill(ref: string, start: number, token: number, signal: AbortSignal): Promise<void> {
     await transaction(client, signal, async (tx) => {
       // First, as in use(), whose INSERT waits for whoever is changing the resource.
-      await run(tx, sql`UPDATE lab_counts SET start = ${start}, unsafe = ${start}, side = NULL WHERE ref = ${ref}`)
-      const [row] = await run<{ available: number }>(
+      await query(tx, sql`UPDATE lab_counts SET start = ${start}, unsafe = ${start}, side = NULL WHERE ref = ${ref}`)
+      const [row] = await query<{ available: number }>(
         tx,
         sql`SELECT available FROM resources WHERE ref = ${ref} AND kind = 'units' FOR NO KEY UPDATE`,
       )
       if (!row) throw new Problem(409, 'wrong_kind', `${ref} is not sold by units: the lab cannot use it.`)
       const delta = start - row.available
-      const written = await run(
+      const written = await query(
         tx,
         sql`UPDATE resources SET fencing_token = ${token}, total = total + ${delta}, available = available + ${delta},
                                  version = version + 1, updated_at = now()
@@ -169,7 +169,7 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
         throw new Problem(409, 'stale_lease', `Another holder has written ${ref} since.`, { retry_after: 1 })
       }
       if (delta !== 0) {
-        await run(
+        await query(
           tx,
           sql`INSERT INTO ledger_entries (resource, delta, reason, fencing_token) VALUES (${ref}, ${delta}, 'lab reset', ${token})`,
         )

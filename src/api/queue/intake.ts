@@ -7,7 +7,7 @@
 import { randomUUID } from 'node:crypto'
 import { sql } from 'drizzle-orm'
 import { type Breaker, UnavailableError } from '../../shared/breaker.ts'
-import { type Db, isDataError, openDb, relation, run } from '../../shared/db/client.ts'
+import { type Db, isDataError, openDb, query, unnestRows } from '../../shared/db/client.ts'
 import type { Payment } from '../../shared/db/schema.ts'
 import type { Log } from '../../shared/log.ts'
 import { Problem, stopping } from '../../shared/problem.ts'
@@ -172,13 +172,13 @@ export function createIntake<Row extends NewRow>(
     })
     for (let attempt = 0; attempt < 300 && !closed; attempt++) {
       try {
-        const [still] = await run<{ n: number }>(
+        const [still] = await query<{ n: number }>(
           own.client,
           sql`SELECT count(*) FILTER (WHERE NOT pg_terminate_backend(pid, ${GONE_MS}::bigint)) AS n
               FROM pg_stat_activity WHERE application_name = ${session}`,
         )
         if (still?.n !== 0) continue
-        const found = await run<{ id: string }>(
+        const found = await query<{ id: string }>(
           own.client,
           sql`UPDATE ${sql.raw(name)} SET status = 'cancelled', reason = 'not_acknowledged', settled_at = clock_timestamp()
               WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(ids)}::json)::uuid) AND status = 'queued'
@@ -242,12 +242,12 @@ async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow
   const values = sql.raw(Object.values(table.columns).join(', '))
   // No number is drawn before the lock is held: each row of d is one of t beside the one of `locked`. Rows go in by key, so
   // that two processes with the same keys cannot deadlock.
-  const inserted = await run<{ id: string; seq: number; created_at: string }>(
+  const inserted = await query<{ id: string; seq: number; created_at: string }>(
     db.client,
     sql`
     WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock(${table.lock}::bigint)), d AS MATERIALIZED (
       SELECT t.*, nextval('queue_seq') AS seq, clock_timestamp() AS now FROM locked CROSS JOIN (
-        SELECT * FROM ${relation('d', rows, { ...MEMBERS, ...table.members })}
+        SELECT * FROM ${unnestRows('d', rows, { ...MEMBERS, ...table.members })}
         ORDER BY n) t
     )
     INSERT INTO ${into} (id, seq, ${columns}, customer, payment, hold_seconds,
@@ -262,10 +262,10 @@ async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow
   const earlier = new Map<string, { id: string; request_hash: string | null }>()
   if (keyed.length > 0) {
     const wanted = keyed.map(({ idempotency_key: key, idempotency_scope: scope }) => ({ key, scope }))
-    const found = await run<{ id: string; key: string; scope: string; request_hash: string | null }>(
+    const found = await query<{ id: string; key: string; scope: string; request_hash: string | null }>(
       db.client,
       sql`SELECT DISTINCT p.id, k.key, k.scope, p.request_hash
-          FROM ${relation('k', wanted, { key: 'text', scope: 'text' })}
+          FROM ${unnestRows('k', wanted, { key: 'text', scope: 'text' })}
           JOIN ${into} p ON p.idempotency_key = k.key AND p.idempotency_scope = k.scope`,
     )
     for (const row of found) earlier.set(JSON.stringify([row.key, row.scope]), row)

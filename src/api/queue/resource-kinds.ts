@@ -2,7 +2,7 @@
 
 import { sql } from 'drizzle-orm'
 import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, run } from '../../shared/db/client.ts'
+import { type Client, query } from '../../shared/db/client.ts'
 import { isAccount } from '../../shared/domain/resource.ts'
 import { badField } from '../../shared/problem.ts'
 
@@ -35,7 +35,7 @@ export function createKinds(client: Client, guarded: Breaker['run']): Kinds {
       const unknown = wanted.map(({ ref }) => ref).filter((ref) => !kinds.has(ref))
       if (unknown.length > 0) {
         const rows = await guarded(() =>
-          run<{ ref: string; kind: Kind }>(
+          query<{ ref: string; kind: Kind }>(
             client,
             sql`SELECT ref, kind FROM resources
                 WHERE ref IN (SELECT json_array_elements_text(${JSON.stringify(unknown)}::json))`,

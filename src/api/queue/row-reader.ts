@@ -6,7 +6,7 @@
 
 import { type SQL, sql } from 'drizzle-orm'
 import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, run, type Transaction } from '../../shared/db/client.ts'
+import { type Client, query, type Transaction } from '../../shared/db/client.ts'
 
 export interface Look<Row> {
   /** By id; all that are asked for in one turn of the event loop together: a notice wakes a batch of waiters. */
@@ -31,12 +31,12 @@ export function createLook<Row extends { id: string; overdue: boolean }>(
   let next: { ids: Set<string>; rows: Promise<Map<string, Row>> } | undefined
 
   async function list(where: SQL): Promise<Row[]> {
-    const rows = await run<Row>(client, sql`${select} ${where}`)
+    const rows = await query<Row>(client, sql`${select} ${where}`)
     const overdue = rows.filter((row) => row.overdue).map((row) => row.id)
     if (overdue.length === 0) return rows
     const ids = JSON.stringify(overdue)
     const locked = sql`WHERE id IN (SELECT json_array_elements_text(${ids}::json)::uuid) ORDER BY id FOR SHARE`
-    const again = (await client.begin((tx: Transaction) => run<Row>(tx, sql`${select} ${locked}`))) as Row[]
+    const again = (await client.begin((tx: Transaction) => query<Row>(tx, sql`${select} ${locked}`))) as Row[]
     const fresh = new Map(again.map((row) => [row.id, row]))
     return rows.map((row) => fresh.get(row.id) ?? row)
   }

@@ -4,7 +4,7 @@
  */
 import { sql } from 'drizzle-orm'
 import type { Redis } from 'ioredis'
-import { type Client, run } from '../../shared/db/client.ts'
+import { type Client, query } from '../../shared/db/client.ts'
 import type { Log } from '../../shared/log.ts'
 import { settledChannel } from '../../shared/queues.ts'
 
@@ -72,7 +72,7 @@ export function createWaits(subscriber: Redis, redis_prefix: string, client: Cli
 
   async function look(): Promise<void> {
     const ids = JSON.stringify([...watched.keys()])
-    const rows = await run<{ id: string }>(
+    const rows = await query<{ id: string }>(
       client,
       sql`WITH w AS (SELECT json_array_elements_text(${ids}::json)::uuid AS id)
           SELECT id FROM purchases JOIN w USING (id) WHERE status <> 'queued' AND NOT ${sql.raw(CHARGING.purchases)}

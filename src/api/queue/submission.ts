@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto'
 import { sql } from 'drizzle-orm'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { type Breaker, UnavailableError } from '../../shared/breaker.ts'
-import { type Client, run, transaction } from '../../shared/db/client.ts'
+import { type Client, query, transaction } from '../../shared/db/client.ts'
 import type { Payment } from '../../shared/db/schema.ts'
 import { newId } from '../../shared/ids.ts'
 import { Problem, reusedKey } from '../../shared/problem.ts'
@@ -212,7 +212,7 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
    */
   async function unpaidBy(command: string, row: Row): Promise<string | undefined> {
     const [charge] = await guarded(() =>
-      run<{ status: string }>(
+      query<{ status: string }>(
         client,
         sql`SELECT a.status FROM charges a JOIN commands c ON c.${column} = a.${column}
             WHERE c.id = ${command} AND a.${column} = ${row.id} AND a.purpose = 'attempt' AND a.settled_at > c.settled_at
@@ -225,7 +225,7 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
   /** @throws Problem idempotency_key_reused when it was sent with another payment */
   async function findCommand(key: string, scope: string, payment: Payment | null): Promise<string | undefined> {
     const [row] = await guarded(() =>
-      run<{ id: string; same: boolean }>(
+      query<{ id: string; same: boolean }>(
         client,
         sql`SELECT id, payment IS NOT DISTINCT FROM ${json(payment)}::jsonb AS same
             FROM commands WHERE idempotency_key = ${key} AND idempotency_scope = ${scope}`,
@@ -253,7 +253,7 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
       VALUES (${c.id}, ${c.queue}, ${c.subject}, ${c.command}, ${json(c.payment)}::jsonb, ${c.key}, ${c.scope})
       ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
       RETURNING id`
-    const made = await guarded((signal) => transaction(client, signal, (tx) => run(tx, insert)))
+    const made = await guarded((signal) => transaction(client, signal, (tx) => query(tx, insert)))
     nudge([c.queue])
     if (made.length > 0 || c.key === null) return c.id
     return (await findCommand(c.key, c.scope, c.payment)) ?? c.id
@@ -261,7 +261,7 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
 
   async function commandState(id: string) {
     const [row] = await guarded(() =>
-      run<{ status: 'queued' | 'done' | 'rejected'; met: string | null; reason: string | null }>(
+      query<{ status: 'queued' | 'done' | 'rejected'; met: string | null; reason: string | null }>(
         client,
         sql`SELECT status, met, reason FROM commands WHERE id = ${id}`,
       ),

@@ -5,7 +5,7 @@ import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, run } from '../../shared/db/client.ts'
+import { type Client, query } from '../../shared/db/client.ts'
 import { badField, Problem } from '../../shared/problem.ts'
 import { problemResponses, response } from '../http/responses.ts'
 import { ResourceParams, Time } from '../http/schemas.ts'
@@ -57,7 +57,7 @@ export function availabilityRoutes(instance: FastifyInstance, { client, guarded 
       const [from, to] = [new Date(from_ms).toISOString(), new Date(to_ms).toISOString()]
       const window = sql`tstzrange(${from}::timestamptz, ${to}::timestamptz)`
       const [found] = await guarded(() =>
-        run<{ kind: string; free: { from: string; to: string }[] }>(
+        query<{ kind: string; free: { from: string; to: string }[] }>(
           client,
           sql`
           SELECT r.kind, coalesce((

@@ -6,7 +6,7 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
-import { run } from '../../shared/db/client.ts'
+import { query } from '../../shared/db/client.ts'
 import {
   BOOKING_COMMANDS,
   BOOKING_STATUSES,
@@ -297,7 +297,7 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
   }: Pick<NewBooking, 'idempotency_key' | 'idempotency_scope'>) {
     if (idempotency_key === null) return false
     const earlier = await deps.guarded(() =>
-      run(
+      query(
         deps.client,
         sql`SELECT 1 FROM bookings WHERE idempotency_key = ${idempotency_key} AND idempotency_scope = ${idempotency_scope}`,
       ),

@@ -7,7 +7,7 @@ import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import { type Breaker, UnavailableError } from '../../shared/breaker.ts'
-import { type Client, run } from '../../shared/db/client.ts'
+import { type Client, query } from '../../shared/db/client.ts'
 import { REF_PATTERN } from '../../shared/domain/resource.ts'
 import { type LockStats, MAX_HOURS } from '../../shared/lock-stats.ts'
 import type { LockState, Locks } from '../../shared/locks/api.ts'
@@ -182,7 +182,7 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
       const { reason = null } = request.query
       const requested_by = request.caller || 'open'
       const [record] = await guarded(() =>
-        run<{ id: number; fencing_token: number | null }>(
+        query<{ id: number; fencing_token: number | null }>(
           client,
           sql`INSERT INTO forced_releases (resource, requested_by, reason) VALUES (${resource}, ${requested_by}, ${reason})
               RETURNING id, (SELECT fencing_token FROM resources WHERE ref = ${resource}) AS fencing_token`,
@@ -198,7 +198,7 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
       // In one statement: a row that is done says that Postgres refuses the old tokens. If this fails, the caller is told
       // so, and repeats it.
       await guarded(() =>
-        run(
+        query(
           client,
           sql`WITH raised AS (UPDATE resources SET fencing_token = ${token} WHERE ref = ${resource} AND fencing_token < ${token})
               UPDATE forced_releases SET revoked_holders = ${JSON.stringify(holders)}, fencing_token = ${token}, completed_at = clock_timestamp()

@@ -14,7 +14,7 @@ import {
   PURCHASE_STATUSES,
   type PurchaseStatus,
 } from '../../shared/db/schema.ts'
-import { mergeLines, queueOf } from '../../shared/domain/resource.ts'
+import { mergeItems, queueFor } from '../../shared/domain/resource.ts'
 import { newId } from '../../shared/ids.ts'
 import { badField, Problem } from '../../shared/problem.ts'
 import { Key, Prefer } from '../http/headers.ts'
@@ -312,7 +312,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
     async (request, reply) => {
       const { customer, hold_seconds = null } = request.body
       const payment = readPayment(request.body.payment)
-      const lines = mergeLines(request.body.lines)
+      const lines = mergeItems(request.body.lines)
       const body = { customer, lines, payment, hold_seconds }
       const key = keyed(request, 'POST /api/purchases', body)
       const over = lines.find((line) => line.units > MAX_UNITS)
@@ -321,7 +321,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
         ({ resource: ref }, i): Wanted => ({ ref, field: `lines[${i}].resource`, kind: 'units' }),
       )
       await deps.kinds.check([...wanted, ...accountOf(payment)])
-      return await line.submit(request, reply, { ...body, ...key, id: newId(), queue: queueOf(lines) })
+      return await line.submit(request, reply, { ...body, ...key, id: newId(), queue: queueFor(lines) })
     },
   )
 

@@ -8,7 +8,7 @@ import { type SQL, sql } from 'drizzle-orm'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, constraintOf, run, sqlState, type Transaction, transaction } from '../../shared/db/client.ts'
+import { type Client, constraintOf, query, sqlState, type Transaction, transaction } from '../../shared/db/client.ts'
 import { isCurrency, sameCurrency } from '../../shared/domain/currency.ts'
 import { isAccount, REF_PATTERN } from '../../shared/domain/resource.ts'
 import type { Locks } from '../../shared/locks/api.ts'
@@ -168,7 +168,7 @@ function present(row: Row): Type.Static<typeof ResourceSchema> {
 
 /** Resources `r` by a WHERE clause with its ORDER BY and LIMIT. */
 export const readResources = async (client: Client | Transaction, where: SQL) =>
-  (await run<Row>(client, sql`${SELECT} ${where}`)).map(present)
+  (await query<Row>(client, sql`${SELECT} ${where}`)).map(present)
 
 async function readResource(client: Client | Transaction, ref: string) {
   const [resource] = await readResources(client, sql`WHERE r.ref = ${ref}`)
@@ -240,7 +240,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       const limit = request.body.kind === 'units' ? (request.body.max_per_customer ?? null) : null
       if (isAccount(ref) && kind === 'calendar') throw moneyOfTime()
       const { created, resource } = await change(async (tx) => {
-        const [old] = await run<
+        const [old] = await query<
           Pick<Row, 'kind' | 'version' | 'total' | 'available' | 'currency' | 'max_per_customer'>
         >(
           tx,
@@ -254,7 +254,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
         }
         if (!old) {
           if (match !== undefined) throw new Problem(412, 'stale_version', `There is no resource ${ref} to replace.`)
-          const made = await run(
+          const made = await query(
             tx,
             sql`INSERT INTO resources (ref, kind, name, total, available, price, currency, max_per_customer, limit_set_at)
                   VALUES (${ref}, ${kind}, ${name}, ${total}, ${total}, ${amount}, ${currency}, ${limit},
@@ -277,7 +277,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
             const least = old.total - old.available
             throw tooSmall(least)
           }
-          await run(
+          await query(
             tx,
             sql`UPDATE resources SET name = ${name}, total = ${total}, available = ${available}, price = ${amount},
                          currency = ${currency}, version = version + 1, updated_at = now(),
@@ -291,7 +291,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
         if (old && limit !== null && old.max_per_customer === null) await countCustomers(tx, ref)
         const delta = total - (old?.total ?? 0)
         if (delta !== 0) {
-          await run(
+          await query(
             tx,
             sql`INSERT INTO ledger_entries (resource, delta, reason)
                   VALUES (${ref}, ${delta}, ${old ? 'replaced' : 'created'})`,
@@ -380,7 +380,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       const key = idempotencyKey(request)
       const scope = idempotencyScope(request, `restock ${ref}`)
       const [found] = await guarded(() =>
-        run<{ kind: string; fencing_token: number }>(
+        query<{ kind: string; fencing_token: number }>(
           client,
           sql`SELECT kind, fencing_token FROM resources WHERE ref = ${ref}`,
         ),
@@ -391,7 +391,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       await using lease = await onLockServer(() => locks.acquire(ref, ask))
       const { token } = lease
       const { replayed, resource } = await change(async (tx) => {
-        const [own] = await run(
+        const [own] = await query(
           tx,
           // The row's lock first: a batch of an older token may be under way, and its movements come before this one.
           sql`WITH locked AS MATERIALIZED (SELECT ref FROM resources WHERE ref = ${ref} FOR NO KEY UPDATE)
@@ -401,14 +401,14 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
                 RETURNING id`,
         )
         if (!own) {
-          const [first] = await run<{ delta: number; reason: string }>(
+          const [first] = await query<{ delta: number; reason: string }>(
             tx,
             sql`SELECT delta, reason FROM ledger_entries WHERE idempotency_key = ${key} AND idempotency_scope = ${scope}`,
           )
           if (first?.delta !== delta || first.reason !== reason) throw reusedKey()
           return { replayed: true, resource: await readResource(tx, ref) }
         }
-        const [row] = await run<{ total: number }>(
+        const [row] = await query<{ total: number }>(
           tx,
           sql`UPDATE resources SET fencing_token = ${token}, total = total + ${delta}, available = available + ${delta},
                        version = version + 1, updated_at = now()
@@ -450,7 +450,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       const places = cursors('movements', { ref }, /^\d{1,15}$/)
       const before = Number(places.read(cursor) ?? Number.MAX_SAFE_INTEGER)
       const rows = await guarded(() =>
-        run<Type.Static<typeof MovementSchema>>(
+        query<Type.Static<typeof MovementSchema>>(
           client,
           sql`SELECT id, resource, purchase, booking, delta, reason, fencing_token, created_at FROM ledger_entries
               WHERE resource = ${ref} AND id < ${before} ORDER BY id DESC LIMIT ${limit + 1}`,
@@ -465,8 +465,8 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
 
 /** Counts what each customer has of a resource that gets a limit: nobody counted while there was none. */
 async function countCustomers(tx: Transaction, ref: string): Promise<void> {
-  await run(tx, sql`DELETE FROM customer_holdings WHERE resource = ${ref}`)
-  await run(
+  await query(tx, sql`DELETE FROM customer_holdings WHERE resource = ${ref}`)
+  await query(
     tx,
     sql`INSERT INTO customer_holdings (resource, customer, units)
         SELECT ${ref}, p.customer, -sum(m.delta) FROM ledger_entries m JOIN purchases p ON p.id = m.purchase

@@ -8,7 +8,7 @@ import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, run, transaction } from '../../shared/db/client.ts'
+import { type Client, query, transaction } from '../../shared/db/client.ts'
 import type { Gateway, Hint } from '../../shared/payments/gateway.ts'
 import { badField } from '../../shared/problem.ts'
 import { problemResponses } from '../http/responses.ts'
@@ -30,7 +30,7 @@ export function webhookRoutes(instance: FastifyInstance, { gateway, client, guar
       UPDATE charges SET ask_at = clock_timestamp() WHERE purpose = 'charge' AND provider_id = ${intent}
         AND status NOT IN ('declined', 'unavailable')
       RETURNING coalesce(purchase, booking) AS id`
-    const rows = await guarded((signal) => transaction(client, signal, (tx) => run<{ id: string }>(tx, write)))
+    const rows = await guarded((signal) => transaction(client, signal, (tx) => query<{ id: string }>(tx, write)))
     pay(rows.map((row) => row.id))
   }
 

@@ -11,7 +11,7 @@ import type { FastifyInstance } from 'fastify'
 import ipaddr from 'ipaddr.js'
 import Type from 'typebox'
 import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, run } from '../../shared/db/client.ts'
+import { type Client, query } from '../../shared/db/client.ts'
 import { REF_PATTERN } from '../../shared/domain/resource.ts'
 import { EVENT_TYPES } from '../../shared/outbox.ts'
 import { badField, Problem } from '../../shared/problem.ts'
@@ -144,7 +144,7 @@ export function webhookEndpointRoutes(instance: FastifyInstance, deps: WebhookEn
   // They tell of everybody's customers, to whoever registers.
   const admin = { admin: true }
   const ids = (id: string = WEBHOOK_SAMPLES.endpoint) => IdParams(id)
-  const ask = <T>(statement: SQL) => guarded(() => run<T>(client, statement))
+  const ask = <T>(statement: SQL) => guarded(() => query<T>(client, statement))
 
   async function find(id: string) {
     const [row] = await ask<Row>(sql`SELECT ${COLUMNS} FROM webhook_endpoints w WHERE w.id = ${id}`)

@@ -97,7 +97,7 @@ const signals = new WeakMap<object, AbortSignal>()
  * Runs one drizzle `sql` statement as a named prepared statement. drizzle's own `execute` sends it unnamed, which costs
  * postgres.js a second round trip a statement (Describe, then Bind).
  */
-export async function run<Row>(on: Client | Transaction, statement: SQL): Promise<Row[]> {
+export async function query<Row>(on: Client | Transaction, statement: SQL): Promise<Row[]> {
   signals.get(on)?.throwIfAborted()
   const { sql: text, params } = dialect.sqlToQuery(statement)
   return (await on.unsafe(text, params as never[], { prepare: true })) as unknown as Row[]
@@ -121,7 +121,7 @@ export async function transaction<T>(
 }
 
 /** Strings are always quoted: NULL is a word like any other. */
-function element(value: unknown): string {
+function arrayElement(value: unknown): string {
   if (value === null || value === undefined) return 'NULL'
   if (typeof value === 'number') return String(value)
   const text = typeof value === 'string' ? value : JSON.stringify(value)
@@ -132,9 +132,9 @@ function element(value: unknown): string {
  * Rows for FROM, as `name(column, …)` with these columns and types: an array a column, which costs Postgres half of what
  * JSON does. What a row lacks is NULL; objects are for columns of type jsonb.
  */
-export function relation(name: string, rows: readonly object[], types: Readonly<Record<string, string>>): SQL {
+export function unnestRows(name: string, rows: readonly object[], types: Readonly<Record<string, string>>): SQL {
   const arrays = Object.entries(types).map(([column, type]) => {
-    const values = rows.map((row) => element((row as Record<string, unknown>)[column]))
+    const values = rows.map((row) => arrayElement((row as Record<string, unknown>)[column]))
     return sql`${`{${values.join()}}`}::text::${sql.raw(type)}[]`
   })
   const columns = Object.keys(types).map((column) => `"${column}"`)

@@ -2,7 +2,7 @@
 import { sql } from 'drizzle-orm'
 
 /** Every line of the table once, by its head: an index skip scan, as cheap with a million rows in one line as with one. */
-export const heads = (table: string, queue = 'queue') => sql.raw(headsText(table, queue))
+export const queueHeads = (table: string, queue = 'queue') => sql.raw(headsText(table, queue))
 
 /** The same as text, for a statement that is one. */
 export const headsText = (table: string, queue = 'queue') =>

@@ -22,7 +22,7 @@ export function byLockOrder(a: string, b: string): number {
 }
 
 /** The same resource on several lines becomes one line, at its first place. */
-export function mergeLines(lines: readonly Line[]): Line[] {
+export function mergeItems(lines: readonly Line[]): Line[] {
   /* guard:merge-lines */
   const units = new Map<string, number>()
   for (const line of lines) units.set(line.resource, (units.get(line.resource) ?? 0) + line.units)
@@ -31,7 +31,7 @@ export function mergeLines(lines: readonly Line[]): Line[] {
 }
 
 /** The resource whose line a purchase of these lines stands in. */
-export function queueOf(lines: readonly Line[]): string {
+export function queueFor(lines: readonly Line[]): string {
   const [first] = lines.map((line) => line.resource).sort(byLockOrder)
   if (first === undefined) throw new Error('a purchase has at least one line')
   return first

@@ -6,8 +6,8 @@ import { hostname } from 'node:os'
 import { sql } from 'drizzle-orm'
 import type { Redis } from 'ioredis'
 import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, run } from '../../shared/db/client.ts'
-import { heads } from '../../shared/db/queue-heads.ts'
+import { type Client, query } from '../../shared/db/client.ts'
+import { queueHeads } from '../../shared/db/queue-heads.ts'
 import { keepWatched, type Lines, readWatched, statesOf, tellBreakers } from '../../shared/fleet-status.ts'
 import { blockedQueues, QUICK_MS, STANDING_STILL, verify } from '../../shared/invariants.ts'
 import type { Locks } from '../../shared/locks/api.ts'
@@ -43,7 +43,7 @@ const turn = async (redis: Redis, prefix: string, name: string, ms: number) =>
   (await redis.set(`${prefix}watched:turn:${name}`, '1', 'PX', Math.floor(ms * 0.9), 'NX')) === 'OK'
 
 async function lines(client: Client, locks: WatchDeps['locks']): Promise<Lines> {
-  const [row] = await run<Omit<Lines, 'blocked'>>(
+  const [row] = await query<Omit<Lines, 'blocked'>>(
     client,
     sql`
     SELECT (SELECT count(*) FROM purchases WHERE status = 'queued')
@@ -52,9 +52,9 @@ async function lines(client: Client, locks: WatchDeps['locks']): Promise<Lines> 
            greatest(0, extract(epoch FROM clock_timestamp() - min(created_at)))::float AS oldest_s,
            (SELECT count(*) FROM (${sql.raw(STANDING_STILL)}) still) AS stuck_charges
     FROM (
-      SELECT created_at FROM ${heads('purchases')} a
-      UNION ALL SELECT created_at FROM ${heads('commands')} b
-      UNION ALL SELECT created_at FROM ${heads('bookings', 'resource')} c
+      SELECT created_at FROM ${queueHeads('purchases')} a
+      UNION ALL SELECT created_at FROM ${queueHeads('commands')} b
+      UNION ALL SELECT created_at FROM ${queueHeads('bookings', 'resource')} c
     ) head`,
   )
   // A lock server that is down hides which queues are blocked, not how long they are.

@@ -3,8 +3,8 @@
  * and a charge that has not come to an end in time is told of again, whatever happened to its job.
  */
 import { sql } from 'drizzle-orm'
-import { type Client, run } from '../../shared/db/client.ts'
-import { heads } from '../../shared/db/queue-heads.ts'
+import { type Client, query } from '../../shared/db/client.ts'
+import { queueHeads } from '../../shared/db/queue-heads.ts'
 import type { Locks } from '../../shared/locks/api.ts'
 
 /** Milliseconds between sweeps: an overdue hold's units are sellable again within a second, by two sweeps' room. */
@@ -35,15 +35,15 @@ export async function sweepOnce({ client, locks, insist, pay }: SweepDeps): Prom
   const lease = await locks.tryAcquire('sweep:purchases', { progress_ms: STEP_MS })
   if (!lease) return []
   try {
-    const rows = await run<{ queue: string }>(
+    const rows = await query<{ queue: string }>(
       client,
       sql`
       SELECT queue FROM (
-        SELECT queue FROM ${heads('purchases')} a WHERE created_at < clock_timestamp() - ${LATE}
+        SELECT queue FROM ${queueHeads('purchases')} a WHERE created_at < clock_timestamp() - ${LATE}
         UNION
-        SELECT queue FROM ${heads('commands')} b WHERE created_at < clock_timestamp() - ${LATE}
+        SELECT queue FROM ${queueHeads('commands')} b WHERE created_at < clock_timestamp() - ${LATE}
         UNION
-        SELECT queue FROM ${heads('bookings', 'resource')} c WHERE created_at < clock_timestamp() - ${LATE}
+        SELECT queue FROM ${queueHeads('bookings', 'resource')} c WHERE created_at < clock_timestamp() - ${LATE}
         UNION
         SELECT resource FROM bookings WHERE status = 'requested' AND expires_at <= clock_timestamp()
         UNION
@@ -54,7 +54,7 @@ export async function sweepOnce({ client, locks, insist, pay }: SweepDeps): Prom
     insist(queues)
     lease.progress()
     // Charges whose job was lost, or gave up for a while. Not again before it has had time to begin.
-    const charges = await run<{ id: string }>(
+    const charges = await query<{ id: string }>(
       client,
       sql`
       UPDATE charges SET due_at = clock_timestamp() + interval '2 seconds'
@@ -65,7 +65,7 @@ export async function sweepOnce({ client, locks, insist, pay }: SweepDeps): Prom
       RETURNING coalesce(purchase, booking) AS id`,
     )
     // What may have been done at the provider since, without a webhook that has come.
-    const looks = await run<{ id: string }>(
+    const looks = await query<{ id: string }>(
       client,
       sql`
       UPDATE charges SET due_at = clock_timestamp() + ${LOOK_S} * interval '1 second'

@@ -3,7 +3,7 @@
  * that do the same, or do it late, one writes and the other finds that it did not.
  */
 import { sql } from 'drizzle-orm'
-import { type Client, run } from '../../shared/db/client.ts'
+import { type Client, query } from '../../shared/db/client.ts'
 import type { ChargeStatus } from '../../shared/db/schema.ts'
 
 /** A refund that we owe. */
@@ -51,7 +51,7 @@ const OWN = (row: string) =>
     'due', ${row}.ask_at IS NULL OR ${row}.ask_at <= clock_timestamp())`)
 
 export async function readMoney(client: Client, id: string): Promise<Money | undefined> {
-  const [row] = await run<Money>(
+  const [row] = await query<Money>(
     client,
     sql`SELECT p.id, CASE WHEN p.booking IS NULL THEN 'purchase' ELSE 'booking' END AS of, p.queue,
                coalesce(p.token, '') AS token, c.id AS charge, c.status, coalesce(c.provider_id, '') AS provider_id,
@@ -66,7 +66,7 @@ export async function readMoney(client: Client, id: string): Promise<Money | und
 
 /** A confirm is about to be sent: only while the units or dates are set aside, and nobody has given them up. */
 export async function sent(client: Client, { id, charge }: Money, provider_id: string): Promise<boolean> {
-  const rows = await run(
+  const rows = await query(
     client,
     sql`UPDATE charges c SET status = 'sent', provider_id = ${provider_id}, attempts = attempts + 1
         FROM payable p
@@ -88,7 +88,7 @@ export async function conclude(
   reason: string | null,
 ): Promise<boolean> {
   const command = to === 'authorized' ? 'paid' : 'unpaid'
-  const rows = await run(
+  const rows = await query(
     client,
     sql`WITH c AS (
           UPDATE charges SET status = ${to}, reason = ${reason},
@@ -109,7 +109,7 @@ export async function conclude(
 
 /** Its intent is about to be cancelled. False when it is known by now how it ended. */
 export async function givingUp(client: Client, charge: string): Promise<boolean> {
-  const rows = await run(
+  const rows = await query(
     client,
     sql`UPDATE charges SET reason = ${GIVING_UP} WHERE id = ${charge} AND status = 'sent' RETURNING id`,
   )
@@ -123,7 +123,7 @@ export async function captured(
   status: 'captured' | 'lost',
   reason: string | null,
 ): Promise<boolean> {
-  const rows = await run(
+  const rows = await query(
     client,
     sql`UPDATE charges SET status = ${status}, reason = ${reason}, settled_at = clock_timestamp(),
                ask_at = coalesce(ask_at, clock_timestamp() + interval '1 hour')
@@ -137,7 +137,7 @@ export async function captured(
 
 /** The reservation is gone, or nothing was ever taken: there is nothing to give back, and the charge ends with it. */
 export async function released(client: Client, id: string): Promise<boolean> {
-  const rows = await run(
+  const rows = await query(
     client,
     sql`WITH c AS (
           UPDATE charges t SET status = 'released', settled_at = clock_timestamp()
@@ -151,7 +151,7 @@ export async function released(client: Client, id: string): Promise<boolean> {
 
 /** Nothing more can be done now: the sweeper tells of it again. Always false, as the answer to "is there another step". */
 export async function later(client: Client, id: string): Promise<false> {
-  await run(
+  await query(
     client,
     sql`UPDATE charges t SET due_at = clock_timestamp() + interval '3 seconds'
         WHERE ${OF('t', id)} AND status IN ('pending', 'sent', 'capturing', 'failed')`,

@@ -4,7 +4,7 @@
  * that has gone back, by whichever way.
  */
 import { sql } from 'drizzle-orm'
-import { type Client, run, type Transaction } from '../../shared/db/client.ts'
+import { type Client, query, type Transaction } from '../../shared/db/client.ts'
 import type { ChargeStatus } from '../../shared/db/schema.ts'
 import type { Dispute, Refund, Seen } from '../../shared/payments/gateway.ts'
 import type { Money, OwnRefund } from './charge-store.ts'
@@ -56,7 +56,7 @@ export async function record(client: Client, money: Money, seen: Seen): Promise<
   const of = money.of === 'purchase' ? sql`purchase = ${money.id}` : sql`booking = ${money.id}`
   return await client.begin(async (tx) => {
     // The events' heads first, in one order: a batch that ends a sale takes them before the charge's lock, too.
-    await run(
+    await query(
       tx,
       sql`SELECT resource FROM outbox_sequences WHERE resource IN (
             SELECT queue FROM purchases WHERE id = ${money.id}
@@ -64,20 +64,20 @@ export async function record(client: Client, money: Money, seen: Seen): Promise<
             UNION SELECT resource FROM bookings WHERE id = ${money.id})
           ORDER BY resource FOR UPDATE`,
     )
-    const [charge] = await run<{ amount: number; currency: string; status: ChargeStatus }>(
+    const [charge] = await query<{ amount: number; currency: string; status: ChargeStatus }>(
       tx,
       sql`SELECT amount, currency, status FROM charges WHERE id = ${money.charge} FOR NO KEY UPDATE`,
     )
     if (!charge) return { news: [] }
     if (charge.status === 'sent' || charge.status === 'authorized' || charge.status === 'capturing') {
-      await run(
+      await query(
         tx,
         sql`UPDATE charges SET status = 'captured', settled_at = clock_timestamp(),
                    ask_at = coalesce(ask_at, clock_timestamp() + interval '1 hour')
             WHERE id = ${money.charge}`,
       )
     }
-    const rows = await run<Row>(
+    const rows = await query<Row>(
       tx,
       sql`SELECT id, purpose, status, amount, attempts, at_provider, provider_id, reason,
                  ask_at IS NULL OR ask_at <= clock_timestamp() AS due
@@ -176,7 +176,7 @@ async function write(tx: Transaction, money: Money, change: Change): Promise<voi
   const settled_at = over ? sql`clock_timestamp()` : sql`NULL`
   const ask_at = ask_s === null ? sql`NULL` : sql`clock_timestamp() + ${ask_s} * interval '1 second'`
   if (row) {
-    await run(
+    await query(
       tx,
       sql`UPDATE charges SET status = ${status}, amount = ${amount}, reason = ${reason}, attempts = ${attempts},
                  provider_id = ${provider_id}, settled_at = ${settled_at}, ask_at = ${ask_at},
@@ -185,7 +185,7 @@ async function write(tx: Transaction, money: Money, change: Change): Promise<voi
     )
     return
   }
-  await run(
+  await query(
     tx,
     sql`INSERT INTO charges (purchase, booking, purpose, n, at_provider, provider_id, status, amount, currency, reason, settled_at)
         SELECT c.purchase, c.booking, ${purpose}, (
@@ -206,7 +206,7 @@ const BOUGHT = (id: string) => sql`(
 
 /** A refund that was made at the provider came back from the bank after its sale was undone: now we owe it. */
 async function owe(tx: Transaction, money: Money, left: number): Promise<void> {
-  await run(
+  await query(
     tx,
     sql`INSERT INTO charges (purchase, booking, purpose, amount, currency)
         SELECT c.purchase, c.booking, 'refund', ${left}, c.currency FROM charges c
@@ -217,7 +217,7 @@ async function owe(tx: Transaction, money: Money, left: number): Promise<void> {
 
 /** All of it was given back at the provider: the sale is undone in its line, as by a command of ours. */
 async function undo(tx: Transaction, money: Money): Promise<boolean> {
-  const rows = await run(
+  const rows = await query(
     tx,
     sql`INSERT INTO commands (queue, purchase, booking, command, idempotency_key, idempotency_scope)
         SELECT queue, CASE of WHEN 'purchase' THEN id END, CASE of WHEN 'booking' THEN id END,
@@ -238,7 +238,7 @@ export async function askAgain(on: Client | Transaction, { charge, ask }: Money,
   const undecided =
     seen?.refunds.some((one) => one.status === 'pending') || seen?.disputes.some((one) => one.status === 'open')
   const longest = sql.raw(undecided ? "interval '6 hours'" : "interval '30 days'")
-  await run(
+  await query(
     on,
     sql`UPDATE charges SET ask_at = CASE
           WHEN coalesce(settled_at, created_at) > clock_timestamp() - ${LOOKED_AT_DAYS} * interval '1 day'
@@ -250,7 +250,7 @@ export async function askAgain(on: Client | Transaction, { charge, ask }: Money,
 
 /** Our refund, when nothing is known of its attempt but that it may have been asked for. */
 async function toAsk(tx: Transaction, id: string): Promise<OwnRefund | undefined> {
-  const [row] = await run<OwnRefund>(
+  const [row] = await query<OwnRefund>(
     tx,
     sql`SELECT id, status, amount, attempts, true AS due FROM charges
         WHERE id = ${id} AND status = 'pending' AND attempts > 0 AND ask_at <= clock_timestamp()`,
@@ -262,7 +262,7 @@ async function toAsk(tx: Transaction, id: string): Promise<OwnRefund | undefined
 export async function taken(client: Client, { id, attempts }: OwnRefund, made: Refund): Promise<boolean> {
   const { id: provider_id, status, reason } = made
   const ask_s = status === 'refunded' ? null : status === 'failed' ? backoff_s(attempts) : 60
-  const rows = await run(
+  const rows = await query(
     client,
     sql`UPDATE charges SET status = ${status}, provider_id = ${provider_id}, reason = ${reason},
                settled_at = CASE WHEN ${status} = 'refunded' THEN clock_timestamp() END,
@@ -277,7 +277,7 @@ export async function taken(client: Client, { id, attempts }: OwnRefund, made: R
 /** The provider will not do it: this attempt is over, and the next one comes later, with a key of its own. */
 export async function refused(client: Client, { id, attempts }: OwnRefund, reason: string): Promise<boolean> {
   const wait = sql`clock_timestamp() + ${backoff_s(attempts)} * interval '1 second'`
-  const rows = await run(
+  const rows = await query(
     client,
     sql`UPDATE charges SET status = 'failed', reason = ${reason}, ask_at = ${wait}, due_at = ${wait}
         WHERE id = ${id} AND status = 'pending' AND attempts = ${attempts}

@@ -5,7 +5,7 @@
  * the EXCLUDE constraint sees what was decided and not a moment in between.
  */
 import { sql } from 'drizzle-orm'
-import { type Client, relation, run, type Transaction } from '../../shared/db/client.ts'
+import { type Client, query, type Transaction, unnestRows } from '../../shared/db/client.ts'
 import type { BookingCommand, ChargeCommand, Payment } from '../../shared/db/schema.ts'
 import { isActive } from '../../shared/domain/booking.ts'
 import type { BookingChange, BookingItem, BookingRow, BookingVerdict } from '../decide/bookings.ts'
@@ -46,7 +46,7 @@ export function createCalendars(client: Client) {
       const taken = new Map<string, BookingItem[]>()
       const asked = lines.filter(({ queue }) => !units.has(queue))
       if (asked.length === 0) return taken
-      const rows = await run<Taken>(client, standing(asked))
+      const rows = await query<Taken>(client, standing(asked))
       if (units.size > REMEMBERED) units.clear()
       const bookings = new Map<string, BookingRow>()
       for (const { line, resource_kind, item, command_id, command_seq, command, command_payment, ...fresh } of rows) {
@@ -71,7 +71,7 @@ export function createCalendars(client: Client) {
 
 const standing = (wanted: readonly QueueCursor[]) => sql`
   SELECT q.queue AS line, r.kind AS resource_kind, i.*
-  FROM ${relation('q', wanted, { queue: 'text', after: 'bigint', limit: 'int' })}
+  FROM ${unnestRows('q', wanted, { queue: 'text', after: 'bigint', limit: 'int' })}
   LEFT JOIN resources r ON r.ref = q.queue
   LEFT JOIN LATERAL (
     (SELECT 'expired' AS item, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS command,
@@ -99,12 +99,12 @@ export async function readActive(tx: Transaction, items: readonly BookingItem[])
   if (news.length === 0) return []
   const ranges = news.map(({ queue, from_ms, until_ms }) => ({ queue, from_ms, until_ms }))
   const riders = news.filter((row) => row.kind === 'ride').map((row) => row.customer)
-  return await run<BookingRow>(
+  return await query<BookingRow>(
     tx,
     sql`
     SELECT ${sql.raw(COLUMNS)} FROM (
       SELECT queue, range_agg(tstzrange(to_timestamp(from_ms / 1000), to_timestamp(until_ms / 1000), '[]')) AS times
-      FROM ${relation('d', ranges, { queue: 'text', from_ms: 'float8', until_ms: 'float8' })}
+      FROM ${unnestRows('d', ranges, { queue: 'text', from_ms: 'float8', until_ms: 'float8' })}
       GROUP BY queue
     ) w JOIN bookings b ON b.resource = w.queue AND b.during && w.times AND b.status IN ('requested', 'accepted')
     UNION
@@ -125,9 +125,9 @@ export async function writeBookings(tx: Transaction, { bookings, overdue }: Book
       AND status = 'requested' AND expires_at <= clock_timestamp()
     RETURNING id`
   const parts = await Promise.all([
-    overdue.length > 0 ? run(tx, expire) : [],
-    leave.length > 0 ? run(tx, update(leave)) : [],
-    come.length > 0 ? run(tx, update(come)) : [],
+    overdue.length > 0 ? query(tx, expire) : [],
+    leave.length > 0 ? query(tx, update(leave)) : [],
+    come.length > 0 ? query(tx, update(come)) : [],
   ])
   return parts.reduce((sum, rows) => sum + rows.length, 0) === bookings.length + overdue.length
 }
@@ -142,7 +142,7 @@ const update = (changes: readonly BookingChange[]) => sql`
       fencing_token = d.fencing_token, settled_at = clock_timestamp(),
       expires_at = CASE WHEN d.status = 'requested' THEN to_timestamp(d.expires_ms / 1000) ELSE t.expires_at END,
       during = CASE WHEN d.status IN ('requested', 'accepted', 'rejected') THEN t.during ELSE ${CLOSED} END
-  FROM ${relation('d', changes, { id: 'uuid', was: 'text', status: 'text', reason: 'text', conflicts: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
+  FROM ${unnestRows('d', changes, { id: 'uuid', was: 'text', status: 'text', reason: 'text', conflicts: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
   WHERE t.id = d.id AND t.status = d.was
     -- A reader that was told "expired" must never see this request accepted: the clock is asked under the row lock.
     AND (d.was <> 'requested' OR d.status NOT IN ('requested', 'accepted') OR t.expires_at IS NULL

@@ -4,7 +4,7 @@
  * here after the commit is carried out by the payment jobs, however often they are lost.
  */
 import { sql } from 'drizzle-orm'
-import { relation, run, type Transaction } from '../../shared/db/client.ts'
+import { query, type Transaction, unnestRows } from '../../shared/db/client.ts'
 import type { Payable, PaymentChange, PurchaseItem, Resource, Successor } from '../decide/purchases.ts'
 
 /** Fills in what the batch's customers have of resources with a limit; asks nothing where there is none. */
@@ -22,10 +22,10 @@ export async function readTaken(
     for (const one of [payment, command?.payment]) if (one?.method === 'wallet') refs.push(one.account)
     for (const ref of refs) if (limited.has(ref)) pairs.set(JSON.stringify([ref, customer]), { ref, customer })
   }
-  const rows = await run<{ resource: string; customer: string; units: number }>(
+  const rows = await query<{ resource: string; customer: string; units: number }>(
     tx,
     sql`SELECT u.resource, u.customer, u.units
-        FROM ${relation('d', [...pairs.values()], { ref: 'text', customer: 'text' })}
+        FROM ${unnestRows('d', [...pairs.values()], { ref: 'text', customer: 'text' })}
         JOIN customer_holdings u ON u.resource = d.ref AND u.customer = d.customer`,
   )
   for (const { resource, customer, units } of rows) resources.get(resource)?.taken.set(customer, units)
@@ -37,10 +37,10 @@ export async function writeTaken(tx: Transaction, resources: readonly Resource[]
     Array.from(taken, ([customer, units]) => ({ resource: ref, customer, units })),
   )
   if (rows.length === 0) return
-  await run(
+  await query(
     tx,
     sql`INSERT INTO customer_holdings (resource, customer, units)
-        SELECT * FROM ${relation('d', rows, { resource: 'text', customer: 'text', units: 'bigint' })}
+        SELECT * FROM ${unnestRows('d', rows, { resource: 'text', customer: 'text', units: 'bigint' })}
         ON CONFLICT (resource, customer) DO UPDATE SET units = excluded.units
         WHERE customer_holdings.units <> excluded.units`,
   )
@@ -49,12 +49,12 @@ export async function writeTaken(tx: Transaction, resources: readonly Resource[]
 /** An expired purchase is bought again as a confirmed one: once, by its unique index. */
 export async function writeSuccessors(tx: Transaction, successors: readonly Successor[]): Promise<void> {
   if (successors.length === 0) return
-  await run(
+  await query(
     tx,
     sql`INSERT INTO purchases (id, queue, customer, lines, amount, currency, payment, status, replaces, fencing_token, settled_at)
         SELECT d.id, p.queue, p.customer, p.lines, p.amount, p.currency, p.payment, 'confirmed', p.id, d.fencing_token,
                clock_timestamp()
-        FROM ${relation('d', successors, { id: 'uuid', replaces: 'uuid', fencing_token: 'bigint' })}
+        FROM ${unnestRows('d', successors, { id: 'uuid', replaces: 'uuid', fencing_token: 'bigint' })}
         JOIN purchases p ON p.id = d.replaces`,
   )
 }
@@ -62,13 +62,13 @@ export async function writeSuccessors(tx: Transaction, successors: readonly Succ
 /** A booking that has expired is made again as an accepted one: once, by its unique index. */
 export async function writeRebooked(tx: Transaction, rebooked: readonly Successor[]): Promise<void> {
   if (rebooked.length === 0) return
-  await run(
+  await query(
     tx,
     sql`INSERT INTO bookings (id, resource, kind, customer, during, amount, currency, payment, status, replaces, fencing_token,
                               settled_at)
         SELECT d.id, b.resource, b.kind, b.customer, b.during, b.amount, b.currency, b.payment, 'accepted', b.id, d.fencing_token,
                clock_timestamp()
-        FROM ${relation('d', rebooked, { id: 'uuid', replaces: 'uuid', fencing_token: 'bigint' })}
+        FROM ${unnestRows('d', rebooked, { id: 'uuid', replaces: 'uuid', fencing_token: 'bigint' })}
         JOIN bookings b ON b.id = d.replaces`,
   )
 }
@@ -82,10 +82,10 @@ export async function writePayments(tx: Transaction, payments: readonly PaymentC
     // The last one of a batch counts: an earlier card may have been declined in it.
     const own = new Map(payments.flatMap((one) => (one.of === of ? [[one.id, one]] : [])))
     if (own.size === 0) continue
-    const rows = await run(
+    const rows = await query(
       tx,
       sql`UPDATE ${sql.raw(table)} t SET payment = d.payment
-          FROM ${relation('d', [...own.values()], { id: 'uuid', payment: 'jsonb' })}
+          FROM ${unnestRows('d', [...own.values()], { id: 'uuid', payment: 'jsonb' })}
           -- Queued: the hold is settled in this batch too, and its status is written behind this, on the same condition.
           WHERE t.id = d.id AND t.status IN ('queued', ${status}) RETURNING t.id`,
     )
@@ -100,7 +100,7 @@ export async function writePayments(tx: Transaction, payments: readonly PaymentC
  */
 export async function writeAttempts(tx: Transaction, ids: readonly string[]): Promise<boolean> {
   if (ids.length === 0) return true
-  const rows = await run(
+  const rows = await query(
     tx,
     sql`UPDATE charges c SET purpose = 'attempt', settled_at = clock_timestamp(), n = 1 + (
           SELECT count(*) FROM charges a WHERE (a.purchase = d.id OR a.booking = d.id) AND a.purpose = 'attempt')
@@ -114,11 +114,11 @@ export async function writeAttempts(tx: Transaction, ids: readonly string[]): Pr
 /** False when a charge to be captured was not authorized: nobody but the line gives that status up. */
 export async function writePayables(tx: Transaction, payables: readonly Payable[]): Promise<boolean> {
   if (payables.length === 0) return true
-  const [row] = await run<{ captures: number }>(
+  const [row] = await query<{ captures: number }>(
     tx,
     sql`
     WITH d AS MATERIALIZED (
-      SELECT * FROM ${relation('d', payables, { step: 'text', of: 'text', id: 'uuid', amount: 'bigint', currency: 'text', hold_until_ms: 'float8' })}
+      SELECT * FROM ${unnestRows('d', payables, { step: 'text', of: 'text', id: 'uuid', amount: 'bigint', currency: 'text', hold_until_ms: 'float8' })}
     ), charge AS (
       INSERT INTO charges (purchase, booking, purpose, amount, currency, hold_until)
       SELECT CASE d.of WHEN 'purchase' THEN id END, CASE d.of WHEN 'booking' THEN id END, 'charge', amount, currency,
@@ -139,9 +139,9 @@ export async function writePayables(tx: Transaction, payables: readonly Payable[
     const of = sql`(SELECT e::uuid AS id FROM json_array_elements_text(${JSON.stringify([...refunds])}::json) e) d
       JOIN charges c ON (c.purchase = d.id OR c.booking = d.id) AND c.purpose = 'charge'`
     // Locked first: what was given back at the provider is read after the job that writes it down is through.
-    await run(tx, sql`SELECT 1 FROM ${of} ORDER BY d.id FOR NO KEY UPDATE OF c`)
+    await query(tx, sql`SELECT 1 FROM ${of} ORDER BY d.id FOR NO KEY UPDATE OF c`)
     // A statement of its own: a charge that was written just now is to be seen by it, and so is what the lock waited for.
-    await run(
+    await query(
       tx,
       sql`INSERT INTO charges (purchase, booking, purpose, amount, currency)
           SELECT c.purchase, c.booking, 'refund', c.amount - back.amount, c.currency

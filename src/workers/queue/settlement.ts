@@ -5,7 +5,7 @@
  */
 import { sql } from 'drizzle-orm'
 import type { Client, Transaction } from '../../shared/db/client.ts'
-import { relation, run, sqlState, transaction } from '../../shared/db/client.ts'
+import { query, sqlState, transaction, unnestRows } from '../../shared/db/client.ts'
 import type { CommandKind, Payment } from '../../shared/db/schema.ts'
 import { type BookingVerdict, decideBookings } from '../decide/bookings.ts'
 import {
@@ -77,14 +77,14 @@ export const rowsPerLine = (lines: number) => Math.min(ROWS_PER_LINE, Math.ceil(
  * seq. Rows of one purchase share one object.
  */
 export async function take(client: Client, lines: readonly QueueCursor[]): Promise<Map<string, PurchaseItem[]>> {
-  const rows = await run<Taken>(
+  const rows = await query<Taken>(
     client,
     sql`
     SELECT q.queue AS line, i.kind, i.command_id, i.command_seq, i.command, i.command_created_ms, i.command_payment,
            i.id, i.seq, i.queue, i.customer, i.lines, i.amount, i.currency, i.payment, i.hold_seconds, i.status,
            i.replaces, i.charge, ${ms('i.hold_until')} AS hold_until_ms,
            ${ms('i.created_at')} AS created_ms, ${ms('i.expires_at')} AS expires_ms
-    FROM ${relation('q', lines, { queue: 'text', after: 'bigint', limit: 'int' })}
+    FROM ${unnestRows('q', lines, { queue: 'text', after: 'bigint', limit: 'int' })}
     -- A resource that is gone still has its line, to be answered.
     LEFT JOIN resources r ON r.ref = q.queue
     CROSS JOIN LATERAL (
@@ -164,10 +164,10 @@ type Guarded = Omit<Resource, 'token' | 'taken'> & { now_ms: number }
  */
 async function guard(tx: Transaction, tokens: ReadonlyMap<string, number>): Promise<[Map<string, Resource>, number]> {
   const wanted = Array.from(tokens, ([ref, token]) => ({ ref, token }))
-  const rows = await run<Guarded>(
+  const rows = await query<Guarded>(
     tx,
     sql`
-    WITH wanted AS (SELECT * FROM ${relation('w', wanted, { ref: 'text', token: 'bigint' })}),
+    WITH wanted AS (SELECT * FROM ${unnestRows('w', wanted, { ref: 'text', token: 'bigint' })}),
     locked AS MATERIALIZED (
       SELECT r.ref, w.token FROM wanted w JOIN resources r ON r.ref = w.ref ORDER BY r.ref /* guard:row-lock */ FOR NO KEY UPDATE OF r /* end:row-lock */
     )
@@ -182,7 +182,7 @@ async function guard(tx: Transaction, tokens: ReadonlyMap<string, number>): Prom
   const missing = [...tokens.keys()].filter((ref) => !resources.has(ref))
   if (missing.length > 0) {
     // Not in the table at all is an answer (unknown_resource); in the table and not updated is a newer fence.
-    const stale = await run<{ ref: string; fencing_token: number }>(
+    const stale = await query<{ ref: string; fencing_token: number }>(
       tx,
       sql`SELECT r.ref, r.fencing_token FROM resources r
           WHERE r.ref IN (SELECT json_array_elements_text(${JSON.stringify(missing)}::json))`,
@@ -194,7 +194,7 @@ async function guard(tx: Transaction, tokens: ReadonlyMap<string, number>): Prom
 
 /** Writes a verdict in one statement; every part must change exactly the rows it names. */
 async function write(tx: Transaction, verdict: Verdict): Promise<void> {
-  const [row] = await run<{ purchases: number; commands: number; movements: number; resources: number }>(
+  const [row] = await query<{ purchases: number; commands: number; movements: number; resources: number }>(
     tx,
     sql`
     WITH p AS (
@@ -202,7 +202,7 @@ async function write(tx: Transaction, verdict: Verdict): Promise<void> {
       SET status = d.status, reason = d.reason, met = d.met, amount = d.amount, currency = d.currency, fencing_token = d.fencing_token,
           expires_at = CASE WHEN d.status = 'held' THEN to_timestamp(d.expires_ms / 1000) ELSE t.expires_at END,
           settled_at = clock_timestamp()
-      FROM ${relation('d', verdict.purchases, { id: 'uuid', was: 'text', status: 'text', reason: 'text', met: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
+      FROM ${unnestRows('d', verdict.purchases, { id: 'uuid', was: 'text', status: 'text', reason: 'text', met: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
       WHERE t.id = d.id /* guard:status */ AND t.status = d.was /* end:status */
         -- A reader that was told "expired" must never see this hold go on: the clock is asked under the row lock.
         AND (d.was <> 'held' OR d.status NOT IN ('held', 'confirmed') OR t.expires_at > clock_timestamp())
@@ -210,18 +210,18 @@ async function write(tx: Transaction, verdict: Verdict): Promise<void> {
     ), c AS (
       UPDATE commands t
       SET status = d.status, reason = d.reason, met = d.met, fencing_token = d.fencing_token, settled_at = clock_timestamp()
-      FROM ${relation('d', verdict.commands, { id: 'uuid', status: 'text', reason: 'text', met: 'text', fencing_token: 'bigint' })}
+      FROM ${unnestRows('d', verdict.commands, { id: 'uuid', status: 'text', reason: 'text', met: 'text', fencing_token: 'bigint' })}
       WHERE t.id = d.id AND t.status = 'queued'
       RETURNING 1
     ), m AS (
       INSERT INTO ledger_entries (resource, purchase, booking, delta, reason, fencing_token)
-      SELECT * FROM ${relation('d', verdict.movements, { resource: 'text', purchase: 'uuid', booking: 'uuid', delta: 'bigint', reason: 'text', fencing_token: 'bigint' })}
+      SELECT * FROM ${unnestRows('d', verdict.movements, { resource: 'text', purchase: 'uuid', booking: 'uuid', delta: 'bigint', reason: 'text', fencing_token: 'bigint' })}
       -- Only if all are as they were taken: else the effect that another batch has had would look like a bad row's.
       WHERE (SELECT count(*) FROM p) = ${verdict.purchases.length} AND (SELECT count(*) FROM c) = ${verdict.commands.length}
       RETURNING 1
     ), r AS (
       UPDATE resources t SET available = d.available, held = d.held, updated_at = now()
-      FROM ${relation('d', verdict.resources, { ref: 'text', available: 'bigint', held: 'bigint', token: 'bigint' })}
+      FROM ${unnestRows('d', verdict.resources, { ref: 'text', available: 'bigint', held: 'bigint', token: 'bigint' })}
       WHERE t.ref = d.ref /* guard:row-token */ AND t.fencing_token = d.token /* end:row-token */
       RETURNING 1
     )
@@ -310,19 +310,19 @@ export async function commit(
 export async function setApart(client: Client, item: Item, error: unknown): Promise<void> {
   const settled = sql`settled_at = clock_timestamp()`
   if (item.kind === 'command') {
-    await run(
+    await query(
       client,
       sql`UPDATE commands SET status = 'rejected', reason = 'unprocessable', ${settled}
           WHERE id = ${item.command.id} AND status = 'queued'`,
     )
   } else if (item.purchase) {
-    await run(
+    await query(
       client,
       sql`UPDATE purchases SET status = 'failed', reason = 'unprocessable', ${settled}
           WHERE id = ${item.purchase.id} AND status = 'queued'`,
     )
   } else {
-    await run(
+    await query(
       client,
       sql`UPDATE bookings SET status = 'rejected', reason = ${isCollision(error) ? 'conflict' : 'unprocessable'}, ${settled}
           WHERE id = ${item.booking.id} AND status = 'queued'`,

@@ -3,7 +3,7 @@
  * that its sender saw, under the sender's token, or not at all; the outbox is forgotten from its beginning only.
  */
 import { sql } from 'drizzle-orm'
-import { type Client, run } from '../../shared/db/client.ts'
+import { type Client, query } from '../../shared/db/client.ts'
 import { type Event, positionOf } from '../../shared/outbox.ts'
 import type { Attempt } from './http-sender.ts'
 
@@ -31,12 +31,12 @@ export interface Claimed extends Line {
 
 /** True when anybody is to be told of anything. */
 export async function hasEndpoints(client: Client): Promise<boolean> {
-  return (await run(client, sql`SELECT 1 FROM webhook_endpoints WHERE disabled_reason IS NULL LIMIT 1`)).length > 0
+  return (await query(client, sql`SELECT 1 FROM webhook_endpoints WHERE disabled_reason IS NULL LIMIT 1`)).length > 0
 }
 
 /** Tells the lines what there is up to this row of the outbox, which is final. */
 export async function extendLines(client: Client, final: number): Promise<void> {
-  await run(
+  await query(
     client,
     sql`
     WITH e AS MATERIALIZED (
@@ -56,7 +56,7 @@ export async function extendLines(client: Client, final: number): Promise<void> 
 
 /** Lines that have something to be told now. */
 export async function dueLines(client: Client): Promise<Line[]> {
-  return await run<Line>(
+  return await query<Line>(
     client,
     sql`SELECT l.endpoint, l.resource FROM webhook_streams l JOIN webhook_endpoints e ON e.id = l.endpoint
         WHERE l.delivered_sequence < l.last_sequence AND l.next_attempt_at <= clock_timestamp() AND e.disabled_reason IS NULL
@@ -66,7 +66,7 @@ export async function dueLines(client: Client): Promise<Line[]> {
 
 /** Puts this sender's token on the line; undefined when there is nothing to send, or a newer sender. */
 export async function claimLine(client: Client, { endpoint, resource }: Line, token: number) {
-  const [row] = await run<Claimed>(
+  const [row] = await query<Claimed>(
     client,
     sql`UPDATE webhook_streams l SET fencing_token = ${token}
         FROM webhook_endpoints e
@@ -91,7 +91,7 @@ const logged = (line: Claimed, event: Event, attempt: Attempt) => sql`
 
 /** The event was taken. False: the line is no longer this sender's, or was moved by a replay. */
 export async function moved(client: Client, line: Claimed, token: number, event: Event, attempt: Attempt) {
-  const rows = await run(
+  const rows = await query(
     client,
     sql`WITH moved AS (
           UPDATE webhook_streams SET delivered_sequence = ${event.sequence}, outbox_id = ${positionOf(event.id).id}, attempts = 0,
@@ -110,7 +110,7 @@ export async function passed(
   delivered_sequence: number,
   outbox_id: number,
 ) {
-  const rows = await run(
+  const rows = await query(
     client,
     sql`UPDATE webhook_streams SET delivered_sequence = ${delivered_sequence}, outbox_id = ${outbox_id} WHERE ${own(line, token)} RETURNING 1`,
   )
@@ -126,7 +126,7 @@ export async function failed(
   attempt: Attempt,
   pause_ms: number,
 ): Promise<number | undefined> {
-  const [row] = await run<{ for_ms: number }>(
+  const [row] = await query<{ for_ms: number }>(
     client,
     sql`WITH moved AS (
           UPDATE webhook_streams SET attempts = attempts + 1, failing_since = coalesce(failing_since, clock_timestamp()),
@@ -139,14 +139,14 @@ export async function failed(
 
 /** Not now: it was not even tried. */
 export async function postpone(client: Client, line: Claimed, token: number, pause_ms: number): Promise<void> {
-  await run(
+  await query(
     client,
     sql`UPDATE webhook_streams SET next_attempt_at = clock_timestamp() + ${pause_ms} * interval '1 ms' WHERE ${own(line, token)}`,
   )
 }
 
 export async function disable(client: Client, endpoint: string, why: string): Promise<void> {
-  await run(
+  await query(
     client,
     sql`UPDATE webhook_endpoints SET disabled_reason = ${why} WHERE id = ${endpoint} AND disabled_reason IS NULL`,
   )
@@ -155,7 +155,7 @@ export async function disable(client: Client, endpoint: string, why: string): Pr
 /** Forgets what is older than so many days: a part of it, from the beginning. True: there is more. */
 export async function forget(client: Client, days: number): Promise<boolean> {
   const old = sql`created_at < clock_timestamp() - ${days} * interval '1 day'`
-  const [row] = await run<{ n: number }>(
+  const [row] = await query<{ n: number }>(
     client,
     sql`WITH gone AS (
           DELETE FROM outbox WHERE id IN (SELECT id FROM outbox ORDER BY id LIMIT ${FORGET}) AND ${old} RETURNING id
@@ -164,7 +164,7 @@ export async function forget(client: Client, days: number): Promise<boolean> {
         )
         SELECT count(*) AS n FROM gone`,
   )
-  const log = await run(
+  const log = await query(
     client,
     sql`DELETE FROM webhook_deliveries WHERE (endpoint, id) IN (
           SELECT endpoint, id FROM webhook_deliveries WHERE ${old} ORDER BY created_at LIMIT ${FORGET}) RETURNING 1`,
