@@ -49,7 +49,7 @@ async function render(): Promise<string> {
     openBoard: () => absent('board'),
     // As outside production: there the document that is served lacks the lab.
     lab: { pause_ms: 100 },
-    health: { metrics: createMetrics(), breakers: [], checks: {}, stuck: () => undefined, stopping: () => false },
+    health: { metrics: createMetrics(), breakers: [], checks: {}, stuckReason: () => undefined, stopping: () => false },
   })
   try {
     return `${JSON.stringify(app.swagger(), null, 2)}\n`

@@ -16,7 +16,7 @@ import { LeaseLostError, LockBusyError } from '../shared/locks/api.ts'
 import type { Log } from '../shared/log.ts'
 import { knowPaths } from '../shared/methods.ts'
 import { badField, type FieldError, Problem, ProblemSchema, problemBody, sendProblem } from '../shared/problem.ts'
-import { createDoor, type Door } from '../shared/shutdown.ts'
+import { type ConnectionDrain, createConnectionDrain } from '../shared/shutdown.ts'
 import { type DashboardDeps, dashboardRoutes } from './dashboard/routes.ts'
 import { lockBusy } from './http/lock-problems.ts'
 import { IDENTIFIER, isIdentifier, isPlainText, NFC, PLAIN_TEXT, WORDS } from './http/schemas.ts'
@@ -38,7 +38,7 @@ import { type WebhookEndpointDeps, webhookEndpointRoutes } from './routes/webhoo
 declare module 'fastify' {
   interface FastifyInstance {
     /** how it stops */
-    door: Door
+    door: ConnectionDrain
   }
 }
 
@@ -87,7 +87,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
     // The document leaves them out: HEAD is answered wherever GET is.
     exposeHeadRoutes: true,
   })
-  app.decorate('door', createDoor(app))
+  app.decorate('door', createConnectionDrain(app))
   await deps.trace?.(app)
   validators(app)
   errors(app, log)

@@ -5,13 +5,13 @@
 import type { Client } from '../shared/db/client.ts'
 import type { Log } from '../shared/log.ts'
 import {
-  bounds,
-  compare,
+  comparePositions,
   createHorizon,
   type Event,
-  endOf,
+  endOfRow,
+  outboxBounds,
   type Position,
-  positionOf,
+  parseEventId,
   readEvents,
 } from '../shared/outbox.ts'
 
@@ -70,17 +70,17 @@ export function createTail(client: Client, log: Log) {
 
   /** Reads what has become final since. The first look only says where the end is. */
   async function look(): Promise<void> {
-    const final = await horizon.look()
+    const final = await horizon.poll()
     if (final === undefined) return
     if (kept === undefined) {
-      kept = { from: endOf(final), to: endOf(final), events: [] }
+      kept = { from: endOfRow(final), to: endOfRow(final), events: [] }
       tell()
     }
     for (let more = kept.to.id < final; more && listeners > 0; ) {
       const page = await readEvents(client, { after: kept.to, horizon: final })
       const events: Kept['events'] = [
         ...kept.events,
-        ...page.events.map((event) => ({ at: positionOf(event.id), event })),
+        ...page.events.map((event) => ({ at: parseEventId(event.id), event })),
       ]
       const dropped = events.length > KEPT ? events[events.length - KEPT - 1] : undefined
       kept = { from: dropped?.at ?? kept.from, to: page.end, events: events.slice(-KEPT) }
@@ -127,18 +127,18 @@ export function createTail(client: Client, log: Log) {
       async next() {
         while (kept) {
           position ??= kept.to
-          if (compare(position, kept.to) >= 0) return []
+          if (comparePositions(position, kept.to) >= 0) return []
           let events: Event[]
-          if (compare(position, kept.from) < 0) {
+          if (comparePositions(position, kept.from) < 0) {
             const page = await readPage(position, kept.from, resource)
-            const { dropped } = await bounds(client)
+            const { dropped } = await outboxBounds(client)
             // What was forgotten while it was read is not skipped: who comes back is told.
             if (position.id > 0 && position.id < dropped) throw new Error('these events are no longer kept')
             position = page.end
             events = page.events
           } else {
             let first = kept.events.length
-            while (first > 0 && compare(kept.events[first - 1]?.at ?? position, position) > 0) first--
+            while (first > 0 && comparePositions(kept.events[first - 1]?.at ?? position, position) > 0) first--
             const some = kept.events.slice(first, first + AT_ONCE)
             position = some.length < AT_ONCE ? kept.to : (some.at(-1)?.at ?? kept.to)
             events = some.map((one) => one.event).filter((one) => resource === undefined || one.resource === resource)
@@ -148,7 +148,7 @@ export function createTail(client: Client, log: Log) {
         return []
       },
       async more(within_ms, signal) {
-        const there = kept && (position === undefined || compare(position, kept.to) < 0)
+        const there = kept && (position === undefined || comparePositions(position, kept.to) < 0)
         if (signal.aborted || there) return
         const over = bell()
         const late = setTimeout(over.ring, within_ms)

@@ -10,8 +10,8 @@ import { lockEvents, type Metrics } from '../shared/metrics.ts'
 import { openLocks } from '../shared/open-locks.ts'
 import { createStripe } from '../shared/payments/stripe.ts'
 import { Problem } from '../shared/problem.ts'
-import { createNudger, createPayer, openRedis, pingRedis } from '../shared/queues.ts'
-import { inOrder, type Step } from '../shared/shutdown.ts'
+import { createChargeQueue, createNudger, openRedis, pingRedis } from '../shared/queues.ts'
+import { runSteps, type Step } from '../shared/shutdown.ts'
 import { openTraces } from '../shared/tracing.ts'
 import { buildApp } from './app.ts'
 import { createCollector } from './dashboard/collector.ts'
@@ -59,7 +59,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const events = lockEvents(metrics, log, stats, config.expected_hold_ms)
   const { locks, modes, ...opened } = await openLocks({ config, redis, log, events })
   const nudger = createNudger(redis_url, redis_prefix, log)
-  const payer = createPayer(redis_url, redis_prefix, log)
+  const chargeQueue = createChargeQueue(redis_url, redis_prefix, log)
   const subscriber = openRedis(redis_url, log)
   const waits = createWaits(subscriber, redis_prefix, client, log)
   const flow = createFlow({ subscriber, redis_prefix, nudge: nudger.nudge, log })
@@ -105,7 +105,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     waits,
     nudge,
     gateway: createStripe(config.payments),
-    pay: payer.pay,
+    pay: chargeQueue.enqueue,
     tail,
     webhooks_allow_private: config.webhooks.allow_private,
     guarded: postgres.run,
@@ -120,7 +120,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       metrics,
       breakers: [postgres, taking],
       checks,
-      stuck: () => undefined,
+      stuckReason: () => undefined,
       stopping: () => stopping,
     },
   })
@@ -129,7 +129,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const closing: Step[] = [
     ['finish requests', (within_ms) => app.door.drain(within_ms)],
     ['finish flushes', () => Promise.all([intake.close(), bookings.close()])],
-    ['hand jobs over', () => Promise.all([nudger.close(), payer.close()])],
+    ['hand jobs over', () => Promise.all([nudger.close(), chargeQueue.close()])],
     ['let leases go', () => opened.close()],
     ['send figures', () => Promise.all([stats.close(), traces?.close()])],
     [
@@ -152,9 +152,9 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     app,
     stopping() {
       stopping = true
-      app.door.leave()
+      app.door.announceClose()
     },
     closing,
-    close: () => inOrder(log, closing, config.shutdown_ms),
+    close: () => runSteps(log, closing, config.shutdown_ms),
   }
 }

@@ -13,7 +13,7 @@ export interface ApiKey {
   readonly digest: Buffer
   readonly scopes: readonly Scope[]
   /** Its entry names no scopes. */
-  readonly everything: boolean
+  readonly unscoped: boolean
 }
 
 export const digestOf = (key: string) => createHash('sha256').update(key).digest()
@@ -30,5 +30,5 @@ export function readKey(entry: string): ApiKey | string {
   if (key === '') return 'has an entry that names no key'
   if (hashed && !/^[0-9a-f]{64}$/i.test(key)) return 'has a sha256: without its 64 hexadecimal digits'
   const digest = hashed ? Buffer.from(key, 'hex') : digestOf(key)
-  return { digest, scopes: named ? (named.split('+') as Scope[]) : SCOPES, everything: !named }
+  return { digest, scopes: named ? (named.split('+') as Scope[]) : SCOPES, unscoped: !named }
 }

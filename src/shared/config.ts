@@ -130,7 +130,7 @@ function keys(env: Env, name: 'API_KEYS' | 'ADMIN_KEYS', production: boolean): r
   return list.map((entry) => {
     const key = readKey(entry)
     if (typeof key === 'string') throw new ConfigError(name, key)
-    if (!key.everything && name === 'ADMIN_KEYS')
+    if (!key.unscoped && name === 'ADMIN_KEYS')
       throw new ConfigError(name, 'takes no scopes: its keys may do everything')
     return key
   })

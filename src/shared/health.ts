@@ -15,7 +15,7 @@ export interface Health {
   /** name → a question that rejects when the dependency is down */
   checks: Readonly<Record<string, () => Promise<unknown>>>
   /** why this process no longer gets anywhere, if so */
-  stuck: () => string | undefined
+  stuckReason: () => string | undefined
   /** true from the moment that the process has been told to stop */
   stopping: () => boolean
 }
@@ -31,7 +31,7 @@ interface Answer {
 }
 
 /** What has not been answered is not asked again: behind a server that hangs, questions would pile up. */
-function joined(question: () => Promise<unknown>): () => Promise<unknown> {
+function shareRunning(question: () => Promise<unknown>): () => Promise<unknown> {
   let pending: Promise<unknown> | undefined
   return () => {
     pending ??= question().finally(() => {
@@ -41,7 +41,7 @@ function joined(question: () => Promise<unknown>): () => Promise<unknown> {
   }
 }
 
-async function ask(question: () => Promise<unknown>): Promise<Answer> {
+async function runCheck(question: () => Promise<unknown>): Promise<Answer> {
   let timer: NodeJS.Timeout | undefined
   try {
     const late = new Promise<never>((_, reject) => {
@@ -72,12 +72,12 @@ export function watchDependencies(
   { watch_ms = WATCH_MS, repeat_ms = REPEAT_MS } = {},
 ) {
   const watched = Object.entries(checks).map(([name, question]) => {
-    const once = joined(question)
+    const once = shareRunning(question)
     let failed = 0
     let since_ms = 0
     let said_ms: number | undefined
     return async () => {
-      const { status, detail } = await ask(once)
+      const { status, detail } = await runCheck(once)
       const now_ms = performance.now()
       const down_s = Math.round((now_ms - since_ms) / 1000)
       if (status === 'up') {
@@ -110,13 +110,13 @@ const Readyz = Type.Object({
   breakers: Type.Record(Type.String(), Type.Enum(['closed', 'half_open', 'open'])),
 })
 
-export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, stuck, stopping }: Health): void {
+export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, stuckReason, stopping }: Health): void {
   const loop = monitorEventLoopDelay({ resolution: 20 })
   loop.enable()
   app.addHook('onClose', async () => {
     loop.disable()
   })
-  const questions = Object.entries(checks).map(([name, question]) => [name, joined(question)] as const)
+  const questions = Object.entries(checks).map(([name, question]) => [name, shareRunning(question)] as const)
 
   app.get(
     '/livez',
@@ -133,7 +133,7 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
       const p99 = Math.round(loop.percentile(99) / 1e4) / 100
       loop.reset()
       const event_loop_p99_ms = Number.isFinite(p99) ? p99 : 0
-      const detail = event_loop_p99_ms > LOOP_MS ? 'the event loop stands still' : stuck()
+      const detail = event_loop_p99_ms > LOOP_MS ? 'the event loop stands still' : stuckReason()
       if (detail === undefined) return { status: 'ok' as const, event_loop_p99_ms }
       return reply.code(503).send({ status: 'stuck', detail, event_loop_p99_ms })
     },
@@ -154,7 +154,9 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
       },
     },
     async (_request, reply) => {
-      const answers = await Promise.all(questions.map(async ([name, question]) => [name, await ask(question)] as const))
+      const answers = await Promise.all(
+        questions.map(async ([name, question]) => [name, await runCheck(question)] as const),
+      )
       const down = answers.some(([, answer]) => answer.status === 'down')
       const status = stopping() ? 'stopping' : down ? 'not_ready' : 'ready'
       return reply.code(status === 'ready' ? 200 : 503).send({

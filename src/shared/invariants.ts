@@ -4,7 +4,7 @@
  */
 import { sql } from 'drizzle-orm'
 import { type Client, query } from './db/client.ts'
-import { headsText } from './db/queue-heads.ts'
+import { queueHeadsText } from './db/queue-heads.ts'
 import type { Locks } from './locks/api.ts'
 
 export interface Finding {
@@ -325,9 +325,9 @@ const neighbour = (table: string, queue: string) =>
 const NOT_MOVING = `
   SELECT queue FROM (
     SELECT queue, min(created_at) AS since FROM (
-      SELECT queue, created_at FROM ${headsText('purchases')} a
-      UNION ALL SELECT queue, created_at FROM ${headsText('commands')} b
-      UNION ALL SELECT queue, created_at FROM ${headsText('bookings', 'resource')} c
+      SELECT queue, created_at FROM ${queueHeadsText('purchases')} a
+      UNION ALL SELECT queue, created_at FROM ${queueHeadsText('commands')} b
+      UNION ALL SELECT queue, created_at FROM ${queueHeadsText('bookings', 'resource')} c
     ) head GROUP BY queue
   ) late WHERE since < now() - interval '${BLOCKED_S} s'
     AND NOT (${neighbour('purchases', 'queue')} OR ${neighbour('bookings', 'resource')})

@@ -4,7 +4,13 @@
  */
 import { sql } from 'drizzle-orm'
 import { type Client, query } from './db/client.ts'
-import { BOOKING_STATUSES, type BookingStatus, type Line, PURCHASE_STATUSES, type PurchaseStatus } from './db/schema.ts'
+import {
+  BOOKING_STATUSES,
+  type BookingStatus,
+  type LineItem,
+  PURCHASE_STATUSES,
+  type PurchaseStatus,
+} from './db/schema.ts'
 
 /** To be in the line is no change: whoever put it there was told. */
 const settled = <Status extends string>(statuses: readonly Status[]) => statuses.filter((one) => one !== 'queued')
@@ -43,22 +49,22 @@ export interface Event {
   data: object
 }
 
-export const idOf = ({ id, n }: Position) => `${id}-${n}`
+export const formatEventId = ({ id, n }: Position) => `${id}-${n}`
 export const ID_PATTERN = '^(0|[1-9]\\d{0,14})-(0|[1-9]\\d{0,5})$'
 
 /** What idOf was given. */
-export function positionOf(id: string): Position {
+export function parseEventId(id: string): Position {
   const [row = '', n = ''] = id.split('-')
   return { id: Number(row), n: Number(n) }
 }
 
 /** Negative when `a` lies before `b`. */
-export const compare = (a: Position, b: Position) => a.id - b.id || a.n - b.n
+export const comparePositions = (a: Position, b: Position) => a.id - b.id || a.n - b.n
 
 /** More than a batch has rows. */
 const MAX_CHANGES = 999_999
 /** The end of a row: behind all of its changes. */
-export const endOf = (id: number): Position => ({ id, n: MAX_CHANGES })
+export const endOfRow = (id: number): Position => ({ id, n: MAX_CHANGES })
 
 /** Rows of one page, unless it is said: a row has up to a batch of changes. */
 const ROWS = 16
@@ -80,7 +86,7 @@ interface Row {
   booking: string | null
   at_provider: boolean | null
   customer: string | null
-  lines: Line[] | null
+  lines: LineItem[] | null
   amount: number | null
   currency: string | null
   kind: string | null
@@ -136,11 +142,11 @@ export async function readEvents(
   const count = new Set(rows.map((row) => row.id)).size
   const last = rows.at(-1)
   const more = count === limit && last !== undefined
-  const fresh = rows.filter((row) => compare(row, after) > 0)
-  return { events: fresh.map(present), end: endOf(more ? last.id : horizon), more }
+  const fresh = rows.filter((row) => comparePositions(row, after) > 0)
+  return { events: fresh.map(toEvent), end: endOfRow(more ? last.id : horizon), more }
 }
 
-function present(row: Row): Event {
+function toEvent(row: Row): Event {
   const { n, about, resource, sequence, created_at, subject, status, reason, customer, amount, currency } = row
   const iso = (at: string | null) => at && new Date(at).toISOString()
   const common = { status, reason, customer, amount, currency }
@@ -155,7 +161,7 @@ function present(row: Row): Event {
           ? { purchase: subject, ...common, lines: row.lines }
           : { booking: subject, ...common, kind: row.kind, from: iso(row.from), to: iso(row.to) }
   const timestamp = new Date(created_at).toISOString()
-  const id = idOf({ id: row.id, n })
+  const id = formatEventId({ id: row.id, n })
   // A purchase or booking has each status once; a refund may fail more than once, each time at a time of its own.
   const what = about === 'payment' ? `${status}/${timestamp}` : status
   const change = subject === null ? id : `${subject}/${what}`
@@ -163,7 +169,7 @@ function present(row: Row): Event {
 }
 
 /** Ids of the outbox: those up to `dropped` are no longer kept, and none is later than `newest`. */
-export async function bounds(client: Client): Promise<{ dropped: number; newest: number }> {
+export async function outboxBounds(client: Client): Promise<{ dropped: number; newest: number }> {
   const [row] = await query<{ dropped: number; newest: number }>(
     client,
     sql`SELECT (SELECT pruned_through_id FROM outbox_retention) AS dropped,
@@ -194,14 +200,14 @@ export function createHorizon(client: Client) {
 
   return {
     /** Looks once. The id up to which all is final; undefined: not known yet, look again soon. */
-    async look(): Promise<number | undefined> {
+    async poll(): Promise<number | undefined> {
       if (pending) {
         const still = new Set(await writers())
         if (pending.writers.some((one) => still.has(one))) return final
         final = pending.upto
         pending = undefined
       }
-      const { newest } = await bounds(client)
+      const { newest } = await outboxBounds(client)
       if (newest === final) return final
       pending = { upto: newest, writers: await writers() }
       if (pending.writers.length === 0) {

@@ -27,9 +27,9 @@ export const bullPrefix = (redis_prefix: string) => `${redis_prefix}bull`
 /** Carries JSON arrays of settled ids (purchases, bookings and commands). */
 export const settledChannel = (redis_prefix: string) => `${redis_prefix}settled`
 /** Carries, from the worker that has a line, whether it will look at it again without being told. */
-export const flowChannel = (redis_prefix: string) => `${redis_prefix}flow`
-export const writeFlow = (resource: string, flows: boolean) => `${flows ? '+' : '-'}${resource}`
-export const readFlow = (message: string) => ({ resource: message.slice(1), flows: message.startsWith('+') })
+export const hotQueueChannel = (redis_prefix: string) => `${redis_prefix}flow`
+export const formatHotQueue = (resource: string, flows: boolean) => `${flows ? '+' : '-'}${resource}`
+export const parseHotQueue = (message: string) => ({ resource: message.slice(1), flows: message.startsWith('+') })
 
 /** Milliseconds between attempts to reach Redis again: constant, so that recovery is not delayed by a long outage. */
 const RECONNECT_MS = 200
@@ -81,11 +81,14 @@ export function openRedis(
   return redis
 }
 
+export type Nudge = (resources: Iterable<string>, options?: { force?: boolean }) => void
+
 export interface Nudger {
-  /** Tells the workers that these lines have buyers. Never throws, never waits. */
-  nudge(resources: Iterable<string>): void
-  /** The same past deduplication: the job that holds a line's id may belong to a worker that was killed. */
-  insist(resources: Iterable<string>): void
+  /**
+   * Adds jobs for these queues: they have rows. Never throws, never waits. `force` bypasses deduplication: the job that
+   * holds a queue's id may belong to a killed worker.
+   */
+  nudge: Nudge
   close(): Promise<void>
 }
 
@@ -117,7 +120,7 @@ export function createNudger(redis_url: string, redis_prefix: string, log: Log):
     },
   })
   queue.on('error', () => {})
-  /** resource → past deduplication */
+  /** resource → bypass deduplication */
   let waiting = new Map<string, boolean>()
   let sending: Promise<void> | undefined
 
@@ -141,14 +144,11 @@ export function createNudger(redis_url: string, redis_prefix: string, log: Log):
     sending = undefined
   }
 
-  function enqueue(resources: Iterable<string>, insist: boolean): void {
-    for (const resource of resources) waiting.set(resource, insist || waiting.get(resource) === true)
-    sending ??= Promise.resolve().then(send)
-  }
-
   return {
-    nudge: (resources) => enqueue(resources, false),
-    insist: (resources) => enqueue(resources, true),
+    nudge(resources, { force = false } = {}) {
+      for (const resource of resources) waiting.set(resource, force || waiting.get(resource) === true)
+      sending ??= Promise.resolve().then(send)
+    },
     async close() {
       await sending
       await queue.close()
@@ -157,9 +157,9 @@ export function createNudger(redis_url: string, redis_prefix: string, log: Log):
   }
 }
 
-export interface Payer {
+export interface ChargeQueue {
   /** Tells the workers that the charges of these purchases and bookings have a next step. Never throws, never waits. */
-  pay(ids: Iterable<string>): void
+  enqueue(ids: Iterable<string>): void
   close(): Promise<void>
 }
 
@@ -170,7 +170,7 @@ const JOBS_PER_BULK = 500
  * One job a purchase or booking, named by it: while it waits or is worked, another is not added. A step that was written while the
  * job was about to end is found by the sweeper.
  */
-export function createPayer(redis_url: string, redis_prefix: string, log: Log): Payer {
+export function createChargeQueue(redis_url: string, redis_prefix: string, log: Log): ChargeQueue {
   const connection = openRedis(redis_url, log, { commandTimeout: 2_000 })
   const queue = new Queue<PaymentJob>(PAYMENTS, {
     connection,
@@ -202,7 +202,7 @@ export function createPayer(redis_url: string, redis_prefix: string, log: Log): 
   }
 
   return {
-    pay(ids) {
+    enqueue(ids) {
       for (const id of ids) waiting.add(id)
       if (waiting.size > 0) sending ??= Promise.resolve().then(send)
     },

@@ -17,7 +17,7 @@ const KEPT_MS = 500
 const FOR_STEPS = 0.95
 
 /** Runs the steps one after the other. One that fails or takes too long is named in the log, and left. */
-export async function inOrder(log: Log, steps: readonly Step[], within_ms: number): Promise<void> {
+export async function runSteps(log: Log, steps: readonly Step[], within_ms: number): Promise<void> {
   const end = performance.now() + within_ms
   const kept_ms = Math.min(KEPT_MS, within_ms / (2 * steps.length))
   for (const [i, [step, run]] of steps.entries()) {
@@ -48,7 +48,7 @@ export function onStop(log: Log, deadline_ms: number, steps: readonly Step[]): v
       log.error({ deadline_ms }, 'not stopped by the deadline: leaving')
       process.exit(1)
     }, deadline_ms).unref()
-    await inOrder(log, steps, deadline_ms * FOR_STEPS)
+    await runSteps(log, steps, deadline_ms * FOR_STEPS)
     log.info('stopped')
     process.exit(0)
   }
@@ -64,9 +64,9 @@ const QUIET_MS = 1_000
 /** Milliseconds between looks at what is still open. */
 const LOOK_MS = 20
 
-export interface Door {
+export interface ConnectionDrain {
   /** From now on each answer tells its client to close the connection; new ones are taken all the same. */
-  leave(): void
+  announceClose(): void
   /** For what would keep a request under way: run once no new connection is taken. */
   onDrain(step: () => void): void
   /** Takes no new connection, waits for the requests under way, and closes the server: by force when the time is over. */
@@ -74,7 +74,7 @@ export interface Door {
 }
 
 /** To be called before routes and other hooks are registered. The server answers while it closes: return503OnClosing is false. */
-export function createDoor(app: FastifyInstance): Door {
+export function createConnectionDrain(app: FastifyInstance): ConnectionDrain {
   let leaving = false
   const steps: (() => void)[] = []
   app.addHook('onRequest', (_request, reply, done) => {
@@ -91,7 +91,7 @@ export function createDoor(app: FastifyInstance): Door {
     new Promise<number>((resolve) => app.server.getConnections((error, count) => resolve(error ? 0 : count)))
 
   return {
-    leave() {
+    announceClose() {
       leaving = true
     },
     onDrain: (step) => void steps.push(step),

@@ -11,9 +11,9 @@ import type { Redis } from 'ioredis'
 export interface Traces {
   tracer: Tracer
   /** Whoever settles this row goes on with the trace that is active now. */
-  remember(id: string): void
+  saveContext(id: string): void
   /** The traces of those rows that have one. */
-  recall(ids: readonly string[]): Promise<Map<string, Context>>
+  loadContexts(ids: readonly string[]): Promise<Map<string, Context>>
   /** Sends what is left, for CLOSE_MS at most. */
   close(): Promise<void>
 }
@@ -43,7 +43,7 @@ export async function openTraces({ service, redis, prefix }: TracesDeps): Promis
   const keyOf = (id: string) => `${prefix}trace:${id}`
   return {
     tracer: trace.getTracer('holdfast'),
-    remember(id) {
+    saveContext(id) {
       const active = context.active()
       if (!((trace.getSpanContext(active)?.traceFlags ?? 0) & TraceFlags.SAMPLED)) return
       const carrier: Record<string, string> = {}
@@ -51,7 +51,7 @@ export async function openTraces({ service, redis, prefix }: TracesDeps): Promis
       // Not waited for: it is on its way before the row is, and no more than a span depends on it.
       redis.set(keyOf(id), JSON.stringify(carrier), 'EX', KEPT_S).catch(() => {})
     },
-    async recall(ids) {
+    async loadContexts(ids) {
       const found = ids.length > 0 ? await redis.mget(ids.map(keyOf)).catch(() => []) : []
       return new Map(
         ids.flatMap((id, i) => {

@@ -7,7 +7,7 @@ import { createLog } from '../shared/log.ts'
 import { knowPaths } from '../shared/methods.ts'
 import { createMetrics } from '../shared/metrics.ts'
 import { Problem, sendProblem } from '../shared/problem.ts'
-import { createDoor, onStop } from '../shared/shutdown.ts'
+import { createConnectionDrain, onStop } from '../shared/shutdown.ts'
 import { startWorker } from './worker.ts'
 
 /** Port of the metrics when METRICS_PORT is unset: the one OpenTelemetry registered for Prometheus exporters. */
@@ -20,7 +20,7 @@ const worker = await startWorker({ config, metrics, log })
 let stopping = false
 
 const app = Fastify({ logger: false, return503OnClosing: false })
-const door = createDoor(app)
+const door = createConnectionDrain(app)
 const paths = knowPaths(app)
 paths.refuseUnknown()
 app.setErrorHandler((error, request, reply) => {
@@ -41,7 +41,7 @@ onStop(log, config.shutdown_ms, [
     () => {
       stopping = true
       told_at = performance.now()
-      door.leave()
+      door.announceClose()
     },
   ],
   // Work is no balancer's: it goes to other workers at once. The health says so for as long as an API's does.

@@ -11,17 +11,17 @@ import { lockEvents, type Metrics } from '../shared/metrics.ts'
 import { openLocks } from '../shared/open-locks.ts'
 import {
   bullPrefix,
+  createChargeQueue,
   createNudger,
-  createPayer,
-  flowChannel,
+  formatHotQueue,
+  hotQueueChannel,
   type NudgeJob,
   openRedis,
   pingRedis,
   QUEUE,
   settledChannel,
-  writeFlow,
 } from '../shared/queues.ts'
-import { inOrder, type Step } from '../shared/shutdown.ts'
+import { runSteps, type Step } from '../shared/shutdown.ts'
 import { withTimeout } from '../shared/timeout.ts'
 import { openTraces } from '../shared/tracing.ts'
 import { LINES_MS, VERIFY_MS, watchOnce } from './maintenance/fleet-monitor.ts'
@@ -43,7 +43,7 @@ const STATEMENT_MS = 8_000
 export interface RunningWorker {
   breakers: readonly Breaker[]
   checks: Record<string, () => Promise<unknown>>
-  stuck(): string | undefined
+  stuckReason(): string | undefined
   /** what ends it, in order: takes no more jobs, finishes the batches under way, lets the leases go */
   closing: readonly Step[]
   close(): Promise<void>
@@ -101,7 +101,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
   // A queue moves with each batch and with each lease that it has waited for: it has time for both.
   const progress_ms = BATCH_MS + leases_ms
   const nudger = createNudger(redis_url, redis_prefix, log)
-  const payer = createPayer(redis_url, redis_prefix, log)
+  const chargeQueue = createChargeQueue(redis_url, redis_prefix, log)
   const charges = startPaymentJobs({ config, client: db.client, redis, metrics, log, nudge: nudger.nudge })
 
   const traces = config.tracing
@@ -112,7 +112,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     // A lost notice costs its waiter one look at the database.
     redis.publish(channel, JSON.stringify(ids)).catch(() => {})
   }
-  const fenced = () => {
+  const onStaleWrite = () => {
     metrics.fencing_rejections.inc()
     stats.onStaleWrite()
   }
@@ -125,19 +125,18 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     accept_ms: config.booking_accept_s * 1000,
     progress_ms,
     notify,
-    pay: payer.pay,
-    fenced,
+    pay: chargeQueue.enqueue,
+    onStaleWrite,
     ...(traces && { traced: (rows, decided_ms) => void traceSettled(traces, rows, decided_ms) }),
   })
-  const flow = flowChannel(redis_prefix)
+  const flow = hotQueueChannel(redis_prefix)
   const drain = createDrain({
     locks,
     leases,
     settler,
     nudge: nudger.nudge,
-    insist: nudger.insist,
     // If it is lost, the line is nudged as any other.
-    flows: (resource, flows) => void redis.publish(flow, writeFlow(resource, flows)).catch(() => {}),
+    flows: (resource, flows) => void redis.publish(flow, formatHotQueue(resource, flows)).catch(() => {}),
     ttl_ms,
     progress_ms,
   })
@@ -182,7 +181,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
   const sweeper = setInterval(() => {
     if (!swept) return
     swept = false
-    sweeping = sweepOnce({ client: db.client, locks, insist: nudger.insist, pay: payer.pay })
+    sweeping = sweepOnce({ client: db.client, locks, nudge: nudger.nudge, pay: chargeQueue.enqueue })
       .catch((error) => log.debug({ error }, 'sweep failed; the next one makes up for it'))
       .finally(() => {
         swept = true
@@ -225,7 +224,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
         return Promise.all([jobs.close(), charges.close(), webhooks.close(), sweeping])
       },
     ],
-    ['hand jobs over', () => Promise.all([nudger.close(), payer.close()])],
+    ['hand jobs over', () => Promise.all([nudger.close(), chargeQueue.close()])],
     ['let leases go', () => opened.close()],
     ['send figures', () => Promise.all([stats.close(), traces?.close()])],
     [
@@ -244,13 +243,13 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
   return {
     breakers,
     checks,
-    stuck() {
+    stuckReason() {
       const late = drain.state().filter(({ idle_ms }) => idle_ms > 2 * progress_ms)
       if (late.length === 0) return undefined
       const named = late.slice(0, 5).map(({ queue, idle_ms }) => `${queue} for ${Math.round(idle_ms / 1000)} s`)
       return `${late.length} queues under way do not move: ${named.join(', ')}`
     },
     closing,
-    close: () => inOrder(log, closing, config.shutdown_ms),
+    close: () => runSteps(log, closing, config.shutdown_ms),
   }
 }

@@ -44,7 +44,7 @@ const app = await buildApp({
   dashboard: absent('dashboard'),
   openBoard: () => absent('board'),
   lab: { pause_ms: 100 },
-  health: { metrics: createMetrics(), breakers: [], checks: {}, stuck: () => undefined, stopping: () => false },
+  health: { metrics: createMetrics(), breakers: [], checks: {}, stuckReason: () => undefined, stopping: () => false },
   async trace(app) {
     app.addHook('onRoute', (route) => {
       routes.push(route)

@@ -1,7 +1,7 @@
 /** What there is to be judged when the load is over: what clients were told, what the database has, what the provider took. */
 import { sql } from 'drizzle-orm'
 import { type Client, query } from '../../src/shared/db/client.ts'
-import type { BookingStatus, Line, PurchaseStatus } from '../../src/shared/db/schema.ts'
+import type { BookingStatus, LineItem, PurchaseStatus } from '../../src/shared/db/schema.ts'
 import { type Finding, verify } from '../../src/shared/invariants.ts'
 import type { Entry } from './record.ts'
 
@@ -11,7 +11,7 @@ export interface Row {
   seq: number
   queue: string
   customer: string
-  lines: readonly Line[]
+  lines: readonly LineItem[]
   amount: number | null
   method: string
   status: PurchaseStatus | BookingStatus

@@ -25,7 +25,7 @@ t.test('a refund is released when its intent is cancelled, and in no other state
   const gateway: Gateway = {
     create: () => Promise.reject(new Error('not asked for here')),
     find: async (id) => intent(id, 0),
-    look: async (id) => ({ intent: intent(id, 0), refunds: [], disputes: [] }),
+    fetchSnapshot: async (id) => ({ intent: intent(id, 0), refunds: [], disputes: [] }),
     confirm: async (id) => intent(id, 0),
     capture: async (id) => intent(id, 0),
     cancel: async (id) => intent(id, 1),
@@ -33,7 +33,7 @@ t.test('a refund is released when its intent is cancelled, and in no other state
       refunded.push(id)
       return { id: `re_${id}`, amount, status: 'refunded', reason: null, key }
     },
-    webhook: () => ({ subject: undefined, intent: undefined, look: false }),
+    webhook: () => ({ subject: undefined, intent: undefined, recheck: false }),
   }
   const log = createLog('silent', 'test')
   const payments = createPayments({ client, gateway, breaker, metrics: createMetrics(), log, nudge() {} })

@@ -9,7 +9,7 @@ import { createLog } from '../../src/shared/log.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
 import { createSandbox } from '../../src/shared/payments/sandbox.ts'
 import { createStripe } from '../../src/shared/payments/stripe.ts'
-import { createPayer, openRedis } from '../../src/shared/queues.ts'
+import { createChargeQueue, openRedis } from '../../src/shared/queues.ts'
 import { startPaymentJobs } from '../../src/workers/payments/charge-worker.ts'
 import { card, openShop, provider, tally, webhook } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
@@ -193,7 +193,7 @@ t.test('three workers with 32 places each ask for 64 charges at once: the fleet 
   const log = createLog('silent', 'test')
   const { client, close } = openDb(world.env.DATABASE_URL, { max: 8, name: 'test', idle_in_transaction_ms: 10_000 })
   const redis = openRedis(world.env.REDIS_URL, log)
-  const payer = createPayer(world.env.REDIS_URL, world.env.REDIS_PREFIX, log)
+  const payer = createChargeQueue(world.env.REDIS_URL, world.env.REDIS_PREFIX, log)
   const jobs = [1, 2, 3].map(() =>
     startPaymentJobs({ config, client, redis, metrics: createMetrics(), log, nudge: () => {} }),
   )
@@ -210,7 +210,7 @@ t.test('three workers with 32 places each ask for 64 charges at once: the fleet 
       SELECT 'product:1', '[]', 500, 'USD', '{"method": "card", "token": "tok_slow"}', 'held', now() + interval '1 min'
       FROM generate_series(1, 100) RETURNING id
     ) INSERT INTO charges (purchase, purpose, amount) SELECT id, 'charge', 500 FROM p RETURNING purchase`
-  payer.pay(rows.map((row) => row.purchase))
+  payer.enqueue(rows.map((row) => row.purchase))
   const reserved = async () => {
     const [row] = await client<{ n: number }[]>`SELECT count(*)::int AS n FROM charges WHERE status = 'authorized'`
     return row?.n === rows.length

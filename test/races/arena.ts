@@ -74,7 +74,7 @@ export async function openArena(t: Test, locking: boolean, env: Record<string, s
     async storm(refs, body) {
       let jobs = 0
       const timer = setInterval(() => {
-        nudger.insist(refs)
+        nudger.nudge(refs, { force: true })
         if (++jobs === STORM_JOBS) clearInterval(timer)
       }, STORM_MS)
       try {

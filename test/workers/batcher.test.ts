@@ -37,7 +37,7 @@ t.test('two requests of one queue, and one of another, in one turn', async (t) =
     progress_ms: 10_000,
     notify() {},
     pay() {},
-    fenced: () => void fenced++,
+    onStaleWrite: () => void fenced++,
   })
   const ask = (queue: string, own: Lease, extras: ReadonlyMap<string, Lease> = new Map()) =>
     settler.settle({ queue, lease: own, after: 0, long: false, extras, moved() {} })

@@ -3,7 +3,7 @@ import { Redis } from 'ioredis'
 import t from 'tap'
 import type { Breaker } from '../../src/shared/breaker.ts'
 import { openDb } from '../../src/shared/db/client.ts'
-import { readBreakers, readWatched } from '../../src/shared/fleet-status.ts'
+import { readBreakers, readFleetStatus } from '../../src/shared/fleet-status.ts'
 import { blockedQueues, verify } from '../../src/shared/invariants.ts'
 import { createLocks } from '../../src/shared/locks/redis/locks.ts'
 import { createLog } from '../../src/shared/log.ts'
@@ -69,7 +69,7 @@ t.test('a line that stands still is seen by one worker, broken for all, and forg
   t.ok(Number(oldest) >= 120 && Number(oldest) < 180, `${oldest} s`)
   t.equal(broken, '1')
   t.match(await readBreakers(redis, prefix), [{ process: /:\d+$/, breakers: { database: 'open' } }])
-  const { verdict } = await readWatched(redis, prefix)
+  const { verdict } = await readFleetStatus(redis, prefix)
   t.match(verdict?.broken, [{ invariant: /no line has stood still/, offenders: [bought.body.id] }])
 
   await watchOnce(second)

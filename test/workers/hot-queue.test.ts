@@ -2,7 +2,7 @@
 import { Queue } from 'bullmq'
 import { Redis } from 'ioredis'
 import t from 'tap'
-import { bullPrefix, flowChannel, type NudgeJob, QUEUE, writeFlow } from '../../src/shared/queues.ts'
+import { bullPrefix, formatHotQueue, hotQueueChannel, type NudgeJob, QUEUE } from '../../src/shared/queues.ts'
 import { openShop, rush, settled, TTL } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 
@@ -21,7 +21,7 @@ t.test('buyers of a line that flows make no job until its worker has left it, or
     await queue.close()
   })
   const said = (resource: string, flows: boolean) =>
-    redis.publish(flowChannel(REDIS_PREFIX), writeFlow(resource, flows))
+    redis.publish(hotQueueChannel(REDIS_PREFIX), formatHotQueue(resource, flows))
   const nudged = async () => (await queue.getWaiting()).flatMap((job) => job.data.resources).sort()
   const buy = async (resource: string) => {
     t.equal((await shop.buy({ customer: 'c', lines: [{ resource, units: 1 }] })).status, 202)
@@ -62,10 +62,10 @@ t.test('SIGKILL of the worker that has said that a line flows: its buyers are no
   const ref = await shop.units('product', 100)
   const redis = new Redis(world.env.REDIS_URL)
   t.teardown(async () => redis.disconnect())
-  await redis.subscribe(flowChannel(world.env.REDIS_PREFIX))
+  await redis.subscribe(hotQueueChannel(world.env.REDIS_PREFIX))
   const flows = new Promise<void>((resolve) => {
     redis.on('message', (_channel, message) => {
-      if (message === writeFlow(ref, true)) resolve()
+      if (message === formatHotQueue(ref, true)) resolve()
     })
   })
   const acknowledged = rush(shop, ref, 400)

@@ -14,7 +14,7 @@ const TTL_MS = 1_000
 const PROGRESS_MS = 2_000
 const NOTHING: Outcome = { missed: [], took: 0, full: false, after: 0 }
 
-/** A runner whose settlements are those that are given, then empty ones; and what it asked and insisted on. */
+/** A runner whose settlements are the given ones, then empty ones; with its requests and forced nudges. */
 async function openRunner(t: Test, settlements: ((ask: Ask) => Promise<Outcome>)[]) {
   const world = await openWorld(t)
   const redis = new Redis(world.env.REDIS_URL)
@@ -40,22 +40,21 @@ async function openRunner(t: Test, settlements: ((ask: Ask) => Promise<Outcome>)
     },
     floor: () => 0,
   }
-  const insisted: string[] = []
+  const forced: string[] = []
   const drain = createDrain({
     locks,
     leases,
     settler,
-    nudge() {},
-    insist: (queues) => insisted.push(...queues),
+    nudge: (queues, { force = false } = {}) => void (force && forced.push(...queues)),
     flows() {},
     ttl_ms: TTL_MS,
     progress_ms: PROGRESS_MS,
   })
-  return { drain, asked, lost, insisted }
+  return { drain, asked, lost, forced }
 }
 
 t.test('a settlement that does not end', async (t) => {
-  const { drain, asked, lost, insisted } = await openRunner(t, [() => new Promise(() => {})])
+  const { drain, asked, lost, forced } = await openRunner(t, [() => new Promise(() => {})])
   void drain.serve(['product:1'], 'job 1')
   await until(() => asked.length === 1, { what: 'the settlement to begin' })
   t.same(drain.leaveStuck(), [], 'it has time')
@@ -65,7 +64,7 @@ t.test('a settlement that does not end', async (t) => {
   t.same(lost, ['stalled'])
   const left = await until(() => [drain.leaveStuck()].find((one) => one.length > 0), { what: 'the queue to be left' })
   t.same(left, ['product:1'])
-  t.same(insisted, ['product:1'], 'a new job is asked for')
+  t.same(forced, ['product:1'], 'a new job is added')
   t.match(drain.state(), [{ queue: 'product:1' }], 'the step that does not end is still named')
 
   await drain.serve(['product:1'], 'job 2')

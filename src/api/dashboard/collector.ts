@@ -5,7 +5,7 @@
 import type { Redis } from 'ioredis'
 import type { Breaker } from '../../shared/breaker.ts'
 import type { Client } from '../../shared/db/client.ts'
-import { readBreakers, readWatched, statesOf } from '../../shared/fleet-status.ts'
+import { breakerStates, readBreakers, readFleetStatus } from '../../shared/fleet-status.ts'
 import type { Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
 import { withTimeout } from '../../shared/timeout.ts'
@@ -91,7 +91,7 @@ export function createCollector(deps: CollectorDeps): Collector {
     const [lines, states, watched, workers] = await Promise.all([
       part('lines', () => readLines(client)),
       part('locks', () => locks.list()),
-      part('verdict', () => readWatched(redis, prefix)),
+      part('verdict', () => readFleetStatus(redis, prefix)),
       part('breakers', () => readBreakers(redis, prefix)),
     ])
     audible = watched !== null
@@ -110,7 +110,7 @@ export function createCollector(deps: CollectorDeps): Collector {
       locks: states?.slice(0, LOCKS).map(presentLock) ?? null,
       more_locks: Math.max(0, (states?.length ?? 0) - LOCKS),
       pace: (listeners.size > 0 && sample) || { at, per_second: null, wait_p50_ms: null, wait_p95_ms: null },
-      breakers: [{ process: 'api', breakers: statesOf(breakers) }, ...(workers ?? [])],
+      breakers: [{ process: 'api', breakers: breakerStates(breakers) }, ...(workers ?? [])],
       verdict: watched?.verdict ?? null,
     }
   }

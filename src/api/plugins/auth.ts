@@ -50,7 +50,7 @@ export function requireAdminPassword({ api_keys: keys, admin_keys: admins }: Key
     const given = digestOf(password)
     const [user, admin] = [find(keys, given), find(admins, given)]
     // Without ADMIN_KEYS whoever may call the API is an admin, and without keys everybody is: as for routes.
-    if (!admin && (admins.length > 0 || (keys.length > 0 && !user?.everything))) {
+    if (!admin && (admins.length > 0 || (keys.length > 0 && !user?.unscoped))) {
       reply.header('www-authenticate', 'Basic realm="Holdfast", charset="UTF-8"')
       throw new Problem(401, 'unauthorized', 'Send one of ADMIN_KEYS as the password, with any user name.')
     }

@@ -5,7 +5,7 @@
  */
 import type { Redis } from 'ioredis'
 import type { Log } from '../../shared/log.ts'
-import { flowChannel, readFlow } from '../../shared/queues.ts'
+import { hotQueueChannel, parseHotQueue } from '../../shared/queues.ts'
 
 /** Milliseconds without a word of the worker after which it may be gone: many batches, and less than the sweeper takes. */
 const SILENT_MS = 500
@@ -20,7 +20,7 @@ export interface FlowDeps {
 
 export function createFlow({ subscriber, redis_prefix, nudge, log }: FlowDeps) {
   const flowing = new Map<string, { silent: NodeJS.Timeout; held_back: boolean }>()
-  const channel = flowChannel(redis_prefix)
+  const channel = hotQueueChannel(redis_prefix)
 
   function over(resource: string): void {
     const line = flowing.get(resource)
@@ -39,7 +39,7 @@ export function createFlow({ subscriber, redis_prefix, nudge, log }: FlowDeps) {
   let closed = false
   subscriber.on('message', (from: string, message: string) => {
     if (from !== channel || closed) return
-    const { resource, flows } = readFlow(message)
+    const { resource, flows } = parseHotQueue(message)
     if (!flows) return over(resource)
     const line = flowing.get(resource)
     if (line) line.silent.refresh()

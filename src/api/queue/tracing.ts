@@ -7,7 +7,7 @@ export function traceTaking<Row extends NewRow>(intake: Intake<Row>, traces: Tra
   return {
     ...intake,
     take(row) {
-      traces.remember(row.id)
+      traces.saveContext(row.id)
       return intake.take(row)
     },
   }

@@ -10,14 +10,14 @@ import type { Breaker } from '../../shared/breaker.ts'
 import type { Client } from '../../shared/db/client.ts'
 import { REF_PATTERN } from '../../shared/domain/resource.ts'
 import {
-  bounds,
-  compare,
+  comparePositions,
   EVENT_TYPES,
-  endOf,
+  endOfRow,
+  formatEventId,
   ID_PATTERN,
-  idOf,
+  outboxBounds,
   type Position,
-  positionOf,
+  parseEventId,
 } from '../../shared/outbox.ts'
 import { badField, Problem } from '../../shared/problem.ts'
 import { problemResponses } from '../http/responses.ts'
@@ -52,11 +52,11 @@ export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }
   /** Where a client that names this event goes on. @throws Problem when that is not known, or not any more */
   async function resume(id: string, field: string): Promise<Position> {
     if (!new RegExp(ID_PATTERN).test(id)) throw badField(field, 'must be the id of an event, as in 17-3, or 0-0')
-    const position = positionOf(id)
-    const { dropped, newest } = await guarded(() => bounds(client))
+    const position = parseEventId(id)
+    const { dropped, newest } = await guarded(() => outboxBounds(client))
     if (position.id > newest) throw badField(field, 'is later than every event')
     // 0-0 is the beginning, whatever it is by now.
-    if (position.id > 0 && compare(position, endOf(dropped)) < 0) throw gone()
+    if (position.id > 0 && comparePositions(position, endOfRow(dropped)) < 0) throw gone()
     return position
   }
 
@@ -74,7 +74,7 @@ export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }
         seen = listener.position()
       }
       // The place is told before the first event, so that who is cut off until then misses none either.
-      if (seen) yield HELLO + frame({ id: idOf(seen) })
+      if (seen) yield HELLO + frame({ id: formatEventId(seen) })
       while (!signal.aborted && left > 0) {
         const since = listener.position()
         const events = (await listener.next()).filter((one) => type === undefined || one.type === type).slice(0, left)
@@ -83,7 +83,7 @@ export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }
         if (events.length > 0) yield text.join('')
         else if (listener.position() === since) {
           await listener.more(ALIVE_MS, signal)
-          if (listener.position() === since) yield frame({ id: idOf(listener.position() ?? { id: 0, n: 0 }) })
+          if (listener.position() === since) yield frame({ id: formatEventId(listener.position() ?? { id: 0, n: 0 }) })
         }
       }
     } finally {

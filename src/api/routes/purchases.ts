@@ -8,7 +8,7 @@ import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import {
   COMMANDS,
-  type Line,
+  type LineItem,
   type Met,
   type Payment,
   PURCHASE_STATUSES,
@@ -147,7 +147,7 @@ type Purchase = Type.Static<typeof PurchaseSchema>
 
 /** A purchase on its way into the line. */
 export interface NewPurchase extends NewRow {
-  lines: Line[]
+  lines: LineItem[]
 }
 
 interface Row {
@@ -158,7 +158,7 @@ interface Row {
   reason: string | null
   met: Met | null
   customer: string
-  lines: Line[]
+  lines: LineItem[]
   amount: number | null
   currency: string | null
   payment: Payment
@@ -435,7 +435,7 @@ export const SAMPLES = {
   cancellable: '01935f5e-0000-7000-8000-000000000003',
 }
 
-const soldOut = (line: Line | undefined, available: number | undefined, purchase?: Purchase) =>
+const soldOut = (line: LineItem | undefined, available: number | undefined, purchase?: Purchase) =>
   new Problem(409, 'sold_out', `${line?.resource} had fewer than ${line?.units} units left.`, {
     available,
     resource: line?.resource,

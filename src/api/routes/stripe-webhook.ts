@@ -58,7 +58,7 @@ export function webhookRoutes(instance: FastifyInstance, { gateway, client, guar
         } catch {
           throw badField('Stripe-Signature', 'is not the provider’s for this body', 400, 'bad_signature')
         }
-        const { subject, intent, look } = hint
+        const { subject, intent, recheck: look } = hint
         if (look && intent !== undefined) await lookAt(intent)
         if (subject !== undefined && UUID.test(subject)) pay([subject])
         return { received: true as const }

@@ -2,10 +2,10 @@
 import { sql } from 'drizzle-orm'
 
 /** Every line of the table once, by its head: an index skip scan, as cheap with a million rows in one line as with one. */
-export const queueHeads = (table: string, queue = 'queue') => sql.raw(headsText(table, queue))
+export const queueHeads = (table: string, queue = 'queue') => sql.raw(queueHeadsText(table, queue))
 
 /** The same as text, for a statement that is one. */
-export const headsText = (table: string, queue = 'queue') =>
+export const queueHeadsText = (table: string, queue = 'queue') =>
   `
   (WITH RECURSIVE head AS (
     (SELECT ${queue} AS queue, created_at FROM ${table} WHERE status = 'queued' ORDER BY ${queue}, seq LIMIT 1)

@@ -83,7 +83,7 @@ export type ChargeStatus =
   | 'won'
 
 /** One line of a purchase: whole units of a resource `type:id`. */
-export interface Line {
+export interface LineItem {
   resource: string
   units: number
 }
@@ -148,7 +148,7 @@ export const purchases = pgTable(
     /** The resource whose line this purchase stands in. */
     queue: ref('queue').notNull(),
     customer: text('customer').notNull().default(''),
-    lines: jsonb('lines').$type<Line[]>().notNull(),
+    lines: jsonb('lines').$type<LineItem[]>().notNull(),
     /** Minor units; null until it is priced under the lease. */
     amount: units('amount'),
     currency: text('currency'),

@@ -2,7 +2,7 @@
  * Resource references `type:id`, and the one order in which several are locked: by reference, accounts last. Invariant:
  * whoever needs several resources takes them in this order, so waiting can never form a circle.
  */
-import type { Line } from '../db/schema.ts'
+import type { LineItem } from '../db/schema.ts'
 
 export const TYPE_PATTERN = '[a-z][a-z0-9_-]{0,31}'
 export const ID_PATTERN = '[A-Za-z0-9][A-Za-z0-9._~-]{0,127}'
@@ -22,7 +22,7 @@ export function byLockOrder(a: string, b: string): number {
 }
 
 /** The same resource on several lines becomes one line, at its first place. */
-export function mergeItems(lines: readonly Line[]): Line[] {
+export function mergeItems(lines: readonly LineItem[]): LineItem[] {
   /* guard:merge-lines */
   const units = new Map<string, number>()
   for (const line of lines) units.set(line.resource, (units.get(line.resource) ?? 0) + line.units)
@@ -31,7 +31,7 @@ export function mergeItems(lines: readonly Line[]): Line[] {
 }
 
 /** The resource whose line a purchase of these lines stands in. */
-export function queueFor(lines: readonly Line[]): string {
+export function queueFor(lines: readonly LineItem[]): string {
   const [first] = lines.map((line) => line.resource).sort(byLockOrder)
   if (first === undefined) throw new Error('a purchase has at least one line')
   return first

@@ -52,7 +52,7 @@ export interface Dispute {
 }
 
 /** Everything that has become of a payment, by the provider's word. */
-export interface Seen {
+export interface PaymentSnapshot {
   intent: Intent
   refunds: Refund[]
   disputes: Dispute[]
@@ -65,7 +65,7 @@ export interface Hint {
   /** the provider's id of the intent, when the event names it */
   intent: string | undefined
   /** it may be something that was done at the provider: everything is to be looked at */
-  look: boolean
+  recheck: boolean
 }
 
 export interface Gateway {
@@ -74,7 +74,7 @@ export interface Gateway {
   /** @throws RefusedError when there is no such intent */
   find(id: string): Promise<Intent>
   /** The intent with its refunds and disputes. @throws RefusedError when there is no such intent */
-  look(id: string): Promise<Seen>
+  fetchSnapshot(id: string): Promise<PaymentSnapshot>
   /** Reserves the amount. On an intent that is further already, its state. */
   confirm(id: string): Promise<Intent>
   capture(id: string): Promise<Intent>

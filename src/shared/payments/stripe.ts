@@ -75,7 +75,7 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
       }
     },
     find,
-    async look(id) {
+    async fetchSnapshot(id) {
       const of = { payment_intent: id, limit: 100 }
       const [intent, refunds, disputes] = await Promise.all([
         find(id),
@@ -124,7 +124,7 @@ function hint({ type, data }: Stripe.Event): Hint {
   return {
     subject: metadata?.purchase ?? metadata?.booking,
     intent: object.object === 'payment_intent' ? object.id : named,
-    look: PAST_US.test(type),
+    recheck: PAST_US.test(type),
   }
 }
 

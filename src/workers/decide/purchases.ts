@@ -7,7 +7,7 @@ import type {
   BookingStatus,
   ChargeStatus,
   CommandKind,
-  Line,
+  LineItem,
   Met,
   Payment,
   PurchaseStatus,
@@ -22,7 +22,7 @@ export interface PurchaseRow {
   seq: number
   queue: string
   customer: string
-  lines: Line[]
+  lines: LineItem[]
   amount: number | null
   currency: string | null
   payment: Payment

@@ -8,7 +8,13 @@ import type { Redis } from 'ioredis'
 import type { Breaker } from '../../shared/breaker.ts'
 import { type Client, query } from '../../shared/db/client.ts'
 import { queueHeads } from '../../shared/db/queue-heads.ts'
-import { keepWatched, type Lines, readWatched, statesOf, tellBreakers } from '../../shared/fleet-status.ts'
+import {
+  breakerStates,
+  type QueueFigures,
+  readFleetStatus,
+  reportBreakers,
+  saveFleetStatus,
+} from '../../shared/fleet-status.ts'
 import { blockedQueues, QUICK_MS, STANDING_STILL, verify } from '../../shared/invariants.ts'
 import type { Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
@@ -42,8 +48,8 @@ export interface WatchDeps {
 const turn = async (redis: Redis, prefix: string, name: string, ms: number) =>
   (await redis.set(`${prefix}watched:turn:${name}`, '1', 'PX', Math.floor(ms * 0.9), 'NX')) === 'OK'
 
-async function lines(client: Client, locks: WatchDeps['locks']): Promise<Lines> {
-  const [row] = await query<Omit<Lines, 'blocked'>>(
+async function lines(client: Client, locks: WatchDeps['locks']): Promise<QueueFigures> {
+  const [row] = await query<Omit<QueueFigures, 'blocked'>>(
     client,
     sql`
     SELECT (SELECT count(*) FROM purchases WHERE status = 'queued')
@@ -75,19 +81,19 @@ export async function watchOnce(deps: WatchDeps): Promise<void> {
   // A Redis that hangs answers some time, or never: what was seen before is not shown meanwhile.
   const late = setTimeout(() => forget(metrics), LINES_MS)
   try {
-    await tellBreakers(redis, prefix, { process: `${hostname()}:${process.pid}`, breakers: statesOf(breakers) })
+    await reportBreakers(redis, prefix, { process: `${hostname()}:${process.pid}`, breakers: breakerStates(breakers) })
     if (await turn(redis, prefix, 'lines', LINES_MS)) {
       const seen = await lines(client, locks)
       for (const queue of seen.blocked ?? []) log.error({ queue }, 'a queue does not move while its lease is held')
-      await keepWatched(redis, prefix, { lines: seen }, LINES_MS * MISSES)
+      await saveFleetStatus(redis, prefix, { lines: seen }, LINES_MS * MISSES)
     }
     if (await turn(redis, prefix, 'verdict', VERDICT_MS)) {
       const findings = await verify(client, { quick: true })
       const broken = findings.filter(({ offenders }) => offenders.length > 0)
       for (const { invariant, offenders } of broken) log.error({ invariant, offenders }, 'an invariant is broken')
-      await keepWatched(redis, prefix, { verdict: { at: new Date().toISOString(), broken } }, VERDICT_MS * MISSES)
+      await saveFleetStatus(redis, prefix, { verdict: { at: new Date().toISOString(), broken } }, VERDICT_MS * MISSES)
     }
-    const seen = await readWatched(redis, prefix)
+    const seen = await readFleetStatus(redis, prefix)
     const show = (gauge: Metrics['queue_depth'], value: number | undefined) =>
       value === undefined ? gauge.remove() : gauge.set(value)
     show(queue_depth, seen.lines?.rows)

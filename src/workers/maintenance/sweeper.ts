@@ -6,6 +6,7 @@ import { sql } from 'drizzle-orm'
 import { type Client, query } from '../../shared/db/client.ts'
 import { queueHeads } from '../../shared/db/queue-heads.ts'
 import type { Locks } from '../../shared/locks/api.ts'
+import type { Nudge } from '../../shared/queues.ts'
 
 /** Milliseconds between sweeps: an overdue hold's units are sellable again within a second, by two sweeps' room. */
 export const SWEEP_MS = 400
@@ -26,12 +27,12 @@ const LOOK_S = 10
 export interface SweepDeps {
   client: Client
   locks: Locks
-  insist(resources: Iterable<string>): void
+  nudge: Nudge
   pay(ids: Iterable<string>): void
 }
 
 /** One sweep of the fleet: whoever has the lease does it, the others do nothing. Returns the lines nudged. */
-export async function sweepOnce({ client, locks, insist, pay }: SweepDeps): Promise<string[]> {
+export async function sweepOnce({ client, locks, nudge, pay }: SweepDeps): Promise<string[]> {
   const lease = await locks.tryAcquire('sweep:purchases', { progress_ms: STEP_MS })
   if (!lease) return []
   try {
@@ -51,7 +52,7 @@ export async function sweepOnce({ client, locks, insist, pay }: SweepDeps): Prom
       ) late LIMIT ${LINES}`,
     )
     const queues = rows.map((row) => row.queue)
-    insist(queues)
+    nudge(queues, { force: true })
     lease.progress()
     // Charges whose job was lost, or gave up for a while. Not again before it has had time to begin.
     const charges = await query<{ id: string }>(

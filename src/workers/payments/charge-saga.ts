@@ -11,7 +11,7 @@ import type { Client } from '../../shared/db/client.ts'
 import type { ChargeStatus } from '../../shared/db/schema.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
-import { type Gateway, type Intent, RefusedError, type Seen } from '../../shared/payments/gateway.ts'
+import { type Gateway, type Intent, type PaymentSnapshot, RefusedError } from '../../shared/payments/gateway.ts'
 import {
   captured,
   conclude,
@@ -154,7 +154,7 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
   /** What was done at the provider: refunds, disputes. */
   async function look(money: Money): Promise<boolean> {
     try {
-      const seen = await persist(() => ask(() => gateway.look(money.provider_id)))
+      const seen = await persist(() => ask(() => gateway.fetchSnapshot(money.provider_id)))
       await learned(money, seen)
       return true
     } catch (error) {
@@ -166,7 +166,7 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
   }
 
   /** Writes down and tells what was done at the provider. Returns our refund, when it is to be asked for now. */
-  async function learned(money: Money, seen: Seen): Promise<OwnRefund | undefined> {
+  async function learned(money: Money, seen: PaymentSnapshot): Promise<OwnRefund | undefined> {
     const { own, undone, news } = await record(client, money, seen)
     for (const { purpose, status, ...what } of news) {
       metrics.charges.inc({ purpose, status })
@@ -185,7 +185,7 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
     try {
       // Each try looks first: a refund whose answer was lost is found, and is not asked for again.
       const ended = await persist(async () => {
-        const seen = await ask(() => gateway.look(provider_id))
+        const seen = await ask(() => gateway.fetchSnapshot(provider_id))
         if (seen.intent.status === 'processing') throw new Error('the provider is still at it')
         const intent = seen.intent.status === 'captured' ? seen.intent : await ask(() => gateway.cancel(provider_id))
         if (intent.status === 'cancelled') return 'released'

@@ -6,7 +6,7 @@
 import { sql } from 'drizzle-orm'
 import { type Client, query, type Transaction } from '../../shared/db/client.ts'
 import type { ChargeStatus } from '../../shared/db/schema.ts'
-import type { Dispute, Refund, Seen } from '../../shared/payments/gateway.ts'
+import type { Dispute, PaymentSnapshot, Refund } from '../../shared/payments/gateway.ts'
 import type { Money, OwnRefund } from './charge-store.ts'
 
 /** Seconds until a refund that was refused is asked for again: the first time, and at most. It doubles in between. */
@@ -52,7 +52,7 @@ export interface Recorded {
 }
 
 /** Writes down everything that has become of a captured charge. */
-export async function record(client: Client, money: Money, seen: Seen): Promise<Recorded> {
+export async function record(client: Client, money: Money, seen: PaymentSnapshot): Promise<Recorded> {
   const of = money.of === 'purchase' ? sql`purchase = ${money.id}` : sql`booking = ${money.id}`
   return await client.begin(async (tx) => {
     // The events' heads first, in one order: a batch that ends a sale takes them before the charge's lock, too.
@@ -233,7 +233,11 @@ async function undo(tx: Transaction, money: Money): Promise<boolean> {
  * When this charge is looked at next: after an hour, and then each time when it is twice as old, 30 days at most; sooner
  * while something of it is undecided. Unless a webhook has come since the row was read: then at once.
  */
-export async function askAgain(on: Client | Transaction, { charge, ask }: Money, seen?: Seen): Promise<void> {
+export async function askAgain(
+  on: Client | Transaction,
+  { charge, ask }: Money,
+  seen?: PaymentSnapshot,
+): Promise<void> {
   if (ask === null) return
   const undecided =
     seen?.refunds.some((one) => one.status === 'pending') || seen?.disputes.some((one) => one.status === 'open')

@@ -37,7 +37,7 @@ export interface SettleDeps {
   /** tells the payment jobs that these purchases and bookings have money to be moved */
   pay(ids: Iterable<string>): void
   /** a superseded holder's writes were refused */
-  fenced(): void
+  onStaleWrite(): void
   /** goes on with the traces of what was settled; absent: there are none */
   traced?(rows: readonly Settled[], decided_ms: number): void
 }
@@ -89,7 +89,19 @@ const LINES_PER_ROUND = 256
 const TRIES = 4
 
 export function createSettler(deps: SettleDeps) {
-  const { client, locks, database, metrics, log, accept_ms, progress_ms, notify, pay, fenced, traced } = deps
+  const {
+    client,
+    locks,
+    database,
+    metrics,
+    log,
+    accept_ms,
+    progress_ms,
+    notify,
+    pay,
+    onStaleWrite: fenced,
+    traced,
+  } = deps
   const waiting: Pending[] = []
   const calendars = createCalendars(client)
   /** Fences found above a lease's token (the lock server lost its memory): the next lease must exceed them. */

@@ -5,6 +5,7 @@
 import type { Breaker } from '../../shared/breaker.ts'
 import { byLockOrder } from '../../shared/domain/resource.ts'
 import { type Lease, LeaseLostError, type Locks } from '../../shared/locks/api.ts'
+import type { Nudge } from '../../shared/queues.ts'
 import type { createSettler, Outcome } from './batcher.ts'
 import { type Item, idOf, refsOf } from './queue-item.ts'
 import { StaleLeaseError } from './settlement.ts'
@@ -13,9 +14,7 @@ export interface DrainDeps {
   locks: Locks
   leases: Breaker
   settler: ReturnType<typeof createSettler>
-  nudge(resources: Iterable<string>): void
-  /** the same, whatever job stands for the line */
-  insist(resources: Iterable<string>): void
+  nudge: Nudge
   /** tells whoever nudges that the line will be looked at again without that, or that it is left */
   flows(resource: string, flows: boolean): void
   ttl_ms: number
@@ -53,7 +52,7 @@ interface Line {
 type Ready = () => Promise<unknown>
 
 export function createDrain(deps: DrainDeps) {
-  const { locks, leases, settler, nudge, insist, flows, ttl_ms, progress_ms } = deps
+  const { locks, leases, settler, nudge, flows, ttl_ms, progress_ms } = deps
   const lines = new Map<string, Line>()
   /** queues that were left while a step of theirs had not ended: it still keeps the place of its job */
   const left = new Map<Line, string>()
@@ -199,7 +198,7 @@ export function createDrain(deps: DrainDeps) {
           // The id that its job still carries would have a nudge dropped.
           if (stop.signal.aborted) {
             leave(queue, line)
-            return insist([queue])
+            return nudge([queue], { force: true })
           }
           // Superseded, or the lease was lost: nothing was written under it. The rows are still in the queue, which is entered
           // again with a newer token.
@@ -208,7 +207,7 @@ export function createDrain(deps: DrainDeps) {
             const told = line.again
             leave(queue, line)
             // By a job that did not wait for this look, and is not tried again with this one.
-            if (told) insist([queue])
+            if (told) nudge([queue], { force: true })
             throw error
           }
         }
@@ -263,7 +262,7 @@ export function createDrain(deps: DrainDeps) {
         left.set(line, queue)
       }
       const queues = stuck.map(([queue]) => queue)
-      if (queues.length > 0) insist(queues)
+      if (queues.length > 0) nudge(queues, { force: true })
       return queues
     },
     /** Each queue under way, also one that was left in mid-step, with the milliseconds since its last step ended. */

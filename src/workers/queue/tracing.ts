@@ -15,7 +15,11 @@ export interface Settled {
 }
 
 /** `decided_ms` is the database's clock. Never throws, and nobody waits for it. */
-export async function traceSettled({ tracer, recall }: Traces, rows: readonly Settled[], decided_ms: number) {
+export async function traceSettled(
+  { tracer, loadContexts: recall }: Traces,
+  rows: readonly Settled[],
+  decided_ms: number,
+) {
   const committed_ms = Date.now()
   const contexts = await recall(rows.map(({ id }) => id))
   for (const { id, status, fencing_token, stood } of rows) {

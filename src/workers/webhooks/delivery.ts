@@ -10,7 +10,7 @@ import type { Client } from '../../shared/db/client.ts'
 import type { Lease, Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
-import { type Event, positionOf, readEvents } from '../../shared/outbox.ts'
+import { type Event, parseEventId, readEvents } from '../../shared/outbox.ts'
 import { type Attempt, isTaken, type Poster } from './http-sender.ts'
 import { type Claimed, claimLine, disable, failed, type Line, moved, passed, postpone } from './streams.ts'
 
@@ -100,7 +100,7 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
     metrics.webhooks.inc({ outcome: isTaken(made) ? 'taken' : 'failed' })
     if (isTaken(made)) {
       const ours = await moved(client, line, token, event, made)
-      Object.assign(line, { delivered_sequence: event.sequence, outbox_id: positionOf(event.id).id, attempts: 0 })
+      Object.assign(line, { delivered_sequence: event.sequence, outbox_id: parseEventId(event.id).id, attempts: 0 })
       return ours
     }
     const pause_ms = drawn(Math.min(LONGEST_PAUSE_MS, config.retry_ms * 2 ** Math.min(line.attempts, 30)))
@@ -134,14 +134,14 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
         continue
       }
       if (silent !== undefined) {
-        if (!(await passed(client, line, token, silent.sequence, positionOf(silent.id).id))) return false
+        if (!(await passed(client, line, token, silent.sequence, parseEventId(silent.id).id))) return false
         line.delivered_sequence = silent.sequence
         silent = undefined
       }
       if (!(await tell(line, event, lease, signal)) || performance.now() > until) return false
     }
     if (silent !== undefined) {
-      if (!(await passed(client, line, token, silent.sequence, positionOf(silent.id).id))) return false
+      if (!(await passed(client, line, token, silent.sequence, parseEventId(silent.id).id))) return false
     }
     return news.length > 0
   }

@@ -75,7 +75,7 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
     const lease = await locks.tryAcquire('sweep:webhooks', { progress_ms: STEP_MS })
     if (!lease) return
     try {
-      const final = await horizon.look()
+      const final = await horizon.poll()
       lease.progress()
       if (final !== undefined) await extendLines(client, final)
       lease.progress()

@@ -4,7 +4,7 @@
  */
 import { sql } from 'drizzle-orm'
 import { type Client, query } from '../../shared/db/client.ts'
-import { type Event, positionOf } from '../../shared/outbox.ts'
+import { type Event, parseEventId } from '../../shared/outbox.ts'
 import type { Attempt } from './http-sender.ts'
 
 /** Outbox rows that an endpoint's lines learn of at once. */
@@ -94,7 +94,7 @@ export async function moved(client: Client, line: Claimed, token: number, event:
   const rows = await query(
     client,
     sql`WITH moved AS (
-          UPDATE webhook_streams SET delivered_sequence = ${event.sequence}, outbox_id = ${positionOf(event.id).id}, attempts = 0,
+          UPDATE webhook_streams SET delivered_sequence = ${event.sequence}, outbox_id = ${parseEventId(event.id).id}, attempts = 0,
                  failing_since = NULL
           WHERE ${own(line, token)} RETURNING 1)
         ${logged(line, event, attempt)}`,
