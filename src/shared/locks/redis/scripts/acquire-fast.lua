@@ -1,6 +1,7 @@
--- The common case of acquire.lua, in front of everything that it does not need: nobody has the lock and nobody waits,
--- and it is wanted exclusively. A lock that is let go at once costs its index nothing: extend.lua enters it.
--- KEYS and ARGV as in acquire.lua
+-- The common case of acquire.lua, placed in front of the prelude, which it does not need: an exclusive request, no
+-- holder, no waiters. It does not write the index, so a lock that is released at once costs nothing there: extend.lua
+-- adds the entry.
+-- KEYS and ARGV as in acquire.lua.
 local call = redis.call
 do
   local lock, id, above = KEYS[1], ARGV[1], ARGV[5]
@@ -9,7 +10,7 @@ do
     local time = call('TIME')
     local now_us = time[1] * 1000000 + time[2]
     local token = now_us
-    local function exceed(floor) -- as take in prelude.lua
+    local function exceed(floor) -- as grant in prelude.lua
       token = floor + 1
       if token > now_us + 1000 then token = token + now_us % 16384 end
     end

@@ -1,16 +1,20 @@
--- Takes the lock, or keeps a place in line for it. Only the head of the line may take a free lock, whoever asks.
--- Asking again with the same id, after a lost reply or a lost message, answers with the same token and a fresh TTL.
--- KEYS 1 lock  2 index (see prelude.lua)
--- ARGV 1 id  2 ttl_ms, and as far as they are not 0:
---      3 place_ttl_ms: stand in line, in a place that lives this long without another attempt
---      4 ticket: the place held before  5 above: the token must exceed it
--- Returns the token, or {ticket, place, ahead, waiting, free_in_ms, holder} when it is not this id's turn
+-- Grants the lock, or adds the caller to its wait queue. Only the head of the queue is granted a free lock, whichever
+-- waiter calls. Calling again with the same id, after a lost reply or a lost message, returns the same token and a
+-- fresh TTL.
+-- KEYS[1]  the lock
+-- KEYS[2]  the index (see prelude.lua)
+-- ARGV[1]  id of the owner
+-- ARGV[2]  ttl_ms. Each further argument only as far as it or a later one is not 0:
+-- ARGV[3]  slot_ttl_ms: wait in the queue, in a slot that lives this long without another attempt
+-- ARGV[4]  ticket that this waiter had before
+-- ARGV[5]  above: the token must exceed it
+-- Returns the token, or {ticket, slot, ahead, waiting, free_in_ms, holder} when it is not this id's turn.
 local id = ARGV[1]
 local exclusive = string.byte(id) == EXCLUSIVE
 local kept = call('MGET', LOCK, FENCE)
 local held, last = kept[1], kept[2]
 
--- The token if this id has the lock already; then for another TTL.
+-- Returns the token if this id holds the lock already, and renews it for another TTL.
 local function renewed(now_ms)
   if exclusive then
     if not is_mine(held, id) then return nil end
@@ -18,10 +22,10 @@ local function renewed(now_ms)
     return tonumber(string.match(held, ' (%d+) %d+$'))
   end
   local value = call('HGET', SHARE, id)
-  if not value or sharers(now_ms) == 0 or not call('ZSCORE', UNTIL, id) then return nil end
+  if not value or count_sharers(now_ms) == 0 or not call('ZSCORE', UNTIL, id) then return nil end
   call('ZADD', UNTIL, text(now_ms + ARGV[2]), id)
-  keep(UNTIL, tonumber(ARGV[2]))
-  keep(SHARE, tonumber(ARGV[2]))
+  extend_expiry(UNTIL, tonumber(ARGV[2]))
+  extend_expiry(SHARE, tonumber(ARGV[2]))
   return tonumber(string.match(value, '^%d+'))
 end
 
@@ -32,58 +36,59 @@ if mine then return mine end
 
 local above = ARGV[5]
 if above and above - (last or 0) > 0 then
-  -- Kept for the one who hands the lock over to this waiter later.
+  -- Stored, because the process that later hands the lock over to this waiter does not know the floor.
   last = above
   call('SET', FENCE, above, 'EX', '604800')
 end
 
--- The common case looks no further than this: nobody has the lock and nobody waits.
+-- The common case ends here: no holder and no waiters.
 if held or call('EXISTS', QUEUE, UNTIL) > 0 then
-  local ticket, place = 0, 0
-  local place_ttl_ms = tonumber(ARGV[3] or '0')
-  if place_ttl_ms > 0 then
+  local ticket, slot = 0, 0
+  local slot_ttl_ms = tonumber(ARGV[3] or '0')
+  if slot_ttl_ms > 0 then
     ticket = tonumber(call('ZSCORE', QUEUE, id) or '0')
     if ticket == 0 then
-      -- A waiter that was evicted while it was paused comes back to its old place: its ticket is its order of arrival.
+      -- A waiter that was evicted while it was paused returns to its old position: its ticket is its order of arrival.
       ticket = tonumber(ARGV[4] or '0')
       if ticket == 0 then
-        -- Above the last in line, so that a clock stepped back cannot let a newcomer in front.
+        -- Above the last ticket in the queue, so that after a clock was set back a newcomer cannot get in front.
         ticket = math.max(now_us, (call('ZREVRANGE', QUEUE, 0, 0, 'WITHSCORES')[2] or 0) + 1)
       end
       call('ZADD', QUEUE, text(ticket), id)
     end
-    place = now_ms + place_ttl_ms
-    call('ZADD', ALIVE, text(place), id)
-    -- A line that nobody looks at any more vanishes: ten minutes are far longer than any place lives.
+    slot = now_ms + slot_ttl_ms
+    call('ZADD', ALIVE, text(slot), id)
+    -- An abandoned queue expires: ten minutes are far longer than any slot lives.
     call('PEXPIRE', QUEUE, '600000')
     call('PEXPIRE', ALIVE, '600000')
-    call('ZADD', INDEX, 'GT', text(place), LOCK)
+    call('ZADD', INDEX, 'GT', text(slot), LOCK)
   end
 
-  local head = line_head(now_ms)
+  local head = queue_head(now_ms)
   if not held and head and head ~= id then
-    -- It expired, and the head has not noticed yet. Whoever comes first says so, and comes after it; or with it.
+    -- The lock has expired and the head has not noticed yet. The first caller hands it over, and is queued behind the
+    -- head or shares the lock with it.
     hand_over(now_us)
     kept = call('MGET', LOCK, FENCE)
     held, last = kept[1], kept[2]
     mine = renewed(now_ms)
     if mine then return mine end
-    head = line_head(now_ms)
+    head = queue_head(now_ms)
   end
-  if held or (head and head ~= id) or not admits(id, now_ms) then
+  if held or (head and head ~= id) or not may_join(id, now_ms) then
     local ahead = ticket > 0 and call('ZRANK', QUEUE, id) or 0
     local waiting = count_waiting(now_ms)
     local free_in_ms, holder = -1, held
     if held then
       free_in_ms = call('PTTL', LOCK)
-      -- Where the clock was set back: a dead holder costs its TTL, not an hour.
+      -- After the clock was set back, a dead holder costs its TTL and not an hour.
       local longest = tonumber(string.match(held, '^x (%d+) '))
       if longest and free_in_ms > longest then
         free_in_ms = longest
         call('PEXPIRE', LOCK, longest)
       end
     else
-      -- A permit may come free with the first of them, everything else with the last.
+      -- A permit may become free when the first of them ends, every other mode when the last one ends.
       local verb = string.byte(id) == PERMIT and 'ZRANGE' or 'ZREVRANGE'
       local next = call(verb, UNTIL, 0, 0, 'WITHSCORES')
       if next[1] then
@@ -91,13 +96,13 @@ if held or call('EXISTS', QUEUE, UNTIL) > 0 then
         holder = next[1] .. ' ' .. (call('HGET', SHARE, next[1]) or '')
       end
     end
-    return { ticket, place, ahead, waiting, free_in_ms, holder }
+    return { ticket, slot, ahead, waiting, free_in_ms, holder }
   end
-  if head then leave_line(id) end
+  if head then leave_queue(id) end
 end
 
-local token = take(id, ARGV[2], now_us, last)
+local token = grant(id, ARGV[2], now_us, last)
 if not token then return redis.error_reply('WRONGTYPE the lock key holds something that is not a lock: ' .. LOCK) end
--- Who shares lets in who may share with it.
+-- A shared grant lets compatible waiters at the head of the queue in, too.
 if not exclusive and call('EXISTS', QUEUE) == 1 then hand_over(now_us) end
 return token

@@ -1,7 +1,9 @@
--- Undoes whatever this id has: the lock that a late acquire took or that was handed to it, or its place in line. Hands
--- on the turn if it was its.
--- KEYS 1 lock  2 index (see prelude.lua)
--- ARGV 1 id
+-- Removes whatever this id has: a lock that a late acquire got or that was handed over to it, or its slot in the wait
+-- queue. If that frees the lock, the next waiter gets it.
+-- KEYS[1]  the lock
+-- KEYS[2]  the index (see prelude.lua)
+-- ARGV[1]  id of the owner
+-- Returns 1.
 local id = ARGV[1]
 local held = call('GET', LOCK)
 if is_mine(held, id) then
@@ -9,6 +11,6 @@ if is_mine(held, id) then
   held = false
 end
 leave_share(id)
-leave_line(id)
-if not held then go_on() end
+leave_queue(id)
+if not held then advance_queue() end
 return 1

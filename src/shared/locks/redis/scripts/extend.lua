@@ -1,7 +1,9 @@
--- Renews the lock of this owner and nobody else's.
--- KEYS 1 lock  2 index (see prelude.lua)
--- ARGV 1 id  2 ttl_ms
--- Returns how many live waiters stand in line (0 or more), -1 the lock is gone, -2 another owner has it
+-- Renews the lock, if this owner holds it.
+-- KEYS[1]  the lock
+-- KEYS[2]  the index (see prelude.lua)
+-- ARGV[1]  id of the owner
+-- ARGV[2]  ttl_ms
+-- Returns the number of live waiters (0 or more), -1 when the lock is gone, -2 when another owner holds it.
 local id, ttl_ms = ARGV[1], ARGV[2]
 local held = call('GET', LOCK)
 local now_ms = ms(server_us())
@@ -11,10 +13,10 @@ if string.byte(id) == EXCLUSIVE then
   call('PEXPIRE', LOCK, ttl_ms)
 else
   if held then return -2 end
-  if sharers(now_ms) == 0 or not call('ZSCORE', UNTIL, id) then return -1 end
+  if count_sharers(now_ms) == 0 or not call('ZSCORE', UNTIL, id) then return -1 end
   call('ZADD', UNTIL, text(now_ms + ttl_ms), id)
-  keep(UNTIL, tonumber(ttl_ms))
-  keep(SHARE, tonumber(ttl_ms))
+  extend_expiry(UNTIL, tonumber(ttl_ms))
+  extend_expiry(SHARE, tonumber(ttl_ms))
 end
 call('ZADD', INDEX, text(now_ms + ttl_ms), LOCK)
 if call('EXISTS', ALIVE) == 0 then return 0 end

@@ -1,7 +1,10 @@
--- Several calls of the script in front of this, which is the function one, in one step. Each has as many keys and as many
--- arguments as the others, and fails alone.
--- ARGV 1 keys of a call  2 arguments of a call; then their arguments
--- Returns their answers
+-- Runs several calls of one script in one step. The script itself stands in front of this text, as the function `one`.
+-- Every call has the same number of keys and of arguments, and fails alone.
+-- KEYS[1]...  the keys of all calls, one call after the other
+-- ARGV[1]  number of keys of one call
+-- ARGV[2]  number of arguments of one call
+-- ARGV[3]...  the arguments of all calls, one call after the other
+-- Returns the answers in the order of the calls.
 local key_count, arg_count = tonumber(ARGV[1]), tonumber(ARGV[2])
 local answers = {}
 for n = 1, #KEYS / key_count do

@@ -1,26 +1,26 @@
--- What the verbs share, loaded in front of each, so that a script stays one atomic step.
--- KEYS 1 lock   string "id token since_us", expires: the exclusive holder
---      2 index  sorted set, lock key -> server ms: what may be locked, as far as it is waited for, handed over, shared or
---               renewed. Given on a Cluster, where each slot has one, and where the prefix has a
---               'lock:{' of its own; else it is <prefix>lock:index
--- Beside the lock key stand others, in its slot by its braces. Their names are made here: a key more in each call costs
--- the client as much as half a command.
---      :fence   the last token given for this resource
---      :queue   sorted set, id -> ticket: who waits, in the order of arrival
---      :alive   sorted set, id -> server ms until which the waiter's own heartbeat keeps its place
---      :until   sorted set, id -> server ms: who shares the lock or has a permit of it, each until its own end
---      :share   hash, id -> "token since_us" of the same
--- An id is "<x | s | p and a limit> <ttl_ms> <channel of its process>/<seat>-<uuid> <owner>".
+-- What the scripts share. It is loaded in front of each, so that a script stays one atomic step.
+-- KEYS[1]  the lock: string "id token since_us" with an expiry; present while there is an exclusive holder
+-- KEYS[2]  the index: sorted set, lock key -> server ms; the locks that have waiters or were handed over, shared or
+--          renewed. Passed on a Cluster, where each Cluster slot has one, and where the prefix itself contains
+--          'lock:{'; else it is <prefix>lock:index
+-- Further keys share the Cluster slot of the lock by its braces. The scripts build their names: each key more in a call
+-- costs the client as much as half a command.
+--   :fence   the last token given for this resource
+--   :queue   sorted set, id -> ticket: the wait queue, in the order of arrival
+--   :alive   sorted set, id -> server ms until which the waiter's last heartbeat keeps its slot
+--   :until   sorted set, id -> server ms: the holders that share the lock or have a permit, each with its own end
+--   :share   hash, id -> "token since_us" of the same holders
+-- An id is "<x | s | p and a limit> <ttl_ms> <channel of its process>/<waiter_id>-<uuid> <owner>".
 local call = redis.call
 local INDEX = KEYS[2] or string.match(KEYS[1], '^(.-)lock:{') .. 'lock:index'
 local LOCK, FENCE, QUEUE, ALIVE, UNTIL, SHARE
 
--- A script works on one resource at a time.
-local function on(lock)
+-- Selects the resource that the functions below work on, one at a time.
+local function select_lock(lock)
   LOCK, FENCE, QUEUE, ALIVE = lock, lock .. ':fence', lock .. ':queue', lock .. ':alive'
   UNTIL, SHARE = lock .. ':until', lock .. ':share'
 end
-on(KEYS[1])
+select_lock(KEYS[1])
 
 local EXCLUSIVE, PERMIT = 120, 112
 
@@ -37,8 +37,8 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- The whole id, and nothing but token and time behind it: an id comes from outside where leases are given over HTTP, and
--- the beginning of somebody else's is no proof of anything.
+-- Compares the whole id; only token and time may follow it. An id is the proof of ownership and comes from outside
+-- where leases are used over HTTP, so a matching beginning is not enough.
 local function is_mine(held, id)
   return held and string.sub(held, 1, #id + 1) == id .. ' ' and string.find(held, '^%d+ %d+$', #id + 2)
 end
@@ -47,20 +47,21 @@ local function ttl_of(id)
   return tonumber(string.match(id, '^%S+ (%d+) '))
 end
 
--- Tells the process of this id something; it knows it by its seat. Told last, when all else is done (script.ts), and
--- by pcall: a user without rights on channels gets its lock moved all the same, and the answer says so.
-local news = {}
-local function tell(id, what)
-  local channel, seat = string.match(id, '^%S+ %S+ (%S*)/(%d+)')
-  if channel then news[#news + 1] = { channel, seat .. ' ' .. what } end
+-- Queues a message to the process of this id, which knows the recipient by its waiter_id. Messages are published at the
+-- end, after all changes (script.ts), and by pcall: for a user without rights on channels the lock still moves, and the
+-- answer says so.
+local messages = {}
+local function notify(id, what)
+  local channel, waiter_id = string.match(id, '^%S+ %S+ (%S*)/(%d+)')
+  if channel then messages[#messages + 1] = { channel, waiter_id .. ' ' .. what } end
 end
 
 local function publish()
-  for _, one in ipairs(news) do redis.pcall('PUBLISH', one[1], one[2]) end
+  for _, one in ipairs(messages) do redis.pcall('PUBLISH', one[1], one[2]) end
 end
 
--- A key with entries that end at different times lives at least until this one's end.
-local function keep(key, ttl_ms)
+-- A key whose entries end at different times lives at least until this entry ends.
+local function extend_expiry(key, ttl_ms)
   if call('PTTL', key) < ttl_ms then call('PEXPIRE', key, text(ttl_ms)) end
 end
 
@@ -69,9 +70,10 @@ local function leave_share(id)
   return call('ZREM', UNTIL, id) == 1
 end
 
--- How many share the lock or have a permit of it, after those whose time is over are gone. Where the clock was set back,
--- an end lies further away than any that is given: it is brought back, so that a dead holder costs its TTL, not an hour.
-local function sharers(now_ms)
+-- Counts the holders that share the lock or have a permit, after removing expired ones. After the clock was set back,
+-- an end may be further away than any TTL allows: it is moved back, so that a dead holder costs its TTL and not an
+-- hour.
+local function count_sharers(now_ms)
   for _, id in ipairs(call('ZRANGEBYSCORE', UNTIL, '-inf', text(now_ms))) do
     leave_share(id)
   end
@@ -87,10 +89,10 @@ local function sharers(now_ms)
   return call('ZCARD', UNTIL)
 end
 
--- May this id join those who have the lock, when nobody has it exclusively? With different limits the lowest of those
--- who hold a permit counts, so that nobody sees more than it was promised.
-local function admits(id, now_ms)
-  local count = sharers(now_ms)
+-- Returns whether this id may join the holders, given that there is no exclusive one. Among permits with different
+-- limits the lowest limit of a holder counts, so that no holder sees more than it was promised.
+local function may_join(id, now_ms)
+  local count = count_sharers(now_ms)
   if count == 0 then return true end
   local mode = string.byte(id)
   if mode == EXCLUSIVE then return false end
@@ -104,13 +106,13 @@ local function admits(id, now_ms)
   return count < limit
 end
 
--- Gives the lock to this id, with a token above every one before it. Returns the token, as a number and as text.
--- Where the clock is behind the last token, tokens that were given above it may be forgotten: a replica that had fallen
--- behind was promoted, or the floor comes from an SQL that never saw them. The next number would be one of them, so it
--- skips up to 16 ms of them at random; not for less than a millisecond, by which a step gives the lock to many at once.
--- The clock catches up where a lock is given less than 100 times a second; where it is given 3,000 times, tokens run
--- ahead of it, but stay exact numbers for nine years.
-local function take(id, ttl_ms, now_us, last)
+-- Grants the lock to this id, with a token above every earlier one. Returns the token, as a number and as text.
+-- Where the clock is behind the last token, higher tokens may have been given and forgotten: a stale replica was
+-- promoted, or the floor comes from an SQL database that never saw them. The next number could be one of those, so the
+-- token skips up to 16 ms of them at random; not for less than a millisecond, because one step may grant the lock to
+-- many waiters. The clock catches up while a lock is granted less than 100 times a second; at 3,000 times a second
+-- tokens run ahead of it, but stay exact numbers for nine years.
+local function grant(id, ttl_ms, now_us, last)
   local token = now_us
   if last and last + 1 > token then
     token = last + 1
@@ -119,23 +121,23 @@ local function take(id, ttl_ms, now_us, last)
   local as_text = text(token)
   local value = as_text .. ' ' .. (token == now_us and as_text or text(now_us))
   if string.byte(id) == EXCLUSIVE then
-    -- NX only matters when something that is not a lock has the key: it is left alone, and nobody gets a lease.
+    -- NX matters only when the key holds something that is not a lock: it is left unchanged, and there is no lease.
     if not call('SET', LOCK, id .. ' ' .. value, 'PX', ttl_ms, 'NX') then return nil end
   else
     call('ZADD', UNTIL, text(ms(now_us) + ttl_ms), id)
     call('HSET', SHARE, id, value)
-    keep(UNTIL, tonumber(ttl_ms))
-    keep(SHARE, tonumber(ttl_ms))
+    extend_expiry(UNTIL, tonumber(ttl_ms))
+    extend_expiry(SHARE, tonumber(ttl_ms))
   end
-  -- A week: tokens follow the clock, so the counter only has to outlive a step of the clock backwards.
+  -- A week: tokens follow the clock, so the stored token only has to outlive a step of the clock backwards.
   call('SET', FENCE, as_text, 'EX', '604800')
   call('ZADD', INDEX, text(ms(now_us) + ttl_ms), LOCK)
   return token, as_text
 end
 
--- No place is given for more than 3 s: one that claims to live longer than 10 s is left from before the clock was set
--- back, and its owner, if any, returns.
-local function lives(until_ms, now_ms)
+-- No slot is given for more than 3 s. One that claims more than 10 s was written before the clock was set back; its
+-- waiter, if it lives, returns.
+local function is_alive(until_ms, now_ms)
   return until_ms > now_ms and until_ms < now_ms + 10000
 end
 
@@ -143,43 +145,44 @@ local function count_waiting(now_ms)
   return call('ZCOUNT', ALIVE, '(' .. text(now_ms), '(' .. text(now_ms + 10000))
 end
 
--- The first waiter that is alive, and until when. All the dead ones in front of it go in this same step, so k waiters
--- that died together cost the line one place's lifetime, not k.
-local function line_head(now_ms)
+-- Returns the first live waiter and the end of its slot. All dead waiters in front of it are removed in this same step,
+-- so k waiters that died together cost the queue the lifetime of one slot, not of k.
+local function queue_head(now_ms)
   while true do
     local first = call('ZRANGE', QUEUE, 0, 0)[1]
     if not first then return nil end
     local until_ms = tonumber(call('ZSCORE', ALIVE, first) or '0')
-    if lives(until_ms, now_ms) then return first, until_ms end
+    if is_alive(until_ms, now_ms) then return first, until_ms end
     call('ZREM', QUEUE, first)
     call('ZREM', ALIVE, first)
   end
 end
 
-local function leave_line(id)
+local function leave_queue(id)
   call('ZREM', QUEUE, id)
   call('ZREM', ALIVE, id)
 end
 
--- Hands what nobody has exclusively over to the head of the line, and to those behind it as far as they may share it,
--- and tells them so through their processes' channels: nobody can get in between, and they need not ask. Only for as
--- long as the place would have lived: what its owner knows about the place's end on its own clock holds for the lock,
--- and a dead head costs no more than its place did.
+-- Grants a lock without an exclusive holder to the head of the queue, and to the waiters behind it as far as they may
+-- share it, and notifies their processes: no other caller can get in between, and the waiters need not poll. The lock
+-- lives only as long as the slot would have: what the waiter knows about the end of its slot on its own clock then
+-- holds for the lock, and a dead head costs no more than its slot did.
 local function hand_over(now_us)
   local now_ms = ms(now_us)
   while true do
-    local head, until_ms = line_head(now_ms)
-    if not head or not admits(head, now_ms) then return end
-    local _, token = take(head, text(until_ms - now_ms), now_us, call('GET', FENCE))
+    local head, until_ms = queue_head(now_ms)
+    if not head or not may_join(head, now_ms) then return end
+    local _, token = grant(head, text(until_ms - now_ms), now_us, call('GET', FENCE))
     if not token then return end
-    leave_line(head)
-    tell(head, text(until_ms) .. ' ' .. token)
+    leave_queue(head)
+    notify(head, text(until_ms) .. ' ' .. token)
     if string.byte(head) == EXCLUSIVE then return end
   end
 end
 
--- After somebody has left: the line goes on, or the resource is no longer in use.
-local function go_on(now_us)
+-- After a holder or waiter has left: hands the lock over, or removes a resource that is no longer in use from the
+-- index.
+local function advance_queue(now_us)
   if call('EXISTS', QUEUE) == 1 then hand_over(now_us or server_us()) end
   if call('EXISTS', LOCK, UNTIL) == 0 then call('ZREM', INDEX, LOCK) end
 end

@@ -1,7 +1,9 @@
--- Lets go of the lock if this owner still has it, and hands it over to the head of the line.
--- KEYS 1 lock  2 index (see prelude.lua)
--- ARGV 1 id  2 given when the lock may be in the index
--- Returns 1 released, 0 it had expired, -1 another owner has it
+-- Releases the lock if this owner still holds it, and hands it over to the head of the wait queue.
+-- KEYS[1]  the lock
+-- KEYS[2]  the index (see prelude.lua)
+-- ARGV[1]  id of the owner
+-- ARGV[2]  present when the lock may be in the index
+-- Returns 1 when it was released, 0 when it had expired, -1 when another owner holds it.
 local id = ARGV[1]
 local held = call('GET', LOCK)
 local answer
@@ -11,8 +13,8 @@ if string.byte(id) == EXCLUSIVE then
   held = false
 else
   local now_us = server_us()
-  sharers(ms(now_us))
+  count_sharers(ms(now_us))
   answer = leave_share(id) and 1 or held and -1 or 0
 end
-if not held then go_on() end
+if not held then advance_queue() end
 return answer

@@ -1,7 +1,9 @@
--- Which of the commands that the locks use this user may not call. Each is tried on keys of its own, which are deleted.
--- KEYS 1 a key that no resource has (see rights.ts)
--- ARGV 1 channel  2 'cluster' or 'quorum', where more is used, or ''
--- Returns the names of the commands that were refused
+-- Finds the commands that the locks use and this user may not call. Each is tried on keys made for it, which are
+-- deleted.
+-- KEYS[1]  a key that belongs to no resource (see rights.ts)
+-- ARGV[1]  channel
+-- ARGV[2]  'cluster' or 'quorum', which use further commands, or ''
+-- Returns the names of the refused commands.
 local key, channel, kind = KEYS[1], ARGV[1], ARGV[2]
 local sorted, hash, set = key .. ':sorted', key .. ':hash', key .. ':set'
 local tries = {
@@ -37,7 +39,8 @@ tries[#tries + 1] = { 'PUBLISH', channel, '' }
 local refused = {}
 for _, one in ipairs(tries) do
   local answer = redis.pcall(unpack(one))
-  -- Versions differ in the words. An error that is none of rights, as of a server without memory, is not ours to report.
+  -- Redis versions word this differently. An error of another kind, as of a server without memory, is not reported
+  -- here.
   local text = type(answer) == 'table' and answer.err or ''
   if string.find(text, 'NOPERM', 1, true) or string.find(text, 'ermission') or string.find(text, 'ACL', 1, true)
     or string.find(text, "can't", 1, true)

@@ -1,6 +1,7 @@
--- Tells a server that does not know whether it ever voted from when on it has been waiting for it.
--- KEYS 1 lock (see voter.lua)
--- ARGV 1 since_ms: 0 to let it vote at once, anything else for now
+-- Initializes a voter that does not know whether it ever voted: stores when its time without a vote began.
+-- KEYS[1]  the lock (see voter.lua)
+-- ARGV[1]  '0' to let it vote at once, anything else to start now
+-- Returns 1.
 local since_ms = ARGV[1] == '0' and '0' or text(ms(server_us()))
 local run_id = string.match(call('INFO', 'server'), 'run_id:(%x+)')
 call('SET', VOTER, run_id .. ' ' .. since_ms, 'NX')

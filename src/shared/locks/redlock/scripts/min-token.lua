@@ -1,3 +1,3 @@
--- KEYS 1 lock (see voter.lua)
--- Returns a token above all that this voter has confirmed
-return least_token(server_us())
+-- Returns the lowest token that is above every token this voter has confirmed.
+-- KEYS[1]  the lock (see voter.lua)
+return min_token(server_us())

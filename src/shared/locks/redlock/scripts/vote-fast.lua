@@ -1,9 +1,10 @@
--- The common case of vote.lua, in front of everything that it does not need: nobody has the lock and nobody waits, it is
--- wanted exclusively, and the client has proposed a token. Then there is nobody to whom a vote could give way, so vote
--- and confirmation are one step. A lock that is let go at once costs its index nothing: renew.lua enters it.
--- The token must not be behind this server's clock, by which tokens rise also where a fence was forgotten; nor ahead of it
--- by the time that a forgetful server keeps out, or by a second, so that no client's clock makes tokens run away.
--- KEYS and ARGV as in vote.lua
+-- The common case of vote.lua, placed in front of the prelude, which it does not need: an exclusive request with a
+-- proposed token, no holder, no waiters. No earlier ticket can claim the vote then, so vote and confirmation are one
+-- step. It does not write the index, so a lock that is released at once costs nothing there: renew.lua adds the entry.
+-- The token must not be behind this server's clock, by which tokens rise even where the last one was forgotten; nor
+-- ahead of it by the time for which a server without memory may not vote, or by a second, so that no client's clock
+-- makes tokens run away.
+-- KEYS and ARGV as in vote.lua.
 local call = redis.call
 if ARGV[6] then
   local lock, token = KEYS[1], tonumber(ARGV[6])

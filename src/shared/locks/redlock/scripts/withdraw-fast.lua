@@ -1,6 +1,6 @@
--- The common case of withdraw.lua, in front of everything that it does not need: the lock is this id's alone, and nobody
--- waits.
--- KEYS and ARGV as in withdraw.lua
+-- The common case of withdraw.lua, placed in front of the prelude, which it does not need: this id holds the lock
+-- exclusively, and there are no waiters.
+-- KEYS and ARGV as in withdraw.lua.
 local call = redis.call
 do
   local lock, id = KEYS[1], ARGV[1]
