@@ -1,22 +1,22 @@
 /**
- * What the locks of the whole fleet do. The invariant: counting is an addition in memory and never waits, so a Redis
- * that is away costs figures, not locks. Each process adds what it has counted to one Redis hash per hour, once a
- * second; whoever reads sums the hours.
+ * Statistics of the locks of the whole fleet. Invariant: counting is an addition in memory and never waits, so a Redis
+ * that is away costs figures, not locks. Each process adds its counts to one Redis hash per hour, once a second; a
+ * reader sums the hours.
  */
 import type { Redis } from 'ioredis'
 import type { LockEvents } from './locks/api.ts'
 import { withTimeout } from './timeout.ts'
 
 const FLUSH_MS = 1_000
-/** Milliseconds that Redis has to take or to give figures. */
+/** Milliseconds within which Redis must answer. */
 const ANSWER_MS = 1_000
 const HOUR_MS = 3_600_000
 /** Hours that are kept: a week shows what is usual at this time of the week. */
 export const MAX_HOURS = 168
 
 /**
- * Buckets of waits and holds: bucket n ends at 2^(n/4) ms, from 2^-3 ms to a day. A quantile is told as the end of its
- * bucket, so it is never too low and at most 2^(1/4) times, 19 %, too high. Histograms add up; quantiles do not.
+ * Buckets of waits and holds: bucket n ends at 2^(n/4) ms, from 2^-3 ms to a day. A quantile is reported as the end of
+ * its bucket, so it is never too low and at most 2^(1/4) times, 19 %, too high. Histograms add up; quantiles do not.
  */
 const STEPS = 4
 const [FIRST, LAST] = [-12, 106]
@@ -31,10 +31,10 @@ export interface Quantiles {
 }
 
 export interface LockStatistics {
-  /** Milliseconds since 1970: the full hour from which on everything is counted. */
+  /** Milliseconds since 1970: the full hour at which counting begins. */
   since_ms: number
   acquisitions: number
-  /** By reason, and together. */
+  /** The sum of the three reasons below. */
   failures: number
   timeouts: number
   aborted: number
@@ -42,28 +42,28 @@ export interface LockStatistics {
   contentions: number
   lost: number
   fencing_rejections: number
-  /** acquisitions / (acquisitions + failures); null when nobody has asked for a lock. */
+  /** acquisitions / (acquisitions + failures); null when no lock was requested. */
   success_rate: number | null
   wait_ms: Quantiles
   hold_ms: Quantiles
 }
 
 export interface LockStats {
-  /** Counts what these events tell. */
+  /** Counts these events. */
   readonly events: Required<Pick<LockEvents, 'acquired' | 'failed' | 'contended' | 'lost' | 'released'>>
-  /** A write of a superseded holder that the database has refused. */
+  /** Counts a write of a superseded holder that the database refused. */
   onStaleWrite(): void
-  /** Brings to Redis what was counted; rejects when Redis does not answer, and keeps it for the next time. */
+  /** Writes the counts to Redis; rejects when Redis does not answer, and keeps them for the next flush. */
   flush(): Promise<void>
-  /** The whole fleet's figures of the last hours, with this process's own up to now. @throws the error of Redis */
+  /** The figures of the whole fleet for the last hours, including this process up to now. @throws the error of Redis */
   read(hours: number): Promise<LockStatistics>
   close(): Promise<void>
 }
 
-/** A wait that ends because its process stops was called off, as one whose caller went away. */
+/** A wait that ends because its process stops counts as aborted, like one whose caller disconnected. */
 const FAILURES = { lock_busy: 'timeouts', aborted: 'aborted', closed: 'aborted', unreachable: 'unreachable' } as const
 
-/** `redis` stays the caller's to close. */
+/** The caller closes `redis`. */
 export function createLockStats({ redis, prefix }: { redis: Redis; prefix: string }): LockStats {
   let counts = new Map<string, number>()
   let sending: Promise<void> | undefined
@@ -78,14 +78,14 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
     const flushed = counts
     counts = new Map()
     const key = keyOf(hourNow())
-    // All or nothing: an hour that is half counted would tell a success rate that never was.
+    // All or nothing: a partly counted hour would report a wrong success rate.
     const transaction = redis.multi()
     for (const [field, count] of flushed) transaction.hincrby(key, field, count)
     transaction.expire(key, ((MAX_HOURS + 1) * HOUR_MS) / 1000)
     try {
       await transaction.exec()
     } catch (error) {
-      // When only the answer was lost, a second's figures count twice: better than a gap whenever Redis fails over.
+      // When only the answer was lost, one second counts twice: better than a gap at each failover of Redis.
       for (const [field, count] of flushed) add(field, count)
       throw error
     }
@@ -97,7 +97,7 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
         sending = undefined
       })
     }
-    // One at a time: a Redis that hangs holds one of them, and the counts wait in memory.
+    // One at a time: a Redis that hangs holds one request, and further counts wait in memory.
     if (sending) await withTimeout(sending, ANSWER_MS)
   }
 
@@ -121,7 +121,7 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
 
     async read(hours) {
       await flush()
-      // What was counted while an earlier flush was under way.
+      // Also what was counted during an earlier flush.
       await flush()
       const last = hourNow()
       const first = last - hours + 1

@@ -1,6 +1,6 @@
 /**
- * Opens the locks on the servers that the configuration names. The invariant: API and workers lock in one place, so
- * both come here, and what is opened here is closed here.
+ * Opens the locks on the servers that the configuration names. Invariant: API and workers lock in the same place, so
+ * both use this function, and what is opened here is closed here.
  */
 import { Cluster, Redis } from 'ioredis'
 import type { Config, LockRedis } from './config.ts'
@@ -13,7 +13,7 @@ import { openRedis } from './queues.ts'
 
 interface OpenLocksDeps {
   config: Pick<Config, 'lock' | 'redis_prefix' | 'lease_ttl_ms' | 'expected_hold_ms'>
-  /** On REDIS_URL: where the locks are unless they have servers of their own. Stays the caller's to close. */
+  /** On REDIS_URL: used for the locks unless they have servers of their own. The caller closes it. */
   redis: Redis
   log: Log
   events: LockEvents
@@ -21,18 +21,18 @@ interface OpenLocksDeps {
 
 export interface OpenedLocks {
   locks: Locks
-  /** What these servers can do: there are no permits on a quorum. */
+  /** The modes that these servers support: a quorum has no permits. */
   modes: readonly Mode[]
-  /** For /readyz: questions that reject when the locks cannot be had. Empty when they are where `redis` is. */
+  /** For /readyz: checks that reject when the locks are unavailable. Empty when the locks are on `redis`. */
   checks: Readonly<Record<string, () => Promise<unknown>>>
-  /** Gives back what is held and closes the connections of its own. */
+  /** Releases held leases and closes the connections opened here. */
   close(): Promise<void>
 }
 
 const ALL: readonly Mode[] = ['exclusive', 'shared', 'permit']
 const WITHOUT_PERMITS: readonly Mode[] = ['exclusive', 'shared']
 
-/** Milliseconds between attempts to reach a lock server again. */
+/** Milliseconds between attempts to reconnect to a lock server. */
 const RECONNECT_MS = 200
 
 export async function openLocks({ config, redis, log, events }: OpenLocksDeps): Promise<OpenedLocks> {
@@ -42,7 +42,7 @@ export async function openLocks({ config, redis, log, events }: OpenLocksDeps): 
   switch (lock.backend) {
     case 'redis': {
       const own = lock.servers && openServers(lock.servers, log)
-      // As long as a heartbeat may be late for other reasons, too.
+      // A tenth of the TTL: a heartbeat may be that late for other reasons, too.
       const replication = lock.wait_replicas && { replicas: lock.wait_replicas, timeout_ms: Math.floor(ttl_ms / 10) }
       const locks = createLocks({ redis: own ?? redis, prefix, ...options, ...(replication && { replication }) })
       const close = async () => {
@@ -52,10 +52,10 @@ export async function openLocks({ config, redis, log, events }: OpenLocksDeps): 
       return { locks, modes: ALL, checks: own ? { locks: () => locks.inspect('readyz') } : {}, close }
     }
     case 'redlock': {
-      // Of each server that fails: the others may still be a quorum, and then nothing else says so.
+      // A warning for each server that fails: the others may still be a quorum, and then nothing else reports it.
       const nodes = lock.urls.map((url) => openRedis(url, log, { autoResendUnfulfilledCommands: false }, 'warn'))
       const { max_ttl_ms } = lock
-      // Its type says what a quorum cannot count; who may ask for more looks at `modes` first.
+      // The type of createRedlock excludes permits; callers check `modes` before they request one.
       const locks: Locks = createRedlock({ nodes, prefix, ...options, ...(max_ttl_ms && { max_ttl_ms }) })
       const close = async () => {
         await locks.close()
@@ -64,7 +64,7 @@ export async function openLocks({ config, redis, log, events }: OpenLocksDeps): 
       return { locks, modes: WITHOUT_PERMITS, checks: { locks: () => locks.inspect('readyz') }, close }
     }
     case 'etcd': {
-      // A process without etcd need not load gRPC: a tenth of a second at its start.
+      // A process without etcd does not load gRPC, which takes a tenth of a second at start.
       const { createEtcdLocks } = await import('./locks/etcd/locks.ts')
       const locks = createEtcdLocks({ hosts: lock.hosts, prefix: `holdfast/${prefix}`, ...options })
       return { locks, modes: ALL, checks: { etcd: () => locks.inspect('readyz') }, close: () => locks.close() }
@@ -97,6 +97,6 @@ function openServers(servers: LockRedis, log: Log): Redis | Cluster {
           retryStrategy: () => RECONNECT_MS,
           sentinelRetryStrategy: () => RECONNECT_MS,
         })
-  own.on('error', (error) => log.debug({ error: error.message }, 'redis of the locks: connection failed'))
+  own.on('error', (error) => log.debug({ error: error.message }, 'connection to the Redis of the locks failed'))
   return own
 }

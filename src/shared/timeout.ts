@@ -1,9 +1,9 @@
 /**
- * Waiting with a limit: nothing here waits for a lock server for ever. One timer for all requests under way, since a
- * timer each would cost as much as the rest of the client's side of an acquire.
+ * Promises with a time limit: no request here waits for a lock server for ever. One timer for all pending requests,
+ * since a timer each would cost as much as the rest of the client's side of an acquire.
  */
 
-/** Something that can be told to stop waiting. */
+/** A wait that can be ended from outside. */
 export interface Interruptible {
   aborted?: { reason: unknown }
   abort?: (reason: unknown) => void
@@ -15,15 +15,15 @@ interface Request {
   reject: (reason: unknown) => void
 }
 
-/** How late a limit may be noticed. The shortest limit is 50 ms. */
+/** How late an expired limit may be detected. The shortest limit is 50 ms. */
 const CHECK_MS = 25
 
 const pending = new Set<Request>()
 let scheduled = false
 
 /**
- * Rejects after limit_ms, or as soon as the waiter is failed. The work itself goes on: whoever gives up on it has to
- * see to what it may still do.
+ * Rejects after limit_ms, or as soon as the waiter is aborted. The work itself continues: the caller must handle what
+ * it may still do.
  */
 export function withTimeout<T>(work: Promise<T>, limit_ms: number, waiter?: Interruptible): Promise<T> {
   return new Promise((resolve, reject) => {
@@ -52,7 +52,7 @@ function scheduleCheck(): void {
   setTimeout(afterReplies, CHECK_MS)
 }
 
-/** After a blocked event loop the answers that lie in the socket come first: between a timer and this they are read. */
+/** After a blocked event loop, answers wait in the socket: setImmediate runs after they are read. */
 function afterReplies(): void {
   setImmediate(rejectLate, performance.now())
 }
@@ -69,8 +69,8 @@ function rejectLate(now: number): void {
 }
 
 /**
- * Within this a lock server answers or is treated as gone: a third of the TTL, since a later grant would be due for
- * renewal when it comes; at least 50 ms, which a busy event loop can cost; at most 2 s, so that callers fail fast.
+ * A lock server that does not answer within this counts as gone: a third of the TTL, since a later grant would already
+ * be due for renewal; at least 50 ms, which a busy event loop can cost; at most 2 s, so that callers fail fast.
  */
 export function answerLimit(ttl_ms: number): number {
   return Math.min(Math.max(Math.floor(ttl_ms / 3), 50), 2000)

@@ -1,13 +1,13 @@
 /**
- * What a caller of the locks sees. The invariant: a lease says that it is lost before anybody else can have the lock,
- * by this process's monotonic clock; and its token is higher than every token given for the resource before it, so
- * that the database can refuse a holder who did not look.
+ * The public interface of the locks. Invariants: a lease reports its loss before another holder can be granted the
+ * lock, by this process's monotonic clock; and its token is higher than every earlier token of the resource, so that
+ * the database can refuse a holder that did not check.
  */
 
 /** exclusive: one holder. shared: many, but none beside an exclusive one. permit: at most `limit` holders. */
 export type Mode = 'exclusive' | 'shared' | 'permit'
 
-/** What is asked of one resource. A permit without a limit, and a limit without permits, do not typecheck. */
+/** Mode and limit of one request. A permit without a limit, and a limit without permits, do not typecheck. */
 export type LockMode<M extends Mode = Mode> =
   | { mode?: Extract<M, 'exclusive'>; limit?: never }
   | { mode: Extract<M, 'shared'>; limit?: never }
@@ -18,27 +18,30 @@ export interface LeaseOptions {
   ttl_ms?: number
   /** Cancels the wait, not the held lease. */
   signal?: AbortSignal
-  /** Shown to others as the holder. Default: the instance, host:pid. */
+  /** The holder's name in LockBusyError and inspect(). Default: the instance, host:pid. */
   owner?: string
-  /** Added to the owner: what the process holds it for, for instance a job's id. */
+  /** Appended to the owner: the work that the process holds the lock for, for instance a job id. */
   job?: string
-  /** The token must exceed this floor: SQL holds a higher fence than the lock server remembers. */
+  /**
+   * The token must exceed this floor. For a database whose fencing token is higher than what the lock server remembers.
+   */
   above?: number
   /**
-   * A lease that the caller already has on this resource: the new one is a part of it, with its token, signal and
-   * deadlines (ttl_ms, max_hold_ms and progress_ms are the whole's), and its release leaves the lock to it.
+   * A lease that the caller already holds on this resource. The new lease is nested in it: it has the token, signal and
+   * deadlines of the parent (ttl_ms, max_hold_ms and progress_ms are ignored), and its release does not release the
+   * lock.
    */
   within?: Lease
   /**
-   * The lease is not renewed beyond this many ms after it was granted: its signal aborts with `why` 'max_hold', and the
-   * lock is released on the server at once. Not for remote leases. Default: no limit.
+   * The lease is not renewed beyond this many ms after its grant: its signal aborts with `why` 'max_hold', and the lock
+   * is released on the server at once. Not for remote leases. Default: no limit.
    */
   max_hold_ms?: number
   /**
-   * The holder must call lease.progress() or lease.extend() at least this often, from the grant on, in ms; the automatic
-   * heartbeat does not count. When it has not, its signal aborts with `why` 'stalled', and the lock is released on the
-   * server at once. A process that wakes from a freeze judges this before it renews. Not for remote leases, which live
-   * by their owner's heartbeats alone. Default: no limit.
+   * The holder must call lease.progress() or lease.extend() at least this often, in ms, counted from the grant; the
+   * automatic heartbeat does not count. If it does not, its signal aborts with `why` 'stalled', and the lock is
+   * released on the server at once. A process that wakes from a freeze checks this before it renews. Not for remote
+   * leases, which live by their owner's heartbeats alone. Default: no limit.
    */
   progress_ms?: number
 }
@@ -46,40 +49,48 @@ export interface LeaseOptions {
 export type TryOptions<M extends Mode = Mode> = LeaseOptions & LockMode<M>
 
 export type AcquireOptions<M extends Mode = Mode> = TryOptions<M> & {
-  /** How long to wait in line, in ms; 0 is one try without waiting. Default 0. */
+  /** How long to wait in the queue, in ms; 0 is one try without waiting. Default 0. */
   wait_ms?: number
 }
 
-/** One of several: 'product:1' is exclusive. */
+/** One resource of acquireAll; the string 'product:1' requests it exclusively. */
 export type LockRequest<M extends Mode = Mode> = string | ({ resource: string } & LockMode<M>)
 
 export interface Lease extends AsyncDisposable {
   /** For instance 'product:1'. */
   readonly resource: string
   readonly mode: Mode
-  /** Fencing token: an integer below 2^53 that looks like the server's time in µs. */
+  /** Fencing token: an integer below 2^53, close to the server's time in µs. */
   readonly token: number
-  /** Aborts with a LeaseLostError before the TTL can have passed. Not aborted by release. */
+  /** Aborts with a LeaseLostError before the TTL can have passed. A release does not abort it. */
   readonly signal: AbortSignal
-  /** How long until the lease counts as lost if it is not renewed, in ms, by the monotonic clock; 0 when lost or released. */
+  /**
+   * Time in ms until the lease counts as lost if it is not renewed, by the monotonic clock; 0 when lost or released.
+   */
   readonly remaining_ms: number
-  /** @throws LeaseLostError when lost, released, or out of time on the monotonic clock: also after a blocked event loop. */
+  /**
+   * @throws LeaseLostError when lost, released, or expired by the monotonic clock, also right after a blocked event
+   * loop.
+   */
   assertValid(): void
-  /** The holder is at work: starts progress_ms again. Never throws, and does not revive a lease that has missed it. */
+  /**
+   * Reports that the holder makes progress: progress_ms starts again. Never throws, and does not revive a lease that
+   * has missed its deadline.
+   */
   progress(): void
-  /** Renews now, and counts as progress. Resolves with how many wait behind this lease. @throws LeaseLostError */
+  /** Renews now, and counts as progress. Resolves with the number of waiters. @throws LeaseLostError */
   extend(): Promise<{ waiting: number }>
   /** Idempotent, one round trip, never throws. */
   release(): Promise<ReleaseResult>
 }
 
-/** Several leases that were taken together: as valid as the weakest of them. */
+/** Several leases acquired together. The set is valid while all of them are. */
 export interface LeaseSet extends AsyncDisposable {
-  /** By resource, in the order of their names. */
+  /** By resource, sorted by name. */
   readonly leases: ReadonlyMap<string, Lease>
   /** Aborts when the first of them is lost. */
   readonly signal: AbortSignal
-  /** Of the first of them that would be lost. */
+  /** The shortest remaining_ms among them. */
   readonly remaining_ms: number
   /** @throws LeaseLostError */
   assertValid(): void
@@ -88,88 +99,98 @@ export interface LeaseSet extends AsyncDisposable {
   release(): Promise<void>
 }
 
-/** 'stalled': the holder has missed progress_ms. 'max_hold': it was held for max_hold_ms. */
+/**
+ * 'taken': revoked by a forced release, or another owner holds the lock. 'stalled': the holder missed progress_ms.
+ * 'max_hold': it held the lock for max_hold_ms.
+ */
 export type LostReason = 'expired' | 'taken' | 'unreachable' | 'released' | 'stalled' | 'max_hold'
 
 export type ReleaseResult = { released: true } | { released: false; reason: 'expired' | 'taken' | 'unreachable' }
 
 export interface Locks<M extends Mode = Mode> {
   /**
-   * Once in line, it waits on while the lock server is away, and stands in line again when it is back; a server that does
-   * not answer the first request is an error at once.
+   * Once it is in the queue, the caller keeps waiting while the lock server is away, and joins the queue again when the
+   * server is back; a server that does not answer the first request is an error at once.
    * @throws LockBusyError, the signal's reason, or the error of the lock server; after close() an error with the code
-   *   'closed'; TypeError or RangeError for what is no argument, as every function here
+   * 'closed'; TypeError or RangeError for an invalid argument, as every function here
    */
   acquire(resource: string, options?: AcquireOptions<M>): Promise<Lease>
-  /** One try; undefined when somebody else holds the lock or waits for it. @throws the error of the lock server */
+  /** One try; undefined when the lock has another holder or waiters. @throws the error of the lock server */
   tryAcquire(resource: string, options?: TryOptions<M>): Promise<Lease | undefined>
-  /** Releases when the body ends, and rejects with what the body rejects with: never because of the release. */
+  /** Releases when the body ends, and rejects with the error of the body, never with one of the release. */
   withLease<T>(resource: string, options: AcquireOptions<M>, body: (lease: Lease) => Promise<T>): Promise<T>
-  /** With `onBusy`, that value (or what it returns) takes the place of a LockBusyError. */
+  /** With `onBusy`, resolves with that value (or with what it returns) where it would reject with a LockBusyError. */
   withLease<T, F>(
     resource: string,
     options: AcquireOptions<M> & { onBusy: F | ((busy: LockBusyError) => F) },
     body: (lease: Lease) => Promise<T>,
   ): Promise<T | F>
   /**
-   * All of them or none, in any mixture of modes; one that is named twice counts once, exclusive before shared. Waits
-   * in the order of their names, so that nobody who does the same is deadlocked with it. max_hold_ms and progress_ms count
-   * from when all are held.
-   * @throws LockBusyError for the first that was not free in time, the signal's reason, or LeaseLostError when one was
-   *   lost while others were waited for and no time is left
+   * Acquires all of them or none, in any mixture of modes. A resource that is named twice counts once, exclusive before
+   * shared. Waits in the order of their names, so that two callers of acquireAll never deadlock each other. max_hold_ms
+   * and progress_ms count from when all are held.
+   * @throws LockBusyError for the first resource that was not free in time, the signal's reason, or LeaseLostError when
+   * one was lost during the wait for the others and no time is left
    */
   acquireAll(
     requests: readonly LockRequest<M>[],
     options?: Omit<LeaseOptions, 'within'> & { wait_ms?: number },
   ): Promise<LeaseSet>
-  /** Several without waiting, in one round trip: a map of those obtained. An error of the server gives back all. */
+  /**
+   * Tries several in one round trip, without waiting. Resolves with a map of the leases obtained. An error of the
+   * server releases all.
+   */
   tryAcquireMany(resources: readonly string[], options?: TryOptions<M>): Promise<Map<string, Lease>>
   releaseMany(leases: Iterable<Lease>): Promise<void>
-  /** Leases that do not live by this process. */
+  /** Leases that this process does not renew. */
   readonly remote: RemoteLeases<M>
-  /** Who holds what and who waits. @throws the error of the lock server */
+  /** The holders and the waiters. @throws the error of the lock server */
   inspect(resource: string): Promise<LockState>
-  /** All that are held or waited for, by name. What is held for less than 500 ms may be left out. */
+  /** All resources with holders or waiters, by name. Locks held for less than 500 ms may be missing. */
   list(): Promise<LockState[]>
   /**
-   * Takes the lock away from whoever has it. Their signals abort at once (at the next heartbeat where no message gets
-   * through). Every later token is above the answer's: who raises SQL's fence to it shuts the old holders out there, too.
+   * Revokes the lock from every holder. Their signals abort at once (at the next heartbeat if the message is lost).
+   * Every later token is above the returned one: a caller that raises the fencing token in SQL to it stops the old
+   * holders there, too.
    */
   forceRelease(
     resource: string,
     options?: { above?: number },
   ): Promise<{ token: number; revoked_holders: LockState['holders'] }>
-  /** Ends waits with an error, aborts and releases what is still held, closes the subscriber. */
+  /** Ends waits with an error, aborts and releases held leases, closes the subscription. */
   close(): Promise<void>
 }
 
-/** A lease that lives by its owner's heartbeats alone: any process may renew or release it by its handle. */
+/** A lease that lives by its owner's heartbeats alone: any process can renew or release it by its handle. */
 export interface RemoteLease {
-  /** Opaque, unguessable, safe in a URL: who has it is the owner. */
+  /** Opaque, unguessable, safe in a URL. The holder of the handle is the owner. */
   handle: string
   resource: string
   mode: Mode
   token: number
   ttl_ms: number
-  /** This process's wall clock, in ms since 1970: not later than the end on the lock server. */
+  /** By this process's wall clock, in ms since 1970: not later than the end on the lock server. */
   expires_at_ms: number
 }
 
 export interface RemoteLeases<M extends Mode = Mode> {
-  /** Without within, max_hold_ms and progress_ms: this process neither renews nor ends it. @throws as Locks.acquire */
+  /**
+   * Without within, max_hold_ms and progress_ms: this process neither renews nor ends the lease. @throws as
+   * Locks.acquire
+   */
   acquire(resource: string, options?: AcquireOptions<M>): Promise<RemoteLease>
-  /** @throws LeaseLostError, RangeError for what is no handle, or the error of the lock server */
+  /** @throws LeaseLostError, RangeError for an invalid handle, or the error of the lock server */
   extend(handle: string): Promise<RemoteLease>
-  /** @throws RangeError for what is no handle, or the error of the lock server */
+  /** @throws RangeError for an invalid handle, or the error of the lock server */
   release(handle: string): Promise<ReleaseResult>
 }
 
 export interface LockState {
   resource: string
-  /** The last token given, or the fence that a forced release left; 0 when none is remembered. */
+  /** The last token given, or the one that a forced release set; 0 when the server remembers none. */
   fencing_token: number
   holders: { owner: string; mode: Mode; limit?: number; token: number; since_ms: number; ttl_left_ms: number }[]
-  /** In the order of their turns. */
+  /** In the order in which they are granted the lock. */
   waiters: { owner: string; mode: Mode; limit?: number; since_ms: number }[]
 }
 
@@ -180,13 +201,13 @@ export interface LockEvents {
   contended?(resource: string): void
   lost?(resource: string, why: LostReason, lease: { token: number; owner: string; held_ms: number }): void
   released?(resource: string, held_ms: number): void
-  /** Held longer than expected; once a lease. */
+  /** Held longer than expected. Called once for a lease. */
   longHold?(resource: string, lease: { token: number; owner: string; held_ms: number }): void
-  /** A renewal came through when less than a sixth of the TTL was left. */
+  /** A renewal succeeded when less than a sixth of the TTL was left. */
   lateRenewal?(resource: string, slack_ms: number): void
   /**
-   * At start: the user of the lock server lacks this right, for instance '+publish on &lock:wake:*'. Once a right and
-   * server. Without this callback it is a warning of the process.
+   * At start: the user of the lock server lacks this right, for instance '+publish on &lock:wake:*'. Called once for a
+   * right and server. Without this callback the process emits a warning.
    */
   denied?(right: string): void
 }
@@ -195,11 +216,11 @@ export class LockBusyError extends Error {
   override name = 'LockBusyError'
   readonly code = 'lock_busy'
   readonly resource: string
-  /** Who holds it; absent when it was free, but others were in line. */
+  /** The holder; absent when the lock was free, but had waiters. */
   readonly holder?: string
-  /** How many stand in line for it. */
+  /** Number of waiters. */
   readonly waiting: number
-  /** After this the lock is free unless its holder renews it. */
+  /** After this many ms the lock is free unless its holder renews it. */
   readonly retry_after_ms: number
 
   constructor(resource: string, busy: { holder: string | undefined; waiting: number; retry_after_ms: number }) {

@@ -1,6 +1,6 @@
 /**
- * Several leases at once: all or none. The invariant: whoever waits for one holds only what comes before it in the order
- * of names, so no two who take their locks together are deadlocked.
+ * Acquires several leases at once, all or none. Invariant: a caller that waits for one resource holds only resources
+ * that come before it by name, so two callers that acquire together are never deadlocked.
  */
 
 import { answerLimit, withTimeout } from '../../timeout.ts'
@@ -39,12 +39,12 @@ type SingleRequest = { resource: string } & LockMode
 export function createAcquireAll(deps: Deps): Pick<Locks, 'acquireAll'> {
   const { backend, registry, events, newRequest, startWait, reportFailure, acquireGrant, releaseMany } = deps
 
-  /** All of the group in one step of the server, or the one that was in the way. */
+  /** Acquires the whole group in one step of the server. Returns an error naming the first busy resource instead. */
   async function acquireGroup(
     group: readonly SingleRequest[],
     leaseOptions: LeaseOptions,
   ): Promise<HeldLease[] | LockBusyError> {
-    if (!backend.attemptAll) throw new Error('this lock server takes one lock at a time')
+    if (!backend.attemptAll) throw new Error('this lock server grants one lock at a time')
     const leaseRequests = group.map((one) => newRequest(one.resource, { ...leaseOptions, ...one }))
     const [{ waiter_id, ttl_ms }] = leaseRequests as [LeaseRequest]
     const { waiter, endWait } = startWait(waiter_id, leaseOptions.signal)
@@ -53,7 +53,7 @@ export function createAcquireAll(deps: Deps): Pick<Locks, 'acquireAll'> {
       const pending = backend.attemptAll(leaseRequests.map((one) => ({ ...one, slot_ttl_ms: 0, ticket: 0 })))
       waiter.pending = pending
       const answer = await withTimeout(pending, answerLimit(ttl_ms), waiter)
-      // The abort may have come between the answer and this line.
+      // The signal may have aborted between the answer and this line.
       if (waiter.aborted) throw waiter.aborted.reason
       if (!('granted' in answer)) {
         const resource = group[answer.at]?.resource ?? ''
@@ -61,7 +61,7 @@ export function createAcquireAll(deps: Deps): Pick<Locks, 'acquireAll'> {
         return busyError(resource, answer.busy)
       }
       if (performance.now() >= validUntil(sent_at, ttl_ms)) throw new Error('the grant came too late')
-      // All are held before anything else runs, so that close() finds them.
+      // Registered before other code runs, so that close() finds all of them.
       const leases = leaseRequests.map((one, i) =>
         holdLease(registry, { ...one, token: answer.tokens[i] ?? 0, sent_at, valid_ms: ttl_ms }),
       )
@@ -76,7 +76,7 @@ export function createAcquireAll(deps: Deps): Pick<Locks, 'acquireAll'> {
     }
   }
 
-  /** Without waiting, a round trip for each group. */
+  /** Does not wait; one round trip for each group. */
   async function tryAcquireGroups(
     requests: readonly SingleRequest[],
     leaseOptions: LeaseOptions,
@@ -99,7 +99,7 @@ export function createAcquireAll(deps: Deps): Pick<Locks, 'acquireAll'> {
     return leases
   }
 
-  /** One after the other, each waited for while those before it are held. */
+  /** Waits for each in turn while holding the earlier ones. */
   async function acquireInOrder(
     requests: readonly SingleRequest[],
     leaseOptions: LeaseOptions,
@@ -122,7 +122,7 @@ export function createAcquireAll(deps: Deps): Pick<Locks, 'acquireAll'> {
     }
   }
 
-  /** Until all are held at the same time: one may be lost while another one is waited for. */
+  /** Repeats until all are held at the same time: one may be lost during the wait for another. */
   async function waitForAll(
     requests: readonly SingleRequest[],
     leaseOptions: LeaseOptions,
@@ -151,14 +151,14 @@ export function createAcquireAll(deps: Deps): Pick<Locks, 'acquireAll'> {
         throw tried
       }
       const leases = Array.isArray(tried) ? tried : await waitForAll(sorted, leaseOptions, until)
-      // Their holder cannot show progress before it has them.
+      // The deadlines start here: the holder cannot report progress before it has the leases.
       for (const lease of leases) lease.setDeadlines({ max_hold_ms, progress_ms })
       return leaseSet(leases, releaseMany)
     },
   }
 }
 
-/** By name, each once: exclusive covers shared; of two limits the lower one holds. */
+/** Sorted by name, each resource once: exclusive covers shared; of two limits the lower one holds. */
 function normalize(requests: readonly LockRequest[]): SingleRequest[] {
   const byName = new Map<string, SingleRequest>()
   for (const entry of requests) {
@@ -167,7 +167,7 @@ function normalize(requests: readonly LockRequest[]): SingleRequest[] {
     const other = byName.get(one.resource)
     const other_mode = other?.mode ?? 'exclusive'
     if (other && (mode === 'permit') !== (other_mode === 'permit')) {
-      throw new RangeError(`${one.resource} is wanted with a permit and without`)
+      throw new RangeError(`${one.resource} is requested with a permit and without`)
     }
     const lower = other === undefined || (one.limit ?? 0) < (other.limit ?? 0)
     if (mode === 'exclusive' || (mode === 'permit' && lower) || !other) byName.set(one.resource, one)

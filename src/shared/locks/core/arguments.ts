@@ -1,13 +1,13 @@
 /**
- * What callers pass, checked once, where it comes in. The invariant: what is no argument is refused before anything is
- * asked of the lock server, by a TypeError (another type) or a RangeError (another value) that names the argument.
+ * Validates the arguments of callers, once, at the public functions. Invariant: an invalid argument is refused before
+ * any request to the lock server, by a TypeError (wrong type) or a RangeError (wrong value) that names it.
  */
 import type { Lease } from '../api.ts'
 
-/** More permits than this of one resource would be looked through at each acquire. */
+/** Each acquire looks through the permits of its resource, so their number is limited. */
 const MAX_PERMITS = 1000
 
-/** A timer above a day may overflow, and no wait for a crashed holder may take longer. */
+/** A timer above a day may overflow, and a wait for a crashed holder must not take longer. */
 const MAX_TTL_MS = 86_400_000
 /** Below this the margin for clock drift uses the lease up. */
 const MIN_TTL_MS = 20
@@ -37,12 +37,12 @@ export function checkText(name: string, value: unknown): void {
   }
 }
 
-/** Also for what must be there: a function that is undefined is refused. */
+/** Refuses undefined, too: the function is required. */
 export function checkFunction(name: string, value: unknown): void {
   if (typeof value !== 'function') throw new TypeError(`${name} must be a function, not ${described(value)}`)
 }
 
-/** Names that differ in a lone surrogate only would be one name on the server. */
+/** Names that differ only in a lone surrogate would be one name on the server. */
 export function checkResource(resource: unknown): asserts resource is string {
   if (typeof resource !== 'string') throw new TypeError(`resource must be a string, not ${described(resource)}`)
   if (resource === '' || /\p{Surrogate}/u.test(resource)) {
@@ -58,7 +58,7 @@ function checkAbove(above: unknown): void {
   checkNumber('above', above, { min: 0 })
 }
 
-/** The options of every function that takes a lock, as far as they are there. */
+/** Checks the options of every function that acquires a lock, as far as they are present. */
 export function checkOptions(options: unknown): void {
   if (typeof options !== 'object' || options === null) {
     throw new TypeError(`options must be an object, not ${described(options)}`)
@@ -86,7 +86,7 @@ function checkMode({ mode = 'exclusive', limit }: Unchecked): void {
   else if (limit !== undefined) throw new RangeError(`limit is for permits only, and the mode is ${mode}`)
 }
 
-/** What acquireAll wants. */
+/** Checks the requests of acquireAll. */
 export function checkRequests(requests: unknown): void {
   if (!Array.isArray(requests)) throw new TypeError(`requests must be an array, not ${described(requests)}`)
   if (requests.length === 0) throw new RangeError('requests names no resource')
@@ -102,7 +102,7 @@ export function checkResources(resources: unknown): asserts resources is string[
   for (const one of resources as unknown[]) checkResource(one)
 }
 
-/** @returns all of them: an iterator gives them once only */
+/** @returns all of them as an array, because an iterator yields them only once */
 export function checkedLeases(leases: unknown): Lease[] {
   const iterable = typeof (Object(leases) as Iterable<unknown>)[Symbol.iterator] === 'function'
   if (!iterable || typeof leases === 'string') throw new TypeError(`leases must be iterable, not ${described(leases)}`)
@@ -112,14 +112,14 @@ export function checkedLeases(leases: unknown): Lease[] {
   })
 }
 
-/** @throws RangeError for an option that has no meaning in this function: it would be promised, and not kept */
+/** @throws RangeError for an option that this function does not support: accepting it would promise what is not kept */
 export function rejectOptions(options: object, names: readonly string[], where: string): void {
   for (const name of names) {
     if ((options as Unchecked)[name] !== undefined) throw new RangeError(`${name} is not for ${where}`)
   }
 }
 
-/** What is given to createLocks and its like; a backend checks what is its own. */
+/** Checks the options of createLocks and the other factories; a backend checks its own. */
 export function checkSetting(setting: unknown): void {
   if (typeof setting !== 'object' || setting === null) {
     throw new TypeError(`options must be an object, not ${described(setting)}`)
@@ -138,7 +138,7 @@ export function checkSetting(setting: unknown): void {
   }
 }
 
-/** The name of a channel is a word in what the scripts read. */
+/** The scripts read the channel name as one word, so the prefix must have no white space. */
 export function checkRedis(name: string, redis: unknown, { prefix = '' }: { prefix?: string }): void {
   const { evalsha, duplicate } = Object(redis) as Unchecked
   if (typeof evalsha !== 'function' || typeof duplicate !== 'function') {
@@ -157,7 +157,7 @@ function isLease(value: unknown): value is Lease {
   return typeof resource === 'string' && typeof assertValid === 'function' && typeof release === 'function'
 }
 
-/** For a message: no text of a caller longer than a line, and nothing that could fail. */
+/** For an error message: limits a caller's text to 60 characters, and cannot fail. */
 function described(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.slice(0, 60))
   if (value === null || (typeof value !== 'object' && typeof value !== 'function')) return String(value)

@@ -1,89 +1,97 @@
 /**
- * The seam between the lease core and a lock server. The invariant: every verb is one atomic step on the server that
- * checks the id, and may be repeated with the same id without changing the outcome. Clocks stay on their own side: the
- * server answers with durations, the core counts validity on its own monotonic clock from before it asked. A lock that is
- * handed to a waiter lives exactly as long as the waiter's place would have, so that what the core knows of the place
- * holds for the lock.
+ * The interface between the lease core and a lock server. Invariant: every operation is one atomic step on the server
+ * that checks the id, and repeating it with the same id does not change the outcome. Clocks are not compared: the
+ * server answers with durations, and the core counts validity on its own monotonic clock from before it sent the
+ * request. A lock that is handed over to a waiter lives exactly as long as the waiter's slot would have, so that what
+ * the core knows about the slot holds for the lock.
  */
 import type { LockState, Mode } from '../api.ts'
 
-/** Who asks, and for what: everything that the server may have to know about a waiter when its turn comes. */
+/** A caller that requests a lock: everything that the server may have to know when the waiter's turn comes. */
 export interface Requester {
-  /** What the process hears of when it is handed the lock, or robbed of it: unique among its createLocks. */
+  /** Waiter id, unique within this Locks instance; names the recipient of hand-off and revocation messages. */
   waiter_id: number
   owner: string
   mode: Mode
-  /** Permits: at most so many at once; else 0. */
+  /** Permits: maximum number of holders; else 0. */
   limit: number
   ttl_ms: number
 }
 
 export interface Attempt {
   resource: string
-  /** From newId, one per acquisition: who knows it is the owner. */
+  /** From newOwnerId, one per acquisition. It is the proof of ownership. */
   id: string
   mode: Mode
   limit: number
   ttl_ms: number
   above: number
-  /** Stand in line when the lock is busy, in a place that lives this long without another attempt; 0 = do not. */
+  /** Join the wait queue when the lock is busy, in a slot that lives this long without another attempt; 0 = do not. */
   slot_ttl_ms: number
-  /** 0 on the first attempt, then what the server gave. */
+  /** 0 on the first attempt, then the ticket of the last answer. */
   ticket: number
 }
 
 export interface BusyAnswer {
   granted: false
   ticket: number
-  /** Names the place in line until the next attempt renews it. */
+  /** Identifies the slot in the wait queue until the next attempt renews it. */
   slot: number
-  /** How many stand before this one. */
+  /** Number of waiters in front of this one. */
   ahead: number
   waiting: number
-  /** When the lock may end by itself; negative when that is not known. */
+  /** When the lock may end by itself; negative when unknown. */
   free_in_ms: number
   holder: string | undefined
 }
 
 export type Answer = { granted: true; token: number } | BusyAnswer
 
-/** The lock has been given to who had this place. */
+/** The lock was granted to the waiter in this slot. */
 export interface Handoff {
   slot: number
   token: number
 }
 
-/** 'all': something may have been missed. 'taken': the lock was taken away by force from who sat there. */
+/** 'all': messages may have been lost. 'taken': a forced release revoked the lock of this waiter_id. */
 export interface OnLockMessage {
   (waiter_id: 'all'): void
   (waiter_id: number, what?: Handoff | 'taken'): void
 }
 
 export interface Backend {
-  /** Random and unguessable; begins with what a server must know of the asker. */
+  /** Random and unguessable; begins with what a server must know about the requester. */
   newOwnerId(requester: Requester): string
   attempt(attempt: Attempt): Promise<Answer>
-  /** Several that share one step on the server: all of them, or none and who was first in the way. Without waiting. */
+  /**
+   * Grants several locks in one step on the server, or none, with the position of the first busy one. Does not wait.
+   */
   attemptAll?(
     attempts: readonly Attempt[],
   ): Promise<{ granted: true; tokens: number[] } | { at: number; busy: BusyAnswer }>
-  /** Groups resources so that each group may go to attemptAll. Required with it. */
+  /** Groups resources so that each group may be passed to attemptAll. Required with it. */
   groupResources?(resources: readonly string[]): string[][]
-  /** How many wait behind the renewed lock, or why there is nothing to renew. */
+  /** Resolves with the number of waiters, or with why the lock cannot be renewed. */
   extend(resource: string, id: string, ttl_ms: number): Promise<number | 'expired' | 'taken'>
-  /** `known`: it was shared, handed over or renewed, so that a list may name it. */
+  /** `indexed`: the lock was shared, handed over or renewed, so the index may contain it. */
   release(resource: string, id: string, indexed: boolean): Promise<'released' | 'expired' | 'taken'>
-  /** Takes away the lock or the place in line that the id has, if any, and hands on its turn. */
+  /** Removes the lock or the slot of this id, if it has one, and hands its turn over. */
   cancel(resource: string, id: string): Promise<void>
-  /** Takes the lock away from all its holders, tells their processes, and lets the line go on, with tokens above the answer's. */
+  /**
+   * Revokes the lock from all holders, notifies their processes, and hands it over to the next waiter with a token
+   * above the returned one.
+   */
   force(resource: string, above: number): Promise<{ token: number; revoked_holders: LockState['holders'] }>
-  /** Who holds it and who waits: one for each resource, in the order asked. */
+  /** Holders and waiters: one state for each resource, in the order of the argument. */
   inspect(resources: readonly string[]): Promise<LockState[]>
-  /** Resources that are waited for, or were held when last renewed, and maybe some that no longer are, in no order. */
+  /**
+   * Resources that have waiters, or were held at their last renewal, and maybe some that are no longer in use;
+   * unordered.
+   */
   list(): Promise<string[]>
   /**
-   * Begins to deliver what holders and waiters hear; idempotent. Until it works, waiters live by their rechecks alone,
-   * and holders by their heartbeats.
+   * Starts to deliver messages to holders and waiters; idempotent. Until it works, waiters depend on their rechecks,
+   * and holders on their heartbeats.
    */
   listen(onMessage: OnLockMessage): void
   close(): Promise<void>

@@ -1,13 +1,13 @@
 /**
- * A lease while it is held. The invariant: its validity is counted from before the request that gave or renewed it was
- * sent, so it always ends here before it ends on the server, whether or not the server answers.
+ * A held lease. Invariant: its validity is counted from before the request that granted or renewed it was sent, so it
+ * always ends here before it ends on the server, whether or not the server answers.
  */
 
 import { answerLimit, withTimeout } from '../../timeout.ts'
 import { type Lease, LeaseLostError, type LockEvents, type LostReason, type Mode, type ReleaseResult } from '../api.ts'
 import type { Backend } from './backend.ts'
 
-/** Who asks for a lease, and on which terms. */
+/** A request for a lease, with its options. */
 export interface LeaseRequest {
   resource: string
   id: string
@@ -17,7 +17,7 @@ export interface LeaseRequest {
   owner: string
   ttl_ms: number
   above: number
-  /** For how long it is expected to be held, in ms; who holds it longer is reported. */
+  /** Expected hold in ms; a longer one is reported. */
   expected_ms: number | undefined
   max_hold_ms: number | undefined
   progress_ms: number | undefined
@@ -25,7 +25,10 @@ export interface LeaseRequest {
 
 export interface GrantedLock extends LeaseRequest {
   token: number
-  /** From this time of performance.now() on the server keeps the lock for valid_ms: less than a TTL if handed over. */
+  /**
+   * From this time of performance.now() on the server keeps the lock for valid_ms: less than a TTL if it was handed
+   * over.
+   */
   sent_at: number
   valid_ms: number
 }
@@ -33,11 +36,11 @@ export interface GrantedLock extends LeaseRequest {
 export interface LeaseRegistry {
   backend: Backend
   events: LockEvents
-  /** Undoes behind the caller's back what a request without an answer may have done. */
+  /** Cleans up in the background what a request without an answer may have done. */
   cleanUp(resource: string, id: string, ttl_ms: number): void
-  /** By seat: what a message from the lock server names. */
+  /** By waiter_id, which a message from the lock server names. */
   held: Map<number, HeldLease>
-  /** Makes sure that leases are looked after at this time of performance.now(). */
+  /** Makes sure that the leases are checked at this time of performance.now(). */
   scheduleCheck(at: number): void
 }
 
@@ -46,13 +49,13 @@ export function validUntil(sent_at: number, ttl_ms: number): number {
   return sent_at + ttl_ms * 0.99 - 2
 }
 
-/** A failed renewal is tried again after 20 ms, then after twice as long: the server may be back in no time. */
+/** Retry delay of a failed renewal, doubled each time: the server may be back at once. */
 const RETRY_MS = 20
 
-/** A lock that was handed over gets its whole TTL after this, unless its work was so short that it needs none. */
+/** A lock that was handed over is renewed to its whole TTL after this, so that very short work needs no renewal. */
 const SHORT_MS = 10
 
-/** A lock that is held for longer than this is renewed for the first time, and by that known to who lists the locks. */
+/** A lock that is held for longer than this is renewed for the first time, and that adds it to the index of locks. */
 const INDEXED_MS = 500
 
 /** A renewal that leaves less than this share of the TTL was nearly too late. */
@@ -78,11 +81,11 @@ export class HeldLease implements Lease {
   #renewing = false
   #failures = 0
   #over: LostReason | undefined
-  /** It ended otherwise than by its holder's release. */
+  /** It ended in another way than by its holder's release. */
   #lost = false
   #controller: AbortController | undefined
   #releasing: Promise<ReleaseResult> | undefined
-  /** Of the callers, so many asked before the renewal under way was sent: to the others its answer is no news. */
+  /** Number of pending extend() calls made before the current renewal was sent; its response may resolve only these. */
   #answered = 0
   #callers: { resolve: (answer: { waiting: number }) => void; reject: (error: LeaseLostError) => void }[] | undefined
 
@@ -104,7 +107,7 @@ export class HeldLease implements Lease {
     this.setDeadlines(grant)
   }
 
-  /** They count from now on. */
+  /** Both deadlines count from now on. */
   setDeadlines(deadlines: { max_hold_ms: number | undefined; progress_ms: number | undefined }): void {
     const { max_hold_ms = Number.POSITIVE_INFINITY, progress_ms = Number.POSITIVE_INFINITY } = deadlines
     const now = performance.now()
@@ -114,7 +117,7 @@ export class HeldLease implements Lease {
     this.#registry.scheduleCheck(this.due_at)
   }
 
-  /** Made when somebody asks for it: an AbortController costs more than all the rest of a lease. */
+  /** Created on first use: an AbortController costs more than all the rest of a lease. */
   get signal(): AbortSignal {
     if (!this.#controller) {
       this.#controller = new AbortController()
@@ -128,14 +131,14 @@ export class HeldLease implements Lease {
   }
 
   assertValid(): void {
-    // The timers have not run while the event loop was blocked, so the clock is asked.
+    // Timers do not run while the event loop is blocked, so this reads the clock.
     this.#checkDeadlines(performance.now())
     if (this.#over) throw this.#error()
   }
 
   progress(): void {
     const now = performance.now()
-    // A deadline that was missed stays missed: the holder may have been frozen, and calls this first when it wakes.
+    // A missed deadline stays missed: a holder that wakes from a freeze may call this first.
     if (this.#checkDeadlines(now)) this.#stall_at = now + this.#progress_ms
   }
 
@@ -158,13 +161,13 @@ export class HeldLease implements Lease {
     await this.release()
   }
 
-  /** When this lease next has something to do by itself. */
+  /** When this lease next has something to do. */
   get due_at(): number {
     const renew_at = this.#renewing ? this.#valid_until : this.#renew_at
     return Math.min(renew_at, this.#valid_until, this.#long_at, this.#end_at, this.#stall_at)
   }
 
-  /** Does what is due. Leases that were taken together are renewed together: a renewal may be a tenth early. */
+  /** Does what is due. Leases that were acquired together are renewed together: a renewal may be a tenth early. */
   check(now: number): void {
     if (now >= this.#long_at) {
       this.#long_at = Number.POSITIVE_INFINITY
@@ -174,24 +177,24 @@ export class HeldLease implements Lease {
     if (now >= this.#renew_at - (this.#failures > 0 ? 0 : this.#ttl_ms / 30)) this.#renew()
   }
 
-  /** The lock server says that it was taken away by force. */
+  /** Called when the lock server reports a forced release of this lock. */
   onRevoked(): void {
     if (!this.#over) this.#lose('taken')
   }
 
-  /** Something may have been missed: renewed at once, to learn it. */
+  /** Messages may have been lost: renews at once to find out. */
   verify(): void {
     if (this.#checkDeadlines(performance.now()) && !this.#renewing) this.#renew()
   }
 
-  /** Ends the lease as if it had been lost: the process stops, and nobody may go on under it. */
+  /** Ends the lease as lost, because the process stops and no work may continue under it. */
   abandon(): Promise<ReleaseResult> {
     if (!this.#over) this.#lose('released')
     return this.release()
   }
 
   /**
-   * False when the lease is over. Asked before each renewal: a process that wakes from a freeze must not renew a lease
+   * False when the lease is over. Called before each renewal: a process that wakes from a freeze must not renew a lease
    * whose holder has missed its deadline.
    */
   #checkDeadlines(now: number): boolean {
@@ -202,7 +205,7 @@ export class HeldLease implements Lease {
     return !this.#over
   }
 
-  /** The lock is still this lease's on the server: those who wait for it need not wait for its TTL. */
+  /** This lease still holds the lock on the server: release it, so that waiters need not wait for its TTL. */
   #endAndRelease(why: 'max_hold' | 'stalled'): void {
     this.#lose(why)
     void this.release()
@@ -246,7 +249,7 @@ export class HeldLease implements Lease {
     this.#registry.scheduleCheck(this.due_at)
   }
 
-  /** One failed renewal is no loss: the old validity still runs. */
+  /** A failed renewal is not a loss: the old validity still runs. */
   #onRenewalFailed(pending: Promise<number | 'expired' | 'taken'>): void {
     this.#renewing = false
     pending.then((answer) => this.#onLateAnswer(answer), noop)
@@ -256,7 +259,7 @@ export class HeldLease implements Lease {
     this.#registry.scheduleCheck(this.due_at)
   }
 
-  /** A renewal that a hanging server held back until the lease was given up must not keep others out for a TTL. */
+  /** A renewal that a hanging server executed after the lease had ended must not keep other callers out for a TTL. */
   #onLateAnswer(answer: number | 'expired' | 'taken'): void {
     if (!this.#over || this.#releasing || typeof answer !== 'number') return
     this.#registry.cleanUp(this.resource, this.#id, this.#ttl_ms)
@@ -297,7 +300,7 @@ export class HeldLease implements Lease {
         answerLimit(this.#ttl_ms),
       )
     } catch {
-      // Others need not wait for the TTL if the server comes back before it.
+      // If the server is back before the TTL ends, the clean-up frees the lock for other callers.
       this.#registry.cleanUp(this.resource, this.#id, this.#ttl_ms)
       return { released: false, reason: 'unreachable' }
     }
@@ -310,7 +313,10 @@ export class HeldLease implements Lease {
   }
 }
 
-/** The leases of one createLocks, and one timer for all of them, so that thousands cost little but their renewals. */
+/**
+ * The leases of one createLocks, with one timer for all of them, so that thousands of leases cost little but their
+ * renewals.
+ */
 export function createLeaseRegistry(deps: Omit<LeaseRegistry, 'held' | 'scheduleCheck'>): LeaseRegistry {
   const held = new Map<number, HeldLease>()
   let check_at = Number.POSITIVE_INFINITY
@@ -320,14 +326,14 @@ export function createLeaseRegistry(deps: Omit<LeaseRegistry, 'held' | 'schedule
     if (at >= check_at) return
     check_at = at
     clearTimeout(timer)
-    // Unref'd: a lease alone is no reason for a process to stay.
+    // Unref'd: a lease alone must not keep the process alive.
     timer = setTimeout(check, Math.max(1, Math.ceil(at - performance.now()))).unref()
   }
 
   function check(): void {
     check_at = Number.POSITIVE_INFINITY
     const now = performance.now()
-    // If a callback of somebody else's throws, the leases behind it are looked after at once all the same.
+    // If an event callback throws, the leases behind it are checked in the next round, at once.
     let next = now
     try {
       for (const lease of held.values()) lease.check(now)

@@ -1,6 +1,6 @@
 /**
- * Leases that live by their owner's heartbeats alone, wherever the owner is. The invariant: all that is needed to renew
- * or release one is in its handle, so any process answers for it, and none keeps it alive.
+ * Remote leases, which live by their owner's heartbeats alone, wherever the owner is. Invariant: the handle contains
+ * all that is needed to renew or release the lease, so any process can serve the request, and none renews it by itself.
  */
 
 import { answerLimit, withTimeout } from '../../timeout.ts'
@@ -20,7 +20,7 @@ import { busyError, type Waiter } from './wait-queue.ts'
 interface Deps {
   backend: Backend
   events: LockEvents
-  /** Whatever `keep` rejects with, the lease is given back. */
+  /** If `makeLease` rejects, the lock is released. */
   acquireGrant(
     resource: string,
     options: AcquireOptions,
@@ -39,7 +39,10 @@ interface Held {
 }
 
 export function createRemoteLeases({ backend, events, acquireGrant }: Deps): RemoteLeases {
-  /** What was handed over lives for the rest of its waiter's place: its owner shall have a whole TTL. And be listed. */
+  /**
+   * A lock that was handed over lives for the rest of its waiter's slot: renews it, so that the owner gets a whole TTL
+   * and the index contains the lock.
+   */
   async function renewToFullTtl(grant: GrantedLock, waiter: Waiter): Promise<RemoteLease> {
     const { resource, mode, id, token, ttl_ms } = grant
     const sent_at = performance.now()
@@ -104,6 +107,6 @@ function parseHandle(handle: string): Held {
     if (!texts || !numbers || ttl_ms < 20 || ttl_ms > 86_400_000) throw new Error('wrong parts')
     return { resource, mode, id, token, ttl_ms, since_ms }
   } catch (cause) {
-    throw new RangeError('this is no handle of a lease', { cause })
+    throw new RangeError('this is not a handle of a lease', { cause })
   }
 }

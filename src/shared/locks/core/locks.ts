@@ -1,6 +1,6 @@
 /**
- * Locks over any backend. The invariant: every id that was ever sent to the server ends as a held lease, or is undone
- * once the last request that carried it has been answered; what cannot be undone dies of its own lifetime.
+ * The locks over any backend. Invariant: every id that was ever sent to the server ends as a held lease, or is cleaned
+ * up after the last request that carried it has been answered; what cannot be cleaned up expires with its TTL.
  */
 
 import { answerLimit, withTimeout } from '../../timeout.ts'
@@ -23,19 +23,19 @@ import { createRemoteLeases } from './lease-handle.ts'
 import { nestedLease } from './nested-lease.ts'
 import { abort, abortOnSignal, busyError, slotTtl, type Waiter, waitForLock, wake } from './wait-queue.ts'
 
-/** Who gave up waiting is not kept longer than this for the clean-up; it goes on behind. */
+/** A caller whose wait was cancelled waits no longer than this for the clean-up, which continues in the background. */
 const CLEANUP_WAIT_MS = 100
 
 export interface LocksOptions {
   ttl_ms: number
-  /** Shown as the holder when an acquire names no owner. */
+  /** The holder's name when an acquire names no owner. */
   instance: string
   events?: LockEvents | undefined
-  /** How long a lease on this resource is expected to be held, in ms; LockEvents.heldLong tells of longer ones. */
+  /** How long a lease on this resource is expected to be held, in ms; LockEvents.longHold reports longer ones. */
   expected_hold_ms?: ((resource: string) => number | undefined) | undefined
 }
 
-/** @param options checked by who has made the backend: checkSetting */
+/** @param options already checked by the factory that made the backend (checkSetting) */
 export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: LocksOptions): Locks<M> {
   const { ttl_ms: default_ttl_ms, instance, events = {}, expected_hold_ms } = options
   const waiters = new Map<number, Waiter>()
@@ -46,9 +46,9 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
   const registry = createLeaseRegistry({ backend, events, cleanUp: (...lost) => void cleanUp(...lost) })
 
   /**
-   * Takes back what the id may have on the server. Not before `asked`, its last request, has been answered, if it is: a
-   * cancel that overtook it would leave a lock behind for a TTL. Some clients never settle what a reset connection took
-   * with it, so that has a limit too; and whatever is answered after that is undone once more.
+   * Removes what the id may have on the server. Waits for `pending`, its last request: a cancel that overtook it would
+   * leave a lock behind for a TTL. Some clients never settle requests of a reset connection, so this wait has a limit;
+   * a later answer is cleaned up again.
    */
   function cleanUp(resource: string, id: string, ttl_ms: number, pending?: Promise<unknown>): Promise<void> {
     const work = (async () => {
@@ -72,14 +72,14 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
     return work
   }
 
-  /** How long a lease on this shall be held at most. Asked before anything is sent: what it throws costs no lease. */
+  /** Called before any request is sent, so that an exception of the callback leaves no lock behind. */
   function expectedOf(resource: string): number | undefined {
     const expected = expected_hold_ms?.(resource)
     checkNumber('expected_hold_ms of a resource', expected, { min: 0, integer: false })
     return expected
   }
 
-  /** Who asks, with an id of its own. @throws why nothing may be asked any more */
+  /** A new request with its own id. @throws the reason why no request may be sent any more */
   function newRequest(resource: string, options: LeaseOptions & LockMode): LeaseRequest {
     if (closed) throw closed
     options.signal?.throwIfAborted()
@@ -88,13 +88,13 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
     const owner = (options.owner ?? instance) + (job === undefined ? '' : ` ${job}`)
     const waiter_id = ++last_waiter_id
     const id = backend.newOwnerId({ waiter_id, owner, mode, limit, ttl_ms })
-    // Every way to a held lease comes by here: its holder hears of a forced release, its waiter of its turn.
+    // Every acquisition comes through here, so each holder receives revocations and each waiter its turn.
     backend.listen(onMessage)
     const expected_ms = expectedOf(resource)
     return { resource, waiter_id, owner, mode, limit, ttl_ms, above, id, expected_ms, max_hold_ms, progress_ms }
   }
 
-  /** What waits under this ends with the signal and with close(), which waits until it has left. */
+  /** Registers a waiter that the signal and close() can end; close() waits until it has ended. */
   function startWait(waiter_id: number, signal: AbortSignal | undefined): { waiter: Waiter; endWait: () => void } {
     const waiter: Waiter = { woken: false }
     const aborts = signal && abortOnSignal(signal, waiter)
@@ -107,7 +107,7 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
     return { waiter, endWait }
   }
 
-  /** Reports a request that ended without a lease, and takes back what it may have got all the same. */
+  /** Reports requests that ended without a lease, and cleans up what they may have been granted. */
   async function reportFailure(requests: readonly LeaseRequest[], waiter: Waiter): Promise<void> {
     const why = closed ? 'closed' : waiter.aborted ? 'aborted' : 'unreachable'
     const cleanUps = requests.map(({ resource, id, ttl_ms }) => {
@@ -117,7 +117,7 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
     if (waiter.aborted) await waitBriefly(Promise.all(cleanUps))
   }
 
-  /** @param keep makes of the grant what the caller gets, before anything else may run */
+  /** @param makeLease turns the grant into what the caller gets, before other code can run */
   async function acquireGrant<T extends object>(
     resource: string,
     options: TryOptions,
@@ -132,7 +132,7 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
       const slot_ttl_ms = wait_ms > 0 ? slotTtl(ttl_ms) : 0
       const request = { resource, id, mode, limit, ttl_ms, above, slot_ttl_ms, ticket: 0 }
       const outcome = await waitForLock(backend, request, waiter, began + wait_ms, events.contended)
-      // The abort may have come between the answer and this line.
+      // The signal may have aborted between the answer and this line.
       if (waiter.aborted) throw waiter.aborted.reason
       if (outcome.granted) {
         const { token, sent_at, valid_ms } = outcome
@@ -159,7 +159,7 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
     } else if (what === 'taken') {
       registry.held.get(waiter_id)?.onRevoked()
     } else {
-      // Nobody there: the wait has ended, and its cancel, which comes after, hands the lock on.
+      // No such waiter: its wait has ended, and its cancel, which follows, hands the lock over.
       const waiter = waiters.get(waiter_id)
       if (waiter) wake(waiter, what)
     }
@@ -167,7 +167,7 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
 
   const holdGrant = (grant: GrantedLock) => holdLease(registry, grant)
 
-  /** With arguments that are checked. */
+  /** Expects checked arguments. */
   async function acquireOrNest(resource: string, options: TryOptions, wait_ms: number): Promise<Lease | BusyAnswer> {
     if (closed) throw closed
     if (options.within) return nestedLease(options.within, resource, options.mode)
@@ -204,7 +204,7 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
       return typeof onBusy === 'function' ? onBusy(error) : onBusy
     }
     try {
-      // Closed since it was granted: then it has been given back.
+      // Closed since the grant: close() has released the lease.
       if (closed) throw closed
       return await body(lease)
     } finally {
@@ -231,7 +231,7 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
     throw failure.reason
   }
 
-  /** Gives back what is held and what is still asked for: no lease outlives this. */
+  /** Releases every lease and cleans up every request: no lease outlives this. */
   async function closeAll(): Promise<void> {
     const reason = Object.assign(new Error('the locks are closed'), { code: 'closed' })
     closed = reason
@@ -243,7 +243,7 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
       return ended
     })
     await Promise.all([...ends, ...Array.from(registry.held.values(), (lease) => lease.abandon())])
-    // Bounded: where the server hangs, what is left there dies of its own lifetime.
+    // Limited: on a server that hangs, what is left expires with its TTL.
     await withTimeout(Promise.all(runningCleanUps), answerLimit(default_ttl_ms)).catch(noop)
     await backend.close()
   }
@@ -274,7 +274,7 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
     async inspect(resource) {
       checkResource(resource)
       const [state] = await withTimeout(backend.inspect([resource]), answerLimit(default_ttl_ms))
-      if (!state) throw new Error(`the lock server said nothing about ${resource}`)
+      if (!state) throw new Error(`the lock server did not answer for ${resource}`)
       return state
     },
 

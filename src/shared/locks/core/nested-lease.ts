@@ -1,12 +1,12 @@
 /**
- * Re-entry by passing the lease. The invariant: a part of a lease is never valid when the whole is not, and its release
- * leaves the lock to the whole; nothing is asked of the server.
+ * Re-entry by passing the lease. Invariant: a nested lease is never valid when its parent is not, and its release
+ * leaves the lock to the parent; the server is not involved.
  */
 import { type Lease, LeaseLostError, type Mode } from '../api.ts'
 
-/** @throws LeaseLostError when the whole is lost, RangeError when it does not cover what is asked */
+/** @throws LeaseLostError when the parent is lost, RangeError when its mode does not cover the requested one */
 export function nestedLease(parent: Lease, resource: string, mode: Mode = 'exclusive'): Lease {
-  if (parent.resource !== resource) throw new RangeError(`a lease on ${parent.resource} is none on ${resource}`)
+  if (parent.resource !== resource) throw new RangeError(`a lease on ${parent.resource} is not a lease on ${resource}`)
   if (parent.mode !== mode && !(parent.mode === 'exclusive' && mode === 'shared')) {
     throw new RangeError(`a lease that is ${parent.mode} is not ${mode}: release it and acquire again`)
   }

@@ -1,6 +1,6 @@
 /**
- * Standing in line for a lock. The invariants: the server decides whose turn it is; a lost message costs one recheck,
- * never more; and a place in line lives by the heartbeat of its rechecks.
+ * Waits for a lock. Invariants: the server decides whose turn it is; a lost message costs one recheck, never more; and
+ * the heartbeat of its rechecks keeps a waiter's slot alive.
  */
 
 import { answerLimit, type Interruptible, withTimeout } from '../../timeout.ts'
@@ -8,29 +8,30 @@ import { LockBusyError } from '../api.ts'
 import type { Attempt, Backend, BusyAnswer, Handoff } from './backend.ts'
 import { validUntil } from './held-lease.ts'
 
-/** Someone who asks for a lock, as this process sees it. */
+/** A caller that waits for a lock, as this process sees it. */
 export interface Waiter extends Interruptible {
-  /** Something may have been missed. Also while an attempt is under way: it may have been decided before. */
+  /** A message may have been missed. Also set during an attempt, whose answer may be older than the message. */
   woken: boolean
-  /** The lock was handed to this waiter, or to what it was before it lost its place and stood in line again. */
+  /** The lock was handed over to this waiter, or to an earlier slot of it. */
   handoff?: Handoff | undefined
-  /** Ends the present sleep. */
+  /** Ends the current sleep. */
   wake?: () => void
-  /** Settles when every attempt so far has been answered, also those that were given up. */
+  /** Settles when every attempt so far has been answered, including abandoned ones. */
   pending?: Promise<unknown>
-  /** Called when the wait is over and its last word is on the way to the server. */
+  /** Called when the wait is over and its last request is on the way to the server. */
   ended?: () => void
 }
 
-/** While the server is away there is no place to be kept alive: it is asked this often, or when a message says so. */
+/** While the server is away there is no slot to keep alive: retry this often, or when a message arrives. */
 const UNREACHABLE_RETRY_MS = 1000
 
-/** A place is refreshed so often in its lifetime: one missed heartbeat shall not cost it. */
+/** Rechecks in the lifetime of a slot: one missed heartbeat must not cost the slot. */
 const RECHECKS_PER_SLOT = 3
 
 /**
- * A place lives half a TTL without a heartbeat: a dead head, with the recheck that finds it, costs the line 2/3 of a
- * TTL. At most 3 s: with long TTLs there is no reason to wait longer for the dead (prelude.lua relies on the bound).
+ * A slot lives half a TTL without a heartbeat: a dead head, with the recheck that finds it, costs the queue 2/3 of a
+ * TTL. At most 3 s: with long TTLs there is no reason to wait longer for dead waiters (prelude.lua relies on this
+ * bound).
  */
 export function slotTtl(ttl_ms: number): number {
   return Math.min(Math.floor(ttl_ms / 2), 3000)
@@ -39,18 +40,22 @@ export function slotTtl(ttl_ms: number): number {
 export interface Granted {
   granted: true
   token: number
-  /** performance.now() before the attempt was sent that was granted, or that began the place that became the lock. */
+  /**
+   * performance.now() before the attempt was sent that was granted, or that last renewed the slot which became the
+   * lock.
+   */
   sent_at: number
   /** How long the server keeps the lock from then on. */
   valid_ms: number
 }
 
 /**
- * Asks once, and again until the lock is granted or `until`, a time of performance.now(), has come. Who has stood in line
- * once waits on while the server is away, and stands in line again when it is back: the ticket leads to the old place.
- * @returns the grant, or the last busy answer; then the caller undoes the place
- * @throws what the waiter was failed with, or the server's error: at once on the first attempt, later only at the end,
- *   when the place must have died of it
+ * Attempts once, and again until the lock is granted or `until`, a time of performance.now(), has come. A waiter that
+ * has been in the queue keeps waiting while the server is away, and joins again when it is back: the ticket restores
+ * its position.
+ * @returns the grant, or the last busy answer; then the caller cleans up the slot
+ * @throws the reason the waiter was aborted with, or the server's error: at once on the first attempt, later only at
+ * the end, when the slot must have expired
  */
 export async function waitForLock(
   backend: Backend,
@@ -63,7 +68,7 @@ export async function waitForLock(
   let busy: BusyAnswer | undefined
   let answered_at = 0
   let missed = false
-  /** Why the place must be gone. */
+  /** Set when the slot must have expired on the server: the error of the last attempt. */
   let unreachable: { error: unknown } | undefined
   for (;;) {
     waiter.woken = false
@@ -74,7 +79,7 @@ export async function waitForLock(
       waiter.pending = missed ? Promise.allSettled([waiter.pending, pending]).then(noop) : pending
       const answer = await withTimeout(pending, limit_ms, waiter)
       if (answer.granted) {
-        // An answer may lie in the socket while the event loop is blocked: asked again, the server starts a new TTL.
+        // The answer may have waited in the socket while the event loop was blocked. Another attempt starts a new TTL.
         if (performance.now() >= validUntil(sent_at, request.ttl_ms)) throw new Error('the grant came too late')
         return { granted: true, token: answer.token, sent_at, valid_ms: request.ttl_ms }
       }
@@ -83,10 +88,10 @@ export async function waitForLock(
       unreachable = undefined
       request.ticket = answer.ticket
       answered_at = sent_at
-      // Only the two in front look at when the lock frees itself: the head to take it, the next to outlive the head.
+      // Only the first two waiters recheck when the lock expires: the head to get it, the next to outlive a dead head.
       if (answer.ahead <= 1 && answer.free_in_ms >= 0) sleep_ms = Math.min(sleep_ms, answer.free_in_ms + 1)
     } catch (error) {
-      // In line, an answer may be missed while the place lives on: a connection that was reset is no reason to leave.
+      // In the queue an answer may be lost while the slot lives on: a reset connection is no reason to leave.
       missed = true
       if (waiter.aborted || !busy) throw error
       if (performance.now() - answered_at >= request.slot_ttl_ms) {
@@ -98,7 +103,7 @@ export async function waitForLock(
     if (rest_ms > 0 && !waiter.woken) await sleep(waiter, Math.min(sleep_ms, rest_ms))
     const { handoff } = waiter
     waiter.handoff = undefined
-    // With little of the place's life left, as after a blocked event loop, it is better to ask for a whole TTL.
+    // With little of the slot's life left, as after a blocked event loop, another attempt gets a whole TTL.
     const fresh = performance.now() < answered_at + request.slot_ttl_ms / 2
     if (handoff && handoff.slot === busy.slot && fresh) {
       return { granted: true, token: handoff.token, sent_at: answered_at, valid_ms: request.slot_ttl_ms }
@@ -124,23 +129,23 @@ function sleep(waiter: Waiter, ms: number): Promise<void> {
   })
 }
 
-/** Ends the present sleep: to ask again, or because the lock was handed over. */
+/** Ends the current sleep: to recheck, or because the lock was handed over. */
 export function wake(waiter: Waiter, handoff?: Handoff): void {
   waiter.woken = true
   if (handoff) waiter.handoff = handoff
   waiter.wake?.()
 }
 
-/** Ends the wait with this reason, whatever it is doing. */
+/** Ends the wait with this reason, in any state. */
 export function abort(waiter: Waiter, reason: unknown): void {
   waiter.aborted ??= { reason }
   waiter.abort?.(reason)
 }
 
-/** One listener for all that wait under a signal: a process waits for hundreds of locks under the one that stops it. */
+/** One listener for all waiters of a signal: a process waits for hundreds of locks under the signal that stops it. */
 const waitingUnder = new WeakMap<AbortSignal, Set<Waiter>>()
 
-/** Fails the waiter when the signal aborts, until it is taken out of the returned set. */
+/** Aborts the waiter when the signal aborts, until it is removed from the returned set. */
 export function abortOnSignal(signal: AbortSignal, waiter: Waiter): Set<Waiter> {
   let waiters = waitingUnder.get(signal)
   if (!waiters) {
@@ -161,7 +166,7 @@ export function abortOnSignal(signal: AbortSignal, waiter: Waiter): Set<Waiter> 
 export function busyError(resource: string, { holder, ticket, waiting, free_in_ms }: BusyAnswer): LockBusyError {
   return new LockBusyError(resource, {
     holder,
-    // Who had a place in line does not count itself.
+    // A waiter does not count itself.
     waiting: ticket > 0 ? Math.max(0, waiting - 1) : waiting,
     retry_after_ms: Math.max(0, free_in_ms),
   })

@@ -1,49 +1,50 @@
 /**
- * etcd as the locks ask it. The invariant: a request ends by its deadline, whatever etcd does, and is sent again only
- * to a server that has not seen it fail: every verb above may be repeated. No timer of the package runs behind: its
- * retries, breakers, and renewing leases stay unused, because the core times all that itself.
+ * The etcd client of the locks. Invariant: a request ends by its deadline, whatever etcd does, and is sent again only
+ * after a recoverable failure, to the next server: every operation of the layers above may be repeated. No timer of the
+ * package runs in the background: its retries, circuit breakers and renewing leases stay unused, because the core does
+ * the timing.
  */
 import { noop } from 'cockatiel'
 import { Etcd3, GRPCDeadlineExceededError, type IResponseOp, type ITxnRequest, isRecoverableError } from 'etcd3'
 
-/** Everything that one verb asks has this in common. */
+/** What all requests of one operation share. */
 export interface Call {
-  /** By Date.now(): gRPC takes deadlines as times of day. */
+  /** By Date.now(): gRPC deadlines are times of day. */
   deadline: number
 }
 
 export interface EtcdClient {
-  /** Reads and writes as one step. */
+  /** Reads and writes in one atomic step. */
   txn(request: ITxnRequest, call: Call): Promise<{ succeeded: boolean; revision: number; responses: IResponseOp[] }>
-  /** False when there is one with this id. */
+  /** False when a lease with this id exists. */
   grantLease(lease: string, ttl_s: number, call: Call): Promise<boolean>
-  /** How long the lease lives from now on; 0 when it has gone. */
+  /** How long the lease lives from now on, in ms; 0 when it is gone. */
   keepAlive(lease: string, call: Call): Promise<number>
-  /** False when it had gone. */
+  /** False when it was gone already. */
   revokeLease(lease: string, call: Call): Promise<boolean>
-  /** Negative when it has gone. */
+  /** In ms; negative when it is gone. */
   timeToLive(lease: string, call: Call): Promise<number>
-  /** A stream of watches, on the server that is asked at present. */
+  /** A stream of watches on the server currently used. */
   watches(): ReturnType<Etcd3['watchClient']['watch']>
   close(): void
 }
 
 const SETTINGS = {
-  // Its default waits up to two minutes before it connects again to a server that was away.
+  // The default waits up to two minutes before it reconnects to a server that was away.
   'grpc.initial_reconnect_backoff_ms': 50,
   'grpc.max_reconnect_backoff_ms': 1000,
-  // A watch on a connection that died without a word is noticed; etcd refuses pings below 5 s.
+  // Detects a watch whose connection died silently; etcd refuses pings below 5 s.
   'grpc.keepalive_time_ms': 10_000,
   'grpc.keepalive_timeout_ms': 3_000,
   'grpc.enable_retries': 0,
 }
 
-/** A failed request, in a wrapping that etcd3 does not know. */
+/** A failed request, wrapped so that etcd3 does not recognize it. */
 class HiddenFailure extends Error {}
 
 /**
- * After a failure of the network etcd3 throws all connections to the server away, which makes the requests that follow
- * late, too. gRPC connects again by itself where that helps, so the failure is hidden from etcd3.
+ * After a network failure etcd3 drops all connections to the server, which delays the following requests, too. gRPC
+ * reconnects by itself where that helps, so the failure is hidden from etcd3.
  */
 const keepConnections = Object.assign(Object.create(noop) as typeof noop, {
   async execute<T>(work: (context: { signal: AbortSignal }) => PromiseLike<T> | T): Promise<T> {
@@ -63,8 +64,8 @@ export function connectEtcd(hosts: readonly string[]): EtcdClient {
   let current = Math.floor(Math.random() * clients.length)
 
   /**
-   * Stays with one server while it answers, and asks once more where a connection was reset. A hanging server has used
-   * the deadline up: the next request goes to the next one.
+   * Stays with one server while it answers, and repeats a call once where a connection was reset. A server that hangs
+   * has used the deadline up: the next call goes to the next server.
    */
   async function callWithFailover<T>(call: (client: Etcd3) => Promise<T>): Promise<T> {
     for (let tries = 1; ; tries++) {
@@ -123,7 +124,7 @@ export function connectEtcd(hosts: readonly string[]): EtcdClient {
   }
 }
 
-/** A stream of one question and one answer: the package's own lease would keep it open and renew by itself. */
+/** A stream with one request and one answer: the package's own lease would keep it open and renew by itself. */
 async function keepAliveOnce(client: Etcd3, lease: string, { deadline }: Call): Promise<number> {
   const stream = await client.leaseClient.leaseKeepAlive({ deadline })
   return await new Promise((resolve, reject) => {
@@ -135,7 +136,7 @@ async function keepAliveOnce(client: Etcd3, lease: string, { deadline }: Call): 
   })
 }
 
-/** The lease that a request names does not exist. */
+/** Whether a request failed because its lease does not exist. */
 export function isGone(error: unknown): boolean {
   return hasMessage(error, 'requested lease not found')
 }
@@ -144,10 +145,10 @@ function hasMessage(error: unknown, what: string): boolean {
   return error instanceof Error && error.message.includes(what)
 }
 
-/** All keys that begin with this. */
+/** The range of all keys with this prefix. */
 export function startingWith(prefix: string): { key: Buffer; range_end: Buffer } {
   const range_end = Buffer.from(prefix)
-  // Prefixes here end with a slash, so the last byte can be counted up.
+  // Prefixes here end with a slash, so the last byte can be incremented.
   range_end[range_end.length - 1] = (range_end.at(-1) ?? 0) + 1
   return { key: Buffer.from(prefix), range_end }
 }

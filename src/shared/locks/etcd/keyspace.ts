@@ -1,18 +1,18 @@
 /**
- * The keys of the locks in etcd, and the transactions on them. The invariants: a lock is granted by a transaction that
- * finds the turn of its key come and its etcd lease alive; and the token is a base, which only rises, plus the revision
- * of that transaction, so tokens rise over all resources together, whatever clocks do.
+ * The keys of the locks in etcd, and the transactions on them. Invariants: a lock is granted by a transaction that
+ * checks that it is the key's turn and that its etcd lease is alive; and the token is a base, which only rises, plus
+ * the revision of that transaction, so tokens rise over all resources together, whatever clocks do.
  *
- *   <prefix>lock/<resource>/<uuid>     a holder or waiter (wait-queue.ts); dies with its etcd lease
- *   <prefix>base                       what tokens are counted from: µs since 1970 when it was first written
- *   <prefix>robbed/<channel>/<uuid>    tells a process that a lock of its own was taken; dies with the robbed lease
+ *   <prefix>lock/<resource>/<uuid>     a holder or waiter (wait-queue.ts); expires with its etcd lease
+ *   <prefix>base                       the base of tokens: µs since 1970 when it was first written
+ *   <prefix>robbed/<channel>/<uuid>    notifies a process that its lock was revoked; expires with the revoked lease
  */
 import type { ICompare, IRequestOp, IResponseOp, ITxnRequest } from 'etcd3'
 import type { Attempt } from '../core/backend.ts'
 import { type Call, type EtcdClient, isGone, startingWith } from './client.ts'
 import { type Entry, entryOf, isHolder, leaseOf, readEntry, readId } from './wait-queue.ts'
 
-/** A line as it was at a revision, and the base of tokens then. */
+/** A wait queue as it was at a revision, and the base of tokens then. */
 export interface View {
   revision: number
   queue: readonly Entry[]
@@ -22,29 +22,29 @@ export interface View {
 export interface Keyspace {
   queuePrefix(resource: string): string
   revokedPrefix(channel: string): string
-  /** The view before anything was read: an empty line. A transaction that rests on it fails if it is wrong. */
+  /** Assumes an empty queue before anything was read. A transaction based on it fails if that is wrong. */
   assumedView(): View
   read(resource: string, call: Call): Promise<View>
-  /** Without the base and revision, for looking only. */
+  /** Without base and revision, for reading only. */
   readQueues(resources: readonly string[], call: Call): Promise<Entry[][]>
   resources(call: Call): Promise<string[]>
   /**
-   * The token, if the line still is as it was seen; else the line as it is, on request with a place in it. Rejects with
-   * isGone without a lock lease, or, on request, without a place lease.
+   * The token, if the queue is unchanged; else the queue as it is, with or_enqueue including a slot for the request.
+   * Rejects with isGone without a lock lease, or, with or_enqueue, without a slot lease.
    */
   grant(request: Attempt, key: string, view: View, or_enqueue: boolean, call: Call): Promise<number | View>
-  /** Stands at the end of the line, unless it stands there already. Rejects with isGone without a place lease. */
+  /** Joins the end of the queue, unless the key is in it already. Rejects with isGone without a slot lease. */
   enqueue(request: Attempt, key: string, call: Call): Promise<View>
-  /** True when the key was there; else who has the lock now, and whether it was robbed of this id. */
+  /** True when the key was there; else the queue, and whether the lock of this id was revoked. */
   remove(resource: string, id: string, call: Call): Promise<true | { revoked: boolean; queue: readonly Entry[] }>
-  /** The token that every later one is above; undefined when the line is not as it was seen. */
+  /** The raised token, below every later one; undefined when the queue has changed since the view. */
   revoke(resource: string, view: View, above: number, call: Call): Promise<number | undefined>
 }
 
 /** A base above this could bring tokens over 2^53 in the life of a cluster. */
 const HIGHEST_BASE = Number.MAX_SAFE_INTEGER - 2 ** 50
 
-/** etcd takes 128 operations in one transaction. */
+/** etcd accepts 128 operations in one transaction. */
 const READ_AT_ONCE = 100
 const LIST_PAGE = 1000
 
@@ -52,7 +52,7 @@ export function createKeyspace(client: EtcdClient, prefix: string): Keyspace {
   const base_key = Buffer.from(`${prefix}base`)
   let known_base: number | undefined
 
-  // A slash in a name would make its line a part of another's.
+  // A slash in a name would make its queue a part of another's.
   const queuePrefix = (resource: string) => `${prefix}lock/${resource.replace(/[%/]/g, encodeURIComponent)}/`
   const revokedPrefix = (channel: string) => `${prefix}robbed/${channel}/`
 
@@ -71,9 +71,11 @@ export function createKeyspace(client: EtcdClient, prefix: string): Keyspace {
     return { revision, queue: (queue ?? []).flatMap((kv) => readEntry(kv) ?? []), base: known_base }
   }
 
-  /** The base of a grant, and what holds it fast: one that was raised meanwhile makes the transaction fail. */
+  /**
+   * The base of a grant, and the comparison that protects it: if it was raised in the meantime, the transaction fails.
+   */
   function baseAbove(view: View, above: number): { base: number; unchanged: ICompare; raise: IRequestOp[] } {
-    // The clock is asked once in the life of a cluster: from then on, revisions alone make the difference.
+    // The clock is read once in the life of a cluster: from then on only revisions are added.
     const base = Math.max(view.base ?? Date.now() * 1000, above)
     if (base > HIGHEST_BASE) throw new RangeError(`no token can be above ${above}`)
     const unchanged: ICompare =
@@ -131,7 +133,8 @@ export function createKeyspace(client: EtcdClient, prefix: string): Keyspace {
     async grant({ resource, id, above }, key, view, or_enqueue, call) {
       const { base, unchanged, raise } = baseAbove(view, above)
       const own = view.queue.find((entry) => entry.key === key)
-      // Who has a place asks for nothing but that it is still there: its turn, once come, stays. Others come last.
+      // A waiter only requires its own key to be unchanged: its turn, once come, stays. A newcomer must be the last
+      // key.
       const same: ICompare = own
         ? { key: Buffer.from(key), target: 'Mod', result: 'Equal', mod_revision: own.mod_revision }
         : {
@@ -175,7 +178,7 @@ export function createKeyspace(client: EtcdClient, prefix: string): Keyspace {
 
     async revoke(resource, view, above, call) {
       const { base, unchanged, raise } = baseAbove(view, above)
-      // Nobody came or was granted the lock since; who left it makes no difference.
+      // No key was added or granted since the view; removed keys make no difference.
       const mod_revision = view.revision + 1
       const same: ICompare = { ...startingWith(queuePrefix(resource)), target: 'Mod', result: 'Less', mod_revision }
       const success = view.queue.filter(isHolder).flatMap(({ key, lease, channel, uuid, waiter_id }) => [
@@ -193,7 +196,7 @@ export function createKeyspace(client: EtcdClient, prefix: string): Keyspace {
         const { succeeded, revision } = await client.txn(request, call)
         return succeeded ? base + revision : undefined
       } catch (error) {
-        // A holder's lease ended by itself meanwhile.
+        // The lease of a holder expired in the meantime.
         if (isGone(error)) return undefined
         throw error
       }

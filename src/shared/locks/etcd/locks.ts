@@ -1,6 +1,6 @@
 /**
- * Leases on etcd 3. The invariant: an attempt answers with a lock only when it has renewed the lock's etcd lease itself,
- * and has found the granted key after it asked; so from before it asked, etcd keeps the lock for its TTL.
+ * Leases on etcd 3. Invariant: an attempt answers with a lock only when it has renewed the lock's etcd lease itself,
+ * and has then found the granted key; so etcd keeps the lock for its TTL, counted from before the attempt.
  */
 import { randomBytes, randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
@@ -21,17 +21,17 @@ export { type Lease, LeaseLostError, LockBusyError, type Locks } from '../api.ts
 export interface EtcdLocksOptions {
   /** URLs of one cluster's servers, version 3.4 or newer: http://host:port. */
   hosts: readonly string[]
-  /** In front of every key. */
+  /** Prefix of every key. */
   prefix?: string
-  /** etcd counts in whole seconds, two at least: others may wait that long where a lock is not let go. */
+  /** etcd counts in whole seconds, two at least: after a crash of the holder other callers may wait that long. */
   ttl_ms: number
-  /** Shown as the holder when an acquire names no owner. Default host:pid. */
+  /** The holder's name when an acquire names no owner. Default host:pid. */
   instance?: string
   events?: LockEvents
   expected_hold_ms?: (resource: string) => number | undefined
 }
 
-/** @throws TypeError or RangeError for an option that is none, RangeError when hosts is empty */
+/** @throws TypeError or RangeError for an invalid option, RangeError when hosts is empty */
 export function createEtcdLocks(all: EtcdLocksOptions): Locks {
   checkSetting(all)
   const { hosts, prefix = '', instance, ...options } = all
@@ -42,13 +42,13 @@ export function createEtcdLocks(all: EtcdLocksOptions): Locks {
   return createLocksOn(backend, { ...options, instance: instance ?? `${hostname()}:${process.pid}` })
 }
 
-/** For a verb that names no TTL: as long as the core would wait for any. */
+/** Time limit of operations without a TTL: the longest that the core waits for any. */
 const DEFAULT_LIMIT_MS = 2000
 
-/** For so long, at least, robberies are listened to when nothing is held any more: the next lock may be asked for soon. */
+/** Revocations are watched for at least this long after the last lock: the next one may be requested soon. */
 const IDLE_CHECK_MS = 1000
 
-/** Somebody must come or go in between for a transaction to fail: so often in a row, something is broken. */
+/** Each failed try means that the queue changed in the meantime; after this many failures something is broken. */
 const MAX_TRIES = 50
 
 function etcdBackend(client: EtcdClient, prefix: string): Backend {
@@ -59,23 +59,26 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
   const followed = createFollowedQueues(watches)
   let last_slot = 0
   let listener: OnLockMessage | undefined
-  /** What goes on behind an answer that has been given. */
+  /** Work that continues after its answer was returned. */
   const background = new Set<Promise<unknown>>()
 
   const within = (limit_ms: number): Call => ({ deadline: Date.now() + limit_ms })
 
   function inBackground(work: Promise<unknown>): void {
-    // What is not undone here dies with its etcd lease.
+    // What fails here expires with its etcd lease.
     const done = work.then(ignore, ignore).finally(() => background.delete(done))
     background.add(done)
   }
 
   async function grantOrRenew(lease: string, ttl_ms: number, call: Call): Promise<void> {
-    // Neither there nor renewed: it is ending this very moment.
+    // Neither granted nor renewed: it is expiring at this moment.
     while (!(await client.grantLease(lease, serverTtl(ttl_ms), call)) && (await client.keepAlive(lease, call)) === 0);
   }
 
-  /** Until it is granted, or known to be busy. A guessed view costs nothing when it is wrong: the answer has the line. */
+  /**
+   * Repeats until the lock is granted or known to be busy. A wrong assumption costs nothing: the answer contains the
+   * queue.
+   */
   async function grantOrEnqueue(request: Attempt, key: string, assumed: View, call: Call): Promise<Answer> {
     const named = readId(request.id)
     const may_wait = request.slot_ttl_ms > 0
@@ -87,7 +90,7 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
       const own = view.queue[at]
       if (own?.token !== undefined) return { granted: true, token: own.token }
       const has_turn = own ? at < turns(view.queue) : turns([...view.queue, request]) > view.queue.length
-      // Newcomers who find company do not race for the end of the line, if they may stand in it.
+      // A newcomer that finds other keys does not race for the end of the queue, if it may wait in it.
       if (has_turn && (own || tries === 0 || !may_wait)) {
         const answer = await keyspace.grant(request, key, view, may_wait && one_lease, call)
         if (typeof answer === 'number') return { granted: true, token: answer }
@@ -99,7 +102,7 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
         view = await keyspace.enqueue(request, key, call)
       }
     }
-    throw new Error(`the line of ${request.resource} changed ${MAX_TRIES} times while it was asked for`)
+    throw new Error(`the wait queue of ${request.resource} changed ${MAX_TRIES} times during one attempt`)
   }
 
   function busyAnswer({ resource, id }: Attempt, key: string, { queue, revision }: Omit<View, 'base'>): BusyAnswer {
@@ -115,15 +118,15 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
       slot: at >= 0 ? ++last_slot : 0,
       ahead: queue.slice(0, Math.max(at, 0)).filter(isWaiter).length,
       waiting: queue.filter(isWaiter).length,
-      // At the latest: a holder that lives renews so often that to ask would tell little more.
+      // Upper bound: a live holder renews so often that reading the exact value would add little.
       free_in_ms: holder ? serverTtl(holder.ttl_ms) * 1000 : -1,
       holder: holder?.owner,
     }
   }
 
   /**
-   * From a place in line: the line is known from what etcd tells, so this costs a renewal, and one transaction more when
-   * the turn has come. undefined when a lease has run out meanwhile, whatever was found.
+   * Rechecks from a slot: the queue is known from etcd's watch events, so this costs one renewal, and one transaction
+   * more when the turn has come. undefined when a lease has expired in the meantime, whatever was found.
    */
   async function recheck(request: Attempt, key: string, call: Call): Promise<Answer | undefined> {
     const { resource, id, ttl_ms, slot_ttl_ms } = request
@@ -144,7 +147,7 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
 
   async function stateOf(queue: readonly Entry[], call: Call): Promise<Omit<LockState, 'resource'>> {
     const holders = queue.filter(isHolder).map(async (entry) => {
-      // Told in seconds that are over. The core lives by the TTL that it was asked for, within that of etcd.
+      // etcd rounds down to seconds. The core uses the TTL that it requested, which is within that of etcd.
       const left_ms = (await client.timeToLive(entry.lease, call)) + 1000
       return { ...toWaiter(entry), token: entry.token, ttl_left_ms: Math.min(Math.max(left_ms, 0), entry.ttl_ms) }
     })
@@ -153,16 +156,18 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
     return { fencing_token, holders: held, waiters: queue.filter(isWaiter).map(toWaiter) }
   }
 
-  /** By seat: until when, by performance.now(), the seat may have a lock or a place. Lost and remote ones run out. */
+  /**
+   * By waiter_id: until when, by performance.now(), the waiter may have a lock or a slot. Lost and remote ones expire.
+   */
   const live_until = new Map<number, number>()
   const revocations = {
     prefix: keyspace.revokedPrefix(channel),
-    // Goes on where it was left: nothing is missed in between.
+    // Continues from the last revision seen, so no event is missed in between.
     from: 0,
     onEvents(events: readonly IEvent[]) {
       for (const { type, kv } of events) if (type === 'Put') listener?.(Number(kv.value.toString()), 'taken')
     },
-    // Until it is asked for again, holders learn by their heartbeats what is missed.
+    // Until the watch is opened again, holders learn of revocations by their heartbeats.
     onEnd() {
       revocations.from = 0
       stopRevocations = undefined
@@ -171,7 +176,9 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
   let stopRevocations: (() => void) | undefined
   let check_scheduled = false
 
-  /** While a seat may have something, robberies are listened to; else not, because the stream keeps the process alive. */
+  /**
+   * Watches revocations while a waiter may have a lock or slot; not longer, because the stream keeps the process alive.
+   */
   function markLive({ waiter_id, channel: of, ttl_ms }: OwnerId): void {
     if (of !== channel) return
     live_until.set(waiter_id, performance.now() + ttl_ms)
@@ -218,7 +225,7 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
         )
       }
       if (answer.granted) followed.unfollow(queuePrefix(resource), key)
-      // The lease that is of no use now: of the place, or of the lock that a mere try did not get.
+      // The lease that is no longer needed: of the slot, or of a lock that a try without waiting did not get.
       const slot = leaseOf(named, 'slot')
       const idle = answer.granted ? ticket > 0 && slot !== lease && slot : answer.ticket === 0 && lease
       if (!answer.granted && answer.ticket === 0) unmarkLive(named)
@@ -238,7 +245,7 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
       }
       unmarkLive(named)
       if (own) return 'expired'
-      // An etcd lease that outlives its key was robbed of it.
+      // If the etcd lease outlives its key, the lock was revoked.
       if (left_ms > 0) inBackground(client.revokeLease(lease, within(DEFAULT_LIMIT_MS)))
       return left_ms > 0 || queue.some(isHolder) ? 'taken' : 'expired'
     },
@@ -251,7 +258,7 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
       inBackground(revoked)
       if (left === true) return 'released'
       if (left.revoked) return 'taken'
-      // Neither robbed nor expired: this was asked before, and its answer was lost.
+      // Neither revoked nor expired: an earlier release succeeded, and its answer was lost.
       if (await revoked) return 'released'
       return left.queue.some(isHolder) ? 'taken' : 'expired'
     },
@@ -261,7 +268,7 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
       unmarkLive(named)
       const call = within(DEFAULT_LIMIT_MS)
       followed.unfollow(queuePrefix(resource), queuePrefix(resource) + named.uuid)
-      // The leases rather than the key: without them a request that comes late can put it nowhere.
+      // Revokes the leases, not the key: without them a request that arrives late cannot write it.
       const leases = new Set([leaseOf(named, 'lock'), leaseOf(named, 'slot')])
       await Promise.all(Array.from(leases, (lease) => client.revokeLease(lease, call)))
     },
@@ -274,7 +281,7 @@ function etcdBackend(client: EtcdClient, prefix: string): Backend {
         const token = await keyspace.revoke(resource, view, above, call)
         if (token !== undefined) return { token, revoked_holders: holders }
       }
-      throw new Error(`the line of ${resource} changed ${MAX_TRIES} times while it was taken away`)
+      throw new Error(`the wait queue of ${resource} changed ${MAX_TRIES} times during a forced release`)
     },
 
     async inspect(resources) {
@@ -302,7 +309,7 @@ function toWaiter({ owner, mode, limit, since_ms }: Entry): LockState['waiters']
   return { owner, mode, since_ms, ...(mode === 'permit' ? { limit } : {}) }
 }
 
-/** In seconds; etcd's own least TTL is two. */
+/** In seconds; etcd's minimum TTL is two. */
 function serverTtl(ttl_ms: number): number {
   return Math.max(2, Math.ceil(ttl_ms / 1000))
 }

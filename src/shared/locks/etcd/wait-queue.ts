@@ -1,31 +1,31 @@
 /**
- * The line of a resource as etcd keeps it: a key for each holder and waiter, in the order of their creation. The
- * invariant: whose turn it is follows from the keys before one's own alone. Keys only go from there, none is ever put
- * in front, so a turn that has come stays until its key is gone; and a holder's key comes before those of all waiters.
+ * The wait queue of a resource in etcd: a key for each holder and waiter, in the order of their creation. Invariant:
+ * whose turn it is follows only from the keys in front of one's own. Keys are only removed there, none is ever added in
+ * front, so a turn that has come stays until its key is gone; and a holder's key is in front of all waiters.
  */
 import type { IKeyValue } from 'etcd3'
 import type { Mode } from '../api.ts'
 
-/** What an id says of who asks. */
+/** What an id says about its owner. */
 export interface OwnerId {
   mode: Mode
-  /** Permits: at most so many at once; else 0. */
+  /** Permits: maximum number of holders; else 0. */
   limit: number
   ttl_ms: number
-  /** Of the createEtcdLocks that made the id. */
+  /** The channel of the createEtcdLocks that made the id. */
   channel: string
   waiter_id: number
   uuid: string
   owner: string
 }
 
-/** One key in the line. */
+/** One key in the queue. */
 export interface Entry extends OwnerId {
   key: string
   create_revision: number
   mod_revision: number
   lease: string
-  /** Its own clock, when it came into the line or was granted the lock. */
+  /** By its own clock, when it joined the queue or was granted the lock. */
   since_ms: number
   /** Absent while it waits. */
   token?: number
@@ -38,24 +38,24 @@ export function idOf({ mode, limit, ttl_ms, channel, waiter_id, uuid, owner }: O
   return `${letter} ${ttl_ms} ${channel}/${waiter_id}-${uuid} ${owner}`
 }
 
-/** @throws RangeError for what is no id of idOf */
+/** @throws RangeError for an id that idOf did not make */
 export function readId(id: string): OwnerId {
   const [, letter, limit = '0', ttl_ms, channel = '', waiter_id, uuid = '', owner = ''] = ID.exec(id) ?? []
-  if (letter === undefined) throw new RangeError('this is no id of a lock on etcd')
+  if (letter === undefined) throw new RangeError('this is not an id of a lock on etcd')
   const mode = letter === 'x' ? 'exclusive' : letter === 's' ? 'shared' : 'permit'
   return { mode, limit: Number(limit), ttl_ms: Number(ttl_ms), channel, waiter_id: Number(waiter_id), uuid, owner }
 }
 
-/** The base is there when the lock was granted: the token is the base and the revision that granted it. */
+/** The base is present once the lock was granted: the token is the base plus the revision that granted it. */
 export function entryOf(id: string, base?: number): Buffer {
   return Buffer.from(JSON.stringify({ id, at: Date.now(), base }))
 }
 
-/** A line is read again and again, and its keys seldom change. */
+/** Parsed entries by key: a queue is read again and again, and its keys seldom change. */
 const cache = new Map<string, Entry>()
 const MAX_CACHED = 5000
 
-/** undefined for a key in the line that is not ours. */
+/** undefined for a foreign key in the range. */
 export function readEntry(kv: IKeyValue): Entry | undefined {
   const key = kv.key.toString()
   const before = cache.get(key)
@@ -70,16 +70,16 @@ function parseEntry(key: string, kv: IKeyValue): Entry | undefined {
   try {
     const { id, at, base } = JSON.parse(kv.value.toString()) as { id: string; at: number; base?: number }
     const mod_revision = Number(kv.mod_revision)
-    const place = { key, create_revision: Number(kv.create_revision), mod_revision, lease: kv.lease }
+    const position = { key, create_revision: Number(kv.create_revision), mod_revision, lease: kv.lease }
     const token = base === undefined ? {} : { token: base + mod_revision }
-    return { ...readId(id), ...place, since_ms: at, ...token }
+    return { ...readId(id), ...position, since_ms: at, ...token }
   } catch {
     return undefined
   }
 }
 
 /**
- * How many of the line, from its head on, have their turn: one, or those that may share the lock, or as many permits
+ * Number of keys at the head of the queue whose turn it is: one, or those that may share the lock, or as many permits
  * as the lowest limit among them allows. None overtakes another, so writers do not starve.
  */
 export function turns(queue: Iterable<Pick<Entry, 'mode' | 'limit'>>): number {
@@ -104,12 +104,12 @@ export function isWaiter(entry: Entry): boolean {
   return entry.token === undefined
 }
 
-/** Up to this TTL one etcd lease does for the place and the lock. */
+/** Up to this TTL one etcd lease serves for the slot and the lock. */
 const ONE_LEASE_MS = 6000
 
 /**
- * The etcd leases of an id are made from its uuid, so that whoever knows the id can renew and revoke them. With a long
- * TTL a place in line has one of its own: a dead waiter shall not cost the line an hour.
+ * The etcd leases of an id are derived from its uuid, so that any process with the id can renew and revoke them. With a
+ * long TTL a slot has its own lease: a dead waiter must not cost the queue an hour.
  */
 export function leaseOf({ uuid, ttl_ms }: OwnerId, of: 'lock' | 'slot'): string {
   const hex = uuid.replaceAll('-', '')

@@ -1,7 +1,7 @@
 /**
- * What etcd tells: one stream for all watches of a createEtcdLocks. The invariant: a watch goes on from the revision
- * where it was cut off, so nothing is missed while etcd is away; where etcd has forgotten what happened since, the
- * watch ends and says so.
+ * The watches on etcd: one stream for all watches of a createEtcdLocks. Invariant: a watch continues from the revision
+ * where the stream was cut, so no event is missed while etcd is away; where etcd has compacted the events since, the
+ * watch ends and reports it.
  */
 import type { IDuplexStream, IEvent, IWatchRequest, IWatchResponse } from 'etcd3'
 import { type EtcdClient, startingWith } from './client.ts'
@@ -9,21 +9,21 @@ import { type Entry, readEntry, turns } from './wait-queue.ts'
 
 interface Watch {
   prefix: string
-  /** The first revision that has not been told; 0 = from now on. */
+  /** The first revision that was not delivered; 0 = from now on. */
   from: number
   onEvents(events: IEvent[]): void
-  /** Nothing more will be told. */
+  /** No more events will follow. */
   onEnd(): void
 }
 
 export interface Watches {
-  /** @returns what ends it */
+  /** @returns a function that ends the watch */
   open(watch: Watch): () => void
   connected(): boolean
   close(): void
 }
 
-/** Soon again, because all the waiters of this process live by rechecks until then. */
+/** Soon, because until then all waiters of this process depend on their rechecks. */
 const RECONNECT_MS = [50, 100, 200, 500, 1000]
 
 export function createWatches(client: EtcdClient): Watches {
@@ -45,7 +45,7 @@ export function createWatches(client: EtcdClient): Watches {
     connecting = true
     try {
       const opened = await client.watches()
-      // A stream that fails twice, with an error and an end, is one failure.
+      // An error followed by an end is one failure of the stream.
       const onStreamEnd = () => {
         if (stream !== opened) return
         stream = undefined
@@ -89,7 +89,7 @@ export function createWatches(client: EtcdClient): Watches {
       return
     }
     const revision = Number(header.revision)
-    // "From now on" has become a revision, from which the watch goes on when the stream is cut.
+    // "From now on" has become a revision, from which the watch continues when the stream is cut.
     if (created && watch.from === 0) watch.from = revision + 1
     if (events.length === 0) return
     watch.from = Number(events.at(-1)?.kv.mod_revision) + 1
@@ -120,23 +120,23 @@ export function createWatches(client: EtcdClient): Watches {
   }
 }
 
-/** A line as it was at a revision. */
+/** A wait queue as it was at a revision. */
 export interface QueueView {
   queue: readonly Entry[]
   revision: number
 }
 
-/** The lines that waiters of this process stand in, as etcd tells of them. */
+/** The wait queues with waiters of this process, kept up to date by watch events. */
 export interface FollowedQueues {
-  /** The waiter with this key is called when its turn has come, by what was read or told since. */
+  /** Wakes the waiter with this key when its turn has come, according to what was read or delivered since. */
   follow(prefix: string, view: QueueView, key: string, wake: () => void): void
   unfollow(prefix: string, key: string): void
-  /** The line, unless it is time to read it again, or nothing is told at present. */
+  /** The queue, unless it is due to be read again or the stream is cut. */
   current(prefix: string): QueueView | undefined
 }
 
 interface Followed {
-  /** In the order of their creation: new keys come last, changed ones stay where they are. */
+  /** In the order of creation: new keys come last, changed ones keep their position. */
   queue: Map<string, Entry>
   revision: number
   waiters: Map<string, () => void>
@@ -145,7 +145,7 @@ interface Followed {
   end(): void
 }
 
-/** A line is read so often by all its waiters together, in case etcd fails to tell something. */
+/** A queue is read this often by all its waiters together, in case an event is lost. */
 const READ_MS = 1000
 
 export function createFollowedQueues(watches: Watches): FollowedQueues {
@@ -181,7 +181,7 @@ export function createFollowedQueues(watches: Watches): FollowedQueues {
         Object.assign(followed, { queue: byKey(view.queue), revision: view.revision })
       }
       followed.waiters.set(key, wake)
-      // What was told between the reading and now must not be waited for.
+      // Events between the read and now must not be waited for.
       wakeEligible(followed, new Map([[key, wake]]))
     },
 
@@ -209,7 +209,7 @@ function byKey(queue: readonly Entry[]): Map<string, Entry> {
   return new Map(queue.map((entry) => [entry.key, entry]))
 }
 
-/** What is told was maybe read before. One revision may change several keys; they are told together. */
+/** An event may be older than what was read. One revision may change several keys; they arrive together. */
 function apply(followed: Followed, events: IEvent[]): void {
   const { queue, revision } = followed
   for (const { type, kv } of events) {
@@ -221,7 +221,7 @@ function apply(followed: Followed, events: IEvent[]): void {
   }
 }
 
-/** Calls the waiters whose turn it is: a release wakes the one who is next, not all who wait. */
+/** Wakes the waiters whose turn it is: a release wakes the next one, not all waiters. */
 function wakeEligible({ queue }: Followed, waiters: Map<string, () => void>): void {
   let left = turns(queue.values())
   for (const [key, entry] of queue) {

@@ -1,25 +1,28 @@
 /**
- * What may be locked, so that nobody has to search the keyspace. The invariant: a resource that is held or waited for is
- * in the index of its Cluster slot, by the same script that took the lock; one Redis has one index, in no slot.
+ * The index of resources in use, so that listing the locks does not scan the keyspace. Invariant: a resource with
+ * holders or waiters is in the index of its Cluster slot, written by the same script that granted the lock; a single
+ * Redis has one index.
  */
 
 // Also for programs that compile these files as a part of their own.
-/// <reference path="./cluster-key-slot.d.ts" />
 import keySlot from 'cluster-key-slot'
 import type { Cluster, Redis } from 'ioredis'
 
 export interface RedisIndex {
   keyOf(resource: string): string
-  /** The keys of a script that works on this resource: its lock, and the index unless its name follows from the lock's. */
+  /** The keys of a script for this resource: its lock, and the index unless its name follows from the lock's. */
   keysOf(resource: string): string[]
-  /** Groups of resources that one script may work on. */
+  /** Groups of resources that one script can work on. */
   groupResources(resources: readonly string[]): string[][]
   list(): Promise<string[]>
 }
 
-/** An entry is dropped so long after the lock's last TTL: its holder has crashed, and nobody has asked for it since. */
+/**
+ * An entry is dropped this long after the lock's last TTL: its holder has crashed, and no caller has requested it
+ * since.
+ */
 const RETENTION_MS = 60_000
-/** After this a Cluster is told again that a slot is in use: it may have lost its memory. */
+/** A Cluster slot in use is announced again after this: the server may have lost its data. */
 const REANNOUNCE_MS = 10_000
 const SLOTS = 16_384
 
@@ -31,13 +34,16 @@ export function openIndex(redis: Redis | Cluster, prefix: string): RedisIndex {
   return redis.isCluster ? clusterIndex(redis, prefix) : singleServerIndex(redis, prefix)
 }
 
-/** What stands in front of each key on the server: the client puts its own prefix there, but not into what it reads. */
+/**
+ * The prefix of each key on the server: the client adds its own keyPrefix to keys it sends, but does not remove it from
+ * keys it reads.
+ */
 function baseOf(redis: Redis | Cluster, prefix: string): string {
   const { keyPrefix = '' } = redis.options
   return String(keyPrefix) + prefix
 }
 
-/** The entries of one index, without the braces and the base of a lock key. */
+/** The resources of one index: its lock keys without base and braces. */
 async function entries(redis: Redis | Cluster, key: string, base: string, now_ms: number): Promise<string[]> {
   await redis.zremrangebyscore(key, '-inf', now_ms - RETENTION_MS)
   const locks = await redis.zrange(key, '0', '-1')
@@ -47,7 +53,7 @@ async function entries(redis: Redis | Cluster, key: string, base: string, now_ms
 function singleServerIndex(redis: Redis | Cluster, prefix: string): RedisIndex {
   const base = baseOf(redis, prefix)
   const key = `${prefix}lock:index`
-  // The scripts look for the first 'lock:{' in the key (prelude.lua). A prefix may have one of its own.
+  // The scripts derive the index from the first 'lock:{' in the key (prelude.lua). A prefix may contain another one.
   const implied = `${base}lock:{`.indexOf('lock:{') === base.length
   return {
     keyOf: () => key,
@@ -62,7 +68,7 @@ async function serverMs(redis: Redis | Cluster): Promise<number> {
   return Number(seconds) * 1000
 }
 
-/** An index for each slot, and a set of the slots that have one, which cannot be written in the same step. */
+/** One index for each Cluster slot, and a set of the slots that have one, which cannot be written in the same step. */
 function clusterIndex(redis: Redis | Cluster, prefix: string): RedisIndex {
   const base = baseOf(redis, prefix)
   const tag = /\{([^}]*)\}/.exec(`${base}lock:{x}`)?.[1] ?? ''
@@ -110,7 +116,7 @@ function clusterIndex(redis: Redis | Cluster, prefix: string): RedisIndex {
   }
 }
 
-/** For each slot a text that falls into it. */
+/** For each Cluster slot a text that hashes to it. */
 function tagsBySlot(): string[] {
   const tags = new Array<string>(SLOTS)
   for (let found = 0, n = 0; found < SLOTS; n++) {

@@ -1,7 +1,7 @@
 /**
- * Leases on one Redis, or on a Redis Cluster, where every resource has its node. The invariant: every verb is one Lua
+ * Leases on one Redis, or on a Redis Cluster, where every resource has its node. Invariant: every operation is one Lua
  * script over the keys of one resource, which share a Cluster slot by their braces; `lock:{type:id}` itself exists
- * exactly while somebody has the lock exclusively.
+ * exactly while there is an exclusive holder.
  */
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
@@ -27,27 +27,30 @@ const CANCEL = script('redis/prelude', 'redis/cancel')
 const FORCE = script('redis/prelude', 'redis/force')
 const INSPECT = script('redis/prelude', 'redis/inspect')
 
-/** So many replicas must have a lock before it is given out. */
+/** The number of replicas that must have a lock before it is granted. */
 export interface Replication {
   replicas: number
   timeout_ms: number
 }
 
 export interface RedisLocksOptions extends Omit<LocksOptions, 'instance'> {
-  /** For commands; stays the caller's to close. It is duplicated for the one subscriber. Sentinel and Cluster are its own. */
+  /**
+   * For commands; the caller closes it. It is duplicated for the one subscriber. Sentinel and Cluster are handled by
+   * the client.
+   */
   redis: Redis | Cluster
-  /** In front of every key and channel. */
+  /** Prefix of every key and channel. */
   prefix?: string
-  /** Shown as the holder when an acquire names no owner. Default host:pid. */
+  /** The holder's name when an acquire names no owner. Default host:pid. */
   instance?: string
   /**
-   * Each grant WAITs until so many replicas have it, else it is given back: a failover then loses a lock only if all of
-   * them are lost with it. Costs a connection of its own, since WAIT holds up what is behind it. Not for a Cluster.
+   * Each grant WAITs until this many replicas have it, else it is released: a failover then loses a lock only if all of
+   * them are lost with it. Costs a connection of its own, since WAIT blocks the commands behind it. Not for a Cluster.
    */
   replication?: Replication
 }
 
-/** @throws TypeError or RangeError for an option that is none */
+/** @throws TypeError or RangeError for an invalid option */
 export function createLocks(all: RedisLocksOptions): Locks {
   checkSetting(all)
   const { redis, prefix = '', instance, replication, ...options } = all
@@ -57,13 +60,13 @@ export function createLocks(all: RedisLocksOptions): Locks {
   return createLocksOn(backend, { ...options, instance: instance ?? `${hostname()}:${process.pid}` })
 }
 
-/** WAIT without a limit would wait for ever. */
+/** WAIT with a timeout of 0 would wait for ever. */
 function checkReplication({ replicas, timeout_ms }: Replication): void {
   checkNumber('replication.replicas', replicas ?? Number.NaN, { min: 1 })
   checkNumber('replication.timeout_ms', timeout_ms ?? Number.NaN, { min: 1 })
 }
 
-/** The locks of one Redis, without the side that waits and renews. */
+/** The backend of one Redis, without the core, which waits and renews. */
 export function createRedisBackend(
   redis: Redis | Cluster,
   prefix: string,
@@ -71,7 +74,7 @@ export function createRedisBackend(
   events: LockEvents = {},
 ): Backend {
   if (replication && redis.isCluster) throw new RangeError('replication is not for a Redis Cluster')
-  // Every createLocks has a channel of its own, so that a message reaches the one process that it is for.
+  // Each createLocks has its own channel, so that a message reaches only the process it is for.
   const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`
   const index: RedisIndex = openIndex(redis, prefix)
   const run = createRun(redis)
@@ -86,7 +89,7 @@ export function createRedisBackend(
 
     attempt({ resource, id, ttl_ms, above, slot_ttl_ms, ticket }) {
       const keys = keysOf(resource)
-      // The usual attempt is short: every argument costs both sides as much as a key.
+      // The usual attempt is short: each argument costs client and server as much as a key.
       if (above > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, slot_ttl_ms, ticket, above)
       if (ticket > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, slot_ttl_ms, ticket)
       if (slot_ttl_ms > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, slot_ttl_ms)
@@ -126,13 +129,16 @@ export function createRedisBackend(
   return replication ? replicated(redis as Redis, backend, replication) : backend
 }
 
-/** Every grant is confirmed by the replicas before anybody hears of it; one that is handed over is asked for again. */
+/**
+ * Every grant is confirmed by the replicas before the caller gets it; after a hand-over the waiter attempts again, to
+ * have it confirmed.
+ */
 function replicated(redis: Redis, backend: Backend, { replicas, timeout_ms }: Replication): Backend {
   async function confirmed(resource: string, id: string): Promise<void> {
     const acked = await redis.wait(replicas, timeout_ms)
     if (acked >= replicas) return
     await backend.cancel(resource, id)
-    const error = new Error(`${acked} of ${replicas} replicas have the lock on ${resource}: it was given back`)
+    const error = new Error(`${acked} of ${replicas} replicas have the lock on ${resource}: it was released`)
     throw Object.assign(error, { code: 'not_replicated' })
   }
 

@@ -1,6 +1,6 @@
 /**
- * What the user of the lock server may do. The invariant: a right that is missing is reported once, as soon as the client
- * is connected, and not first when a lock is in use; docs/locks.md lists all of them.
+ * Checks what the user of the lock server may do. Invariant: a missing right is reported once, as soon as the client is
+ * connected, and not only when a lock is in use; docs/locks.md lists all of them.
  */
 import type { Cluster, Redis } from 'ioredis'
 import type { LockEvents } from '../api.ts'
@@ -10,9 +10,9 @@ import { type Run, script } from './script.ts'
 const RIGHTS = script('redis/rights')
 
 export interface Rights {
-  /** Asks the server, when the client is connected. */
+  /** Checks once the client is connected. */
   check(): void
-  /** An error of the server that may be for want of a right. */
+  /** Reports an error of the server if it is for want of a right. */
   onError(error: unknown): void
   close(): void
 }
@@ -23,7 +23,7 @@ export function createRights(
   { prefix, channel, kind, events }: { prefix: string; channel: string; kind: 'quorum' | ''; events: LockEvents },
 ): Rights {
   const reported = new Set<string>()
-  // A name that is no resource: its keys are never those of a lock.
+  // Not the key of any resource, so its keys never collide with those of a lock.
   const key = `${lockKey(prefix, 'rights')}:rights`
 
   function report(right: string): void {

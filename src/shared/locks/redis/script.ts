@@ -1,9 +1,12 @@
-/** Lua scripts on a Redis. The invariant: a verb is one EVALSHA, and one EVAL more where the server has forgotten it. */
+/**
+ * Runs Lua scripts on a Redis. Invariant: a call is one EVALSHA, and one EVAL more where the server does not know the
+ * script.
+ */
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import type { Cluster, Redis } from 'ioredis'
 
-/** One Lua text, and the same for several calls of it in one command. */
+/** One Lua text, and a second one that runs several calls of it in one command. */
 export interface Script {
   lua: string
   sha: string
@@ -11,8 +14,8 @@ export interface Script {
 }
 
 /**
- * The files, one behind the other, as one script: what they share comes first, the verb last. What a verb tells others is
- * published after all its changes.
+ * Concatenates the files into one script: shared code first, the operation last. Its messages are published after all
+ * its changes.
  */
 export function script(...files: `${'redis' | 'redlock'}/${string}`[]): Script {
   const texts = files.map(text)
@@ -46,12 +49,12 @@ interface Call {
   reject: (error: unknown) => void
 }
 
-/** So many calls at most go in one command: Redis works on the first ones while the next ones are put together. */
+/** Maximum number of calls in one command: Redis works on the first ones while the client writes the next. */
 const MAX_CALLS = 16
 
 /**
- * A call is one command when it is alone. What is called in one turn of the event loop while an answer is outstanding
- * goes as few commands: half the work of a pair of acquire and release, for both sides, is what a command costs.
+ * A single call is one command. Calls of one turn of the event loop, made while an answer is outstanding, are combined
+ * into few commands: a command costs client and server half the work of a pair of acquire and release.
  */
 export function createRun(redis: Redis | Cluster): Run {
   let unanswered = 0
@@ -71,7 +74,7 @@ export function createRun(redis: Redis | Cluster): Run {
       },
       (error) => {
         unanswered -= 1
-        // A restarted or failed over server does not know the script; sending it once teaches it.
+        // A restarted or failed over server does not know the script; EVAL loads it.
         if (!(error instanceof Error && error.message.startsWith('NOSCRIPT'))) throw error
         return redis.eval(lua, keys.length, ...keys, ...args).then(read)
       },
@@ -114,7 +117,7 @@ export function createRun(redis: Redis | Cluster): Run {
         gathered?.calls.push(call)
         return
       }
-      // What is called first is sent first: who takes back an attempt must come behind it.
+      // Calls are sent in their order: a clean-up must come behind the attempt that it undoes.
       if (gathered) flush()
       else process.nextTick(flush)
       gathered = { script, calls: [call] }

@@ -1,6 +1,6 @@
 /**
- * One connection that listens. The invariants: what matters is the moment after it has subscribed, because who was told in
- * the gap must ask; and it keeps no process alive.
+ * The connection that subscribes. Invariants: after each (re)subscription it reports 'all', because messages of the gap
+ * are lost and waiters must recheck; and it does not keep the process alive.
  */
 import type { Cluster, Redis, RedisOptions } from 'ioredis'
 import type { OnLockMessage } from '../core/backend.ts'
@@ -9,14 +9,14 @@ export interface Subscription {
   disconnect(): void
 }
 
-/** Of a Cluster any node will do: it passes messages on to all of them. */
+/** Any node of a Cluster will do: it passes messages on to all nodes. */
 function duplicateOf(redis: Redis | Cluster, options: Partial<RedisOptions>): Redis | undefined {
   if (!redis.isCluster) return (redis as Redis).duplicate(options)
   const nodes = (redis as Cluster).nodes()
   return nodes[Math.floor(Math.random() * nodes.length)]?.duplicate(options)
 }
 
-/** @param failed is called with why the server does not let this user listen */
+/** @param onError is called with the reason when the server does not let this user subscribe */
 export function subscribe(
   redis: Redis | Cluster,
   channel: string,
@@ -35,7 +35,7 @@ export function subscribe(
       lazyConnect: false,
       maxRetriesPerRequest: null,
       readOnly: false,
-      // Its timer would keep the process alive: `again` has one that does not.
+      // Its timer would keep the process alive: `reconnectLater` has one that does not.
       retryStrategy: () => null,
     })
     const connection = own
@@ -43,7 +43,7 @@ export function subscribe(
       reconnectLater()
       return
     }
-    connection.on('error', () => {}) // Until it is connected again, waiters live by their rechecks.
+    connection.on('error', () => {}) // Until it has reconnected, waiters depend on their rechecks.
     connection.on('end', reconnectLater)
     connection.on('connect', () => void connection.stream.unref())
     connection.on('message', (_channel: string, message: string) => {
@@ -58,14 +58,14 @@ export function subscribe(
     })
   }
 
-  /** Soon, because all the waiters of this process live by rechecks until then. */
+  /** Soon, because until then all waiters of this process depend on their rechecks. */
   function reconnectLater(): void {
     if (closed) return
     failures += 1
     timer = setTimeout(connect, Math.min(failures * 50, 1000)).unref()
   }
 
-  /** A node that leaves the Cluster may live on, and hears of nothing more. */
+  /** A node that has left the Cluster may keep running, and receives no more messages. */
   function onNodeRemoved(node: Redis): void {
     if (own && node.options.host === own.options.host && node.options.port === own.options.port) own.disconnect()
   }

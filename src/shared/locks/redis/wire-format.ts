@@ -1,4 +1,7 @@
-/** What the scripts answer, read. An id is "<x | s | p and a limit> <ttl_ms> <channel>/<seat>-<uuid> <owner>" (prelude.lua). */
+/**
+ * Parses what the scripts answer. An id is "<x | s | p and a limit> <ttl_ms> <channel>/<waiter_id>-<uuid> <owner>"
+ * (prelude.lua).
+ */
 import type { LockState, Mode } from '../api.ts'
 
 export function kindOf(mode: Mode, limit: number): string {
@@ -6,12 +9,12 @@ export function kindOf(mode: Mode, limit: number): string {
 }
 
 export function readId(id: string): { owner: string; mode: Mode; limit?: number } {
-  const [kind = '', _ttl_ms, _seat, ...owner] = id.split(' ')
+  const [kind = '', _ttl_ms, _waiter, ...owner] = id.split(' ')
   const mode = kind.startsWith('p') ? 'permit' : kind === 's' ? 'shared' : 'exclusive'
   return { owner: owner.join(' '), mode, ...(mode === 'permit' && { limit: Number(kind.slice(1)) }) }
 }
 
-/** An id with " token since_us" behind it; something else has the key if it does not look like one. */
+/** Splits "id token since_us"; a key that holds anything else does not look like that. */
 export function splitHolder(value: string): { id: string; token: number; since_us: number } {
   const [, id = value, token = 0, since_us = 0] = value.match(/^(.*) (\d+) (\d+)$/s) ?? []
   return { id, token: Number(token), since_us: Number(since_us) }

@@ -1,6 +1,7 @@
 /**
- * The verbs of the locks on a quorum of independent Redis. The invariant: what a quorum has not confirmed is no lease, and
- * whatever may have been left on a voter is withdrawn from every one of them. How a lease is got is in two-phase-acquire.ts.
+ * The backend on a quorum of independent Redis servers. Invariant: what a quorum has not confirmed is not a lease, and
+ * whatever an attempt may have left on a voter is withdrawn from every voter. How a lease is acquired:
+ * two-phase-acquire.ts.
  */
 import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
@@ -17,9 +18,9 @@ import { createVoter, type Voter } from './voter.ts'
 
 export interface RedlockBackendOptions {
   prefix: string
-  /** For what is asked without a TTL. */
+  /** For requests without a TTL. */
   ttl_ms: number
-  /** The longest TTL of all clients: so long a voter that has lost its memory stays out of votes. */
+  /** The longest TTL of all clients: a voter that has lost its data does not vote for this long. */
   max_ttl_ms: number
   events?: LockEvents | undefined
 }
@@ -33,13 +34,13 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
   const tickets = ticketSource()
   const connected = Promise.all(voters.map((voter) => voter.firstConnection))
   const subscriptions: Subscription[] = []
-  /** Who waits, by seat: least tokens by voter, of the votes that were handed over since the last attempt. */
+  /** Waiters by waiter_id: min tokens by voter, of the votes handed over since the last attempt. */
   const handed = new Map<number, Map<number, number>>()
   const renewing = new Set<string>()
-  /** By id, the attempt under way. One that was given up says no more once there is a later one, or the id is withdrawn. */
+  /** The current attempt by id. An abandoned one must not act once there is a later one, or the id is withdrawn. */
   const attempts = new Map<string, symbol>()
 
-  /** Only for ids of this process: others wait elsewhere. */
+  /** The waiter_id of an id of this process; -1 for ids of other processes. */
   function waiterIdOf(id: string): number {
     const at = id.indexOf(` ${channel}/`)
     return at < 0 ? -1 : Number.parseInt(id.slice(at + channel.length + 2), 10)
@@ -54,9 +55,9 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
     return callVoters(voters, (voter) => voter.withdraw(resource, id, ttl_ms), ttl_ms, released)
   }
 
-  /** Voters that have lost the lock, or were never asked, get it: the next one that fails shall not end the lease. */
+  /** Repairs voters that have lost the lock or never had it: the next voter that fails must not end the lease. */
   async function repair(resource: string, id: string, token: number, ttl_ms: number, to: readonly Voter[]) {
-    // Not after it was released meanwhile.
+    // Not after a release in the meantime.
     if (!renewing.has(id)) return 0
     const { answers } = await callVoters(to, (voter) => voter.repair(resource, id, token, ttl_ms), ttl_ms)
     return answers.filter((repaired) => repaired).length
@@ -69,7 +70,7 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
       const votes = handed.get(waiter_id)
       if (!votes || !what) return
       votes.set(voter, what.token)
-      // Fewer than a quorum are of no use alone; and each further one would only wake the waiter again.
+      // Fewer than a quorum are useless, and each further one would only wake the waiter again.
       if (votes.size === quorum) onMessage(waiter_id)
     }) as OnLockMessage
   }
@@ -139,7 +140,7 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
     },
 
     async cancel(resource, id) {
-      // What cannot be reached now is made up for when it can be: see voter.ts.
+      // What a voter cannot receive now is sent when it is reachable: see voter.ts.
       const { all } = await withdraw(resource, id)
       await all
     },
@@ -151,7 +152,7 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
         quorum,
       )
       const token = Math.max(above, ...minTokens)
-      // One fence for all, since a later quorum may have only one voter in common with those who answer now.
+      // One token for all voters, since a later quorum may share only one voter with those that answer now.
       const revoked = requireQuorum(
         resource,
         await callVoters(voters, (voter) => voter.revoke(resource, token), default_ttl_ms),
@@ -187,7 +188,7 @@ export function createRedlockBackend(nodes: readonly Redis[], options: RedlockBa
   }
 }
 
-/** The wall clock in µs, strictly rising in a process: what all voters order their lines by. */
+/** The wall clock in µs, strictly rising in a process: all voters order their wait queues by it. */
 function ticketSource(): () => number {
   let last = 0
   return () => {

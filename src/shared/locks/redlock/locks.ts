@@ -1,7 +1,7 @@
 /**
- * Locks on 3 or 5 independent Redis: they survive the loss of a minority of them. What is promised, and what not, is in
- * docs/decisions/0009-votes-give-way-locks-do-not.md. After Antirez, "Distributed Locks with Redis", and
- * M. Kleppmann's answer to it: the token, not the lock, is what a database can rely on.
+ * Locks on 3 or 5 independent Redis servers, which survive the loss of a minority of them. Guarantees and limits:
+ * docs/decisions/0009-votes-give-way-locks-do-not.md. After Antirez, "Distributed Locks with Redis", and M. Kleppmann's
+ * answer to it: a database can rely on the token, not on the lock.
  */
 import { hostname } from 'node:os'
 import type { Redis } from 'ioredis'
@@ -15,23 +15,26 @@ export { type Lease, LeaseLostError, LockBusyError, type Locks } from '../api.ts
 
 export interface RedlockOptions extends Omit<LocksOptions, 'instance'> {
   /**
-   * 3 or 5, on machines of their own; they stay the caller's to close. With enableOfflineQueue and
-   * autoResendUnfulfilledCommands off and maxRetriesPerRequest 0, so that a server that is away is done without at once.
+   * 3 or 5, on separate machines; the caller closes them. With enableOfflineQueue and autoResendUnfulfilledCommands off
+   * and maxRetriesPerRequest 0, so that a server that is away fails at once.
    */
   nodes: readonly Redis[]
-  /** In front of every key and channel. */
+  /** Prefix of every key and channel. */
   prefix?: string
-  /** Shown as the holder when an acquire names no owner. Default host:pid. */
+  /** The holder's name when an acquire names no owner. Default host:pid. */
   instance?: string
   events?: LockEvents | undefined
   /**
-   * No lease on these servers lives longer, whoever asks: so long a server that has lost its memory does not vote.
-   * Default: a minute, or ttl_ms if that is longer.
+   * No lease of any client on these servers may live longer: a server that has lost its data does not vote for this
+   * long. Default: a minute, or ttl_ms if that is longer.
    */
   max_ttl_ms?: number
 }
 
-/** @throws TypeError or RangeError for an option that is none, RangeError for other numbers of servers: a second or fourth one makes a quorum larger, and no safer */
+/**
+ * @throws TypeError or RangeError for an invalid option, RangeError for other numbers of servers: a second or fourth
+ * one makes a quorum larger, and no safer
+ */
 export function createRedlock(options: RedlockOptions): Locks<'exclusive' | 'shared'> {
   checkSetting(options)
   const { nodes, prefix = '', instance, max_ttl_ms = Math.max(60_000, options.ttl_ms), ...rest } = options

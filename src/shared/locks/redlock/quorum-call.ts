@@ -1,13 +1,13 @@
 /**
- * One question to all voters at once. The invariant: a straggler is waited for no longer than its share of the TTL once a
- * majority has answered, nobody once the others have decided, and a round ends before the core gives it up. What comes
- * later is still filled in.
+ * Calls all voters at once. Invariant: once a majority has answered, a straggler is waited for no longer than its share
+ * of the TTL, and not at all once the outcome is decided; a round ends before the core's own time limit. Later answers
+ * are still filled in.
  */
 import { answerLimit, withTimeout } from '../../timeout.ts'
 import type { Voter } from './voter.ts'
 
 export interface Round<T> {
-  /** By voter; undefined where none has come, or none in time. An answer itself is never undefined. */
+  /** By voter; undefined while there is no answer, or none in time. An answer itself is never undefined. */
   answers: (T | undefined)[]
   /** Settles when every voter has answered or failed, or its time is over. */
   all: Promise<unknown>
@@ -28,7 +28,7 @@ export function callVoters<T>(
       try {
         answers[i] = await withTimeout(call(voter), end_ms)
       } catch {
-        // No answer is an answer: it counts for nobody.
+        // A voter without an answer counts for no outcome.
       }
       pending -= 1
       checkDone()
@@ -42,7 +42,7 @@ export function callVoters<T>(
       resolve(round)
     }
 
-    // After a blocked event loop the answers that lie in the sockets come first.
+    // After a blocked event loop, answers that wait in the sockets are read first.
     const straggling = setTimeout(
       () =>
         setImmediate(() => {
@@ -60,7 +60,7 @@ export function answered<T>(answers: readonly (T | undefined)[]): T[] {
 }
 
 /**
- * A voter that answers later than a majority by this is done without: 4 % of the TTL, since two rounds shall leave nearly
+ * A voter that answers this much later than a majority is left out: 4 % of the TTL, since two rounds must leave nearly
  * all of it; at least 50 ms, which a busy event loop can cost.
  */
 export function stragglerLimit(ttl_ms: number): number {

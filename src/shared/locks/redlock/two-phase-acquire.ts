@@ -1,10 +1,11 @@
 /**
- * How a lease is got from a quorum. The invariant: it is given out when a quorum has confirmed it, each voter for a whole
- * TTL; and a voter confirms nobody while another one's lock lasts. Any two quorums share a voter.
+ * How a lease is acquired from a quorum. Invariant: a lease is granted when a quorum has confirmed it, each voter for a
+ * whole TTL; and a voter confirms no other id while a lock lasts. Any two quorums share a voter.
  *
- * First all voters are asked for their vote, then those who gave it to confirm it with one token. Votes of later tickets
- * give way to earlier ones, so a split vote goes to who came first, and not to nobody. Where nobody is in the way, a voter
- * confirms at once, with the token that was proposed; when too few of them did, those locks become places in line.
+ * First all voters are called for their vote, then they confirm it with one token. Votes of later tickets give way to
+ * earlier ones, so a split vote goes to the earliest ticket instead of to none. Where no other id is in the way, a
+ * voter confirms at once, with the proposed token; when too few of them did, those locks become slots in the wait
+ * queue.
  */
 import type { Answer, Attempt, BusyAnswer } from '../core/backend.ts'
 import { readId, splitHolder } from '../redis/wire-format.ts'
@@ -29,35 +30,41 @@ export function requireQuorum<T>(resource: string, { answers }: Pick<Round<T>, '
 
 interface Outcome {
   answer: Answer | NoQuorumError
-  /** Another try may end better, and nobody would tell us when. */
+  /** Another try may succeed, and no message will announce when. */
   retry: boolean
 }
 
-/** Servers may take so long to start one after the other, before those that are there count as having lost their memory. */
+/**
+ * Time for the servers to start one after the other, before the missing ones make those that are there count as having
+ * lost their data.
+ */
 const FIRST_START_MS = 5000
 
-/** A proposed token lies so far after the servers' clocks: for the way there, and for clocks that are not quite equal. */
+/**
+ * A proposed token is this far ahead of the servers' clocks: for the network, and for clocks that are not quite equal.
+ */
 const LEAD_US = 50_000
 
 interface Try {
-  /** Least tokens of votes that were given unasked since the last one. */
+  /** Min tokens of the votes that were handed over since the last try. */
   handed: readonly number[]
   vote_ms: number
-  /** Only then a token is proposed. */
+  /** A token is proposed on the first try only. */
   first: boolean
-  /** False once it was given up, and something else was asked for the id: nothing may overtake that. */
+  /** False once the attempt was abandoned and the id was used for another request, which nothing may overtake. */
   latest(): boolean
 }
 
-/** @returns one try to get a lease, of which backend.ts may make several */
+/** @returns a function that makes one try to acquire a lease; backend.ts may make several */
 export function createTwoPhaseAcquire(voters: readonly Voter[], quorum: number) {
   let uninitialized_since: number | undefined
-  /** How far a quorum's clocks are ahead of this one, as the last votes told. */
+  /** How far the clocks of a quorum are ahead of this one, according to the last votes. */
   let ahead_us = 0
 
   /**
-   * Voters that do not know whether they ever voted. When none knows, and all are there, this is the first vote of all.
-   * @returns whether it is worth asking again
+   * Initializes voters that do not know whether they ever voted. When none knows, and all are there, this is the first
+   * vote ever.
+   * @returns whether to vote again
    */
   async function initializeVoters(votes: readonly (Vote | undefined)[], ttl_ms: number): Promise<boolean> {
     const uninitialized = voters.filter((_, i) => isUninitialized(votes[i]))
@@ -103,7 +110,7 @@ export function createTwoPhaseAcquire(voters: readonly Voter[], quorum: number) 
     }
   }
 
-  /** All are asked, also those whose vote has not come yet: it may have been given. */
+  /** Calls all voters, including those whose vote has not arrived: they may have voted. */
   async function confirm(attempt: Attempt, min_token: number, latest: () => boolean): Promise<number | 'lost'> {
     const { resource, id, ttl_ms } = attempt
     let token = min_token
@@ -137,7 +144,7 @@ export function createTwoPhaseAcquire(voters: readonly Voter[], quorum: number) 
     return {
       granted: false,
       ticket: slot_ttl_ms > 0 ? ticketOf(id) : 0,
-      // What is handed over is a vote, and no lock yet: the core is only told to ask again.
+      // A hand-over here is a vote and not a lock: the core must attempt again.
       slot: 0,
       ahead: busy.length > 0 ? Math.min(...busy.map((one) => one.ahead)) : 0,
       waiting: Math.max(0, ...busy.map((one) => one.waiting)),
@@ -146,7 +153,7 @@ export function createTwoPhaseAcquire(voters: readonly Voter[], quorum: number) 
     }
   }
 
-  /** What was confirmed at once, but by too few, stays in nobody's way. At once: a later try may win these very locks. */
+  /** Gives up locks that too few voters confirmed at once. Sent immediately: a later try may win these very locks. */
   function stepBackFrom({ resource, id, ttl_ms, slot_ttl_ms }: Attempt, votes: readonly (Vote | undefined)[]): void {
     const locked = voters.filter((_, i) => {
       const one = votes[i]
@@ -172,14 +179,14 @@ export function createTwoPhaseAcquire(voters: readonly Voter[], quorum: number) 
     if (minTokens.length >= quorum) {
       const token = await confirm(attempt, Math.max(above + 1, ...minTokens), latest)
       if (token !== 'lost') return { answer: { granted: true, token }, retry: false }
-      // Somebody with an earlier ticket has taken votes over, or is about to.
+      // Another waiter with an earlier ticket has taken votes over, or is about to.
       if (slot_ttl_ms > 0 && latest())
         void callVoters(voters, (voter) => voter.stepBack(resource, id, slot_ttl_ms), ttl_ms)
       return { answer: busyAnswer(attempt, votes), retry: slot_ttl_ms === 0 }
     }
     const voting = answered(votes).filter((one) => one.kind !== 'not_eligible')
     if (voting.length < quorum) {
-      // Those who lost their memory keep out for long; those who were not reached, or not yet introduced, do not.
+      // Voters that lost their data stay out for long; unreachable and uninitialized ones do not.
       const retry = answered(votes).length < quorum || votes.some(isUninitialized)
       return { answer: new NoQuorumError(resource, voting.length, voters.length), retry }
     }
@@ -202,13 +209,13 @@ function hasVote(vote: Vote | undefined): boolean {
   return vote?.kind === 'vote' || vote?.kind === 'lock'
 }
 
-/** With how many voters somebody has the lock, of those who have it with most. Readers count together. */
+/** The highest number of voters on which one owner holds the lock. Readers count together. */
 function mostHeld(votes: readonly Vote[]): number {
   const counts = new Map<string, number>()
   for (const one of votes) {
     const { id, token } = splitHolder((one.kind === 'busy' && one.holder) || '')
-    const who = readId(id).mode === 'exclusive' ? id : 'readers'
-    if (token > 0) counts.set(who, (counts.get(who) ?? 0) + 1)
+    const owner = readId(id).mode === 'exclusive' ? id : 'readers'
+    if (token > 0) counts.set(owner, (counts.get(owner) ?? 0) + 1)
   }
   return Math.max(0, ...counts.values())
 }

@@ -1,6 +1,6 @@
 /**
- * One of the servers of a quorum. The invariant: what is to be withdrawn here is withdrawn, as soon as the server can be
- * reached, if that is before it dies of its own lifetime.
+ * One server of a quorum. Invariant: a withdrawal is executed as soon as the server can be reached, if that is before
+ * the lock expires.
  */
 import type { Redis } from 'ioredis'
 import type { LockEvents } from '../api.ts'
@@ -20,21 +20,24 @@ const MIN_TOKEN = verb('min-token')
 const REVOKE = verb('revoke')
 const INSPECT = script('redis/prelude', 'redlock/voter', 'redis/inspect')
 
-/** Told to every server before they are used: what is sent again because it is not known comes after what undoes it. */
+/**
+ * Loaded on every server before use. A script that the server does not know is sent a second time, and would then
+ * arrive after the withdrawal that undoes it.
+ */
 const PRELOADED = [VOTE, CONFIRM, RENEW, WITHDRAW].flatMap(({ lua, multi }) => [lua, multi.lua])
 
 export type Vote =
-  /** Confirmed at once, with the token that was proposed. */
+  /** Confirmed at once, with the proposed token. */
   | { kind: 'lock' }
   /** `locked`: an earlier try was confirmed here. */
   | { kind: 'vote'; min_token: number; server_us: number; locked: boolean }
   | { kind: 'busy'; ahead: number; waiting: number; free_in_ms: number; holder: string | undefined }
-  /** The server has lost its memory, or may have; when it does not know, left_ms is negative. */
+  /** The server has lost its data, or may have; left_ms is negative when it is not initialized. */
   | { kind: 'not_eligible'; left_ms: number }
 
 export type Renewal = { waiting: number; token: number } | 'forgotten' | 'taken'
 
-/** What may be confirmed without having been voted on, where nobody is in the way. */
+/** What a voter may confirm without a vote, where no other id is in the way. */
 export interface Proposal {
   token: number
   ttl_ms: number
@@ -42,39 +45,39 @@ export interface Proposal {
 
 export interface Voter {
   vote(resource: string, id: string, vote_ms: number, slot_ttl_ms: number, proposal?: Proposal): Promise<Vote>
-  /** Why not: the vote is lost, or the fence that the token is not above. */
+  /** Else the reason: the vote is lost, or the last token, which the proposed one is not above. */
   confirm(
     resource: string,
     id: string,
     token: number,
     ttl_ms: number,
   ): Promise<'confirmed' | 'lost' | { fence: number }>
-  /** Takes back the vote or the lock, before anything that is asked after it; with 0 it is not waited for another one. */
+  /** Gives up the vote or the lock, before any later request; with 0 the id does not wait for another one. */
   stepBack(resource: string, id: string, slot_ttl_ms: number): Promise<void>
   renew(resource: string, id: string, ttl_ms: number): Promise<Renewal>
   repair(resource: string, id: string, token: number, ttl_ms: number): Promise<boolean>
-  /** As soon as the server can be reached, also after this has been rejected. */
+  /** Executed as soon as the server can be reached, even after this has rejected. */
   withdraw(resource: string, id: string, ttl_ms: number): Promise<'released' | 'expired' | 'taken'>
   initialize(at_once: boolean): Promise<void>
-  /** A token above all that it has confirmed. */
+  /** The lowest token above all that it has confirmed. */
   minToken(resource: string): Promise<number>
-  /** As the scripts answer: see revoke.lua and inspect.lua. */
+  /** Raw answers of the scripts: see revoke.lua and inspect.lua. */
   revoke(resource: string, fence: number): Promise<unknown[]>
   inspect(resource: string): Promise<[fence: unknown, holders: string[], queue: string[]]>
   list(): Promise<string[]>
   /** Settles when the first connection has been made, or has failed. */
   firstConnection: Promise<void>
-  /** This was the answer to something else that it was asked: reported when it is for want of a right. */
+  /** Reports an error of another request if it is for want of a right. */
   onError(error: unknown): void
   close(): void
 }
 
-/** A server that hangs for hours shall not fill the memory with what it is asked. */
+/** Limits the memory for requests to a server that hangs for hours. */
 const MAX_UNANSWERED = 10_000
-/** More than this is not remembered for a server that does not come back; it dies of its own lifetime there. */
+/** Limits the withdrawals kept for a server that does not come back; further locks expire there. */
 const MAX_PENDING_WITHDRAWALS = 10_000
 
-/** @param told where a right that is missing is reported, and the channel that it may be missing on */
+/** @param reporting where a missing right is reported, and the channel that it may be missing on */
 export function createVoter(
   redis: Redis,
   prefix: string,
@@ -83,7 +86,7 @@ export function createVoter(
 ): Voter {
   const { channel = `${prefix}lock:wake:`, events = {} } = reporting
   const send = createRun(redis)
-  // Of this connection: some clients never settle what the one before took with it.
+  // For the current connection: some clients never settle requests of the previous one.
   let unanswered = { count: 0 }
   async function limited<T>(work: () => Promise<T>): Promise<T> {
     const counted = unanswered
@@ -96,7 +99,7 @@ export function createVoter(
     }
   }
   const run: Run = (...command) => limited(() => send(...command))
-  /** In the order in which it is asked: neither gathered with others, nor sent again because the script is not known. */
+  /** Keeps the order of calls: neither combined with others, nor sent again because the script is unknown. */
   const inOrder = ({ lua }: Script, keys: string[], ...args: (string | number)[]) =>
     limited(() => redis.eval(lua, keys.length, ...keys, ...args))
   const index = openIndex(redis, prefix)
@@ -113,7 +116,7 @@ export function createVoter(
     })
   }
 
-  /** What was under way when the connection broke may have been done, and what was to undo it may not. */
+  /** Requests that were pending when the connection broke may have been executed, and their withdrawals may not. */
   function onReady(): void {
     unanswered = { count: 0 }
     for (const lua of PRELOADED) redis.script('LOAD', lua).catch(rights.onError)
