@@ -41,6 +41,8 @@ export function readOptions(args) {
   })
   const { values, whole, refuse } = command
   if (values.seconds !== undefined && values.minutes !== undefined) refuse('--seconds or --minutes, not both')
+  if (values.guards && values.without !== undefined)
+    refuse(`--guards takes out every guard: for one alone npm run chaos -- --without=${values.without}`)
   const planted = values.guards || values.without !== undefined
   const asked = values.minutes === undefined ? values.seconds && whole('seconds') : 60 * whole('minutes')
   const seconds = asked ?? (planted ? PLANTED_S : 60)

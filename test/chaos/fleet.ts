@@ -4,11 +4,11 @@
  * whole, every process at the address that it had.
  */
 import postgres from 'postgres'
+import type { Removal } from '../races/removals.ts'
 import { TTL } from '../support/api-client.ts'
 import { type Owned, openWorld, type Running, type Scope } from '../support/environment.ts'
 import { makeClock } from '../support/fake-clock.ts'
 import { type Link, startProxy } from '../support/tcp-proxy.ts'
-import type { Planted } from './planted.ts'
 
 /** How one process reaches one server. */
 export interface Wire {
@@ -53,7 +53,7 @@ const WORKERS = 3
 const block = `--import=${new URL('block.mjs', import.meta.url).pathname}`
 const without = `--import=${new URL('../races/without.mjs', import.meta.url).pathname}`
 
-export async function openFleet(t: Scope, planted?: Planted): Promise<Fleet> {
+export async function openFleet(t: Scope, planted?: Removal & { readonly worker?: string }): Promise<Fleet> {
   // libfaketime is made for Linux. Removed when the world has ended its processes: what is opened last goes first.
   const clock = process.platform === 'linux' ? makeClock() : undefined
   t.teardown(async () => clock?.remove())
@@ -99,7 +99,7 @@ export async function openFleet(t: Scope, planted?: Planted): Promise<Fleet> {
       BOOKING_ACCEPT_SECONDS: '2',
       BLOCK_MS: `${BLOCK_MS}`,
       NODE_OPTIONS: planted ? `${without} ${block}` : block,
-      ...(planted && { WITHOUT: JSON.stringify(planted.code), ...planted.env }),
+      ...(planted && { WITHOUT: JSON.stringify(planted.code ?? []), ...planted.env }),
       ...(stepped && (clock?.env as Record<string, string>)),
     }
     const launch = async (port?: string) => {

@@ -45,10 +45,12 @@ const KINDS = {
   starved: { to: ['machine'], ms: [2000, 5000] },
 } as const satisfies Record<string, { to: readonly Target[]; ms: readonly [number, number] }>
 
-type Kind = keyof typeof KINDS
+export type Kind = keyof typeof KINDS
+
+const ALL_KINDS = Object.keys(KINDS) as Kind[]
 
 /** After these every process and every connection is still there: what a fault has left behind is not cleared by an end. */
-const WITHOUT_KILLS: readonly Kind[] = [
+export const WITHOUT_KILLS: readonly Kind[] = [
   'frozen',
   'event loop blocked',
   'clock stepped',
@@ -59,6 +61,9 @@ const WITHOUT_KILLS: readonly Kind[] = [
 ]
 /** Busy processes beside each core while the machine is starved. */
 const HOGS_PER_CORE = 8
+
+/** Milliseconds in which workers come to wait for leases that are held from outside: less than they wait for one. */
+const WAITED_FOR_MS = 1_500
 
 /** Milliseconds behind its plan after which a fault is left out. */
 const LATE_MS = 3_000
@@ -84,12 +89,8 @@ export interface Done extends Fault {
 /** Nothing of this is done where the machine cannot. */
 const isPossible = (kind: Kind) => kind !== 'clock stepped' || process.platform === 'linux'
 
-/**
- * Faults from `from_ms` to `until_ms`: all kinds in turn, or those that kill and cut nothing, in the seed's order; some
- * begin while another one is on.
- */
-export function plan(seed: number, from_ms: number, until_ms: number, kills = true): Fault[] {
-  const all = kills ? (Object.keys(KINDS) as Kind[]) : WITHOUT_KILLS
+/** Faults from `from_ms` to `until_ms`: these kinds in turn, in the seed's order; some begin while another one is on. */
+export function plan(seed: number, from_ms: number, until_ms: number, all: readonly Kind[] = ALL_KINDS): Fault[] {
   const random = seeded(seed, 'nemesis')
   const faults: Fault[] = []
   let kinds: Kind[] = []
@@ -128,8 +129,9 @@ export interface Nemesis {
 export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis {
   const now = new Set<Fault>()
   const done: Done[] = []
-  /** what was begun on a target is undone before the next begins */
+  /** what was begun on a target is undone before the next begins: else one fault's SIGCONT would end the other's freeze */
   const busy = new Map<Target, Promise<void>>()
+  const partsOf = (target: Target) => (target === 'workers' ? WORKERS : [target])
 
   const memberOf = (target: Target) => fleet.members.find((one) => one.name === target) as Member
   const wiresOf = ({ target, servers }: Fault): Wire[] => servers.map((server) => memberOf(target).wires[server])
@@ -207,13 +209,14 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
       for (const wire of wires) wire.still = false
       each(wires, (link) => link.goOn())
     },
-    async 'frozen while they wait for a lease'({ for_ms, by }) {
-      const release = await holdLease(queues[by % queues.length] ?? '', for_ms + 2_000)
-      // Time for buyers to come, and for the workers to be told of them.
-      await sleep(500)
+    async 'frozen while they wait for a lease'({ for_ms }) {
+      // Of several queues: in a moment without buyers no worker waits for the lease of one.
+      const releases = await Promise.all(queues.map((queue) => holdLease(queue, for_ms + WAITED_FOR_MS + 2_000)))
+      await Promise.all(queues.map(waitedFor))
       const frozen = Promise.all(WORKERS.map((worker) => freeze(worker, for_ms)))
-      await sleep(for_ms - 300)
-      await release()
+      // By then the places of the waiters have expired, and there is time left for a release that is slow.
+      await sleep(for_ms - 1_500)
+      await Promise.all(releases.map((release) => release()))
       await frozen
     },
     async starved({ for_ms }) {
@@ -228,6 +231,19 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
       await sleep(fault.for_ms)
       for (const wire of wires) wire.lag_ms = 0
     },
+  }
+
+  /** Resolves when a worker waits for the lease of this resource, or too late for those that wait already. */
+  async function waitedFor(resource: string): Promise<void> {
+    const until = performance.now() + WAITED_FOR_MS
+    while (performance.now() < until) {
+      const asked = fetch(`${memberOf('api-1').url}/api/locks/${resource}`, { signal: AbortSignal.timeout(1_000) })
+      const { waiters = [] } = (await asked.then((answer) => answer.json()).catch(() => ({}))) as {
+        waiters?: unknown[]
+      }
+      if (waiters.length > 0) return
+      await sleep(50)
+    }
   }
 
   /** What the workers of this queue wait for; ends by itself when it cannot be released. */
@@ -249,7 +265,7 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
   }
 
   async function act(fault: Fault, since: number): Promise<void> {
-    await busy.get(fault.target)
+    await Promise.all(partsOf(fault.target).map((part) => busy.get(part)))
     const from_ms = performance.now() - since
     now.add(fault)
     await acts[fault.kind](fault)
@@ -267,7 +283,7 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
         // A busy machine starts a process in seconds: what would come too late for the plan is left out.
         if (performance.now() - since > fault.at_ms + LATE_MS) continue
         const acting = act(fault, since)
-        busy.set(fault.target, acting)
+        for (const part of partsOf(fault.target)) busy.set(part, acting)
         under_way.push(acting)
       }
       await Promise.all(under_way)

@@ -4,6 +4,7 @@
  * are then given to everybody who asks.
  */
 import { FENCE, IDEMPOTENCY, MERGING, OVERLAP, type Removal, ROW_LOCKS, STATUS, STOCK } from '../races/removals.ts'
+import type { Kind } from './nemesis.ts'
 
 export interface Planted extends Removal {
   readonly name: string
@@ -12,8 +13,8 @@ export interface Planted extends Removal {
   /** entry file of the workers, in place of the real one */
   readonly worker?: string
   readonly code: NonNullable<Removal['code']>
-  /** looked for in a run without kills, which would clear what is left behind */
-  readonly kills?: false
+  /** the kinds of faults that bring it out; undefined: all, in turn */
+  readonly kinds?: readonly Kind[]
   /** nothing is to be found: what is out is no guard of what clients were told */
   readonly harmless?: true
 }
@@ -21,9 +22,19 @@ export interface Planted extends Removal {
 const RUNNER = '/src/workers/queue/queue-runner.ts'
 const UNLOCKED = { worker: 'test/races/unlocked-worker.ts' }
 
+/** Nothing else: a kill or a freeze of one worker would end the lease that is left behind. */
+const FREEZES: readonly Kind[] = ['frozen while they wait for a lease']
+
 /** What the planted faults are compared with: the same runs, with the guards in place. */
 export const CONTROLS: readonly Planted[] = [
   { name: 'nothing', what: 'nothing', code: [], harmless: true },
+  {
+    name: 'freezes',
+    what: 'nothing, where workers freeze while they wait for a lease,',
+    code: [],
+    kinds: FREEZES,
+    harmless: true,
+  },
   { name: 'leases', what: 'leases that keep others out, and all else in place', code: [], ...UNLOCKED, harmless: true },
 ]
 
@@ -65,7 +76,7 @@ export const PLANTED: readonly Planted[] = [
   {
     name: 'leak',
     what: 'the giving back of a lease that is granted after its worker gave up, and the deadline behind it',
-    kills: false,
+    kinds: FREEZES,
     code: [
       { file: RUNNER, guard: 'late-lease', instead: '' },
       { file: RUNNER, guard: 'ended-wait', instead: '' },

@@ -14,7 +14,7 @@ import { createClient } from './client.ts'
 import { type Evidence, readClock, readLingering, readRows, settledBySecond, unsettled } from './evidence.ts'
 import { openFleet } from './fleet.ts'
 import { createLoad } from './load.ts'
-import { createNemesis, type Done, type Fault, plan } from './nemesis.ts'
+import { createNemesis, type Done, type Fault, plan, WITHOUT_KILLS } from './nemesis.ts'
 import type { Planted } from './planted.ts'
 import { type Entry, openRecorder } from './record.ts'
 import { type Recovery, recoveryOf } from './recovery.ts'
@@ -76,7 +76,7 @@ export async function runChaos(
   tell: (progress: Progress) => void = () => {},
 ): Promise<Report> {
   const { seed, seconds, rate, calm_s, folder, planted } = options
-  const kills = options.kills ?? planted?.kills ?? true
+  const kinds = planted?.kinds ?? (options.kills === false ? WITHOUT_KILLS : undefined)
   if (folder !== undefined) mkdirSync(folder, { recursive: true })
   const fleet = await openFleet(t, planted)
   const recorder = openRecorder(folder === undefined ? undefined : join(folder, 'records.jsonl'))
@@ -94,7 +94,7 @@ export async function runChaos(
   const shelves = await fill(client, Math.ceil((seconds * rate * 0.3) / HOT.buyers) + 1)
   began = performance.now()
   const began_ms = performance.timeOrigin + began
-  const faults = plan(seed, calm_s[0] * 1000, (seconds - calm_s[1]) * 1000, kills)
+  const faults = plan(seed, calm_s[0] * 1000, (seconds - calm_s[1]) * 1000, kinds)
   const nemesis = createNemesis(fleet, [shelves.snack, ...shelves.carts, ...shelves.properties])
   const load = createLoad(client, shelves, seed)
 
@@ -132,7 +132,7 @@ export async function runChaos(
   await loading
   await load.over()
   // From here on the fleet has nothing to do but what is queued.
-  const lingering = watchLingering(db.client)
+  const watched = watchLingering(db.client)
   const timeout_ms = planted && !planted.harmless ? PLANTED_DRAIN_MS : DRAIN_MS
   const drained = async () => {
     const left = await unsettled(db.client)
@@ -141,8 +141,11 @@ export async function runChaos(
   }
   await until(drained, { what: 'everything to come to its end', timeout_ms }).catch(() => {})
   const drain_ms = performance.now() - began - load_ms
-  await sellOut(client, shelves)
-  await until(drained, { what: 'the last rides to be over', timeout_ms }).catch(() => {})
+  // Rows that linger are a planted fault that was found: the last buyers would each wait in vain behind them.
+  if (!planted || planted.harmless || watched.seen() === 0) {
+    await sellOut(client, shelves)
+    await until(drained, { what: 'the last rides to be over', timeout_ms }).catch(() => {})
+  }
   clearInterval(ticker)
 
   const rows = await readRows(db.client)
@@ -155,7 +158,7 @@ export async function runChaos(
     provider: await provider(fleet.sandbox.url).ledger(),
     fallen: fleet.fallen(),
     faults: done.length,
-    lingering: await lingering(),
+    lingering: await watched.stop(),
   })
   const settled = await settledBySecond(db.client, began_ms)
   const first_ms = Math.min(load_ms, ...done.map((one) => one.from_ms))
@@ -178,8 +181,8 @@ export async function runChaos(
   }
 }
 
-/** Looks twice a second for rows that stay queued, from now on until the function it returns is called. */
-function watchLingering(client: Client): () => Promise<Evidence['lingering']> {
+/** Looks twice a second for rows that stay queued, from now on until it is stopped. */
+function watchLingering(client: Client): { seen(): number; stop(): Promise<Evidence['lingering']> } {
   const rows = new Set<string>()
   let looks = 0
   let stopped = false
@@ -194,10 +197,13 @@ function watchLingering(client: Client): () => Promise<Evidence['lingering']> {
       await sleep(500)
     }
   })()
-  return async () => {
-    stopped = true
-    await watching
-    return { looks, rows: [...rows] }
+  return {
+    seen: () => rows.size,
+    async stop() {
+      stopped = true
+      await watching
+      return { looks, rows: [...rows] }
+    },
   }
 }
 
