@@ -1,4 +1,4 @@
-/** holdfast/client against a real API, and the README's quick start: what it shows is what is run here. */
+/** holdfast/client against a real API, and the examples of README.md and docs/client.md: they are run as they are written. */
 import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -133,31 +133,36 @@ async function run(command: string, args: string[], stdin = '') {
   return { code, out, err }
 }
 
-t.test("the README's quick start works as it stands: in TypeScript, and with curl", async (t) => {
-  const readme = readFileSync(join(ROOT, 'README.md'), 'utf8')
-  const example = readFileSync(join(ROOT, 'docs/examples/buy.ts'), 'utf8')
-  t.ok(readme.includes(`\`\`\`ts\n${example}\`\`\``), 'docs/examples/buy.ts is what it shows')
-  const put = (type: string, id: string, body: object) =>
-    holdfast.put('/api/resources/{type}/{id}', { params: { path: { type, id } }, body: body as never })
-  await put('product', '1', { name: 'one', kind: 'units', total: 2, price: { amount: 99_900, currency: 'USD' } })
-  await put('driver', '1', { name: 'one', kind: 'calendar' })
+t.test(
+  'the examples of README.md and docs/client.md work as they are written: in TypeScript, and with curl',
+  async (t) => {
+    const [readme = '', guide = ''] = ['README.md', 'docs/client.md'].map((path) =>
+      readFileSync(join(ROOT, path), 'utf8'),
+    )
+    const example = readFileSync(join(ROOT, 'docs/examples/buy.ts'), 'utf8')
+    t.ok(guide.includes(`\`\`\`ts\n${example}\`\`\``), 'docs/client.md shows docs/examples/buy.ts')
+    const put = (type: string, id: string, body: object) =>
+      holdfast.put('/api/resources/{type}/{id}', { params: { path: { type, id } }, body: body as never })
+    await put('product', '1', { name: 'one', kind: 'units', total: 2, price: { amount: 99_900, currency: 'USD' } })
+    await put('driver', '1', { name: 'one', kind: 'calendar' })
 
-  const program = await run(process.execPath, ['--import=tsx', 'docs/examples/buy.ts'])
-  t.match(program, { code: 0, out: 'bought for 99900\n' }, program.err)
+    const program = await run(process.execPath, ['--import=tsx', 'docs/examples/buy.ts'])
+    t.match(program, { code: 0, out: 'bought for 99900\n' }, program.err)
 
-  const blocks = Array.from(readme.matchAll(/```sh\n([^`]*curl [^`]*)```/g), ([, text = '']) => text)
-  t.equal(blocks.length, 2, 'a purchase and a ride')
-  const answers = []
-  for (const block of blocks) {
-    const { code, out, err } = await run('sh', ['-e'], block.replaceAll('http://localhost:3000', api.url))
-    t.equal(code, 0, err)
-    answers.push(JSON.parse(out))
-  }
-  t.match(answers, [
-    { status: 'confirmed', amount: 99_900 },
-    { status: 'requested', resource: 'driver:1' },
-  ])
-  const again = await run(process.execPath, ['--import=tsx', 'docs/examples/buy.ts'])
-  t.match(again, { code: 0, out: 'rejected: sold_out\n' }, 'and what it says when there is none left')
-  await until(async () => (await bought('product:1')) === 3)
-})
+    const blocks = Array.from(`${readme}\n${guide}`.matchAll(/```sh\n([^`]*curl [^`]*)```/g), ([, text = '']) => text)
+    t.equal(blocks.length, 2, 'a purchase and a ride')
+    const answers = []
+    for (const block of blocks) {
+      const { code, out, err } = await run('sh', ['-e'], block.replaceAll('http://localhost:3000', api.url))
+      t.equal(code, 0, err)
+      answers.push(JSON.parse(out))
+    }
+    t.match(answers, [
+      { status: 'confirmed', amount: 99_900 },
+      { status: 'requested', resource: 'driver:1' },
+    ])
+    const again = await run(process.execPath, ['--import=tsx', 'docs/examples/buy.ts'])
+    t.match(again, { code: 0, out: 'rejected: sold_out\n' }, 'and what it says when there is none left')
+    await until(async () => (await bought('product:1')) === 3)
+  },
+)

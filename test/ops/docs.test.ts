@@ -1,5 +1,7 @@
 /** The document and its page: openapi.json is what the routes say, lints clean, and every example works when pressed. */
 import { spawn } from 'node:child_process'
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { ROOT } from '../../ops/install.mjs'
@@ -78,6 +80,25 @@ t.test('every operation is named, tagged, and says how it refuses', async (t) =>
       t.equal(schemaAt('components', 'schemas', name)(example), '', `the example of ${name} fits`)
     }
   }
+})
+
+t.test('docs/errors.md has every code that the source answers with, and its status', (t) => {
+  const rows = readFileSync(join(ROOT, 'docs/errors.md'), 'utf8')
+    .split('\n')
+    .filter((line) => line.startsWith('| `'))
+    .map((line) => line.split('|').slice(1, 3))
+  const sources = readdirSync(join(ROOT, 'src'), { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.ts') && !file.startsWith('client') && !file.endsWith('sandbox.ts'))
+    .map((file) => readFileSync(join(ROOT, 'src', file), 'utf8'))
+  const answers = sources.flatMap((text) => Array.from(text.matchAll(/\b([45]\d\d),\s+'([a-z_]{3,})'/g)))
+  t.ok(answers.length > 40, `${answers.length} were found`)
+  for (const [, status = '', code] of answers) {
+    const documented = rows.some(
+      ([codes = '', statuses = '']) => codes.includes(`\`${code}\``) && statuses.includes(status),
+    )
+    t.ok(documented || code === 'problem', `${status} ${code}`)
+  }
+  t.end()
 })
 
 /** An API and a worker on the sample data, with the sample purchases settled. */
