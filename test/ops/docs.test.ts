@@ -1,4 +1,7 @@
-/** The document and its page: openapi.json is what the routes say, lints clean, and every example works when pressed. */
+/**
+ * The API document and its page: openapi.json is what the routes say, lints clean, and every example works when pressed.
+ * And the pages that list codes and variables are complete.
+ */
 import { spawn } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -97,6 +100,15 @@ t.test('docs/errors.md has every code that the source answers with, and its stat
       ([codes = '', statuses = '']) => codes.includes(`\`${code}\``) && statuses.includes(status),
     )
     t.ok(documented || code === 'problem', `${status} ${code}`)
+  }
+  t.end()
+})
+
+t.test('docs/configuration.md has every variable that a process reads', (t) => {
+  const page = readFileSync(join(ROOT, 'docs/configuration.md'), 'utf8')
+  const config = readFileSync(join(ROOT, 'src/shared/config.ts'), 'utf8')
+  for (const [, name = ''] of config.matchAll(/'([A-Z][A-Z0-9_]{2,})'/g)) {
+    t.match(page, new RegExp(`\\b${name}\\b`), name)
   }
   t.end()
 })
