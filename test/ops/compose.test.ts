@@ -96,7 +96,7 @@ t.test('the connections that documents name are those that the code opens', asyn
   // Each pool of a process is in the table. An intake has one a table, and one more while it withdraws what it gave up.
   const sources = ['src/api', 'src/workers'].flatMap((folder) =>
     readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })
-      .filter((file) => file.endsWith('.ts') && file !== 'intake.ts')
+      .filter((file) => file.endsWith('.ts') && file !== 'queue/intake.ts')
       .map((file) => read(join(folder, file))),
   )
   for (const source of sources) {

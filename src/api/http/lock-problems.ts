@@ -18,7 +18,9 @@ export async function onLockServer<T>(body: () => Promise<T>): Promise<T> {
   try {
     return await body()
   } catch (error) {
-    const ours = [Problem, LockBusyError, LeaseLostError, RangeError, TypeError].some((known) => error instanceof known)
+    const ours = [Problem, UnavailableError, LockBusyError, LeaseLostError, RangeError, TypeError].some(
+      (known) => error instanceof known,
+    )
     throw ours ? error : new UnavailableError('the lock server', error)
   }
 }

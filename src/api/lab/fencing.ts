@@ -12,6 +12,7 @@ import type { Breaker } from '../../shared/breaker.ts'
 import { type Client, query } from '../../shared/db/client.ts'
 import { LeaseLostError, type Locks, type RemoteLease } from '../../shared/locks/api.ts'
 import { Problem } from '../../shared/problem.ts'
+import { onLockServer } from '../http/lock-problems.ts'
 import { problemResponses, response } from '../http/responses.ts'
 import { busy, Duration, idParam, KEYED, Message, Success, since, TAGS } from './response-shapes.ts'
 
@@ -148,7 +149,8 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
       const started_ms = performance.now()
       // One after the other: the tokens of two runs would mix, and the newest of one be stale for the other.
       const run = () => demonstrate(order_id)
-      const told = await locks.withLease(`lab-fencing:${order_id}`, { wait_ms: QUEUE_MS }, run)
+      const wait = { wait_ms: QUEUE_MS }
+      const told = await onLockServer(() => locks.withLease(`lab-fencing:${order_id}`, wait, run))
       const newest = told.workers.every((one) => (one.outcome === 'written') === (one.token === 3))
       const success = newest && told.order.written_by === 3
       return { success, order_id, ttl_ms: TTL_MS, ...told, duration: since(started_ms) }

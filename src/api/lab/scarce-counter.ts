@@ -11,6 +11,7 @@ import { type Client, query, transaction } from '../../shared/db/client.ts'
 import { newId } from '../../shared/ids.ts'
 import type { Locks } from '../../shared/locks/api.ts'
 import { Problem } from '../../shared/problem.ts'
+import { onLockServer } from '../http/lock-problems.ts'
 import type { Intake } from '../queue/intake.ts'
 import type { Waits } from '../queue/settlement-waiter.ts'
 import type { NewPurchase } from '../routes/purchases.ts'
@@ -143,7 +144,9 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
         query<{ fencing_token: number }>(client, sql`SELECT fencing_token FROM resources WHERE ref = ${ref}`),
       )
       const lease = { wait_ms: RESET_WAIT_MS, above: found?.fencing_token ?? 0 }
-      await locks.withLease(ref, lease, ({ token }) => guarded((signal) => refill(ref, start, token, signal)))
+      await onLockServer(() =>
+        locks.withLease(ref, lease, ({ token }) => guarded((signal) => refill(ref, start, token, signal))),
+      )
     },
   }
 
