@@ -1,4 +1,4 @@
-# One image for api, worker, migrate and sandbox; docker-compose.yml says which one a container is. Pin the base by its
+# One image for api, worker, migrate and sandbox; docker-compose.yml sets the command of each container. Pin the base by its
 # digest (FROM node:24-slim@sha256:…) where builds must be repeatable.
 FROM node:24-slim AS packages
 WORKDIR /app
@@ -13,8 +13,8 @@ COPY package.json ./
 COPY src src
 COPY drizzle drizzle
 COPY ops/migrate.ts ops/sandbox.ts ops/seed.ts ops/verify.ts ops/command.mjs ops/processes.mjs ops/
-# Others reach a container from outside it; who may is decided where its port is published.
+# A container is reached from outside it; where its port is published decides from which machines.
 ENV HOST=0.0.0.0
-# tsx keeps what it has compiled below /tmp: the only place that a container writes to.
+# tsx caches compiled sources below /tmp, the only place that a container writes to.
 USER node
 CMD ["node", "--max-semi-space-size=32", "--import=tsx", "src/api/main.ts"]
