@@ -1,4 +1,6 @@
-/** Locks on an etcd that hangs, dies, forgets, or whose answers are lost; and on waiters and holders that die. */
+/**
+ * Locks on etcd under faults: it hangs, crashes or loses its data, answers are lost, waiters and holders are killed.
+ */
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import t from 'tap'
@@ -18,10 +20,10 @@ const lost = (lease: Lease) =>
     lease.signal.addEventListener('abort', () => resolve(performance.now()), { once: true })
   })
 
-/** etcd's own least TTL is 2 s, and it looks every half second for leases that have ended. */
+/** etcd's minimum TTL is 2 s, and it checks every half second for expired leases. */
 const SERVER_TTL_MS = 2500
 
-t.test('etcd hangs, TTL 1 s: signals abort in time, requests fail fast, and it goes on when it wakes', async (t) => {
+t.test('etcd hangs, TTL 1 s: signals abort in time, requests fail fast, and locks work when it resumes', async (t) => {
   const ttl_ms = 1000
   const locks = server.locks({ ttl_ms })
   // The first connection may take longer than so short a TTL allows.
@@ -39,7 +41,7 @@ t.test('etcd hangs, TTL 1 s: signals abort in time, requests fail fast, and it g
   t.match(lease.signal.reason, { code: 'lease_lost', why: 'unreachable' })
   t.throws(() => lease.assertValid(), { code: 'lease_lost' })
   t.same(await lease.release(), { released: false, reason: 'unreachable' })
-  t.match(await stood, Error, 'who stands in line does not wait for ever either')
+  t.match(await stood, Error, 'a waiter does not wait for ever')
   server.resume()
   const other = server.locks({ ttl_ms })
   const woken = performance.now()
@@ -48,10 +50,10 @@ t.test('etcd hangs, TTL 1 s: signals abort in time, requests fail fast, and it g
   t.ok(performance.now() - woken < SERVER_TTL_MS + 1000, 'the old holder costs no more than its TTL')
 })
 
-t.test('one reset connection is no loss: neither for who holds nor for who asks', async (t) => {
+t.test('reset connection: neither the holder nor the waiter is affected', async (t) => {
   const proxy = await startProxy(server.port, () => {})
   t.teardown(() => proxy.stop())
-  // With this TTL who waits asks again only once a second.
+  // With this TTL a waiter rechecks only once a second.
   const locks = server.locks({ hosts: [`http://127.0.0.1:${proxy.port}`], ttl_ms: 60_000 })
   const lease = await locks.acquire('reset:1')
   const next = locks.acquire('reset:1', { wait_ms: 20_000 })
@@ -66,10 +68,10 @@ t.test('one reset connection is no loss: neither for who holds nor for who asks'
   await lease.release()
   await (await next).release()
   const took = performance.now() - began
-  t.ok(took < 500, `who waited entered ${Math.round(took)} ms after the release`)
+  t.ok(took < 500, `the waiter got it ${Math.round(took)} ms after the release`)
 })
 
-t.test('each answer is lost in turn: never two holders, never a token twice, nothing left behind', async (t) => {
+t.test('each answer lost in turn: never two holders, never a token twice, nothing left behind', async (t) => {
   let sent = 0
   let lose = 0
   let cuts = 0
@@ -78,7 +80,7 @@ t.test('each answer is lost in turn: never two holders, never a token twice, not
     if (sent !== lose) return
     cuts += 1
     link.mute()
-    // Not before etcd has done what it was asked for.
+    // Not before etcd has executed the request.
     setTimeout(link.cut, 40)
   })
   t.teardown(() => proxy.stop())
@@ -86,10 +88,10 @@ t.test('each answer is lost in turn: never two holders, never a token twice, not
   const tokens: number[] = []
   for (lose = 1; lose <= 16; lose++) {
     sent = 0
-    // A connection of its own each time, so that the count begins with its first words.
+    // A new connection each time, so that the count begins with its first bytes.
     const locks = server.locks({ hosts: [`http://127.0.0.1:${proxy.port}`], ttl_ms: 3000 })
     const lease = await locks.acquire('lost:1')
-    t.match((await direct.inspect('lost:1')).holders, [{ token: lease.token }], 'what the caller has is what etcd says')
+    t.match((await direct.inspect('lost:1')).holders, [{ token: lease.token }], 'the lease matches the state of etcd')
     await lease.extend()
     tokens.push(lease.token)
     t.same(await lease.release(), { released: true })
@@ -108,36 +110,43 @@ t.test('each answer is lost in turn: never two holders, never a token twice, not
 
 for (const { what, ttl_ms, leases } of [
   { what: 'the lease of its lock', ttl_ms: 60_000, leases: 2 },
-  { what: 'its place and the lease of its lock', ttl_ms: 60_000, leases: 2 },
+  { what: 'its slot and the lease of its lock', ttl_ms: 60_000, leases: 2 },
   { what: 'the one lease that it has', ttl_ms: 3000, leases: 1 },
 ]) {
-  t.test(`who lost ${what} on etcd in line is not given a lock without (etcd-io/etcd#11456)`, async (t) => {
+  t.test(`waiter that lost ${what}: gets no lock without an etcd lease (etcd-io/etcd#11456)`, async (t) => {
     const locks = server.locks({ ttl_ms, prefix: 'gone/' })
     const { leaseClient, kv } = server.raw
-    const line = async () =>
+    const queue = async () =>
       (await kv.range({ key: Buffer.from('gone/lock/'), range_end: Buffer.from('gone/lock0') })).kvs
     const ids = async () => (await leaseClient.leaseLeases()).leases.map(({ ID }) => ID)
     const holder = await locks.acquire('gone:1')
     const before = await ids()
     const next = locks.acquire('gone:1', { wait_ms: 20_000 })
     await until(async () => (await holder.extend()).waiting === 1)
-    const places = (await line()).map((one) => one.lease)
+    const slots = (await queue()).map((one) => one.lease)
     const own = (await ids()).filter((id) => !before.includes(id))
     t.equal(own.length, leases)
     for (const ID of own) {
-      if (what !== 'the lease of its lock' || !places.includes(ID)) await leaseClient.leaseRevoke({ ID })
+      if (what !== 'the lease of its lock' || !slots.includes(ID)) await leaseClient.leaseRevoke({ ID })
     }
     t.same(await holder.release(), { released: true })
     const lease = await next
-    const [key] = await line()
+    const [key] = await queue()
     const ID = key?.lease ?? '0'
-    t.ok(Number((await leaseClient.leaseTimeToLive({ ID })).TTL) >= 1, 'the key of the lock is there, and lives')
+    t.ok(
+      Number((await leaseClient.leaseTimeToLive({ ID })).TTL) >= 1,
+      'the key of the lock exists, and its lease is alive',
+    )
     await leaseClient.leaseRevoke({ ID })
-    await t.rejects(lease.extend(), { code: 'lease_lost', why: 'expired' }, 'a holder whose lease has gone is told')
+    await t.rejects(
+      lease.extend(),
+      { code: 'lease_lost', why: 'expired' },
+      'a holder whose etcd lease is gone learns of it',
+    )
   })
 }
 
-t.test('SIGKILL of the holder and the three in front of ten costs one TTL of the server', async (t) => {
+t.test('SIGKILL of the holder and of three waiters in front of ten: costs one TTL of the server', async (t) => {
   const ttl_ms = 3000
   const locks = server.locks({ ttl_ms: 6000 })
   const children: ChildProcess[] = upTo(4).map(() => forkWaiter({ kind: 'etcd', ports: [server.port] }, ttl_ms))
@@ -174,7 +183,7 @@ t.test('SIGKILL of the holder and the three in front of ten costs one TTL of the
   t.same(order, upTo(10))
 })
 
-t.test('tokens rise over a crash of etcd, over the loss of all its data, and above what SQL asks for', async (t) => {
+t.test('crash of etcd, loss of all its data, floor from SQL: tokens still rise', async (t) => {
   const locks = server.locks({ ttl_ms: 3000 })
   const tokens: number[] = []
   const once_more = async (above = 0) => {
@@ -191,13 +200,13 @@ t.test('tokens rise over a crash of etcd, over the loss of all its data, and abo
   t.ok((await once_more(high)) > high)
   await once_more()
   await server.crash({ empty: true })
-  // The clock is behind the raised floor, as after another backend was used: SQL lifts it again.
+  // The clock is behind the raised floor, as after a change of the backend: the floor from SQL lifts the token again.
   t.ok((await once_more(high)) > high)
   await once_more()
   await server.crash({ empty: true })
   const second = server.locks({ ttl_ms: 3000, prefix: 'fresh/' })
   const fresh = await until(() => second.tryAcquire('token:1').catch(() => undefined))
-  t.ok(fresh.token > (tokens[0] ?? 0), 'without a floor from SQL, the time of day is above what was given before')
+  t.ok(fresh.token > (tokens[0] ?? 0), 'without a floor from SQL, the time of day is above earlier tokens')
   t.ok(fresh.token < Number.MAX_SAFE_INTEGER)
   await fresh.release()
   t.same(
@@ -207,7 +216,7 @@ t.test('tokens rise over a crash of etcd, over the loss of all its data, and abo
   await t.rejects(locks.tryAcquire('token:1', { above: Number.MAX_SAFE_INTEGER }), RangeError)
 })
 
-t.test('a held lock survives a crash of etcd, and one dead server of two is gone round', async (t) => {
+t.test('crash of etcd: a held lock survives; one dead server of two: the other is used', async (t) => {
   const dead = 'http://127.0.0.1:9'
   const locks = server.locks({ hosts: [dead, server.url], ttl_ms: 6000 })
   const lease = await locks.acquire('crash:1')

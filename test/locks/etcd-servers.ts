@@ -1,4 +1,4 @@
-/** An etcd of one test file's own, that the file may pause, kill and start again, empty or not. */
+/** An etcd for one test file, which the file can pause, kill and restart, with or without its data. */
 import { existsSync, mkdtempSync, rmSync, statfsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -11,23 +11,23 @@ import { createEtcdLocks, type EtcdLocksOptions } from '../../src/shared/locks/e
 export interface OwnEtcd {
   url: string
   port: number
-  /** Without the locks in between: for looking, and for breaking what the locks rely on. */
+  /** Direct access: to inspect, and to break what the locks rely on. */
   raw: Etcd3
   /** Locks that are closed before the server is stopped. */
   locks(options: Omit<EtcdLocksOptions, 'hosts'> & { hosts?: readonly string[] }): Locks
   pause(): void
   resume(): void
-  /** As a power cut does, and starts it again on the same port; with `empty` without its data. */
+  /** Like a power cut, then a restart on the same port; with `empty` without its data. */
   crash(options?: { empty?: boolean }): Promise<void>
-  /** How many watches it serves. */
+  /** Number of watches that it serves. */
   watches(): Promise<number>
   stop(): Promise<void>
 }
 
-/** etcd begins with a log of 64 MB, which is all that a container's memory folder has by default. */
+/** etcd starts with a log of 64 MB, which is all that the memory folder of a container has by default. */
 const ROOM = 2 ** 29
 
-/** A folder in memory, which survives a kill of etcd: its fsync does not wait there for a disk that others use too. */
+/** A folder in memory, which survives a kill of etcd: its fsync does not wait there for a shared disk. */
 function roomyMemory(): string | undefined {
   const folder = '/dev/shm'
   if (!existsSync(folder)) return undefined

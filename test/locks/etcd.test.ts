@@ -9,15 +9,15 @@ t.teardown(() => server.stop())
 
 const upTo = (count: number) => Array.from({ length: count }, (_, n) => n)
 
-function inLine(locks: Locks, resource: string, count: number): Promise<LockState> {
-  const stands = async () => {
+function waitersReach(locks: Locks, resource: string, count: number): Promise<LockState> {
+  const reached = async () => {
     const state = await locks.inspect(resource)
     return state.waiters.length === count ? state : undefined
   }
-  return until(stands, { what: `${count} to wait for ${resource}` })
+  return until(reached, { what: `${count} to wait for ${resource}` })
 }
 
-t.test('twenty waiters in two processes enter in the order in which they came, with rising tokens', async (t) => {
+t.test('twenty waiters in two processes: served in the order of arrival, with rising tokens', async (t) => {
   const two = [server.locks({ ttl_ms: 3000 }), server.locks({ ttl_ms: 3000 })] as const
   const holder = await two[0].acquire('order:1')
   const served: number[] = []
@@ -33,7 +33,7 @@ t.test('twenty waiters in two processes enter in the order in which they came, w
         inside -= 1
       }),
     )
-    await inLine(two[0], 'order:1', n + 1)
+    await waitersReach(two[0], 'order:1', n + 1)
   }
   await holder.release()
   await Promise.all(waits)
@@ -45,7 +45,7 @@ t.test('twenty waiters in two processes enter in the order in which they came, w
   )
 })
 
-t.test('a busy lock names its holder; a try leaves nothing behind on etcd', async (t) => {
+t.test('busy lock: the error names the holder; a try leaves nothing behind on etcd', async (t) => {
   const locks = server.locks({ ttl_ms: 60_000, instance: 'desk' })
   const holder = await locks.acquire('busy:1', { owner: 'alice', job: 'invoice-7' })
   t.equal(await locks.tryAcquire('busy:1'), undefined)
@@ -60,23 +60,23 @@ t.test('a busy lock names its holder; a try leaves nothing behind on etcd', asyn
   await until(async () => (await server.raw.leaseClient.leaseLeases()).leases.length === 0)
 })
 
-t.test('readers share, a writer who waits lets no new reader in, and enters after them', async (t) => {
+t.test('waiting writer: no new reader gets in, the writer gets the lock after the present ones', async (t) => {
   const locks = server.locks({ ttl_ms: 3000 })
   const shared = { mode: 'shared' } as const
   const readers = await Promise.all(upTo(3).map(() => locks.acquire('doc:1', shared)))
   t.equal(await locks.tryAcquire('doc:1'), undefined, 'no writer beside readers')
   const order: string[] = []
-  const entered = (who: string, lease: Lease) => {
-    order.push(who)
+  const entered = (name: string, lease: Lease) => {
+    order.push(name)
     return lease
   }
   const writer = locks.acquire('doc:1', { wait_ms: 10_000 }).then((lease) => entered('writer', lease))
-  await inLine(locks, 'doc:1', 1)
+  await waitersReach(locks, 'doc:1', 1)
   t.equal(await locks.tryAcquire('doc:1', shared), undefined, 'no new reader before the writer')
   const later = upTo(2).map(() =>
     locks.acquire('doc:1', { ...shared, wait_ms: 10_000 }).then((lease) => entered('reader', lease)),
   )
-  await inLine(locks, 'doc:1', 3)
+  await waitersReach(locks, 'doc:1', 3)
   for (const reader of readers) await reader.release()
   await (await writer).release()
   const both = await Promise.all(later)
@@ -85,7 +85,7 @@ t.test('readers share, a writer who waits lets no new reader in, and enters afte
   await locks.releaseMany(both)
 })
 
-t.test('five permits under forty contenders: never six, and all five used', async (t) => {
+t.test('five permits, forty contenders: never six, and all five used', async (t) => {
   const all = upTo(4).map(() => server.locks({ ttl_ms: 6000 }))
   const tokens = new Set<number>()
   let inside = 0
@@ -98,7 +98,7 @@ t.test('five permits under forty contenders: never six, and all five used', asyn
         most = Math.max(most, inside)
         tokens.add(lease.token)
         together.add(lease)
-        // The first round leaves only when all five are in.
+        // The first round ends only when all five are in.
         await until(() => together.size >= 5, { what: 'five to be inside at once' })
         await lease.extend()
         inside -= 1
@@ -109,47 +109,44 @@ t.test('five permits under forty contenders: never six, and all five used', asyn
   t.equal(tokens.size, 40, 'each with a token of its own')
 })
 
-t.test(
-  'permits of one resource with different limits: the lowest counts, and nothing else goes beside them',
-  async (t) => {
-    const locks = server.locks({ ttl_ms: 3000 })
-    const permit = (limit: number) => ({ mode: 'permit', limit }) as const
-    const first = await locks.acquire('mix:1', permit(2))
-    const second = await locks.tryAcquire('mix:1', permit(10))
-    t.ok(second)
-    t.equal(await locks.tryAcquire('mix:1', permit(10)), undefined, 'the holder of a permit of two sees no third')
-    t.equal(await locks.tryAcquire('mix:1', { mode: 'shared' }), undefined)
-    t.equal(await locks.tryAcquire('mix:1'), undefined)
-    await first.release()
-    t.ok(await locks.tryAcquire('mix:1', permit(10)))
-  },
-)
+t.test('permits with different limits: the lowest counts, and other modes are kept out', async (t) => {
+  const locks = server.locks({ ttl_ms: 3000 })
+  const permit = (limit: number) => ({ mode: 'permit', limit }) as const
+  const first = await locks.acquire('mix:1', permit(2))
+  const second = await locks.tryAcquire('mix:1', permit(10))
+  t.ok(second)
+  t.equal(await locks.tryAcquire('mix:1', permit(10)), undefined, 'the holder of a permit of two sees no third')
+  t.equal(await locks.tryAcquire('mix:1', { mode: 'shared' }), undefined)
+  t.equal(await locks.tryAcquire('mix:1'), undefined)
+  await first.release()
+  t.ok(await locks.tryAcquire('mix:1', permit(10)))
+})
 
-t.test('a wait that is cancelled, and one whose time is over, leave no key and no watch', async (t) => {
-  // Of its own: who has used the other one ends its watch when it holds nothing any more.
+t.test('aborted wait and expired wait: leave no key and no watch', async (t) => {
+  // A separate server: clients of the other one may still be closing their watches.
   const server = await startEtcd()
   t.teardown(() => server.stop())
   const before = await server.watches()
   const locks = server.locks({ ttl_ms: 5000, prefix: 'cancelled/' })
   const holder = await locks.acquire('cancel:1')
-  await until(async () => (await server.watches()) === before + 1, { what: 'the watch for robberies' })
+  await until(async () => (await server.watches()) === before + 1, { what: 'the watch for revocations' })
   const controller = new AbortController()
   const waits = upTo(5).map(() => locks.acquire('cancel:1', { wait_ms: 30_000, signal: controller.signal }))
   const late = locks.acquire('cancel:1', { wait_ms: 300 })
-  await inLine(locks, 'cancel:1', 6)
+  await waitersReach(locks, 'cancel:1', 6)
   await until(async () => (await server.watches()) === before + 2, { what: 'one watch for all six' })
   await t.rejects(late, { code: 'lock_busy' })
   controller.abort(new Error('the caller has left'))
   t.same(new Set((await Promise.allSettled(waits)).map((one) => one.status)), new Set(['rejected']))
-  await inLine(locks, 'cancel:1', 0)
-  await until(async () => (await server.watches()) === before + 1, { what: 'the watch of the line to be closed' })
+  await waitersReach(locks, 'cancel:1', 0)
+  await until(async () => (await server.watches()) === before + 1, { what: 'the watch of the queue to be closed' })
   await holder.release()
   t.equal(await server.raw.getAll().prefix('cancelled/lock/').count(), 0)
   t.same(await locks.list(), [])
-  await until(async () => (await server.watches()) === before, { what: 'no watch of who holds nothing' })
+  await until(async () => (await server.watches()) === before, { what: 'no watch without a held lock' })
 })
 
-t.test('a name with slashes and percent signs has a line of its own', async (t) => {
+t.test('name with slashes and percent signs: has its own queue', async (t) => {
   const locks = server.locks({ ttl_ms: 3000, prefix: 'names/' })
   const names = ['a', 'a/b', 'a%2Fb', 'a/', 'käse:1']
   const leases = await Promise.all(names.map((name) => locks.tryAcquire(name)))
@@ -160,27 +157,30 @@ t.test('a name with slashes and percent signs has a line of its own', async (t) 
   )
 })
 
-t.test('a lock taken by force: its holder hears at once, later tokens are higher, the line goes on', async (t) => {
-  const [locks, admin] = [server.locks({ ttl_ms: 30_000 }), server.locks({ ttl_ms: 30_000 })]
-  const holder = await locks.acquire('force:1', { owner: 'stuck' })
-  const next = locks.acquire('force:1', { wait_ms: 10_000 })
-  await inLine(admin, 'force:1', 1)
-  const aborted = new Promise((resolve) => holder.signal.addEventListener('abort', resolve))
-  const began = performance.now()
-  const above = holder.token + 1_000_000
-  const { token, revoked_holders } = await admin.forceRelease('force:1', { above })
-  t.match(revoked_holders, [{ owner: 'stuck', token: holder.token, mode: 'exclusive' }])
-  t.ok(token > above)
-  await aborted
-  t.ok(performance.now() - began < 1000, 'within a second, though the next heartbeat is ten away')
-  t.match(holder.signal.reason, { code: 'lease_lost', why: 'taken' })
-  t.same(await holder.release(), { released: false, reason: 'taken' })
-  const lease = await next
-  t.ok(lease.token > token, 'who waited has a token above the raised fence')
-  t.same(await lease.release(), { released: true })
-})
+t.test(
+  'forced release: the holder is notified at once, later tokens are higher, the next waiter gets the lock',
+  async (t) => {
+    const [locks, admin] = [server.locks({ ttl_ms: 30_000 }), server.locks({ ttl_ms: 30_000 })]
+    const holder = await locks.acquire('force:1', { owner: 'stuck' })
+    const next = locks.acquire('force:1', { wait_ms: 10_000 })
+    await waitersReach(admin, 'force:1', 1)
+    const aborted = new Promise((resolve) => holder.signal.addEventListener('abort', resolve))
+    const began = performance.now()
+    const above = holder.token + 1_000_000
+    const { token, revoked_holders } = await admin.forceRelease('force:1', { above })
+    t.match(revoked_holders, [{ owner: 'stuck', token: holder.token, mode: 'exclusive' }])
+    t.ok(token > above)
+    await aborted
+    t.ok(performance.now() - began < 1000, 'within a second, though the next heartbeat is ten away')
+    t.match(holder.signal.reason, { code: 'lease_lost', why: 'taken' })
+    t.same(await holder.release(), { released: false, reason: 'taken' })
+    const lease = await next
+    t.ok(lease.token > token, 'the waiter has a token above the raised one')
+    t.same(await lease.release(), { released: true })
+  },
+)
 
-t.test('a lease that another process renews and releases by its handle', async (t) => {
+t.test('remote lease: another process renews and releases it by its handle', async (t) => {
   const [one, other] = [server.locks({ ttl_ms: 2000 }), server.locks({ ttl_ms: 2000 })]
   const lease = await one.remote.acquire('remote:1', { owner: 'shell' })
   await one.close()

@@ -1,4 +1,4 @@
-/** A lock that is taken away by an admin: its holder hears of it at once, and can write nothing more. */
+/** Forced release by an admin: the holder is notified at once, and can write nothing more. */
 
 import { fastify } from 'fastify'
 import { Redis } from 'ioredis'
@@ -17,7 +17,7 @@ const api = await world.startApi()
 const call = contract(api.url)
 const shop = openShop(t, [api.url], world.env.DATABASE_URL)
 const redis = new Redis(world.env.REDIS_URL)
-// Heartbeats every 20 seconds: what is heard within one comes from the message.
+// Heartbeats every 20 seconds: a notification within one second comes from the message.
 const locks = createLocks({ redis, prefix: world.env.REDIS_PREFIX, ttl_ms: 60_000, instance: 'library' })
 t.teardown(async () => {
   await locks.close()
@@ -26,19 +26,19 @@ t.teardown(async () => {
 const force = (resource: string, query = '') => call('DELETE', `/api/locks/${resource}${query}`)
 const releases = (resource: string) =>
   shop.client`SELECT * FROM forced_releases WHERE resource = ${resource} ORDER BY id`
-/** What a holder does under its lease: guarded by the token, whatever the holder believes. */
+/** A holder's write under its lease: guarded by the token, whatever the holder believes. */
 const write = async (resource: string, token: number) => {
   const rows = await shop.client`
     UPDATE resources SET fencing_token = ${token}, name = 'written' WHERE ref = ${resource} AND fencing_token <= ${token} RETURNING ref`
   return rows.length
 }
 
-t.test('a lock is taken away', async (t) => {
-  await t.test('the holder hears of it within a second, and its guarded write is refused', async (t) => {
+t.test('forced release', async (t) => {
+  await t.test('holder: notified within a second, and its guarded write is refused', async (t) => {
     const ref = await shop.units('product', 5)
     const lease = await locks.acquire(ref, { job: 'report' })
     t.equal(await write(ref, lease.token), 1)
-    const heard = new Promise<number>((resolve) => {
+    const aborted = new Promise<number>((resolve) => {
       lease.signal.addEventListener('abort', () => resolve(performance.now()), { once: true })
     })
     const since = performance.now()
@@ -46,16 +46,16 @@ t.test('a lock is taken away', async (t) => {
     t.match([status, body.resource], [200, ref])
     t.match(body.revoked_holders, [{ owner: 'library report', mode: 'exclusive', fencing_token: lease.token }])
     t.ok(body.fencing_token > lease.token)
-    t.equal(await write(ref, lease.token), 0, 'the write of the revoked holder is refused as soon as that is answered')
-    const heard_ms = (await heard) - since
-    t.ok(heard_ms < 1_000, `the signal aborts after ${Math.round(heard_ms)} ms`)
+    t.equal(await write(ref, lease.token), 0, 'the write of the revoked holder is refused once the answer is out')
+    const aborted_ms = (await aborted) - since
+    t.ok(aborted_ms < 1_000, `the signal aborts after ${Math.round(aborted_ms)} ms`)
     t.match(lease.signal.reason, LeaseLostError)
     t.match(lease.signal.reason, { why: 'taken' })
     t.throws(() => lease.assertValid(), { code: 'lease_lost' })
     t.match(await lease.release(), { released: false })
 
     const next = await locks.acquire(ref)
-    t.ok(next.token > body.fencing_token, 'later tokens are above the fence')
+    t.ok(next.token > body.fencing_token, 'later tokens are above the raised one')
     t.equal(await write(ref, next.token), 1)
     await next.release()
     const [record] = await releases(ref)
@@ -65,10 +65,10 @@ t.test('a lock is taken away', async (t) => {
       fencing_token: body.fencing_token,
       revoked_holders: body.revoked_holders,
     })
-    t.ok(record?.completed_at >= record?.created_at, 'written down before and after')
+    t.ok(record?.completed_at >= record?.created_at, 'recorded before and after')
   })
 
-  await t.test('a lease over HTTP is answered 410, and whoever waits is next', async (t) => {
+  await t.test('lease over HTTP: its heartbeat gets 410, and the next waiter gets the lock', async (t) => {
     const body = { resource: 'http:1', mode: 'exclusive', ttl_ms: 60_000, owner: 'shell' }
     const lease = (await call('POST', '/api/leases', { body })).body
     const waiting = locks.acquire('http:1', { wait_ms: 30_000 })
@@ -85,14 +85,14 @@ t.test('a lock is taken away', async (t) => {
     await next.release()
   })
 
-  await t.test('all who share it lose it', async (t) => {
+  await t.test('shared lock: every holder loses it', async (t) => {
     const readers = await Promise.all([1, 2, 3].map(() => locks.acquire('many:1', { mode: 'shared' })))
     t.equal((await force('many:1')).body.revoked_holders.length, 3)
     await until(() => readers.every((one) => one.signal.aborted), { timeout_ms: 1_000 })
     t.equal((await locks.inspect('many:1')).holders.length, 0)
   })
 
-  await t.test('nobody has it: the fence is raised all the same, for whoever had it before', async (t) => {
+  await t.test('no holder: the token is raised all the same, against earlier holders', async (t) => {
     const ref = await shop.units('product', 5)
     const lease = await locks.acquire(ref)
     await lease.release()
@@ -103,7 +103,7 @@ t.test('a lock is taken away', async (t) => {
     t.equal((await releases(ref)).length, 1)
   })
 
-  await t.test('Postgres remembers a higher fence than the lock server: the new one is not below it', async (t) => {
+  await t.test('Postgres has a higher token than the lock server: the new one is not below it', async (t) => {
     const ref = await shop.units('product', 5)
     const ahead = Date.now() * 1_000 + 3_600_000_000
     await shop.client`UPDATE resources SET fencing_token = ${ahead} WHERE ref = ${ref}`
@@ -115,7 +115,7 @@ t.test('a lock is taken away', async (t) => {
 })
 
 t.test(
-  'a worker that hangs in its batch is named with host, process and job, and robbed; another one settles',
+  'worker hangs in its batch: named with host, process and job, revoked, and another worker settles',
   async (t) => {
     const worker = await world.startWorker({ LEASE_TTL_MS: '60000', LOCK_EXPECTED_HOLD_MS: 'product=50' })
     const ref = await shop.units('product', 1)
@@ -139,7 +139,8 @@ t.test(
       /^holdfast_lock_long_holds_total\{type="product"\} 1$/m,
     )
 
-    // Frozen with its row locks gone, as its session's end makes them: with a TTL of a minute, nobody else would be next soon.
+    // Frozen without row locks, as after the end of its session: with a TTL of a minute, no other worker would be next
+    // soon.
     worker.kill('SIGSTOP')
     free()
     await blocker
@@ -147,7 +148,7 @@ t.test(
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'holdfast-worker'`
     await world.startWorker()
-    t.equal((await shop.statuses(ref)).queued, 1, 'the line stands still')
+    t.equal((await shop.statuses(ref)).queued, 1, 'the queue is blocked')
     const { status, body: taken } = await call('DELETE', `/api/locks/${ref}`)
     t.match([status, taken.revoked_holders], [200, [{ owner }]])
     const settled = await until(async () => {
@@ -163,15 +164,15 @@ t.test(
   },
 )
 
-t.test('only an admin may', async (t) => {
+t.test('forced release without an admin key: refused', async (t) => {
   const guarded = contract((await world.startApi({ API_KEYS: 'user-key', ADMIN_KEYS: 'admin-key' })).url)
   const as = (key: string) => ({ headers: { 'x-api-key': key } })
   const body = { resource: 'admin:1', mode: 'exclusive', ttl_ms: 60_000, owner: 'ada' }
   const lease = await guarded('POST', '/api/leases', { body, ...as('user-key') })
-  t.equal(lease.status, 201, 'a lease is for everybody with a key')
+  t.equal(lease.status, 201, 'any key may acquire a lease')
   const force = (request: object = {}) => guarded('DELETE', '/api/locks/admin:1', request)
   t.match(await force(as('user-key')), { status: 403, body: { code: 'admin_required' } })
-  t.match(await force(as('nobody')), { status: 401 })
+  t.match(await force(as('unknown-key')), { status: 401 })
   t.match(await force(), { status: 401 })
   t.equal((await releases('admin:1')).length, 0, 'nothing was touched')
   t.equal((await call('PUT', `/api/leases/${lease.body.lease_id}`)).status, 200)
@@ -180,7 +181,7 @@ t.test('only an admin may', async (t) => {
   t.match(record?.requested_by, /^[\w-]{22}$/, 'by a digest of the key, not by the key')
 })
 
-t.test('with ADMIN_KEYS alone, what is for admins needs a key, the rest needs none', async (t) => {
+t.test('ADMIN_KEYS alone: admin routes need a key, other routes none', async (t) => {
   const app = fastify()
   requireKeys(app, { api_keys: [], admin_keys: readConfig({ ...world.env, ADMIN_KEYS: 'admin-key' }).admin_keys })
   app.get('/api/locks', async (request) => request.caller)
@@ -192,7 +193,7 @@ t.test('with ADMIN_KEYS alone, what is for admins needs a key, the rest needs no
   t.equal(await ask('GET', '/api/locks'), 200)
   t.equal(await ask('GET', '/api/locks', { 'x-api-key': 'anything' }), 200)
   t.equal(await ask('DELETE', '/api/locks/x'), 401)
-  t.equal(await ask('DELETE', '/%61pi/locks/x'), 401, 'however the path is written')
+  t.equal(await ask('DELETE', '/%61pi/locks/x'), 401, 'also with an encoded path')
   t.equal(await ask('DELETE', '/api/locks/x', { authorization: 'Bearer anything' }), 403)
   t.equal(await ask('DELETE', '/api/locks/x', { authorization: 'Bearer admin-key' }), 200)
 })

@@ -8,10 +8,10 @@ const next = locks.withLease('leaver:1', { wait_ms: 30_000 }, async () => {})
 while ((await holder.extend()).waiting < 1);
 await holder.release()
 await next
-// What was heard of shows that the process listens.
+// The notification shows that the process has subscribed.
 const revoked = await locks.acquire('leaver:2')
-const told = new Promise((resolve) => revoked.signal.addEventListener('abort', resolve, { once: true }))
+const notified = new Promise((resolve) => revoked.signal.addEventListener('abort', resolve, { once: true }))
 await locks.forceRelease('leaver:2')
-await told
+await notified
 disconnect()
 process.stdout.write('left\n')

@@ -1,6 +1,6 @@
 /**
- * A process with many who want one permit each: for as long as it lives they take it, hold it for a moment and let it
- * go. It tells by IPC what it does, with the time of the machine's monotonic clock, which all processes share.
+ * A process with many contenders for permits: as long as it lives they acquire one, hold it for a moment and release
+ * it. It reports over IPC, with the time of the machine's monotonic clock, which all processes share.
  */
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -16,9 +16,9 @@ interface Contention {
 }
 
 process.once('disconnect', () => process.exit())
-const told = once(process, 'message')
+const notified = once(process, 'message')
 process.send?.('ready')
-const [{ address, resource, contenders, limit, ttl_ms, hold_ms }] = (await told) as [Contention]
+const [{ address, resource, contenders, limit, ttl_ms, hold_ms }] = (await notified) as [Contention]
 const { locks } = await openAt(address, ttl_ms)
 const now_ms = () => Number(process.hrtime.bigint() / 1000n) / 1000
 
@@ -31,7 +31,7 @@ async function contend(): Promise<void> {
         process.send?.({ token, to_ms: now_ms() })
       })
     } catch (error) {
-      // A hundred who ask at once may be more than two busy cores answer in time: whoever is not answered asks again.
+      // A hundred requests at once may be more than two busy cores answer in time: retried.
       if (!(error instanceof Error && /did not answer|DEADLINE_EXCEEDED/.test(error.message))) throw error
     }
   }

@@ -1,6 +1,6 @@
 /**
- * The lock servers that the conformance suite runs on: real processes, which a test may freeze and whose connections it
- * may cut. The invariant: what a server started is gone after its stop, also what it froze.
+ * The lock servers of the conformance suite: real processes, which a test can freeze and whose connections it can cut.
+ * Invariant: what a server started is gone after its stop, even if it was frozen.
  */
 import { type ChildProcess, type ChildProcessByStdio, fork, spawn } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -24,7 +24,7 @@ interface Node {
   stop(): Promise<void>
 }
 
-/** A node as a client gets to it: directly, or through a proxy on another port. */
+/** A node as a client reaches it: directly, or through a proxy on another port. */
 interface Way {
   port: number
   through: number
@@ -34,7 +34,7 @@ export interface OpenOptions {
   events?: LockEvents
   instance?: string
   prefix?: string
-  /** Of the Redis client. */
+  /** keyPrefix of the Redis client. */
   keyPrefix?: string
 }
 
@@ -48,9 +48,9 @@ interface Kind {
   modes: readonly Mode[]
   launch(): Promise<Node[]>
   connect(ways: Way[], ttl_ms: number, options: OpenOptions): Promise<Opened>
-  /** A dead owner's lease of this TTL ends on the server after this. */
+  /** Time after which a dead owner's lease of this TTL ends on the server. */
   dead_after_ms?(ttl_ms: number): number
-  /** With this TTL a hundred who ask at once on two cores are all answered in time. */
+  /** With this TTL a hundred simultaneous requests on two cores are all answered in time. */
   crowd_ttl_ms?: number
 }
 
@@ -90,7 +90,7 @@ const KINDS = {
         clusterRetryStrategy: () => 20,
       })
       await ready(redis)
-      // It connects to a node when it first needs it, which may take longer than the shortest TTLs allow.
+      // The client connects to a node on first use, which may take longer than the shortest TTLs allow.
       await Promise.all(
         redis.nodes('master').map(async (node) => {
           if (node.status === 'wait') await node.connect()
@@ -108,11 +108,11 @@ const KINDS = {
     async connect([way], ttl_ms, { keyPrefix = '', prefix = '', ...options }) {
       const hosts = [`http://127.0.0.1:${way?.through}`]
       const locks = createEtcdLocks({ hosts, ttl_ms, prefix: keyPrefix + prefix, ...options })
-      // Its first connection may take longer than short TTLs allow.
+      // The first connection may take longer than short TTLs allow.
       while (!(await locks.inspect('connected:1').catch(() => undefined)));
       return { locks, disconnect() {} }
     },
-    // It counts in seconds, two at least, and looks twice a second for what has ended.
+    // etcd counts in seconds, two at least, and checks twice a second for expired leases.
     dead_after_ms: (ttl_ms) => Math.max(2, Math.ceil(ttl_ms / 1000)) * 1000 + 700,
     crowd_ttl_ms: 3000,
   },
@@ -128,7 +128,7 @@ function quorumOf(count: number): Kind {
       )
       await Promise.all(nodes.map(ready))
       return {
-        // The suite uses no mode but those named above.
+        // The suite uses only the modes listed above.
         locks: createRedlock({ nodes, ttl_ms, ...options }) as Locks,
         disconnect() {
           for (const node of nodes) node.disconnect()
@@ -154,28 +154,30 @@ export async function openAt({ kind, ports }: Address, ttl_ms: number, options =
 export interface LockServer {
   readonly modes: readonly Mode[]
   readonly address: Address
-  /** Locks as one more process has them, with connections of their own; through the wire if that shall be cut. */
+  /** Locks of one more process, with its own connections; `wired`: through the proxy, which can cut them. */
   open(ttl_ms: number, options?: OpenOptions & { wired?: boolean }): Promise<Locks>
   dead_after_ms(ttl_ms: number): number
   readonly crowd_ttl_ms: number
   /** Freezes every process of the server. */
   pause(): void
   resume(): void
-  /** Resets every connection on the wire. */
+  /** Resets every connection through the proxy. */
   cut(): void
-  /** The answer that comes over the wire after so many others is lost, and its connection with it; until then 'waiting'. */
+  /**
+   * Loses one answer through the proxy, after this many others, with its connection; until then the state is 'waiting'.
+   */
   loseAnswer(after: number): { state: 'waiting' | 'lost' }
   stop(): Promise<void>
 }
 
-/** A process of its own that stands in line: see waiting-process.ts. */
+/** A separate process that waits for a lock: see waiting-process.ts. */
 export function forkWaiter(address: Address, ttl_ms: number, progress_ms?: number): ChildProcess {
   const args = [JSON.stringify(address), String(ttl_ms), ...(progress_ms === undefined ? [] : [String(progress_ms)])]
   return fork(new URL('./waiting-process.ts', import.meta.url), args, { execArgv: ['--import=tsx'] })
 }
 
-/** A process of its own that uses the locks and leaves: see leaving-process.ts. */
-export function leave(address: Address, ttl_ms: number): ChildProcessByStdio<null, Readable, null> {
+/** A separate process that uses the locks and exits: see leaving-process.ts. */
+export function spawnLeaver(address: Address, ttl_ms: number): ChildProcessByStdio<null, Readable, null> {
   const file = fileURLToPath(new URL('./leaving-process.ts', import.meta.url))
   const args = ['--import=tsx', file, JSON.stringify(address), String(ttl_ms)]
   return spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
@@ -235,7 +237,7 @@ export async function startLockServer(kind: KindName): Promise<LockServer> {
   }
 }
 
-/** Three masters, a third of the slots each; made by commands, so that redis-cli is not needed. */
+/** Three masters, a third of the Cluster slots each; set up by commands, so that redis-cli is not needed. */
 async function launchCluster(): Promise<Node[]> {
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-cluster-'))
   const nodes = await Promise.all(

@@ -1,4 +1,4 @@
-/** Figures and warnings about locks: summed over the fleet, and never a burden to those who lock. */
+/** Statistics and warnings of locks: summed over the fleet, and never a delay for an acquire. */
 import { Writable } from 'node:stream'
 import { Redis } from 'ioredis'
 import { pino } from 'pino'
@@ -14,14 +14,14 @@ const world = await openWorld(t)
 const redis = new Redis(world.env.REDIS_URL)
 t.teardown(async () => redis.disconnect())
 
-t.test('each process counts for itself, any API process tells the sum', async (t) => {
+t.test('each process counts for itself, any API process returns the sum', async (t) => {
   const [api, other] = await Promise.all([world.startApi(), world.startApi(), world.startWorker()])
   const [call, elsewhere] = [contract(api.url), contract(other.url)]
   const stats = async () => (await call('GET', '/api/locks/stats')).body
   const shop = openShop(t, [api.url, other.url], world.env.DATABASE_URL)
   const ref = await shop.units('product', 5)
   await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 1 }] }, { prefer: 'wait=10' })
-  // The worker's own: the line's lease, and the sweeper's each second.
+  // The worker's own: the lease of the queue, and the sweeper's each second.
   const before = await until(async () => {
     const now = await stats()
     return now.acquisitions >= 1 && now
@@ -66,7 +66,7 @@ const NAMES =
   holdfast_fencing_token_rejections_total holdfast_purchases_total holdfast_bookings_total holdfast_settlement_batch_rows holdfast_settlement_latency_seconds holdfast_circuit_breaker_state
   holdfast_lock_long_holds_total holdfast_lock_late_renewals_total`.split(/\s+/)
 
-t.test('quantiles of many processes are at most a fifth too high and never too low', async (t) => {
+t.test('quantiles of many processes: at most a fifth too high, never too low', async (t) => {
   const fleet = [1, 2, 3].map(() => createLockStats({ redis, prefix: `${world.env.REDIS_PREFIX}quantiles:` }))
   const waits = Array.from({ length: 3_000 }, (_, n) => 0.2 * 1.004 ** n)
   waits.forEach((ms, n) => {
@@ -77,20 +77,20 @@ t.test('quantiles of many processes are at most a fifth too high and never too l
   fleet[1]?.onStaleWrite()
   await Promise.all(fleet.map((one) => one.close()))
   const [reader] = fleet
-  const told = await reader?.read(2)
-  t.match(told, { acquisitions: 3_000, failures: 300, unreachable: 300, fencing_rejections: 2 })
+  const notified = await reader?.read(2)
+  t.match(notified, { acquisitions: 3_000, failures: 300, unreachable: 300, fencing_rejections: 2 })
   for (const [name, share] of [
     ['p50', 0.5],
     ['p95', 0.95],
     ['p99', 0.99],
   ] as const) {
-    const [exact = 0, is = 0] = [waits[Math.ceil(share * waits.length) - 1], told?.wait_ms[name] ?? 0]
-    t.ok(is >= exact * 0.999 && is <= exact * 1.19, `${name} is ${exact.toFixed(2)} ms, told as ${is} ms`)
+    const [exact = 0, is = 0] = [waits[Math.ceil(share * waits.length) - 1], notified?.wait_ms[name] ?? 0]
+    t.ok(is >= exact * 0.999 && is <= exact * 1.19, `${name} is ${exact.toFixed(2)} ms, reported as ${is} ms`)
   }
-  t.same(told?.hold_ms, { p50: null, p95: null, p99: null }, 'nothing was let go')
+  t.same(notified?.hold_ms, { p50: null, p95: null, p99: null }, 'no release')
 })
 
-t.test('Redis away: counting goes on, and the figures come when it is back', async (t) => {
+t.test('Redis away: counting continues, and the figures are written when it is back', async (t) => {
   const own = await world.ownRedis()
   const client = new Redis(own.url, { enableOfflineQueue: false, maxRetriesPerRequest: 0, retryStrategy: () => 20 })
   client.on('error', () => {})
@@ -106,9 +106,9 @@ t.test('Redis away: counting goes on, and the figures come when it is back', asy
   const since = performance.now()
   stats.events.contended('product:1')
   await t.rejects(stats.read(2), 'a Redis that hangs')
-  t.ok(performance.now() - since < 2_000, 'is waited for a second')
+  t.ok(performance.now() - since < 2_000, 'the limit is a second')
   await own.stop('SIGCONT')
-  // Two hours, for a test that the full hour finds at work.
+  // Two hours, in case the test crosses a full hour.
   await until(async () => (await stats.read(2)).contentions === 2)
   await own.stop('SIGKILL')
   await until(() => client.status !== 'ready')
@@ -118,7 +118,7 @@ t.test('Redis away: counting goes on, and the figures come when it is back', asy
   await until(async () => (await stats.read(2)).contentions === 10, { what: 'what was counted meanwhile' })
 })
 
-t.test('held long, renewed just in time, lost: each is a warning that names the lease, and a metric', async (t) => {
+t.test('long hold, late renewal, loss: each is a warning that names the lease, and a metric', async (t) => {
   const lines: Record<string, unknown>[] = []
   const sink = new Writable({
     write(chunk, _encoding, done) {
@@ -143,22 +143,22 @@ t.test('held long, renewed just in time, lost: each is a warning that names the 
   })
   const [named, other] = await Promise.all([locks.acquire('product:9', { job: 'job 4' }), locks.acquire('odd:9')])
   const owner = 'host:1 job 4'
-  const said = (resource: string, msg: RegExp) =>
+  const warningOf = (resource: string, msg: RegExp) =>
     until(() => lines.find((line) => line.resource === resource && msg.test(String(line.msg))))
-  t.match(await said('product:9', /held longer/), { level: 40, owner, token: named.token, held_ms: Number })
-  await said('odd:9', /held longer/)
-  // Else the holder learns of it by its next renewal, which finds no lock and cannot say why.
-  const heard = async () => (await redis.pubsub('CHANNELS', `${world.env.REDIS_PREFIX}lock:*`)) as string[]
-  await until(async () => (await heard()).length > 0, { what: 'the holder to subscribe' })
+  t.match(await warningOf('product:9', /held longer/), { level: 40, owner, token: named.token, held_ms: Number })
+  await warningOf('odd:9', /held longer/)
+  // Else the holder learns of it by its next renewal, which finds no lock and cannot know why.
+  const channels = async () => (await redis.pubsub('CHANNELS', `${world.env.REDIS_PREFIX}lock:*`)) as string[]
+  await until(async () => (await channels()).length > 0, { what: 'the holder to subscribe' })
   await locks.forceRelease('product:9')
-  t.match(await said('product:9', /lost/), { level: 40, owner, token: named.token, held_ms: Number, why: 'taken' })
+  t.match(await warningOf('product:9', /lost/), { level: 40, owner, token: named.token, held_ms: Number, why: 'taken' })
   events.lateRenewal?.('odd:9', 12)
-  t.match(await said('odd:9', /just in time/), { level: 40, slack_ms: 12 })
+  t.match(await warningOf('odd:9', /just in time/), { level: 40, slack_ms: 12 })
   await other.release()
   t.equal(lines.length, 4, 'each once')
   const page = await metrics.registry.metrics()
   t.match(page, /^holdfast_lock_long_holds_total\{type="product"\} 1$/m)
-  t.match(page, /^holdfast_lock_long_holds_total\{type="\*"\} 1$/m, 'types that are not named share a label')
+  t.match(page, /^holdfast_lock_long_holds_total\{type="\*"\} 1$/m, 'types without a limit of their own share a label')
   t.match(page, /^holdfast_lock_late_renewals_total 1$/m)
   t.match(page, /^holdfast_lock_lost_total\{reason="taken"\} 1$/m)
 })

@@ -16,16 +16,16 @@ function locksOf(t: Scope, ttl_ms = 2000, events: LockEvents = {}): Locks {
   return locks
 }
 
-/** A process that begins to listen renews what it holds: after this nothing is sent that the test does not send. */
+/** A process that has just subscribed renews its leases once: after this it sends only what the test sends. */
 async function listening(lease: Lease): Promise<void> {
   while (((await redis.pubsub('CHANNELS', 'lock:wake:*')) as string[]).length === 0) await sleep(2)
   await lease.extend()
 }
 
-const lineOf = (resource: string) => redis.zrange(`lock:{${resource}}:queue`, '0', '-1')
+const queueOf = (resource: string) => redis.zrange(`lock:{${resource}}:queue`, '0', '-1')
 
-async function inLine(resource: string, count: number): Promise<void> {
-  while ((await lineOf(resource)).length !== count) await sleep(2)
+async function queueReaches(resource: string, count: number): Promise<void> {
+  while ((await queueOf(resource)).length !== count) await sleep(2)
 }
 
 const aborted = (lease: Lease) =>
@@ -44,7 +44,7 @@ function whyInvalid(lease: Lease): string {
 
 const upTo = (count: number) => Array.from({ length: count }, (_, n) => n)
 
-t.test('a lease is a key with a TTL, and its token the time of Redis', async (t) => {
+t.test('lease: a key with a TTL, its token the time of Redis', async (t) => {
   const locks = locksOf(t)
   const first = await locks.acquire('product:1')
   t.equal(await redis.exists('lock:{product:1}'), 1)
@@ -63,7 +63,7 @@ t.test('a lease is a key with a TTL, and its token the time of Redis', async (t)
   t.throws(() => createLocks({ redis, ttl_ms: 5 }), RangeError)
 })
 
-t.test('five hundred leases are renewed together for many times their TTL', async (t) => {
+t.test('five hundred leases: renewed together, beyond their TTL', async (t) => {
   const locks = locksOf(t, 1500)
   const leases = await locks.tryAcquireMany(upTo(500).map((n) => `crowd:${n}`))
   t.equal(leases.size, 500)
@@ -73,19 +73,19 @@ t.test('five hundred leases are renewed together for many times their TTL', asyn
   t.equal(await redis.exists(...upTo(500).map((n) => `lock:{crowd:${n}}`)), 0)
 })
 
-t.test('another owner in the key aborts the lease at the next heartbeat and is left alone', async (t) => {
+t.test('another owner in the key: the lease aborts at the next heartbeat, the key is unchanged', async (t) => {
   const lost: string[] = []
   const locks = locksOf(t, 600, { lost: (_, why) => lost.push(why) })
   const lease = await locks.acquire('taken:1')
-  await redis.set('lock:{taken:1}', 'somebody else', 'PX', 60_000)
+  await redis.set('lock:{taken:1}', 'another owner', 'PX', 60_000)
   t.match(await aborted(lease), { code: 'lease_lost', why: 'taken', resource: 'taken:1', token: lease.token })
   t.equal(whyInvalid(lease), 'taken')
   t.same(await lease.release(), { released: false, reason: 'taken' })
-  t.equal(await redis.get('lock:{taken:1}'), 'somebody else')
+  t.equal(await redis.get('lock:{taken:1}'), 'another owner')
   t.same(lost, ['taken'], 'counted once')
 })
 
-t.test('a release after the end is typed, whoever noticed it first', async (t) => {
+t.test('release after the end: its reason says why', async (t) => {
   const lost: string[] = []
   const locks = locksOf(t, 2000, { lost: (_, why) => lost.push(why) })
   const expired = await locks.acquire('typed:1')
@@ -101,7 +101,7 @@ t.test('a release after the end is typed, whoever noticed it first', async (t) =
   await young.release()
 })
 
-t.test('FLUSHALL: the holder is told, the line keeps its order, the token still rises', async (t) => {
+t.test('FLUSHALL: the holder learns of it, every waiter is served, the token still rises', async (t) => {
   const locks = locksOf(t, 600)
   const holder = await locks.acquire('flush:1')
   const served: [number, number][] = []
@@ -112,12 +112,12 @@ t.test('FLUSHALL: the holder is told, the line keeps its order, the token still 
       await sleep(1)
     })
     waits.push(wait)
-    await inLine('flush:1', n + 1)
+    await queueReaches('flush:1', n + 1)
   }
-  const told = aborted(holder)
-  // The second in line asks first after the loss. It may well get in first: the line was lost. Nobody is forgotten.
+  const notified = aborted(holder)
+  // The second waiter may recheck first after the loss and get in first: the queue was lost. None is forgotten.
   await redis.flushall()
-  t.match((await told).why, /expired|taken/)
+  t.match((await notified).why, /expired|taken/)
   await Promise.all(waits)
   t.equal(served.length, 5)
   let last = holder.token
@@ -127,7 +127,7 @@ t.test('FLUSHALL: the holder is told, the line keeps its order, the token still 
   }
 })
 
-t.test('one signal stops a hundred waits, without a listener each', async (t) => {
+t.test('one signal for a hundred waits: stops all, with one listener', async (t) => {
   const locks = locksOf(t)
   await using _holder = await locks.acquire('stop:1')
   const warnings: Error[] = []
@@ -137,14 +137,14 @@ t.test('one signal stops a hundred waits, without a listener each', async (t) =>
   const stop = new AbortController()
   const waits = upTo(100).map(() => locks.acquire('stop:1', { wait_ms: 10_000, signal: stop.signal }))
   const ended = Promise.allSettled(waits)
-  await inLine('stop:1', 100)
+  await queueReaches('stop:1', 100)
   stop.abort()
   for (const end of await ended) t.equal(end.status, 'rejected')
-  await inLine('stop:1', 0)
+  await queueReaches('stop:1', 0)
   t.same(warnings, [])
 })
 
-t.test('an expired holder that nobody releases lets the next one in', async (t) => {
+t.test('expired holder: the next waiter gets in when the key ends', async (t) => {
   const locks = locksOf(t, 6000)
   await redis.set('lock:{expired:1}', 'dead/1 1 1 a dead process', 'PX', 300)
   const started = performance.now()
@@ -154,16 +154,16 @@ t.test('an expired holder that nobody releases lets the next one in', async (t) 
   await lease.release()
 })
 
-t.test('live waiters are not evicted by a long wait', async (t) => {
+t.test('long wait: live waiters are not evicted', async (t) => {
   const locks = locksOf(t, 300)
   const holder = await locks.acquire('patient:1')
   const served: number[] = []
   const waits = upTo(3).map((n) => locks.withLease('patient:1', { wait_ms: 10_000 }, async () => void served.push(n)))
-  await inLine('patient:1', 3)
-  const before = await lineOf('patient:1')
+  await queueReaches('patient:1', 3)
+  const before = await queueOf('patient:1')
   for (let round = 0; round < 10; round++) {
     await sleep(100)
-    t.same(await lineOf('patient:1'), before)
+    t.same(await queueOf('patient:1'), before)
     t.same(await holder.extend(), { waiting: 3 })
   }
   await holder.release()
@@ -171,27 +171,27 @@ t.test('live waiters are not evicted by a long wait', async (t) => {
   t.same(served, [0, 1, 2])
 })
 
-t.test('a waiter that was evicted while it was paused comes back to its old place', async (t) => {
+t.test('waiter evicted while paused: returns to its old position', async (t) => {
   const locks = locksOf(t, 300)
   const holder = await locks.acquire('evicted:1')
   const served: number[] = []
   const waits: Promise<void>[] = []
   for (const n of upTo(3)) {
     waits.push(locks.withLease('evicted:1', { wait_ms: 10_000 }, async () => void served.push(n)))
-    await inLine('evicted:1', n + 1)
+    await queueReaches('evicted:1', n + 1)
   }
-  const before = await lineOf('evicted:1')
+  const before = await queueOf('evicted:1')
   const evict = redis.multi()
   for (const key of ['lock:{evicted:1}:queue', 'lock:{evicted:1}:alive']) evict.zrem(key, before[0] as string)
   await evict.exec()
-  await inLine('evicted:1', 3)
-  t.same(await lineOf('evicted:1'), before)
+  await queueReaches('evicted:1', 3)
+  t.same(await queueOf('evicted:1'), before)
   await holder.release()
   await Promise.all(waits)
   t.same(served, [0, 1, 2])
 })
 
-t.test('a hand-over that is read after its place was lost is not believed', async (t) => {
+t.test('hand-over message for a lost slot: ignored', async (t) => {
   const locks = locksOf(t)
   const holder = await locks.acquire('stale:1')
   let served = false
@@ -199,35 +199,35 @@ t.test('a hand-over that is read after its place was lost is not believed', asyn
     served = true
     return lease
   })
-  await inLine('stale:1', 1)
-  const [id = ''] = await lineOf('stale:1')
-  const place = Number(await redis.zscore('lock:{stale:1}:alive', id))
-  // The message of an earlier place, as a process reads it that was frozen while it held the lock, and has asked again.
-  await redis.publish(id.slice(0, id.indexOf('/')), `${id} ${place - 1000} ${holder.token - 1}`)
+  await queueReaches('stale:1', 1)
+  const [id = ''] = await queueOf('stale:1')
+  const slot = Number(await redis.zscore('lock:{stale:1}:alive', id))
+  // The message of an earlier slot, as a process reads it that was frozen while it held the lock, and has rechecked.
+  await redis.publish(id.slice(0, id.indexOf('/')), `${id} ${slot - 1000} ${holder.token - 1}`)
   await sleep(50)
   t.notOk(served)
   await holder.release()
   const lease = await wait
   t.ok(lease.token > holder.token)
-  t.ok((await redis.pttl('lock:{stale:1}')) <= 1000, 'handed over for the rest of the life of the place')
+  t.ok((await redis.pttl('lock:{stale:1}')) <= 1000, 'handed over for the rest of the slot')
   await sleep(50)
-  t.ok((await redis.pttl('lock:{stale:1}')) > 1500, 'and soon for a whole TTL')
+  t.ok((await redis.pttl('lock:{stale:1}')) > 1500, 'and soon renewed for a whole TTL')
   await lease.release()
 })
 
-t.test('a floor from SQL holds for the lock that is handed over, too', async (t) => {
+t.test('floor from SQL: also holds for a lock that is handed over', async (t) => {
   const locks = locksOf(t)
   const holder = await locks.acquire('floor:1')
   const above = holder.token + 9_000_000_000
   const wait = locks.acquire('floor:1', { wait_ms: 10_000, above })
-  await inLine('floor:1', 1)
+  await queueReaches('floor:1', 1)
   await holder.release()
   const lease = await wait
   t.ok(lease.token > above && lease.token < above + 20_000)
   await lease.release()
 })
 
-t.test('a place left from before the clock was set back does not block the line', async (t) => {
+t.test('slot from before the clock was set back: does not block the queue', async (t) => {
   const locks = locksOf(t)
   await redis.zadd('lock:{debris:1}:queue', 1, 'dead/1')
   await redis.zadd('lock:{debris:1}:alive', Date.now() + 3_600_000, 'dead/1')
@@ -236,14 +236,14 @@ t.test('a place left from before the clock was set back does not block the line'
   t.equal(await redis.exists('lock:{debris:1}:queue', 'lock:{debris:1}:alive'), 0)
 })
 
-t.test('a key that is not a lock is left alone, and nobody gets a lease', async (t) => {
+t.test('key that is not a lock: unchanged, and no lease', async (t) => {
   const locks = locksOf(t)
   await redis.rpush('lock:{list:1}', 'something')
   await t.rejects(locks.acquire('list:1'), { message: /WRONGTYPE/ })
   t.same(await redis.lrange('lock:{list:1}', 0, -1), ['something'])
 })
 
-t.test('a grant that lay in the socket past its TTL is not returned as a lease', async (t) => {
+t.test('grant read after its TTL: not returned as a lease', async (t) => {
   const locks = locksOf(t, 100)
   const used = (wait: Promise<Lease>) =>
     wait.then((lease) => {
@@ -281,7 +281,7 @@ t.test('no renewal after release', async (t) => {
   t.notOk(seen.slice(released).includes('pexpire'), seen.join(' '))
 })
 
-t.test('the error of the body is the error of withLease, with and without a lock that is lost', async (t) => {
+t.test('withLease: rejects with the error of the body, also when the lock is lost', async (t) => {
   const locks = locksOf(t)
   const stolen = async () => {
     await redis.del('lock:{body:1}')
@@ -290,19 +290,19 @@ t.test('the error of the body is the error of withLease, with and without a lock
   await t.rejects(locks.withLease('body:1', {}, stolen), { message: 'of the body' })
   t.equal(await locks.withLease('body:1', {}, async () => 'value'), 'value')
   const unnoticed = await locks.withLease('body:1', {}, async () => redis.del('lock:{body:1}'))
-  t.equal(unnoticed, 1, 'a loss that the body did not look at is not its error')
+  t.equal(unnoticed, 1, 'a loss that the body did not notice is not an error')
 })
 
-t.test('close ends waits and leases and leaves nothing behind', async (t) => {
+t.test('close: ends waits and leases, and leaves nothing behind', async (t) => {
   const locks = createLocks({ redis, ttl_ms: 2000 })
   const holder = await locks.acquire('close:1')
   const wait = locks.acquire('close:1', { wait_ms: 10_000 })
   const inFlight = locks.acquire('close:2')
-  const told = aborted(holder)
+  const notified = aborted(holder)
   const ends = Promise.allSettled([wait, inFlight])
-  await inLine('close:1', 1)
+  await queueReaches('close:1', 1)
   await locks.close()
-  t.match(await told, { why: 'released' })
+  t.match(await notified, { why: 'released' })
   await ends
   await t.rejects(wait, { message: /closed/ })
   await t.rejects(locks.acquire('close:3'), { message: /closed/ })

@@ -1,7 +1,7 @@
 /**
- * A process that wants one lock again and again, and under it counts on two counters in a store of its own, which
- * nothing happens to: one that nothing protects but the lock, and one with the fence of the database. What it does it
- * writes there into one list, so that all processes' doings have one order.
+ * A process that acquires one lock again and again, and under it increments two counters in a separate, undisturbed
+ * store: one protected by the lock alone, and one with a fencing token as in the database. It records each step there
+ * in one list, so that the steps of all processes have one order.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
@@ -33,7 +33,7 @@ async function count(lease: Lease): Promise<void> {
   const plain = Number(await store.get('plain'))
   await sleep(4)
   if (fenced !== null) await store.eval(WRITE, 0, token, Number(fenced) + 1)
-  // Nothing between the look at the clock and the write: this is all that somebody without a fence can do.
+  // No await between the check and the write: without a fencing token nothing more can be done.
   lease.assertValid()
   await store
     .multi()

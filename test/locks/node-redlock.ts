@@ -1,4 +1,4 @@
-/** The same lock as another library holds it, to show beside ours what its signal says while the server hangs. */
+/** A lock held by another library, to compare its signal with ours while the server hangs. */
 import { once } from 'node:events'
 import { Cluster, Redis } from 'ioredis'
 import Redlock from 'redlock'
@@ -6,16 +6,16 @@ import type { Scope } from './conformance/contract.ts'
 import type { Address } from './lock-servers.ts'
 
 interface Held {
-  /** performance.now() when it had been told that it has the lock. */
+  /** performance.now() when it was granted. */
   since: number
   signal: AbortSignal
 }
 
-/** By node-redlock, on all nodes of the server; it renews the lock when half of its TTL is over. */
+/** Held by node-redlock, on all nodes of the server; it renews the lock at half of its TTL. */
 export async function heldByNodeRedlock(t: Scope, { kind, ports }: Address, ttl_ms: number): Promise<Held> {
   const nodes = ports.map((port) => ({ host: '127.0.0.1', port }))
   const clients = kind === 'cluster' ? [new Cluster(nodes)] : nodes.map((node) => new Redis(node))
-  // Without retries, only so that its release of a lock that is long gone does not keep the test.
+  // Without retries, so that releasing an expired lock does not delay the test.
   const redlock = new Redlock(clients, { retryCount: 0 })
   for (const one of [redlock, ...clients]) one.on('error', () => {})
   const end = new AbortController()

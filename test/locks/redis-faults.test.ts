@@ -26,7 +26,7 @@ async function until(condition: () => Promise<boolean>): Promise<void> {
   while (!(await condition())) await sleep(2)
 }
 
-t.test('SIGKILL of five of twenty waiters, all at the front, costs less than one TTL', async (t) => {
+t.test('SIGKILL of the first five of twenty waiters: costs less than one TTL', async (t) => {
   const server = await redisOf(t)
   const redis = server.client()
   const ttl_ms = 1500
@@ -62,7 +62,7 @@ t.test('SIGKILL of five of twenty waiters, all at the front, costs less than one
   )
 })
 
-t.test('a frozen waiter is passed over, and is back in front when it thaws', async (t) => {
+t.test('frozen waiter: skipped, and back in front when it resumes', async (t) => {
   const server = await redisOf(t)
   const redis = server.client()
   const locks = createLocks({ redis, ttl_ms: 600 })
@@ -85,14 +85,14 @@ t.test('a frozen waiter is passed over, and is back in front when it thaws', asy
   child.kill('SIGCONT')
   await until(async () => (await passed.extend()).waiting === 2)
   await passed.release()
-  t.same(await served, ['served', undefined], 'in front of the third, who came after it')
+  t.same(await served, ['served', undefined], 'in front of the third, which arrived later')
   const exit = once(child, 'exit')
   child.send('go')
   await (await third).release()
   await exit
 })
 
-t.test('pub/sub muted costs at most the recheck interval', async (t) => {
+t.test('pub/sub muted: costs at most the recheck interval', async (t) => {
   const server = await redisOf(t)
   let muted = 0
   const proxy = await behindProxy(t, server, (link, chunk) => {
@@ -112,7 +112,7 @@ t.test('pub/sub muted costs at most the recheck interval', async (t) => {
   t.ok(took < 250 + 100, `waited ${Math.round(took)} ms; the recheck is at 250`)
 })
 
-t.test('the reply to an acquire is lost with its connection: the same lease, once', async (t) => {
+t.test('reply to an acquire lost with its connection: the same lease, once', async (t) => {
   const server = await redisOf(t)
   let cuts = 0
   const proxy = await behindProxy(t, server, (link, chunk) => {
@@ -124,15 +124,15 @@ t.test('the reply to an acquire is lost with its connection: the same lease, onc
   const direct = server.client()
   const locks = createLocks({ redis: server.client({ port: proxy.port }), ttl_ms: 2000 })
   t.teardown(() => locks.close())
-  await (await locks.acquire('known:1')).release() // Redis knows the scripts now: the first message takes the lock.
+  await (await locks.acquire('known:1')).release() // Redis knows the scripts now: the first message acquires the lock.
   const lease = await locks.acquire('lost:1')
   t.equal(cuts, 1)
-  t.equal(await direct.get('lock:{lost:1}:fence'), String(lease.token), 'one token was given, not two')
+  t.equal(await direct.get('lock:{lost:1}:fence'), String(lease.token), 'one token, not two')
   t.match(await direct.get('lock:{lost:1}'), new RegExp(` ${lease.token} `))
   await lease.release()
 })
 
-t.test('a client that resends nothing: the error is passed on, and what was taken is given back', async (t) => {
+t.test('client without resending: the error reaches the caller, and the lock is released', async (t) => {
   const server = await redisOf(t)
   let cuts = 0
   const proxy = await behindProxy(t, server, (link, chunk) => {
@@ -153,11 +153,11 @@ t.test('a client that resends nothing: the error is passed on, and what was take
   await until(async () => (await direct.exists('lock:{given:1}')) === 0)
 })
 
-t.test('one reset connection is no loss: the renewal is tried again', async (t) => {
+t.test('reset connection during a renewal: it is retried, the lease is kept', async (t) => {
   const server = await redisOf(t)
   let sent = 0
   const proxy = await behindProxy(t, server, (link, chunk) => {
-    // The second is the first renewal.
+    // The second request is the first renewal.
     if (!chunk.includes('lock:{reset:1}') || ++sent !== 2) return
     link.cut()
   })
@@ -177,7 +177,7 @@ t.test('one reset connection is no loss: the renewal is tried again', async (t) 
   t.same(await lease.release(), { released: true })
 })
 
-t.test('a renewal that was on its way answers for nobody who asks after it', async (t) => {
+t.test('extend() during a pending renewal: waits for the next one', async (t) => {
   const server = await redisOf(t)
   const redis = server.client()
   const locks = createLocks({ redis, ttl_ms: 3000 })
@@ -195,7 +195,7 @@ t.test('a renewal that was on its way answers for nobody who asks after it', asy
   await second
 })
 
-t.test('Redis is down: an error at once, and the error of a body is still its own', async (t) => {
+t.test('Redis down: an error at once, and withLease keeps the error of its body', async (t) => {
   const server = await redisOf(t)
   const redis = server.client({ enableOfflineQueue: false })
   await once(redis, 'ready')
@@ -219,13 +219,13 @@ t.test('Redis is down: an error at once, and the error of a body is still its ow
   t.ok(performance.now() - started < 100)
   await t.rejects(queued.acquire('down:3', { wait_ms: 60_000 }), { code: 'ETIMEDOUT' }, 'also with an offline queue')
   t.same(await holder.release(), { released: false, reason: 'unreachable' })
-  // A place lives for half a TTL: it is gone, and so is all that Redis knew.
+  // A slot lives for half a TTL: it has expired, and Redis has lost its data.
   await sleep(Math.max(0, started + 2000 - performance.now()))
   await server.restart()
-  t.same(await (await next).release(), { released: true }, 'who stood in line waits on, and stands in line again')
+  t.same(await (await next).release(), { released: true }, 'the waiter keeps waiting, and joins the queue again')
 })
 
-t.test('a server that forgot the scripts is taught again', async (t) => {
+t.test('server without the scripts: they are loaded again', async (t) => {
   const server = await redisOf(t)
   const redis = server.client()
   const locks = createLocks({ redis, ttl_ms: 600 })

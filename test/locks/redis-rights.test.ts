@@ -1,4 +1,4 @@
-/** What a Redis user must be allowed for the locks: the line in docs/locks.md is enough, and what is missing is named. */
+/** The rights of a Redis user for the locks: the line in docs/locks.md is enough, and a missing right is reported. */
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Cluster, Redis } from 'ioredis'
@@ -33,7 +33,7 @@ function clientOf(t: { teardown(done: () => unknown): void }, { port }: OwnRedis
   return redis
 }
 
-/** What the server has refused to anybody. */
+/** What the server has refused to any user. */
 async function refused(admin: Redis): Promise<string[]> {
   const log = (await admin.call('ACL', 'LOG')) as unknown[][]
   return log.map((entry) => `${entry[3]} ${entry[5]} ${entry[7]}`)
@@ -50,9 +50,9 @@ async function useAll(locks: Locks, permits: boolean): Promise<void> {
   await holder.release()
   await (await next).release()
   const revoked = await late
-  const told = new Promise((resolve) => revoked.signal.addEventListener('abort', resolve, { once: true }))
+  const notified = new Promise((resolve) => revoked.signal.addEventListener('abort', resolve, { once: true }))
   await locks.forceRelease('all:1')
-  await told
+  await notified
   const set = await locks.acquireAll(['all:2', { resource: 'all:3', mode: 'shared' }])
   await locks.acquire('all:2', { wait_ms: 50 }).catch(() => {})
   await set.release()
@@ -71,7 +71,7 @@ async function useAll(locks: Locks, permits: boolean): Promise<void> {
   await locks.remote.release((await locks.remote.acquire('all:6')).handle)
 }
 
-t.test('the rights that the guide lists are enough, on one Redis and on three', async (t) => {
+t.test('rights of the guide: enough on one Redis and on three', async (t) => {
   t.ok(RIGHTS.length > 10)
   const servers = await Promise.all([1, 2, 3].map(() => serverFor(t, RIGHTS)))
   const denied: string[] = []
@@ -86,7 +86,7 @@ t.test('the rights that the guide lists are enough, on one Redis and on three', 
   for (const server of servers) t.same(await refused(server.client()), [])
 })
 
-t.test('they are enough on a Cluster', async (t) => {
+t.test('rights of the guide: enough on a Cluster', async (t) => {
   const server = await startLockServer('cluster')
   t.teardown(() => server.stop())
   const admins = server.address.ports.map((port) => new Redis({ host: '127.0.0.1', port }))
@@ -107,7 +107,7 @@ t.test('they are enough on a Cluster', async (t) => {
 
 for (const kind of ['one Redis', 'three Redis'] as const) {
   t.test(
-    `${kind}, a user without channels: every verb works, by rechecks, and the right is named at start`,
+    `${kind}, user without channels: every operation works, by rechecks, and the right is reported at start`,
     async (t) => {
       const rights = [...RIGHTS.filter((word) => !word.startsWith('&')), 'resetchannels']
       const servers = await Promise.all((kind === 'one Redis' ? [1] : [1, 2, 3]).map(() => serverFor(t, rights)))
@@ -128,7 +128,7 @@ for (const kind of ['one Redis', 'three Redis'] as const) {
       const holder = await locks.acquire('mute:1')
       const next = locks.acquire('mute:1', { wait_ms: LONG_MS })
       while ((await holder.extend()).waiting < 1) await sleep(5)
-      t.same(await holder.release(), { released: true }, 'the lock has moved, and the answer says so')
+      t.same(await holder.release(), { released: true }, 'the lock was handed over, and the answer says so')
       const heir = await next
       heir.assertValid()
       const { revoked_holders } = await locks.forceRelease('mute:1')
@@ -139,7 +139,7 @@ for (const kind of ['one Redis', 'three Redis'] as const) {
   )
 }
 
-t.test('each right that is missing is named at start, also without a callback', async (t) => {
+t.test('missing right: reported at start, also without a callback', async (t) => {
   const server = await serverFor(t, [...RIGHTS, '-zadd', '-evalsha'])
   const warnings: string[] = []
   const warned = (warning: Error) => warnings.push(warning.message)

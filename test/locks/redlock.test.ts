@@ -12,7 +12,7 @@ import { startProxy } from '../support/tcp-proxy.ts'
 
 type Scope = { teardown(done: () => unknown): void }
 
-/** A server that is away is done without at once. */
+/** Fails at once while a server is away. */
 const AT_ONCE = { enableOfflineQueue: false, autoResendUnfulfilledCommands: false, maxRetriesPerRequest: 0 }
 
 async function serversOf(t: Scope, count = 3): Promise<OwnRedis[]> {
@@ -21,7 +21,7 @@ async function serversOf(t: Scope, count = 3): Promise<OwnRedis[]> {
   return servers
 }
 
-/** What one process would have: connections of its own to each server. */
+/** Locks of one process, with its own connections to each server. */
 async function locksOn(t: Scope, servers: readonly OwnRedis[], ttl_ms = 2000, max_ttl_ms = ttl_ms) {
   const nodes = servers.map((server) => server.client(AT_ONCE))
   await Promise.all(nodes.map((node) => once(node, 'ready')))
@@ -36,7 +36,7 @@ async function until(condition: () => Promise<boolean> | boolean): Promise<void>
 
 const waitersOf = async (locks: Locks, resource: string) => (await locks.inspect(resource)).waiters.length
 
-/** A quorum is enough for a lease; the heartbeat gives it to the others. */
+/** A quorum is enough for a lease; the heartbeat repairs the other servers. */
 async function everywhere(servers: readonly OwnRedis[], { resource, token }: Lease): Promise<void> {
   for (const server of servers) {
     const client = server.client()
@@ -44,7 +44,7 @@ async function everywhere(servers: readonly OwnRedis[], { resource, token }: Lea
   }
 }
 
-/** Whatever a resource has on a server but its last token. */
+/** What a resource has on a server except its last token. */
 async function leftOn(redis: Redis, resource: string): Promise<string[]> {
   const keys = await redis.keys(`lock:{${resource}}*`)
   return keys.filter((key) => !key.endsWith(':fence'))
@@ -52,19 +52,19 @@ async function leftOn(redis: Redis, resource: string): Promise<string[]> {
 
 const shared = await serversOf(t)
 
-t.test('a quorum of permits does not typecheck, nor do even numbers run', async (t) => {
+t.test('permits on a quorum do not typecheck; an even number of servers is refused', async (t) => {
   const locks = await locksOn(t, shared)
-  // @ts-expect-error a quorum counts no permits
+  // @ts-expect-error a quorum has no permits
   await t.rejects(locks.acquire('types:1', { mode: 'permit', limit: 2 }), RangeError)
   const [one, two, three] = shared.map((server) => server.client(AT_ONCE)) as [Redis, Redis, Redis]
   for (const nodes of [[], [one], [one, two], [one, two, three, one], [one, two, two]]) {
     t.throws(() => createRedlock({ nodes, ttl_ms: 1000 }), RangeError, `${nodes.length} servers`)
   }
   t.throws(() => createRedlock({ nodes: [one, two, three], ttl_ms: 1000, max_ttl_ms: 500 }), RangeError)
-  await t.rejects(locks.acquire('types:1', { ttl_ms: 60_000 }), RangeError, 'longer than a voter stays out')
+  await t.rejects(locks.acquire('types:1', { ttl_ms: 60_000 }), RangeError, 'longer than a voter stays out of votes')
 })
 
-t.test('three servers, one frozen and then another one killed: the first is done without, two are not', async (t) => {
+t.test('one of three servers frozen: locks work; another one killed: no quorum', async (t) => {
   const servers = await serversOf(t)
   const [first, second] = servers as [OwnRedis, OwnRedis, OwnRedis]
   const [locks, hasty] = [await locksOn(t, servers, 3000), await locksOn(t, servers, 1000, 3000)]
@@ -74,7 +74,7 @@ t.test('three servers, one frozen and then another one killed: the first is done
   const late = await locks.acquire('lost:2')
   await late.extend()
   t.same(await late.release(), { released: true })
-  t.ok(performance.now() - started < 1000, 'a frozen server costs a timeout at most')
+  t.ok(performance.now() - started < 1000, 'a frozen server costs one timeout at most')
   await early.extend()
   const waiter = locks.acquire('lost:1', { wait_ms: 10_000 })
   await until(async () => (await early.extend()).waiting === 1)
@@ -84,53 +84,50 @@ t.test('three servers, one frozen and then another one killed: the first is done
 
   second.kill()
   for (const wait_ms of [0, 60_000]) {
-    const asked = performance.now()
-    // The other one is the core's own limit, which comes first where the event loop was blocked before it.
+    const sent_at = performance.now()
+    // ETIMEDOUT is the core's own limit, which comes first if the event loop was blocked.
     await t.rejects(hasty.acquire('lost:3', { wait_ms }), { code: /^(no_quorum|ETIMEDOUT)$/ })
-    t.ok(performance.now() - asked < 1000, `refused after ${Math.round(performance.now() - asked)} ms`)
+    t.ok(performance.now() - sent_at < 1000, `refused after ${Math.round(performance.now() - sent_at)} ms`)
   }
   await t.rejects(locks.inspect('lost:1'), { code: 'no_quorum' })
   first.resume()
 })
 
-t.test(
-  'two servers restarted empty while a lease is held: nobody else gets in, and later they vote again',
-  async (t) => {
-    const servers = await serversOf(t)
-    const [first, second, third] = servers as [OwnRedis, OwnRedis, OwnRedis]
-    const [locks, others] = [await locksOn(t, servers, 1200), await locksOn(t, servers, 1200)]
-    const lease = await locks.acquire('empty:1')
-    await everywhere(servers, lease)
-    await Promise.all([second.restart(), third.restart()])
-    const restarted = performance.now()
-    let refused = 0
-    let mended_ms = 0
-    for (let voted = false; !voted; ) {
-      const busy = await others.acquire('empty:1').then(
-        () => t.fail(`a second holder, and the first was ${lease.signal.aborted ? '' : 'not '}told`),
-        (error) => error,
-      )
-      refused += 1
-      const both = await Promise.all([second, third].map((server) => server.client().get('lock:{empty:1}')))
-      if (mended_ms === 0 && both.every((value) => value?.includes(` ${lease.token} `))) {
-        mended_ms = performance.now() - restarted
-      }
-      voted = busy instanceof LockBusyError
-      if (!voted) t.match(busy, { code: 'no_quorum' })
-      await sleep(20)
+t.test('two servers restarted empty under a lease: no second holder, and later they vote again', async (t) => {
+  const servers = await serversOf(t)
+  const [first, second, third] = servers as [OwnRedis, OwnRedis, OwnRedis]
+  const [locks, others] = [await locksOn(t, servers, 1200), await locksOn(t, servers, 1200)]
+  const lease = await locks.acquire('empty:1')
+  await everywhere(servers, lease)
+  await Promise.all([second.restart(), third.restart()])
+  const restarted = performance.now()
+  let refused = 0
+  let repaired_ms = 0
+  for (let voted = false; !voted; ) {
+    const busy = await others.acquire('empty:1').then(
+      () => t.fail(`a second holder, and the first was ${lease.signal.aborted ? '' : 'not '}notified`),
+      (error) => error,
+    )
+    refused += 1
+    const both = await Promise.all([second, third].map((server) => server.client().get('lock:{empty:1}')))
+    if (repaired_ms === 0 && both.every((value) => value?.includes(` ${lease.token} `))) {
+      repaired_ms = performance.now() - restarted
     }
-    t.ok(performance.now() - restarted > 1100, 'they stay out of votes for the longest TTL')
-    t.ok(mended_ms > 0 && mended_ms < 1000, `a renewal gave them the lock back after ${Math.round(mended_ms)} ms`)
-    t.ok(refused > 1)
-    lease.assertValid()
-    first.kill()
-    await lease.extend()
-    t.same(await lease.release(), { released: true }, 'what was mended counts')
-    await (await others.acquire('empty:1')).release()
-  },
-)
+    voted = busy instanceof LockBusyError
+    if (!voted) t.match(busy, { code: 'no_quorum' })
+    await sleep(20)
+  }
+  t.ok(performance.now() - restarted > 1100, 'they stay out of votes for the longest TTL')
+  t.ok(repaired_ms > 0 && repaired_ms < 1000, `a renewal repaired them after ${Math.round(repaired_ms)} ms`)
+  t.ok(refused > 1)
+  lease.assertValid()
+  first.kill()
+  await lease.extend()
+  t.same(await lease.release(), { released: true }, 'the repaired servers count')
+  await (await others.acquire('empty:1')).release()
+})
 
-t.test('FLUSHALL on two servers does not let a second holder in', async (t) => {
+t.test('FLUSHALL on two servers: no second holder', async (t) => {
   const servers = await serversOf(t)
   const [first, second] = servers as [OwnRedis, OwnRedis, OwnRedis]
   const [locks, others] = [await locksOn(t, servers, 1000), await locksOn(t, servers, 1000)]
@@ -142,17 +139,17 @@ t.test('FLUSHALL on two servers does not let a second holder in', async (t) => {
   t.equal((await locks.inspect('flush:1')).holders[0]?.token, lease.token)
 })
 
-t.test('split votes of two and of three go to who came first', async (t) => {
+t.test('split votes of two and of three: go to the first arrival', async (t) => {
   const servers = await serversOf(t)
-  const asker = { waiter_id: 1, owner: 'o', mode: 'exclusive', limit: 0, ttl_ms: 2000 } as const
+  const requester = { waiter_id: 1, owner: 'o', mode: 'exclusive', limit: 0, ttl_ms: 2000 } as const
   const own = () => servers.map((server) => server.client(AT_ONCE))
   const rivals = [1, 2, 3].map(() => createRedlockBackend(own(), { prefix: '', ttl_ms: 2000, max_ttl_ms: 2000 }))
   const voters = own().map((node) => createVoter(node, '', 2000))
   await (await locksOn(t, servers)).withLease('split:0', {}, async () => {})
   async function decide(split: number[]): Promise<void> {
     const resource = `split:${split.join('')}`
-    // Ids are made in the order of arrival; then the votes are given away crosswise, and the last one asks first.
-    const ids = split.map((_, i) => rivals[i]?.newOwnerId(asker) ?? '')
+    // Ids are made in the order of arrival; then the votes are assigned crosswise, and the last id attempts first.
+    const ids = split.map((_, i) => rivals[i]?.newOwnerId(requester) ?? '')
     await Promise.all(split.map((rival, i) => voters[i]?.vote(resource, ids[rival] ?? '', 1000, 1000)))
     const answers = ids.map(async (id, i) => {
       const attempt = { resource, id, mode: 'exclusive', limit: 0, ttl_ms: 2000, above: 0 } as const
@@ -175,44 +172,41 @@ t.test('split votes of two and of three go to who came first', async (t) => {
     await decide(split)
 })
 
-t.test(
-  'three who are confirmed at once by one server each: none keeps it, the first gets all, none gets none',
-  async (t) => {
-    const asker = { waiter_id: 1, owner: 'o', mode: 'exclusive', limit: 0, ttl_ms: 2000 } as const
-    const own = () => shared.map((server) => server.client(AT_ONCE))
-    const rivals = [1, 2, 3].map(() => createRedlockBackend(own(), { prefix: '', ttl_ms: 2000, max_ttl_ms: 2000 }))
-    const direct = own()
-    await Promise.all(direct.map((node) => once(node, 'ready')))
-    const voters = direct.map((node) => createVoter(node, '', 2000))
-    await (await locksOn(t, shared)).withLease('locked:1', {}, async () => {})
-    for (const slot_ttl_ms of [1000, 0]) {
-      const resource = `locked:${slot_ttl_ms}`
-      const ids = rivals.map((rival) => rival.newOwnerId(asker))
-      const token = Math.floor(Date.now() * 1000) + 500_000
-      const given = await Promise.all(
-        voters.map((voter, i) => voter.vote(resource, ids[i] ?? '', 1000, slot_ttl_ms, { token, ttl_ms: 2000 })),
-      )
-      t.ok(given.every(({ kind }) => kind === 'lock'))
-      const started = performance.now()
-      const attempt = (i: number, ticket = 0) =>
-        rivals[i]?.attempt({ ...asker, resource, id: ids[i] ?? '', above: 0, slot_ttl_ms, ticket })
-      const all = await Promise.all([2, 1, 0].map((i) => attempt(i)))
-      // In line, the others' places go to the first as they are given back. Who does not wait may be refused together with
-      // the others, but what they gave back is there for the next try.
-      let first = all.find((answer) => answer?.granted)
-      while (!first && performance.now() - started < 10_000) {
-        const answer = await attempt(0, slot_ttl_ms > 0 ? 1 : 0)
-        if (answer?.granted) first = answer
-      }
-      t.ok(first?.granted && first.token > token, `after ${Math.round(performance.now() - started)} ms`)
-      t.ok(all.filter((answer) => answer?.granted).length <= 1)
-      await Promise.all(rivals.map((rival, i) => rival.cancel(resource, ids[i] ?? '')))
-      for (const server of shared) t.same(await leftOn(server.client(), resource), [])
+t.test('three rivals confirmed at once by one server each: all step back, and the first gets the lock', async (t) => {
+  const requester = { waiter_id: 1, owner: 'o', mode: 'exclusive', limit: 0, ttl_ms: 2000 } as const
+  const own = () => shared.map((server) => server.client(AT_ONCE))
+  const rivals = [1, 2, 3].map(() => createRedlockBackend(own(), { prefix: '', ttl_ms: 2000, max_ttl_ms: 2000 }))
+  const direct = own()
+  await Promise.all(direct.map((node) => once(node, 'ready')))
+  const voters = direct.map((node) => createVoter(node, '', 2000))
+  await (await locksOn(t, shared)).withLease('locked:1', {}, async () => {})
+  for (const slot_ttl_ms of [1000, 0]) {
+    const resource = `locked:${slot_ttl_ms}`
+    const ids = rivals.map((rival) => rival.newOwnerId(requester))
+    const token = Math.floor(Date.now() * 1000) + 500_000
+    const given = await Promise.all(
+      voters.map((voter, i) => voter.vote(resource, ids[i] ?? '', 1000, slot_ttl_ms, { token, ttl_ms: 2000 })),
+    )
+    t.ok(given.every(({ kind }) => kind === 'lock'))
+    const started = performance.now()
+    const attempt = (i: number, ticket = 0) =>
+      rivals[i]?.attempt({ ...requester, resource, id: ids[i] ?? '', above: 0, slot_ttl_ms, ticket })
+    const all = await Promise.all([2, 1, 0].map((i) => attempt(i)))
+    // In the queue, the first gets the votes of the others as they step back. Without waiting it may be refused
+    // together with the others, but a later try finds the votes free.
+    let first = all.find((answer) => answer?.granted)
+    while (!first && performance.now() - started < 10_000) {
+      const answer = await attempt(0, slot_ttl_ms > 0 ? 1 : 0)
+      if (answer?.granted) first = answer
     }
-  },
-)
+    t.ok(first?.granted && first.token > token, `after ${Math.round(performance.now() - started)} ms`)
+    t.ok(all.filter((answer) => answer?.granted).length <= 1)
+    await Promise.all(rivals.map((rival, i) => rival.cancel(resource, ids[i] ?? '')))
+    for (const server of shared) t.same(await leftOn(server.client(), resource), [])
+  }
+})
 
-t.test('twenty waiters of two processes are served in the order of their arrival, by messages', async (t) => {
+t.test('twenty waiters of two processes: served in the order of arrival, by messages', async (t) => {
   const [locks, others] = [await locksOn(t, shared, 6000), await locksOn(t, shared, 6000)]
   const holder = await locks.acquire('line:1')
   const served: number[] = []
@@ -231,7 +225,10 @@ t.test('twenty waiters of two processes are served in the order of their arrival
   await holder.release()
   await Promise.all(waits)
   // Each recheck is due after a second.
-  t.ok(performance.now() - started < 4000, `all had it ${Math.round(performance.now() - started)} ms after the release`)
+  t.ok(
+    performance.now() - started < 4000,
+    `all were served ${Math.round(performance.now() - started)} ms after the release`,
+  )
   t.same(
     served,
     Array.from({ length: 20 }, (_, n) => n),
@@ -239,7 +236,7 @@ t.test('twenty waiters of two processes are served in the order of their arrival
   t.same(tokens, [...new Set(tokens)].sort(), 'tokens rise')
 })
 
-t.test('tokens rise strictly while one server after the other fails and comes back', async (t) => {
+t.test('one server after the other fails and returns: tokens rise strictly', async (t) => {
   const servers = await serversOf(t)
   const locks = await locksOn(t, servers, 1500)
   const fences = servers.map((server) => server.client())
@@ -256,7 +253,7 @@ t.test('tokens rise strictly while one server after the other fails and comes ba
       })
     }
   }
-  // The clocks of two were an hour ahead once: as far as a lease was given out on it, as far its token was confirmed.
+  // The clocks of two servers were an hour ahead once: tokens continue above what was confirmed then.
   await some()
   for (const fence of fences.slice(0, 2)) await fence.set('lock:{tokens:1}:fence', String(last + 3_600_000_000))
   last += 3_600_000_000
@@ -272,8 +269,8 @@ t.test('tokens rise strictly while one server after the other fails and comes ba
   await Promise.all([some(), some()])
 })
 
-t.test('the answer to each verb in turn is lost with its connection: nothing is left behind', async (t) => {
-  // Each script is known to the servers: what is sent is its hash.
+t.test('answer to each operation in turn lost with its connection: nothing is left behind', async (t) => {
+  // Each script is known to the servers: the client sends its hash.
   const warm = await locksOn(t, shared)
   await warm.withLease('answers:0', {}, (lease) => lease.extend())
   const verbs = ['vote', 'confirm', 'renew', 'withdraw'] as const
@@ -283,7 +280,7 @@ t.test('the answer to each verb in turn is lost with its connection: nothing is 
       let seen = 0
       const fast = { vote: ['redlock/vote-fast'], withdraw: ['redlock/withdraw-fast'], confirm: [], renew: [] } as const
       const { sha } = script(...fast[lose], 'redis/prelude', 'redlock/voter', `redlock/${lose}`)
-      // Who wants it alone where nobody is needs no second round.
+      // An exclusive request without rivals needs no second round.
       const mode = lose === 'confirm' ? 'shared' : 'exclusive'
       const proxies = await Promise.all(
         shared.slice(0, lossy).map((server) => {
@@ -323,7 +320,7 @@ t.test('the answer to each verb in turn is lost with its connection: nothing is 
   }
 })
 
-t.test('readers share a quorum, a waiting writer keeps new ones out, and gets in after the last', async (t) => {
+t.test('waiting writer on a quorum: keeps new readers out, and gets the lock after the last one', async (t) => {
   const [locks, others] = [await locksOn(t, shared), await locksOn(t, shared)]
   const readers = [
     await locks.acquire('read:1', { mode: 'shared' }),
@@ -349,7 +346,7 @@ t.test('readers share a quorum, a waiting writer keeps new ones out, and gets in
   for (const server of shared) t.same(await leftOn(server.client(), 'read:1'), [])
 })
 
-t.test('a forced release reaches every server, tells the holder, and raises the fence', async (t) => {
+t.test('forced release: reaches every server, notifies the holder, and raises the token', async (t) => {
   const [locks, others] = [await locksOn(t, shared), await locksOn(t, shared)]
   const lease = await locks.acquire('force:1', { owner: 'revoked' })
   const waiter = locks.acquire('force:1', { wait_ms: 10_000 })
@@ -366,7 +363,7 @@ t.test('a forced release reaches every server, tells the holder, and raises the 
   await (await waiter).release()
 })
 
-t.test('a lease that lives by its handle is renewed and released by another process', async (t) => {
+t.test('remote lease: another process renews and releases it by its handle', async (t) => {
   const [locks, others] = [await locksOn(t, shared), await locksOn(t, shared)]
   const { handle, token } = await locks.remote.acquire('remote:1')
   t.equal((await others.remote.extend(handle)).token, token)

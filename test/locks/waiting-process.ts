@@ -1,4 +1,7 @@
-/** A process that stands in line. Told the resource over IPC, it waits, says 'served', and lets go when told so. */
+/**
+ * A process that waits for a lock: receives the resource over IPC, waits, sends 'served', and releases on the next
+ * message.
+ */
 import { once } from 'node:events'
 import { type Address, openAt } from './lock-servers.ts'
 
@@ -11,9 +14,9 @@ await locks.withLease(
   resource,
   { wait_ms: 60_000, ...(progress_ms && { progress_ms: Number(progress_ms) }) },
   async () => {
-    const told = once(process, 'message')
+    const notified = once(process, 'message')
     process.send?.('served')
-    await told
+    await notified
   },
 )
 await locks.close()

@@ -1,10 +1,13 @@
-/** Conformance at the door: what is no argument is refused with an error that names it, before anything is asked. */
+/**
+ * Conformance of argument checks: an invalid argument is rejected with an error that names it, before any request is
+ * sent.
+ */
 import t from 'tap'
 import type { Locks } from '../../../src/shared/locks/api.ts'
 import type { LockServer } from '../lock-servers.ts'
 import { locksOf } from './contract.ts'
 
-// biome-ignore lint/suspicious/noExplicitAny: what a program without types may pass
+// biome-ignore lint/suspicious/noExplicitAny: an untyped program may pass anything
 type Anything = any
 
 /** By the option that the error names. */
@@ -24,11 +27,11 @@ const WRONG: Record<string, Anything[]> = {
 
 const RESOURCES: Anything[] = [undefined, null, '', 7, {}, ['a:1'], 'lone:\ud800']
 
-export function conformOfArguments(server: LockServer): void {
+export function conformArguments(server: LockServer): void {
   const named = (name: string) =>
     ({ name: /^(Range|Type)Error$/, message: new RegExp(`\\b${name}\\b`) }) as unknown as Error
 
-  t.test('an option that is none is refused by every function that takes it', async (t) => {
+  t.test('invalid option: every function that accepts it rejects', async (t) => {
     const locks: Anything = await locksOf(t, server, 60_000)
     const calls: [string, (options: Anything) => Promise<unknown>, without?: string[]][] = [
       ['acquire', (options) => locks.acquire('bad:1', options)],
@@ -53,10 +56,10 @@ export function conformOfArguments(server: LockServer): void {
       for (const options of [null, 3000, 'exclusive'])
         await t.rejects(ask(options), named('options'), `${call} ${options}`)
     }
-    t.same(await locks.list(), [], 'nothing was asked')
+    t.same(await locks.list(), [], 'no request was sent')
   })
 
-  t.test('a resource that is none is refused by every function that takes it', async (t) => {
+  t.test('invalid resource: every function that accepts it rejects', async (t) => {
     const locks: Anything = await locksOf(t, server, 60_000)
     const calls: Record<string, (resource: Anything) => Promise<unknown>> = {
       acquire: (resource) => locks.acquire(resource),
@@ -72,13 +75,13 @@ export function conformOfArguments(server: LockServer): void {
     for (const [call, ask] of Object.entries(calls)) {
       for (const resource of RESOURCES) await t.rejects(ask(resource), named('resource'), `${call} ${String(resource)}`)
     }
-    t.same(await locks.list(), [], 'nothing was asked')
+    t.same(await locks.list(), [], 'no request was sent')
   })
 
-  t.test('the other arguments', async (t) => {
+  t.test('invalid body, requests, resources, above, leases, handle: rejected', async (t) => {
     const locks: Anything = await locksOf(t, server, 60_000)
     await t.rejects(locks.withLease('bad:1', {}), named('body'))
-    for (const wanted of [undefined, 'bad:1', [], 7]) await t.rejects(locks.acquireAll(wanted), named('wanted'))
+    for (const wanted of [undefined, 'bad:1', [], 7]) await t.rejects(locks.acquireAll(wanted), named('requests'))
     for (const resources of [undefined, 'bad:1', 7])
       await t.rejects(locks.tryAcquireMany(resources), named('resources'))
     for (const above of WRONG.above ?? []) await t.rejects(locks.forceRelease('bad:1', { above }), named('above'))
@@ -91,7 +94,7 @@ export function conformOfArguments(server: LockServer): void {
     t.same(await (locks as Locks).list(), [])
   })
 
-  t.test('what an optional argument may be', async (t) => {
+  t.test('valid boundary values of optional arguments: accepted', async (t) => {
     const locks: Anything = await locksOf(t, server, 60_000)
     const options = {
       wait_ms: 0.5,

@@ -1,15 +1,15 @@
-/** Conformance of the end: whatever is under way when the locks are closed or a caller gives up is given back. */
+/** Conformance of close(): everything pending when the locks are closed or a caller aborts is released. */
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { Locks } from '../../../src/shared/locks/api.ts'
-import { type LockServer, leave } from '../lock-servers.ts'
-import { casesOf, inEachMode, inLine, locksOf, unused } from './contract.ts'
+import { type LockServer, spawnLeaver } from '../lock-servers.ts'
+import { casesOf, inEachMode, locksOf, unused, waitersReach } from './contract.ts'
 
-/** A TTL that no test waits for: what is left behind is seen. */
+/** A TTL longer than any test, so that leftovers are detected. */
 const LONG_MS = 60_000
 
-/** Every way to a lease. */
+/** Every way to acquire a lease. */
 const WAYS: Record<string, (locks: Locks, resource: string, signal?: AbortSignal) => Promise<unknown>> = {
   acquire: (locks, resource, signal) => locks.acquire(resource, { wait_ms: 5000, ...(signal && { signal }) }),
   tryAcquire: (locks, resource, signal) => locks.tryAcquire(resource, signal ? { signal } : {}),
@@ -23,8 +23,8 @@ const WAYS: Record<string, (locks: Locks, resource: string, signal?: AbortSignal
   'remote.acquire': (locks, resource, signal) => locks.remote.acquire(resource, signal ? { signal } : {}),
 }
 
-const ended = (asked: Promise<unknown>): Promise<unknown> =>
-  asked.then(
+const ended = (pending: Promise<unknown>): Promise<unknown> =>
+  pending.then(
     () => 'granted',
     (error) => error,
   )
@@ -33,25 +33,25 @@ async function allUnused(locks: Locks, resource: string): Promise<void> {
   for (const name of [resource, `${resource}:b`]) await unused(locks, name)
 }
 
-export function conformOfClosing(server: LockServer): void {
-  t.test('closed while a lease is asked for: it is given back, and its caller gets the closed error', async (t) => {
+export function conformClosing(server: LockServer): void {
+  t.test('close during an acquire: the lock is released, and the caller gets the closed error', async (t) => {
     const other = await locksOf(t, server)
     const ways = Object.entries(WAYS)
     const opened = await Promise.all(ways.map(() => server.open(LONG_MS)))
     t.teardown(() => server.resume())
     server.pause()
-    const asked = ways.map(([name, way], n) => ended(way(opened[n] as Locks, `closing:${name}`)))
+    const pending = ways.map(([name, way], n) => ended(way(opened[n] as Locks, `closing:${name}`)))
     await sleep(20)
     const closed = opened.map((locks) => locks.close())
     server.resume()
     for (const [n, [name]] of ways.entries()) {
-      t.match(await asked[n], { code: 'closed', message: 'the locks are closed' }, name)
+      t.match(await pending[n], { code: 'closed', message: 'the locks are closed' }, name)
       await closed[n]
       await allUnused(other, `closing:${name}`)
     }
   })
 
-  t.test('closed in the moment of the grant', async (t) => {
+  t.test('close at the moment of the grant: the lock is released', async (t) => {
     const other = await locksOf(t, server)
     const each = Object.entries(WAYS).map(async ([name, way]) => {
       const locks: Locks = await server.open(LONG_MS, { events: { acquired: () => void locks.close() } })
@@ -62,13 +62,13 @@ export function conformOfClosing(server: LockServer): void {
     await Promise.all(each)
   })
 
-  t.test('closed between the locks of a set: those that it has are given back', async (t) => {
+  t.test('close during acquireAll: the locks granted so far are released', async (t) => {
     const other = await locksOf(t, server)
     const holder = await other.acquire('between:b')
     const locks = await server.open(LONG_MS)
     const set = locks.acquireAll(['between:a', 'between:b'], { wait_ms: 30_000 })
     set.catch(() => {})
-    await inLine(other, 'between:b', 1)
+    await waitersReach(other, 'between:b', 1)
     await locks.close()
     await t.rejects(set, { code: 'closed' })
     await unused(other, 'between:a')
@@ -76,7 +76,7 @@ export function conformOfClosing(server: LockServer): void {
     await unused(other, 'between:b')
   })
 
-  t.test('nothing is given once the locks are closed, and a lease that is looked at then is over', async (t) => {
+  t.test('after close: every acquire rejects, and every lease is over', async (t) => {
     const other = await locksOf(t, server)
     await inEachMode(server, 'over', async ({ ask }, resource) => {
       const locks = await server.open(LONG_MS)
@@ -89,36 +89,36 @@ export function conformOfClosing(server: LockServer): void {
       await Promise.all([locks.close(), locks.close()])
       await unused(other, resource)
       await unused(other, `${resource}:set`)
-      // The first look at each of these signals.
+      // The first read of each of these signals.
       t.match(lease.signal.reason, { code: 'lease_lost', why: 'released' })
       t.ok(set.signal.aborted)
-      t.notOk(released.signal.aborted, 'a release by its holder is no loss')
+      t.notOk(released.signal.aborted, 'a release by its holder is not a loss')
       for (const [name, way] of Object.entries(WAYS)) await t.rejects(way(locks, resource), { code: 'closed' }, name)
       await t.rejects(locks.acquire(resource, { ...ask, within: lease }), { code: 'closed' })
     })
   })
 
-  t.test('a signal ends every way to a lease: in the same tick, and while the server stalls', async (t) => {
+  t.test('abort signal during any acquire: it rejects in the same tick, also while the server hangs', async (t) => {
     const locks = await locksOf(t, server, LONG_MS)
     t.teardown(() => server.resume())
     for (const after_ms of [0, 50]) {
       server.pause()
-      const asked = Object.entries(WAYS).map(async ([name, way]) => {
+      const pending = Object.entries(WAYS).map(async ([name, way]) => {
         const controller = new AbortController()
         const outcome = ended(way(locks, `abort:${name}`, controller.signal))
         if (after_ms > 0) await sleep(after_ms)
         controller.abort()
-        // Before the server goes on: the caller does not wait for it.
+        // Before the server resumes: the caller does not wait for it.
         t.match(await outcome, { name: 'AbortError' }, `${name}, after ${after_ms} ms`)
       })
-      await Promise.all([...asked, sleep(400)])
+      await Promise.all([...pending, sleep(400)])
       server.resume()
       for (const name of Object.keys(WAYS)) await allUnused(locks, `abort:${name}`)
     }
   })
 
-  t.test('every way to a held lease hears of a forced release at once', async (t) => {
-    // Heartbeats are 20 s apart: what is heard before is heard by message.
+  t.test('forced release: the signal of every kind of held lease aborts at once', async (t) => {
+    // Heartbeats are 20 s apart: an earlier notification comes from a message.
     const other = await locksOf(t, server)
     const held: Record<string, (locks: Locks, resource: string) => Promise<AbortSignal | undefined>> = {
       acquire: async (locks, resource) => (await locks.acquire(resource)).signal,
@@ -141,20 +141,20 @@ export function conformOfClosing(server: LockServer): void {
         // The first heartbeat comes after half a second.
         await sleep(1500)
         const began = performance.now()
-        const told = new Promise((resolve) => signal?.addEventListener('abort', resolve, { once: true }))
+        const notified = new Promise((resolve) => signal?.addEventListener('abort', resolve, { once: true }))
         await other.forceRelease(`heard:${name}`)
-        await told
+        await notified
         t.ok(performance.now() - began < 9000, `${name}: after ${Math.round(performance.now() - began)} ms`)
       }),
     )
   })
 
-  t.test('a process that has used the locks, and closes its client but not the locks, exits', async (t) => {
-    const child = leave(server.address, 6000)
+  t.test('process that closes its client but not the locks: exits', async (t) => {
+    const child = spawnLeaver(server.address, 6000)
     t.teardown(() => child.kill('SIGKILL'))
     const exited = once(child, 'exit')
     await once(child.stdout, 'data')
-    const code = await Promise.race([exited.then(([code]) => code), sleep(15_000, 'it stays', { ref: false })])
+    const code = await Promise.race([exited.then(([code]) => code), sleep(15_000, 'still running', { ref: false })])
     t.equal(code, 0)
   })
 }

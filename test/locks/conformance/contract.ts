@@ -1,4 +1,7 @@
-/** What the parts of the conformance suite share: a mode with what is in its way, and how the end of a lease is seen. */
+/**
+ * Shared by the parts of the conformance suite: each mode with a conflicting request, and helpers that wait for a
+ * state.
+ */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Lease, LeaseLostError, LockMode, Locks, Mode } from '../../../src/shared/locks/api.ts'
 import type { LockServer, OpenOptions } from '../lock-servers.ts'
@@ -8,7 +11,7 @@ export type Scope = { teardown(done: () => unknown): void }
 interface Case {
   mode: Mode
   ask: LockMode
-  /** Who holds this keeps the ask out, and who holds the ask keeps this out. */
+  /** Conflicts with `ask` in both directions. */
   rival: LockMode
 }
 
@@ -22,7 +25,7 @@ export function casesOf(server: Pick<LockServer, 'modes'>): Case[] {
   return CASES.filter(({ mode }) => server.modes.includes(mode))
 }
 
-/** For each mode at the same time, on a resource of its own: waits overlap. */
+/** Runs the body for each mode in parallel, on a resource of its own, so that waits overlap. */
 export async function inEachMode(
   server: LockServer,
   name: string,
@@ -43,12 +46,12 @@ export async function locksOf(
   return locks
 }
 
-/** Resolves when so many stand in line. */
-export async function inLine(locks: Locks, resource: string, count: number): Promise<void> {
+/** Resolves when the resource has this many waiters. */
+export async function waitersReach(locks: Locks, resource: string, count: number): Promise<void> {
   while ((await locks.inspect(resource)).waiters.length !== count) await sleep(2)
 }
 
-/** Resolves when nobody holds it or waits for it, and it is in no list. */
+/** Resolves when the resource has no holders and no waiters, and is in no list. */
 export async function unused(locks: Locks, resource: string): Promise<void> {
   for (;;) {
     const { holders, waiters } = await locks.inspect(resource)
@@ -61,13 +64,13 @@ export async function unused(locks: Locks, resource: string): Promise<void> {
 export function lossOf(lease: Lease): Promise<{ at: number; why: string }> {
   const { signal } = lease
   return new Promise((resolve) => {
-    const tell = () => resolve({ at: performance.now(), why: (signal.reason as LeaseLostError).why })
-    if (signal.aborted) tell()
-    else signal.addEventListener('abort', tell, { once: true })
+    const resolveNow = () => resolve({ at: performance.now(), why: (signal.reason as LeaseLostError).why })
+    if (signal.aborted) resolveNow()
+    else signal.addEventListener('abort', resolveNow, { once: true })
   })
 }
 
-/** Resolves in so many ms, with how late this process was to notice it: what no library in it can do better than. */
+/** Resolves after this many ms, with the delay until this process noticed: no library in it can be faster. */
 export function lateness(ms: number): Promise<number> {
   const due = performance.now() + ms
   return new Promise((resolve) => setTimeout(() => resolve(performance.now() - due), ms))

@@ -1,16 +1,16 @@
-/** Conformance of a lease's deadlines: no renewal for a holder that has not moved, none beyond max_hold_ms. */
+/** Conformance of deadlines: no renewal for a holder without progress, none beyond max_hold_ms. */
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { Lease, LockEvents } from '../../../src/shared/locks/api.ts'
 import { forkWaiter, type LockServer } from '../lock-servers.ts'
-import { blockEventLoop, inEachMode, inLine, locksOf, lossOf, unused } from './contract.ts'
+import { blockEventLoop, inEachMode, locksOf, lossOf, unused, waitersReach } from './contract.ts'
 
-/** The longest TTL here: what frees a lock well before it has given it back. */
+/** A TTL so long that a lock which becomes free before its end was released. */
 const LONG_MS = 30_000
 
-export function conformOfDeadlines(server: LockServer): void {
-  t.test('a holder that makes no progress loses the lease, and the next in line has it at once', async (t) => {
+export function conformDeadlines(server: LockServer): void {
+  t.test('holder without progress: loses the lease, and the next waiter gets it at once', async (t) => {
     const lost: string[] = []
     const events: LockEvents = { lost: (resource, why) => lost.push(`${resource} ${why}`) }
     const locks = await locksOf(t, server, LONG_MS, { events })
@@ -22,17 +22,17 @@ export function conformOfDeadlines(server: LockServer): void {
       const { why } = await loss
       t.equal(why, 'stalled')
       await (await next).release()
-      t.ok(performance.now() - began < LONG_MS / 2, 'given back, and not left to its TTL')
+      t.ok(performance.now() - began < LONG_MS / 2, 'released, not expired')
       t.throws(() => lease.assertValid(), { code: 'lease_lost', why: 'stalled' })
       lease.progress()
-      t.throws(() => lease.assertValid(), { code: 'lease_lost', why: 'stalled' }, 'what is lost is not revived')
+      t.throws(() => lease.assertValid(), { code: 'lease_lost', why: 'stalled' }, 'a lost lease is not revived')
       t.equal(lease.remaining_ms, 0)
       await t.rejects(lease.extend(), { code: 'lease_lost', why: 'stalled' })
       t.ok(lost.includes(`${resource} stalled`))
     })
   })
 
-  t.test('progress and extend keep a lease, the automatic heartbeat alone does not', async (t) => {
+  t.test('progress() and extend() keep a lease, the automatic heartbeat alone does not', async (t) => {
     const locks = await locksOf(t, server, 3000)
     await inEachMode(server, 'progress', async ({ ask }, resource) => {
       const lease = await locks.acquire(resource, { ...ask, progress_ms: 1500 })
@@ -42,13 +42,13 @@ export function conformOfDeadlines(server: LockServer): void {
         else await lease.extend()
         lease.assertValid()
       }
-      // The TTL is three seconds: heartbeats go on, and do not save it.
+      // The TTL is three seconds: heartbeats continue, and do not keep the lease.
       t.equal((await lossOf(lease)).why, 'stalled')
       await unused(locks, resource)
     })
   })
 
-  t.test('a lease is not held beyond max_hold_ms, whatever its holder does', async (t) => {
+  t.test('max_hold_ms: the lease ends then, in spite of extend() and progress()', async (t) => {
     const locks = await locksOf(t, server, LONG_MS)
     await inEachMode(server, 'max_hold', async ({ ask }, resource) => {
       const lease = await locks.acquire(resource, { ...ask, max_hold_ms: 900 })
@@ -62,12 +62,12 @@ export function conformOfDeadlines(server: LockServer): void {
       t.equal(why, 'max_hold')
       t.ok(at - began > 800)
       await unused(locks, resource)
-      t.ok(performance.now() - began < LONG_MS / 2, 'given back, and not left to its TTL')
+      t.ok(performance.now() - began < LONG_MS / 2, 'released, not expired')
       t.throws(() => lease.assertValid(), { code: 'lease_lost', why: 'max_hold' })
     })
   })
 
-  t.test('a blocked event loop misses its deadline before anything is renewed or written', async (t) => {
+  t.test('blocked event loop past the deadline: the lease is lost before a renewal or write', async (t) => {
     const locks = await locksOf(t, server, LONG_MS)
     const wakes: ((lease: Lease) => unknown)[] = [
       (lease) => lease.progress(),
@@ -84,13 +84,13 @@ export function conformOfDeadlines(server: LockServer): void {
     }
   })
 
-  t.test('several leases have the same deadlines as one', async (t) => {
+  t.test('deadlines of acquireAll and tryAcquireMany: as those of one lease', async (t) => {
     const locks = await locksOf(t, server, LONG_MS)
     const set = await locks.acquireAll(['deadline:a', 'deadline:b'], { progress_ms: 800 })
     t.ok(set.remaining_ms <= 800)
     await sleep(300)
     set.progress()
-    t.ok(set.remaining_ms > 500, 'started again')
+    t.ok(set.remaining_ms > 500, 'restarted')
     const each = await Promise.all([...set.leases.values()].map(lossOf))
     t.same(
       each.map(({ why }) => why),
@@ -102,7 +102,7 @@ export function conformOfDeadlines(server: LockServer): void {
     for (const name of ['a', 'b', 'c', 'd']) await unused(locks, `deadline:${name}`)
   })
 
-  t.test('a part of a lease shares its deadlines, and its progress counts for the whole', async (t) => {
+  t.test('nested lease: shares the deadlines, and its progress counts for the parent', async (t) => {
     const locks = await locksOf(t, server, LONG_MS)
     const whole = await locks.acquire('deadline:part', { progress_ms: 900 })
     const part = await locks.acquire('deadline:part', { within: whole })
@@ -115,7 +115,7 @@ export function conformOfDeadlines(server: LockServer): void {
     t.equal((await lossOf(whole)).why, 'stalled')
   })
 
-  t.test('the time left is counted from before the renewal, and ends with the lease', async (t) => {
+  t.test('remaining_ms: counted from before the renewal, 0 after the release', async (t) => {
     const locks = await locksOf(t, server, LONG_MS)
     const lease = await locks.acquire('remaining:1')
     t.ok(lease.remaining_ms > 0 && lease.remaining_ms < LONG_MS)
@@ -134,7 +134,7 @@ export function conformOfDeadlines(server: LockServer): void {
     await unused(locks, 'remaining:1')
   })
 
-  t.test('a process that was frozen while it held the lock does not renew it when it wakes', async (t) => {
+  t.test('process frozen past its deadline: does not renew the lock when it wakes', async (t) => {
     const locks = await locksOf(t, server, LONG_MS)
     const child = forkWaiter(server.address, LONG_MS, 1500)
     t.teardown(() => child.kill('SIGKILL'))
@@ -143,16 +143,16 @@ export function conformOfDeadlines(server: LockServer): void {
     child.send('frozen:1')
     await served
     const next = locks.acquire('frozen:1', { wait_ms: LONG_MS })
-    await inLine(locks, 'frozen:1', 1)
+    await waitersReach(locks, 'frozen:1', 1)
     child.kill('SIGSTOP')
     await sleep(2500)
-    t.equal((await locks.inspect('frozen:1')).waiters.length, 1, 'a frozen process gives nothing back')
+    t.equal((await locks.inspect('frozen:1')).waiters.length, 1, 'a frozen process releases nothing')
     const woken = performance.now()
     child.kill('SIGCONT')
     await (await next).release()
     t.ok(
       performance.now() - woken < LONG_MS / 2,
-      `after ${Math.round(performance.now() - woken)} ms, not after its TTL`,
+      `after ${Math.round(performance.now() - woken)} ms, not after the TTL`,
     )
     await unused(locks, 'frozen:1')
   })

@@ -1,13 +1,13 @@
-/** Conformance of one lease: token, ownership, expiry, heartbeat, loss, and what a caller is told. */
+/** Conformance of one lease: token, ownership, expiry, heartbeat, loss, and the errors a caller gets. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { LeaseLostError, LockBusyError } from '../../../src/shared/locks/api.ts'
 import type { LockServer } from '../lock-servers.ts'
 import { blockEventLoop, casesOf, inEachMode, locksOf, lossOf, unused } from './contract.ts'
 
-export function conformOfLeases(server: LockServer): void {
+export function conformLeases(server: LockServer): void {
   for (const { mode, ask } of casesOf(server)) {
-    t.test(`${mode}: a rising token, one renewal more, and a typed end`, async (t) => {
+    t.test(`${mode}: rising tokens, renewal, and a typed end`, async (t) => {
       const locks = await locksOf(t, server)
       const resource = `lease:${mode}`
       const first = await locks.acquire(resource, ask)
@@ -18,10 +18,10 @@ export function conformOfLeases(server: LockServer): void {
       t.same(await Promise.all([first.release(), first.release()]), [{ released: true }, { released: true }])
       t.throws(() => first.assertValid(), { code: 'lease_lost', why: 'released' })
       await t.rejects(first.extend(), { code: 'lease_lost', why: 'released', resource, token: first.token })
-      t.notOk(first.signal.aborted, 'a release is no loss')
+      t.notOk(first.signal.aborted, 'a release is not a loss')
       const above = first.token + 5_000_000_000
       const second = await locks.acquire(resource, { ...ask, above })
-      t.ok(second.token > above, 'above the floor that was found in SQL')
+      t.ok(second.token > above, 'above the floor from SQL')
       await second.release()
       const third = await locks.acquire(resource, ask)
       t.ok(third.token > second.token, 'and above every token before it')
@@ -30,7 +30,7 @@ export function conformOfLeases(server: LockServer): void {
     })
   }
 
-  t.test('tokens rise through all modes, and none is given twice', async (t) => {
+  t.test('one resource in all modes in turn: no token twice', async (t) => {
     const fleet = await Promise.all([locksOf(t, server), locksOf(t, server)])
     const tokens: number[] = []
     for (let round = 0; round < 6; round++) {
@@ -52,7 +52,7 @@ export function conformOfLeases(server: LockServer): void {
     t.ok(tokens.length >= 12)
   })
 
-  t.test('who is kept out is told by whom, and a try is no place in line', async (t) => {
+  t.test('busy lock: the error names the holder, and a try leaves no waiter', async (t) => {
     await inEachMode(server, 'busy', async ({ ask, rival }, resource) => {
       const failed: string[] = []
       const locks = await locksOf(t, server, 3000, { events: { failed: (_, reason) => failed.push(reason) } })
@@ -68,7 +68,7 @@ export function conformOfLeases(server: LockServer): void {
     })
   })
 
-  t.test('a lease that nobody renews ends: who waits gets in after its TTL, and not before', async (t) => {
+  t.test('lease without renewals: a waiter gets the lock after its TTL, and not before', async (t) => {
     const ttl_ms = 1500
     const locks = await locksOf(t, server, ttl_ms)
     await inEachMode(server, 'expiry', async ({ mode, ask, rival }, resource) => {
@@ -82,12 +82,12 @@ export function conformOfLeases(server: LockServer): void {
       await t.rejects(locks.remote.extend(dead.handle), { code: 'lease_lost', why: /expired|taken/ })
       t.match(await locks.remote.release(dead.handle), { released: false, reason: /expired|taken/ })
       next.assertValid()
-      t.same(await next.extend(), { waiting: 0 }, 'what the old owner asked did nothing to the new one')
+      t.same(await next.extend(), { waiting: 0 }, 'requests of the old owner did not affect the new one')
       t.same(await next.release(), { released: true })
     })
   })
 
-  t.test('a heartbeat keeps a lease for many times its TTL', async (t) => {
+  t.test('heartbeats: keep a lease for many times its TTL', async (t) => {
     const ttl_ms = 1500
     const locks = await locksOf(t, server, ttl_ms)
     await inEachMode(server, 'heartbeat', async ({ ask, rival }, resource) => {
@@ -101,33 +101,36 @@ export function conformOfLeases(server: LockServer): void {
     })
   })
 
-  t.test('taken by force: the signal aborts within a second, and nothing of the old owner has an effect', async (t) => {
-    const lost: string[] = []
-    const events = { lost: (_: string, why: string) => lost.push(why) }
-    const [locks, other] = await Promise.all([locksOf(t, server, 6000, { events }), locksOf(t, server)])
-    await inEachMode(server, 'force', async ({ ask, mode, rival }, resource) => {
-      const lease = await locks.acquire(resource, { ...ask, owner: 'revoked' })
-      const next = locks.acquire(resource, { ...rival, wait_ms: 9000 })
-      while ((await lease.extend()).waiting < 1) await sleep(5)
-      const told = lossOf(lease)
-      const began = performance.now()
-      const { token, revoked_holders } = await other.forceRelease(resource, { above: lease.token + 1000 })
-      t.match(revoked_holders, [{ owner: 'revoked', mode, token: lease.token }])
-      t.ok(token > lease.token + 999)
-      const { at, why } = await told
-      t.match(why, /taken|expired/, 'by the message, or by a renewal that was on its way')
-      t.ok(at - began < 1000, `${mode}: ${Math.round(at - began)} ms`)
-      t.throws(() => lease.assertValid(), LeaseLostError)
-      const heir = await next
-      t.ok(heir.token > token, 'tokens go on above the fence that was raised')
-      t.match(await lease.release(), { released: false })
-      t.same(await heir.extend(), { waiting: 0 })
-      t.same(await heir.release(), { released: true })
-    })
-    t.equal(lost.length, casesOf(server).length, 'each counted once')
-  })
+  t.test(
+    'forced release: the signal aborts within a second, and requests of the old owner have no effect',
+    async (t) => {
+      const lost: string[] = []
+      const events = { lost: (_: string, why: string) => lost.push(why) }
+      const [locks, other] = await Promise.all([locksOf(t, server, 6000, { events }), locksOf(t, server)])
+      await inEachMode(server, 'force', async ({ ask, mode, rival }, resource) => {
+        const lease = await locks.acquire(resource, { ...ask, owner: 'revoked' })
+        const next = locks.acquire(resource, { ...rival, wait_ms: 9000 })
+        while ((await lease.extend()).waiting < 1) await sleep(5)
+        const notified = lossOf(lease)
+        const began = performance.now()
+        const { token, revoked_holders } = await other.forceRelease(resource, { above: lease.token + 1000 })
+        t.match(revoked_holders, [{ owner: 'revoked', mode, token: lease.token }])
+        t.ok(token > lease.token + 999)
+        const { at, why } = await notified
+        t.match(why, /taken|expired/, 'by the message, or by a renewal that was on its way')
+        t.ok(at - began < 1000, `${mode}: ${Math.round(at - began)} ms`)
+        t.throws(() => lease.assertValid(), LeaseLostError)
+        const heir = await next
+        t.ok(heir.token > token, 'later tokens are above the raised one')
+        t.match(await lease.release(), { released: false })
+        t.same(await heir.extend(), { waiting: 0 })
+        t.same(await heir.release(), { released: true })
+      })
+      t.equal(lost.length, casesOf(server).length, 'each counted once')
+    },
+  )
 
-  t.test('a blocked event loop is seen before anything is written', async (t) => {
+  t.test('blocked event loop past the TTL: assertValid() throws before a write', async (t) => {
     const locks = await locksOf(t, server, 1200)
     for (const { ask, mode } of casesOf(server)) {
       const lease = await locks.acquire(`blocked:${mode}`, ask)
@@ -140,7 +143,7 @@ export function conformOfLeases(server: LockServer): void {
     }
   })
 
-  t.test("withLease and await using: the error is the body's, a busy lock may be a value", async (t) => {
+  t.test("withLease and await using: reject with the body's error, onBusy replaces LockBusyError", async (t) => {
     const locks = await locksOf(t, server)
     const failing = async () => {
       throw new Error('of the body')
@@ -158,36 +161,39 @@ export function conformOfLeases(server: LockServer): void {
         const body = async () => 'held'
         await t.rejects(locks.withLease(resource, ask, body), LockBusyError)
         t.equal(await locks.withLease(resource, { ...ask, onBusy: 'busy' }, body), 'busy')
-        const told = (busy: LockBusyError) => busy.resource
-        t.equal(await locks.withLease(resource, { ...ask, onBusy: told }, body), resource)
+        const notified = (busy: LockBusyError) => busy.resource
+        t.equal(await locks.withLease(resource, { ...ask, onBusy: notified }, body), resource)
         await t.rejects(locks.withLease(`${resource}:free`, { ...ask, onBusy: 'busy' }, failing), {
           message: 'of the body',
         })
       }
-      t.ok(await locks.tryAcquire(resource, rival).then((lease) => lease?.release()), 'the block has let go')
+      t.ok(await locks.tryAcquire(resource, rival).then((lease) => lease?.release()), 'the block has released it')
     })
   })
 
-  t.test('re-entry by passing the lease', async (t) => {
-    const locks = await locksOf(t, server)
-    await inEachMode(server, 'within', async ({ ask, rival }, resource) => {
-      const whole = await locks.acquire(resource, ask)
-      const part = await locks.acquire(resource, { ...ask, within: whole })
-      t.equal(part.token, whole.token)
-      t.equal(part.signal, whole.signal)
-      t.same(await part.extend(), { waiting: 0 })
-      await part.release()
-      t.throws(() => part.assertValid(), { code: 'lease_lost', why: 'released' })
-      whole.assertValid()
-      t.equal(await locks.tryAcquire(resource, rival), undefined, 'the lock is still held')
-      await t.rejects(locks.acquire(`${resource}:other`, { ...ask, within: whole }), RangeError)
-      await whole.release()
-      await t.rejects(locks.acquire(resource, { ...ask, within: whole }), LeaseLostError)
-      await unused(locks, resource)
-    })
-  })
+  t.test(
+    're-entry by passing the lease: same token and signal, the release leaves the lock to the parent',
+    async (t) => {
+      const locks = await locksOf(t, server)
+      await inEachMode(server, 'within', async ({ ask, rival }, resource) => {
+        const whole = await locks.acquire(resource, ask)
+        const part = await locks.acquire(resource, { ...ask, within: whole })
+        t.equal(part.token, whole.token)
+        t.equal(part.signal, whole.signal)
+        t.same(await part.extend(), { waiting: 0 })
+        await part.release()
+        t.throws(() => part.assertValid(), { code: 'lease_lost', why: 'released' })
+        whole.assertValid()
+        t.equal(await locks.tryAcquire(resource, rival), undefined, 'the lock is still held')
+        await t.rejects(locks.acquire(`${resource}:other`, { ...ask, within: whole }), RangeError)
+        await whole.release()
+        await t.rejects(locks.acquire(resource, { ...ask, within: whole }), LeaseLostError)
+        await unused(locks, resource)
+      })
+    },
+  )
 
-  t.test('nonsense is refused', async (t) => {
+  t.test('invalid values: RangeError', async (t) => {
     const locks = await locksOf(t, server)
     await t.rejects(locks.acquire('bad:1', { ttl_ms: 0.5 }), RangeError)
     await t.rejects(locks.acquire('bad:1', { above: 2 ** 60 }), RangeError)

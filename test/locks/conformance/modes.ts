@@ -1,18 +1,18 @@
-/** Conformance of the modes with each other, of several locks at once, of leases without a process, and of looking at them. */
+/** Conformance of the modes together, of acquireAll, of remote leases, and of inspect and list. */
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { type Lease, LeaseLostError, LockBusyError } from '../../../src/shared/locks/api.ts'
 import type { LockServer } from '../lock-servers.ts'
-import { inEachMode, inLine, locksOf, unused, upTo } from './contract.ts'
+import { inEachMode, locksOf, unused, upTo, waitersReach } from './contract.ts'
 
-export function conformInModes(server: LockServer): void {
+export function conformModes(server: LockServer): void {
   const shares = server.modes.includes('shared')
   const permits = server.modes.includes('permit')
 
   if (shares) {
-    t.test('readers together, a writer alone', async (t) => {
+    t.test('shared and exclusive: readers together, a writer alone', async (t) => {
       const fleet = await Promise.all([locksOf(t, server), locksOf(t, server), locksOf(t, server)])
       let [readers, writers, most, wrong] = [0, 0, 0, 0]
       const loops = upTo(12).map(async (n) => {
@@ -36,7 +36,7 @@ export function conformInModes(server: LockServer): void {
       await unused(fleet[0], 'modes:1')
     })
 
-    t.test('each reader ends by itself: a dead one does not live by the others', async (t) => {
+    t.test('dead reader: its share expires, although others renew theirs', async (t) => {
       const ttl_ms = 1500
       const locks = await locksOf(t, server, ttl_ms)
       const dead = await locks.remote.acquire('reader:1', { mode: 'shared' })
@@ -51,7 +51,7 @@ export function conformInModes(server: LockServer): void {
     })
   }
 
-  t.test('several at once: all or none, one that is named twice counts once', async (t) => {
+  t.test('acquireAll: all or none, a resource named twice counts once', async (t) => {
     const [locks, other] = await Promise.all([locksOf(t, server), locksOf(t, server)])
     const wanted = [
       'set:c',
@@ -69,23 +69,27 @@ export function conformInModes(server: LockServer): void {
       set.assertValid()
       await t.rejects(other.acquireAll(['set:z', 'set:a']), LockBusyError)
       await unused(other, 'set:z')
-      const told = new Promise((resolve) => set.signal.addEventListener('abort', resolve))
+      const notified = new Promise((resolve) => set.signal.addEventListener('abort', resolve))
       await other.forceRelease('set:c')
-      await told
-      t.throws(() => set.assertValid(), { code: 'lease_lost', resource: 'set:c' }, 'as valid as the weakest of them')
+      await notified
+      t.throws(
+        () => set.assertValid(),
+        { code: 'lease_lost', resource: 'set:c' },
+        'the set is lost with one of its leases',
+      )
     }
     const holder = await other.acquire('set:c', { owner: 'in the way' })
     await t.rejects(locks.acquireAll(wanted), { code: 'lock_busy', resource: 'set:c', holder: 'in the way' })
     await t.rejects(locks.acquireAll(wanted, { wait_ms: 80 }), { code: 'lock_busy', resource: 'set:c' })
     for (const name of names.filter((name) => name !== 'set:c')) await unused(other, name)
     const waits = locks.acquireAll(wanted, { wait_ms: 20_000 })
-    await inLine(other, 'set:c', 1)
+    await waitersReach(other, 'set:c', 1)
     await holder.release()
     await (await waits).release()
     for (const name of names) await unused(other, name)
   })
 
-  t.test('{A, B} and {B, A} at once, many times: no deadlock', async (t) => {
+  t.test('acquireAll of {A, B} and {B, A} at once, many times: no deadlock', async (t) => {
     const fleet = await Promise.all([locksOf(t, server), locksOf(t, server)])
     const inside = new Map<string, number>()
     let most = 0
@@ -106,7 +110,7 @@ export function conformInModes(server: LockServer): void {
     await unused(fleet[0], 'pair:a')
   })
 
-  t.test('several without waiting: those that are free', async (t) => {
+  t.test('tryAcquireMany: those that are free', async (t) => {
     const locks = await locksOf(t, server)
     await using _held = await locks.acquire('many:2')
     const leases = await locks.tryAcquireMany(['many:1', 'many:2', 'many:3', 'many:1'])
@@ -115,7 +119,7 @@ export function conformInModes(server: LockServer): void {
     await unused(locks, 'many:1')
   })
 
-  t.test('a lease without a process: any process renews and releases it by its handle', async (t) => {
+  t.test('remote lease: any process renews and releases it by its handle', async (t) => {
     const ttl_ms = 1500
     const fleet = await Promise.all([locksOf(t, server, ttl_ms), locksOf(t, server), locksOf(t, server)])
     const [giver, second, third] = fleet
@@ -131,9 +135,9 @@ export function conformInModes(server: LockServer): void {
         t.equal(renewed.token, lease.token)
       }
       t.equal(await second.tryAcquire(resource, rival), undefined)
-      // Who gets it by waiting has a whole TTL, too.
+      // A waiter gets a whole TTL, too.
       const next = second.remote.acquire(resource, { ...rival, wait_ms: 20_000, ttl_ms: 3000 })
-      await inLine(third, resource, 1)
+      await waitersReach(third, resource, 1)
       t.same(await third.remote.release(lease.handle), { released: true })
       const heir = await next
       t.ok(heir.token > lease.token)
@@ -145,7 +149,7 @@ export function conformInModes(server: LockServer): void {
     })
   })
 
-  t.test('whatever the prefix: all are listed, turns are handed over, and nothing is left', async (t) => {
+  t.test('any prefix: all locks are listed, handed over, and leave nothing behind', async (t) => {
     const prefixes = ['shop:', 'lock:', 'block:{x}:', '{shop}:']
     const each = prefixes.flatMap((prefix) =>
       ['', 'app:', 'app:lock:{y}:'].map(async (keyPrefix) => {
@@ -154,7 +158,7 @@ export function conformInModes(server: LockServer): void {
         const lease = await locks.acquire('list:{1}')
         await lease.extend()
         const next = locks.acquire('list:{1}', { wait_ms: 30_000 })
-        await inLine(locks, 'list:{1}', 1)
+        await waitersReach(locks, 'list:{1}', 1)
         const reader = await locks.acquire('list:2', { mode: 'shared' })
         const listed = await locks.list()
         t.match(
@@ -169,9 +173,9 @@ export function conformInModes(server: LockServer): void {
         await lease.release()
         const set = await next
         t.ok(performance.now() - began < 10_000, `${name}: by a message`)
-        const told = new Promise((resolve) => set.signal.addEventListener('abort', resolve, { once: true }))
+        const notified = new Promise((resolve) => set.signal.addEventListener('abort', resolve, { once: true }))
         await locks.forceRelease('list:{1}')
-        await told
+        await notified
         await reader.release()
         await unused(locks, 'list:{1}')
         t.same(await locks.list(), [], name)
@@ -180,7 +184,7 @@ export function conformInModes(server: LockServer): void {
     await Promise.all(each)
   })
 
-  t.test('who holds it and who waits, in order', async (t) => {
+  t.test('inspect: holders and waiters, in order', async (t) => {
     const [locks, other] = await Promise.all([locksOf(t, server), locksOf(t, server, 3000, { instance: 'the other' })])
     await inEachMode(server, 'look', async ({ ask, mode, rival }, resource) => {
       const holder = await locks.acquire(resource, { ...ask, owner: 'first', job: 'job 7' })
@@ -188,7 +192,7 @@ export function conformInModes(server: LockServer): void {
       const waits: Promise<Lease>[] = []
       for (const owner of ['second', undefined]) {
         waits.push(other.acquire(resource, { ...rival, ...(owner && { owner }), wait_ms: 20_000, signal: stop.signal }))
-        await inLine(other, resource, waits.length)
+        await waitersReach(other, resource, waits.length)
       }
       const ended = Promise.allSettled(waits)
       const state = await other.inspect(resource)
@@ -222,13 +226,13 @@ interface Spell {
   to_ms: number
 }
 
-/** 100 who want one of 5 permits, in processes that are killed one after the other. */
+/** 100 contenders for 5 permits, in processes that are killed one after the other. */
 function permitsUnderKills(server: LockServer): void {
   const limit = 5
   const ttl_ms = server.crowd_ttl_ms
   const now_ms = () => Number(process.hrtime.bigint() / 1000n) / 1000
 
-  t.test('5 permits, 100 contenders, random kills: never 6 at once, and all 5 usable within one TTL', async (t) => {
+  t.test('5 permits, 100 contenders, random kills: never 6 at once, all 5 usable within one TTL', async (t) => {
     const locks = await locksOf(t, server, ttl_ms)
     const resource = 'permits:1'
     const spells = new Map<number, Spell>()
@@ -236,12 +240,12 @@ function permitsUnderKills(server: LockServer): void {
       const child = fork(new URL('../lock-contender.ts', import.meta.url), { execArgv: ['--import=tsx'] })
       t.teardown(() => child.kill('SIGKILL'))
       const mine: Spell[] = []
-      child.on('message', (told: { token: number; from_ms?: number; to_ms?: number }) => {
-        if (typeof told !== 'object') return
-        const spell = spells.get(told.token) ?? { from_ms: 0, to_ms: Number.POSITIVE_INFINITY }
-        Object.assign(spell, told)
-        if (!spells.has(told.token)) mine.push(spell)
-        spells.set(told.token, spell)
+      child.on('message', (notified: { token: number; from_ms?: number; to_ms?: number }) => {
+        if (typeof notified !== 'object') return
+        const spell = spells.get(notified.token) ?? { from_ms: 0, to_ms: Number.POSITIVE_INFINITY }
+        Object.assign(spell, notified)
+        if (!spells.has(notified.token)) mine.push(spell)
+        spells.set(notified.token, spell)
       })
       return { child, mine, contenders: n === 0 ? 34 : 33 }
     })
@@ -254,7 +258,7 @@ function permitsUnderKills(server: LockServer): void {
       child.kill('SIGKILL')
       await gone
       const at = now_ms()
-      // What it held it holds no more. What it said last may still be on the way.
+      // What it held is free now. Its last messages may still be on the way.
       child.once('close', () => {})
       for (const spell of mine) spell.to_ms = Math.min(spell.to_ms, at)
     }
@@ -284,7 +288,7 @@ function permitsUnderKills(server: LockServer): void {
       upTo(limit).map(() => locks.acquire(resource, { mode: 'permit', limit, wait_ms: 20_000 })),
     )
     const took = performance.now() - began
-    // A permit that was given in the last moment ends one TTL after it, and a waiter looks a little later.
+    // A permit granted at the last moment ends one TTL later, and a waiter notices a little after that.
     t.ok(took < server.dead_after_ms(ttl_ms) + 250, `all 5 usable again after ${Math.round(took)} ms`)
     over = true
     await watching

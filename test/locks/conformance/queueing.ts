@@ -1,12 +1,12 @@
-/** Conformance of waiting: exclusion, order, limits, cancelling, and nobody who starves. */
+/** Conformance of waiting: exclusion, order, time limits, cancelling, and no starvation. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { LockBusyError } from '../../../src/shared/locks/api.ts'
 import type { LockServer } from '../lock-servers.ts'
-import { casesOf, inEachMode, inLine, locksOf, unused, upTo } from './contract.ts'
+import { casesOf, inEachMode, locksOf, unused, upTo, waitersReach } from './contract.ts'
 
-export function conformInLine(server: LockServer): void {
-  t.test('24 loops in three processes lose no update of an unprotected counter', async (t) => {
+export function conformQueueing(server: LockServer): void {
+  t.test('24 loops in three processes on an unprotected counter: no lost update', async (t) => {
     const fleet = await Promise.all([locksOf(t, server), locksOf(t, server), locksOf(t, server)])
     for (const { mode, ask } of casesOf(server)) {
       if (mode === 'shared') continue
@@ -32,7 +32,7 @@ export function conformInLine(server: LockServer): void {
     }
   })
 
-  t.test('who waits is served in the order of arrival, and nobody gets in front', async (t) => {
+  t.test('waiters: served in the order of arrival, no caller gets in front', async (t) => {
     const fleet = await Promise.all([locksOf(t, server), locksOf(t, server)])
     const [locks] = fleet
     await inEachMode(server, 'order', async ({ mode, ask, rival }, resource) => {
@@ -46,13 +46,13 @@ export function conformInLine(server: LockServer): void {
             return token
           }),
         )
-        await inLine(locks, resource, n + 1)
+        await waitersReach(locks, resource, n + 1)
       }
-      await holder.extend() // This one may share the renewal under way, which was answered before the last one came.
+      await holder.extend() // This one may share the current renewal, which may be older than the last waiter.
       t.same(await holder.extend(), { waiting: 10 })
       await holder.release()
       const tokens = await Promise.all(waits)
-      // Those who may share it get in together: a quorum is asked by all of them at once.
+      // Waiters that share it get it together: all of them vote on a quorum at once.
       if (mode === 'shared') t.ok(new Set(tokens).size === 10 && Math.min(...tokens) > holder.token)
       else
         t.same(
@@ -63,7 +63,7 @@ export function conformInLine(server: LockServer): void {
     })
   })
 
-  t.test('a wait ends at its limit, and leaves no entry', async (t) => {
+  t.test('wait_ms over: the wait ends then, and leaves no entry', async (t) => {
     const locks = await locksOf(t, server)
     await inEachMode(server, 'limit', async ({ ask, rival }, resource) => {
       const holder = await locks.acquire(resource, { ...rival, owner: 'in the way' })
@@ -74,13 +74,13 @@ export function conformInLine(server: LockServer): void {
       t.match(error, { holder: 'in the way', waiting: 0 })
       t.ok(waited > 110 && waited < 600, `${Math.round(waited)} ms`)
       while ((await locks.inspect(resource)).waiters.length > 0) await sleep(5)
-      t.ok(performance.now() - began < 1000, 'well before the place would have died')
+      t.ok(performance.now() - began < 1000, 'well before the slot would have expired')
       await holder.release()
       await unused(locks, resource)
     })
   })
 
-  t.test('a cancelled wait leaves no entry, and hands on its turn', async (t) => {
+  t.test('aborted wait: leaves no entry, and hands its turn over', async (t) => {
     const locks = await locksOf(t, server)
     await inEachMode(server, 'cancel', async ({ ask, rival }, resource) => {
       const holder = await locks.acquire(resource, rival)
@@ -90,27 +90,27 @@ export function conformInLine(server: LockServer): void {
         locks.acquire(resource, { ...ask, wait_ms: 20_000, ...(signal && { signal }) })
       const head = wait(first.signal)
       head.catch(() => {})
-      await inLine(locks, resource, 1)
+      await waitersReach(locks, resource, 1)
       const middle = wait(second.signal)
-      await inLine(locks, resource, 2)
+      await waitersReach(locks, resource, 2)
       const third = wait()
-      await inLine(locks, resource, 3)
+      await waitersReach(locks, resource, 3)
       second.abort(new Error('enough'))
       await t.rejects(middle, { message: 'enough' })
-      await inLine(locks, resource, 2)
-      // The head leaves in the moment in which it is told that it is its turn.
+      await waitersReach(locks, resource, 2)
+      // The head aborts at the moment when it is notified of its turn.
       const free = holder.release()
       first.abort()
       await free
       await t.rejects(head, { name: 'AbortError' })
       const began = performance.now()
       await (await third).release()
-      t.ok(performance.now() - began < 450, 'the next one was told, and did not have to find out')
+      t.ok(performance.now() - began < 450, 'the next waiter was notified, and did not depend on its recheck')
       await unused(locks, resource)
     })
   })
 
-  t.test('a cancel while the acquire is in flight gives back what it took', async (t) => {
+  t.test('abort while the acquire is in flight: the granted lock is released', async (t) => {
     const locks = await locksOf(t, server)
     await inEachMode(server, 'flight', async ({ ask }, resource) => {
       for (const wait_ms of [0, 1000]) {
@@ -124,7 +124,7 @@ export function conformInLine(server: LockServer): void {
     })
   })
 
-  t.test('close ends waits and leases, and leaves nothing behind', async (t) => {
+  t.test('close: ends waits and leases, and leaves nothing behind', async (t) => {
     const other = await locksOf(t, server)
     await inEachMode(server, 'close', async ({ ask, rival }, resource) => {
       const locks = await server.open(3000)
@@ -132,7 +132,7 @@ export function conformInLine(server: LockServer): void {
       t.notOk(holder.signal.aborted)
       const wait = locks.acquire(resource, { ...ask, wait_ms: 20_000 })
       wait.catch(() => {})
-      await inLine(other, resource, 1)
+      await waitersReach(other, resource, 1)
       await locks.close()
       t.match(holder.signal.reason, { why: 'released' })
       await t.rejects(wait, { message: /closed/ })
@@ -142,7 +142,7 @@ export function conformInLine(server: LockServer): void {
   })
 
   if (!server.modes.includes('shared')) return
-  t.test('endless readers: a writer enters within one TTL of theirs', async (t) => {
+  t.test('endless readers: a writer gets the lock within one TTL', async (t) => {
     const ttl_ms = 1500
     const fleet = await Promise.all([locksOf(t, server, ttl_ms), locksOf(t, server, ttl_ms)])
     let [reading, read, over] = [0, 0, false]

@@ -1,6 +1,6 @@
 /**
- * Where histories of a lock happen: two Redis under one clock that a test sets, the second of which is a replica when it
- * shall be, and three processes' worth of locks that follow whichever of the two is the primary.
+ * The environment of a history: two Redis with one clock that a test sets, the second a replica on demand, and the
+ * locks of three processes, which follow the current primary.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
@@ -10,7 +10,7 @@ import { makeClock } from '../../support/fake-clock.ts'
 import { startRedis } from '../../support/redis-server.ts'
 import { startProxy } from '../../support/tcp-proxy.ts'
 
-/** Leases outlive every history, so that nothing happens in one but its steps: heartbeats come at a third of it. */
+/** Leases outlive every history, so that only its steps change anything: heartbeats come at a third of the TTL. */
 const TTL_MS = 60_000
 const FLEET = 3
 
@@ -23,14 +23,14 @@ export interface HistoryWorld {
   fleet: readonly Locks[]
   /** The servers' wall clock. */
   now_ms(): number
-  /** Sets it to so many seconds beside the true time. */
+  /** Sets it to this many seconds beside the true time. */
   setClock(offset_s: number): void
   flush(): Promise<void>
-  /** Replication stops: the standby keeps what the primary has now. */
+  /** Stops replication: the standby keeps the present data of the primary. */
   snapshot(): Promise<void>
-  /** The standby is the primary from now on, with what it had at the snapshot. */
+  /** Promotes the standby, with the data of the snapshot. */
   promote(): Promise<void>
-  /** Every connection is reset, so that all who wait or hold ask again; resolves when they do. */
+  /** Resets every connection, so that all waiters and holders recheck; resolves when they do. */
   reconnect(): Promise<void>
   stop(): Promise<void>
 }
@@ -39,7 +39,7 @@ export async function openHistoryWorld(): Promise<HistoryWorld> {
   const clock = makeClock()
   let offset_s = 0
   const sync = ['--repl-diskless-sync-delay', '0', '--repl-diskless-load', 'swapdb', '--repl-timeout', '1000000']
-  // A process that is forked while another thread asks libfaketime for the time waits for it for ever.
+  // A process forked while another thread is inside libfaketime hangs for ever.
   const quiet = ['--hz', '100', '--jemalloc-bg-thread', 'no']
   const servers = await Promise.all([
     startRedis([...sync, ...quiet], clock.env),
@@ -53,7 +53,7 @@ export async function openHistoryWorld(): Promise<HistoryWorld> {
   const clients = Array.from({ length: FLEET }, () => servers[0].client({ port: proxy.port }))
   const fleet = clients.map((redis) => createLocks({ redis, ttl_ms: TTL_MS }))
 
-  /** Resolves when everybody listens on connections that are younger than this client id. */
+  /** Resolves when every process has subscribed on a connection younger than this client id. */
   async function listening(after: number): Promise<void> {
     for (;;) {
       const list = String(await primary.redis.call('CLIENT', 'LIST', 'TYPE', 'pubsub'))
@@ -64,7 +64,7 @@ export async function openHistoryWorld(): Promise<HistoryWorld> {
       if (ids.filter((id) => id > after).length === FLEET) break
       await sleep(2)
     }
-    // What they ask then is behind them when this is answered.
+    // Their rechecks were sent before these requests, so they are done when these are answered.
     for (let i = 0; i < 2; i++) await Promise.all(fleet.map((locks) => locks.inspect('world:listening')))
   }
 
@@ -89,7 +89,7 @@ export async function openHistoryWorld(): Promise<HistoryWorld> {
       await primary.redis.flushall()
     },
     async snapshot() {
-      // By a value, since what a replica says of its link is renewed once a second.
+      // By a value, since a replica updates its link status only once a second.
       const marked = String(++snapshots)
       await primary.redis.set('world:snapshot', marked)
       const follows = async () => (await standby.redis.get('world:snapshot').catch(() => null)) === marked

@@ -1,4 +1,7 @@
-/** Short histories of a lock against a model, with a server that forgets, falls back, and whose clock is stepped. */
+/**
+ * Short random histories of a lock against a model, with a server that loses data, falls back, and whose clock is
+ * stepped.
+ */
 import { setTimeout as sleep } from 'node:timers/promises'
 import postgres from 'postgres'
 import t from 'tap'
@@ -11,7 +14,7 @@ import type { Fenced } from './steps.ts'
 const world = await openHistoryWorld()
 t.teardown(() => world.stop())
 
-t.test('the clock goes back an hour: a dead holder costs its TTL, not an hour', async (t) => {
+t.test('clock set back an hour: a dead holder costs its TTL, not an hour', async (t) => {
   t.teardown(() => world.setClock(0))
   const ttl_ms = 900
   const [dying, next] = world.fleet
@@ -30,7 +33,7 @@ t.test('the clock goes back an hour: a dead holder costs its TTL, not an hour', 
   )
 })
 
-t.test('a replica that fell behind takes over while the clock is behind, too: no token is given twice', async (t) => {
+t.test('stale replica promoted with the clock behind: no token twice', async (t) => {
   t.teardown(() => world.setClock(0))
   const [locks] = world.fleet
   if (!locks) throw new Error('no fleet')
@@ -44,7 +47,7 @@ t.test('a replica that fell behind takes over while the clock is behind, too: no
   t.equal(new Set(tokens).size, 4, tokens.join(' '))
 })
 
-t.test('a place in line that is left from before the clock was set back is no waiter', async (t) => {
+t.test('slot from before the clock was set back: not a waiter', async (t) => {
   t.teardown(() => world.setClock(0))
   const [locks, other] = world.fleet
   if (!locks || !other) throw new Error('no fleet')
@@ -63,13 +66,13 @@ t.test('a place in line that is left from before the clock was set back is no wa
   await holder.release()
 })
 
-t.test('short histories: the lock does what the model allows, and no superseded holder writes', async (t) => {
+t.test('random histories: the lock follows the model, and no superseded holder writes', async (t) => {
   const { failed, report, seed, seen } = await runHistories(world, fencedInMemory(), { histories: 100 })
   t.notOk(failed, report)
   t.comment(`seed ${seed}: ${JSON.stringify(seen)}`)
 })
 
-t.test('the same with the fence in Postgres', async (t) => {
+t.test('random histories with the fencing token in Postgres', async (t) => {
   const { env } = await openWorld(t)
   const sql = postgres(env.DATABASE_URL, { max: 2, onnotice() {} })
   t.teardown(() => sql.end())

@@ -1,4 +1,4 @@
-/** Random histories of one lock, by fast-check: it finds a short one that breaks the model, and names its seed. */
+/** Random histories of one lock, by fast-check: it finds a short one that violates the model, and reports its seed. */
 import fc from 'fast-check'
 import type { HistoryWorld } from './environment.ts'
 import type { Given, Wish } from './model.ts'
@@ -12,8 +12,8 @@ function step(name: string, run: (h: steps.History) => Promise<void>): Step {
   return { check: () => true, run: (_, { h }) => run(h), toString: () => name }
 }
 
-/** One of the leases that were ever given, rather a late one. */
-function someone(h: steps.History, which: number, mode?: string): Given | undefined {
+/** One of the leases granted so far, more likely a late one. */
+function pickLease(h: steps.History, which: number, mode?: string): Given | undefined {
   const all = mode ? h.given.filter((lease) => lease.mode === mode) : h.given
   return all[all.length - 1 - Math.floor((which / 100) ** 2 * all.length)]
 }
@@ -44,7 +44,7 @@ const cancel = which.map((n) => step(`cancel(${n})`, (h) => steps.cancel(h, n)))
 const onOne = (name: string, mode: string | undefined, run: (h: steps.History, lease: Given) => Promise<void>) =>
   which.map((n) =>
     step(`${name}(${n})`, async (h) => {
-      const lease = someone(h, n, mode)
+      const lease = pickLease(h, n, mode)
       if (lease) await run(h, lease)
     }),
   )
@@ -53,17 +53,17 @@ const clock = fc
   .map((by_s) => step(`stepClock(${by_s})`, (h) => nemesis.stepClock(h, by_s)))
 const force = fc.constant(step('force()', nemesis.force))
 const flush = fc.constant(step('flush()', nemesis.flush))
-// The standby stops following; the next time it takes over.
+// The standby stops replicating; the next time it is promoted.
 const fallBack = fc.constant(step('fallBack()', (h) => (h.snapshot ? nemesis.promote(h) : nemesis.snapshot(h))))
 
 const extend = onOne('extend', undefined, steps.extend)
 const release = onOne('release', undefined, steps.release)
-// The first time its holder begins, then it writes.
+// The first time its holder begins, later it writes.
 const work = onOne('work', 'exclusive', (h, lease) =>
   lease.read === undefined ? writes.begin(h, lease) : writes.write(h, lease),
 )
 
-/** What happens often stands here more often. */
+/** A step that is listed more often happens more often. */
 const STEPS = [
   acquire,
   acquire,
@@ -85,11 +85,11 @@ const NEMESIS = [clock, clock, flush, force, fallBack]
 export interface Run {
   histories: number
   seed?: number
-  /** Of a history that failed: fast-check prints both. */
+  /** Of a failed history: fast-check prints both. */
   path?: string
   replayPath?: string
   onHistory?(done: number): void
-  /** Before a shorter one is looked for, which takes a while. */
+  /** Called before fast-check searches for a shorter one, which takes a while. */
   onFailure?(error: unknown): void
 }
 
@@ -135,7 +135,7 @@ export async function runHistories(world: HistoryWorld, sql: steps.Fenced, run: 
   return { failed: details.failed, histories: done, seed: details.seed, report, seen }
 }
 
-/** The fence of the database without a database. */
+/** The fencing token of the database, without a database. */
 export function fencedInMemory(): steps.Fenced {
   const rows = new Map<string, { fence: number; value: number }>()
   const rowOf = (resource: string) => {

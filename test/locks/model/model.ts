@@ -1,7 +1,7 @@
 /**
- * A small model of one lock: who may have it, given what was asked, what the clock shows and what the server forgot. The
- * invariant: where the model is sure, the server must answer so; where a lease is about to end, either answer is right
- * and the model follows it.
+ * A small model of one lock: which requests may be granted, given the earlier steps, the clock and the data the server
+ * lost. Invariant: where the model is sure, the server must answer like it; where a lease is about to end, either
+ * answer is right and the model follows it.
  */
 import type { Mode } from '../../../src/shared/locks/api.ts'
 
@@ -10,17 +10,17 @@ export interface Wish {
   limit: number
 }
 
-/** A lease as the one who got it knows it: by then nobody may have told it that it is over. */
+/** A lease as its holder knows it, which may not have learned of its end. */
 export interface Given extends Wish {
   token: number
   ttl_ms: number
   extend(): Promise<unknown>
   release(): Promise<{ released: boolean }>
-  /** Its own process knows that it is over; a lease that lives by its handle never knows. */
+  /** Its own process knows that it has ended; a remote lease never knows. */
   over: boolean
-  let_go: boolean
+  release_sent: boolean
   local: boolean
-  /** What its holder read when it raised the fence to its token. */
+  /** What its holder read when it raised the fencing token to its own. */
   read: number | undefined
 }
 
@@ -30,14 +30,14 @@ interface End {
   to_ms: number
 }
 
-/** What a server remembers: a replica has an older one. */
+/** The data of a server; that of a replica is older. */
 export interface Memory {
   ends: Map<Given, End>
-  /** No token that it gives is below this one. */
+  /** Every later token is above this one. */
   last: number
 }
 
-/** A busy machine, and servers that round. */
+/** Tolerance for a busy machine and for servers that round. */
 const UNSURE_MS = 150
 
 export function statusOf({ ends }: Memory, lease: Given, now_ms: number): 'alive' | 'gone' | 'unsure' {
@@ -46,7 +46,7 @@ export function statusOf({ ends }: Memory, lease: Given, now_ms: number): 'alive
   return now_ms < end.from_ms - UNSURE_MS ? 'alive' : 'unsure'
 }
 
-/** May it be let in beside these? */
+/** Whether the request may be granted beside these holders. */
 function admits(others: readonly Wish[], wish: Wish): boolean {
   if (others.length === 0) return true
   if (wish.mode === 'exclusive' || others.some((other) => other.mode !== wish.mode)) return false
@@ -65,7 +65,7 @@ export function renewed(memory: Memory, lease: Given, from_ms: number, to_ms: nu
   memory.ends.set(lease, { from_ms: from_ms + lease.ttl_ms, to_ms: to_ms + lease.ttl_ms })
 }
 
-/** The clock went back: who shares a lock may be cut to a TTL from now, or has what it had. */
+/** The clock went back: a shared lock may be cut to a TTL from now, or keep its end. */
 export function wentBack(memory: Memory, now_ms: number): void {
   for (const [lease, end] of memory.ends) end.from_ms = Math.min(end.from_ms, now_ms + lease.ttl_ms)
 }

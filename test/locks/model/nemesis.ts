@@ -1,4 +1,4 @@
-/** What befalls a server in a history, and what is left of it: each step says what the model must forget with it. */
+/** The faults of a history, and what the model must forget after each. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { copyOf, mayForget, statusOf, wentBack } from './model.ts'
 import { extend, type History, must, note, settle } from './steps.ts'
@@ -15,11 +15,11 @@ export async function force(h: History): Promise<void> {
       revoked_holders.some((holder) => holder.token === lease.token),
       'a holder was not revoked',
     )
-    const told = performance.now() + 2000
-    while (lease.local && !lease.over && performance.now() < told) await sleep(1)
-    must(!lease.local || lease.over, 'a holder was not told that the lock was taken away')
+    const notified = performance.now() + 2000
+    while (lease.local && !lease.over && performance.now() < notified) await sleep(1)
+    must(!lease.local || lease.over, 'a holder was not notified of the forced release')
   }
-  must(token > h.memory.last, 'the fence was not raised')
+  must(token > h.memory.last, 'the token was not raised')
   h.memory.last = token
   h.highest = Math.max(h.highest, token)
   h.memory.ends.clear()
@@ -27,7 +27,7 @@ export async function force(h: History): Promise<void> {
   await settle(h)
 }
 
-/** Something has happened to the server: all ask again, and the leases that their processes hold are renewed or lost. */
+/** After a fault: all waiters recheck, and the leases of the processes are renewed or lost. */
 async function afterwards(h: History, connected: () => Promise<void>): Promise<void> {
   for (const one of h.waiting) one.in_order = false
   await connected()
@@ -63,7 +63,7 @@ export async function promote(h: History): Promise<void> {
   if (!h.snapshot) return
   h.memory = h.snapshot
   h.snapshot = undefined
-  // Places in line that the replica still has are dead by then: who waited in them may be gone.
+  // Slots in the replica's queue have expired after this: their waiters may have left.
   h.offset_s += 4
   h.world.setClock(h.offset_s)
   note(h, 'stale replica promoted')

@@ -1,10 +1,10 @@
-/** The steps of a history of one lock, each with what must be true after it. */
+/** The steps of a history of one lock, each with its postconditions. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type AcquireOptions, type Lease, LeaseLostError, LockBusyError } from '../../../src/shared/locks/api.ts'
 import type { HistoryWorld } from './environment.ts'
 import { admission, type Given, type Memory, renewed, statusOf, type Wish } from './model.ts'
 
-/** One row for each resource: its fence and its value. */
+/** A store with one row for each resource: its fencing token and its value. */
 export interface Fenced {
   /** `SET fence = token WHERE fence <= token`: the value, or undefined when the fence is higher. */
   raise(resource: string, token: number): Promise<number | undefined>
@@ -19,13 +19,13 @@ interface Waiting {
   stop: AbortController
   outcome?: { lease: Lease } | { error: unknown }
   ended: Promise<unknown>
-  /** By the server's clock, wherever that was since. */
+  /** By the server's clock at that time. */
   asked_ms: number
-  /** Nothing has happened yet that may have cost its place. */
+  /** No fault so far may have cost its position. */
   in_order: boolean
 }
 
-/** What has been seen in all histories of a run. */
+/** Counters of events in all histories of a run. */
 export interface Seen {
   [what: string]: number
 }
@@ -40,7 +40,7 @@ export interface History {
   waiting: Waiting[]
   tokens: Set<number>
   highest: number
-  /** Who raised the fence last, and what is stored: kept here, to be compared with what the store does. */
+  /** The last holder that raised the token, and the stored value: compared with the store. */
   owner: Given | undefined
   value: number
   offset_s: number
@@ -66,14 +66,14 @@ export function note({ seen }: History, what: string): void {
 
 const optionsOf = ({ mode, limit }: Wish) => (mode === 'permit' ? { mode, limit } : { mode }) as AcquireOptions
 
-/** Somebody has the lock now: nobody may be in its way, and its token is new. */
+/** After a grant: checks that no other holder conflicts, and that the token is new. */
 function entered(h: History, lease: Given, asked_ms: number): void {
   const now_ms = h.world.now_ms()
-  must(admission(h.memory, lease, now_ms) !== 'never', `${lease.mode} was let in beside who holds it`)
+  must(admission(h.memory, lease, now_ms) !== 'never', `${lease.mode} was granted beside a conflicting holder`)
   must(!h.tokens.has(lease.token), `token ${lease.token} was given twice`)
   must(lease.token > h.memory.last, `token ${lease.token} is not above ${h.memory.last}, which the server knew`)
   must(lease.token > asked_ms * 1000 - 1_000_000, 'a token from long ago')
-  // Only a server that has lost its memory, with its clock set back, may give a lower one.
+  // Only a server that lost its data and whose clock was set back may give a lower one.
   if (lease.token < h.highest) {
     must(h.memory.last < h.highest && asked_ms * 1000 < h.highest + 1000, `token ${lease.token} is below ${h.highest}`)
     note(h, 'lower tokens after a loss with the clock set back')
@@ -94,7 +94,7 @@ export async function acquire(h: History, by: number, wish: Wish, local: boolean
     const lease = local
       ? givenLocal(await locks.acquire(h.resource, options), wish, ttl_ms)
       : await givenRemote(h, by, wish, ttl_ms, above)
-    must(h.waiting.length === 0, 'somebody was let in in front of those who wait')
+    must(h.waiting.length === 0, 'granted in front of waiters')
     must(above === 0 || lease.token > above, 'not above the floor')
     entered(h, lease, asked_ms)
     note(h, 'granted')
@@ -103,7 +103,7 @@ export async function acquire(h: History, by: number, wish: Wish, local: boolean
     if (!(error instanceof LockBusyError)) throw error
     must(
       before !== 'must' || h.waiting.length > 0,
-      `${wish.mode} was refused, though nobody holds it: ${error.message}`,
+      `${wish.mode} was refused without a conflicting holder: ${error.message}`,
     )
     note(h, 'refused')
     return undefined
@@ -112,7 +112,7 @@ export async function acquire(h: History, by: number, wish: Wish, local: boolean
 
 function givenLocal(lease: Lease, wish: Wish, ttl_ms: number): Given {
   const given: Given = {
-    ...{ ...wish, token: lease.token, ttl_ms, over: false, let_go: false, local: true, read: undefined },
+    ...{ ...wish, token: lease.token, ttl_ms, over: false, release_sent: false, local: true, read: undefined },
     extend: () => lease.extend(),
     async release() {
       given.over = true
@@ -130,13 +130,13 @@ async function givenRemote(h: History, by: number, wish: Wish, ttl_ms: number, a
   const locks = (n: number) => fleet[n % fleet.length] as HistoryWorld['fleet'][number]
   const { handle, token } = await locks(by).remote.acquire(h.resource, { ...optionsOf(wish), ttl_ms, above })
   return {
-    ...{ ...wish, token, ttl_ms, over: false, let_go: false, local: false, read: undefined },
+    ...{ ...wish, token, ttl_ms, over: false, release_sent: false, local: false, read: undefined },
     extend: () => locks(by + 1).remote.extend(handle),
     release: () => locks(by + 2).remote.release(handle),
   }
 }
 
-/** Stands in line, behind all who wait. */
+/** Joins the queue, behind all waiters. */
 export async function enqueue(h: History, by: number, wish: Wish, ttl_ms: number): Promise<void> {
   const locks = h.world.fleet[by % h.world.fleet.length] as HistoryWorld['fleet'][number]
   const stop = new AbortController()
@@ -167,7 +167,10 @@ export async function cancel(h: History, which: number): Promise<void> {
   await settle(h)
 }
 
-/** Waits until all who can be served are, and the others stand in line; then looks at what the server says. */
+/**
+ * Waits until every waiter that can be served is served and the others are queued; then compares the server's state
+ * with the model.
+ */
 export async function settle(h: History): Promise<void> {
   const patience = performance.now() + 8000
   for (;;) {
@@ -182,7 +185,7 @@ export async function settle(h: History): Promise<void> {
       for (const [lease] of h.memory.ends) {
         const status = statusOf(h.memory, lease, h.world.now_ms())
         const is = there.includes(lease.token)
-        // What has ended and was looked at stays so, also when the clock is set back.
+        // A lease seen as ended stays so, even after the clock is set back.
         if (!is && status !== 'alive') h.memory.ends.delete(lease)
         if (status === 'unsure') continue
         must(
@@ -193,20 +196,20 @@ export async function settle(h: History): Promise<void> {
       const known = new Set(Array.from(h.memory.ends.keys(), (lease) => lease.token))
       must(
         there.every((token) => known.has(token)),
-        'the server has a holder that nobody knows',
+        'the server has an unknown holder',
       )
       return
     }
-    const line = `${state.waiters.length} in line, ${h.waiting.length} wait, the first ${next} be let in`
-    must(performance.now() < patience, `somebody who waits is forgotten: ${line}`)
+    const state_text = `${state.waiters.length} queued, ${h.waiting.length} waiting, the first ${next} be granted`
+    must(performance.now() < patience, `a waiter is forgotten: ${state_text}`)
     await sleep(1)
   }
 }
 
 const tokenOf = ({ outcome }: Waiting) => (outcome && 'lease' in outcome ? outcome.lease.token : 0)
 
-/** Those who were let in together hear of it in any order: none without those whose tokens are lower. */
-async function heard(h: History): Promise<Waiting[]> {
+/** Waiters that were granted a shared lock together learn of it in any order: waits for those with lower tokens. */
+async function endedWaits(h: History): Promise<Waiting[]> {
   const patience = performance.now() + 2000
   for (;;) {
     const over = h.waiting.filter((one) => one.outcome)
@@ -221,24 +224,24 @@ async function heard(h: History): Promise<Waiting[]> {
   }
 }
 
-/** Takes note of the waits that are over. */
+/** Records the waits that have ended. */
 async function served(h: History): Promise<void> {
-  const over = await heard(h)
+  const over = await endedWaits(h)
   over.sort((a, b) => tokenOf(a) - tokenOf(b))
   for (const one of over) {
-    const place = h.waiting.indexOf(one)
-    const in_front = h.waiting.slice(0, place).filter((other) => !other.outcome || tokenOf(other) > tokenOf(one))
-    // One message may be a moment behind the other.
+    const position = h.waiting.indexOf(one)
+    const in_front = h.waiting.slice(0, position).filter((other) => !other.outcome || tokenOf(other) > tokenOf(one))
+    // Another message may arrive a moment later.
     for (let i = 0; one.in_order && i < 400 && in_front.some((other) => !other.outcome); i++) await sleep(5)
     const overtaken = in_front.some((other) => !other.outcome || tokenOf(other) > tokenOf(one))
-    must(!overtaken || !one.in_order, 'somebody was served before one who came earlier')
+    must(!overtaken || !one.in_order, 'a waiter was served before an earlier one')
     if (one.outcome && 'error' in one.outcome) throw one.outcome.error
     if (!one.outcome) continue
     h.waiting.splice(h.waiting.indexOf(one), 1)
     const lease = givenLocal(one.outcome.lease, one.wish, one.ttl_ms)
     entered(h, lease, one.asked_ms)
-    note(h, 'served in line')
-    // What was handed over gets its whole TTL.
+    note(h, 'served from the queue')
+    // A lock that was handed over gets its whole TTL.
     const asked_ms = h.world.now_ms()
     await lease.extend()
     renewed(h.memory, lease, asked_ms, h.world.now_ms())
@@ -247,7 +250,7 @@ async function served(h: History): Promise<void> {
 
 export async function extend(h: History, lease: Given): Promise<void> {
   const asked_ms = h.world.now_ms()
-  // Its own process knows better than a server that has fallen back.
+  // Its own process knows better than a server with older data.
   const was_over = lease.local && lease.over
   const status = was_over ? 'gone' : statusOf(h.memory, lease, asked_ms)
   const error = await lease.extend().then(
@@ -266,13 +269,13 @@ export async function extend(h: History, lease: Given): Promise<void> {
 }
 
 export async function release(h: History, lease: Given): Promise<void> {
-  // A second release of its own process asks nobody.
-  if (lease.local && lease.let_go) return void (await lease.release())
+  // A second release in its own process sends nothing.
+  if (lease.local && lease.release_sent) return void (await lease.release())
   const was_over = lease.over
   const status = statusOf(h.memory, lease, h.world.now_ms())
-  lease.let_go = true
+  lease.release_sent = true
   const { released } = await lease.release()
-  // A server that has fallen back may still have what its own process has given up.
+  // A server with older data may still have a lease that its own process has lost.
   const right = was_over || status === 'unsure' || released === (status === 'alive')
   must(right, `a lease that is ${status} was released: ${released}`)
   h.memory.ends.delete(lease)
@@ -280,7 +283,7 @@ export async function release(h: History, lease: Given): Promise<void> {
   await settle(h)
 }
 
-/** Nobody waits and nobody holds any more: what is left then was left behind. */
+/** Ends all waits and leases: whatever is left then was left behind. */
 export async function finish(h: History): Promise<void> {
   while (h.waiting.length > 0) await cancel(h, 0)
   await settle(h)

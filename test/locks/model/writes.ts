@@ -1,16 +1,16 @@
 /**
- * What holders write under the lock in a history goes to a store with the fence of the database: a holder raises it to
- * its token and reads, later it writes if its token is still not below the fence. The newest of them gets it through,
- * whoever it superseded does not.
+ * The writes of holders in a history: to a store with the fencing token of the database. A holder raises the token to
+ * its own and reads; later it writes if its token is still not below the stored one. Only the newest holder's write is
+ * accepted.
  */
 import { type Given, statusOf } from './model.ts'
 import { acquire, type History, must, note, release } from './steps.ts'
 
-/** The holder begins: raises the fence to its token and reads, whether or not its lease is still good. */
+/** The holder raises the token and reads, whether or not its lease is still valid. */
 export async function begin(h: History, lease: Given): Promise<void> {
   const value = await h.sql.raise(h.resource, lease.token)
   const newest = !h.owner || lease.token >= h.owner.token
-  must((value !== undefined) === newest, `the fence is wrong: ${value}`)
+  must((value !== undefined) === newest, `the stored token is wrong: ${value}`)
   if (value !== undefined) {
     must(value === h.value, 'what was read is not what was written last')
     h.owner = lease
@@ -19,7 +19,7 @@ export async function begin(h: History, lease: Given): Promise<void> {
     return
   }
   note(h, 'fence refused')
-  // It has the lock, and a clock that was set back gave it a low token: it asks again, above the fence.
+  // It holds the lock with a low token, because the clock was set back: it acquires again, above the stored token.
   if (lease.mode !== 'exclusive' || statusOf(h.memory, lease, h.world.now_ms()) !== 'alive' || h.waiting.length > 0)
     return
   await release(h, lease)
@@ -31,9 +31,9 @@ export async function begin(h: History, lease: Given): Promise<void> {
     lease.ttl_ms,
     await h.sql.fenceOf(h.resource),
   )
-  // A place in line that only a promoted replica remembers is in the way until it dies: nothing is written meanwhile.
+  // A slot that only a promoted replica has blocks the lock until it expires: no write in the meantime.
   if (again === undefined) {
-    note(h, 'kept out by a forgotten place')
+    note(h, 'kept out by a forgotten slot')
     return
   }
   h.owner = again
@@ -42,7 +42,7 @@ export async function begin(h: History, lease: Given): Promise<void> {
   note(h, 'repaired above the fence')
 }
 
-/** It writes what it read, and one more. No holder that another one has superseded gets it through. */
+/** Writes the value it read plus one. A superseded holder is refused. */
 export async function write(h: History, lease: Given): Promise<void> {
   if (lease.read === undefined) return
   const accepted = await h.sql.write(h.resource, lease.token, lease.read + 1)
