@@ -1,6 +1,6 @@
 /**
- * `holdfast/client`: the HTTP contract as typed calls. Invariant: a request is sent again only when that cannot do anything
- * twice: a GET, or one that carries an Idempotency-Key, always the same one.
+ * `holdfast/client`: the HTTP contract as typed calls. Invariant: a request is retried only if that cannot have an effect
+ * twice: a GET, or a request with an Idempotency-Key, which stays the same.
  */
 import createFetchClient, { type FetchResponse, type MaybeOptionalInit } from 'openapi-fetch'
 import { type components, KEYED, type paths } from './generated/openapi.ts'
@@ -10,13 +10,13 @@ export type Booking = components['schemas']['Booking']
 /** RFC 9457 */
 export type Problem = components['schemas']['Problem']
 
-/** An answer that is none of success. `code` is stable: `sold_out`, `conflict`, `payment_declined` … */
+/** A response other than 2xx. `code` is stable: `sold_out`, `conflict`, `payment_declined` … */
 export class ProblemError extends Error {
   readonly status: number
   readonly code: string
   /** the same request may succeed later */
   readonly retryable: boolean
-  /** all that the answer said: `available`, `conflicting_ids`, `errors` … */
+  /** the whole body: `available`, `conflicting_ids`, `errors` … */
   readonly problem: Problem
   constructor(problem: Problem) {
     super(`${problem.status} ${problem.code}: ${problem.detail}`)
@@ -27,16 +27,16 @@ export class ProblemError extends Error {
     this.problem = problem
   }
 
-  /** From an answer; whoever stands between may have answered something else than a problem. */
+  /** From a response; a proxy may have sent a body that is not a problem. */
   static async of(response: Response): Promise<ProblemError> {
     const text = await response.text()
-    let said: unknown
+    let body: unknown
     try {
-      said = JSON.parse(text)
+      body = JSON.parse(text)
     } catch {
-      said = undefined
+      body = undefined
     }
-    const found = (typeof said === 'object' && said !== null ? said : {}) as Partial<Problem>
+    const found = (typeof body === 'object' && body !== null ? body : {}) as Partial<Problem>
     return new ProblemError({
       type: 'about:blank',
       title: response.statusText,
@@ -50,20 +50,20 @@ export class ProblemError extends Error {
   }
 }
 
-/** Milliseconds between two looks of `waitFor`: at first, and at most. */
-const LOOK_MS = 50
-const LOOK_MAX_MS = 1_000
-/** Milliseconds before a request is sent again whose answer named no Retry-After. */
+/** Milliseconds between two polls of `waitFor`: at first, and at most. */
+const POLL_MS = 50
+const POLL_MAX_MS = 1_000
+/** Milliseconds before a retry when the response had no Retry-After. */
 const RETRY_MS = 500
 
 export interface ClientOptions {
-  /** where the API is: http://localhost:3000 */
+  /** base URL of the API: http://localhost:3000 */
   url: string
   /** API key */
   key?: string
-  /** milliseconds from the first try in which a request that could not be taken is sent again; 0: never */
+  /** milliseconds from the first attempt in which a failed request is retried; 0: never */
   retry_for_ms?: number
-  /** milliseconds for one answer; above what is asked for with `Prefer: wait` */
+  /** milliseconds for one response; must exceed the wait of `Prefer: wait` */
   timeout_ms?: number
   fetch?: typeof globalThis.fetch
 }
@@ -78,7 +78,7 @@ type Answer<V extends Verb, P extends PathsOf<V>, I> =
       : never
     : never
 
-/** The body of a 2xx answer. @throws ProblemError */
+/** The body of a 2xx response. @throws ProblemError */
 type Call<V extends Verb> = <P extends PathsOf<V>, I extends Init<V, P>>(
   path: P,
   ...init: undefined extends I ? [init?: I] : [init: I]
@@ -90,7 +90,7 @@ export interface Client {
   post: Call<'post'>
   delete: Call<'delete'>
   /**
-   * The purchase or booking once it has left its line, and its card was asked: look at its `status`.
+   * The purchase or booking once it is settled and its card charge has ended; read its `status`.
    * @throws DOMException TimeoutError when that takes longer than `timeout_ms` (30 s)
    */
   waitFor<Row extends Purchase | Booking>(
@@ -103,17 +103,17 @@ export function createClient(options: ClientOptions): Client {
   const { url, key, retry_for_ms = 30_000, timeout_ms = 60_000 } = options
   const send = options.fetch ?? globalThis.fetch
 
-  /** One try: what was answered, or why nothing was. */
+  /** One attempt: the response, or the error when there is none. */
   const attempt = (request: Request): Promise<Response | Error> => {
     const signal = AbortSignal.any([request.signal, AbortSignal.timeout(timeout_ms)])
-    // A body is read once, so each try has a copy.
+    // A body can be read once, so each attempt gets a clone.
     return send(new Request(request.clone(), { signal })).catch((error: Error) => error)
   }
 
-  /** Tries until it was taken, while there is time. */
-  async function persist(request: Request): Promise<Response> {
-    const harmless = request.method === 'GET' || request.headers.has('idempotency-key')
-    const deadline = performance.now() + (harmless ? retry_for_ms : 0)
+  /** Retries until success, a final response or the deadline. */
+  async function sendWithRetry(request: Request): Promise<Response> {
+    const retryable = request.method === 'GET' || request.headers.has('idempotency-key')
+    const deadline = performance.now() + (retryable ? retry_for_ms : 0)
     for (;;) {
       const outcome = await attempt(request)
       request.signal.throwIfAborted()
@@ -130,7 +130,7 @@ export function createClient(options: ClientOptions): Client {
 
   const raw = createFetchClient<paths>({
     baseUrl: url.replace(/\/$/, ''),
-    fetch: persist,
+    fetch: sendWithRetry,
     ...(key !== undefined && { headers: { 'x-api-key': key } }),
   })
   raw.use({
@@ -155,7 +155,7 @@ export function createClient(options: ClientOptions): Client {
       const signal = wait.signal ? AbortSignal.any([wait.signal, late]) : late
       const params = { path: { id: row.id } }
       let now: Purchase | Booking = row
-      for (let pause_ms = LOOK_MS; standing(now); pause_ms = Math.min(LOOK_MAX_MS, pause_ms * 2)) {
+      for (let pause_ms = POLL_MS; isPending(now); pause_ms = Math.min(POLL_MAX_MS, pause_ms * 2)) {
         await sleep(pause_ms, signal)
         now =
           'lines' in row
@@ -168,20 +168,20 @@ export function createClient(options: ClientOptions): Client {
   return client
 }
 
-/** Milliseconds until the next try; undefined where a next one would be told the same. */
+/** Milliseconds until the next attempt; undefined when a retry would get the same response. */
 function pauseBefore(answer: Response | undefined): number | undefined {
   if (answer && answer.status !== 503 && answer.status !== 429) return undefined
   const named = answer?.headers.get('retry-after')
   const ms = named && /^\d+$/.test(named) ? Number(named) * 1_000 : RETRY_MS
-  // Everybody was told the same number: they do not come back at once.
+  // Jitter, so that clients with the same Retry-After do not retry at once.
   return ms * (1 + Math.random() / 4)
 }
 
-/** In its line; or set aside while its card is asked, which is the only reason for a hold that nobody has asked for. */
-function standing(row: Purchase | Booking): boolean {
+/** Queued, or held while its card charge is in progress: the only reason for a hold without hold_seconds. */
+function isPending(row: Purchase | Booking): boolean {
   if (row.status === 'queued') return true
-  const aside = row.status === 'held' || row.status === 'requested'
-  return aside && row.payment.method === 'card' && row.hold_seconds === null
+  const held = row.status === 'held' || row.status === 'requested'
+  return held && row.payment.method === 'card' && row.hold_seconds === null
 }
 
 function sleep(ms: number, signal: AbortSignal): Promise<void> {
