@@ -1,6 +1,6 @@
 /**
- * The API without its process: buildApp(deps) registers everything by hand, in this order. Invariant: every error
- * leaves here as a problem, and what the client sent wrong is never a 5xx.
+ * The Fastify instance, without its process: buildApp(deps) registers plugins and routes by hand, in this order. Invariant:
+ * every error is answered as a problem, and an error of the client is never a 5xx.
  */
 import { STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
@@ -15,7 +15,7 @@ import { type Health, healthRoutes } from '../shared/health.ts'
 import { LeaseLostError, LockBusyError } from '../shared/locks/api.ts'
 import type { Log } from '../shared/log.ts'
 import { knowPaths } from '../shared/methods.ts'
-import { badField, type FieldError, Problem, ProblemSchema, problemBody, sendProblem } from '../shared/problem.ts'
+import { type FieldError, fieldProblem, Problem, ProblemSchema, problemBody, sendProblem } from '../shared/problem.ts'
 import { type ConnectionDrain, createConnectionDrain } from '../shared/shutdown.ts'
 import { type DashboardDeps, dashboardRoutes } from './dashboard/routes.ts'
 import { lockBusy } from './http/lock-problems.ts'
@@ -26,7 +26,7 @@ import { type ProtectDeps, protect } from './plugins/security.ts'
 import { declared, refuseUnknown } from './plugins/strict-fields.ts'
 import { availabilityRoutes } from './routes/availability.ts'
 import { type BookingRoutesDeps, BookingSchema, bookingRoutes } from './routes/bookings.ts'
-import { type BoardDeps, boardRoutes } from './routes/bull-board.ts'
+import { type BullBoardDeps, bullBoardRoutes } from './routes/bull-board.ts'
 import { type EventRoutesDeps, eventRoutes } from './routes/events.ts'
 import { type LeaseRoutesDeps, leaseRoutes } from './routes/leases.ts'
 import { type LockRoutesDeps, lockRoutes } from './routes/locks.ts'
@@ -37,15 +37,15 @@ import { type WebhookEndpointDeps, webhookEndpointRoutes } from './routes/webhoo
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** how it stops */
+    /** refuses new work and waits for open requests at shutdown */
     door: ConnectionDrain
   }
 }
 
-/** Bytes of a body: a hundred lines of the longest references are a tenth of it. */
+/** Bytes of a body: a purchase of 100 items with the longest references takes a tenth of it. */
 const BODY_LIMIT = 256 * 1024
 
-/** A parameter may be longer than any URL that Node reads, so that the schema says what is wrong with a long id. */
+/** Longer than any URL that Node accepts, so that the schema refuses an id that is too long, with a message. */
 const ROUTER = { ignoreTrailingSlash: true, maxParamLength: 16_384 }
 
 export interface AppDeps
@@ -58,13 +58,13 @@ export interface AppDeps
     LeaseRoutesDeps,
     LockRoutesDeps,
     DashboardDeps,
-    BoardDeps,
+    BullBoardDeps,
     LabDeps,
     ProtectDeps {
   config: ProtectDeps['config']
   health: Health
   log: Log
-  /** before the routes; absent: requests are not traced */
+  /** registered before the routes; absent: requests are not traced */
   trace?(app: FastifyInstance): Promise<void>
 }
 
@@ -72,19 +72,19 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   const { health, log } = deps
   const app = Fastify({
     loggerInstance: log as FastifyBaseLogger,
-    // One line a batch says more than two lines a request; a request's own line is at debug.
+    // One log line per batch says more than two per request; a request is logged at debug.
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: BODY_LIMIT,
-    // For the request to arrive. What a handler waits for has limits of its own (breakers, leases, Prefer: wait): a timer
-    // and an AbortController for each request cost more than the rest of a purchase's validation.
+    // Limits the arrival of a request. Handlers have their own limits (breakers, leases, Prefer: wait): a timer and an
+    // AbortController for each request would cost more than the rest of a purchase's validation.
     requestTimeout: 30_000,
     routerOptions: ROUTER,
     frameworkErrors: (error, request, reply) => sendProblem(toProblem(error), request, reply),
     clientErrorHandler: refuseConnection,
     forceCloseConnections: 'idle',
-    // What arrives while it closes is answered as ever; Fastify's own 503 is no problem of the contract.
+    // Requests that arrive during shutdown are served as usual: Fastify's own 503 is not a problem of the contract.
     return503OnClosing: false,
-    // The document leaves them out: HEAD is answered wherever GET is.
+    // HEAD is answered wherever GET is; the OpenAPI document omits it.
     exposeHeadRoutes: true,
   })
   app.decorate('door', createConnectionDrain(app))
@@ -110,13 +110,13 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   lockRoutes(app, deps)
   labRoutes(app, deps)
   await dashboardRoutes(app, deps)
-  boardRoutes(app, deps, requireAdminPassword(deps.config))
+  bullBoardRoutes(app, deps, requireAdminPassword(deps.config))
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
   await app.ready()
   return app
 }
 
-/** Bodies are taken as they are: "2" is no number. Parameters are text, so there "2" is one. */
+/** Values in a body are not coerced: "2" is not a number there. Parameters are text, so "2" is coerced to 2. */
 function validators(app: FastifyInstance): void {
   const options = { allErrors: false, discriminator: true, useDefaults: true, strict: false }
   const body = new Ajv({ ...options, coerceTypes: false })
@@ -161,8 +161,8 @@ function fieldErrors(error: FastifyError): FieldError[] {
       }
       const words = WORDS[one.params.pattern ?? one.params.format]
       if (words) return { field, detail: `must be ${words}` }
-      if (one.keyword === 'pattern') return { field, detail: 'is not written as it must be' }
-      // The only one: test/api/field-messages.test.ts.
+      if (one.keyword === 'pattern') return { field, detail: 'does not have the required format' }
+      // The only use of `not`: test/api/field-messages.test.ts checks it.
       if (one.keyword === 'not') return { field, detail: 'must not be 0' }
       if (one.keyword === 'const') return { field, detail: `must be ${one.params.allowedValue}` }
       if (one.keyword === 'required') return { field, detail: 'is missing' }
@@ -173,7 +173,7 @@ function fieldErrors(error: FastifyError): FieldError[] {
   return [...new Map(found.map((one) => [one.field, one])).values()]
 }
 
-/** The one place where errors become problems. */
+/** The only place that maps errors to problems. */
 function toProblem(error: unknown): Problem {
   if (error instanceof Problem) return error
   if (error instanceof UnavailableError) {
@@ -183,7 +183,7 @@ function toProblem(error: unknown): Problem {
   }
   if (error instanceof LockBusyError) return lockBusy(error)
   if (error instanceof LeaseLostError) {
-    return new Problem(503, 'lease_lost', 'The lease was lost while it was used; nothing was written.', {
+    return new Problem(503, 'lease_lost', 'The lease was lost during the request; nothing was written.', {
       retry_after: 1,
     })
   }
@@ -198,21 +198,21 @@ function toProblem(error: unknown): Problem {
       errors: [{ field: 'body', detail: `is larger than ${BODY_LIMIT} bytes` }],
     })
   }
-  if (code === 'FST_ERR_BAD_URL') return badField('path', 'is not a valid percent-encoding')
+  if (code === 'FST_ERR_BAD_URL') return fieldProblem('path', 'is not a valid percent-encoding')
   if (statusCode >= 400 && statusCode < 500) {
     const field = statusCode === 415 ? 'Content-Type' : 'body'
     const named = statusCode === 400 || statusCode === 415 ? { errors: [{ field, detail: message }] } : {}
     return new Problem(statusCode, CODES[statusCode] ?? 'bad_request', message, named)
   }
-  return new Problem(500, 'internal_error', 'A fault of the server; it was logged.')
+  return new Problem(500, 'internal_error', 'Internal server error. The error has been logged.')
 }
 
 const CODES: Record<number, string> = { 400: 'invalid_request', 404: 'not_found', 415: 'unsupported_media_type' }
 
-/** What Node could not read as a request: there is no route and no reply, only the socket. */
+/** Answers a request that Node could not parse: there is no route and no reply, only the socket. */
 function refuseConnection(error: Error & { code?: string }, socket: Socket): void {
   if (error.code === 'ECONNRESET' || socket.destroyed) return
-  const [status, code, detail] = UNREADABLE[error.code ?? ''] ?? [400, 'invalid_request', 'This is no HTTP request.']
+  const [status, code, detail] = UNREADABLE[error.code ?? ''] ?? [400, 'invalid_request', 'Malformed HTTP request.']
   const body = JSON.stringify(problemBody(new Problem(status, code, detail), '/'))
   const head = [
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
@@ -231,7 +231,7 @@ const UNREADABLE: Record<string, [number, string, string]> = {
 function errors(app: FastifyInstance, log: Log): void {
   app.setErrorHandler((error, request, reply) => {
     const problem = toProblem(error)
-    // Without the query: it may name a customer.
+    // The route without its query: a query may name a customer.
     const { url = request.url } = request.routeOptions
     if (problem.status === 500) log.error({ error, method: request.method, url }, 'request failed')
     else log.debug({ error, method: request.method, url }, 'request refused')
@@ -239,14 +239,14 @@ function errors(app: FastifyInstance, log: Log): void {
   })
 }
 
-/** An empty body is no body, also when curl calls it JSON: commands take none. A compressed one is not read. */
+/** An empty body counts as absent, even if curl labels it JSON: commands take none. A compressed body is refused. */
 function bodies(app: FastifyInstance): void {
   app.addHook('onRequest', async ({ headers, method }, reply) => {
     const { 'content-encoding': encoding = 'identity' } = headers
     if (encoding.toLowerCase() === 'identity' || method === 'GET' || method === 'HEAD') return
     reply.header('accept-encoding', 'identity')
-    const detail = `is ${encoding}: send the body as it is, without compression`
-    throw badField('Content-Encoding', detail, 415, 'unsupported_media_type')
+    const detail = `is ${encoding}: send the body without compression`
+    throw fieldProblem('Content-Encoding', detail, 415, 'unsupported_media_type')
   })
   const parse = app.getDefaultJsonParser('error', 'error')
   app.removeContentTypeParser(['application/json', 'text/plain'])
@@ -256,7 +256,7 @@ function bodies(app: FastifyInstance): void {
   })
 }
 
-/** A body that may be null may be left out. */
+/** A body that may be null is documented as optional. */
 function optional(body: { content: { 'application/json': { schema: { type?: string | string[] } } } }): object {
   const json = body.content['application/json']
   if (!Array.isArray(json.schema.type)) return body
@@ -264,8 +264,8 @@ function optional(body: { content: { 'application/json': { schema: { type?: stri
 }
 
 /**
- * Ajv's keyword picks one of several inline schemas; OpenAPI's may only pick named ones, where oneOf says it all. So it
- * does for if, then and else.
+ * Ajv's `discriminator` selects one of several inline schemas; OpenAPI's may only select named ones, so the document keeps
+ * `oneOf` alone. `if`, `then` and `else` become `oneOf` too.
  */
 const withoutDiscriminators = (openapi: object): object =>
   JSON.parse(
@@ -286,26 +286,29 @@ async function document(app: FastifyInstance): Promise<void> {
         title: 'Holdfast',
         version: '0.1.0',
         description:
-          'Sell and book scarce things exactly once. HEAD is answered wherever GET is, and a method that a path does not ' +
-          'have with 405 and Allow; no operation lists them. Bodies are sent without compression: a Content-Encoding is ' +
-          'refused with 415.',
+          'Sell and book scarce things exactly once. HEAD is answered wherever GET is; a method that a path does not ' +
+          'support is answered with 405 and Allow. Neither is listed as an operation. Send bodies without compression: ' +
+          'a Content-Encoding is refused with 415.',
         license: { name: 'MIT', identifier: 'MIT' },
       },
       servers: [{ url: '/' }],
       tags: [
-        { name: 'resources', description: 'What is for sale, and its ledger' },
-        { name: 'purchases', description: 'Buying: a place in the line, settled under a lease' },
-        { name: 'bookings', description: 'Time of a calendar: stays and rides, settled in the same lines' },
-        { name: 'events', description: 'What changed, as it happens' },
-        { name: 'webhooks', description: 'Endpoints that are told of what changed, signed and in order' },
-        { name: 'leases', description: 'Locks for any service in any language, by heartbeat' },
-        { name: 'locks', description: 'Who holds what, figures, and taking a lock away' },
+        { name: 'resources', description: 'Resources for sale, their stock and their ledger' },
+        { name: 'purchases', description: 'Purchases of units: queued by resource, settled under a lease' },
+        {
+          name: 'bookings',
+          description: 'Bookings of time in a calendar: stays and rides, settled in the same queues',
+        },
+        { name: 'events', description: 'A stream of changes as they happen' },
+        { name: 'webhooks', description: 'Endpoints that receive changes as signed webhooks, in order' },
+        { name: 'leases', description: 'Locks for services in any language, kept by heartbeats' },
+        { name: 'locks', description: 'Lock holders and waiters, statistics, forced release' },
         { name: 'operating', description: 'Health and metrics' },
         {
           name: 'lab',
           description:
-            'Races with and without protection, as tutorials show them. UNSAFE ON PURPOSE: the routes without a lock lose ' +
-            'updates, on tables of their own. With LAB=0, and in production, there is no lab.',
+            'Race conditions with and without protection, as tutorials show them. UNSAFE ON PURPOSE: the routes without a ' +
+            'lock lose updates, on tables of their own. Disabled with LAB=0 and in production.',
         },
       ],
       components: {
@@ -314,7 +317,7 @@ async function document(app: FastifyInstance): Promise<void> {
           key: { type: 'apiKey', in: 'header', name: 'X-Api-Key' },
         },
       },
-      // The empty one: an API without configured keys is open.
+      // The empty entry: an API without configured keys is open.
       security: [{ bearer: [] }, { key: [] }, {}],
     },
     transform: ({ schema, url }) => ({ schema: declared(schema ?? {}), url }),

@@ -1,4 +1,4 @@
-/** The API process: takes purchases until it is told to stop. */
+/** Entry point of the API process: serves until it gets a stop signal. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { configOrExit } from '../shared/config.ts'
 import { createLog } from '../shared/log.ts'

@@ -1,6 +1,6 @@
 /**
- * The end of the outbox, read once for all clients of this process. Invariants: while nobody listens, nothing is asked;
- * however many listen, one reader asks Postgres, and whoever is behind it reads pages of its own, a few at a time.
+ * The end of the outbox, read once for all SSE clients of this process. Invariants: without listeners nothing is read; with
+ * any number of them one reader polls Postgres, and a listener that is behind reads its own pages, PAGES_AT_ONCE at a time.
  */
 import type { Client } from '../shared/db/client.ts'
 import type { Log } from '../shared/log.ts'
@@ -15,33 +15,33 @@ import {
   readEvents,
 } from '../shared/outbox.ts'
 
-/** Milliseconds between looks: what an event is late at most, beside its own way. */
-const LOOK_MS = 100
-/** The same while a transaction is on its way to its commit. */
+/** Milliseconds between polls: the most that an event is delayed, besides its own transmission. */
+const POLL_MS = 100
+/** The same while a transaction is committing. */
 const SOON_MS = 20
-/** Events that are kept for those who are a little late. */
+/** Events kept in memory for listeners that are slightly behind. */
 const KEPT = 5_000
-/** Events handed over at once. */
+/** Most events that next() returns at once. */
 const AT_ONCE = 500
-/** Pages read at once for those who are further behind. */
+/** Pages read at once for listeners that are further behind. */
 const PAGES_AT_ONCE = 2
 
-/** Rings once. */
-function bell() {
-  let ring = () => {}
-  const rung = new Promise<void>((resolve) => {
-    ring = () => resolve()
+/** A one-shot signal. */
+function createSignal() {
+  let fire = () => {}
+  const fired = new Promise<void>((resolve) => {
+    fire = () => resolve()
   })
-  return { ring, rung }
+  return { fire, fired }
 }
 
 export interface Listener {
-  /** All before it was given; undefined: Postgres has not said yet where the end is. */
+  /** All events up to it were returned; undefined until the end of the outbox has been read. */
   position(): Position | undefined
-  /** What comes next, in order; nothing when there is nothing yet. */
+  /** The next events, in order; empty when there are none yet. */
   next(): Promise<Event[]>
-  /** Resolves when there may be more, after so many milliseconds, or when the signal aborts. */
-  more(within_ms: number, signal: AbortSignal): Promise<void>
+  /** Resolves when there may be more, after within_ms, or when the signal aborts. */
+  waitForMore(within_ms: number, signal: AbortSignal): Promise<void>
   close(): void
 }
 
@@ -58,23 +58,23 @@ export function createTail(client: Client, log: Log) {
   let listeners = 0
   let running = false
   let timer: NodeJS.Timeout | undefined
-  let news = bell()
+  let news = createSignal()
   let pages = 0
   const turns: (() => void)[] = []
 
-  function tell(): void {
-    const told = news
-    news = bell()
-    told.ring()
+  function notify(): void {
+    const previous = news
+    news = createSignal()
+    previous.fire()
   }
 
-  /** Reads what has become final since. The first look only says where the end is. */
-  async function look(): Promise<void> {
+  /** Reads the events that have become final since. The first poll only finds the end. */
+  async function poll(): Promise<void> {
     const final = await horizon.poll()
     if (final === undefined) return
     if (kept === undefined) {
       kept = { from: endOfRow(final), to: endOfRow(final), events: [] }
-      tell()
+      notify()
     }
     for (let more = kept.to.id < final; more && listeners > 0; ) {
       const page = await readEvents(client, { after: kept.to, horizon: final })
@@ -85,17 +85,17 @@ export function createTail(client: Client, log: Log) {
       const dropped = events.length > KEPT ? events[events.length - KEPT - 1] : undefined
       kept = { from: dropped?.at ?? kept.from, to: page.end, events: events.slice(-KEPT) }
       more = page.more
-      tell()
+      notify()
     }
   }
 
   function run(): void {
     running = true
-    look()
-      .catch((error) => log.debug({ error }, 'no look at the outbox; the next one makes up for it'))
+    poll()
+      .catch((error) => log.debug({ error }, 'outbox poll failed; will retry'))
       .finally(() => {
         if (listeners > 0) {
-          timer = setTimeout(run, horizon.waiting() ? SOON_MS : LOOK_MS)
+          timer = setTimeout(run, horizon.waiting() ? SOON_MS : POLL_MS)
         } else {
           running = false
           kept = undefined
@@ -114,7 +114,7 @@ export function createTail(client: Client, log: Log) {
     }
   }
 
-  /** From this place on, or from now on; of this resource, or of all. */
+  /** Listens after `from`, or from now on; to one resource, or to all. */
   function listen(from: Position | undefined, resource: string | undefined): Listener {
     let position = from
     listeners++
@@ -132,8 +132,8 @@ export function createTail(client: Client, log: Log) {
           if (comparePositions(position, kept.from) < 0) {
             const page = await readPage(position, kept.from, resource)
             const { dropped } = await outboxBounds(client)
-            // What was forgotten while it was read is not skipped: who comes back is told.
-            if (position.id > 0 && position.id < dropped) throw new Error('these events are no longer kept')
+            // Events pruned during the read must not be skipped: the client reconnects and gets 410.
+            if (position.id > 0 && position.id < dropped) throw new Error('these events are no longer stored')
             position = page.end
             events = page.events
           } else {
@@ -147,15 +147,15 @@ export function createTail(client: Client, log: Log) {
         }
         return []
       },
-      async more(within_ms, signal) {
-        const there = kept && (position === undefined || comparePositions(position, kept.to) < 0)
-        if (signal.aborted || there) return
-        const over = bell()
-        const late = setTimeout(over.ring, within_ms)
-        signal.addEventListener('abort', over.ring, { once: true })
-        await Promise.race([news.rung, over.rung])
-        clearTimeout(late)
-        signal.removeEventListener('abort', over.ring)
+      async waitForMore(within_ms, signal) {
+        const available = kept && (position === undefined || comparePositions(position, kept.to) < 0)
+        if (signal.aborted || available) return
+        const timeout = createSignal()
+        const timer = setTimeout(timeout.fire, within_ms)
+        signal.addEventListener('abort', timeout.fire, { once: true })
+        await Promise.race([news.fired, timeout.fired])
+        clearTimeout(timer)
+        signal.removeEventListener('abort', timeout.fire)
       },
       close() {
         listeners--

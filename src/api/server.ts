@@ -1,4 +1,4 @@
-/** Puts an API together from its dependencies; main.ts runs it as a process, tests run it in theirs. */
+/** Wires the API's dependencies, starts and stops them. main.ts runs it as a process, tests run it in theirs. */
 import type { FastifyInstance } from 'fastify'
 import { createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
@@ -18,19 +18,19 @@ import { createCollector } from './dashboard/collector.ts'
 import { createTail } from './outbox-tail.ts'
 import { traceRequests } from './plugins/tracing.ts'
 import { BOOKINGS, createIntake, FLUSH_MS, PURCHASES } from './queue/intake.ts'
-import { createFlow } from './queue/nudge-gate.ts'
-import { createKinds } from './queue/resource-kinds.ts'
-import { createWaits } from './queue/settlement-waiter.ts'
-import { traceTaking } from './queue/tracing.ts'
+import { createNudgeGate } from './queue/nudge-gate.ts'
+import { createResourceKinds } from './queue/resource-kinds.ts'
+import { createSettlementWaiter } from './queue/settlement-waiter.ts'
+import { traceEnqueue } from './queue/tracing.ts'
 import type { NewBooking } from './routes/bookings.ts'
-import { openBoard } from './routes/bull-board.ts'
+import { openBullBoard } from './routes/bull-board.ts'
 import type { NewPurchase } from './routes/purchases.ts'
 
 export interface RunningApi {
   app: FastifyInstance
-  /** readiness off; what is under way goes on */
+  /** turns readiness off; open requests go on */
   stopping(): void
-  /** what ends it, in order */
+  /** the steps of shutdown, in order */
   closing: readonly Step[]
   close(): Promise<void>
 }
@@ -53,7 +53,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   })
   const { client } = db
   const postgres = createBreaker({ name: 'postgres', timeout_ms: FLUSH_MS, isAnswer, metrics })
-  const taking = createBreaker({ name: 'intake', timeout_ms: FLUSH_MS, isAnswer, metrics })
+  const intakeBreaker = createBreaker({ name: 'intake', timeout_ms: FLUSH_MS, isAnswer, metrics })
   const redis = openRedis(redis_url, log)
   const stats = createLockStats({ redis, prefix: redis_prefix })
   const events = lockEvents(metrics, log, stats, config.expected_hold_ms)
@@ -61,17 +61,17 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const nudger = createNudger(redis_url, redis_prefix, log)
   const chargeQueue = createChargeQueue(redis_url, redis_prefix, log)
   const subscriber = openRedis(redis_url, log)
-  const waits = createWaits(subscriber, redis_prefix, client, log)
-  const flow = createFlow({ subscriber, redis_prefix, nudge: nudger.nudge, log })
-  const { nudge } = flow
-  const intake = createIntake<NewPurchase>(PURCHASES, { database_url, breaker: taking, log, nudge })
-  const bookings = createIntake<NewBooking>(BOOKINGS, { database_url, breaker: taking, log, nudge })
+  const waiter = createSettlementWaiter(subscriber, redis_prefix, client, log)
+  const gate = createNudgeGate({ subscriber, redis_prefix, nudge: nudger.nudge, log })
+  const { nudge } = gate
+  const purchaseIntake = createIntake<NewPurchase>(PURCHASES, { database_url, breaker: intakeBreaker, log, nudge })
+  const bookingIntake = createIntake<NewBooking>(BOOKINGS, { database_url, breaker: intakeBreaker, log, nudge })
   const traces = config.tracing ? await openTraces({ service: 'holdfast-api', redis, prefix: redis_prefix }) : undefined
-  // Redis may hang: then nobody is counted, and a request is a tenth of a second late.
+  // If Redis hangs, requests are not counted, and each is delayed by at most 100 ms.
   const rates = config.rate_limit === undefined ? undefined : openRedis(redis_url, log, { commandTimeout: 100 })
   const tail = createTail(client, log)
-  // Its questions go by index however small the tables were when they were planned, and are given up in time.
-  const room_db = openDb(database_url, {
+  // Its queries use indexes even when they were planned on small tables, and time out early.
+  const dashboard_db = openDb(database_url, {
     max: CONNECTIONS.api.dashboard,
     name: 'holdfast-dashboard',
     idle_in_transaction_ms: ttl_ms,
@@ -79,12 +79,12 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     settings: { enable_seqscan: 'off', jit: 'off' },
   })
   const dashboard = createCollector({
-    client: room_db.client,
+    client: dashboard_db.client,
     locks,
     redis,
     prefix: redis_prefix,
-    waits,
-    breakers: [postgres, taking],
+    waiter,
+    breakers: [postgres, intakeBreaker],
     lab: config.lab,
     log,
   })
@@ -98,53 +98,53 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     modes,
     rates,
     stats,
-    intake: traceTaking(intake, traces),
-    bookings: traceTaking(bookings, traces),
+    purchaseIntake: traceEnqueue(purchaseIntake, traces),
+    bookingIntake: traceEnqueue(bookingIntake, traces),
     ...(traces && { trace: traceRequests }),
-    kinds: createKinds(client, postgres.run),
-    waits,
+    resourceKinds: createResourceKinds(client, postgres.run),
+    waiter,
     nudge,
     gateway: createStripe(config.payments),
-    pay: chargeQueue.enqueue,
+    enqueueCharges: chargeQueue.enqueue,
     tail,
     webhooks_allow_private: config.webhooks.allow_private,
-    guarded: postgres.run,
-    fenced() {
+    viaBreaker: postgres.run,
+    onStaleWrite() {
       metrics.fencing_rejections.inc()
       stats.onStaleWrite()
     },
     dashboard,
-    openBoard: () => openBoard({ redis_url, redis_prefix, log }),
+    openBullBoard: () => openBullBoard({ redis_url, redis_prefix, log }),
     lab: config.lab ? { pause_ms: config.lab_pause_ms } : undefined,
     health: {
       metrics,
-      breakers: [postgres, taking],
+      breakers: [postgres, intakeBreaker],
       checks,
       stuckReason: () => undefined,
       stopping: () => stopping,
     },
   })
-  app.door.onDrain(() => waits.stop())
+  app.door.onDrain(() => waiter.stop())
   const watch = watchDependencies({ checks, log })
   const closing: Step[] = [
     ['finish requests', (within_ms) => app.door.drain(within_ms)],
-    ['finish flushes', () => Promise.all([intake.close(), bookings.close()])],
+    ['finish flushes', () => Promise.all([purchaseIntake.close(), bookingIntake.close()])],
     ['hand jobs over', () => Promise.all([nudger.close(), chargeQueue.close()])],
-    ['let leases go', () => opened.close()],
-    ['send figures', () => Promise.all([stats.close(), traces?.close()])],
+    ['release leases', () => opened.close()],
+    ['flush statistics and traces', () => Promise.all([stats.close(), traces?.close()])],
     [
       'close connections',
       async () => {
         watch.close()
         tail.close()
         dashboard.close()
-        flow.close()
-        waits.close()
+        gate.close()
+        waiter.close()
         redis.disconnect()
         rates?.disconnect()
         postgres.close()
-        taking.close()
-        await Promise.all([db.close(), room_db.close()])
+        intakeBreaker.close()
+        await Promise.all([db.close(), dashboard_db.close()])
       },
     ],
   ]

@@ -1,6 +1,6 @@
 /**
  * Errors as RFC 9457 problems: `application/problem+json` with type, title, status, detail, instance, and a stable
- * `code` and `retryable`. Invariant: `code` never changes its meaning; `detail` is for people and may.
+ * `code` and `retryable`. Invariant: `code` never changes its meaning; `detail` is for people and may change.
  */
 import { STATUS_CODES } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
@@ -14,7 +14,7 @@ export interface FieldError {
 
 export interface ProblemExtras {
   errors?: FieldError[]
-  /** seconds after which a retry makes sense: sent as Retry-After too */
+  /** seconds after which a retry may succeed; also sent as Retry-After */
   retry_after?: number
   [extra: string]: unknown
 }
@@ -33,19 +33,19 @@ export class Problem extends Error {
   }
 }
 
-/** This process stops, and cannot finish what it was asked: another one can. */
+/** This process is shutting down and cannot finish the request; another process can. */
 export const stopping = () =>
   new Problem(503, 'stopping', 'This process is stopping. Nothing was done; try again.', { retry_after: 1 })
 
-export const adminRequired = () => new Problem(403, 'admin_required', 'This needs one of the keys in ADMIN_KEYS.')
+export const adminRequired = () => new Problem(403, 'admin_required', 'This route requires a key of ADMIN_KEYS.')
 
 export const reusedKey = () =>
   new Problem(422, 'idempotency_key_reused', 'This Idempotency-Key was used with another body.', {
     errors: [{ field: 'Idempotency-Key', detail: 'was used with another body' }],
   })
 
-/** One wrong field: a 400 that names it. */
-export const badField = (field: string, detail: string, status = 400, code = 'invalid_request') =>
+/** A problem that names one wrong field; 400 by default. */
+export const fieldProblem = (field: string, detail: string, status = 400, code = 'invalid_request') =>
   new Problem(status, code, `${field} ${detail}`, { errors: [{ field, detail }] })
 
 /** The body of a problem. `instance` is the request's path. */
@@ -62,7 +62,7 @@ export function problemBody(problem: Problem, instance: string) {
   }
 }
 
-/** Answers with a problem, and the headers that belong to it. */
+/** Sends a problem with the headers that belong to it. */
 export function sendProblem(problem: Problem, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   if (problem.extras.retry_after !== undefined) reply.header('retry-after', problem.extras.retry_after)
   if (problem.status === 401 && !reply.hasHeader('www-authenticate')) reply.header('www-authenticate', 'Bearer')

@@ -136,38 +136,38 @@ t.test('the page is public and empty, what it shows needs a key, and the queues 
 })
 
 t.test(
-  'however many look, one collects; while nobody looks, nobody does; what hangs is missing, and asked once',
+  'one collection for all subscribers, none without; a part that hangs is null, and is queried once',
   async (t) => {
-    let asked = 0
-    let heard = 0
+    let queries = 0
+    let subscribed = 0
     const locks = {
       async list() {
-        asked += 1
+        queries += 1
         return []
       },
     }
     const client = { unsafe: () => new Promise(() => {}) }
     const redis = { mget: async () => [null, null], hgetall: async () => ({}) }
-    const waits = {
-      hear() {
-        heard += 1
-        return () => (heard -= 1)
+    const waiter = {
+      subscribe() {
+        subscribed += 1
+        return () => (subscribed -= 1)
       },
     }
-    const deps = { client, locks, redis, waits, prefix: '', breakers: [], lab: false, log }
+    const deps = { client, locks, redis, waiter, prefix: '', breakers: [], lab: false, log }
     const dashboard = createCollector(deps as unknown as Parameters<typeof createCollector>[0])
     const seen = [0, 0, 0]
-    const leave = seen.map((_, i) =>
+    const unsubscribe = seen.map((_, i) =>
       dashboard.subscribe((json) => {
         t.match(JSON.parse(json), { resources: null, lines: null, locks: [], verdict: null })
         seen[i] = (seen[i] ?? 0) + 1
       }),
     )
     await until(() => seen.every((n) => n >= 1))
-    t.equal(asked, 1)
-    t.equal(heard, 1)
-    for (const go of leave) go()
-    t.equal(heard, 0)
+    t.equal(queries, 1)
+    t.equal(subscribed, 1)
+    for (const end of unsubscribe) end()
+    t.equal(subscribed, 0)
     t.match(await dashboard.snapshot(), { lines: null, pace: { per_second: null } })
     dashboard.close()
   },

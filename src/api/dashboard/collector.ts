@@ -1,6 +1,6 @@
 /**
- * Collects what the dashboard shows. Invariant: one collection a process, however many look, and none while nobody does;
- * a part that cannot be had is missing from the picture, and the others are not.
+ * Collects the dashboard's snapshot. Invariant: one collection per process for any number of subscribers, and none without
+ * subscribers or requests; a part that cannot be read is null, and the others are still shown.
  */
 import type { Redis } from 'ioredis'
 import type { Breaker } from '../../shared/breaker.ts'
@@ -9,76 +9,76 @@ import { breakerStates, readBreakers, readFleetStatus } from '../../shared/fleet
 import type { Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
 import { withTimeout } from '../../shared/timeout.ts'
-import type { Waits } from '../queue/settlement-waiter.ts'
-import { presentLock } from '../routes/locks.ts'
+import type { SettlementWaiter } from '../queue/settlement-waiter.ts'
+import { lockToResponse } from '../routes/locks.ts'
 import { readResources } from '../routes/resources.ts'
-import { readLines, shown } from './queries.ts'
+import { readQueues, resourcesToShow } from './queries.ts'
 import type { Sample, Snapshot } from './snapshot-schema.ts'
-import { createPace } from './throughput.ts'
+import { createThroughputMeter } from './throughput.ts'
 
-/** Milliseconds between two collections; more when one takes more than a tenth of that, up to SLOWEST_MS. */
+/** Milliseconds between two collections; longer when a collection takes more than a tenth of it, up to SLOWEST_MS. */
 const EVERY_MS = 1_000
 const SHARE = 10
 const SLOWEST_MS = 5_000
-/** Milliseconds that Postgres or Redis has for a part. */
+/** Timeout of a part, in milliseconds. */
 const PART_MS = 1_500
-/** Samples that a page gets when it comes: five minutes of them. */
+/** Samples that a new subscriber gets: five minutes of them. */
 const SAMPLES = 300
-/** Resources with a line or a lease are shown, and for so long (ms) after it; at most so many. */
+/** Resources with a queue or a lease are shown for so long (ms) after it; at most so many. */
 const [BUSY_MS, BUSY] = [60_000, 24]
 const LOCKS = 40
 
 export interface CollectorDeps {
-  /** a connection of its own: nobody who buys waits for this */
+  /** a connection of its own, so that no buyer waits for the dashboard's queries */
   client: Client
   locks: Locks
   redis: Redis
   prefix: string
-  waits: Pick<Waits, 'hear'>
+  waiter: Pick<SettlementWaiter, 'subscribe'>
   breakers: readonly Breaker[]
   lab: boolean
   log: Log
 }
 
 export interface Collector {
-  /** The newest snapshot, collected now unless it is fresh. */
+  /** The newest snapshot, collected now unless it is recent. */
   snapshot(): Promise<Snapshot>
-  /** Told of each snapshot as JSON, until the function it returns is called. */
+  /** Calls the listener with each snapshot as JSON; the returned function unsubscribes. */
   subscribe(listener: (json: string) => void): () => void
-  /** What was measured while somebody looked, oldest first. */
+  /** Throughput samples taken while there were subscribers, oldest first. */
   samples(): readonly Sample[]
   close(): void
 }
 
 export function createCollector(deps: CollectorDeps): Collector {
-  const { client, locks, redis, prefix, waits, breakers, lab, log } = deps
-  const pace = createPace(waits)
-  const asked = new Set<string>()
+  const { client, locks, redis, prefix, waiter, breakers, lab, log } = deps
+  const throughput = createThroughputMeter(waiter)
+  const pending = new Set<string>()
   const busy = new Map<string, number>()
   const listeners = new Set<(json: string) => void>()
   const samples: Sample[] = []
   let newest: { snapshot: Snapshot; json: string; at_ms: number } | undefined
   let underWay: Promise<Snapshot> | undefined
   let ticking = false
-  /** Redis answered last time: else no notice can come, and silence says nothing of the pace. */
-  let audible = true
+  /** Redis answered last time: otherwise no notice can arrive, and zero notices do not mean zero throughput. */
+  let noticesArrive = true
   let timer: NodeJS.Timeout | undefined
 
-  /** What has not been answered is not asked again: behind a Postgres that hangs, questions would pile up. */
-  async function part<T>(name: string, question: () => Promise<T>): Promise<T | null> {
-    if (asked.has(name)) return null
-    asked.add(name)
-    const answer = question().finally(() => asked.delete(name))
+  /** A part whose last query is still pending is not queried again: behind a hanging Postgres, queries would pile up. */
+  async function collectPart<T>(name: string, query: () => Promise<T>): Promise<T | null> {
+    if (pending.has(name)) return null
+    pending.add(name)
+    const result = query().finally(() => pending.delete(name))
     try {
-      return await withTimeout(answer, PART_MS)
+      return await withTimeout(result, PART_MS)
     } catch (error) {
-      log.debug({ error, part: name }, 'the dashboard lacks a part')
+      log.debug({ error, part: name }, 'dashboard part could not be read')
       return null
     }
   }
 
-  /** Rows do not come and go with every batch: what had a line or a lease stays for a while. */
-  function keepBusy(refs: string[]): void {
+  /** Keeps resources that had a queue or a lease for BUSY_MS, so that table rows do not flicker with every batch. */
+  function rememberBusy(refs: string[]): void {
     const now = performance.now()
     for (const ref of refs) {
       busy.delete(ref)
@@ -88,26 +88,27 @@ export function createCollector(deps: CollectorDeps): Collector {
   }
 
   async function collect(): Promise<Snapshot> {
-    const [lines, states, watched, workers] = await Promise.all([
-      part('lines', () => readLines(client)),
-      part('locks', () => locks.list()),
-      part('verdict', () => readFleetStatus(redis, prefix)),
-      part('breakers', () => readBreakers(redis, prefix)),
+    const [queues, states, watched, workers] = await Promise.all([
+      collectPart('lines', () => readQueues(client)),
+      collectPart('locks', () => locks.list()),
+      collectPart('verdict', () => readFleetStatus(redis, prefix)),
+      collectPart('breakers', () => readBreakers(redis, prefix)),
     ])
-    audible = watched !== null
+    noticesArrive = watched !== null
     const sample = samples.at(-1)
-    if (sample && !audible) sample.per_second = null
-    keepBusy([...(lines?.shown ?? []), ...(states ?? [])].map((one) => one.resource))
-    // Where Postgres did not answer just now, it is not waited for a second time.
-    const resources = lines && (await part('resources', () => readResources(client, shown([...busy.keys()]))))
+    if (sample && !noticesArrive) sample.per_second = null
+    rememberBusy([...(queues?.shown ?? []), ...(states ?? [])].map((one) => one.resource))
+    // If Postgres has just failed to answer, do not wait for it a second time.
+    const resources =
+      queues && (await collectPart('resources', () => readResources(client, resourcesToShow([...busy.keys()]))))
     const at = new Date().toISOString()
     return {
       at,
       lab,
       resources,
-      lines: lines?.shown ?? null,
-      more_lines: lines?.more ?? 0,
-      locks: states?.slice(0, LOCKS).map(presentLock) ?? null,
+      lines: queues?.shown ?? null,
+      more_lines: queues?.more ?? 0,
+      locks: states?.slice(0, LOCKS).map(lockToResponse) ?? null,
       more_locks: Math.max(0, (states?.length ?? 0) - LOCKS),
       pace: (listeners.size > 0 && sample) || { at, per_second: null, wait_p50_ms: null, wait_p95_ms: null },
       breakers: [{ process: 'api', breakers: breakerStates(breakers) }, ...(workers ?? [])],
@@ -132,13 +133,13 @@ export function createCollector(deps: CollectorDeps): Collector {
     ticking = true
     const began = performance.now()
     try {
-      const told = pace.take()
-      samples.push({ at: new Date().toISOString(), ...told, ...(!audible && { per_second: null }) })
+      const sample = throughput.sample()
+      samples.push({ at: new Date().toISOString(), ...sample, ...(!noticesArrive && { per_second: null }) })
       if (samples.length > SAMPLES) samples.shift()
       await collectOnce()
       for (const listener of listeners) if (newest) listener(newest.json)
     } catch (error) {
-      log.warn({ error }, 'the dashboard could not be collected')
+      log.warn({ error }, 'dashboard snapshot could not be collected')
     } finally {
       ticking = false
       const took_ms = performance.now() - began
@@ -151,9 +152,9 @@ export function createCollector(deps: CollectorDeps): Collector {
     timer = setTimeout(() => void tick(), Math.max(0, ms)).unref()
   }
 
-  function leave(): void {
+  function stopCollecting(): void {
     clearTimeout(timer)
-    pace.stop()
+    throughput.stop()
   }
 
   const fresh = () => newest && performance.now() - newest.at_ms < EVERY_MS
@@ -165,17 +166,17 @@ export function createCollector(deps: CollectorDeps): Collector {
     subscribe(listener) {
       listeners.add(listener)
       if (listeners.size === 1) {
-        pace.start()
+        throughput.start()
         schedule(0)
       } else if (newest && fresh()) listener(newest.json)
       return () => {
-        if (listeners.delete(listener) && listeners.size === 0) leave()
+        if (listeners.delete(listener) && listeners.size === 0) stopCollecting()
       }
     },
     samples: () => samples,
     close() {
       listeners.clear()
-      leave()
+      stopCollecting()
     },
   }
 }

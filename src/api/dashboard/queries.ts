@@ -1,22 +1,22 @@
 /**
- * What the dashboard asks of Postgres. Invariant: each question is bounded by an index and a limit, so neither what was
- * sold so far nor a long line makes it dear.
+ * The dashboard's queries. Invariant: each is bounded by an index and a limit, so its cost grows neither with past sales nor
+ * with the length of a queue.
  */
 import { type SQL, sql } from 'drizzle-orm'
 import { type Client, query } from '../../shared/db/client.ts'
 import { queueHeads } from '../../shared/db/queue-heads.ts'
 
-/** Of each type the first so many resources, of so many types. */
+/** Resources shown of each type, and number of types. */
 const [EACH_TYPE, TYPES] = [6, 12]
-/** Lines looked at, the oldest of them that are counted, and how far. */
-const [LINES, COUNTED] = [500, 16]
+/** Queues read, the oldest of them that are counted, and the highest count. */
+const [QUEUES, COUNTED] = [500, 16]
 export const COUNT_TO = 10_000
 
 /**
- * The first resources of each type by a skip scan (';' comes after ':'), accounts left out, and those that are busy. What is
- * sold by units comes first: it has the numbers.
+ * The first resources of each type by a skip scan (';' follows ':'), without accounts, and the busy ones. Resources sold by
+ * units come first, because they have the numbers.
  */
-export const shown = (busy: readonly string[]): SQL => sql`
+export const resourcesToShow = (busy: readonly string[]): SQL => sql`
   WHERE r.ref IN (
     SELECT json_array_elements_text(${JSON.stringify(busy)}::json) UNION (
     WITH RECURSIVE type AS (
@@ -30,7 +30,7 @@ export const shown = (busy: readonly string[]): SQL => sql`
     ) first))
   ORDER BY r.kind DESC, r.ref`
 
-export async function readLines(client: Client) {
+export async function readQueues(client: Client) {
   const count = (table: string, queue = 'queue') =>
     sql.raw(`(SELECT count(*) FROM (
       SELECT 1 FROM ${table} WHERE ${queue} = l.queue AND status = 'queued' LIMIT ${COUNT_TO + 1}) q)`)
@@ -39,9 +39,9 @@ export async function readLines(client: Client) {
     sql`
     WITH found AS (
       SELECT queue, min(created_at) AS oldest FROM (
-        (SELECT queue, created_at FROM ${queueHeads('purchases')} a LIMIT ${LINES}::int)
-        UNION ALL (SELECT queue, created_at FROM ${queueHeads('commands')} b LIMIT ${LINES}::int)
-        UNION ALL (SELECT queue, created_at FROM ${queueHeads('bookings', 'resource')} c LIMIT ${LINES}::int)
+        (SELECT queue, created_at FROM ${queueHeads('purchases')} a LIMIT ${QUEUES}::int)
+        UNION ALL (SELECT queue, created_at FROM ${queueHeads('commands')} b LIMIT ${QUEUES}::int)
+        UNION ALL (SELECT queue, created_at FROM ${queueHeads('bookings', 'resource')} c LIMIT ${QUEUES}::int)
       ) head GROUP BY queue
     ), l AS (SELECT * FROM found ORDER BY oldest LIMIT ${COUNTED}::int)
     SELECT l.queue AS resource, (SELECT count(*) FROM found) AS lines,
@@ -51,7 +51,7 @@ export async function readLines(client: Client) {
   )
   return {
     shown: found
-      // A line that was settled while it was counted is none any more.
+      // A queue that was settled while it was counted is empty.
       .filter(({ length }) => length > 0)
       .map(({ resource, length, oldest_ms }) => {
         return { resource, length: Math.min(length, COUNT_TO), more: length > COUNT_TO, oldest_ms }

@@ -1,6 +1,6 @@
 /**
- * The dashboard: one page at `/`, and what it shows at /api/dashboard, once or as a stream. Invariant: the page is public and
- * holds no data; all that is shown comes through /api/dashboard, which asks for the keys of every route of /api.
+ * The dashboard: a page at `/`, and its data at /api/dashboard, once or as a stream. Invariant: the page is public and
+ * contains no data; all data comes from /api/dashboard, which requires a key as every route of /api does.
  */
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
@@ -17,12 +17,12 @@ export interface DashboardDeps {
   dashboard: Collector
 }
 
-/** Streams of one process at once. */
+/** Most streams of one process at once. */
 const MAX_STREAMS = 200
 
 const page = (name: string) => new URL(`./public/${name}`, import.meta.url).href
 const SCRIPT = 'text/javascript'
-/** Path → file and media type: nothing else is served, so there is no path to leave a folder by. */
+/** Path → file and media type. Nothing else is served, so path traversal is impossible. */
 const FILES = [
   ['/', page('index.html'), 'text/html'],
   ['/dashboard/dashboard.css', page('dashboard.css'), 'text/css'],
@@ -34,7 +34,7 @@ const FILES = [
   ['/dashboard/uplot.css', import.meta.resolve('uplot/dist/uPlot.min.css'), 'text/css'],
 ] as const
 
-/** Everything comes from here, and nothing is inline. */
+/** Everything is loaded from this origin, and nothing is inline. */
 const POLICY = [
   "default-src 'none'",
   "script-src 'self'",
@@ -61,14 +61,14 @@ export async function dashboardRoutes(instance: FastifyInstance, { dashboard }: 
 
   const streams = createStreams(instance, MAX_STREAMS)
 
-  /** A client that is slow gets the newest snapshot when it has taken the one before; those between are left out. */
-  async function* tell(signal: AbortSignal): AsyncGenerator<string> {
+  /** A slow client skips snapshots: after each one it gets the newest. */
+  async function* snapshotFrames(signal: AbortSignal): AsyncGenerator<string> {
     let newest: string | undefined
-    let ring = () => {}
-    signal.addEventListener('abort', () => ring())
-    const leave = dashboard.subscribe((json) => {
+    let wake = () => {}
+    signal.addEventListener('abort', () => wake())
+    const unsubscribe = dashboard.subscribe((json) => {
       newest = json
-      ring()
+      wake()
     })
     try {
       yield HELLO + frame({ event: 'samples', data: JSON.stringify(dashboard.samples()) })
@@ -78,12 +78,12 @@ export async function dashboardRoutes(instance: FastifyInstance, { dashboard }: 
         if (data !== undefined) yield frame({ event: 'snapshot', data })
         else {
           await new Promise<void>((resolve) => {
-            ring = resolve
+            wake = resolve
           })
         }
       }
     } finally {
-      leave()
+      unsubscribe()
     }
   }
 
@@ -93,14 +93,14 @@ export async function dashboardRoutes(instance: FastifyInstance, { dashboard }: 
       schema: {
         operationId: 'getDashboard',
         tags: ['operating'],
-        summary: 'What the dashboard shows: stock, lines, locks, pace, breakers, verdict',
+        summary: 'Get the dashboard: stock, queues, locks, throughput, breakers, invariants',
         description:
-          'As JSON, at most a second old. With `Accept: text/event-stream` a stream: first the event `samples`, the paces ' +
-          'of the last minutes, then about once a second the event `snapshot`, with this JSON. A client that is too slow ' +
-          'gets fewer of them.',
+          'As JSON, at most a second old. With `Accept: text/event-stream` a stream: first the event `samples` with the ' +
+          'throughput of the last minutes, then about once a second the event `snapshot` with this JSON. A slow client ' +
+          'gets fewer snapshots.',
         response: {
           200: {
-            description: 'How it is now',
+            description: 'Current snapshot',
             content: {
               'application/json': { schema: SnapshotSchema },
               'text/event-stream': { schema: Type.String() },
@@ -114,7 +114,7 @@ export async function dashboardRoutes(instance: FastifyInstance, { dashboard }: 
       reply.header('vary', 'accept')
       if (!/\btext\/event-stream\b/.test(request.headers.accept ?? '')) return await dashboard.snapshot()
       streams.assertCapacity()
-      return streams.open(reply, tell) as never
+      return streams.open(reply, snapshotFrames) as never
     },
   )
 }

@@ -1,50 +1,50 @@
 /**
- * How fast the fleet settles, heard from the notices that it sends to whoever waits. Invariant: nothing is asked of
- * Postgres for it, and nothing is heard while nobody looks. A notice may be lost; this is a picture, not the ledger.
+ * Throughput of the fleet, measured from its settlement notices. Invariant: it costs no query, and without subscribers it
+ * counts nothing. Notices may be lost: this is an estimate, not the ledger.
  */
-import type { Waits } from '../queue/settlement-waiter.ts'
+import type { SettlementWaiter } from '../queue/settlement-waiter.ts'
 
-/** Waits kept of one sample: enough for its quantiles, also when far more was settled. */
+/** Waits kept per sample: enough for its quantiles, even when far more rows were settled. */
 const KEPT = 4_096
 
-interface Taken {
-  /** null while nothing is heard */
+interface ThroughputSample {
+  /** null while not subscribed */
   per_second: number | null
   wait_p50_ms: number | null
   wait_p95_ms: number | null
 }
 
-export interface PaceMeter {
+export interface ThroughputMeter {
   start(): void
   stop(): void
-  /** What was settled since the last call. */
-  take(): Taken
+  /** The rows settled since the last call. */
+  sample(): ThroughputSample
 }
 
-/** When an id was made, in ms since 1970: a UUIDv7 begins with it. undefined for others. */
-const madeAt = (id: string) => (id[14] === '7' ? Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16) : undefined)
+/** Creation time of a UUIDv7, in ms since 1970; undefined for other ids. */
+const createdAt = (id: string) => (id[14] === '7' ? Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16) : undefined)
 
-export function createPace(waits: Pick<Waits, 'hear'>): PaceMeter {
-  let unhear: (() => void) | undefined
+export function createThroughputMeter(waiter: Pick<SettlementWaiter, 'subscribe'>): ThroughputMeter {
+  let unsubscribe: (() => void) | undefined
   let since = performance.now()
   let settled = 0
   let waited: number[] = []
 
-  function hear(ids: string[]): void {
+  function onSettled(ids: string[]): void {
     const now = Date.now()
     for (const id of ids) {
-      // Ids are made where the request came in; what the workers tell themselves has other ones.
-      const made = madeAt(id)
-      if (made === undefined) continue
-      // Every so-manieth has its place, whichever it takes: the first ones alone would be the fastest.
-      const wait = Math.max(0, now - made)
+      // The API creates UUIDv7 ids; rows that workers create have other ids and no wait.
+      const created = createdAt(id)
+      if (created === undefined) continue
+      // Ring buffer: once full, overwrite the oldest slot. Keeping only the first samples would bias quantiles low.
+      const wait = Math.max(0, now - created)
       if (waited.length < KEPT) waited.push(wait)
       else waited[settled % KEPT] = wait
       settled += 1
     }
   }
 
-  function forget(): void {
+  function reset(): void {
     since = performance.now()
     settled = 0
     waited = []
@@ -52,26 +52,26 @@ export function createPace(waits: Pick<Waits, 'hear'>): PaceMeter {
 
   return {
     start() {
-      forget()
-      unhear ??= waits.hear(hear)
+      reset()
+      unsubscribe ??= waiter.subscribe(onSettled)
     },
     stop() {
-      unhear?.()
-      unhear = undefined
-      forget()
+      unsubscribe?.()
+      unsubscribe = undefined
+      reset()
     },
-    take() {
+    sample() {
       const seconds = (performance.now() - since) / 1000
       waited.sort((a, b) => a - b)
       const at = (share: number) => waited[Math.ceil(share * waited.length) - 1] ?? null
-      const told = {
-        // The first sample has no time behind it.
-        per_second: unhear && seconds > 0.1 ? Math.round((settled / seconds) * 10) / 10 : null,
+      const sample = {
+        // The first sample covers no time.
+        per_second: unsubscribe && seconds > 0.1 ? Math.round((settled / seconds) * 10) / 10 : null,
         wait_p50_ms: at(0.5),
         wait_p95_ms: at(0.95),
       }
-      if (seconds > 0.1) forget()
-      return told
+      if (seconds > 0.1) reset()
+      return sample
     },
   }
 }

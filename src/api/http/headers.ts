@@ -1,29 +1,31 @@
 /**
- * Request headers of the contract. Invariant: a header that cannot be parsed is a 400 that names it, except a preference,
- * which HTTP lets a server ignore (RFC 7240 section 2).
+ * Request headers of the contract. Invariant: a header that cannot be parsed is a 400 that names it, except Prefer, which
+ * a server may ignore (RFC 7240 section 2).
  */
 import { createHash } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
 import Type from 'typebox'
-import { badField } from '../../shared/problem.ts'
+import { fieldProblem } from '../../shared/problem.ts'
 
-/** Seconds that Prefer: wait may ask for. */
+/** Longest wait of `Prefer: wait=N`, in seconds. */
 const MAX_WAIT_S = 30
 
 export const Prefer = Type.Optional(
   Type.String({
-    description: `wait=N: answer when settled, at most N seconds (N ≤ ${MAX_WAIT_S})`,
+    description: `wait=N: respond once it is settled, after at most N seconds (N ≤ ${MAX_WAIT_S})`,
     examples: ['wait=10'],
   }),
 )
-export const Key = Type.Optional(Type.String({ description: 'The same key and body give the same row, once' }))
+export const Key = Type.Optional(
+  Type.String({ description: 'A repeated request with the same key and body returns the first one’s row' }),
+)
 
 const header = (request: FastifyRequest, name: string): string | undefined => {
   const value = request.headers[name]
   return Array.isArray(value) ? value[0] : value
 }
 
-/** Seconds asked for by `Prefer: wait=N`, at most MAX_WAIT_S; undefined when not asked for or not understood. */
+/** Seconds of `Prefer: wait=N`, at most MAX_WAIT_S; undefined when absent or malformed. */
 export function preferredWait(request: FastifyRequest): number | undefined {
   const prefer = header(request, 'prefer')
   const match = prefer === undefined ? undefined : /(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?(?=$|[,;\s])/i.exec(prefer)
@@ -35,22 +37,22 @@ export function idempotencyKey(request: FastifyRequest): string | null {
   const key = header(request, 'idempotency-key')
   if (key === undefined) return null
   if (!/^[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?$/.test(key)) {
-    throw badField('Idempotency-Key', 'must be 1 to 255 printable ASCII characters')
+    throw fieldProblem('Idempotency-Key', 'must be 1 to 255 printable ASCII characters')
   }
   return key
 }
 
-/** Keys are scoped to the caller and the route: the same key elsewhere is another key. */
+/** Keys are scoped to the caller and the route: the same key on another route, or of another caller, is a new key. */
 export function idempotencyScope(request: FastifyRequest, route: string): string {
   return createHash('sha256').update(`${route}\n${request.caller}`).digest('base64url').slice(0, 22)
 }
 
-/** Versions named by If-Match; '*' for any; undefined without the header. Tags are compared as written by us: `"3"`. */
+/** Versions named by If-Match; '*' for any; undefined without the header. An ETag is written as `"3"`. */
 export function ifMatch(request: FastifyRequest): Set<number> | '*' | undefined {
   const value = header(request, 'if-match')?.trim()
   if (value === undefined) return undefined
   if (value === '*') return '*'
   const tags = value.split(',').map((tag) => /^(?:"(\d{1,15})"|(\d{1,15}))$/.exec(tag.trim()))
-  if (tags.some((tag) => tag === null)) throw badField('If-Match', 'must be an ETag of this resource, as in "3"')
+  if (tags.some((tag) => tag === null)) throw fieldProblem('If-Match', 'must be an ETag of this resource, as in "3"')
   return new Set(tags.map((tag) => Number(tag?.[1] ?? tag?.[2])))
 }

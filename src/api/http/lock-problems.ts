@@ -1,9 +1,9 @@
-/** What a client is told about locks that are not given: somebody else has it, or nobody knows. */
+/** Lock errors as problems: the lock is held by another owner (409), or the lock server does not answer (503). */
 import { UnavailableError } from '../../shared/breaker.ts'
 import { LeaseLostError, LockBusyError } from '../../shared/locks/api.ts'
 import { Problem } from '../../shared/problem.ts'
 
-/** A busy lease as the contract's problem; `waiters`: who stands in line, in order, where that was asked for. */
+/** A busy lock as the contract's problem. `waiters`: the wait queue in order, where the route reports it. */
 export const lockBusy = (error: LockBusyError, waiters?: object[]) =>
   new Problem(409, 'lock_busy', error.message, {
     holder: error.holder ?? null,
@@ -13,14 +13,14 @@ export const lockBusy = (error: LockBusyError, waiters?: object[]) =>
     retry_after: Math.max(1, Math.ceil(error.retry_after_ms / 1000)),
   })
 
-/** Answers of the locks pass; for everything else it is the lock server that did not answer: 503. */
+/** Errors of the lock library pass through; any other error means that the lock server did not answer: 503. */
 export async function onLockServer<T>(body: () => Promise<T>): Promise<T> {
   try {
     return await body()
   } catch (error) {
-    const ours = [Problem, UnavailableError, LockBusyError, LeaseLostError, RangeError, TypeError].some(
-      (known) => error instanceof known,
+    const known = [Problem, UnavailableError, LockBusyError, LeaseLostError, RangeError, TypeError].some(
+      (type) => error instanceof type,
     )
-    throw ours ? error : new UnavailableError('the lock server', error)
+    throw known ? error : new UnavailableError('the lock server', error)
   }
 }

@@ -1,4 +1,4 @@
-/** Pieces of request and response schemas, and the words by which an error explains a pattern. */
+/** Parts of request and response schemas, and the texts by which an error explains a pattern. */
 import Type, { type TSchema } from 'typebox'
 import { ID_PATTERN, REF_PATTERN, TYPE_PATTERN } from '../../shared/domain/resource.ts'
 
@@ -7,25 +7,25 @@ export const CURRENCY_PATTERN = '^[A-Za-z]{3}$'
 export const LEASE_ID_PATTERN = '^[A-Za-z0-9_-]+$'
 export const TOKEN_PATTERN = '^[\\x21-\\x7e]+$'
 
-/** Format of text that Postgres stores as it is: it has no NUL and no half of a surrogate pair. */
+/** Format of text that Postgres can store unchanged: no NUL and no lone surrogate. */
 export const PLAIN_TEXT = 'plain-text'
 export const isPlainText = (text: string) => !text.includes('\0') && !/\p{Surrogate}/u.test(text)
 
 /**
- * Format of what is compared or counted: a customer, a rider, a lock's owner. What is not seen would make two of one, so it
- * is refused: control characters, every character that has no glyph of its own (zero width, bidirectional controls,
- * variation selectors), and white space outside.
+ * Format of text that is compared or counted: a customer, a rider, a lock's owner. Invisible characters would make two
+ * identifiers of one, so they are refused: control characters, every character without a glyph of its own (zero width,
+ * bidirectional controls, variation selectors), and white space at either end.
  */
 export const IDENTIFIER = 'identifier'
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]|^\p{White_Space}|\p{White_Space}$/u
 export const isIdentifier = (text: string) => isPlainText(text) && !UNSEEN.test(text)
-/** Keyword by which the validator replaces a text by its Unicode NFC, so that whatever reads it compares letters. */
+/** Keyword by which the validator replaces a text by its Unicode NFC, so that equal letters compare as equal. */
 export const NFC = 'x-nfc'
 export const IdentifierText = {
   maxLength: 200,
   format: IDENTIFIER,
   [NFC]: true,
-  description: 'Compared in Unicode NFC; no control or invisible characters, no white space outside',
+  description: 'Compared in Unicode NFC; no control or invisible characters, no leading or trailing white space',
 }
 export const Identifier = (options: { description?: string } = {}) =>
   Type.String({ minLength: 1, ...IdentifierText, ...options })
@@ -43,20 +43,20 @@ export const ResourceParams = Type.Object({
   id: Type.String({ pattern: `^${ID_PATTERN}$`, examples: ['1'] }),
 })
 
-// The pattern beside the format: Ajv's also takes `urn:uuid:…`, which Postgres does not.
+// A pattern besides the format: Ajv's format also accepts `urn:uuid:…`, which Postgres refuses.
 const UUID_PATTERN = '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$'
 export const IdParams = (example: string) =>
   Type.Object({ id: Type.String({ format: 'uuid', pattern: UUID_PATTERN, examples: [example] }) })
 
 const A_UUID = 'a UUID, for example 01935f5e-0000-7000-8000-000000000001'
-/** Pattern or format of a schema → what a caller is told who sends something else: an example says more than the pattern. */
+/** Pattern or format of a schema → what an error says is expected: an example is clearer than the pattern. */
 export const WORDS: Readonly<Record<string, string>> = {
   [REF_PATTERN]: 'type:id, for example product:1',
   [`^${TYPE_PATTERN}$`]: 'lower-case letters, digits, _ and -, 32 at most, a letter first, for example product',
   [`^${ID_PATTERN}$`]: 'letters, digits, and . _ ~ - after the first, 128 at most, for example 42 or summer-2027',
   [ACCOUNT_PATTERN]: 'an account as account:id, for example account:7',
   [CURRENCY_PATTERN]: 'a currency of three letters, for example USD',
-  [LEASE_ID_PATTERN]: 'a lease_id as it was given out: letters, digits, _ and -, for example bGVhc2U_MQ-',
+  [LEASE_ID_PATTERN]: 'a lease_id: letters, digits, _ and -, for example bGVhc2U_MQ-',
   [TOKEN_PATTERN]: 'printable ASCII without spaces, for example tok_visa',
   [UUID_PATTERN]: A_UUID,
   uuid: A_UUID,

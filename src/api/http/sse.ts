@@ -1,48 +1,48 @@
 /**
- * Server-sent events as text (HTML Living Standard §9.2). Invariant: a stream is pulled, never pushed: its source is asked
- * for more when the client has taken what it was sent, so a slow client costs one piece of memory and nobody else.
- * Written here, for @fastify/sse asks for a newer Node than this project does.
+ * Server-sent events as text (HTML Living Standard §9.2). Invariant: a stream is pulled, never pushed: its source is read
+ * when the client has received the previous chunk, so a slow client costs one chunk of memory and delays no other client.
+ * Written here because @fastify/sse requires a newer Node than this project.
  */
 import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import { Problem } from '../../shared/problem.ts'
 
 export interface Frame {
-  /** what the client sends back as Last-Event-ID */
+  /** the client sends it back as Last-Event-ID */
   id?: string
   event?: string
-  /** one line */
+  /** must not contain a line break */
   data?: string
 }
 
-/** Without data it is no event: then it only moves the client's Last-Event-ID, and shows that the line is alive. */
+/** A frame without data is no event: it moves the client's Last-Event-ID and keeps the connection alive. */
 export function frame({ id, event, data }: Frame): string {
   const lines = [id && `id: ${id}`, event && `event: ${event}`, data === undefined ? ': alive' : `data: ${data}`]
   return `${lines.filter(Boolean).join('\n')}\n\n`
 }
 
-/** Milliseconds after which a client that lost the stream comes again. */
+/** Milliseconds after which a client reconnects. */
 const RETRY_MS = 1_000
 export const HELLO = `retry: ${RETRY_MS}\n`
 
 /**
- * The streams of one route: so many at once, and none outlives its client or this process. `open` answers with what the
- * source yields until it ends, which has to be soon after its signal has aborted.
+ * The streams of one route, at most `most` at once; none outlives its client or this process. `open` answers with what the
+ * source yields; the source must end soon after its signal aborts.
  */
 export function createStreams(app: FastifyInstance, most: number) {
-  /** Of the streams there are: what ends them. Each its own: one signal for all would keep what was ever fed by it. */
+  /** Ends the open streams. One controller per stream: a shared signal would retain the listeners of every past stream. */
   const ends = new Set<AbortController>()
   let stopping = false
-  // These do not end by themselves.
+  // Streams do not end by themselves.
   app.door.onDrain(() => {
     stopping = true
     for (const one of ends) one.abort()
   })
   return {
-    /** @throws Problem when there are too many; to be asked before anything is done for one more */
+    /** @throws Problem when too many streams are open; call it before any work for a new one */
     assertCapacity(): void {
       if (ends.size >= most) {
-        throw new Problem(503, 'too_many_streams', 'This process has all the streams it can have.', { retry_after: 5 })
+        throw new Problem(503, 'too_many_streams', 'This process has reached its limit of streams.', { retry_after: 5 })
       }
     },
     open(reply: FastifyReply, source: (gone: AbortSignal) => AsyncIterable<string>): FastifyReply {
@@ -56,9 +56,9 @@ export function createStreams(app: FastifyInstance, most: number) {
       reply
         .type('text/event-stream; charset=utf-8')
         .header('cache-control', 'no-store, no-transform')
-        // nginx would collect what is meant to be seen at once.
+        // Without it nginx would buffer the events.
         .header('x-accel-buffering', 'no')
-      // HEAD wants the headers alone.
+      // HEAD gets the headers alone.
       if (reply.request.method === 'HEAD') return reply.send()
       return reply.send(Readable.from(source(end.signal), { objectMode: true, highWaterMark: 1 }))
     },

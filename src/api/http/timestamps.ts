@@ -1,59 +1,62 @@
-/** Moments as clients write them. Invariant: what is read is whole milliseconds and lies between 2000 and 2100. */
+/** Timestamps as clients write them. Invariant: a parsed one is whole milliseconds and lies between 2000 and 2100. */
 import Type from 'typebox'
-import { badField } from '../../shared/problem.ts'
+import { fieldProblem } from '../../shared/problem.ts'
 
 const PATTERN = /^(\d{4})-(\d\d)-(\d\d)(?:T\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|([+-])(\d\d):(\d\d)))?$/
 const EARLIEST_MS = Date.UTC(2000, 0)
 const LATEST_MS = Date.UTC(2100, 0)
 const DAY_MS = 86_400_000
-/** The largest step of a clock in use: offsets of one place do not differ by more. */
+/** The largest daylight-saving step in use: the offsets of one place do not differ by more. */
 const CLOCK_STEP_MS = 2 * 3_600_000
 
-export const Moment = (example: string) =>
+export const Timestamp = (example: string) =>
   Type.String({
     minLength: 1,
     maxLength: 40,
-    description: 'ISO 8601 with an offset, or a date alone: then its midnight in UTC',
+    description: 'ISO 8601 with an offset, or a date alone, which means its midnight in UTC',
     examples: [example],
   })
 
-interface Moment {
+interface Timestamp {
   /** milliseconds since 1970 */
   at_ms: number
-  /** what the local clock is ahead of UTC */
+  /** by which the local clock is ahead of UTC */
   offset_ms: number
 }
 
 /** @throws Problem 400 naming the field */
-function readMoment(text: string, field: string): Moment {
+function readMoment(text: string, field: string): Timestamp {
   const match = PATTERN.exec(text)
   const at_ms = match ? Date.parse(text) : Number.NaN
   const [year = 0, month = 0, day = 0] = match?.slice(1, 4).map(Number) ?? []
-  // Date.parse takes the 30th of February for the 2nd of March.
+  // Date.parse reads the 30th of February as the 2nd of March.
   const real = new Date(Date.UTC(year, month - 1, day)).getUTCDate() === day
   if (!real || Number.isNaN(at_ms)) {
-    throw badField(field, 'must be a date, or a time with its offset, as in 2030-06-01 or 2030-06-01T15:00:00+02:00')
+    throw fieldProblem(
+      field,
+      'must be a date, or a time with its offset, as in 2030-06-01 or 2030-06-01T15:00:00+02:00',
+    )
   }
-  if (at_ms < EARLIEST_MS || at_ms > LATEST_MS) throw badField(field, 'must lie between the years 2000 and 2100')
+  if (at_ms < EARLIEST_MS || at_ms > LATEST_MS) throw fieldProblem(field, 'must lie between the years 2000 and 2100')
   const [sign, hours = 0, minutes = 0] = match?.slice(4) ?? []
   const offset_ms = (Number(hours) * 60 + Number(minutes)) * 60_000 * (sign === '-' ? -1 : 1)
   return { at_ms, offset_ms }
 }
 
-/** Started days on the local clock: from 15:00+02:00 to 15:00+01:00 on the next day is one, although it lasts 25 hours. */
-function daysBetween(from: Moment, to: Moment): number {
+/** Days begun by the local clock: from 15:00+02:00 to 15:00+01:00 on the next day is one, although it lasts 25 hours. */
+function daysBetween(from: Timestamp, to: Timestamp): number {
   const step_ms = to.offset_ms - from.offset_ms
-  // Offsets of two places say nothing about a local clock, and must not make a stay cheaper: then real time counts.
+  // Offsets of two places do not describe one local clock, and must not make a stay cheaper: count real time then.
   const local_ms = Math.abs(step_ms) <= CLOCK_STEP_MS ? step_ms : 0
   return Math.max(1, Math.ceil((to.at_ms - from.at_ms + local_ms) / DAY_MS))
 }
 
-/** A range, and the days that it is charged for. @throws Problem 400 when it is empty, or longer than that many days */
+/** A range, and the days that are charged for it. @throws Problem 400 when it is empty, or longer than max_days */
 export function readRange(from: string, to: string, max_days: number) {
   const [first, last] = [readMoment(from, 'from'), readMoment(to, 'to')]
   const [from_ms, to_ms] = [first.at_ms, last.at_ms]
-  if (to_ms <= from_ms) throw badField('to', 'must be later than from')
-  if (to_ms - from_ms > max_days * DAY_MS) throw badField('to', `must be within ${max_days} days of from`)
+  if (to_ms <= from_ms) throw fieldProblem('to', 'must be later than from')
+  if (to_ms - from_ms > max_days * DAY_MS) throw fieldProblem('to', `must be within ${max_days} days of from`)
   return { from_ms, to_ms, days: daysBetween(first, last) }
 }
 

@@ -1,4 +1,4 @@
-/** A balance that is paid from, in the tutorial's shapes. Invariant: the unsafe side loses updates, so money is spent that stays. */
+/** A balance, in the tutorial's shapes. Invariant: the unsafe variant loses updates, so payments succeed without being deducted. */
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
@@ -8,36 +8,36 @@ import {
   Duration,
   KEYED,
   Message,
-  named,
   notInTime,
+  operationId,
   Refused,
   refusals,
+  refusalText,
   refused,
-  SIDES,
   Success,
   since,
   TAGS,
-  whyNot,
+  VARIANTS,
 } from './response-shapes.ts'
-import type { Counter, Counters } from './scarce-counter.ts'
+import type { DemoCounter, DemoCounters } from './scarce-counter.ts'
 
-/** What one call takes. */
+/** Amount of one payment. */
 const PAYMENT = 100
-const BALANCE: Counter = { ref: 'lab-account:1', name: 'Lab balance', start: 1_000, write: 'absolute' }
+const BALANCE: DemoCounter = { ref: 'lab-account:1', name: 'Lab balance', start: 1_000, write: 'absolute' }
 
-export function balanceRoutes(instance: FastifyInstance, counters: Counters): void {
+export function balanceRoutes(instance: FastifyInstance, counters: DemoCounters): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
 
-  for (const side of SIDES) {
+  for (const variant of VARIANTS) {
     app.post(
-      `/demo/race-condition/${side.word}-lock`,
+      `/demo/race-condition/${variant.word}-lock`,
       {
         config: KEYED,
         schema: {
-          operationId: named('labPay', side),
+          operationId: operationId('labPay', variant),
           tags: TAGS,
-          summary: `Balance, ${side.summary}`,
-          description: `Takes ${PAYMENT}. Takes no body.`,
+          summary: `Balance, ${variant.summary}`,
+          description: `Pays ${PAYMENT} from the balance. Takes no body.`,
           response: {
             200: response(
               Type.Object({
@@ -55,10 +55,10 @@ export function balanceRoutes(instance: FastifyInstance, counters: Counters): vo
       },
       async (_request, reply) => {
         const started_ms = performance.now()
-        const taken = await side.take(counters, BALANCE, PAYMENT)
-        if (!taken.taken) return reply.code(400).send(refused(whyNot(taken, 'Insufficient funds')))
-        const message = `Payment successful (${side.told})`
-        return { success: true, message, duration: since(started_ms), amount: PAYMENT, newBalance: taken.left }
+        const result = await variant.buy(counters, BALANCE, PAYMENT)
+        if (!result.bought) return reply.code(400).send(refused(refusalText(result, 'Insufficient funds')))
+        const message = `Payment successful (${variant.label})`
+        return { success: true, message, duration: since(started_ms), amount: PAYMENT, newBalance: result.left }
       },
     )
   }
@@ -71,7 +71,7 @@ export function balanceRoutes(instance: FastifyInstance, counters: Counters): vo
       schema: {
         operationId: 'labGetBalance',
         tags: TAGS,
-        summary: 'What the side that was used last has left',
+        summary: 'Get what is left in the variant that was used last',
         response: { 200: response(Balance, 'The balance'), ...problemResponses() },
       },
     },
@@ -85,7 +85,7 @@ export function balanceRoutes(instance: FastifyInstance, counters: Counters): vo
       schema: {
         operationId: 'labResetBalance',
         tags: TAGS,
-        summary: `Both sides have ${BALANCE.start}`,
+        summary: `Reset both variants to ${BALANCE.start}`,
         response: { 200: response(Balance, 'Reset'), ...problemResponses(400, busy, 413, 415) },
       },
     },

@@ -1,6 +1,6 @@
 /**
- * One driver, two riders: the unsafe side. Invariant: a lab driver is a row of the lab's own; the safe side of this race
- * is `POST /api/bookings` itself.
+ * One driver, two riders: the unsafe variant. Invariant: a lab driver is a row of the lab's own table; the safe variant of
+ * this race is `POST /api/bookings` itself.
  */
 
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -27,15 +27,15 @@ import {
 
 export interface DriverDeps {
   client: Client
-  /** runs a question to Postgres behind the breaker */
-  guarded: Breaker['run']
+  /** runs a query behind the Postgres breaker */
+  viaBreaker: Breaker['run']
   pause_ms: number
 }
 
 const Id = idParam('driver_id')
-const Rides = Type.Integer({ description: 'Riders who were promised this driver since the reset' })
+const Rides = Type.Integer({ description: 'Riders that got this driver since the reset' })
 
-export function driverRoutes(instance: FastifyInstance, { client, guarded, pause_ms }: DriverDeps): void {
+export function driverRoutes(instance: FastifyInstance, { client, viaBreaker, pause_ms }: DriverDeps): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
 
   app.post(
@@ -45,8 +45,8 @@ export function driverRoutes(instance: FastifyInstance, { client, guarded, pause
       schema: {
         operationId: 'labRequestDriverWithoutLock',
         tags: TAGS,
-        summary: 'A ride, UNSAFE: reads, pauses, writes',
-        description: 'The safe side is POST /api/bookings.',
+        summary: 'Ride, UNSAFE: reads, pauses, writes',
+        description: 'The safe variant is POST /api/bookings.',
         params: Id,
         body: Type.Object(
           { rider_id: Type.String({ minLength: 1, maxLength: 200, format: PLAIN_TEXT }) },
@@ -62,7 +62,7 @@ export function driverRoutes(instance: FastifyInstance, { client, guarded, pause
               rider_id: Type.String(),
               rides: Rides,
             }),
-            'Promised',
+            'Driver assigned',
           ),
           ...refusals(Refused, refused('Driver not available'), 413, 415),
         },
@@ -70,13 +70,13 @@ export function driverRoutes(instance: FastifyInstance, { client, guarded, pause
     },
     async ({ params: { driver_id }, body: { rider_id } }, reply) => {
       const started_ms = performance.now()
-      const [driver] = await guarded(() =>
+      const [driver] = await viaBreaker(() =>
         query<{ rider: string | null }>(client, sql`SELECT rider FROM lab_drivers WHERE id = ${driver_id}`),
       )
       if (driver?.rider) return reply.code(400).send(refused('Driver not available'))
-      // Everyone who comes now sees a free driver.
+      // Every request that arrives now reads a free driver.
       await sleep(pause_ms)
-      const [row] = await guarded(() =>
+      const [row] = await viaBreaker(() =>
         query<{ rides: number }>(
           client,
           sql`INSERT INTO lab_drivers AS d (id, rider, rides) VALUES (${driver_id}, ${rider_id}, 1)
@@ -95,7 +95,7 @@ export function driverRoutes(instance: FastifyInstance, { client, guarded, pause
       schema: {
         operationId: 'labResetDriver',
         tags: TAGS,
-        summary: 'The driver is free',
+        summary: 'Reset the driver to free',
         params: Id,
         response: {
           200: response(
@@ -107,7 +107,7 @@ export function driverRoutes(instance: FastifyInstance, { client, guarded, pause
       },
     },
     async ({ params: { driver_id } }) => {
-      await guarded(() => query(client, sql`DELETE FROM lab_drivers WHERE id = ${driver_id}`))
+      await viaBreaker(() => query(client, sql`DELETE FROM lab_drivers WHERE id = ${driver_id}`))
       return { driver_id, rider_id: null, rides: 0 }
     },
   )

@@ -1,7 +1,8 @@
 /**
- * The stale writer (M. Kleppmann, "How to do distributed locking"): three workers take the lease of one order in turn, the
- * first two stall and outlive theirs, the third writes, and then the first two wake and write too. Invariant: the order's
- * fence only rises, so the write that stays is the newest holder's; the column without the guard shows what would.
+ * The stale writer (M. Kleppmann, "How to do distributed locking"): three workers acquire the lease of one order in turn;
+ * the leases of the first two expire while they are paused, the third writes, then the first two resume and write too.
+ * Invariant: the order's fencing token only rises, so the newest holder's write stays; the column without the guard shows
+ * the lost write.
  */
 
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
@@ -16,18 +17,18 @@ import { onLockServer } from '../http/lock-problems.ts'
 import { problemResponses, response } from '../http/responses.ts'
 import { busy, Duration, idParam, KEYED, Message, Success, since, TAGS } from './response-shapes.ts'
 
-/** Milliseconds of a worker's lease: short, since two of them are waited for. */
+/** Milliseconds of a worker's lease: short, because the demonstration waits for two of them to expire. */
 const TTL_MS = 250
-/** Milliseconds a worker waits for its turn: its predecessor never lets go, so a TTL, and what a loaded machine adds. */
+/** Milliseconds a worker waits for the lease: its predecessor never releases it, so a TTL, plus the delay of a loaded machine. */
 const TURN_MS = 5_000
 /** Milliseconds one demonstration waits for another one of the same order. */
 const QUEUE_MS = 10_000
 
 const Worker = Type.Object({
   worker: Type.Integer(),
-  token: Type.Integer({ description: 'Its place among the tokens of this run: 1, 2, 3' }),
-  fencing_token: Type.Integer({ description: 'The token itself' }),
-  lease: Type.Enum(['held', 'lost'], { description: 'When it wrote' }),
+  token: Type.Integer({ description: 'Rank among the tokens of this run: 1, 2, 3' }),
+  fencing_token: Type.Integer({ description: 'The fencing token itself' }),
+  lease: Type.Enum(['held', 'lost'], { description: 'State of its lease when it wrote' }),
   outcome: Type.Enum(['written', 'rejected']),
   message: Message,
 })
@@ -36,15 +37,15 @@ type Worker = Type.Static<typeof Worker>
 export interface FencingDeps {
   client: Client
   locks: Locks
-  /** runs a question to Postgres behind the breaker */
-  guarded: Breaker['run']
+  /** runs a query behind the Postgres breaker */
+  viaBreaker: Breaker['run']
 }
 
-export function fencingRoutes(instance: FastifyInstance, { client, locks, guarded }: FencingDeps): void {
+export function fencingRoutes(instance: FastifyInstance, { client, locks, viaBreaker }: FencingDeps): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
 
-  /** Leases that live by heartbeats which nobody sends: what a stalled process has. */
-  async function stall(id: string, above: number): Promise<RemoteLease[]> {
+  /** Leases over HTTP without heartbeats, as a stalled process has them. */
+  async function acquireStalled(id: string, above: number): Promise<RemoteLease[]> {
     const leases: RemoteLease[] = []
     for (const worker of [1, 2, 3]) {
       const options = { ttl_ms: TTL_MS, wait_ms: TURN_MS, owner: `worker ${worker}`, above }
@@ -66,14 +67,14 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
   async function write(id: string, worker: number, lease: RemoteLease): Promise<Worker> {
     const held = await holds(lease)
     const { token: fencing_token } = lease
-    const [guarded_row] = await guarded(() =>
+    const [guarded_row] = await viaBreaker(() =>
       query(
         client,
         sql`UPDATE lab_orders SET guarded_by = ${worker}, fencing_token = ${fencing_token}
             WHERE id = ${id} AND fencing_token <= ${fencing_token} RETURNING id`,
       ),
     )
-    await guarded(() =>
+    await viaBreaker(() =>
       query(
         client,
         sql`UPDATE lab_orders SET unguarded_by = ${worker}, unguarded_writes = unguarded_writes + 1 WHERE id = ${id}`,
@@ -90,7 +91,7 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
   }
 
   async function demonstrate(id: string) {
-    const [order] = await guarded(() =>
+    const [order] = await viaBreaker(() =>
       query<{ fencing_token: number }>(
         client,
         sql`INSERT INTO lab_orders AS o (id) VALUES (${id})
@@ -98,21 +99,21 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
             RETURNING o.fencing_token`,
       ),
     )
-    const leases = await stall(id, order?.fencing_token ?? 0)
+    const leases = await acquireStalled(id, order?.fencing_token ?? 0)
     const workers: Worker[] = []
-    // The newest writes at once; the others wake after it.
+    // The newest holder writes first; the others resume after it.
     for (const worker of [3, 1, 2]) {
       const lease = leases[worker - 1]
       if (lease) workers.push(await write(id, worker, lease))
     }
     if (leases[2]) await locks.remote.release(leases[2].handle)
-    const [after] = await guarded(() =>
+    const [after] = await viaBreaker(() =>
       query<{ guarded_by: number; fencing_token: number; written_by: number; writes: number }>(
         client,
         sql`SELECT guarded_by, fencing_token, unguarded_by AS written_by, unguarded_writes AS writes FROM lab_orders WHERE id = ${id}`,
       ),
     )
-    if (!after) throw new Problem(409, 'gone', `The order ${id} is gone.`, { retry_after: 1 })
+    if (!after) throw new Problem(409, 'gone', `The order ${id} no longer exists.`, { retry_after: 1 })
     workers.sort((a, b) => a.worker - b.worker)
     const { guarded_by, fencing_token, written_by, writes } = after
     return { workers, order: { written_by: guarded_by, fencing_token }, without_guard: { written_by, writes } }
@@ -125,8 +126,8 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
       schema: {
         operationId: 'labFencing',
         tags: TAGS,
-        summary: 'The stale writer: three workers, two of which outlive their lease',
-        description: 'Only the newest may write. `without_guard` is a column that all of them may write.',
+        summary: 'The stale writer: three workers, two with an expired lease',
+        description: 'Only the newest holder may write. `without_guard` is a column that all three can write.',
         params: idParam('order_id'),
         response: {
           200: response(
@@ -139,7 +140,7 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
               without_guard: Type.Object({ written_by: Type.Integer(), writes: Type.Integer() }),
               duration: Duration,
             }),
-            "Each worker's outcome, and whose write stayed",
+            "Each worker's outcome, and the last write",
           ),
           ...problemResponses(400, busy, 413, 415),
         },
@@ -147,13 +148,13 @@ export function fencingRoutes(instance: FastifyInstance, { client, locks, guarde
     },
     async ({ params: { order_id } }) => {
       const started_ms = performance.now()
-      // One after the other: the tokens of two runs would mix, and the newest of one be stale for the other.
+      // Runs of one order are serialized: otherwise the newest token of one run could be stale for the other.
       const run = () => demonstrate(order_id)
       const wait = { wait_ms: QUEUE_MS }
-      const told = await onLockServer(() => locks.withLease(`lab-fencing:${order_id}`, wait, run))
-      const newest = told.workers.every((one) => (one.outcome === 'written') === (one.token === 3))
-      const success = newest && told.order.written_by === 3
-      return { success, order_id, ttl_ms: TTL_MS, ...told, duration: since(started_ms) }
+      const outcome = await onLockServer(() => locks.withLease(`lab-fencing:${order_id}`, wait, run))
+      const newest = outcome.workers.every((one) => (one.outcome === 'written') === (one.token === 3))
+      const success = newest && outcome.order.written_by === 3
+      return { success, order_id, ttl_ms: TTL_MS, ...outcome, duration: since(started_ms) }
     },
   )
 }

@@ -1,4 +1,4 @@
-/** Stock, in the tutorial's shapes. Invariant: both routes of the pair take and give the same; what stands behind them differs. */
+/** Stock, in the tutorial's shapes. Invariant: both variants have the same request and response; only the implementation differs. */
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
@@ -12,39 +12,39 @@ import {
   Left,
   MAX_START,
   Message,
-  named,
   notInTime,
+  operationId,
   refusals,
-  SIDES,
+  refusalText,
   Success,
   since,
   TAGS,
-  whyNot,
+  VARIANTS,
 } from './response-shapes.ts'
-import type { Counter, Counters } from './scarce-counter.ts'
+import type { DemoCounter, DemoCounters } from './scarce-counter.ts'
 
 const MAX_QUANTITY = 1_000_000
 const START = 10
 
-const product = (id: string): Counter => {
+const product = (id: string): DemoCounter => {
   return { ref: `lab-product:${id}`, name: `Lab product ${id}`, start: START, write: 'relative' }
 }
 const Id = idParam('product_id')
 const Refused = Type.Object({ error: Type.String() })
 
-export function inventoryRoutes(instance: FastifyInstance, counters: Counters): void {
+export function inventoryRoutes(instance: FastifyInstance, counters: DemoCounters): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
 
-  for (const side of SIDES) {
+  for (const variant of VARIANTS) {
     app.post(
-      `/purchase/${side.lock}-lock/:product_id`,
+      `/purchase/${variant.lock}-lock/:product_id`,
       {
         config: KEYED,
         preValidation: bodyMayBeLeftOut,
         schema: {
-          operationId: named('labPurchase', side),
+          operationId: operationId('labPurchase', variant),
           tags: TAGS,
-          summary: `Inventory, ${side.summary}`,
+          summary: `Inventory, ${variant.summary}`,
           params: Id,
           body: Type.Object(
             { quantity: Type.Integer({ minimum: 1, maximum: MAX_QUANTITY, default: 1 }) },
@@ -61,10 +61,10 @@ export function inventoryRoutes(instance: FastifyInstance, counters: Counters): 
       },
       async (request, reply) => {
         const started_ms = performance.now()
-        const taken = await side.take(counters, product(request.params.product_id), request.body.quantity)
-        if (!taken.taken) return reply.code(400).send({ error: whyNot(taken, 'Out of stock') })
-        const message = `Purchase successful (${side.told})`
-        return { success: true, message, duration: since(started_ms), remaining_stock: taken.left }
+        const result = await variant.buy(counters, product(request.params.product_id), request.body.quantity)
+        if (!result.bought) return reply.code(400).send({ error: refusalText(result, 'Out of stock') })
+        const message = `Purchase successful (${variant.label})`
+        return { success: true, message, duration: since(started_ms), remaining_stock: result.left }
       },
     )
   }
@@ -76,8 +76,8 @@ export function inventoryRoutes(instance: FastifyInstance, counters: Counters): 
       schema: {
         operationId: 'labGetStock',
         tags: TAGS,
-        summary: 'What the side that was used last has left',
-        description: `A product that was never reset has ${START}.`,
+        summary: 'Get what is left in the variant that was used last',
+        description: `A product that has never been reset has ${START}.`,
         params: Id,
         response: {
           200: response(Type.Object({ productId: Type.String(), stock: Left }), 'The stock'),
@@ -98,7 +98,7 @@ export function inventoryRoutes(instance: FastifyInstance, counters: Counters): 
       schema: {
         operationId: 'labResetStock',
         tags: TAGS,
-        summary: 'Both sides have this much',
+        summary: 'Reset both variants to this stock',
         params: Id,
         body: Type.Object(
           { stock: Type.Integer({ minimum: 0, maximum: MAX_START, default: START }) },

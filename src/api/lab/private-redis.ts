@@ -1,6 +1,6 @@
 /**
- * Private Redis servers for a demonstration. Invariant: whatever ends this process or the demonstration, but SIGKILL,
- * ends them too; they keep nothing on disk and listen on no port.
+ * Private Redis servers for a demonstration. Invariant: they end with the demonstration and with this process, unless it is
+ * killed by SIGKILL; they store nothing on disk and listen on no port.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -10,15 +10,15 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import { Problem } from '../../shared/problem.ts'
 
-/** Milliseconds for a server to answer. */
+/** Milliseconds for a server to become ready. */
 const READY_MS = 5_000
 /** Milliseconds between attempts to reach a server. */
 const RETRY_MS = 20
 
 export interface PrivateRedis {
-  /** as Redlock wants it: nothing is kept for a server that is away */
+  /** as Redlock requires: no offline queue */
   redis: Redis
-  /** SIGKILL; resolves when it is gone */
+  /** SIGKILL; resolves when the process has ended */
   stop(): Promise<void>
 }
 
@@ -27,7 +27,7 @@ export interface PrivateServers {
   close(): Promise<void>
 }
 
-/** Aborting the signal kills them, at whatever stage. @throws Problem 503 when redis-server is not installed or does not start */
+/** Aborting the signal kills them at any stage. @throws Problem 503 when redis-server is not installed or does not start */
 export async function startRedisServers(count: number, signal: AbortSignal): Promise<PrivateServers> {
   const folder = await mkdtemp(join(tmpdir(), 'holdfast-lab-'))
   const children: ChildProcess[] = []
@@ -47,7 +47,7 @@ export async function startRedisServers(count: number, signal: AbortSignal): Pro
   try {
     const ready: Promise<unknown>[] = []
     for (let n = 1; n <= count; n++) {
-      // A socket in a folder of its own: no port that somebody else could take first.
+      // A socket in a private folder: another process could bind a port first.
       const path = join(folder, `${n}.sock`)
       const settings = ['--port', '0', '--unixsocket', path, '--save', '', '--appendonly', 'no', '--dir', folder]
       const child = spawn('redis-server', settings, { stdio: 'ignore' })
@@ -70,7 +70,7 @@ export async function startRedisServers(count: number, signal: AbortSignal): Pro
         await gone
       }
       servers.push({ redis, stop })
-      // No `once` of node:events: it would reject at the first attempt, when the socket is not there yet.
+      // Not `once` of node:events, which rejects at the first failed attempt, before the socket exists.
       const answering = new Promise<void>((resolve) => {
         redis.once('ready', resolve)
       })

@@ -1,6 +1,6 @@
 /**
- * Redlock over five Redis of its own: a lock needs three of them. Invariant: one demonstration at a time, whose outcome
- * everyone gets who asked meanwhile; its servers are gone when it is over, and when the API stops.
+ * Redlock over five private Redis servers: a lock needs three of them. Invariant: one demonstration at a time, whose outcome
+ * all concurrent requests share; its servers end with it, and when the API stops.
  */
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { FastifyInstance } from 'fastify'
@@ -16,7 +16,7 @@ const SERVERS = 5
 const QUORUM = 3
 /** How many servers are stopped at each step. */
 const STOPPED = [0, 2, 3]
-/** Milliseconds: long beside what five servers on one machine take to answer. */
+/** Milliseconds: long compared with the response time of five servers on one machine. */
 const TTL_MS = 2_000
 
 const Step = Type.Object({
@@ -77,7 +77,7 @@ export function quorumRoutes(instance: FastifyInstance): void {
       schema: {
         operationId: 'labRedlock',
         tags: TAGS,
-        summary: 'Five Redis: two stopped, still locks; three stopped, refuses',
+        summary: 'Redlock on five Redis: locks with two stopped, refuses with three stopped',
         description: 'Starts five private redis-server processes and stops them one after the other. Takes no body.',
         response: {
           200: response(

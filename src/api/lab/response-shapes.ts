@@ -1,16 +1,16 @@
-/** Schema pieces of the lab. Invariant: what a tutorial's script reads has the tutorial's shape; faults are problems. */
+/** Schemas of the lab. Invariant: the fields that a tutorial's script reads have the tutorial's shape; errors are problems. */
 import type { FastifyContextConfig, FastifyRequest } from 'fastify'
 import Type, { type TSchema } from 'typebox'
 import { ID_PATTERN } from '../../shared/domain/resource.ts'
 import { Problem } from '../../shared/problem.ts'
 import { problemResponses } from '../http/responses.ts'
-import type { Counter, Counters, Taken } from './scarce-counter.ts'
+import type { BuyResult, DemoCounter, DemoCounters } from './scarce-counter.ts'
 
 export const TAGS = ['lab']
-/** Not under /api, but with the same keys. */
+/** Routes outside /api that require the same keys. */
 export const KEYED: FastifyContextConfig = { keyed: true }
 
-/** A path's id, as `product_id`. */
+/** An id in the path, for example `product_id`. */
 export const idParam = <Name extends string>(name: Name) =>
   Type.Object({ [name]: Type.String({ pattern: `^${ID_PATTERN}$`, examples: ['1'] }) } as Record<
     Name,
@@ -18,51 +18,51 @@ export const idParam = <Name extends string>(name: Name) =>
   >)
 
 export const MAX_START = 1_000_000_000
-export const Left = Type.Integer({ description: 'Below zero when it was oversold' })
+export const Left = Type.Integer({ description: 'Below zero when oversold' })
 export const Success = Type.Boolean({ examples: [true] })
 export const Message = Type.String()
 export const Duration = Type.String({ description: 'Of the whole request', examples: ['103ms'] })
 export const since = (started_ms: number) => `${Math.round(performance.now() - started_ms)}ms`
 
-/** The tutorials send no body where the defaults will do. */
+/** The tutorials send no body where the defaults suffice. */
 export const bodyMayBeLeftOut = async (request: FastifyRequest) => {
   if (request.body === undefined) request.body = {}
 }
 
-/** 400 says two things: the tutorial's own `{error}`, or what is wrong with the request, as a problem. */
+/** Two meanings of 400: the tutorial's own `{error}`, or a problem for a malformed request. */
 export function refusals<T extends TSchema>(refused: T, example: object, ...wanted: (number | Problem)[]) {
   const all = problemResponses(400, ...wanted) as unknown as Record<number, { content: object }>
   const content = { 'application/json': { schema: refused, example }, ...all[400]?.content }
-  const both = { description: 'There is not enough left; or the request is malformed', content }
-  // What a handler sends with 400 is the tutorial's own; problems are thrown.
+  const both = { description: 'Not enough left, or the request is malformed', content }
+  // A handler sends the tutorial's 400; problems are thrown.
   return { ...all, 400: both } as unknown as { 400: T }
 }
 
 export const notInTime = new Problem(503, 'not_settled', 'No worker has settled the purchase yet.', { retry_after: 1 })
 export const busy = new Problem(409, 'lock_busy', 'lab-product:1 is locked, 3 waiting', { retry_after: 1 })
 
-/** The two routes of a pair. */
-export const SIDES = [
+/** The two variants of each route. */
+export const VARIANTS = [
   {
     lock: 'without',
     word: 'no',
-    told: 'NO LOCK',
+    label: 'NO LOCK',
     summary: 'UNSAFE: reads, pauses, writes',
-    take: (counters: Counters, counter: Counter, units: number) => counters.takeUnsafe(counter, units),
+    buy: (counters: DemoCounters, counter: DemoCounter, units: number) => counters.buyUnsafe(counter, units),
   },
   {
     lock: 'with',
     word: 'with',
-    told: 'WITH LOCK',
-    summary: 'safe: row, queue, lease, fence',
-    take: (counters: Counters, counter: Counter, units: number) => counters.takeSafe(counter, units),
+    label: 'WITH LOCK',
+    summary: 'safe: row, queue, lease, fencing token',
+    buy: (counters: DemoCounters, counter: DemoCounter, units: number) => counters.buySafe(counter, units),
   },
 ] as const
-export const named = (before: string, { lock }: (typeof SIDES)[number]) =>
-  `${before}${lock === 'with' ? 'With' : 'Without'}Lock`
+export const operationId = (prefix: string, { lock }: (typeof VARIANTS)[number]) =>
+  `${prefix}${lock === 'with' ? 'With' : 'Without'}Lock`
 
-/** The tutorials of tickets and of the balance tell a refusal by `success`. */
+/** The tutorials of tickets and of the balance mark a refusal by `success`. */
 export const Refused = Type.Object({ success: Type.Boolean(), message: Message, error: Type.String() })
 export const refused = (message: string) => ({ success: false, message, error: message })
-export const whyNot = (taken: Taken & { taken: false }, sold_out: string) =>
-  taken.reason === 'sold_out' ? sold_out : taken.reason
+export const refusalText = (result: BuyResult & { bought: false }, sold_out: string) =>
+  result.reason === 'sold_out' ? sold_out : result.reason

@@ -1,7 +1,7 @@
 /**
- * A number that runs out, with both its sides. Invariants: the unsafe side reads, pauses and writes without any guard,
- * which is what it is for; the safe side is a resource, so its number changes by purchases that workers settle, and by
- * resets that go through the ledger under the resource's lease.
+ * A demo counter with an unsafe and a safe variant. Invariants: the unsafe variant reads, pauses and writes without any
+ * guard, on purpose; the safe variant is a resource, so its number changes by purchases that workers settle, and by resets
+ * that go through the ledger under the resource's lease.
  */
 
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -13,56 +13,56 @@ import type { Locks } from '../../shared/locks/api.ts'
 import { Problem } from '../../shared/problem.ts'
 import { onLockServer } from '../http/lock-problems.ts'
 import type { Intake } from '../queue/intake.ts'
-import type { Waits } from '../queue/settlement-waiter.ts'
+import type { SettlementWaiter } from '../queue/settlement-waiter.ts'
 import type { NewPurchase } from '../routes/purchases.ts'
 
-/** Milliseconds a buyer of the safe side waits to be told. */
+/** Milliseconds a buyer of the safe variant waits for the settlement. */
 const WAIT_MS = 10_000
-/** Milliseconds a reset waits for the resource's lease: a line lets go after a quarter of a second. */
+/** Milliseconds a reset waits for the resource's lease: a worker releases a queue's lease after a quarter of a second. */
 const RESET_WAIT_MS = 5_000
 
-export interface Counter {
-  /** the resource of the safe side */
+export interface DemoCounter {
+  /** the resource of the safe variant */
   ref: string
   name: string
-  /** what there is of it before the first reset */
+  /** its number before the first reset */
   start: number
   /**
-   * relative: writes `left - units`, so the number falls below zero. absolute: writes what it has computed from its
-   * read, so the updates of others are lost.
+   * relative: writes `left - units`, so the number falls below zero. absolute: writes a value computed from its read, so
+   * concurrent updates are lost.
    */
   write: 'relative' | 'absolute'
 }
 
-export type Taken = { taken: true; id: string; left: number } | { taken: false; reason: string; left: number }
+export type BuyResult = { bought: true; id: string; left: number } | { bought: false; reason: string; left: number }
 
 export interface CounterDeps {
   client: Client
   locks: Locks
-  intake: Intake<NewPurchase>
-  waits: Waits
-  /** runs a question to Postgres behind the breaker */
-  guarded: Breaker['run']
-  /** a write was refused by its fence */
-  fenced(): void
+  purchaseIntake: Intake<NewPurchase>
+  waiter: SettlementWaiter
+  /** runs a query behind the Postgres breaker */
+  viaBreaker: Breaker['run']
+  /** counts a write that was refused by its fencing token */
+  onStaleWrite(): void
 }
 
-export interface Counters {
-  takeUnsafe(counter: Counter, units: number): Promise<Taken>
-  /** @throws Problem 503 when no worker has settled it in time; it stays in its line then */
-  takeSafe(counter: Counter, units: number): Promise<Taken>
-  /** The number of the side that was used last since the reset. */
-  read(counter: Counter): Promise<{ start: number; left: number }>
-  /** Both sides have this many from now on. */
-  reset(counter: Counter, start: number): Promise<void>
+export interface DemoCounters {
+  buyUnsafe(counter: DemoCounter, units: number): Promise<BuyResult>
+  /** @throws Problem 503 when no worker has settled it in time; it stays queued then */
+  buySafe(counter: DemoCounter, units: number): Promise<BuyResult>
+  /** The number of the variant that was used last since the reset. */
+  read(counter: DemoCounter): Promise<{ start: number; left: number }>
+  /** Sets the number of both variants. */
+  reset(counter: DemoCounter, start: number): Promise<void>
 }
 
-export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
-  const { client, locks, intake, waits, guarded, fenced } = deps
+export function createCounters(deps: CounterDeps, pause_ms: number): DemoCounters {
+  const { client, locks, purchaseIntake, waiter, viaBreaker, onStaleWrite } = deps
 
-  /** Makes both sides if there are none yet, and marks the one that is used. Returns the unsafe side's number. */
-  async function use({ ref, name, start }: Counter, side: 'unsafe' | 'safe' | null): Promise<number> {
-    const [row] = await guarded(() =>
+  /** Creates both variants if they are missing, and marks the one that is used. Returns the unsafe variant's number. */
+  async function ensureCounter({ ref, name, start }: DemoCounter, side: 'unsafe' | 'safe' | null): Promise<number> {
+    const [row] = await viaBreaker(() =>
       query<{ unsafe: number }>(
         client,
         sql`WITH made AS (
@@ -79,27 +79,27 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
   }
 
   return {
-    async takeUnsafe(counter, units) {
-      const seen = await use(counter, 'unsafe')
-      if (seen < units) return { taken: false, reason: 'sold_out', left: seen }
-      // Everyone who comes now sees the same number.
+    async buyUnsafe(counter, units) {
+      const seen = await ensureCounter(counter, 'unsafe')
+      if (seen < units) return { bought: false, reason: 'sold_out', left: seen }
+      // Every request that arrives now reads the same number.
       await sleep(pause_ms)
       const written = counter.write === 'relative' ? sql`unsafe - ${units}::bigint` : sql`${seen - units}::bigint`
-      const [row] = await guarded(() =>
+      const [row] = await viaBreaker(() =>
         query<{ unsafe: number }>(
           client,
           sql`UPDATE lab_counts SET unsafe = ${written} WHERE ref = ${counter.ref} RETURNING unsafe`,
         ),
       )
-      return { taken: true, id: newId(), left: row?.unsafe ?? seen - units }
+      return { bought: true, id: newId(), left: row?.unsafe ?? seen - units }
     },
 
-    async takeSafe(counter, units) {
-      await use(counter, 'safe')
+    async buySafe(counter, units) {
+      await ensureCounter(counter, 'safe')
       const id = newId()
-      const watch = waits.watch(id)
+      const watch = waiter.watch(id)
       try {
-        await intake.take({
+        await purchaseIntake.enqueue({
           id,
           queue: counter.ref,
           customer: 'lab',
@@ -110,11 +110,11 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
           idempotency_scope: '',
           request_hash: null,
         })
-        await watch.settled(WAIT_MS)
+        await watch.wait(WAIT_MS)
       } finally {
-        watch.done()
+        watch.stop()
       }
-      const [row] = await guarded(() =>
+      const [row] = await viaBreaker(() =>
         query<{ status: string; reason: string | null; left: number }>(
           client,
           sql`SELECT p.status, p.reason, r.available AS left FROM purchases p JOIN resources r ON r.ref = p.queue
@@ -122,12 +122,12 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
         ),
       )
       if (!row || row.status === 'queued') throw notSettled(id)
-      if (row.status === 'confirmed') return { taken: true, id, left: row.left }
-      return { taken: false, reason: row.reason ?? row.status, left: row.left }
+      if (row.status === 'confirmed') return { bought: true, id, left: row.left }
+      return { bought: false, reason: row.reason ?? row.status, left: row.left }
     },
 
     async read({ ref, start }) {
-      const [row] = await guarded(() =>
+      const [row] = await viaBreaker(() =>
         query<{ start: number; left: number }>(
           client,
           sql`SELECT c.start, CASE WHEN c.side = 'safe' THEN coalesce(r.available, c.start) ELSE c.unsafe END AS left
@@ -139,21 +139,21 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
 
     async reset(counter, start) {
       const { ref } = counter
-      await use({ ...counter, start }, null)
-      const [found] = await guarded(() =>
+      await ensureCounter({ ...counter, start }, null)
+      const [found] = await viaBreaker(() =>
         query<{ fencing_token: number }>(client, sql`SELECT fencing_token FROM resources WHERE ref = ${ref}`),
       )
       const lease = { wait_ms: RESET_WAIT_MS, above: found?.fencing_token ?? 0 }
       await onLockServer(() =>
-        locks.withLease(ref, lease, ({ token }) => guarded((signal) => refill(ref, start, token, signal))),
+        locks.withLease(ref, lease, ({ token }) => viaBreaker((signal) => resetUnderLease(ref, start, token, signal))),
       )
     },
   }
 
-  /** One transaction: what the safe side lacks is stocked up, or taken out, and the unsafe side starts anew. */
-  async function refill(ref: string, start: number, token: number, signal: AbortSignal): Promise<void> {
+  /** One transaction: adds or removes units until the safe variant has `start`, and resets the unsafe one. */
+  async function resetUnderLease(ref: string, start: number, token: number, signal: AbortSignal): Promise<void> {
     await transaction(client, signal, async (tx) => {
-      // First, as in use(), whose INSERT waits for whoever is changing the resource.
+      // lab_counts before resources, as in ensureCounter(), so that the two cannot deadlock.
       await query(tx, sql`UPDATE lab_counts SET start = ${start}, unsafe = ${start}, side = NULL WHERE ref = ${ref}`)
       const [row] = await query<{ available: number }>(
         tx,
@@ -168,8 +168,8 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
             WHERE ref = ${ref} AND fencing_token <= ${token} RETURNING ref`,
       )
       if (written.length === 0) {
-        fenced()
-        throw new Problem(409, 'stale_lease', `Another holder has written ${ref} since.`, { retry_after: 1 })
+        onStaleWrite()
+        throw new Problem(409, 'stale_lease', `A newer lock holder has written ${ref}.`, { retry_after: 1 })
       }
       if (delta !== 0) {
         await query(
@@ -182,4 +182,4 @@ export function createCounters(deps: CounterDeps, pause_ms: number): Counters {
 }
 
 const notSettled = (id: string) =>
-  new Problem(503, 'not_settled', `No worker has settled purchase ${id} yet; it stays in its line.`, { retry_after: 1 })
+  new Problem(503, 'not_settled', `No worker has settled purchase ${id} yet; it stays queued.`, { retry_after: 1 })

@@ -1,4 +1,4 @@
-/** Tickets, in the tutorial's shapes. Invariant: as with the inventory, one pair of routes with one shape. */
+/** Tickets, in the tutorial's shapes. Invariant: as for the inventory, both variants have the same request and response. */
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
@@ -12,22 +12,22 @@ import {
   Left,
   MAX_START,
   Message,
-  named,
   notInTime,
+  operationId,
   Refused,
   refusals,
+  refusalText,
   refused,
-  SIDES,
   Success,
   since,
   TAGS,
-  whyNot,
+  VARIANTS,
 } from './response-shapes.ts'
-import type { Counter, Counters } from './scarce-counter.ts'
+import type { DemoCounter, DemoCounters } from './scarce-counter.ts'
 
 const START = 1
 
-const counterOf = (id: string): Counter => {
+const counterOf = (id: string): DemoCounter => {
   return { ref: `lab-event:${id}`, name: `Lab event ${id}`, start: START, write: 'relative' }
 }
 const Id = idParam('event_id')
@@ -39,25 +39,25 @@ const Event = Type.Object({
   booked: Type.Integer(),
 })
 
-export function ticketRoutes(instance: FastifyInstance, counters: Counters): void {
+export function ticketRoutes(instance: FastifyInstance, counters: DemoCounters): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
 
-  async function tell(id: string) {
+  async function eventToResponse(id: string) {
     const counter = counterOf(id)
     const { start, left } = await counters.read(counter)
     return { id, name: counter.name, total_tickets: start, available_tickets: left, booked: start - left }
   }
 
-  for (const side of SIDES) {
+  for (const variant of VARIANTS) {
     app.post(
-      `/book-${side.word}-lock/:event_id`,
+      `/book-${variant.word}-lock/:event_id`,
       {
         config: KEYED,
         preValidation: bodyMayBeLeftOut,
         schema: {
-          operationId: named('labBook', side),
+          operationId: operationId('labBook', variant),
           tags: TAGS,
-          summary: `Tickets, ${side.summary}`,
+          summary: `Tickets, ${variant.summary}`,
           params: Id,
           body: Type.Object(
             { user_name: Type.Optional(Type.String({ maxLength: 200 })) },
@@ -81,15 +81,15 @@ export function ticketRoutes(instance: FastifyInstance, counters: Counters): voi
       },
       async ({ params: { event_id } }, reply) => {
         const started_ms = performance.now()
-        const taken = await side.take(counters, counterOf(event_id), 1)
-        if (!taken.taken) return reply.code(400).send(refused(whyNot(taken, 'No tickets available')))
+        const result = await variant.buy(counters, counterOf(event_id), 1)
+        if (!result.bought) return reply.code(400).send(refused(refusalText(result, 'No tickets available')))
         return {
           success: true,
-          message: `Booking successful (${side.told})`,
-          booking_id: taken.id,
+          message: `Booking successful (${variant.label})`,
+          booking_id: result.id,
           duration: since(started_ms),
-          remaining_stock: taken.left,
-          event: await tell(event_id),
+          remaining_stock: result.left,
+          event: await eventToResponse(event_id),
         }
       },
     )
@@ -102,13 +102,13 @@ export function ticketRoutes(instance: FastifyInstance, counters: Counters): voi
       schema: {
         operationId: 'labGetEvent',
         tags: TAGS,
-        summary: 'What the side that was used last has left',
-        description: 'An event that was never reset has one ticket.',
+        summary: 'Get what is left in the variant that was used last',
+        description: 'An event that has never been reset has one ticket.',
         params: Id,
         response: { 200: response(Event, 'The event'), ...problemResponses(400) },
       },
     },
-    async ({ params: { event_id } }) => tell(event_id),
+    async ({ params: { event_id } }) => eventToResponse(event_id),
   )
 
   app.post(
@@ -119,7 +119,7 @@ export function ticketRoutes(instance: FastifyInstance, counters: Counters): voi
       schema: {
         operationId: 'labResetEvent',
         tags: TAGS,
-        summary: 'Both sides have this many tickets',
+        summary: 'Reset both variants to this many tickets',
         params: Id,
         body: Type.Object(
           { total_tickets: Type.Integer({ minimum: 0, maximum: MAX_START, default: START }) },
@@ -133,7 +133,7 @@ export function ticketRoutes(instance: FastifyInstance, counters: Counters): voi
     },
     async ({ params: { event_id }, body: { total_tickets } }) => {
       await counters.reset(counterOf(event_id), total_tickets)
-      return { message: 'Event reset successfully', event: await tell(event_id) }
+      return { message: 'Event reset successfully', event: await eventToResponse(event_id) }
     },
   )
 }

@@ -1,7 +1,7 @@
 /**
- * What stands between a browser or a busy caller and the routes. Invariant: no page but our own runs script from us, no
- * other origin reads an answer unless CORS_ORIGINS names it, and a limit that cannot be counted is not enforced: Redis may
- * be away, and purchases are still taken.
+ * Security headers, CORS, API keys and the rate limit. Invariant: only our own pages run our scripts; another origin can read
+ * a response only if CORS_ORIGINS names it; and a limit that cannot be counted is not enforced, so that purchases are
+ * accepted while Redis is away.
  */
 import { IncomingMessage, ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
@@ -16,14 +16,14 @@ import { requireKeys } from './auth.ts'
 
 export interface ProtectDeps {
   config: Pick<Config, 'api_keys' | 'admin_keys' | 'rate_limit' | 'cors_origins' | 'redis_prefix'>
-  /** for the limit's counts, with a time limit a command; undefined: nothing is counted */
+  /** stores the limit's counts, with a timeout per command; undefined: no limit */
   rates: Redis | undefined
 }
 
-/** Health is asked by those who restart us, and never refused; a browser asks for the page's files all at once. */
+/** Not limited: orchestrators poll health, and a browser loads all files of the page at once. */
 const UNCOUNTED = new Set(['/livez', '/readyz', '/metrics', '/'])
 
-/** In this order: a refusal has the headers too, and the limit is of a key. */
+/** Order matters: a refusal has the headers too, and the limit counts by key. */
 export async function protect(app: FastifyInstance, { config, rates }: ProtectDeps): Promise<void> {
   const headers = await headersForBrowsers()
   app.addHook('onRequest', async (_request, reply) => {
@@ -51,11 +51,11 @@ export async function protect(app: FastifyInstance, { config, rates }: ProtectDe
       url !== undefined && (UNCOUNTED.has(url) || url.startsWith('/dashboard/')),
     keyGenerator: ({ caller, ip }) => caller || ip,
     errorResponseBuilder: () =>
-      new Problem(429, 'rate_limited', `More than ${max} requests a second.`, { retry_after: 1 }),
+      new Problem(429, 'rate_limited', `More than ${max} requests per second.`, { retry_after: 1 }),
   })
 }
 
-/** Helmet's headers, which it would work out anew for every answer. They are the same for all of them. */
+/** Helmet's headers, computed once: helmet would compute them for every response, and they never differ. */
 async function headersForBrowsers(): Promise<Record<string, string>> {
   const response = new ServerResponse(new IncomingMessage(new Socket()))
   const write = helmet({
@@ -72,9 +72,9 @@ async function headersForBrowsers(): Promise<Record<string, string>> {
         styleSrc: ["'self'", "'unsafe-inline'"],
       },
     },
-    // TLS ends at a proxy, and which of its names are on TLS for good is the proxy's to say.
+    // TLS ends at a proxy, which decides about HSTS for its host names.
     hsts: false,
-    // For browsers and plugins that are gone, or of no meaning here: bytes of every answer.
+    // Obsolete or without effect here: they would add bytes to every response.
     dnsPrefetchControl: false,
     originAgentCluster: false,
     xDownloadOptions: false,

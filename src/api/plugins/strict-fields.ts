@@ -1,6 +1,6 @@
 /**
- * A request is understood whole or refused. Invariant: on a route that changes something, a field of the body or a query
- * parameter that the route does not know is a 400: `refund {"units": 1}` must not refund everything.
+ * Refuses unknown fields. Invariant: on a route that changes something, an unknown field of the body or query parameter is a
+ * 400: `refund {"units": 1}` must not refund everything.
  */
 import type { FastifyInstance, FastifySchema } from 'fastify'
 
@@ -10,16 +10,16 @@ const WRITES = new Set(['POST', 'PUT', 'PATCH', 'DELETE'])
 const NO_BODY = { type: ['object', 'null'], properties: {}, additionalProperties: false }
 const NO_QUERY = { type: 'object', properties: {}, additionalProperties: false }
 
-/** To be called before the routes: each that declares no body, or no query, accepts none. */
+/** Call it before the routes: a route that declares no body, or no query, then accepts none. */
 export function refuseUnknown(app: FastifyInstance): void {
   app.addHook('onRoute', (route) => {
-    // Not in the document: the provider's raw bytes, and the board, which reads its requests itself.
+    // Hidden routes are exempt: the provider's webhook has a raw body, and Bull Board reads its requests itself.
     if (route.schema?.hide || ![route.method].flat().some((method) => WRITES.has(method))) return
     route.schema = { body: NO_BODY, querystring: NO_QUERY, ...route.schema }
   })
 }
 
-/** As the document shows it: without the body and the query that are only there to be refused. */
+/** The schema for the document: without the NO_BODY and NO_QUERY that refuseUnknown adds. */
 export function declared({ body, querystring, ...schema }: FastifySchema): FastifySchema {
   return {
     ...schema,

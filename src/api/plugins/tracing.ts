@@ -1,7 +1,7 @@
 /** A span for each request. */
 import type { FastifyInstance } from 'fastify'
 
-/** To be called before the routes are registered. Health and metrics are asked all the time and have no trace. */
+/** Call it before the routes are registered. Health and metrics are polled constantly and are not traced. */
 export async function traceRequests(app: FastifyInstance): Promise<void> {
   const { FastifyOtelInstrumentation } = await import('@fastify/otel')
   const otel = new FastifyOtelInstrumentation({

@@ -1,8 +1,8 @@
 /**
  * Group commit of purchases and of bookings: requests that arrive together share one INSERT. Invariants: a row is
  * acknowledged after its commit, never before; flushes of a table run one at a time under one advisory lock of the
- * database, so that seq is the order of commit too and no worker can see a row before an earlier one of its line, from
- * whichever API process.
+ * database, so that seq is the order of commit too and no worker sees a row before an earlier one of its queue, whichever
+ * API process inserted them.
  */
 import { randomUUID } from 'node:crypto'
 import { sql } from 'drizzle-orm'
@@ -12,10 +12,10 @@ import type { Payment } from '../../shared/db/schema.ts'
 import type { Log } from '../../shared/log.ts'
 import { Problem, stopping } from '../../shared/problem.ts'
 
-/** What every row brings that is taken. */
-export interface NewRow {
+/** The columns that every queued row has. */
+export interface QueuedRowInput {
   id: string
-  /** the resource whose line it stands in */
+  /** the resource in whose queue it waits */
   queue: string
   customer: string
   payment: Payment
@@ -25,22 +25,22 @@ export interface NewRow {
   request_hash: string | null
 }
 
-export type Taken =
+export type EnqueueResult =
   | { id: string; replayed: false; seq: number; created_at: string }
   /** the row of an earlier request with this key */
   | { id: string; replayed: true; same_body: boolean }
 
-/** What one table adds to the columns of NewRow. */
+/** The columns that one table adds to QueuedRowInput. */
 interface IntakeTable {
   name: 'purchases' | 'bookings'
   lock: number
-  /** members of the row as it comes that the other table has not, with their types */
+  /** members of the input that the other table lacks, with their types */
   members: Readonly<Record<string, string>>
   /** column → expression of the members, and of `now` */
   columns: Readonly<Record<string, string>>
 }
 
-// A line has purchases or bookings, never both: so each table has a lock and a connection of its own.
+// A queue has purchases or bookings, never both: so each table has a lock and a connection of its own.
 export const PURCHASES: IntakeTable = {
   name: 'purchases',
   lock: 4_077_002,
@@ -61,26 +61,26 @@ export const BOOKINGS: IntakeTable = {
   },
 }
 
-interface Waiting<Row> {
+interface PendingInsert<Row> {
   row: Row
-  resolve(taken: Taken): void
+  resolve(result: EnqueueResult): void
   reject(error: unknown): void
 }
 
-/** Requests that wait for the next INSERT: about a second's worth, after which 503 is the honest answer. */
+/** Most requests that wait for the next INSERT: about a second's worth; more would time out, so they get 503. */
 const BUFFER = 10_000
 /** Rows in one INSERT. */
 const ROWS_PER_FLUSH = 1_000
-/** Milliseconds for one flush, so that a caller knows within two seconds that the database is away. */
+/** Milliseconds for one flush, so that a caller gets 503 within two seconds when the database is away. */
 export const FLUSH_MS = 1_500
 /** Milliseconds after which the server ends a transaction whose API process stopped. */
 const IDLE_MS = 1_000
-/** Milliseconds that a session which is ended has for what cannot be interrupted: its fsync. */
-const GONE_MS = 5_000
+/** Milliseconds that a terminated session has to end: an fsync cannot be interrupted. */
+const TERMINATE_MS = 5_000
 
 export interface Intake<Row> {
-  /** Resolves after the commit. Rejects with UnavailableError, or Problem 503 when the buffer is full. */
-  take(row: Row): Promise<Taken>
+  /** Resolves after the commit. @throws UnavailableError, or Problem 503 when the buffer is full */
+  enqueue(row: Row): Promise<EnqueueResult>
   close(): Promise<void>
 }
 
@@ -91,18 +91,18 @@ export interface IntakeDeps {
   nudge(resources: Iterable<string>): void
 }
 
-export function createIntake<Row extends NewRow>(
+export function createIntake<Row extends QueuedRowInput>(
   table: IntakeTable,
   { database_url, breaker, log, nudge }: IntakeDeps,
 ): Intake<Row> {
   const { name } = table
   const connect = () => {
-    // A name of its own, by which its session is found and ended when it is given up.
+    // A unique name, by which the session is found and terminated after a timeout.
     const session = `holdfast-intake ${randomUUID()}`
     return { session, ...openDb(database_url, { max: 1, name: session, idle_in_transaction_ms: IDLE_MS }) }
   }
   let db = connect()
-  let buffer: Waiting<Row>[] = []
+  let buffer: PendingInsert<Row>[] = []
   let flushing: Promise<void> | undefined
   let closed = false
 
@@ -112,43 +112,43 @@ export function createIntake<Row extends NewRow>(
       try {
         await insert(batch)
       } catch (error) {
-        // Whoever waited behind this flush has waited as long: all are told now, instead of one timeout each.
-        const others = buffer
+        // Requests behind this flush have waited as long: reject them now, instead of after one timeout each.
+        const behind = buffer
         buffer = []
-        for (const waiting of [...batch, ...others]) waiting.reject(error)
-        log.warn({ error, [name]: batch.length + others.length }, 'intake failed')
+        for (const waiting of [...batch, ...behind]) waiting.reject(error)
+        log.warn({ error, [name]: batch.length + behind.length }, 'intake failed')
       }
     }
     flushing = undefined
   }
 
-  async function insert(batch: Waiting<Row>[]): Promise<void> {
+  async function insert(batch: PendingInsert<Row>[]): Promise<void> {
     try {
-      const taken = await breaker.run(() => commit(db, table, batch))
+      const results = await breaker.run(() => insertBatch(db, table, batch))
       batch.forEach((waiting, i) => {
-        const answer = taken[i]
-        if (answer) waiting.resolve(answer)
+        const result = results[i]
+        if (result) waiting.resolve(result)
         else waiting.reject(new Error('an INSERT returned fewer rows than it was given'))
       })
-      nudge(new Set(batch.flatMap(({ row }, i) => (taken[i]?.replayed === false ? [row.queue] : []))))
+      nudge(new Set(batch.flatMap(({ row }, i) => (results[i]?.replayed === false ? [row.queue] : []))))
     } catch (error) {
       if (isDataError(error)) {
         const [only] = batch
         if (batch.length === 1 && only) {
-          log.error({ error, row: only.row }, 'Postgres refused a row that the schema let through')
-          only.reject(new Problem(400, 'invalid_request', 'The database cannot store this.'))
+          log.error({ error, row: only.row }, 'Postgres refused a row that passed validation')
+          only.reject(new Problem(400, 'invalid_request', 'The database cannot store this request.'))
         } else {
           for (const waiting of batch) await insert([waiting])
         }
         return
       }
-      // An open breaker sent nothing.
+      // With an open breaker nothing was sent.
       if (error instanceof UnavailableError && error.attempted && !closed) {
         const old = db
         db = connect()
-        // Nobody hears its answer any more.
+        // Its result is no longer awaited.
         void old.client.end({ timeout: 0 }).catch(() => {})
-        void withdraw(
+        void cancelUnacknowledged(
           batch.filter(({ row }) => row.idempotency_key === null).map(({ row }) => row.id),
           old.session,
         )
@@ -158,46 +158,46 @@ export function createIntake<Row extends NewRow>(
   }
 
   /**
-   * A flush whose answer was lost may have happened, or hang at its lock, its fsync or in the network, and its callers were
-   * told 503. Its session is ended first, so that nothing of it comes later. Then its rows are cancelled, as a rule before
-   * a worker sees them, which is after the sweeper's second: nobody nudged them. Rows with an idempotency key stay: the
-   * retry that 503 asks for finds them.
+   * A flush whose response was lost may have committed, or may hang at its lock, its fsync or in the network, and its callers
+   * got 503. Its session is terminated first, so that it cannot commit later. Then its rows are cancelled, usually before a
+   * worker sees them: they were not nudged, so the sweeper finds them after a second. Rows with an idempotency key stay: a
+   * retry after the 503 finds them.
    */
-  async function withdraw(ids: string[], session: string): Promise<void> {
-    const own = openDb(database_url, {
+  async function cancelUnacknowledged(ids: string[], session: string): Promise<void> {
+    const rescue = openDb(database_url, {
       max: 1,
       name: 'holdfast-withdraw',
       idle_in_transaction_ms: IDLE_MS,
-      statement_ms: 2 * GONE_MS,
+      statement_ms: 2 * TERMINATE_MS,
     })
     for (let attempt = 0; attempt < 300 && !closed; attempt++) {
       try {
         const [still] = await query<{ n: number }>(
-          own.client,
-          sql`SELECT count(*) FILTER (WHERE NOT pg_terminate_backend(pid, ${GONE_MS}::bigint)) AS n
+          rescue.client,
+          sql`SELECT count(*) FILTER (WHERE NOT pg_terminate_backend(pid, ${TERMINATE_MS}::bigint)) AS n
               FROM pg_stat_activity WHERE application_name = ${session}`,
         )
         if (still?.n !== 0) continue
         const found = await query<{ id: string }>(
-          own.client,
+          rescue.client,
           sql`UPDATE ${sql.raw(name)} SET status = 'cancelled', reason = 'not_acknowledged', settled_at = clock_timestamp()
               WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(ids)}::json)::uuid) AND status = 'queued'
               RETURNING id`,
         )
         if (found.length > 0) {
-          log.warn({ [name]: found.length }, 'cancelled what was not acknowledged')
-          log.debug({ [name]: found.map((row) => row.id) }, 'cancelled what was not acknowledged, by id')
+          log.warn({ [name]: found.length }, 'unacknowledged rows cancelled')
+          log.debug({ [name]: found.map((row) => row.id) }, 'unacknowledged rows cancelled, with their ids')
         }
         break
       } catch {
         await new Promise((resolve) => setTimeout(resolve, 200))
       }
     }
-    await own.close().catch(() => {})
+    await rescue.close().catch(() => {})
   }
 
   return {
-    take(row) {
+    enqueue(row) {
       if (closed) return Promise.reject(stopping())
       if (buffer.length >= BUFFER) {
         return Promise.reject(
@@ -206,7 +206,7 @@ export function createIntake<Row extends NewRow>(
       }
       return new Promise((resolve, reject) => {
         buffer.push({ row, resolve, reject })
-        // Everything that the event loop has already received joins this flush.
+        // Requests that the event loop has already received join this flush.
         flushing ??= new Promise((go) => setImmediate(go)).then(flush)
       })
     },
@@ -218,7 +218,7 @@ export function createIntake<Row extends NewRow>(
   }
 }
 
-/** Members of every row, with their types; n is its place among those that arrived together. */
+/** Members of every row, with their types; n is its position in the batch. */
 const MEMBERS = {
   n: 'int',
   id: 'uuid',
@@ -233,15 +233,19 @@ const MEMBERS = {
 
 /**
  * One statement, which is a transaction of its own: the lock, and the INSERT in order of arrival. A process that stops in
- * the middle of it keeps nobody waiting. Then what earlier requests with the same keys wrote.
+ * the middle of it does not keep the lock. Then reads the rows of earlier requests with the same keys.
  */
-async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow>[]): Promise<Taken[]> {
+async function insertBatch(
+  db: Db,
+  table: IntakeTable,
+  batch: readonly PendingInsert<QueuedRowInput>[],
+): Promise<EnqueueResult[]> {
   const rows = batch.map(({ row }, n) => ({ n, ...row }))
   const into = sql.raw(table.name)
   const columns = sql.raw(Object.keys(table.columns).join(', '))
   const values = sql.raw(Object.values(table.columns).join(', '))
-  // No number is drawn before the lock is held: each row of d is one of t beside the one of `locked`. Rows go in by key, so
-  // that two processes with the same keys cannot deadlock.
+  // The cross join draws no number before the lock is held. Rows are inserted in order of their keys, so that two processes
+  // with the same keys cannot deadlock.
   const inserted = await query<{ id: string; seq: number; created_at: string }>(
     db.client,
     sql`
@@ -257,8 +261,8 @@ async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow
     /* guard:idempotency */ ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING /* end:idempotency */
     RETURNING id, seq, created_at`,
   )
-  const fresh = new Map(inserted.map((row) => [row.id, row]))
-  const keyed = rows.filter((row) => !fresh.has(row.id))
+  const insertedById = new Map(inserted.map((row) => [row.id, row]))
+  const keyed = rows.filter((row) => !insertedById.has(row.id))
   const earlier = new Map<string, { id: string; request_hash: string | null }>()
   if (keyed.length > 0) {
     const wanted = keyed.map(({ idempotency_key: key, idempotency_scope: scope }) => ({ key, scope }))
@@ -270,11 +274,11 @@ async function commit(db: Db, table: IntakeTable, batch: readonly Waiting<NewRow
     )
     for (const row of found) earlier.set(JSON.stringify([row.key, row.scope]), row)
   }
-  return rows.map((row): Taken => {
-    const own = fresh.get(row.id)
-    if (own) return { id: own.id, replayed: false, seq: own.seq, created_at: own.created_at }
+  return rows.map((row): EnqueueResult => {
+    const created = insertedById.get(row.id)
+    if (created) return { id: created.id, replayed: false, seq: created.seq, created_at: created.created_at }
     const first = earlier.get(JSON.stringify([row.idempotency_key, row.idempotency_scope]))
-    if (!first) throw new Error(`the row with idempotency key ${row.idempotency_key} is gone`)
+    if (!first) throw new Error(`no row with idempotency key ${row.idempotency_key}`)
     return { id: first.id, replayed: true, same_body: first.request_hash === row.request_hash }
   })
 }

@@ -1,14 +1,13 @@
 /**
- * What a purchase or booking by card tells of its money. Invariant: it is read from the rows of the charge and of its
- * refunds and disputes, so `refunded` as a status says that the sale is undone, and a refund's `succeeded` that the money
- * has moved.
+ * The payment of a purchase or booking, as the API shows it. Invariant: it is read from the rows of the charge, its refunds
+ * and disputes. The status `refunded` says that the sale is undone; a refund's `succeeded` says that the money has moved.
  */
 import Type from 'typebox'
 import type { ChargeStatus, Payment } from '../../shared/db/schema.ts'
 import { Nullable, Time } from '../http/schemas.ts'
 import { iso } from '../http/timestamps.ts'
 
-/** One row of charges, as MONEY reads it. */
+/** One row of charges, as CHARGE_STATE reads it. */
 interface Row {
   id: string
   purpose: 'charge' | 'refund' | 'dispute' | 'attempt'
@@ -21,22 +20,22 @@ interface Row {
   created_at: string
 }
 /** null: not paid by card */
-export type Money = Row[] | null
+export type ChargeState = Row[] | null
 
-/** A column of `table`: the rows of its charge. What late money bought is paid for by what it replaces. */
-export const MONEY = (table: 'purchases' | 'bookings') => `CASE ${table}.payment ->> 'method' WHEN 'card' THEN (
+/** A column of `table`: the rows of its charge. A replacement is paid by the charge of the row that it replaces. */
+export const CHARGE_STATE = (table: 'purchases' | 'bookings') => `CASE ${table}.payment ->> 'method' WHEN 'card' THEN (
   SELECT coalesce(json_agg(json_build_object('id', m.id, 'purpose', m.purpose, 'status', m.status, 'amount', m.amount,
     'currency', m.currency, 'reason', m.reason, 'attempts', m.attempts, 'at_provider', m.at_provider,
     'created_at', m.created_at) ORDER BY m.created_at, m.n), '[]')
   FROM charges m WHERE m.${table === 'purchases' ? 'purchase' : 'booking'} = coalesce(${table}.replaces, ${table}.id)
-) END AS money`
+) END AS charge_state`
 
 const Amount = Type.Integer({ description: 'Minor units' })
 const Reason = Nullable(
-  Type.String({ description: 'In the provider’s word: `insufficient_funds`, `balance_insufficient` …' }),
+  Type.String({ description: 'The provider’s code: `insufficient_funds`, `balance_insufficient` …' }),
 )
 
-/** How it is paid, and what has become of that money. */
+/** The payment method, and the state of its charge, refunds and dispute. */
 export const PaymentState = Type.Object({
   method: Type.String(),
   account: Type.Optional(Type.String()),
@@ -57,8 +56,8 @@ export const PaymentState = Type.Object({
         status: Type.Enum(['pending', 'succeeded', 'failed', 'canceled']),
         amount: Amount,
         reason: Reason,
-        at_provider: Type.Boolean({ description: 'Made at the provider, and not by a command' }),
-        attempts: Type.Integer({ description: 'How often it was asked for; a failed one of ours is asked for again' }),
+        at_provider: Type.Boolean({ description: 'Made at the provider, not by a command of this API' }),
+        attempts: Type.Integer({ description: 'Attempts at the provider; a failed refund of this API is retried' }),
         created_at: Time,
       }),
     ),
@@ -80,14 +79,14 @@ const REFUNDS: Partial<Record<ChargeStatus, NonNullable<PaymentState['refunds']>
   failed: 'failed',
 }
 
-/** A card's token never leaves again. */
-export function presentPayment(payment: Payment, money: Money): PaymentState {
+/** A card's token is never returned. */
+export function paymentState(payment: Payment, charges: ChargeState): PaymentState {
   const { method } = payment
   if (payment.method === 'wallet') return { method, account: payment.account }
-  if (money === null) return { method }
-  // Of a hold that goes on, the card that took nothing last.
-  const charge = money.findLast((one) => one.purpose === 'charge' || one.purpose === 'attempt')
-  const dispute = money.findLast((one) => one.purpose === 'dispute')
+  if (charges === null) return { method }
+  // For a hold that is still open: the last attempt that failed.
+  const charge = charges.findLast((one) => one.purpose === 'charge' || one.purpose === 'attempt')
+  const dispute = charges.findLast((one) => one.purpose === 'dispute')
   return {
     method,
     charge: charge
@@ -98,7 +97,7 @@ export function presentPayment(payment: Payment, money: Money): PaymentState {
           reason: charge.status === 'pending' || charge.status === 'sent' ? null : charge.reason,
         }
       : null,
-    refunds: money
+    refunds: charges
       .filter((one) => one.purpose === 'refund')
       .map(({ id, status, amount, reason, at_provider, attempts, created_at }) => ({
         id,
@@ -115,10 +114,10 @@ export function presentPayment(payment: Payment, money: Money): PaymentState {
   }
 }
 
-/** For a 402: why the card was declined, in the provider's word. */
+/** For a 402: the provider's decline code. */
 export const declineOf = ({ charge }: PaymentState): { decline_code?: string } =>
   charge?.status === 'declined' && charge.reason !== null ? { decline_code: charge.reason } : {}
 
-/** The code of a 402 by the card that took nothing last. */
+/** The code of a 402, by the last failed attempt. */
 export const unpaidCode = ({ charge }: PaymentState) =>
   charge?.status === 'declined' ? 'payment_declined' : 'payment_unavailable'

@@ -1,54 +1,55 @@
-/** What is sold by units, what by the calendar, and what pays. A resource is never deleted and never changes its kind. */
+/** A cache of the kind of each resource: units, calendar or account. Invariant: a resource is never deleted and never changes its kind. */
 
 import { sql } from 'drizzle-orm'
 import type { Breaker } from '../../shared/breaker.ts'
 import { type Client, query } from '../../shared/db/client.ts'
 import { isAccount } from '../../shared/domain/resource.ts'
-import { badField } from '../../shared/problem.ts'
+import { fieldProblem } from '../../shared/problem.ts'
 
 type Kind = 'units' | 'calendar'
 
-export interface Wanted {
+export interface RequestedResource {
   ref: string
-  /** where the client named it */
+  /** the request field that names it */
   field: string
-  /** `account`: its units are money */
+  /** `account`: units that are money */
   kind: Kind | 'account'
 }
 
-export interface Kinds {
+export interface ResourceKinds {
   /** @throws Problem 422 naming the field whose resource does not exist, or is of the other kind */
-  check(wanted: readonly Wanted[]): Promise<void>
+  assertKinds(requested: readonly RequestedResource[]): Promise<void>
 }
 
-/** References that one process remembers; beyond that it starts to remember anew. */
-const REMEMBERED = 100_000
+/** Most references that one process caches; beyond that the cache is emptied. */
+const CACHED = 100_000
 const WORDS = { units: 'sold by units', calendar: 'booked by time', account: 'an account of money' } as const
-/** An account is of type `account` and counts units: one by time was never of use, and is neither. */
-const isKind = (ref: string, found: Kind, wanted: Wanted['kind']) =>
-  isAccount(ref) ? wanted === 'account' && found === 'units' : wanted === found
+/** An account has type `account` and kind `units`; with kind `calendar` it is neither. */
+const isKind = (ref: string, found: Kind, requested: RequestedResource['kind']) =>
+  isAccount(ref) ? requested === 'account' && found === 'units' : requested === found
 
-export function createKinds(client: Client, guarded: Breaker['run']): Kinds {
+export function createResourceKinds(client: Client, viaBreaker: Breaker['run']): ResourceKinds {
   const kinds = new Map<string, Kind>()
   return {
-    async check(wanted) {
-      const unknown = wanted.map(({ ref }) => ref).filter((ref) => !kinds.has(ref))
+    async assertKinds(requested) {
+      const unknown = requested.map(({ ref }) => ref).filter((ref) => !kinds.has(ref))
       if (unknown.length > 0) {
-        const rows = await guarded(() =>
+        const rows = await viaBreaker(() =>
           query<{ ref: string; kind: Kind }>(
             client,
             sql`SELECT ref, kind FROM resources
                 WHERE ref IN (SELECT json_array_elements_text(${JSON.stringify(unknown)}::json))`,
           ),
         )
-        if (kinds.size > REMEMBERED) kinds.clear()
+        if (kinds.size > CACHED) kinds.clear()
         for (const { ref, kind } of rows) kinds.set(ref, kind)
       }
-      for (const { ref, field, kind } of wanted) {
+      for (const { ref, field, kind } of requested) {
         const found = kinds.get(ref)
-        if (found === undefined) throw badField(field, `names ${ref}, which does not exist`, 422, 'unknown_resource')
+        if (found === undefined)
+          throw fieldProblem(field, `names ${ref}, which does not exist`, 422, 'unknown_resource')
         if (!isKind(ref, found, kind))
-          throw badField(field, `names ${ref}, which is not ${WORDS[kind]}`, 422, 'wrong_kind')
+          throw fieldProblem(field, `names ${ref}, which is not ${WORDS[kind]}`, 422, 'wrong_kind')
       }
     },
   }

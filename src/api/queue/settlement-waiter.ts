@@ -1,6 +1,6 @@
 /**
- * Waiting for purchases, bookings and commands to be settled (Prefer: wait). Invariant: what a waiter is told comes from
- * Postgres after the commit; the notice on Redis only says when to look, and a slow look of its own covers lost ones.
+ * Waits until purchases, bookings and commands are settled (Prefer: wait). Invariant: the outcome is read from Postgres after
+ * the commit; a notice on Redis only says when to read, and a slow poll covers lost notices.
  */
 import { sql } from 'drizzle-orm'
 import type { Redis } from 'ioredis'
@@ -8,7 +8,7 @@ import { type Client, query } from '../../shared/db/client.ts'
 import type { Log } from '../../shared/log.ts'
 import { settledChannel } from '../../shared/queues.ts'
 
-/** What it has asked for is set aside, and its card is being asked. It is settled when that is over. */
+/** SQL condition: units are held and the card charge is in progress. Not settled until the charge ends. */
 export const CHARGING = {
   purchases: `(status = 'held' AND expires_at > clock_timestamp() AND EXISTS (
     SELECT 1 FROM charges c WHERE c.purchase = purchases.id AND c.purpose = 'charge'))`,
@@ -16,27 +16,32 @@ export const CHARGING = {
     SELECT 1 FROM charges c WHERE c.booking = bookings.id AND c.purpose = 'charge'))`,
 }
 
-/** Milliseconds between looks for lost notices: what a buyer may wait too long while Redis is away. */
-const LOOK_MS = 500
+/** Milliseconds between polls for lost notices: the most that a caller waits too long while Redis is away. */
+const POLL_MS = 500
 
 interface Watch {
-  /** Resolves true once the row has left the line, false when the time is over. */
-  settled(wait_ms: number): Promise<boolean>
-  /** Ends the watch: to be called in any case. */
-  done(): void
+  /** Resolves true once the row is settled, false after wait_ms. */
+  wait(wait_ms: number): Promise<boolean>
+  /** Ends the watch; must be called in every case. */
+  stop(): void
 }
 
-export interface Waits {
-  /** Watch this id; call it before the row is written, so that no notice can come too early. */
+export interface SettlementWaiter {
+  /** Watches this id; call it before the row is inserted, so that no notice arrives too early. */
   watch(id: string): Watch
-  /** Hears the ids of each batch that the fleet tells as settled, until the function it returns is called. */
-  hear(listener: (ids: string[]) => void): () => void
-  /** Ends every wait, as if its time were over, and those that begin later at once: the process is about to stop. */
+  /** Calls the listener with the ids of each batch that the fleet settles; the returned function unsubscribes. */
+  subscribe(listener: (ids: string[]) => void): () => void
+  /** Ends every wait as if it had timed out, and later ones at once: the process is shutting down. */
   stop(): void
   close(): void
 }
 
-export function createWaits(subscriber: Redis, redis_prefix: string, client: Client, log: Log): Waits {
+export function createSettlementWaiter(
+  subscriber: Redis,
+  redis_prefix: string,
+  client: Client,
+  log: Log,
+): SettlementWaiter {
   const watched = new Map<string, Set<() => void>>()
   const listeners = new Set<(ids: string[]) => void>()
   const ends = new Set<() => void>()
@@ -45,12 +50,14 @@ export function createWaits(subscriber: Redis, redis_prefix: string, client: Cli
   const wake = (id: string) => {
     for (const settle of watched.get(id) ?? []) settle()
   }
-  const subscribe = () => {
-    subscriber.subscribe(channel).catch((error) => log.warn({ error }, 'no notices: waiting by looking'))
+  const subscribeToNotices = () => {
+    subscriber
+      .subscribe(channel)
+      .catch((error) => log.warn({ error }, 'subscription to settlement notices failed; waiting by polls'))
   }
-  // Again after every reconnect: a subscription does not outlive its connection.
-  subscriber.on('ready', subscribe)
-  if (subscriber.status === 'ready') subscribe()
+  // Again after every reconnect: a subscription ends with its connection.
+  subscriber.on('ready', subscribeToNotices)
+  if (subscriber.status === 'ready') subscribeToNotices()
   subscriber.on('message', (from, message) => {
     if (from !== channel || watched.size + listeners.size === 0) return
     const ids = JSON.parse(message) as string[]
@@ -58,19 +65,19 @@ export function createWaits(subscriber: Redis, redis_prefix: string, client: Cli
     for (const listener of listeners) listener(ids)
   })
 
-  let looking = false
+  let polling = false
   const timer = setInterval(() => {
-    if (looking || watched.size === 0) return
-    looking = true
-    look()
-      .catch((error) => log.debug({ error }, 'the look for settled rows failed; the next one makes up for it'))
+    if (polling || watched.size === 0) return
+    polling = true
+    poll()
+      .catch((error) => log.debug({ error }, 'poll for settled rows failed; will retry'))
       .finally(() => {
-        looking = false
+        polling = false
       })
-  }, LOOK_MS)
+  }, POLL_MS)
   timer.unref()
 
-  async function look(): Promise<void> {
+  async function poll(): Promise<void> {
     const ids = JSON.stringify([...watched.keys()])
     const rows = await query<{ id: string }>(
       client,
@@ -90,28 +97,28 @@ export function createWaits(subscriber: Redis, redis_prefix: string, client: Cli
       const settled = new Promise<true>((resolve) => {
         settle = () => resolve(true)
       })
-      const all = watched.get(id) ?? new Set()
-      watched.set(id, all.add(settle))
-      let late: NodeJS.Timeout | undefined
+      const watchers = watched.get(id) ?? new Set()
+      watched.set(id, watchers.add(settle))
+      let timeout: NodeJS.Timeout | undefined
       let end = () => {}
       return {
-        settled(wait_ms) {
-          const over = new Promise<false>((resolve) => {
+        wait(wait_ms) {
+          const timedOut = new Promise<false>((resolve) => {
             end = () => resolve(false)
             ends.add(end)
-            late = setTimeout(end, stopping ? 0 : wait_ms)
+            timeout = setTimeout(end, stopping ? 0 : wait_ms)
           })
-          return Promise.race([settled, over])
+          return Promise.race([settled, timedOut])
         },
-        done() {
-          clearTimeout(late)
+        stop() {
+          clearTimeout(timeout)
           ends.delete(end)
-          all.delete(settle)
-          if (all.size === 0) watched.delete(id)
+          watchers.delete(settle)
+          if (watchers.size === 0) watched.delete(id)
         },
       }
     },
-    hear(listener) {
+    subscribe(listener) {
       listeners.add(listener)
       return () => listeners.delete(listener)
     },

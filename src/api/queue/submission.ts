@@ -1,7 +1,7 @@
 /**
- * Standing in a line over HTTP, the same for purchases and bookings: taken with 202, waited for, replayed, commanded.
- * Invariant: this side only writes rows that stand in a line; what becomes of them is decided by the workers, and every
- * answer about a settled row is read from its committed row.
+ * HTTP flow shared by purchases and bookings: enqueue (202), Prefer: wait, idempotent replay, commands. Invariant: the API
+ * only inserts queued rows; workers decide their outcome, and every answer about a settled row is read from its committed
+ * row.
  */
 import { createHash } from 'node:crypto'
 import { sql } from 'drizzle-orm'
@@ -13,68 +13,68 @@ import { newId } from '../../shared/ids.ts'
 import { Problem, reusedKey } from '../../shared/problem.ts'
 import { idempotencyKey, idempotencyScope, preferredWait } from '../http/headers.ts'
 import { REPLAYED } from '../http/responses.ts'
-import type { Intake, NewRow, Taken } from './intake.ts'
-import type { Look } from './row-reader.ts'
-import type { Waits } from './settlement-waiter.ts'
+import type { EnqueueResult, Intake, QueuedRowInput } from './intake.ts'
+import type { RowReader } from './row-reader.ts'
+import type { SettlementWaiter } from './settlement-waiter.ts'
 
-/** Milliseconds a command waits to be settled when nothing else is preferred. */
+/** Milliseconds to wait for a command to be settled, without `Prefer: wait`. */
 const COMMAND_WAIT_MS = 10_000
-/** Seconds after which looking at a queued row makes sense. */
+/** Seconds after which a client should poll a queued row. */
 const RETRY_AFTER_S = 1
 
-export interface LineDeps {
+export interface SubmissionDeps {
   client: Client
-  waits: Waits
+  waiter: SettlementWaiter
   nudge(resources: Iterable<string>): void
-  /** runs a question to Postgres behind the breaker */
-  guarded: Breaker['run']
+  /** runs a query behind the Postgres breaker */
+  viaBreaker: Breaker['run']
 }
 
-interface Standing {
+interface QueuedRow {
   id: string
   queue: string
   status: string
 }
 
-/** What stands in the line, and how it is told. */
-export interface Kind<Row extends Standing, New extends NewRow, Command extends string> {
+/** How rows of one table are read, answered and commanded. */
+export interface SubmissionHandlers<Row extends QueuedRow, Input extends QueuedRowInput, Command extends string> {
   noun: 'purchase' | 'booking'
-  look: Look<Row>
-  intake: Intake<New>
-  /** the row as it stands in its line just now */
-  fresh(row: New, taken: Taken & { replayed: false }): Row
-  present(row: Row): object & { status: string }
-  /** what the one who waited for a settled row is told with 201. @throws Problem when it got nothing */
+  reader: RowReader<Row>
+  intake: Intake<Input>
+  /** the row as it was just queued */
+  asQueued(input: Input, result: EnqueueResult & { replayed: false }): Row
+  toResponse(row: Row): object & { status: string }
+  /** the body of the 201 for a settled row. @throws Problem when it was rejected or failed */
   outcome(row: Row): Promise<object>
-  /** it has left the line, and its card is being asked: not settled yet */
-  charging?(row: Row): boolean
-  /** what the one is told whose command was done. @throws Problem when it came to nothing all the same */
-  obeyed(command: Command, row: Row): Promise<object>
-  /** the command that asks a card, or takes from a wallet */
-  paying: Command
-  /** the payment of a command took nothing; what it was for is still set aside, or was until the end of its hold */
-  unpaid(code: string, row: Row): Problem
-  /** @throws Problem wrong_status when no status that the row may still reach allows the command */
-  refuseUnless(command: Command, row: Row): void
-  /** a command that was refused in its turn, with the status it met */
-  refused(command: Command, code: string, status: string, row: Row): Problem
+  /** it has left the queue and its card charge is in progress: not settled yet */
+  isCharging(row: Row): boolean
+  /** the body of the 200 for an executed command. @throws Problem when its charge failed later */
+  commandOutcome(command: Command, row: Row): Promise<object>
+  /** the command that can carry a payment */
+  payingCommand: Command
+  /** the 402 of a command whose charge failed; its units or time are still held, or were until the hold expired */
+  paymentFailed(code: string, row: Row): Problem
+  /** @throws Problem wrong_status when neither the present nor a later status of the row allows the command */
+  assertAllowed(command: Command, row: Row): void
+  /** the 409 of a command that the worker rejected, with the status in which it found the row */
+  commandRejected(command: Command, code: string, status: string, row: Row): Problem
 }
 
-/** Codes with which a payment is refused: 402. */
-export const UNPAID: ReadonlySet<string> = new Set(['payment_declined', 'payment_unavailable'])
+/** Codes of a failed payment: 402. */
+export const PAYMENT_FAILURES: ReadonlySet<string> = new Set(['payment_declined', 'payment_unavailable'])
 
-/** Why a command is refused for its payment although the status allows it: codes that purchases and bookings share. */
+/** Codes of purchases and bookings with which a command is refused for its payment, although the status allows it. */
 export const PAYMENT_REFUSALS: Readonly<Record<string, string>> = {
   payment_in_progress:
-    'Another payment of it is being asked for: it is paid by that one, or can be paid when that has failed.',
-  payment_conflict: 'It is paid from the wallet that it came with, whose money is set aside.',
+    'Another card charge is in progress: either it succeeds, or you can pay again after it has failed.',
+  payment_conflict: 'It is paid from the wallet given at creation, where the money is already reserved.',
   unknown_resource: 'The wallet does not exist.',
   currency_mismatch: 'The wallet has another currency.',
-  limit: 'The wallet gives a customer no more than its limit.',
+  limit: 'The payment exceeds the limit per customer of the wallet.',
 }
 
-/** The columns that make one row of one key; nulls without the header. */
-export function keyed(request: FastifyRequest, route: string, body: object) {
+/** The columns by which one Idempotency-Key creates one row; null or empty without the header. */
+export function idempotencyColumns(request: FastifyRequest, route: string, body: object) {
   const idempotency_key = idempotencyKey(request)
   const has = idempotency_key !== null
   return {
@@ -88,67 +88,67 @@ const json = (value: object | null) => (value === null ? null : JSON.stringify(v
 
 const accepted = (reply: FastifyReply, body: object) => reply.code(202).header('retry-after', RETRY_AFTER_S).send(body)
 
-export function createLine<Row extends Standing, New extends NewRow, Command extends string>(
-  { client, waits, nudge, guarded }: LineDeps,
-  kind: Kind<Row, New, Command>,
+export function createSubmission<Row extends QueuedRow, Input extends QueuedRowInput, Command extends string>(
+  { client, waiter, nudge, viaBreaker }: SubmissionDeps,
+  handlers: SubmissionHandlers<Row, Input, Command>,
 ) {
-  const { noun, look, intake, present } = kind
+  const { noun, reader, intake, toResponse } = handlers
   const column = sql.raw(noun)
-  const standing = (row: Row) => row.status === 'queued' || kind.charging?.(row) === true
+  const isPending = (row: Row) => row.status === 'queued' || handlers.isCharging(row)
 
   async function readOne(id: string): Promise<Row> {
-    const row = await look.one(id)
+    const row = await reader.findById(id)
     if (!row) throw new Problem(404, 'not_found', `There is no ${noun} ${id}.`)
     return row
   }
 
-  /** 202 while it stands in the line, else what became of it. */
-  async function answer(reply: FastifyReply, row: Row): Promise<FastifyReply> {
-    if (standing(row)) return accepted(reply, present(row))
-    return reply.code(201).send(await kind.outcome(row))
+  /** 202 while the row is pending, else its outcome. */
+  async function respond(reply: FastifyReply, row: Row): Promise<FastifyReply> {
+    if (isPending(row)) return accepted(reply, toResponse(row))
+    return reply.code(201).send(await handlers.outcome(row))
   }
 
-  /** Puts the row into its line and answers, at once or when it is settled. */
-  async function submit(request: FastifyRequest, reply: FastifyReply, row: New): Promise<FastifyReply> {
+  /** Queues the row and responds, at once or, with `Prefer: wait`, when it is settled. */
+  async function enqueueAndRespond(request: FastifyRequest, reply: FastifyReply, input: Input): Promise<FastifyReply> {
     const wait_s = preferredWait(request)
     if (wait_s !== undefined) reply.header('preference-applied', `wait=${wait_s}`)
-    const own = wait_s === undefined ? undefined : waits.watch(row.id)
+    const watch = wait_s === undefined ? undefined : waiter.watch(input.id)
     try {
-      const taken = await intake.take(row)
-      if (taken.replayed && !taken.same_body) throw reusedKey()
-      reply.header('location', `/api/${noun}s/${taken.id}`)
-      if (taken.replayed) return await replay(reply, taken.id, wait_s)
-      if (own && wait_s !== undefined) {
-        await own.settled(wait_s * 1000)
-        // It is in its line, whatever has become of Postgres since: a 503 would have it bought twice.
-        const settled = await readOne(row.id).catch((error) => {
+      const result = await intake.enqueue(input)
+      if (result.replayed && !result.same_body) throw reusedKey()
+      reply.header('location', `/api/${noun}s/${result.id}`)
+      if (result.replayed) return await replay(reply, result.id, wait_s)
+      if (watch && wait_s !== undefined) {
+        await watch.wait(wait_s * 1000)
+        // The row is committed, even if Postgres is away now: after a 503 the client would buy it twice.
+        const settled = await readOne(input.id).catch((error) => {
           if (error instanceof UnavailableError) return undefined
           throw error
         })
-        if (settled) return await answer(reply, settled)
+        if (settled) return await respond(reply, settled)
       }
-      return accepted(reply, present(kind.fresh(row, taken)))
+      return accepted(reply, toResponse(handlers.asQueued(input, result)))
     } finally {
-      own?.done()
+      watch?.stop()
     }
   }
 
   async function replay(reply: FastifyReply, id: string, wait_s: number | undefined): Promise<FastifyReply> {
     reply.header(REPLAYED, 'true')
-    if (wait_s === undefined) return accepted(reply, present(await readOne(id)))
-    const watch = waits.watch(id)
+    if (wait_s === undefined) return accepted(reply, toResponse(await readOne(id)))
+    const watch = waiter.watch(id)
     try {
       const row = await readOne(id)
-      if (!standing(row)) return await answer(reply, row)
-      await watch.settled(wait_s * 1000)
-      return await answer(reply, await readOne(id))
+      if (!isPending(row)) return await respond(reply, row)
+      await watch.wait(wait_s * 1000)
+      return await respond(reply, await readOne(id))
     } finally {
-      watch.done()
+      watch.stop()
     }
   }
 
-  /** Puts a command into the line of what it is about, and answers when it is settled. */
-  async function obey(
+  /** Queues a command behind earlier rows of its subject's queue, and responds when it is settled. */
+  async function submitCommand(
     command: Command,
     request: FastifyRequest,
     subject: string,
@@ -162,56 +162,59 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
     if (wait_s !== undefined) reply.header('preference-applied', `wait=${wait_s}`)
     const id = newId()
     const earlier = key === null ? undefined : await findCommand(key, scope, payment)
-    // A status that can no longer lead to where the command wants to go needs no place in the line.
-    if (!earlier) kind.refuseUnless(command, row)
-    const since = performance.now()
+    // Refused at once if no later status of the row can allow the command: it need not be queued.
+    if (!earlier) handlers.assertAllowed(command, row)
+    const started_ms = performance.now()
     const wait_ms = wait_s === undefined ? COMMAND_WAIT_MS : wait_s * 1000
-    let watch = waits.watch(earlier ?? id)
+    let watch = waiter.watch(earlier ?? id)
     try {
-      const own = earlier ?? (await enqueue({ id, queue: row.queue, subject, command, payment, key, scope }))
+      const command_id =
+        earlier ?? (await insertCommand({ id, queue: row.queue, subject, command, payment, key, scope }))
       let settled = false
-      if (own !== id) {
+      if (command_id !== id) {
         reply.header(REPLAYED, 'true')
-        // Another request with this key was faster by a moment: it is its command that is waited for.
-        watch.done()
-        watch = waits.watch(own)
-        settled = (await commandState(own)).status !== 'queued'
+        // A request with this key has already inserted its command: wait for that one.
+        watch.stop()
+        watch = waiter.watch(command_id)
+        settled = (await commandState(command_id)).status !== 'queued'
       }
-      if (!settled) await watch.settled(wait_ms)
-      const { status, met, reason } = await commandState(own)
-      if (status === 'rejected') throw kind.refused(command, reason ?? '', met ?? row.status, await readOne(subject))
-      const left_ms = Math.max(0, wait_ms - (performance.now() - since))
-      if (status !== 'done') return accepted(reply, present(await readOne(subject)))
-      const after = await charged(subject, left_ms)
-      const unpaid = command === kind.paying ? await unpaidBy(own, after) : undefined
-      if (unpaid !== undefined) throw kind.unpaid(unpaid, after)
-      if (kind.charging?.(after)) return accepted(reply, present(after))
-      return reply.code(200).send(await kind.obeyed(command, after))
+      if (!settled) await watch.wait(wait_ms)
+      const { status, met, reason } = await commandState(command_id)
+      if (status === 'rejected') {
+        throw handlers.commandRejected(command, reason ?? '', met ?? row.status, await readOne(subject))
+      }
+      const left_ms = Math.max(0, wait_ms - (performance.now() - started_ms))
+      if (status !== 'done') return accepted(reply, toResponse(await readOne(subject)))
+      const after = await waitForCharge(subject, left_ms)
+      const failure = command === handlers.payingCommand ? await chargeFailure(command_id, after) : undefined
+      if (failure !== undefined) throw handlers.paymentFailed(failure, after)
+      if (handlers.isCharging(after)) return accepted(reply, toResponse(after))
+      return reply.code(200).send(await handlers.commandOutcome(command, after))
     } finally {
-      watch.done()
+      watch.stop()
     }
   }
 
-  /** The row when its card has answered, or when the time is over. */
-  async function charged(id: string, wait_ms: number): Promise<Row> {
-    // Watched from here on: before the command was done, the row was as settled as it could be.
-    const watch = waits.watch(id)
+  /** The row once its card charge has ended, or after wait_ms. */
+  async function waitForCharge(id: string, wait_ms: number): Promise<Row> {
+    // Watched from here on: before the command was executed, no charge was in progress.
+    const watch = waiter.watch(id)
     try {
       const row = await readOne(id)
-      if (!kind.charging?.(row)) return row
-      await watch.settled(wait_ms)
+      if (!handlers.isCharging(row)) return row
+      await watch.wait(wait_ms)
       return await readOne(id)
     } finally {
-      watch.done()
+      watch.stop()
     }
   }
 
   /**
-   * Why the charge that the command began or joined took nothing; undefined when it did not end so, or when there was none.
-   * It is the first charge that made way for another one after the command was done: until then no other can begin.
+   * The code of the failed charge that the command began or joined; undefined when it has not failed, or there was none. It
+   * is the first failed attempt settled after the command: until it ends, no other charge can begin.
    */
-  async function unpaidBy(command: string, row: Row): Promise<string | undefined> {
-    const [charge] = await guarded(() =>
+  async function chargeFailure(command: string, row: Row): Promise<string | undefined> {
+    const [charge] = await viaBreaker(() =>
       query<{ status: string }>(
         client,
         sql`SELECT a.status FROM charges a JOIN commands c ON c.${column} = a.${column}
@@ -222,9 +225,9 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
     return charge && (charge.status === 'declined' ? 'payment_declined' : 'payment_unavailable')
   }
 
-  /** @throws Problem idempotency_key_reused when it was sent with another payment */
+  /** @throws Problem idempotency_key_reused when the key was used with another payment */
   async function findCommand(key: string, scope: string, payment: Payment | null): Promise<string | undefined> {
-    const [row] = await guarded(() =>
+    const [row] = await viaBreaker(() =>
       query<{ id: string; same: boolean }>(
         client,
         sql`SELECT id, payment IS NOT DISTINCT FROM ${json(payment)}::jsonb AS same
@@ -236,10 +239,10 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
   }
 
   /**
-   * Puts the command into the queue; the id of an earlier one with the same key, if there is one. A transaction, so that
-   * the command of a caller who was answered 503 is not written after that.
+   * Queues the command; returns the id of an earlier one with the same key, if there is one. In a transaction, so that
+   * after a 503 the command is not committed later.
    */
-  async function enqueue(c: {
+  async function insertCommand(c: {
     id: string
     queue: string
     subject: string
@@ -253,14 +256,14 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
       VALUES (${c.id}, ${c.queue}, ${c.subject}, ${c.command}, ${json(c.payment)}::jsonb, ${c.key}, ${c.scope})
       ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
       RETURNING id`
-    const made = await guarded((signal) => transaction(client, signal, (tx) => query(tx, insert)))
+    const inserted = await viaBreaker((signal) => transaction(client, signal, (tx) => query(tx, insert)))
     nudge([c.queue])
-    if (made.length > 0 || c.key === null) return c.id
+    if (inserted.length > 0 || c.key === null) return c.id
     return (await findCommand(c.key, c.scope, c.payment)) ?? c.id
   }
 
   async function commandState(id: string) {
-    const [row] = await guarded(() =>
+    const [row] = await viaBreaker(() =>
       query<{ status: 'queued' | 'done' | 'rejected'; met: string | null; reason: string | null }>(
         client,
         sql`SELECT status, met, reason FROM commands WHERE id = ${id}`,
@@ -269,5 +272,5 @@ export function createLine<Row extends Standing, New extends NewRow, Command ext
     return row ?? { status: 'queued' as const, met: null, reason: null }
   }
 
-  return { readOne, submit, obey }
+  return { readOne, enqueueAndRespond, submitCommand }
 }

@@ -1,4 +1,4 @@
-/** What is free in a calendar. Invariant: a request whose time is over takes no time, whether or not it was swept. */
+/** Free time of a calendar. Invariant: an expired request occupies no time, whether or not the sweeper has written it. */
 
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { sql } from 'drizzle-orm'
@@ -6,12 +6,12 @@ import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../../shared/breaker.ts'
 import { type Client, query } from '../../shared/db/client.ts'
-import { badField, Problem } from '../../shared/problem.ts'
+import { fieldProblem, Problem } from '../../shared/problem.ts'
 import { problemResponses, response } from '../http/responses.ts'
 import { ResourceParams, Time } from '../http/schemas.ts'
-import { iso, Moment, readRange } from '../http/timestamps.ts'
+import { iso, readRange, Timestamp } from '../http/timestamps.ts'
 
-/** Longest window that one answer covers. */
+/** Longest window of one request. */
 const WINDOW_DAYS = 366
 
 const Availability = Type.Object({
@@ -23,11 +23,11 @@ const Availability = Type.Object({
 
 export interface AvailabilityDeps {
   client: Client
-  /** runs a question to Postgres behind the breaker */
-  guarded: Breaker['run']
+  /** runs a query behind the Postgres breaker */
+  viaBreaker: Breaker['run']
 }
 
-export function availabilityRoutes(instance: FastifyInstance, { client, guarded }: AvailabilityDeps): void {
+export function availabilityRoutes(instance: FastifyInstance, { client, viaBreaker }: AvailabilityDeps): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   app.get(
     '/api/resources/:type/:id/availability',
@@ -35,18 +35,18 @@ export function availabilityRoutes(instance: FastifyInstance, { client, guarded 
       schema: {
         operationId: 'getAvailability',
         tags: ['bookings'],
-        summary: 'The free ranges of a calendar',
-        description: `A window of ${WINDOW_DAYS} days at most. Bookings that are requested or accepted take their time. What has passed is not free; a range that has begun is told whole, for a stay may have begun too.`,
+        summary: 'Get the free ranges of a calendar',
+        description: `The window is at most ${WINDOW_DAYS} days. Requested and accepted bookings occupy their time. Past ranges are left out; a range that has begun is returned whole, because a stay may begin in the past.`,
         params: Type.Object({
           type: Type.String({ ...ResourceParams.properties.type, examples: ['property'] }),
           id: Type.String({ ...ResourceParams.properties.id, examples: ['42'] }),
         }),
         querystring: Type.Object(
-          { from: Moment('2030-06-01'), to: Moment('2030-07-01') },
+          { from: Timestamp('2030-06-01'), to: Timestamp('2030-07-01') },
           { additionalProperties: false },
         ),
         response: {
-          200: response(Availability, 'What is free'),
+          200: response(Availability, 'The free ranges'),
           ...problemResponses(400, 404, noCalendar('product:1')),
         },
       },
@@ -56,7 +56,7 @@ export function availabilityRoutes(instance: FastifyInstance, { client, guarded 
       const { from_ms, to_ms } = readRange(request.query.from, request.query.to, WINDOW_DAYS)
       const [from, to] = [new Date(from_ms).toISOString(), new Date(to_ms).toISOString()]
       const window = sql`tstzrange(${from}::timestamptz, ${to}::timestamptz)`
-      const [found] = await guarded(() =>
+      const [found] = await viaBreaker(() =>
         query<{ kind: string; free: { from: string; to: string }[] }>(
           client,
           sql`
@@ -77,4 +77,4 @@ export function availabilityRoutes(instance: FastifyInstance, { client, guarded 
   )
 }
 
-const noCalendar = (ref: string) => badField('id', `names ${ref}, which is sold by units`, 409, 'wrong_kind')
+const noCalendar = (ref: string) => fieldProblem('id', `names ${ref}, which is sold by units`, 409, 'wrong_kind')

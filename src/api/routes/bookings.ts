@@ -1,6 +1,6 @@
 /**
- * Bookings over HTTP: stays, from a time to another, and rides, from now until they end. Invariant: as with purchases,
- * this side only writes rows that stand in a line, and tells what became of them from the committed row.
+ * Bookings over HTTP: stays, which have a beginning and an end, and rides, which last from now until they end. Invariant: as
+ * for purchases, the API only inserts queued rows, and every answer about a settled booking is read from its committed row.
  */
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { sql } from 'drizzle-orm'
@@ -18,26 +18,39 @@ import {
 import { mayStill } from '../../shared/domain/booking.ts'
 import { ID_PATTERN } from '../../shared/domain/resource.ts'
 import { newId } from '../../shared/ids.ts'
-import { badField, Problem } from '../../shared/problem.ts'
+import { fieldProblem, Problem } from '../../shared/problem.ts'
 import { Key, Prefer } from '../http/headers.ts'
 import { cursors, page, pageQuery } from '../http/pagination.ts'
 import { problemResponses, REPLAYED, response } from '../http/responses.ts'
 import { Identifier, IdentifierText, IdParams, Nullable, Ref, Time, UUID } from '../http/schemas.ts'
-import { iso, Moment, readRange } from '../http/timestamps.ts'
-import type { Intake, NewRow } from '../queue/intake.ts'
-import { declineOf, MONEY, type Money, PaymentState, presentPayment, unpaidCode } from '../queue/payment-view.ts'
-import type { Kinds, Wanted } from '../queue/resource-kinds.ts'
-import { createLook } from '../queue/row-reader.ts'
+import { iso, readRange, Timestamp } from '../http/timestamps.ts'
+import type { Intake, QueuedRowInput } from '../queue/intake.ts'
+import {
+  CHARGE_STATE,
+  type ChargeState,
+  declineOf,
+  PaymentState,
+  paymentState,
+  unpaidCode,
+} from '../queue/payment-view.ts'
+import type { RequestedResource, ResourceKinds } from '../queue/resource-kinds.ts'
+import { createRowReader } from '../queue/row-reader.ts'
 import { CHARGING } from '../queue/settlement-waiter.ts'
-import { createLine, keyed, type LineDeps, PAYMENT_REFUSALS, UNPAID } from '../queue/submission.ts'
+import {
+  createSubmission,
+  idempotencyColumns,
+  PAYMENT_FAILURES,
+  PAYMENT_REFUSALS,
+  type SubmissionDeps,
+} from '../queue/submission.ts'
 import { accountOf, MAX_HOLD_S, PayingSchema, PaymentSchema, readPaying, readPayment } from './purchases.ts'
 
 /** Longest stay. */
 const MAX_STAY_DAYS = 366
-/** What clocks of two machines may differ by: what has only just passed here is judged by the database's, at settlement. */
+/** Tolerated clock difference of two machines: within it, the database's clock decides at settlement. */
 const CLOCKS_MS = 5_000
 
-/** Ids as the callers keep them: 7 and "7" are the same driver. */
+/** Ids as callers store them: 7 and "7" are the same driver. */
 const Id = (text: object) =>
   Type.Unsafe<string | number>({ type: ['string', 'integer'], minimum: 0, maximum: Number.MAX_SAFE_INTEGER, ...text })
 
@@ -45,11 +58,15 @@ const Stay = Type.Object(
   {
     resource: Ref(['property:42']),
     customer: Identifier(),
-    from: Moment('2030-06-01'),
-    to: Moment('2030-06-05'),
+    from: Timestamp('2030-06-01'),
+    to: Timestamp('2030-06-05'),
     payment: Type.Optional(PaymentSchema),
     hold_seconds: Type.Optional(
-      Type.Integer({ minimum: 1, maximum: MAX_HOLD_S, description: 'Only set aside, until it is accepted' }),
+      Type.Integer({
+        minimum: 1,
+        maximum: MAX_HOLD_S,
+        description: 'Holds the time for so many seconds, until it is accepted',
+      }),
     ),
   },
   { title: 'Stay', additionalProperties: false },
@@ -65,7 +82,7 @@ const Ride = Type.Object(
 )
 const NewBookingSchema = Type.Unsafe<Type.Static<typeof Stay> | Type.Static<typeof Ride>>({
   type: 'object',
-  // One branch is looked at, so that what is wrong is named in its terms; the document says oneOf.
+  // Only one branch is validated, so that an error is reported in its terms; the document shows oneOf.
   if: { type: 'object', required: ['driver_id'] },
   // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
   then: Ride,
@@ -76,19 +93,21 @@ const NewBookingSchema = Type.Unsafe<Type.Static<typeof Stay> | Type.Static<type
 export const BookingSchema = Type.Object(
   {
     id: Type.String({ format: 'uuid' }),
-    seq: Type.Integer({ description: 'Place in the line: first come, first served' }),
+    seq: Type.Integer({ description: 'Position in its queue: first come, first served' }),
     kind: Type.Enum(['stay', 'ride']),
     status: Type.Enum([...BOOKING_STATUSES]),
-    reason: Nullable(Type.String({ description: 'Why, when rejected or cancelled' })),
-    conflicting_ids: Nullable(Type.Array(Type.String(), { description: 'What was in the way, when rejected for it' })),
+    reason: Nullable(Type.String({ description: 'Why it was rejected or cancelled' })),
+    conflicting_ids: Nullable(
+      Type.Array(Type.String(), { description: 'Bookings that it conflicts with, when rejected for a conflict' }),
+    ),
     resource: Type.String(),
     customer: Type.String(),
     from: Time,
-    to: Nullable(Type.String({ format: 'date-time', description: 'Not included; null while a ride has no end' })),
+    to: Nullable(Type.String({ format: 'date-time', description: 'Exclusive; null while a ride has no end' })),
     pickup: Nullable(Type.Object({ lat: Type.Number(), lng: Type.Number() })),
     amount: Nullable(
       Type.Integer({
-        description: 'Price × started days by the local clock, in minor units; null until it is settled',
+        description: 'Price × days begun by the local clock, in minor units; null until it is settled',
       }),
     ),
     currency: Nullable(Type.String()),
@@ -96,10 +115,10 @@ export const BookingSchema = Type.Object(
     hold_seconds: Nullable(Type.Integer()),
     expires_at: Nullable(Time),
     replaces: Nullable(
-      Type.String({ format: 'uuid', description: 'The expired booking whose late payment bought this one' }),
+      Type.String({ format: 'uuid', description: 'The expired booking whose late payment paid for this one' }),
     ),
-    replaced_by: Nullable(Type.String({ format: 'uuid', description: 'The booking that its late payment bought' })),
-    fencing_token: Nullable(Type.Integer({ description: 'Fencing token of the lease it was settled under' })),
+    replaced_by: Nullable(Type.String({ format: 'uuid', description: 'The booking that its late payment paid for' })),
+    fencing_token: Nullable(Type.Integer({ description: 'Fencing token of the lease under which it was settled' })),
     created_at: Time,
     settled_at: Nullable(Time),
   },
@@ -134,12 +153,12 @@ export const BookingSchema = Type.Object(
 )
 type Booking = Type.Static<typeof BookingSchema>
 
-/** A booking on its way into the line. A ride has neither end; it begins when it is written. */
-export interface NewBooking extends NewRow {
+/** A booking before it is queued. A ride has neither time; it begins when its row is inserted. */
+export interface NewBooking extends QueuedRowInput {
   kind: 'stay' | 'ride'
   from_at: string | null
   until_at: string | null
-  /** that a stay is charged for: the offsets it was asked for with are not kept */
+  /** days charged for a stay: the offsets of the request are not stored */
   days: number | null
   pickup: Pickup | null
 }
@@ -168,19 +187,19 @@ interface Row {
   created_at: string
   settled_at: string | null
   overdue: boolean
-  /** set aside while its card is asked */
+  /** its time is held while the card charge is in progress */
   charging: boolean
-  money: Money
+  charge_state: ChargeState
 }
 
 const COLUMNS = `id, seq, resource AS queue, kind, status, reason, conflicts, customer, lower(during) AS from_at,
   upper(during) AS until_at, pickup, amount, currency, payment, hold_seconds, expires_at, fencing_token, created_at, settled_at,
   status = 'requested' AND coalesce(expires_at <= clock_timestamp(), false) AS overdue,
-  ${CHARGING.bookings} AS charging, ${MONEY('bookings')}, replaces, CASE WHEN status = 'expired' THEN (
+  ${CHARGING.bookings} AS charging, ${CHARGE_STATE('bookings')}, replaces, CASE WHEN status = 'expired' THEN (
     SELECT later.id FROM bookings later WHERE later.replaces = bookings.id) END AS replaced_by`
 
-/** What a booking is before a worker has seen it. */
-const IN_LINE = {
+/** Members of a queued booking: no worker has settled it yet. */
+const QUEUED = {
   status: 'queued' as const,
   reason: null,
   conflicts: null,
@@ -193,12 +212,12 @@ const IN_LINE = {
   settled_at: null,
   overdue: false,
   charging: false,
-  money: null,
+  charge_state: null,
 }
 
 const optional = (at: string | null) => (at === null ? null : iso(at))
 
-function present(row: Row): Booking {
+function toResponse(row: Row): Booking {
   return {
     id: row.id,
     seq: row.seq,
@@ -213,7 +232,7 @@ function present(row: Row): Booking {
     pickup: row.pickup,
     amount: row.amount,
     currency: row.currency,
-    payment: presentPayment(row.payment, row.money),
+    payment: paymentState(row.payment, row.charge_state),
     hold_seconds: row.hold_seconds,
     expires_at: optional(row.expires_at),
     replaces: row.replaces,
@@ -224,7 +243,7 @@ function present(row: Row): Booking {
   }
 }
 
-/** What was asked for as a row, and the resources that it names. @throws Problem naming the field that is wrong */
+/** The body as a row, and the resources that it names. @throws Problem naming the field that is wrong */
 function read(body: Type.Static<typeof Stay> | Type.Static<typeof Ride>) {
   if ('driver_id' in body) {
     const queue = `driver:${body.driver_id}`
@@ -238,8 +257,8 @@ function read(body: Type.Static<typeof Stay> | Type.Static<typeof Ride>) {
       payment: { method: 'none' } satisfies Payment,
       hold_seconds: null,
     }
-    const wanted: Wanted[] = [{ ref: queue, field: 'driver_id', kind: 'calendar' }]
-    return { row, days: null, until_ms: Number.POSITIVE_INFINITY, wanted }
+    const requested: RequestedResource[] = [{ ref: queue, field: 'driver_id', kind: 'calendar' }]
+    return { row, days: null, until_ms: Number.POSITIVE_INFINITY, requested }
   }
   const { from_ms, to_ms, days } = readRange(body.from, body.to, MAX_STAY_DAYS)
   const payment = readPayment(body.payment)
@@ -253,39 +272,45 @@ function read(body: Type.Static<typeof Stay> | Type.Static<typeof Ride>) {
     payment,
     hold_seconds: body.hold_seconds ?? null,
   }
-  const calendar: Wanted = { ref: body.resource, field: 'resource', kind: 'calendar' }
-  return { row, days, until_ms: to_ms, wanted: [calendar, ...accountOf(payment)] }
+  const calendar: RequestedResource = { ref: body.resource, field: 'resource', kind: 'calendar' }
+  return { row, days, until_ms: to_ms, requested: [calendar, ...accountOf(payment)] }
 }
 
-export interface BookingRoutesDeps extends LineDeps {
-  bookings: Intake<NewBooking>
-  kinds: Kinds
+export interface BookingRoutesDeps extends SubmissionDeps {
+  bookingIntake: Intake<NewBooking>
+  resourceKinds: ResourceKinds
 }
 
 export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const BookingRef = Type.Unsafe<Booking>(Type.Ref('Booking'))
   const tags = ['bookings']
-  const look = createLook<Row>(deps, 'bookings', COLUMNS)
-  const line = createLine<Row, NewBooking, BookingCommand>(deps, {
+  const reader = createRowReader<Row>(deps, 'bookings', COLUMNS)
+  const submission = createSubmission<Row, NewBooking, BookingCommand>(deps, {
     noun: 'booking',
-    look,
-    intake: deps.bookings,
-    fresh: (row, { seq, created_at }) => ({ ...row, ...IN_LINE, from_at: row.from_at ?? created_at, seq, created_at }),
-    present,
-    charging: (row) => row.charging,
+    reader,
+    intake: deps.bookingIntake,
+    asQueued: (input, { seq, created_at }) => ({
+      ...input,
+      ...QUEUED,
+      from_at: input.from_at ?? created_at,
+      seq,
+      created_at,
+    }),
+    toResponse,
+    isCharging: (row) => row.charging,
     outcome,
-    obeyed,
-    refuseUnless(command, row) {
-      const { status } = present(row)
+    commandOutcome,
+    assertAllowed(command, row) {
+      const { status } = toResponse(row)
       if (!mayStill(status, command)) throw wrongStatus(command, status)
     },
-    paying: 'accept',
-    unpaid: (code, row) => refusal(present(row), code),
-    refused: (command, code, status, row) => {
-      const booking = present(row)
+    payingCommand: 'accept',
+    paymentFailed: (code, row) => refusal(toResponse(row), code),
+    commandRejected: (command, code, status, row) => {
+      const booking = toResponse(row)
       if (code === 'too_early' || code === 'too_late') return illTimed(command, code, booking)
-      if (UNPAID.has(code)) return refusal(booking, code)
+      if (PAYMENT_FAILURES.has(code)) return refusal(booking, code)
       const why = PAYMENT_REFUSALS[code]
       return why === undefined ? wrongStatus(command, status) : new Problem(409, code, why, { booking })
     },
@@ -296,7 +321,7 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
     idempotency_scope,
   }: Pick<NewBooking, 'idempotency_key' | 'idempotency_scope'>) {
     if (idempotency_key === null) return false
-    const earlier = await deps.guarded(() =>
+    const earlier = await deps.viaBreaker(() =>
       query(
         deps.client,
         sql`SELECT 1 FROM bookings WHERE idempotency_key = ${idempotency_key} AND idempotency_scope = ${idempotency_scope}`,
@@ -306,7 +331,7 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
   }
 
   async function outcome(row: Row): Promise<Booking> {
-    const booking = present(row)
+    const booking = toResponse(row)
     const { status, reason, conflicting_ids } = booking
     if (status === 'requested' || status === 'accepted' || status === 'completed') return booking
     if (status !== 'rejected') throw new Problem(409, status, `The booking is ${status}.`, { booking })
@@ -314,16 +339,16 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
     throw refusal(booking, reason ?? status)
   }
 
-  async function obeyed(command: BookingCommand, row: Row): Promise<Booking> {
-    const booking = present(row)
+  async function commandOutcome(command: BookingCommand, row: Row): Promise<Booking> {
+    const booking = toResponse(row)
     const { status, reason } = booking
     if (command !== 'accept' || status === 'accepted' || status === 'completed') return booking
     if (status === 'rejected') throw refusal(booking, reason ?? status)
     if (status === 'requested') throw refusal(booking, unpaidCode(booking.payment))
-    // It was accepted, and cancelled later: a replay of the accept answers with the booking as it is.
+    // It was accepted and cancelled later: a replay of the accept answers with the present booking.
     const { charge } = booking.payment
     if (status === 'cancelled' && (!charge || charge.status === 'captured')) return booking
-    // Its time was over before the card had answered, or a cancel or decline overtook the card.
+    // The hold expired before the card charge ended, or a cancel or decline was settled first.
     throw wrongStatus(command, status)
   }
 
@@ -333,27 +358,28 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
       schema: {
         operationId: 'createBooking',
         tags,
-        summary: 'Book a stay or request a ride: a place in the line',
+        summary: 'Book a stay or request a ride',
         description:
-          'A stay is booked from a time to another; with `hold_seconds` it is set aside until it is accepted, by card ' +
-          'until the card has answered. A ride takes its driver from now until it ends; a request that nobody accepts ' +
-          'expires. Answers 202 at once; with `Prefer: wait=N` when it is settled, N seconds at most.',
+          'A stay is booked from `from` to `to`. With `hold_seconds` it is only held until it is accepted; paid by card, ' +
+          'it is held until the charge ends. A ride occupies its driver from now until it ends; a ride that is not ' +
+          'accepted in time expires. Queues the booking and answers 202. With `Prefer: wait=N` it answers once the booking ' +
+          'is settled, or 202 after N seconds.',
         headers: Type.Object({ prefer: Prefer, 'idempotency-key': Key }),
         body: NewBookingSchema,
         response: {
           201: response(BookingRef, 'Settled: accepted or requested', 'location', 'preference-applied', REPLAYED),
-          202: response(BookingRef, 'In the line', 'location', 'retry-after', 'preference-applied', REPLAYED),
+          202: response(BookingRef, 'Queued', 'location', 'retry-after', 'preference-applied', REPLAYED),
           ...problemResponses(400, 402, conflict(['01935f5e-0000-7000-8000-000000000011']), 413, 415, 422),
         },
       },
     },
     async (request, reply) => {
-      const { row, days, until_ms, wanted } = read(request.body)
-      const key = keyed(request, 'POST /api/bookings', row)
-      // The key of a stay that was booked in time still finds it.
-      if (until_ms < Date.now() - CLOCKS_MS && !(await isKnown(key))) throw badField('to', 'has passed')
-      await deps.kinds.check(wanted)
-      return await line.submit(request, reply, { ...row, ...key, days, id: newId() })
+      const { row, days, until_ms, requested } = read(request.body)
+      const key = idempotencyColumns(request, 'POST /api/bookings', row)
+      // A replay of a stay that was booked in time must still find it.
+      if (until_ms < Date.now() - CLOCKS_MS && !(await isKnown(key))) throw fieldProblem('to', 'has passed')
+      await deps.resourceKinds.assertKinds(requested)
+      return await submission.enqueueAndRespond(request, reply, { ...row, ...key, days, id: newId() })
     },
   )
 
@@ -363,12 +389,12 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
       schema: {
         operationId: 'getBooking',
         tags,
-        summary: 'A booking, whatever its status',
+        summary: 'Get a booking',
         params: IdParams(BOOKING_SAMPLES.complete),
         response: { 200: response(BookingRef, 'The booking'), ...problemResponses(400, 404) },
       },
     },
-    async (request) => present(await line.readOne(request.params.id)),
+    async (request) => toResponse(await submission.readOne(request.params.id)),
   )
 
   app.get(
@@ -377,7 +403,7 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
       schema: {
         operationId: 'listBookings',
         tags,
-        summary: 'Bookings, newest first',
+        summary: 'List bookings, newest first',
         querystring: pageQuery({
           resource: Type.Optional(Ref([])),
           customer: Type.Optional(Type.String(IdentifierText)),
@@ -388,19 +414,21 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
     },
     async (request) => {
       const { resource, customer, status, limit = 20, cursor } = request.query
-      const places = cursors('bookings', { customer, resource, status }, UUID)
-      const before = places.read(cursor)
+      const pageCursors = cursors('bookings', { customer, resource, status }, UUID)
+      const before = pageCursors.read(cursor)
       const conditions = [sql`true`]
       if (before !== undefined) conditions.push(sql`id < ${before}`)
       if (resource !== undefined) conditions.push(sql`resource = ${resource}`)
       if (customer !== undefined) conditions.push(sql`customer = ${customer}`)
-      const over = sql`(status = 'requested' AND coalesce(expires_at <= clock_timestamp(), false))`
-      if (status === 'requested') conditions.push(sql`(status = 'requested' AND NOT ${over})`)
-      else if (status === 'expired') conditions.push(sql`(status = 'expired' OR ${over})`)
+      const overdue = sql`(status = 'requested' AND coalesce(expires_at <= clock_timestamp(), false))`
+      if (status === 'requested') conditions.push(sql`(status = 'requested' AND NOT ${overdue})`)
+      else if (status === 'expired') conditions.push(sql`(status = 'expired' OR ${overdue})`)
       else if (status !== undefined) conditions.push(sql`status = ${status}`)
-      const rows = await look.list(sql`WHERE ${sql.join(conditions, sql` AND `)} ORDER BY id DESC LIMIT ${limit + 1}`)
-      const data = rows.slice(0, limit).map(present)
-      return { data, next_cursor: rows.length > limit ? places.write(data.at(-1)?.id ?? '') : null }
+      const rows = await reader.findAll(
+        sql`WHERE ${sql.join(conditions, sql` AND `)} ORDER BY id DESC LIMIT ${limit + 1}`,
+      )
+      const data = rows.slice(0, limit).map(toResponse)
+      return { data, next_cursor: rows.length > limit ? pageCursors.write(data.at(-1)?.id ?? '') : null }
     },
   )
 
@@ -412,13 +440,13 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
           operationId: `${command}Booking`,
           tags,
           summary: SUMMARIES[command],
-          description: `${DESCRIPTIONS[command]} Stands in the line of the booking. Answers when settled, 10 seconds at most or what \`Prefer: wait=N\` says; 202 when it takes longer.`,
+          description: `${DESCRIPTIONS[command]} Queued behind earlier bookings of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with \`Prefer: wait=N\`.`,
           params: IdParams(BOOKING_SAMPLES[command]),
           headers: Type.Object({ prefer: Type.Optional(Type.String()), 'idempotency-key': Key }),
           ...(command === 'accept' && { body: PayingSchema }),
           response: {
             200: response(BookingRef, 'Done', 'preference-applied', REPLAYED),
-            202: response(BookingRef, 'In the line', 'retry-after', 'preference-applied', REPLAYED),
+            202: response(BookingRef, 'Queued', 'retry-after', 'preference-applied', REPLAYED),
             ...problemResponses(
               400,
               ...(command === 'accept' ? [402, 422] : []),
@@ -432,30 +460,30 @@ export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps
       },
       async (request, reply) => {
         const payment = readPaying(request.body)
-        if (payment !== null) await deps.kinds.check(accountOf(payment))
-        return await line.obey(command, request, request.params.id.toLowerCase(), reply, payment)
+        if (payment !== null) await deps.resourceKinds.assertKinds(accountOf(payment))
+        return await submission.submitCommand(command, request, request.params.id.toLowerCase(), reply, payment)
       },
     )
   }
 }
 
 const SUMMARIES: Record<BookingCommand, string> = {
-  accept: 'Accept a requested ride, or confirm a stay that is set aside',
-  decline: 'Decline a request',
-  cancel: 'Give a booking up that is not over',
-  complete: 'End an accepted ride or stay',
+  accept: 'Accept a requested ride or a held stay',
+  decline: 'Decline a requested booking',
+  cancel: 'Cancel a booking',
+  complete: 'Complete an accepted ride or stay',
 }
 
 const DESCRIPTIONS: Record<BookingCommand, string> = {
   accept:
-    'With `payment` a stay that is set aside is paid now, as a purchase is at its confirm. A stay that is over is not ' +
-    'accepted any more (409 `too_late`).',
+    'With `payment` a held stay is paid now, as a held purchase is by its confirm. A stay whose end has passed cannot be ' +
+    'accepted (409 `too_late`).',
   decline: 'Takes no body.',
-  cancel: 'An accepted stay that is over cannot be cancelled (409 `too_late`). Takes no body.',
-  complete: 'A stay from its beginning on (409 `too_early` before it), a ride at any time. Takes no body.',
+  cancel: 'An accepted stay whose end has passed cannot be cancelled (409 `too_late`). Takes no body.',
+  complete: 'A stay can be completed once it has begun (409 `too_early` before), a ride at any time. Takes no body.',
 }
 
-/** Bookings that the sample data holds, so that every example answers when it is pressed. */
+/** Ids of the sample data: every example in the document works with them. */
 export const BOOKING_SAMPLES: Record<BookingCommand, string> = {
   complete: '01935f5e-0000-7000-8000-000000000011',
   accept: '01935f5e-0000-7000-8000-000000000012',
@@ -464,7 +492,7 @@ export const BOOKING_SAMPLES: Record<BookingCommand, string> = {
 }
 
 const refusal = (booking: Booking, code: string) =>
-  UNPAID.has(code)
+  PAYMENT_FAILURES.has(code)
     ? new Problem(402, code, `The payment failed: ${code}.`, { ...declineOf(booking.payment), booking })
     : new Problem(409, code, `The booking was rejected: ${code}.`, { booking })
 
@@ -474,7 +502,7 @@ const illTimed = (command: BookingCommand, code: 'too_early' | 'too_late', booki
 }
 
 const conflict = (conflicting_ids: string[], booking?: Booking) =>
-  new Problem(409, 'conflict', 'Another booking has this time, or this rider.', {
+  new Problem(409, 'conflict', 'Another booking overlaps this time, or has this rider.', {
     conflicting_ids,
     ...(booking ? { booking } : {}),
   })

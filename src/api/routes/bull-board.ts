@@ -1,6 +1,6 @@
 /**
- * Bull Board at /admin/queues: BullMQ's own jobs, for who keeps the fleet running. Invariant: nothing of it is loaded or
- * connected before an admin has opened it. What is done there to a job is done to a hint: purchases are rows.
+ * Bull Board at /admin/queues: BullMQ's jobs, for operators. Invariant: nothing of it is loaded or connected before an admin
+ * opens it. Changing a job there changes a hint only: purchases are rows.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Queue } from 'bullmq'
@@ -9,26 +9,26 @@ import type { Log } from '../../shared/log.ts'
 import { bullPrefix, openRedis, PAYMENTS, QUEUE, WEBHOOKS } from '../../shared/queues.ts'
 
 const PATH = '/admin/queues'
-/** Its page has styles of its own inline, and its configuration as JSON. */
+/** Its page needs inline styles. */
 const POLICY =
   "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'self'; frame-ancestors 'none'"
 
-export interface Board {
+export interface BullBoard {
   handle(request: IncomingMessage, response: ServerResponse): void
   close(): Promise<void>
 }
 
-export interface BoardDeps {
-  openBoard(): Promise<Board>
+export interface BullBoardDeps {
+  openBullBoard(): Promise<BullBoard>
 }
 
 /** @param authorize throws for a request without an admin's password */
-export function boardRoutes(
+export function bullBoardRoutes(
   app: FastifyInstance,
-  { openBoard }: BoardDeps,
+  { openBullBoard }: BullBoardDeps,
   authorize: (request: FastifyRequest, reply: FastifyReply) => Promise<void>,
 ): void {
-  let board: Promise<Board> | undefined
+  let board: Promise<BullBoard> | undefined
   app.addHook('onClose', async () => {
     await (await board?.catch(() => undefined))?.close()
   })
@@ -37,10 +37,10 @@ export function boardRoutes(
       method: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
       url,
       schema: { hide: true },
-      // The whole answer is given here, before a body is read: that is the board's to do.
+      // Hijacked here, before a body is read: the board reads it itself.
       async onRequest(request, reply) {
         await authorize(request, reply)
-        board ??= openBoard().catch((error) => {
+        board ??= openBullBoard().catch((error) => {
           board = undefined
           throw error
         })
@@ -53,14 +53,14 @@ export function boardRoutes(
   }
 }
 
-interface OpenBoardDeps {
+interface OpenBullBoardDeps {
   redis_url: string
   redis_prefix: string
   log: Log
 }
 
-/** An application of its own behind the same port: its errors, parsers and pages have nothing to do with those of the API. */
-export async function openBoard({ redis_url, redis_prefix, log }: OpenBoardDeps): Promise<Board> {
+/** A separate Fastify instance behind the same port, so that its errors, parsers and pages stay apart from the API's. */
+export async function openBullBoard({ redis_url, redis_prefix, log }: OpenBullBoardDeps): Promise<BullBoard> {
   const { createBullBoard } = await import('@bull-board/api')
   const { BullMQAdapter } = await import('@bull-board/api/bullMQAdapter')
   const { FastifyAdapter } = await import('@bull-board/fastify')

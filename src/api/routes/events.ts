@@ -1,6 +1,6 @@
 /**
- * `GET /api/events`: what changed, as it happens. Invariant: a client that comes back with the id that it has seen last
- * gets every event after it, once and in order, or is told that they are no longer kept; never a part in silence.
+ * `GET /api/events`: a stream of changes. Invariant: a client that reconnects with the last id that it received gets every
+ * later event, once and in order, or an error that they are no longer stored; events are never skipped silently.
  */
 
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
@@ -19,14 +19,14 @@ import {
   type Position,
   parseEventId,
 } from '../../shared/outbox.ts'
-import { badField, Problem } from '../../shared/problem.ts'
+import { fieldProblem, Problem } from '../../shared/problem.ts'
 import { problemResponses } from '../http/responses.ts'
 import { createStreams, frame, HELLO } from '../http/sse.ts'
 import type { Tail } from '../outbox-tail.ts'
 
-/** Milliseconds without an event after which a sign of life is sent: less than what proxies call idle. */
+/** Milliseconds without an event after which a keep-alive is sent: below the idle timeout of proxies. */
 const ALIVE_MS = 15_000
-/** Streams of one process at once. */
+/** Most streams of one process at once. */
 const STREAMS = 1_000
 
 const EventType = Type.Unsafe<string>({ type: 'string', enum: EVENT_TYPES })
@@ -34,33 +34,33 @@ const EventType = Type.Unsafe<string>({ type: 'string', enum: EVENT_TYPES })
 export interface EventRoutesDeps {
   client: Client
   tail: Tail
-  /** runs a question to Postgres behind the breaker */
-  guarded: Breaker['run']
+  /** runs a query behind the Postgres breaker */
+  viaBreaker: Breaker['run']
 }
 
-const gone = () =>
+const eventsGone = () =>
   new Problem(
     410,
     'events_gone',
-    'The events after this one are no longer kept. Read the present state, and begin anew.',
+    'The events after this one are no longer stored. Read the present state, then stream from now on.',
   )
 
-export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }: EventRoutesDeps): void {
+export function eventRoutes(instance: FastifyInstance, { client, tail, viaBreaker }: EventRoutesDeps): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const streams = createStreams(instance, STREAMS)
 
-  /** Where a client that names this event goes on. @throws Problem when that is not known, or not any more */
+  /** The position after which a client resumes. @throws Problem when the event is unknown, or no longer stored */
   async function resume(id: string, field: string): Promise<Position> {
-    if (!new RegExp(ID_PATTERN).test(id)) throw badField(field, 'must be the id of an event, as in 17-3, or 0-0')
+    if (!new RegExp(ID_PATTERN).test(id)) throw fieldProblem(field, 'must be the id of an event, as in 17-3, or 0-0')
     const position = parseEventId(id)
-    const { dropped, newest } = await guarded(() => outboxBounds(client))
-    if (position.id > newest) throw badField(field, 'is later than every event')
-    // 0-0 is the beginning, whatever it is by now.
-    if (position.id > 0 && comparePositions(position, endOfRow(dropped)) < 0) throw gone()
+    const { dropped, newest } = await viaBreaker(() => outboxBounds(client))
+    if (position.id > newest) throw fieldProblem(field, 'is later than every event')
+    // 0-0 is the oldest stored event.
+    if (position.id > 0 && comparePositions(position, endOfRow(dropped)) < 0) throw eventsGone()
     return position
   }
 
-  async function* tell(
+  async function* eventFrames(
     from: Position | undefined,
     { resource, type, limit }: { resource?: string; type?: string; limit?: number },
     signal: AbortSignal,
@@ -70,10 +70,10 @@ export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }
     try {
       let seen = listener.position()
       while (seen === undefined && !signal.aborted) {
-        await listener.more(ALIVE_MS, signal)
+        await listener.waitForMore(ALIVE_MS, signal)
         seen = listener.position()
       }
-      // The place is told before the first event, so that who is cut off until then misses none either.
+      // The position is sent before the first event, so that a client that disconnects before it misses no event.
       if (seen) yield HELLO + frame({ id: formatEventId(seen) })
       while (!signal.aborted && left > 0) {
         const since = listener.position()
@@ -82,7 +82,7 @@ export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }
         const text = events.map((one) => frame({ id: one.id, event: one.type, data: JSON.stringify(one) }))
         if (events.length > 0) yield text.join('')
         else if (listener.position() === since) {
-          await listener.more(ALIVE_MS, signal)
+          await listener.waitForMore(ALIVE_MS, signal)
           if (listener.position() === since) yield frame({ id: formatEventId(listener.position() ?? { id: 0, n: 0 }) })
         }
       }
@@ -94,28 +94,37 @@ export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }
   app.get(
     '/api/events',
     {
-      // It tells of everybody's customers.
+      // Events contain the customers of every caller.
       config: { admin: true },
       schema: {
         operationId: 'streamEvents',
         tags: ['events'],
-        summary: 'Every change of purchases, bookings and stock, as it happens',
+        summary: 'Stream changes of purchases, bookings and stock',
         description:
-          'Server-sent events (`text/event-stream`), without end unless `limit` says so. `id` goes into Last-Event-ID ' +
-          'to resume without a gap, which an EventSource does by itself. `data` is `{id, change, type, resource, ' +
-          'sequence, timestamp, data}`, the same as a webhook gets; `sequence` counts the events of a resource, without ' +
-          'gaps. A purchase of several resources is an event of each of them; all of these have the same `change`.',
+          'Server-sent events (`text/event-stream`), without end unless `limit` is given. Send the last `id` as ' +
+          'Last-Event-ID to resume without a gap; an EventSource does so by itself. `data` is `{id, change, type, ' +
+          'resource, sequence, timestamp, data}`, as in a webhook; `sequence` numbers the events of a resource without ' +
+          'gaps. A purchase of several resources is one event for each of them, with the same `change`.',
         querystring: Type.Object(
           {
             resource: Type.Optional(
-              Type.String({ pattern: REF_PATTERN, maxLength: 161, description: 'Only of this resource' }),
+              Type.String({ pattern: REF_PATTERN, maxLength: 161, description: 'Only events of this resource' }),
             ),
             type: Type.Optional(EventType),
             after: Type.Optional(
-              Type.String({ maxLength: 40, description: 'As Last-Event-ID, which comes first', examples: ['0-0'] }),
+              Type.String({
+                maxLength: 40,
+                description: 'As Last-Event-ID, which takes precedence',
+                examples: ['0-0'],
+              }),
             ),
             limit: Type.Optional(
-              Type.Integer({ minimum: 1, maximum: 10_000, description: 'Ends after so many', examples: [1] }),
+              Type.Integer({
+                minimum: 1,
+                maximum: 10_000,
+                description: 'The stream ends after so many events',
+                examples: [1],
+              }),
             ),
           },
           { additionalProperties: false },
@@ -123,10 +132,10 @@ export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }
         headers: Type.Object({ 'last-event-id': Type.Optional(Type.String()) }),
         response: {
           200: {
-            description: 'Events, as they come',
+            description: 'The stream of events',
             content: { 'text/event-stream': { schema: Type.String() } },
           },
-          ...problemResponses(400, 403, gone()),
+          ...problemResponses(400, 403, eventsGone()),
         },
       },
     },
@@ -135,9 +144,9 @@ export function eventRoutes(instance: FastifyInstance, { client, tail, guarded }
       const [header] = [request.headers['last-event-id']].flat()
       const { after } = request.query
       const from = header ? await resume(header, 'Last-Event-ID') : after ? await resume(after, 'after') : undefined
-      // Without a place: from now on. Whether Postgres can be asked is told before the stream begins.
-      if (from === undefined) await guarded(() => client`SELECT 1`)
-      return streams.open(reply, (gone) => tell(from, request.query, gone)) as never
+      // Without a position: from now on. If Postgres is away, answer 503 before the stream begins.
+      if (from === undefined) await viaBreaker(() => client`SELECT 1`)
+      return streams.open(reply, (gone) => eventFrames(from, request.query, gone)) as never
     },
   )
 }

@@ -1,6 +1,6 @@
 /**
- * Leases for services in any language. Invariant: a lease taken here lives by its owner's heartbeats alone; no process
- * of ours keeps it, so any of them may renew or release it. Who is gone before it was told of its lease has none.
+ * Leases for services in any language. Invariant: a lease over HTTP is kept by its owner's heartbeats alone; no API process
+ * owns it, so any of them can renew or release it. If the client disconnects before the response is sent, it is released.
  */
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { FastifyInstance } from 'fastify'
@@ -16,28 +16,35 @@ import {
   type RemoteLease,
 } from '../../shared/locks/api.ts'
 import { handleOf } from '../../shared/locks/core/lease-handle.ts'
-import { badField, Problem, stopping } from '../../shared/problem.ts'
+import { fieldProblem, Problem, stopping } from '../../shared/problem.ts'
 import { lockBusy, onLockServer } from '../http/lock-problems.ts'
 import { problemResponses, response } from '../http/responses.ts'
 import { Identifier, LEASE_ID_PATTERN, Ref, Time } from '../http/schemas.ts'
 
-/** Below this a heartbeat over HTTP is a matter of luck; above a day nobody recovers from a crash. */
+/** Below this, heartbeats over HTTP are unreliable; above a day, a crashed owner blocks the lock for too long. */
 const [MIN_TTL_MS, MAX_TTL_MS] = [100, 86_400_000]
-/** What proxies between here and the client let a request wait. */
+/** Longest wait: proxies between the API and the client end longer requests. */
 const MAX_WAIT_MS = 60_000
 const MAX_PERMITS = 1_000
 
 const Common = {
-  resource: Ref([], '`type:id`: whatever both sides call what they share; it need not exist as a resource for sale'),
+  resource: Ref(
+    [],
+    '`type:id`: the name that all users of the lock agree on; it need not exist as a resource for sale',
+  ),
   ttl_ms: Type.Integer({
     minimum: MIN_TTL_MS,
     maximum: MAX_TTL_MS,
-    description: 'The lease ends so long after its last heartbeat: twice the longest pause of its holder',
+    description: 'The lease expires so long after its last heartbeat; choose twice the longest pause of its owner',
   }),
   wait_ms: Type.Optional(
-    Type.Integer({ minimum: 0, maximum: MAX_WAIT_MS, description: 'How long to stand in line; 0 (default): one try' }),
+    Type.Integer({
+      minimum: 0,
+      maximum: MAX_WAIT_MS,
+      description: 'How long to wait in the wait queue; 0 (default): one attempt',
+    }),
   ),
-  owner: Identifier({ description: 'Told to those who find the lock taken: a host, a process, a job' }),
+  owner: Identifier({ description: 'Shown to callers that find the lock busy: a host, a process, a job' }),
 }
 const Whole = Type.Object(
   { ...Common, mode: Type.Enum(['exclusive', 'shared']) },
@@ -47,11 +54,11 @@ const Permit = Type.Object(
   {
     ...Common,
     mode: Type.Literal('permit'),
-    limit: Type.Integer({ minimum: 1, maximum: MAX_PERMITS, description: 'How many may hold a permit at once' }),
+    limit: Type.Integer({ minimum: 1, maximum: MAX_PERMITS, description: 'Most holders of a permit at once' }),
   },
   { title: 'one of `limit` permits', additionalProperties: false },
 )
-const Wanted = Type.Unsafe<Type.Static<typeof Whole> | Type.Static<typeof Permit>>({
+const AcquireRequest = Type.Unsafe<Type.Static<typeof Whole> | Type.Static<typeof Permit>>({
   type: 'object',
   discriminator: { propertyName: 'mode' },
   required: ['mode'],
@@ -60,14 +67,17 @@ const Wanted = Type.Unsafe<Type.Static<typeof Whole> | Type.Static<typeof Permit
 })
 
 const LeaseSchema = Type.Object({
-  lease_id: Type.String({ description: 'Who knows it is the owner: keep it secret' }),
+  lease_id: Type.String({ description: 'A caller with this id can renew and release the lease: keep it secret' }),
   resource: Type.String(),
   mode: Type.Enum(['exclusive', 'shared', 'permit']),
-  fencing_token: Type.Integer({ description: 'Higher than every token given for the resource before' }),
-  expires_at: Type.String({ format: 'date-time', description: 'Unless it is renewed before; not later than in truth' }),
+  fencing_token: Type.Integer({ description: 'Higher than every earlier token of the resource' }),
+  expires_at: Type.String({
+    format: 'date-time',
+    description: 'Unless it is renewed before; never later than the real expiry',
+  }),
 })
 
-const present = (lease: RemoteLease): Type.Static<typeof LeaseSchema> => ({
+const toResponse = (lease: RemoteLease): Type.Static<typeof LeaseSchema> => ({
   lease_id: lease.handle,
   resource: lease.resource,
   mode: lease.mode,
@@ -81,23 +91,23 @@ export const WaiterSchema = Type.Object({
   limit: Type.Optional(Type.Integer()),
   since: Time,
 })
-export const presentWaiter = ({ since_ms, ...waiter }: LockState['waiters'][number]) => ({
+export const waiterToResponse = ({ since_ms, ...waiter }: LockState['waiters'][number]) => ({
   ...waiter,
   since: new Date(since_ms).toISOString(),
 })
 
 export interface LeaseRoutesDeps {
   locks: Locks
-  /** What the lock server can do: a quorum has no permits. */
+  /** modes that the lock server supports: Redlock has no permits */
   modes: readonly Mode[]
 }
 
 const BUSY = new LockBusyError('report:daily', { holder: 'cron@host-2', waiting: 0, retry_after_ms: 8_400 })
 const ended = (detail: string) => new Problem(410, 'lease_lost', detail)
-const malformed = () => badField('lease_id', 'is no lease_id that was given out')
+const malformed = () => fieldProblem('lease_id', 'is not a valid lease_id')
 
 const unsupported = (mode: Mode) =>
-  badField('mode', `${mode} is not available on this lock server`, 422, 'mode_unavailable')
+  fieldProblem('mode', `${mode} is not available on this lock server`, 422, 'mode_unavailable')
 
 export function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseRoutesDeps): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
@@ -107,7 +117,7 @@ export function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseRo
       lease_id: Type.String({ pattern: LEASE_ID_PATTERN, maxLength: 4_000, examples: [sample.lease_id] }),
     })
 
-  /** Of the waits there are: what ends them. */
+  /** Ends the open waits. */
   const waits = new Set<AbortController>()
   let draining = false
   instance.door.onDrain(() => {
@@ -121,20 +131,20 @@ export function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseRo
       schema: {
         operationId: 'acquireLease',
         tags,
-        summary: 'Take a lock, or stand in line for it',
+        summary: 'Acquire a lease',
         description:
-          'The lease ends by itself `ttl_ms` after its last heartbeat (PUT). Whoever writes under it sends the fencing ' +
-          'token along, so that the database can refuse a holder that was late. Hanging up ends the wait.',
-        body: Wanted,
+          'The lease expires `ttl_ms` after its last heartbeat (PUT). Store the fencing token with every write under the ' +
+          'lease, so that the database can refuse a holder whose lease has expired. Closing the connection ends the wait.',
+        body: AcquireRequest,
         response: {
-          201: response(LeaseSchema, 'Taken'),
+          201: response(LeaseSchema, 'Acquired'),
           ...problemResponses(400, lockBusy(BUSY, []), 413, 415, unsupported('permit')),
         },
       },
     },
     async (request, reply) => {
-      const { resource, owner, ttl_ms, wait_ms = 0, ...ask } = request.body
-      if (!modes.includes(ask.mode)) throw unsupported(ask.mode)
+      const { resource, owner, ttl_ms, wait_ms = 0, ...lockMode } = request.body
+      if (!modes.includes(lockMode.mode)) throw unsupported(lockMode.mode)
       const gone = new AbortController()
       let lease: RemoteLease | undefined
       let answered = false
@@ -146,36 +156,36 @@ export function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseRo
       reply.raw.once('close', () => {
         waits.delete(gone)
         gone.abort()
-        // Taken, but the answer did not get out: nobody knows the lease, so nobody would let it go.
-        if (lease && !answered) letGo(lease)
+        // Acquired, but the response was not sent: no client knows the lease_id, so none would release it.
+        if (lease && !answered) releaseUnsent(lease)
       })
-      const options = { ...ask, owner, ttl_ms, wait_ms, signal: gone.signal } as AcquireOptions
+      const options = { ...lockMode, owner, ttl_ms, wait_ms, signal: gone.signal } as AcquireOptions
       try {
         lease = await onLockServer(() => locks.remote.acquire(resource, options))
       } catch (error) {
         if (gone.signal.reason instanceof Problem) throw gone.signal.reason
         if (gone.signal.aborted) return reply.hijack()
-        // All else was checked by the schema: a quorum has a longest TTL of its own.
-        if (error instanceof RangeError) throw badField('ttl_ms', `is not possible here: ${error.message}`)
+        // The schema has checked everything else: Redlock has a longest TTL of its own.
+        if (error instanceof RangeError) throw fieldProblem('ttl_ms', `is not possible here: ${error.message}`)
         throw error instanceof LockBusyError ? await busy(error) : error
       }
       if (gone.signal.aborted && !(gone.signal.reason instanceof Problem)) {
-        letGo(lease)
+        releaseUnsent(lease)
         return reply.hijack()
       }
-      return reply.code(201).send(present(lease))
+      return reply.code(201).send(toResponse(lease))
     },
   )
 
-  /** Nobody is left to be told of a failure: then the lease ends with its TTL. */
-  function letGo(lease: RemoteLease): void {
+  /** A failure is ignored, because no client waits for the result: the lease then ends with its TTL. */
+  function releaseUnsent(lease: RemoteLease): void {
     locks.remote.release(lease.handle).catch(() => {})
   }
 
-  /** Says who has the lock and who is in line for it. */
+  /** The 409 with the holder and the wait queue of the lock. */
   async function busy(error: LockBusyError): Promise<Problem> {
     const { waiters } = await onLockServer(() => locks.inspect(error.resource))
-    return lockBusy(error, waiters.map(presentWaiter))
+    return lockBusy(error, waiters.map(waiterToResponse))
   }
 
   app.put(
@@ -184,15 +194,16 @@ export function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseRo
       schema: {
         operationId: 'renewLease',
         tags,
-        summary: 'Heartbeat: the lease lives for another ttl_ms from now on',
-        description: 'A third of the TTL apart, so that one that fails can be repeated.',
+        summary: 'Renew a lease (heartbeat)',
+        description:
+          'The lease then expires `ttl_ms` from now. Send a heartbeat every third of the TTL, so that a failed one can be repeated.',
         params: params(SAMPLE_LEASES.renewed),
         response: { 200: response(LeaseSchema, 'Renewed'), ...problemResponses(400, 410, 413, 415) },
       },
     },
     async (request) => {
       try {
-        return present(await onLockServer(() => locks.remote.extend(request.params.lease_id)))
+        return toResponse(await onLockServer(() => locks.remote.extend(request.params.lease_id)))
       } catch (error) {
         if (error instanceof RangeError) throw malformed()
         throw error instanceof LeaseLostError ? ended(`${error.message}.`) : error
@@ -206,7 +217,8 @@ export function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseRo
       schema: {
         operationId: 'releaseLease',
         tags,
-        summary: 'Let go; whoever is next in line has the lock',
+        summary: 'Release a lease',
+        description: 'The first waiter acquires the lock.',
         params: params(SAMPLE_LEASES.released),
         response: { 204: Type.Null({ description: 'Released' }), ...problemResponses(400, 410, 413, 415) },
       },
@@ -225,7 +237,7 @@ export function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseRo
   )
 }
 
-/** A lease that ops/seed.ts takes for the examples: everybody knows its id, so it protects nothing. */
+/** A lease that ops/seed.ts acquires for the examples: its id is public, so it protects nothing. */
 function sample(name: string) {
   const lock = { resource: `sample:${name}`, mode: 'exclusive', id: 'x 86400000 sample/0-sample sample' } as const
   const ttl_ms = 86_400_000

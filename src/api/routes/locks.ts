@@ -1,6 +1,6 @@
 /**
- * Looking at locks, and taking one away. Invariant: whoever takes a lock away is written down before it is touched, and
- * once the answer is out the robbed holder can write nothing more: the fence is raised in Postgres too.
+ * Inspecting locks, and forced release. Invariant: a forced release is recorded, with its caller, before it is done; once it
+ * is answered, the revoked holder can write nothing more, because the fencing token is raised in Postgres too.
  */
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { sql } from 'drizzle-orm'
@@ -16,37 +16,37 @@ import { onLockServer } from '../http/lock-problems.ts'
 import { cursors, page, pageQuery } from '../http/pagination.ts'
 import { problemResponses, response } from '../http/responses.ts'
 import { Nullable, PLAIN_TEXT, Ref, Time } from '../http/schemas.ts'
-import { presentWaiter, WaiterSchema } from './leases.ts'
+import { WaiterSchema, waiterToResponse } from './leases.ts'
 
 const Mode = Type.Enum(['exclusive', 'shared', 'permit'])
 const HolderSchema = Type.Object({
-  owner: Type.String({ description: 'host:pid and job, or what a lease over HTTP was taken with' }),
+  owner: Type.String({ description: 'host:pid and job, or the owner of a lease over HTTP' }),
   mode: Mode,
   limit: Type.Optional(Type.Integer()),
   fencing_token: Type.Integer(),
   since: Time,
-  ttl_left_ms: Type.Integer({ description: 'The lock ends then, unless it is renewed' }),
+  ttl_left_ms: Type.Integer({ description: 'Milliseconds until the lease expires, unless it is renewed' }),
 })
 export const LockSchema = Type.Object({
   resource: Type.String(),
   fencing_token: Type.Integer({
-    description: 'The last token given, or what a forced release left; 0 when none is remembered',
+    description: 'The last token granted, or the one of a forced release; 0 when none is stored',
   }),
   holders: Type.Array(HolderSchema),
-  waiters: Type.Array(WaiterSchema, { description: 'In the order of their turns' }),
+  waiters: Type.Array(WaiterSchema, { description: 'The wait queue, in order' }),
 })
-const TakenSchema = Type.Object({
+const ForcedReleaseSchema = Type.Object({
   resource: Type.String(),
-  fencing_token: Type.Integer({ description: 'Every later token is higher; no write below it is accepted' }),
-  revoked_holders: Type.Array(HolderSchema, { description: 'Empty when nobody had the lock' }),
+  fencing_token: Type.Integer({ description: 'Every later token is higher; writes with a lower one are refused' }),
+  revoked_holders: Type.Array(HolderSchema, { description: 'Empty when the lock was free' }),
 })
 
-const presentHolder = ({ token, since_ms, ...holder }: LockState['holders'][number]) => ({
+const holderToResponse = ({ token, since_ms, ...holder }: LockState['holders'][number]) => ({
   ...holder,
   fencing_token: token,
   since: new Date(since_ms).toISOString(),
 })
-export const presentLock = ({
+export const lockToResponse = ({
   resource,
   fencing_token,
   holders,
@@ -54,8 +54,8 @@ export const presentLock = ({
 }: LockState): Type.Static<typeof LockSchema> => ({
   resource,
   fencing_token,
-  holders: holders.map(presentHolder),
-  waiters: waiters.map(presentWaiter),
+  holders: holders.map(holderToResponse),
+  waiters: waiters.map(waiterToResponse),
 })
 
 const Quantiles = Type.Object({
@@ -64,15 +64,15 @@ const Quantiles = Type.Object({
   p99: Nullable(Type.Number()),
 })
 const StatsSchema = Type.Object({
-  since: Type.String({ format: 'date-time', description: 'The full hour from which on everything is counted' }),
+  since: Type.String({ format: 'date-time', description: 'The full hour at which the figures begin' }),
   acquisitions: Type.Integer(),
   failures: Type.Integer({ description: 'timeouts + aborted + unreachable' }),
-  timeouts: Type.Integer({ description: 'Still busy when the wait was over, or at once without one' }),
-  aborted: Type.Integer({ description: 'The caller went away or stopped' }),
+  timeouts: Type.Integer({ description: 'Still busy at the end of the wait' }),
+  aborted: Type.Integer({ description: 'The caller disconnected or stopped' }),
   unreachable: Type.Integer({ description: 'The lock server did not answer' }),
-  contentions: Type.Integer({ description: 'Found the lock taken' }),
-  lost: Type.Integer({ description: 'Ended before they were released' }),
-  fencing_rejections: Type.Integer({ description: 'Writes of superseded holders that Postgres refused' }),
+  contentions: Type.Integer({ description: 'Attempts that found the lock busy' }),
+  lost: Type.Integer({ description: 'Leases that ended before they were released' }),
+  fencing_rejections: Type.Integer({ description: 'Writes of superseded lock holders that Postgres refused' }),
   success_rate: Nullable(Type.Number({ description: 'acquisitions / (acquisitions + failures)' })),
   wait_ms: Quantiles,
   hold_ms: Quantiles,
@@ -83,11 +83,11 @@ export interface LockRoutesDeps {
   locks: Locks
   stats: LockStats
   log: Log
-  /** runs a question to Postgres behind the breaker */
-  guarded: Breaker['run']
+  /** runs a query behind the Postgres breaker */
+  viaBreaker: Breaker['run']
 }
 
-export function lockRoutes(instance: FastifyInstance, { client, locks, stats, log, guarded }: LockRoutesDeps): void {
+export function lockRoutes(instance: FastifyInstance, { client, locks, stats, log, viaBreaker }: LockRoutesDeps): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const tags = ['locks']
   const params = (sample: string) => Type.Object({ resource: Ref([sample]) })
@@ -98,19 +98,19 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
       schema: {
         operationId: 'listLocks',
         tags,
-        summary: 'What is locked, by resource: who holds it and who waits',
-        description: 'What is held for less than 500 ms may be left out; the route of one lock leaves out nothing.',
+        summary: 'List locks with their holders and waiters',
+        description: 'Locks held for less than 500 ms may be missing; the route of a single lock is exact.',
         querystring: pageQuery({}),
         response: { 200: response(page(LockSchema), 'One page'), ...problemResponses(400) },
       },
     },
     async (request) => {
       const { limit = 20, cursor } = request.query
-      const places = cursors('locks', {}, new RegExp(REF_PATTERN))
-      const after = places.read(cursor) ?? ''
+      const pageCursors = cursors('locks', {}, new RegExp(REF_PATTERN))
+      const after = pageCursors.read(cursor) ?? ''
       const found = (await onLockServer(() => locks.list())).filter((lock) => lock.resource > after)
-      const data = found.slice(0, limit).map(presentLock)
-      return { data, next_cursor: found.length > limit ? places.write(data.at(-1)?.resource ?? '') : null }
+      const data = found.slice(0, limit).map(lockToResponse)
+      return { data, next_cursor: found.length > limit ? pageCursors.write(data.at(-1)?.resource ?? '') : null }
     },
   )
 
@@ -120,15 +120,15 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
       schema: {
         operationId: 'getLockStats',
         tags,
-        summary: "The whole fleet's locks in figures",
+        summary: 'Get lock statistics of the whole fleet',
         description:
-          'Summed over all API and worker processes, which tell of theirs once a second. Quantiles come from buckets ' +
-          'whose ends grow by the factor 2^(1/4): a value is never too low and at most 19 % too high.',
+          'Summed over all API and worker processes, which report once a second. Quantiles come from buckets whose bounds ' +
+          'grow by the factor 2^(1/4): a value is never too low and at most 19 % too high.',
         querystring: Type.Object(
           { hours: Type.Optional(Type.Integer({ minimum: 1, maximum: MAX_HOURS, default: 24 })) },
           { additionalProperties: false },
         ),
-        response: { 200: response(StatsSchema, 'The last hours, the present one included'), ...problemResponses(400) },
+        response: { 200: response(StatsSchema, 'The last hours, including the present one'), ...problemResponses(400) },
       },
     },
     async (request) => {
@@ -145,13 +145,13 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
       schema: {
         operationId: 'getLock',
         tags,
-        summary: 'Who holds it, and who waits, in order',
-        description: 'Nobody need hold it: then both lists are empty.',
+        summary: 'Get a lock with its holders and waiters',
+        description: 'Both lists are empty when the lock is free.',
         params: params('sample:renewed'),
         response: { 200: response(LockSchema, 'The lock'), ...problemResponses(400) },
       },
     },
-    async (request) => presentLock(await onLockServer(() => locks.inspect(request.params.resource))),
+    async (request) => lockToResponse(await onLockServer(() => locks.inspect(request.params.resource))),
   )
 
   app.delete(
@@ -159,29 +159,34 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
     {
       config: { admin: true },
       schema: {
-        operationId: 'takeLockAway',
+        operationId: 'forceReleaseLock',
         tags,
-        summary: 'Take a lock away from whoever has it (admins)',
+        summary: 'Force-release a lock (admin)',
         description:
-          'The holders are told at once, whoever waits is next, and no write with their tokens is accepted any more. ' +
-          'When nobody has it, the fencing token is raised all the same. Kept in the table forced_releases.',
+          'The holders are notified at once, the first waiter acquires the lock, and writes with the old tokens are ' +
+          'refused from now on. The fencing token is raised even if the lock is free. Recorded in the table forced_releases.',
         params: params('sample:stuck'),
         querystring: Type.Object(
           {
             reason: Type.Optional(
-              Type.String({ minLength: 1, maxLength: 500, format: PLAIN_TEXT, description: 'For the record' }),
+              Type.String({
+                minLength: 1,
+                maxLength: 500,
+                format: PLAIN_TEXT,
+                description: 'Recorded with the release',
+              }),
             ),
           },
           { additionalProperties: false },
         ),
-        response: { 200: response(TakenSchema, 'Taken away'), ...problemResponses(400, 413, 415) },
+        response: { 200: response(ForcedReleaseSchema, 'Released'), ...problemResponses(400, 413, 415) },
       },
     },
     async (request) => {
       const { resource } = request.params
       const { reason = null } = request.query
       const requested_by = request.caller || 'open'
-      const [record] = await guarded(() =>
+      const [record] = await viaBreaker(() =>
         query<{ id: number; fencing_token: number | null }>(
           client,
           sql`INSERT INTO forced_releases (resource, requested_by, reason) VALUES (${resource}, ${requested_by}, ${reason})
@@ -190,14 +195,14 @@ export function lockRoutes(instance: FastifyInstance, { client, locks, stats, lo
       )
       const above = record?.fencing_token ?? 0
       const { token, revoked_holders } = await onLockServer(() => locks.forceRelease(resource, { above }))
-      const holders = revoked_holders.map(presentHolder)
+      const holders = revoked_holders.map(holderToResponse)
       log.warn(
         { resource, requested_by, reason, fencing_token: token, revoked_holders: holders },
-        'a lock was taken away',
+        'lock force-released',
       )
-      // In one statement: a row that is done says that Postgres refuses the old tokens. If this fails, the caller is told
-      // so, and repeats it.
-      await guarded(() =>
+      // One statement, so that a completed record implies that Postgres refuses the old tokens. If it fails, the caller
+      // gets an error and can repeat the request.
+      await viaBreaker(() =>
         query(
           client,
           sql`WITH raised AS (UPDATE resources SET fencing_token = ${token} WHERE ref = ${resource} AND fencing_token < ${token})

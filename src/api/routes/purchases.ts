@@ -1,6 +1,6 @@
 /**
- * Purchases over HTTP. Invariant: this side only writes rows that stand in a line; what becomes of them is decided by
- * the workers, and every answer about a settled purchase is read from its committed row.
+ * Purchases over HTTP. Invariant: the API only inserts queued rows; workers decide their outcome, and every answer about a
+ * settled purchase is read from its committed row.
  */
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { sql } from 'drizzle-orm'
@@ -16,7 +16,7 @@ import {
 } from '../../shared/db/schema.ts'
 import { mergeItems, queueFor } from '../../shared/domain/resource.ts'
 import { newId } from '../../shared/ids.ts'
-import { badField, Problem } from '../../shared/problem.ts'
+import { fieldProblem, Problem } from '../../shared/problem.ts'
 import { Key, Prefer } from '../http/headers.ts'
 import { cursors, page, pageQuery } from '../http/pagination.ts'
 import { problemResponses, REPLAYED, response } from '../http/responses.ts'
@@ -32,12 +32,25 @@ import {
   UUID,
 } from '../http/schemas.ts'
 import { iso } from '../http/timestamps.ts'
-import type { Intake, NewRow } from '../queue/intake.ts'
-import { declineOf, MONEY, type Money, PaymentState, presentPayment, unpaidCode } from '../queue/payment-view.ts'
-import type { Kinds, Wanted } from '../queue/resource-kinds.ts'
-import { createLook } from '../queue/row-reader.ts'
+import type { Intake, QueuedRowInput } from '../queue/intake.ts'
+import {
+  CHARGE_STATE,
+  type ChargeState,
+  declineOf,
+  PaymentState,
+  paymentState,
+  unpaidCode,
+} from '../queue/payment-view.ts'
+import type { RequestedResource, ResourceKinds } from '../queue/resource-kinds.ts'
+import { createRowReader } from '../queue/row-reader.ts'
 import { CHARGING } from '../queue/settlement-waiter.ts'
-import { createLine, keyed, type LineDeps, PAYMENT_REFUSALS, UNPAID } from '../queue/submission.ts'
+import {
+  createSubmission,
+  idempotencyColumns,
+  PAYMENT_FAILURES,
+  PAYMENT_REFUSALS,
+  type SubmissionDeps,
+} from '../queue/submission.ts'
 
 type ClientCommand = (typeof COMMANDS)[number]
 
@@ -85,14 +98,14 @@ const NewPurchaseSchema = Type.Object(
   },
 )
 
-/** Of a command that pays: may be left out, and be empty. */
+/** The body of a command that pays: optional, and may be empty. */
 export const PayingSchema = Type.Unsafe<{ payment?: Payment } | null>({
   type: ['object', 'null'],
   properties: { payment: PaymentSchema },
   additionalProperties: false,
   examples: [{ payment: { method: 'none' } }],
 })
-/** What a command pays with; null: with what there is already, which may be nothing. */
+/** The payment of a command; null: the purchase's own payment is used, if it has one. */
 export function readPaying(body: unknown): Payment | null {
   const { payment } = (body ?? {}) as { payment?: Payment }
   return payment === undefined || payment.method === 'none' ? null : readPayment(payment)
@@ -101,9 +114,9 @@ export function readPaying(body: unknown): Payment | null {
 export const PurchaseSchema = Type.Object(
   {
     id: Type.String({ format: 'uuid' }),
-    seq: Type.Integer({ description: 'Place in the line: first come, first served' }),
+    seq: Type.Integer({ description: 'Position in its queue: first come, first served' }),
     status: Type.Enum([...PURCHASE_STATUSES]),
-    reason: Nullable(Type.String({ description: 'Why, when rejected, failed or cancelled' })),
+    reason: Nullable(Type.String({ description: 'Why it was rejected, failed or cancelled' })),
     customer: Type.String(),
     lines: Type.Array(Type.Object({ resource: Type.String(), units: Type.Integer() })),
     amount: Nullable(Type.Integer({ description: 'Minor units; null until it is settled' })),
@@ -112,10 +125,10 @@ export const PurchaseSchema = Type.Object(
     hold_seconds: Nullable(Type.Integer()),
     expires_at: Nullable(Time),
     replaces: Nullable(
-      Type.String({ format: 'uuid', description: 'The expired purchase whose late payment bought this one' }),
+      Type.String({ format: 'uuid', description: 'The expired purchase whose late payment paid for this one' }),
     ),
-    replaced_by: Nullable(Type.String({ format: 'uuid', description: 'The purchase that its late payment bought' })),
-    fencing_token: Nullable(Type.Integer({ description: 'Fencing token of the lease it was settled under' })),
+    replaced_by: Nullable(Type.String({ format: 'uuid', description: 'The purchase that its late payment paid for' })),
+    fencing_token: Nullable(Type.Integer({ description: 'Fencing token of the lease under which it was settled' })),
     created_at: Time,
     settled_at: Nullable(Time),
   },
@@ -145,8 +158,8 @@ export const PurchaseSchema = Type.Object(
 )
 type Purchase = Type.Static<typeof PurchaseSchema>
 
-/** A purchase on its way into the line. */
-export interface NewPurchase extends NewRow {
+/** A purchase before it is queued. */
+export interface NewPurchase extends QueuedRowInput {
   lines: LineItem[]
 }
 
@@ -170,19 +183,19 @@ interface Row {
   created_at: string
   settled_at: string | null
   overdue: boolean
-  /** set aside while its card is asked */
+  /** its units are held while the card charge is in progress */
   charging: boolean
-  money: Money
+  charge_state: ChargeState
 }
 
 const COLUMNS = `id, seq, queue, status, reason, met, customer, lines, amount, currency, payment, hold_seconds,
   expires_at, fencing_token, created_at, settled_at, status = 'held' AND expires_at <= clock_timestamp() AS overdue,
-  ${CHARGING.purchases} AS charging, ${MONEY('purchases')}, replaces, CASE WHEN status = 'expired' THEN (
+  ${CHARGING.purchases} AS charging, ${CHARGE_STATE('purchases')}, replaces, CASE WHEN status = 'expired' THEN (
     SELECT later.id FROM purchases later WHERE later.replaces = purchases.id) END AS replaced_by`
 
 const optional = (at: string | null) => (at === null ? null : iso(at))
 
-function present(row: Row): Purchase {
+function toResponse(row: Row): Purchase {
   return {
     id: row.id,
     seq: row.seq,
@@ -192,7 +205,7 @@ function present(row: Row): Purchase {
     lines: row.lines,
     amount: row.amount,
     currency: row.currency,
-    payment: presentPayment(row.payment, row.money),
+    payment: paymentState(row.payment, row.charge_state),
     hold_seconds: row.hold_seconds,
     expires_at: optional(row.expires_at),
     replaces: row.replaces,
@@ -203,8 +216,8 @@ function present(row: Row): Purchase {
   }
 }
 
-/** What a purchase is before a worker has seen it. */
-const IN_LINE = {
+/** Members of a queued purchase: no worker has settled it yet. */
+const QUEUED = {
   status: 'queued' as const,
   reason: null,
   met: null,
@@ -217,76 +230,78 @@ const IN_LINE = {
   settled_at: null,
   overdue: false,
   charging: false,
-  money: null,
+  charge_state: null,
 }
 
-/** Members in one order: two bodies that say the same have the same hash. */
+/** Sorts the members, so that two equal payments have the same hash. */
 export function readPayment(payment: Payment = { method: 'none' }): Payment {
   return Object.fromEntries(Object.entries(payment).sort(([a], [b]) => (a < b ? -1 : 1))) as Payment
 }
 
-/** The account that a payment names. */
-export const accountOf = (payment: Payment): Wanted[] =>
+/** The account that a payment names, as a resource to check. */
+export const accountOf = (payment: Payment): RequestedResource[] =>
   payment.method === 'wallet' ? [{ ref: payment.account, field: 'payment.account', kind: 'account' }] : []
 
-export interface PurchaseRoutesDeps extends LineDeps {
-  intake: Intake<NewPurchase>
-  kinds: Kinds
+export interface PurchaseRoutesDeps extends SubmissionDeps {
+  purchaseIntake: Intake<NewPurchase>
+  resourceKinds: ResourceKinds
 }
 
 export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDeps): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const PurchaseRef = Type.Unsafe<Purchase>(Type.Ref('Purchase'))
   const tags = ['purchases']
-  const look = createLook<Row>(deps, 'purchases', COLUMNS)
-  const line = createLine<Row, NewPurchase, ClientCommand>(deps, {
+  const reader = createRowReader<Row>(deps, 'purchases', COLUMNS)
+  const submission = createSubmission<Row, NewPurchase, ClientCommand>(deps, {
     noun: 'purchase',
-    look,
-    intake: deps.intake,
-    fresh: (row, { seq, created_at }) => ({ ...row, ...IN_LINE, seq, created_at }),
-    present,
-    charging: (row) => row.charging,
+    reader,
+    intake: deps.purchaseIntake,
+    asQueued: (input, { seq, created_at }) => ({ ...input, ...QUEUED, seq, created_at }),
+    toResponse,
+    isCharging: (row) => row.charging,
     outcome,
-    obeyed,
-    paying: 'confirm',
-    unpaid,
-    refuseUnless,
-    refused: (command, code, status, row) => {
-      if (UNPAID.has(code)) return unpaid(code, row)
+    commandOutcome,
+    payingCommand: 'confirm',
+    paymentFailed,
+    assertAllowed,
+    commandRejected: (command, code, status, row) => {
+      if (PAYMENT_FAILURES.has(code)) return paymentFailed(code, row)
       const why = PAYMENT_REFUSALS[code]
-      return why === undefined ? wrongStatus(command, status) : new Problem(409, code, why, { purchase: present(row) })
+      return why === undefined
+        ? wrongStatus(command, status)
+        : new Problem(409, code, why, { purchase: toResponse(row) })
     },
   })
 
   async function outcome(row: Row): Promise<Purchase> {
-    const purchase = present(row)
+    const purchase = toResponse(row)
     if (purchase.status === 'rejected' || purchase.status === 'failed') throw refusal(row)
     if (purchase.status === 'held' || purchase.status === 'confirmed') return purchase
     throw new Problem(409, purchase.status, `The purchase is ${purchase.status}.`, { purchase })
   }
 
-  async function obeyed(command: ClientCommand, row: Row): Promise<Purchase> {
-    const purchase = present(row)
+  async function commandOutcome(command: ClientCommand, row: Row): Promise<Purchase> {
+    const purchase = toResponse(row)
     const { status, payment } = purchase
     if (command !== 'confirm' || status === 'confirmed' || status === 'refunded') return purchase
     if (status === 'failed') throw refusal(row)
-    if (status === 'held') throw unpaid(unpaidCode(payment), row)
-    // Its time was over before the card had answered, or a cancel overtook the card.
+    if (status === 'held') throw paymentFailed(unpaidCode(payment), row)
+    // The hold expired before the card charge ended, or a cancel was settled first.
     throw wrongStatus(command, status)
   }
 
   function refusal(row: Row): Problem {
-    const purchase = present(row)
+    const purchase = toResponse(row)
     const code = row.reason ?? row.status
     if (row.status === 'failed')
       return new Problem(402, code, `The purchase failed: ${code}.`, { ...declineOf(purchase.payment), purchase })
-    // A row that was settled before this was kept has no more to tell.
+    // Rows settled before this column existed have no details.
     const { resource, available, max_per_customer } = row.met ?? {}
     if (code === 'sold_out') {
       return soldOut(row.lines.find((line) => line.resource === resource) ?? row.lines[0], available, purchase)
     }
     if (max_per_customer !== undefined) {
-      const detail = `A customer may have ${max_per_customer} units of ${resource}, held ones included: this is more.`
+      const detail = `A customer may have at most ${max_per_customer} units of ${resource}, held ones included.`
       return new Problem(409, code, detail, { resource, max_per_customer, purchase })
     }
     return new Problem(409, code, `The purchase was rejected: ${code}.`, { purchase })
@@ -298,13 +313,15 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
       schema: {
         operationId: 'createPurchase',
         tags,
-        summary: 'Buy: a place in the line',
-        description: 'Answers 202 at once; with `Prefer: wait=N` when the purchase is settled, N seconds at most.',
+        summary: 'Create a purchase',
+        description:
+          'Queues the purchase and answers 202. With `Prefer: wait=N` it answers once the purchase is settled, or 202 after ' +
+          'N seconds.',
         headers: Type.Object({ prefer: Prefer, 'idempotency-key': Key }),
         body: NewPurchaseSchema,
         response: {
           201: response(PurchaseRef, 'Settled: confirmed or held', 'location', 'preference-applied', REPLAYED),
-          202: response(PurchaseRef, 'In the line', 'location', 'retry-after', 'preference-applied', REPLAYED),
+          202: response(PurchaseRef, 'Queued', 'location', 'retry-after', 'preference-applied', REPLAYED),
           ...problemResponses(400, 402, soldOut({ resource: 'product:1', units: 2 }, 1), 413, 415, 422),
         },
       },
@@ -314,14 +331,19 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
       const payment = readPayment(request.body.payment)
       const lines = mergeItems(request.body.lines)
       const body = { customer, lines, payment, hold_seconds }
-      const key = keyed(request, 'POST /api/purchases', body)
+      const key = idempotencyColumns(request, 'POST /api/purchases', body)
       const over = lines.find((line) => line.units > MAX_UNITS)
-      if (over) throw badField('lines', `ask for more than ${MAX_UNITS} units of ${over.resource} together`)
-      const wanted = request.body.lines.map(
-        ({ resource: ref }, i): Wanted => ({ ref, field: `lines[${i}].resource`, kind: 'units' }),
+      if (over) throw fieldProblem('lines', `request more than ${MAX_UNITS} units of ${over.resource} in total`)
+      const requested = request.body.lines.map(
+        ({ resource: ref }, i): RequestedResource => ({ ref, field: `lines[${i}].resource`, kind: 'units' }),
       )
-      await deps.kinds.check([...wanted, ...accountOf(payment)])
-      return await line.submit(request, reply, { ...body, ...key, id: newId(), queue: queueFor(lines) })
+      await deps.resourceKinds.assertKinds([...requested, ...accountOf(payment)])
+      return await submission.enqueueAndRespond(request, reply, {
+        ...body,
+        ...key,
+        id: newId(),
+        queue: queueFor(lines),
+      })
     },
   )
 
@@ -331,12 +353,12 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
       schema: {
         operationId: 'getPurchase',
         tags,
-        summary: 'A purchase, whatever its status',
+        summary: 'Get a purchase',
         params: IdParams(SAMPLES.confirmed),
         response: { 200: response(PurchaseRef, 'The purchase'), ...problemResponses(400, 404) },
       },
     },
-    async (request) => present(await line.readOne(request.params.id)),
+    async (request) => toResponse(await submission.readOne(request.params.id)),
   )
 
   app.get(
@@ -345,7 +367,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
       schema: {
         operationId: 'listPurchases',
         tags,
-        summary: 'Purchases, newest first',
+        summary: 'List purchases, newest first',
         querystring: pageQuery({
           customer: Type.Optional(Type.String(IdentifierText)),
           resource: Type.Optional(Ref([])),
@@ -356,8 +378,8 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
     },
     async (request) => {
       const { customer, resource, status, limit = 20, cursor } = request.query
-      const places = cursors('purchases', { customer, resource, status }, UUID)
-      const before = places.read(cursor)
+      const pageCursors = cursors('purchases', { customer, resource, status }, UUID)
+      const before = pageCursors.read(cursor)
       const conditions = [sql`true`]
       if (before !== undefined) conditions.push(sql`id < ${before}`)
       if (customer !== undefined) conditions.push(sql`customer = ${customer}`)
@@ -370,9 +392,9 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
         conditions.push(sql`(status = 'expired' OR (status = 'held' AND expires_at <= clock_timestamp()))`)
       } else if (status !== undefined) conditions.push(sql`status = ${status}`)
       const where = sql`WHERE ${sql.join(conditions, sql` AND `)} ORDER BY id DESC LIMIT ${limit + 1}`
-      const rows = await look.list(where)
-      const data = rows.slice(0, limit).map(present)
-      return { data, next_cursor: rows.length > limit ? places.write(data.at(-1)?.id ?? '') : null }
+      const rows = await reader.findAll(where)
+      const data = rows.slice(0, limit).map(toResponse)
+      return { data, next_cursor: rows.length > limit ? pageCursors.write(data.at(-1)?.id ?? '') : null }
     },
   )
 
@@ -384,13 +406,13 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
           operationId: `${command}Purchase`,
           tags,
           summary: SUMMARIES[command],
-          description: `${DESCRIPTIONS[command]} Stands in the line of the purchase. Answers when settled, 10 seconds at most or what \`Prefer: wait=N\` says; 202 when it takes longer.`,
+          description: `${DESCRIPTIONS[command]} Queued behind earlier purchases of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with \`Prefer: wait=N\`.`,
           params: IdParams(SAMPLES[ALLOWED[command]]),
           headers: Type.Object({ prefer: Type.Optional(Type.String()), 'idempotency-key': Key }),
           ...(command === 'confirm' && { body: PayingSchema }),
           response: {
             200: response(PurchaseRef, 'Done', 'preference-applied', REPLAYED),
-            202: response(PurchaseRef, 'In the line', 'retry-after', 'preference-applied', REPLAYED),
+            202: response(PurchaseRef, 'Queued', 'retry-after', 'preference-applied', REPLAYED),
             ...problemResponses(
               400,
               ...(command === 'confirm' ? [402, 422] : []),
@@ -404,31 +426,31 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
       },
       async (request, reply) => {
         const payment = readPaying(request.body)
-        if (payment !== null) await deps.kinds.check(accountOf(payment))
-        return await line.obey(command, request, request.params.id.toLowerCase(), reply, payment)
+        if (payment !== null) await deps.resourceKinds.assertKinds(accountOf(payment))
+        return await submission.submitCommand(command, request, request.params.id.toLowerCase(), reply, payment)
       },
     )
   }
 }
 
 const SUMMARIES: Record<ClientCommand, string> = {
-  confirm: 'Make a held purchase final',
-  cancel: 'Give a queued or held purchase up',
-  refund: 'Take a confirmed purchase back; payment.refunds tells when its money has moved',
+  confirm: 'Confirm a held purchase',
+  cancel: 'Cancel a purchase',
+  refund: 'Refund a purchase',
 }
 const DESCRIPTIONS: Record<ClientCommand, string> = {
   confirm:
-    'With `payment` a hold is paid now: by card it is confirmed when the charge is reserved, from a wallet in the same ' +
-    'settlement. A card that is declined (402) leaves the hold as it was, for another one; a purchase whose payment is ' +
-    'being asked for, or set aside in a wallet, takes no other (409 `payment_in_progress`, `payment_conflict`). Without ' +
-    '`payment` it is paid with what it came with, which may be nothing.',
-  cancel: 'Takes no body.',
-  refund: 'All of it; takes no body.',
+    'With `payment` the hold is paid now: by card it is confirmed once the charge is authorized, from a wallet in the same ' +
+    'settlement. A declined card (402) leaves the hold unchanged, so another card can be tried. While a card charge is in ' +
+    'progress, or money is reserved in a wallet, a second payment is refused (409 `payment_in_progress`, ' +
+    '`payment_conflict`). Without `payment` the payment given at creation is used, which may be none.',
+  cancel: 'For a queued or held purchase. Takes no body.',
+  refund: 'Refunds a confirmed purchase in full; `payment.refunds` says when the money has moved. Takes no body.',
 }
-/** The status that a command needs; a queued purchase may still get there. */
+/** The sample purchase on which a command succeeds. */
 const ALLOWED = { confirm: 'held', cancel: 'cancellable', refund: 'confirmed' } as const
 
-/** Purchases that the sample data holds, so that every example answers when it is pressed. */
+/** Ids of the sample data: every example in the document works with them. */
 export const SAMPLES = {
   confirmed: '01935f5e-0000-7000-8000-000000000001',
   held: '01935f5e-0000-7000-8000-000000000002',
@@ -442,8 +464,8 @@ const soldOut = (line: LineItem | undefined, available: number | undefined, purc
     ...(purchase ? { purchase } : {}),
   })
 
-function unpaid(code: string, row: Row): Problem {
-  const purchase = present(row)
+function paymentFailed(code: string, row: Row): Problem {
+  const purchase = toResponse(row)
   return new Problem(402, code, `The payment failed: ${code}.`, { ...declineOf(purchase.payment), purchase })
 }
 
@@ -453,7 +475,7 @@ const wrongStatus = (command: ClientCommand, status: string) =>
   })
 const PARTICIPLES: Record<ClientCommand, string> = { confirm: 'confirmed', cancel: 'cancelled', refund: 'refunded' }
 
-function refuseUnless(command: ClientCommand, row: Row): void {
+function assertAllowed(command: ClientCommand, row: Row): void {
   const status = row.overdue ? 'expired' : row.status
   const needed = command === 'refund' ? 'confirmed' : 'held'
   const later = command === 'refund' && status === 'held'

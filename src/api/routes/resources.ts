@@ -1,6 +1,6 @@
 /**
- * Resources and their ledger. Invariant: every change of a total writes its movement in the same transaction.
- * Definitions change by version (If-Match, nobody waits); stock changes under the resource's lease and fence.
+ * Resources and their ledger. Invariant: every change of a total writes its ledger entry in the same transaction.
+ * Definitions change by version (If-Match, without a lease); stock changes under the resource's lease and fencing token.
  */
 
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
@@ -12,7 +12,7 @@ import { type Client, constraintOf, query, sqlState, type Transaction, transacti
 import { isCurrency, sameCurrency } from '../../shared/domain/currency.ts'
 import { isAccount, REF_PATTERN } from '../../shared/domain/resource.ts'
 import type { Locks } from '../../shared/locks/api.ts'
-import { badField, Problem, reusedKey } from '../../shared/problem.ts'
+import { fieldProblem, Problem, reusedKey } from '../../shared/problem.ts'
 import { idempotencyKey, idempotencyScope, ifMatch } from '../http/headers.ts'
 import { onLockServer } from '../http/lock-problems.ts'
 import { cursors, page, pageQuery } from '../http/pagination.ts'
@@ -20,16 +20,16 @@ import { problemResponses, response } from '../http/responses.ts'
 import { CURRENCY_PATTERN, Nullable, PLAIN_TEXT, Ref, ResourceParams, Time } from '../http/schemas.ts'
 import { iso } from '../http/timestamps.ts'
 
-/** Largest stock and price: their product with MAX_UNITS stays an exact number for every cart that can be sold. */
+/** Largest stock and price: with MAX_UNITS, the amount of every cart that can be sold stays an exact number. */
 const MAX_TOTAL = 1_000_000_000_000
 const MAX_PRICE = 1_000_000_000_000
 
 const Price = Type.Object(
   {
-    amount: Type.Integer({ minimum: 0, maximum: MAX_PRICE, description: 'In the minor unit: 99900 is 999.00' }),
+    amount: Type.Integer({ minimum: 0, maximum: MAX_PRICE, description: 'In minor units: 99900 is 999.00' }),
     currency: Type.String({
       pattern: CURRENCY_PATTERN,
-      description: 'ISO 4217, one that has a minor unit. It stays once the ledger has an entry',
+      description: 'ISO 4217, with a minor unit. Fixed once the ledger has an entry',
     }),
   },
   { additionalProperties: false },
@@ -45,7 +45,7 @@ const Units = Type.Object(
       Type.Integer({
         minimum: 1,
         maximum: MAX_TOTAL,
-        description: 'Units that one customer may have, held ones included',
+        description: 'Most units that one customer may have, held ones included',
       }),
     ),
   },
@@ -131,7 +131,7 @@ interface Row {
   updated_at: string
 }
 
-/** Units of overdue holds are for sale again whether or not the sweeper has been there. */
+/** Units of overdue holds count as available, whether or not the sweeper has written them. */
 const SELECT = sql.raw(`
   SELECT r.ref, r.kind, r.name, r.total, r.available, r.held, r.price, r.currency, r.max_per_customer, r.version, r.created_at,
          r.updated_at, coalesce(o.units, 0)::bigint AS overdue
@@ -144,7 +144,7 @@ const SELECT = sql.raw(`
       AND (p.lines @> jsonb_build_array(jsonb_build_object('resource', r.ref)) OR p.payment ->> 'account' = r.ref)
   ) o ON r.held > 0`)
 
-function present(row: Row): Type.Static<typeof ResourceSchema> {
+function toResponse(row: Row): Type.Static<typeof ResourceSchema> {
   const [type = '', id = ''] = row.ref.split(/:(.*)/s)
   const held = row.held - row.overdue
   const available = row.available + row.overdue
@@ -166,9 +166,9 @@ function present(row: Row): Type.Static<typeof ResourceSchema> {
   }
 }
 
-/** Resources `r` by a WHERE clause with its ORDER BY and LIMIT. */
+/** Resources (alias `r`) by a WHERE clause with its ORDER BY and LIMIT. */
 export const readResources = async (client: Client | Transaction, where: SQL) =>
-  (await query<Row>(client, sql`${SELECT} ${where}`)).map(present)
+  (await query<Row>(client, sql`${SELECT} ${where}`)).map(toResponse)
 
 async function readResource(client: Client | Transaction, ref: string) {
   const [resource] = await readResources(client, sql`WHERE r.ref = ${ref}`)
@@ -178,38 +178,39 @@ async function readResource(client: Client | Transaction, ref: string) {
 export interface ResourceRoutesDeps {
   client: Client
   locks: Locks
-  /** a superseded holder's write was refused */
-  fenced(): void
-  /** runs a question to Postgres behind the breaker */
-  guarded: Breaker['run']
+  /** counts a write of a superseded holder that was refused */
+  onStaleWrite(): void
+  /** runs a query behind the Postgres breaker */
+  viaBreaker: Breaker['run']
 }
 
 const send = (reply: FastifyReply, resource: Type.Static<typeof ResourceSchema>, status = 200) =>
   reply.code(status).header('etag', `"${resource.version}"`).send(resource)
 
 const tooSmall = (least: number) =>
-  badField('total', `cannot be below the ${least} units sold and held`, 409, 'total_too_small')
-const tooMany = () => badField('delta', 'would take out more units than are available', 409, 'insufficient_available')
+  fieldProblem('total', `cannot be below the ${least} units sold and held`, 409, 'total_too_small')
+const tooMany = () => fieldProblem('delta', 'would remove more units than are available', 409, 'insufficient_available')
 const currencyFixed = (ref: string) =>
-  badField(
+  fieldProblem(
     'price.currency',
-    `of ${ref} stays: its ledger has an entry, or a purchase or booking in it is open`,
+    `of ${ref} is fixed: its ledger has an entry, or a purchase or booking in it is open`,
     409,
     'currency_fixed',
   )
-const moneyOfTime = () => badField('kind', 'of an account is units: its units are money', 422, 'wrong_kind')
+const accountAsCalendar = () =>
+  fieldProblem('kind', 'of an account must be units: its units are money', 422, 'wrong_kind')
 const notFound = (ref: string) => new Problem(404, 'not_found', `There is no resource ${ref}.`)
 
 export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDeps): void {
-  const { client, locks, fenced, guarded } = deps
+  const { client, locks, onStaleWrite, viaBreaker } = deps
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const Resource = Type.Unsafe<Type.Static<typeof ResourceSchema>>(Type.Ref('Resource'))
   const tags = ['resources']
   const refOf = ({ type, id }: Type.Static<typeof ResourceParams>) => `${type}:${id}`
 
-  /** One transaction behind the breaker: when its time is over the caller is told 503, and nothing is committed later. */
-  const change = <T>(body: (tx: Transaction) => Promise<T>): Promise<T> =>
-    guarded((signal) => transaction(client, signal, body))
+  /** One transaction behind the breaker: after its timeout the caller gets 503, and nothing is committed later. */
+  const inTransaction = <T>(body: (tx: Transaction) => Promise<T>): Promise<T> =>
+    viaBreaker((signal) => transaction(client, signal, body))
 
   app.put(
     '/api/resources/:type/:id',
@@ -218,7 +219,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
         operationId: 'putResource',
         tags,
         summary: 'Create or replace a resource',
-        description: 'Creating needs no If-Match. Replacing needs the ETag of the version that is replaced.',
+        description: 'Creating needs no If-Match. Replacing requires the ETag of the replaced version in If-Match.',
         params: Type.Object({
           type: ResourceParams.properties.type,
           id: Type.String({ ...ResourceParams.properties.id, examples: ['headphones'] }),
@@ -228,7 +229,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
         response: {
           200: response(Resource, 'Replaced', 'etag'),
           201: response(Resource, 'Created', 'etag', 'location'),
-          ...problemResponses(400, tooSmall(2), 412, 413, 415, moneyOfTime(), 428),
+          ...problemResponses(400, tooSmall(2), 412, 413, 415, accountAsCalendar(), 428),
         },
       },
     },
@@ -238,8 +239,8 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       const { name, kind } = request.body
       const total = request.body.kind === 'units' ? request.body.total : 0
       const limit = request.body.kind === 'units' ? (request.body.max_per_customer ?? null) : null
-      if (isAccount(ref) && kind === 'calendar') throw moneyOfTime()
-      const { created, resource } = await change(async (tx) => {
+      if (isAccount(ref) && kind === 'calendar') throw accountAsCalendar()
+      const { created, resource } = await inTransaction(async (tx) => {
         const [old] = await query<
           Pick<Row, 'kind' | 'version' | 'total' | 'available' | 'currency' | 'max_per_customer'>
         >(
@@ -248,9 +249,9 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
               WHERE ref = ${ref} FOR NO KEY UPDATE`,
         )
         const { amount, currency } = request.body.price ?? { amount: 0, currency: old?.currency ?? 'USD' }
-        // What has one already keeps it, also one that ISO 4217 has withdrawn since.
+        // A resource keeps its currency, even if ISO 4217 has withdrawn it since.
         if (!isCurrency(currency) && !(old && sameCurrency(old.currency, currency))) {
-          throw badField('price.currency', 'is no currency of ISO 4217 with a minor unit, as USD is')
+          throw fieldProblem('price.currency', 'must be a currency of ISO 4217 with a minor unit, for example USD')
         }
         if (!old) {
           if (match !== undefined) throw new Problem(412, 'stale_version', `There is no resource ${ref} to replace.`)
@@ -271,7 +272,8 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
           if (match !== '*' && !match.has(old.version)) {
             throw new Problem(412, 'stale_version', `${ref} is at version ${old.version}.`, { version: old.version })
           }
-          if (old.kind !== kind) throw badField('kind', `of ${ref} is ${old.kind} and stays so`, 409, 'wrong_kind')
+          if (old.kind !== kind)
+            throw fieldProblem('kind', `of ${ref} is ${old.kind} and cannot change`, 409, 'wrong_kind')
           const available = old.available + total - old.total
           if (available < 0) {
             const least = old.total - old.available
@@ -287,7 +289,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
                   WHERE ref = ${ref} AND version = ${old.version}`,
           )
         }
-        // The row's lock keeps every sale away until the count is right.
+        // The row lock blocks settlements of this resource until the units are counted.
         if (old && limit !== null && old.max_per_customer === null) await countCustomers(tx, ref)
         const delta = total - (old?.total ?? 0)
         if (delta !== 0) {
@@ -313,14 +315,14 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       schema: {
         operationId: 'getResource',
         tags,
-        summary: 'A resource with its available, held and sold units',
+        summary: 'Get a resource with its available, held and sold units',
         params: ResourceParams,
         response: { 200: response(Resource, 'The resource', 'etag'), ...problemResponses(400, 404) },
       },
     },
     async (request, reply) => {
       const ref = refOf(request.params)
-      const resource = await guarded(() => readResource(client, ref))
+      const resource = await viaBreaker(() => readResource(client, ref))
       if (!resource) throw notFound(ref)
       return send(reply, resource)
     },
@@ -332,7 +334,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       schema: {
         operationId: 'listResources',
         tags,
-        summary: 'Resources by reference',
+        summary: 'List resources by reference',
         querystring: pageQuery({ type: Type.Optional(ResourceParams.properties.type) }),
         response: { 200: response(page(Resource), 'One page'), ...problemResponses(400) },
       },
@@ -340,15 +342,15 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
     async (request) => {
       const { type, limit = 20, cursor } = request.query
       const start = type === undefined ? '' : `${type}:`
-      const places = cursors('resources', { type }, new RegExp(REF_PATTERN))
-      const after = places.read(cursor) ?? start
+      const pageCursors = cursors('resources', { type }, new RegExp(REF_PATTERN))
+      const after = pageCursors.read(cursor) ?? start
       // ';' is the character after ':', so this is every reference that starts with `type:`.
       const until = type === undefined ? sql`` : sql`AND r.ref < ${`${type};`}`
-      const rows = await guarded(() =>
+      const rows = await viaBreaker(() =>
         readResources(client, sql`WHERE r.ref > ${after} ${until} ORDER BY r.ref LIMIT ${limit + 1}`),
       )
       const data = rows.slice(0, limit)
-      return { data, next_cursor: rows.length > limit ? places.write(data.at(-1)?.resource ?? '') : null }
+      return { data, next_cursor: rows.length > limit ? pageCursors.write(data.at(-1)?.resource ?? '') : null }
     },
   )
 
@@ -358,7 +360,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       schema: {
         operationId: 'restockResource',
         tags,
-        summary: 'Add units (or take unsold ones out), through the ledger',
+        summary: 'Add units, or remove unsold ones, through the ledger',
         params: ResourceParams,
         headers: Type.Object({ 'idempotency-key': Type.Optional(Type.String()) }),
         body: Type.Object(
@@ -379,21 +381,21 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       const { delta, reason } = request.body
       const key = idempotencyKey(request)
       const scope = idempotencyScope(request, `restock ${ref}`)
-      const [found] = await guarded(() =>
+      const [found] = await viaBreaker(() =>
         query<{ kind: string; fencing_token: number }>(
           client,
           sql`SELECT kind, fencing_token FROM resources WHERE ref = ${ref}`,
         ),
       )
       if (!found) throw notFound(ref)
-      if (found.kind !== 'units') throw badField('delta', `does not apply: ${ref} is a calendar`, 409, 'wrong_kind')
-      const ask = { wait_ms: RESTOCK_WAIT_MS, above: found.fencing_token }
-      await using lease = await onLockServer(() => locks.acquire(ref, ask))
+      if (found.kind !== 'units') throw fieldProblem('delta', `does not apply: ${ref} is a calendar`, 409, 'wrong_kind')
+      const options = { wait_ms: RESTOCK_WAIT_MS, above: found.fencing_token }
+      await using lease = await onLockServer(() => locks.acquire(ref, options))
       const { token } = lease
-      const { replayed, resource } = await change(async (tx) => {
+      const { replayed, resource } = await inTransaction(async (tx) => {
         const [own] = await query(
           tx,
-          // The row's lock first: a batch of an older token may be under way, and its movements come before this one.
+          // The row lock first: a batch with an older token may be committing, and its entries precede this one.
           sql`WITH locked AS MATERIALIZED (SELECT ref FROM resources WHERE ref = ${ref} FOR NO KEY UPDATE)
                 INSERT INTO ledger_entries (resource, delta, reason, fencing_token, idempotency_key, idempotency_scope)
                 SELECT ref, ${delta}::bigint, ${reason}, ${token}::bigint, ${key}, ${scope} FROM locked
@@ -415,11 +417,11 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
                 WHERE ref = ${ref} AND fencing_token <= ${token} RETURNING total`,
         )
         if (!row) {
-          fenced()
-          throw new Problem(409, 'stale_lease', `Another holder has written ${ref} since.`, { retry_after: 1 })
+          onStaleWrite()
+          throw new Problem(409, 'stale_lease', `A newer lock holder has written ${ref}.`, { retry_after: 1 })
         }
         if (row.total > MAX_TOTAL) {
-          throw badField('delta', `would make the total more than ${MAX_TOTAL}`, 409, 'total_too_large')
+          throw fieldProblem('delta', `would make the total more than ${MAX_TOTAL}`, 409, 'total_too_large')
         }
         return { replayed: false, resource: await readResource(tx, ref) }
       }).catch((error) => {
@@ -438,7 +440,7 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
       schema: {
         operationId: 'listMovements',
         tags,
-        summary: 'The ledger of a resource, newest first',
+        summary: 'List the ledger of a resource, newest first',
         params: ResourceParams,
         querystring: pageQuery({}),
         response: { 200: response(page(MovementSchema), 'One page'), ...problemResponses(400, 404) },
@@ -447,23 +449,23 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
     async (request) => {
       const ref = refOf(request.params)
       const { limit = 20, cursor } = request.query
-      const places = cursors('movements', { ref }, /^\d{1,15}$/)
-      const before = Number(places.read(cursor) ?? Number.MAX_SAFE_INTEGER)
-      const rows = await guarded(() =>
+      const pageCursors = cursors('movements', { ref }, /^\d{1,15}$/)
+      const before = Number(pageCursors.read(cursor) ?? Number.MAX_SAFE_INTEGER)
+      const rows = await viaBreaker(() =>
         query<Type.Static<typeof MovementSchema>>(
           client,
           sql`SELECT id, resource, purchase, booking, delta, reason, fencing_token, created_at FROM ledger_entries
               WHERE resource = ${ref} AND id < ${before} ORDER BY id DESC LIMIT ${limit + 1}`,
         ),
       )
-      if (rows.length === 0 && !(await guarded(() => readResource(client, ref)))) throw notFound(ref)
+      if (rows.length === 0 && !(await viaBreaker(() => readResource(client, ref)))) throw notFound(ref)
       const data = rows.slice(0, limit).map((row) => ({ ...row, created_at: iso(row.created_at) }))
-      return { data, next_cursor: rows.length > limit ? places.write(String(data.at(-1)?.id)) : null }
+      return { data, next_cursor: rows.length > limit ? pageCursors.write(String(data.at(-1)?.id)) : null }
     },
   )
 }
 
-/** Counts what each customer has of a resource that gets a limit: nobody counted while there was none. */
+/** Counts the units of each customer when a resource gets a limit: without one they are not counted. */
 async function countCustomers(tx: Transaction, ref: string): Promise<void> {
   await query(tx, sql`DELETE FROM customer_holdings WHERE resource = ${ref}`)
   await query(
@@ -474,5 +476,5 @@ async function countCustomers(tx: Transaction, ref: string): Promise<void> {
   )
 }
 
-/** Milliseconds a restock waits for the resource's lease: a line lets go after a quarter of a second. */
+/** Milliseconds a restock waits for the resource's lease: a worker releases a queue's lease after a quarter of a second. */
 const RESTOCK_WAIT_MS = 5_000

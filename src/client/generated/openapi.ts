@@ -59,11 +59,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** A resource with its available, held and sold units */
+        /** Get a resource with its available, held and sold units */
         get: operations["getResource"];
         /**
          * Create or replace a resource
-         * @description Creating needs no If-Match. Replacing needs the ETag of the version that is replaced.
+         * @description Creating needs no If-Match. Replacing requires the ETag of the replaced version in If-Match.
          */
         put: operations["putResource"];
         post?: never;
@@ -80,7 +80,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Resources by reference */
+        /** List resources by reference */
         get: operations["listResources"];
         put?: never;
         post?: never;
@@ -99,7 +99,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Add units (or take unsold ones out), through the ledger */
+        /** Add units, or remove unsold ones, through the ledger */
         post: operations["restockResource"];
         delete?: never;
         options?: never;
@@ -114,7 +114,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The ledger of a resource, newest first */
+        /** List the ledger of a resource, newest first */
         get: operations["listMovements"];
         put?: never;
         post?: never;
@@ -131,12 +131,12 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Purchases, newest first */
+        /** List purchases, newest first */
         get: operations["listPurchases"];
         put?: never;
         /**
-         * Buy: a place in the line
-         * @description Answers 202 at once; with `Prefer: wait=N` when the purchase is settled, N seconds at most.
+         * Create a purchase
+         * @description Queues the purchase and answers 202. With `Prefer: wait=N` it answers once the purchase is settled, or 202 after N seconds.
          */
         post: operations["createPurchase"];
         delete?: never;
@@ -152,7 +152,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** A purchase, whatever its status */
+        /** Get a purchase */
         get: operations["getPurchase"];
         put?: never;
         post?: never;
@@ -172,8 +172,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Make a held purchase final
-         * @description With `payment` a hold is paid now: by card it is confirmed when the charge is reserved, from a wallet in the same settlement. A card that is declined (402) leaves the hold as it was, for another one; a purchase whose payment is being asked for, or set aside in a wallet, takes no other (409 `payment_in_progress`, `payment_conflict`). Without `payment` it is paid with what it came with, which may be nothing. Stands in the line of the purchase. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
+         * Confirm a held purchase
+         * @description With `payment` the hold is paid now: by card it is confirmed once the charge is authorized, from a wallet in the same settlement. A declined card (402) leaves the hold unchanged, so another card can be tried. While a card charge is in progress, or money is reserved in a wallet, a second payment is refused (409 `payment_in_progress`, `payment_conflict`). Without `payment` the payment given at creation is used, which may be none. Queued behind earlier purchases of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with `Prefer: wait=N`.
          */
         post: operations["confirmPurchase"];
         delete?: never;
@@ -192,8 +192,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Give a queued or held purchase up
-         * @description Takes no body. Stands in the line of the purchase. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
+         * Cancel a purchase
+         * @description For a queued or held purchase. Takes no body. Queued behind earlier purchases of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with `Prefer: wait=N`.
          */
         post: operations["cancelPurchase"];
         delete?: never;
@@ -212,8 +212,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Take a confirmed purchase back; payment.refunds tells when its money has moved
-         * @description All of it; takes no body. Stands in the line of the purchase. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
+         * Refund a purchase
+         * @description Refunds a confirmed purchase in full; `payment.refunds` says when the money has moved. Takes no body. Queued behind earlier purchases of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with `Prefer: wait=N`.
          */
         post: operations["refundPurchase"];
         delete?: never;
@@ -229,12 +229,12 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Bookings, newest first */
+        /** List bookings, newest first */
         get: operations["listBookings"];
         put?: never;
         /**
-         * Book a stay or request a ride: a place in the line
-         * @description A stay is booked from a time to another; with `hold_seconds` it is set aside until it is accepted, by card until the card has answered. A ride takes its driver from now until it ends; a request that nobody accepts expires. Answers 202 at once; with `Prefer: wait=N` when it is settled, N seconds at most.
+         * Book a stay or request a ride
+         * @description A stay is booked from `from` to `to`. With `hold_seconds` it is only held until it is accepted; paid by card, it is held until the charge ends. A ride occupies its driver from now until it ends; a ride that is not accepted in time expires. Queues the booking and answers 202. With `Prefer: wait=N` it answers once the booking is settled, or 202 after N seconds.
          */
         post: operations["createBooking"];
         delete?: never;
@@ -250,7 +250,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** A booking, whatever its status */
+        /** Get a booking */
         get: operations["getBooking"];
         put?: never;
         post?: never;
@@ -270,8 +270,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Accept a requested ride, or confirm a stay that is set aside
-         * @description With `payment` a stay that is set aside is paid now, as a purchase is at its confirm. A stay that is over is not accepted any more (409 `too_late`). Stands in the line of the booking. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
+         * Accept a requested ride or a held stay
+         * @description With `payment` a held stay is paid now, as a held purchase is by its confirm. A stay whose end has passed cannot be accepted (409 `too_late`). Queued behind earlier bookings of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with `Prefer: wait=N`.
          */
         post: operations["acceptBooking"];
         delete?: never;
@@ -290,8 +290,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Decline a request
-         * @description Takes no body. Stands in the line of the booking. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
+         * Decline a requested booking
+         * @description Takes no body. Queued behind earlier bookings of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with `Prefer: wait=N`.
          */
         post: operations["declineBooking"];
         delete?: never;
@@ -310,8 +310,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Give a booking up that is not over
-         * @description An accepted stay that is over cannot be cancelled (409 `too_late`). Takes no body. Stands in the line of the booking. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
+         * Cancel a booking
+         * @description An accepted stay whose end has passed cannot be cancelled (409 `too_late`). Takes no body. Queued behind earlier bookings of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with `Prefer: wait=N`.
          */
         post: operations["cancelBooking"];
         delete?: never;
@@ -330,8 +330,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * End an accepted ride or stay
-         * @description A stay from its beginning on (409 `too_early` before it), a ride at any time. Takes no body. Stands in the line of the booking. Answers when settled, 10 seconds at most or what `Prefer: wait=N` says; 202 when it takes longer.
+         * Complete an accepted ride or stay
+         * @description A stay can be completed once it has begun (409 `too_early` before), a ride at any time. Takes no body. Queued behind earlier bookings of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with `Prefer: wait=N`.
          */
         post: operations["completeBooking"];
         delete?: never;
@@ -348,8 +348,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The free ranges of a calendar
-         * @description A window of 366 days at most. Bookings that are requested or accepted take their time. What has passed is not free; a range that has begun is told whole, for a stay may have begun too.
+         * Get the free ranges of a calendar
+         * @description The window is at most 366 days. Requested and accepted bookings occupy their time. Past ranges are left out; a range that has begun is returned whole, because a stay may begin in the past.
          */
         get: operations["getAvailability"];
         put?: never;
@@ -368,8 +368,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Every change of purchases, bookings and stock, as it happens
-         * @description Server-sent events (`text/event-stream`), without end unless `limit` says so. `id` goes into Last-Event-ID to resume without a gap, which an EventSource does by itself. `data` is `{id, change, type, resource, sequence, timestamp, data}`, the same as a webhook gets; `sequence` counts the events of a resource, without gaps. A purchase of several resources is an event of each of them; all of these have the same `change`.
+         * Stream changes of purchases, bookings and stock
+         * @description Server-sent events (`text/event-stream`), without end unless `limit` is given. Send the last `id` as Last-Event-ID to resume without a gap; an EventSource does so by itself. `data` is `{id, change, type, resource, sequence, timestamp, data}`, as in a webhook; `sequence` numbers the events of a resource without gaps. A purchase of several resources is one event for each of them, with the same `change`.
          */
         get: operations["streamEvents"];
         put?: never;
@@ -387,12 +387,12 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** All endpoints, the newest last */
+        /** List all webhook endpoints, oldest first */
         get: operations["listWebhookEndpoints"];
         put?: never;
         /**
-         * Tell this URL of what changes from now on
-         * @description Signed as Standard Webhooks has it, in order of each resource’s numbers, at least once.
+         * Create a webhook endpoint
+         * @description It receives events from now on, signed as in Standard Webhooks, at least once, in order of `sequence` per resource.
          */
         post: operations["createWebhookEndpoint"];
         delete?: never;
@@ -408,11 +408,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** An endpoint, and how far behind it is */
+        /** Get a webhook endpoint */
         get: operations["getWebhookEndpoint"];
         put?: never;
         post?: never;
-        /** Tell it of nothing more, and forget it */
+        /** Delete a webhook endpoint */
         delete: operations["deleteWebhookEndpoint"];
         options?: never;
         head?: never;
@@ -428,7 +428,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** A new secret; the old one signs too for a while */
+        /** Rotate the secret of an endpoint */
         post: operations["rotateWebhookSecret"];
         delete?: never;
         options?: never;
@@ -445,7 +445,10 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Go on where it was disabled, at once */
+        /**
+         * Re-enable an endpoint
+         * @description Deliveries continue at once, after the last delivered event.
+         */
         post: operations["enableWebhookEndpoint"];
         delete?: never;
         options?: never;
@@ -460,7 +463,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** What was tried, newest first */
+        /** List delivery attempts, newest first */
         get: operations["listWebhookDeliveries"];
         put?: never;
         post?: never;
@@ -480,8 +483,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Tell again, from this event of a resource on
-         * @description In order, and all that came after it, of the types that the endpoint wants.
+         * Replay the events of a resource
+         * @description Delivers this event and all later ones of the resource again, in order, of the types of the endpoint.
          */
         post: operations["replayWebhooks"];
         delete?: never;
@@ -500,8 +503,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Take a lock, or stand in line for it
-         * @description The lease ends by itself `ttl_ms` after its last heartbeat (PUT). Whoever writes under it sends the fencing token along, so that the database can refuse a holder that was late. Hanging up ends the wait.
+         * Acquire a lease
+         * @description The lease expires `ttl_ms` after its last heartbeat (PUT). Store the fencing token with every write under the lease, so that the database can refuse a holder whose lease has expired. Closing the connection ends the wait.
          */
         post: operations["acquireLease"];
         delete?: never;
@@ -519,12 +522,15 @@ export interface paths {
         };
         get?: never;
         /**
-         * Heartbeat: the lease lives for another ttl_ms from now on
-         * @description A third of the TTL apart, so that one that fails can be repeated.
+         * Renew a lease (heartbeat)
+         * @description The lease then expires `ttl_ms` from now. Send a heartbeat every third of the TTL, so that a failed one can be repeated.
          */
         put: operations["renewLease"];
         post?: never;
-        /** Let go; whoever is next in line has the lock */
+        /**
+         * Release a lease
+         * @description The first waiter acquires the lock.
+         */
         delete: operations["releaseLease"];
         options?: never;
         head?: never;
@@ -539,8 +545,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What is locked, by resource: who holds it and who waits
-         * @description What is held for less than 500 ms may be left out; the route of one lock leaves out nothing.
+         * List locks with their holders and waiters
+         * @description Locks held for less than 500 ms may be missing; the route of a single lock is exact.
          */
         get: operations["listLocks"];
         put?: never;
@@ -559,8 +565,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The whole fleet's locks in figures
-         * @description Summed over all API and worker processes, which tell of theirs once a second. Quantiles come from buckets whose ends grow by the factor 2^(1/4): a value is never too low and at most 19 % too high.
+         * Get lock statistics of the whole fleet
+         * @description Summed over all API and worker processes, which report once a second. Quantiles come from buckets whose bounds grow by the factor 2^(1/4): a value is never too low and at most 19 % too high.
          */
         get: operations["getLockStats"];
         put?: never;
@@ -579,17 +585,17 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Who holds it, and who waits, in order
-         * @description Nobody need hold it: then both lists are empty.
+         * Get a lock with its holders and waiters
+         * @description Both lists are empty when the lock is free.
          */
         get: operations["getLock"];
         put?: never;
         post?: never;
         /**
-         * Take a lock away from whoever has it (admins)
-         * @description The holders are told at once, whoever waits is next, and no write with their tokens is accepted any more. When nobody has it, the fencing token is raised all the same. Kept in the table forced_releases.
+         * Force-release a lock (admin)
+         * @description The holders are notified at once, the first waiter acquires the lock, and writes with the old tokens are refused from now on. The fencing token is raised even if the lock is free. Recorded in the table forced_releases.
          */
-        delete: operations["takeLockAway"];
+        delete: operations["forceReleaseLock"];
         options?: never;
         head?: never;
         patch?: never;
@@ -603,8 +609,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What the dashboard shows: stock, lines, locks, pace, breakers, verdict
-         * @description As JSON, at most a second old. With `Accept: text/event-stream` a stream: first the event `samples`, the paces of the last minutes, then about once a second the event `snapshot`, with this JSON. A client that is too slow gets fewer of them.
+         * Get the dashboard: stock, queues, locks, throughput, breakers, invariants
+         * @description As JSON, at most a second old. With `Accept: text/event-stream` a stream: first the event `samples` with the throughput of the last minutes, then about once a second the event `snapshot` with this JSON. A slow client gets fewer snapshots.
          */
         get: operations["getDashboard"];
         put?: never;
@@ -665,11 +671,11 @@ export interface components {
         Purchase: {
             /** Format: uuid */
             id: string;
-            /** @description Place in the line: first come, first served */
+            /** @description Position in its queue: first come, first served */
             seq: number;
             /** @enum {unknown} */
             status: "queued" | "held" | "confirmed" | "rejected" | "failed" | "cancelled" | "expired" | "refunded";
-            /** @description Why, when rejected, failed or cancelled */
+            /** @description Why it was rejected, failed or cancelled */
             reason: string | null;
             customer: string;
             lines: {
@@ -688,7 +694,7 @@ export interface components {
                     /** @description Minor units */
                     amount: number;
                     currency: string;
-                    /** @description In the provider’s word: `insufficient_funds`, `balance_insufficient` … */
+                    /** @description The provider’s code: `insufficient_funds`, `balance_insufficient` … */
                     reason: string | null;
                 } | null;
                 refunds?: {
@@ -698,11 +704,11 @@ export interface components {
                     status: "pending" | "succeeded" | "failed" | "canceled";
                     /** @description Minor units */
                     amount: number;
-                    /** @description In the provider’s word: `insufficient_funds`, `balance_insufficient` … */
+                    /** @description The provider’s code: `insufficient_funds`, `balance_insufficient` … */
                     reason: string | null;
-                    /** @description Made at the provider, and not by a command */
+                    /** @description Made at the provider, not by a command of this API */
                     at_provider: boolean;
-                    /** @description How often it was asked for; a failed one of ours is asked for again */
+                    /** @description Attempts at the provider; a failed refund of this API is retried */
                     attempts: number;
                     /** Format: date-time */
                     created_at: string;
@@ -712,7 +718,7 @@ export interface components {
                     status: "open" | "won" | "lost";
                     /** @description Minor units */
                     amount: number;
-                    /** @description In the provider’s word: `insufficient_funds`, `balance_insufficient` … */
+                    /** @description The provider’s code: `insufficient_funds`, `balance_insufficient` … */
                     reason: string | null;
                 } | null;
             };
@@ -721,15 +727,15 @@ export interface components {
             expires_at: string | null;
             /**
              * Format: uuid
-             * @description The expired purchase whose late payment bought this one
+             * @description The expired purchase whose late payment paid for this one
              */
             replaces: string | null;
             /**
              * Format: uuid
-             * @description The purchase that its late payment bought
+             * @description The purchase that its late payment paid for
              */
             replaced_by: string | null;
-            /** @description Fencing token of the lease it was settled under */
+            /** @description Fencing token of the lease under which it was settled */
             fencing_token: number | null;
             /** Format: date-time */
             created_at: string;
@@ -739,15 +745,15 @@ export interface components {
         Booking: {
             /** Format: uuid */
             id: string;
-            /** @description Place in the line: first come, first served */
+            /** @description Position in its queue: first come, first served */
             seq: number;
             /** @enum {unknown} */
             kind: "stay" | "ride";
             /** @enum {unknown} */
             status: "queued" | "requested" | "accepted" | "completed" | "rejected" | "declined" | "cancelled" | "expired";
-            /** @description Why, when rejected or cancelled */
+            /** @description Why it was rejected or cancelled */
             reason: string | null;
-            /** @description What was in the way, when rejected for it */
+            /** @description Bookings that it conflicts with, when rejected for a conflict */
             conflicting_ids: string[] | null;
             resource: string;
             customer: string;
@@ -755,14 +761,14 @@ export interface components {
             from: string;
             /**
              * Format: date-time
-             * @description Not included; null while a ride has no end
+             * @description Exclusive; null while a ride has no end
              */
             to: string | null;
             pickup: {
                 lat: number;
                 lng: number;
             } | null;
-            /** @description Price × started days by the local clock, in minor units; null until it is settled */
+            /** @description Price × days begun by the local clock, in minor units; null until it is settled */
             amount: number | null;
             currency: string | null;
             payment: {
@@ -774,7 +780,7 @@ export interface components {
                     /** @description Minor units */
                     amount: number;
                     currency: string;
-                    /** @description In the provider’s word: `insufficient_funds`, `balance_insufficient` … */
+                    /** @description The provider’s code: `insufficient_funds`, `balance_insufficient` … */
                     reason: string | null;
                 } | null;
                 refunds?: {
@@ -784,11 +790,11 @@ export interface components {
                     status: "pending" | "succeeded" | "failed" | "canceled";
                     /** @description Minor units */
                     amount: number;
-                    /** @description In the provider’s word: `insufficient_funds`, `balance_insufficient` … */
+                    /** @description The provider’s code: `insufficient_funds`, `balance_insufficient` … */
                     reason: string | null;
-                    /** @description Made at the provider, and not by a command */
+                    /** @description Made at the provider, not by a command of this API */
                     at_provider: boolean;
-                    /** @description How often it was asked for; a failed one of ours is asked for again */
+                    /** @description Attempts at the provider; a failed refund of this API is retried */
                     attempts: number;
                     /** Format: date-time */
                     created_at: string;
@@ -798,7 +804,7 @@ export interface components {
                     status: "open" | "won" | "lost";
                     /** @description Minor units */
                     amount: number;
-                    /** @description In the provider’s word: `insufficient_funds`, `balance_insufficient` … */
+                    /** @description The provider’s code: `insufficient_funds`, `balance_insufficient` … */
                     reason: string | null;
                 } | null;
             };
@@ -807,15 +813,15 @@ export interface components {
             expires_at: string | null;
             /**
              * Format: uuid
-             * @description The expired booking whose late payment bought this one
+             * @description The expired booking whose late payment paid for this one
              */
             replaces: string | null;
             /**
              * Format: uuid
-             * @description The booking that its late payment bought
+             * @description The booking that its late payment paid for
              */
             replaced_by: string | null;
-            /** @description Fencing token of the lease it was settled under */
+            /** @description Fencing token of the lease under which it was settled */
             fencing_token: number | null;
             /** Format: date-time */
             created_at: string;
@@ -828,18 +834,18 @@ export interface components {
             url: string;
             events: string[] | null;
             resource: string | null;
-            /** @description Why nothing is sent any more; null: it is */
+            /** @description Why deliveries have stopped; null: enabled */
             disabled: string | null;
             /**
              * Format: date-time
-             * @description Until then the old secret signs too
+             * @description Until then deliveries are signed with the previous secret too
              */
             old_secret_until: string | null;
-            /** @description Events that it is still to be told of */
+            /** @description Events not delivered yet */
             behind: number;
             /**
              * Format: date-time
-             * @description Of the event that fails for longest
+             * @description First failure of the event that has failed for longest
              */
             failing_since: string | null;
             /** Format: date-time */
@@ -977,12 +983,12 @@ export interface operations {
                     kind: "units";
                     total: number;
                     price: {
-                        /** @description In the minor unit: 99900 is 999.00 */
+                        /** @description In minor units: 99900 is 999.00 */
                         amount: number;
-                        /** @description ISO 4217, one that has a minor unit. It stays once the ledger has an entry */
+                        /** @description ISO 4217, with a minor unit. Fixed once the ledger has an entry */
                         currency: string;
                     };
-                    /** @description Units that one customer may have, held ones included */
+                    /** @description Most units that one customer may have, held ones included */
                     max_per_customer?: number;
                 } | {
                     /** Format: plain-text */
@@ -990,9 +996,9 @@ export interface operations {
                     /** @enum {string} */
                     kind: "calendar";
                     price?: {
-                        /** @description In the minor unit: 99900 is 999.00 */
+                        /** @description In minor units: 99900 is 999.00 */
                         amount: number;
-                        /** @description ISO 4217, one that has a minor unit. It stays once the ledger has an entry */
+                        /** @description ISO 4217, with a minor unit. Fixed once the ledger has an entry */
                         currency: string;
                     };
                 };
@@ -1015,7 +1021,7 @@ export interface operations {
                 headers: {
                     /** @description The version, for If-Match */
                     etag?: string;
-                    /** @description Where it is from now on */
+                    /** @description Path of the created row */
                     location?: string;
                     [name: string]: unknown;
                 };
@@ -1030,7 +1036,7 @@ export interface operations {
             query?: {
                 type?: string;
                 limit?: number;
-                /** @description next_cursor of the page before */
+                /** @description next_cursor of the previous page */
                 cursor?: string;
             };
             header?: never;
@@ -1080,7 +1086,7 @@ export interface operations {
                 headers: {
                     /** @description The version, for If-Match */
                     etag?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1094,7 +1100,7 @@ export interface operations {
         parameters: {
             query?: {
                 limit?: number;
-                /** @description next_cursor of the page before */
+                /** @description next_cursor of the previous page */
                 cursor?: string;
             };
             header?: never;
@@ -1133,13 +1139,13 @@ export interface operations {
     listPurchases: {
         parameters: {
             query?: {
-                /** @description Compared in Unicode NFC; no control or invisible characters, no white space outside */
+                /** @description Compared in Unicode NFC; no control or invisible characters, no leading or trailing white space */
                 customer?: string;
                 /** @description `type:id` */
                 resource?: string;
                 status?: "queued" | "held" | "confirmed" | "rejected" | "failed" | "cancelled" | "expired" | "refunded";
                 limit?: number;
-                /** @description next_cursor of the page before */
+                /** @description next_cursor of the previous page */
                 cursor?: string;
             };
             header?: never;
@@ -1166,9 +1172,9 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description wait=N: answer when settled, at most N seconds (N ≤ 30) */
+                /** @description wait=N: respond once it is settled, after at most N seconds (N ≤ 30) */
                 prefer?: string;
-                /** @description The same key and body give the same row, once */
+                /** @description A repeated request with the same key and body returns the first one’s row */
                 "idempotency-key"?: string;
             };
             path?: never;
@@ -1179,7 +1185,7 @@ export interface operations {
                 "application/json": {
                     /**
                      * Format: identifier
-                     * @description Compared in Unicode NFC; no control or invisible characters, no white space outside
+                     * @description Compared in Unicode NFC; no control or invisible characters, no leading or trailing white space
                      */
                     customer: string;
                     lines: {
@@ -1207,11 +1213,11 @@ export interface operations {
             /** @description Settled: confirmed or held */
             201: {
                 headers: {
-                    /** @description Where it is from now on */
+                    /** @description Path of the created row */
                     location?: string;
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1219,16 +1225,16 @@ export interface operations {
                     "application/json": components["schemas"]["Purchase"];
                 };
             };
-            /** @description In the line */
+            /** @description Queued */
             202: {
                 headers: {
-                    /** @description Where it is from now on */
+                    /** @description Path of the created row */
                     location?: string;
-                    /** @description Seconds after which asking again makes sense */
+                    /** @description Seconds after which to retry or poll again */
                     "retry-after"?: number;
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1265,7 +1271,7 @@ export interface operations {
             query?: never;
             header?: {
                 prefer?: string;
-                /** @description The same key and body give the same row, once */
+                /** @description A repeated request with the same key and body returns the first one’s row */
                 "idempotency-key"?: string;
             };
             path: {
@@ -1295,9 +1301,9 @@ export interface operations {
             /** @description Done */
             200: {
                 headers: {
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1305,14 +1311,14 @@ export interface operations {
                     "application/json": components["schemas"]["Purchase"];
                 };
             };
-            /** @description In the line */
+            /** @description Queued */
             202: {
                 headers: {
-                    /** @description Seconds after which asking again makes sense */
+                    /** @description Seconds after which to retry or poll again */
                     "retry-after"?: number;
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1327,7 +1333,7 @@ export interface operations {
             query?: never;
             header?: {
                 prefer?: string;
-                /** @description The same key and body give the same row, once */
+                /** @description A repeated request with the same key and body returns the first one’s row */
                 "idempotency-key"?: string;
             };
             path: {
@@ -1340,9 +1346,9 @@ export interface operations {
             /** @description Done */
             200: {
                 headers: {
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1350,14 +1356,14 @@ export interface operations {
                     "application/json": components["schemas"]["Purchase"];
                 };
             };
-            /** @description In the line */
+            /** @description Queued */
             202: {
                 headers: {
-                    /** @description Seconds after which asking again makes sense */
+                    /** @description Seconds after which to retry or poll again */
                     "retry-after"?: number;
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1372,7 +1378,7 @@ export interface operations {
             query?: never;
             header?: {
                 prefer?: string;
-                /** @description The same key and body give the same row, once */
+                /** @description A repeated request with the same key and body returns the first one’s row */
                 "idempotency-key"?: string;
             };
             path: {
@@ -1385,9 +1391,9 @@ export interface operations {
             /** @description Done */
             200: {
                 headers: {
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1395,14 +1401,14 @@ export interface operations {
                     "application/json": components["schemas"]["Purchase"];
                 };
             };
-            /** @description In the line */
+            /** @description Queued */
             202: {
                 headers: {
-                    /** @description Seconds after which asking again makes sense */
+                    /** @description Seconds after which to retry or poll again */
                     "retry-after"?: number;
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1417,11 +1423,11 @@ export interface operations {
             query?: {
                 /** @description `type:id` */
                 resource?: string;
-                /** @description Compared in Unicode NFC; no control or invisible characters, no white space outside */
+                /** @description Compared in Unicode NFC; no control or invisible characters, no leading or trailing white space */
                 customer?: string;
                 status?: "queued" | "requested" | "accepted" | "completed" | "rejected" | "declined" | "cancelled" | "expired";
                 limit?: number;
-                /** @description next_cursor of the page before */
+                /** @description next_cursor of the previous page */
                 cursor?: string;
             };
             header?: never;
@@ -1448,9 +1454,9 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description wait=N: answer when settled, at most N seconds (N ≤ 30) */
+                /** @description wait=N: respond once it is settled, after at most N seconds (N ≤ 30) */
                 prefer?: string;
-                /** @description The same key and body give the same row, once */
+                /** @description A repeated request with the same key and body returns the first one’s row */
                 "idempotency-key"?: string;
             };
             path?: never;
@@ -1463,12 +1469,12 @@ export interface operations {
                     resource: string;
                     /**
                      * Format: identifier
-                     * @description Compared in Unicode NFC; no control or invisible characters, no white space outside
+                     * @description Compared in Unicode NFC; no control or invisible characters, no leading or trailing white space
                      */
                     customer: string;
-                    /** @description ISO 8601 with an offset, or a date alone: then its midnight in UTC */
+                    /** @description ISO 8601 with an offset, or a date alone, which means its midnight in UTC */
                     from: string;
-                    /** @description ISO 8601 with an offset, or a date alone: then its midnight in UTC */
+                    /** @description ISO 8601 with an offset, or a date alone, which means its midnight in UTC */
                     to: string;
                     payment?: {
                         /** @enum {string} */
@@ -1482,13 +1488,13 @@ export interface operations {
                         method: "wallet";
                         account: string;
                     };
-                    /** @description Only set aside, until it is accepted */
+                    /** @description Holds the time for so many seconds, until it is accepted */
                     hold_seconds?: number;
                 } | {
                     driver_id: string | number;
                     /**
                      * Format: identifier
-                     * @description Compared in Unicode NFC; no control or invisible characters, no white space outside
+                     * @description Compared in Unicode NFC; no control or invisible characters, no leading or trailing white space
                      */
                     rider_id: string | number;
                     pickup_lat: number;
@@ -1500,11 +1506,11 @@ export interface operations {
             /** @description Settled: accepted or requested */
             201: {
                 headers: {
-                    /** @description Where it is from now on */
+                    /** @description Path of the created row */
                     location?: string;
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1512,16 +1518,16 @@ export interface operations {
                     "application/json": components["schemas"]["Booking"];
                 };
             };
-            /** @description In the line */
+            /** @description Queued */
             202: {
                 headers: {
-                    /** @description Where it is from now on */
+                    /** @description Path of the created row */
                     location?: string;
-                    /** @description Seconds after which asking again makes sense */
+                    /** @description Seconds after which to retry or poll again */
                     "retry-after"?: number;
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1558,7 +1564,7 @@ export interface operations {
             query?: never;
             header?: {
                 prefer?: string;
-                /** @description The same key and body give the same row, once */
+                /** @description A repeated request with the same key and body returns the first one’s row */
                 "idempotency-key"?: string;
             };
             path: {
@@ -1588,9 +1594,9 @@ export interface operations {
             /** @description Done */
             200: {
                 headers: {
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1598,14 +1604,14 @@ export interface operations {
                     "application/json": components["schemas"]["Booking"];
                 };
             };
-            /** @description In the line */
+            /** @description Queued */
             202: {
                 headers: {
-                    /** @description Seconds after which asking again makes sense */
+                    /** @description Seconds after which to retry or poll again */
                     "retry-after"?: number;
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1620,7 +1626,7 @@ export interface operations {
             query?: never;
             header?: {
                 prefer?: string;
-                /** @description The same key and body give the same row, once */
+                /** @description A repeated request with the same key and body returns the first one’s row */
                 "idempotency-key"?: string;
             };
             path: {
@@ -1633,9 +1639,9 @@ export interface operations {
             /** @description Done */
             200: {
                 headers: {
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1643,14 +1649,14 @@ export interface operations {
                     "application/json": components["schemas"]["Booking"];
                 };
             };
-            /** @description In the line */
+            /** @description Queued */
             202: {
                 headers: {
-                    /** @description Seconds after which asking again makes sense */
+                    /** @description Seconds after which to retry or poll again */
                     "retry-after"?: number;
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1665,7 +1671,7 @@ export interface operations {
             query?: never;
             header?: {
                 prefer?: string;
-                /** @description The same key and body give the same row, once */
+                /** @description A repeated request with the same key and body returns the first one’s row */
                 "idempotency-key"?: string;
             };
             path: {
@@ -1678,9 +1684,9 @@ export interface operations {
             /** @description Done */
             200: {
                 headers: {
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1688,14 +1694,14 @@ export interface operations {
                     "application/json": components["schemas"]["Booking"];
                 };
             };
-            /** @description In the line */
+            /** @description Queued */
             202: {
                 headers: {
-                    /** @description Seconds after which asking again makes sense */
+                    /** @description Seconds after which to retry or poll again */
                     "retry-after"?: number;
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1710,7 +1716,7 @@ export interface operations {
             query?: never;
             header?: {
                 prefer?: string;
-                /** @description The same key and body give the same row, once */
+                /** @description A repeated request with the same key and body returns the first one’s row */
                 "idempotency-key"?: string;
             };
             path: {
@@ -1723,9 +1729,9 @@ export interface operations {
             /** @description Done */
             200: {
                 headers: {
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1733,14 +1739,14 @@ export interface operations {
                     "application/json": components["schemas"]["Booking"];
                 };
             };
-            /** @description In the line */
+            /** @description Queued */
             202: {
                 headers: {
-                    /** @description Seconds after which asking again makes sense */
+                    /** @description Seconds after which to retry or poll again */
                     "retry-after"?: number;
-                    /** @description The wait that was taken into account */
+                    /** @description The wait that the server applied */
                     "preference-applied"?: string;
-                    /** @description true: an earlier request with this key did it */
+                    /** @description true: the answer to an earlier request with this key */
                     "idempotent-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -1753,9 +1759,9 @@ export interface operations {
     getAvailability: {
         parameters: {
             query: {
-                /** @description ISO 8601 with an offset, or a date alone: then its midnight in UTC */
+                /** @description ISO 8601 with an offset, or a date alone, which means its midnight in UTC */
                 from: string;
-                /** @description ISO 8601 with an offset, or a date alone: then its midnight in UTC */
+                /** @description ISO 8601 with an offset, or a date alone, which means its midnight in UTC */
                 to: string;
             };
             header?: never;
@@ -1767,7 +1773,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description What is free */
+            /** @description The free ranges */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1794,12 +1800,12 @@ export interface operations {
     streamEvents: {
         parameters: {
             query?: {
-                /** @description Only of this resource */
+                /** @description Only events of this resource */
                 resource?: string;
                 type?: "purchase.held" | "purchase.confirmed" | "purchase.rejected" | "purchase.failed" | "purchase.cancelled" | "purchase.expired" | "purchase.refunded" | "booking.requested" | "booking.accepted" | "booking.completed" | "booking.rejected" | "booking.declined" | "booking.cancelled" | "booking.expired" | "payment.refunded" | "payment.refund_failed" | "payment.lost" | "payment.dispute_opened" | "payment.dispute_won" | "payment.dispute_lost" | "resource.restocked";
-                /** @description As Last-Event-ID, which comes first */
+                /** @description As Last-Event-ID, which takes precedence */
                 after?: string;
-                /** @description Ends after so many */
+                /** @description The stream ends after so many events */
                 limit?: number;
             };
             header?: {
@@ -1810,7 +1816,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Events, as they come */
+            /** @description The stream of events */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1830,7 +1836,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description All of them */
+            /** @description All endpoints */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1853,20 +1859,20 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": {
-                    /** @description https, without user and fragment */
+                    /** @description https, without user, password or fragment */
                     url: string;
-                    /** @description Types; absent: all */
+                    /** @description Event types; absent: all */
                     events?: ("purchase.held" | "purchase.confirmed" | "purchase.rejected" | "purchase.failed" | "purchase.cancelled" | "purchase.expired" | "purchase.refunded" | "booking.requested" | "booking.accepted" | "booking.completed" | "booking.rejected" | "booking.declined" | "booking.cancelled" | "booking.expired" | "payment.refunded" | "payment.refund_failed" | "payment.lost" | "payment.dispute_opened" | "payment.dispute_won" | "payment.dispute_lost" | "resource.restocked")[];
-                    /** @description Only of this resource; absent: all */
+                    /** @description Only events of this resource; absent: all */
                     resource?: string;
                 };
             };
         };
         responses: {
-            /** @description Registered */
+            /** @description Created */
             201: {
                 headers: {
-                    /** @description Where it is from now on */
+                    /** @description Path of the created row */
                     location?: string;
                     [name: string]: unknown;
                 };
@@ -1877,23 +1883,23 @@ export interface operations {
                         url: string;
                         events: string[] | null;
                         resource: string | null;
-                        /** @description Why nothing is sent any more; null: it is */
+                        /** @description Why deliveries have stopped; null: enabled */
                         disabled: string | null;
                         /**
                          * Format: date-time
-                         * @description Until then the old secret signs too
+                         * @description Until then deliveries are signed with the previous secret too
                          */
                         old_secret_until: string | null;
-                        /** @description Events that it is still to be told of */
+                        /** @description Events not delivered yet */
                         behind: number;
                         /**
                          * Format: date-time
-                         * @description Of the event that fails for longest
+                         * @description First failure of the event that has failed for longest
                          */
                         failing_since: string | null;
                         /** Format: date-time */
                         created_at: string;
-                        /** @description Shown this once; `whsec_` and base64, as Standard Webhooks has it */
+                        /** @description Returned only here; `whsec_` and base64, as in Standard Webhooks */
                         secret: string;
                     };
                 };
@@ -1933,7 +1939,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The endpoint as it was */
+            /** @description The deleted endpoint */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1947,7 +1953,7 @@ export interface operations {
     rotateWebhookSecret: {
         parameters: {
             query?: {
-                /** @description Seconds that the old one signs too; 0 when it has leaked */
+                /** @description Seconds for which the previous secret signs too; 0 when it has leaked */
                 overlap_s?: number;
             };
             header?: never;
@@ -1958,7 +1964,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description With its new secret */
+            /** @description The endpoint with its new secret */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1970,23 +1976,23 @@ export interface operations {
                         url: string;
                         events: string[] | null;
                         resource: string | null;
-                        /** @description Why nothing is sent any more; null: it is */
+                        /** @description Why deliveries have stopped; null: enabled */
                         disabled: string | null;
                         /**
                          * Format: date-time
-                         * @description Until then the old secret signs too
+                         * @description Until then deliveries are signed with the previous secret too
                          */
                         old_secret_until: string | null;
-                        /** @description Events that it is still to be told of */
+                        /** @description Events not delivered yet */
                         behind: number;
                         /**
                          * Format: date-time
-                         * @description Of the event that fails for longest
+                         * @description First failure of the event that has failed for longest
                          */
                         failing_since: string | null;
                         /** Format: date-time */
                         created_at: string;
-                        /** @description Shown this once; `whsec_` and base64, as Standard Webhooks has it */
+                        /** @description Returned only here; `whsec_` and base64, as in Standard Webhooks */
                         secret: string;
                     };
                 };
@@ -2004,7 +2010,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description It is told again */
+            /** @description Enabled */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -2020,7 +2026,7 @@ export interface operations {
             query?: {
                 resource?: string;
                 limit?: number;
-                /** @description next_cursor of the page before */
+                /** @description next_cursor of the previous page */
                 cursor?: string;
             };
             header?: never;
@@ -2040,13 +2046,13 @@ export interface operations {
                     "application/json": {
                         data: {
                             id: number;
-                            /** @description The id of the event: the header webhook-id */
+                            /** @description Id of the event, sent as the header webhook-id */
                             event: string;
                             type: string;
                             resource: string;
                             sequence: number;
                             attempt: number;
-                            /** @description What was answered; null: nothing */
+                            /** @description HTTP status of the response; null: no response */
                             status: number | null;
                             error: string | null;
                             duration_ms: number;
@@ -2073,13 +2079,13 @@ export interface operations {
                 "application/json": {
                     resource?: string;
                     sequence?: number;
-                    /** @description Instead: from the event of this delivery on */
+                    /** @description Instead of resource and sequence: from the event of this delivery on */
                     delivery?: number;
                 };
             };
         };
         responses: {
-            /** @description It will be told */
+            /** @description Scheduled */
             202: {
                 headers: {
                     [name: string]: unknown;
@@ -2100,56 +2106,56 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": {
-                    /** @description `type:id`: whatever both sides call what they share; it need not exist as a resource for sale */
+                    /** @description `type:id`: the name that all users of the lock agree on; it need not exist as a resource for sale */
                     resource: string;
-                    /** @description The lease ends so long after its last heartbeat: twice the longest pause of its holder */
+                    /** @description The lease expires so long after its last heartbeat; choose twice the longest pause of its owner */
                     ttl_ms: number;
-                    /** @description How long to stand in line; 0 (default): one try */
+                    /** @description How long to wait in the wait queue; 0 (default): one attempt */
                     wait_ms?: number;
                     /**
                      * Format: identifier
-                     * @description Told to those who find the lock taken: a host, a process, a job
+                     * @description Shown to callers that find the lock busy: a host, a process, a job
                      */
                     owner: string;
                     /** @enum {unknown} */
                     mode: "exclusive" | "shared";
                 } | {
-                    /** @description `type:id`: whatever both sides call what they share; it need not exist as a resource for sale */
+                    /** @description `type:id`: the name that all users of the lock agree on; it need not exist as a resource for sale */
                     resource: string;
-                    /** @description The lease ends so long after its last heartbeat: twice the longest pause of its holder */
+                    /** @description The lease expires so long after its last heartbeat; choose twice the longest pause of its owner */
                     ttl_ms: number;
-                    /** @description How long to stand in line; 0 (default): one try */
+                    /** @description How long to wait in the wait queue; 0 (default): one attempt */
                     wait_ms?: number;
                     /**
                      * Format: identifier
-                     * @description Told to those who find the lock taken: a host, a process, a job
+                     * @description Shown to callers that find the lock busy: a host, a process, a job
                      */
                     owner: string;
                     /** @enum {string} */
                     mode: "permit";
-                    /** @description How many may hold a permit at once */
+                    /** @description Most holders of a permit at once */
                     limit: number;
                 };
             };
         };
         responses: {
-            /** @description Taken */
+            /** @description Acquired */
             201: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": {
-                        /** @description Who knows it is the owner: keep it secret */
+                        /** @description A caller with this id can renew and release the lease: keep it secret */
                         lease_id: string;
                         resource: string;
                         /** @enum {unknown} */
                         mode: "exclusive" | "shared" | "permit";
-                        /** @description Higher than every token given for the resource before */
+                        /** @description Higher than every earlier token of the resource */
                         fencing_token: number;
                         /**
                          * Format: date-time
-                         * @description Unless it is renewed before; not later than in truth
+                         * @description Unless it is renewed before; never later than the real expiry
                          */
                         expires_at: string;
                     };
@@ -2175,16 +2181,16 @@ export interface operations {
                 };
                 content: {
                     "application/json": {
-                        /** @description Who knows it is the owner: keep it secret */
+                        /** @description A caller with this id can renew and release the lease: keep it secret */
                         lease_id: string;
                         resource: string;
                         /** @enum {unknown} */
                         mode: "exclusive" | "shared" | "permit";
-                        /** @description Higher than every token given for the resource before */
+                        /** @description Higher than every earlier token of the resource */
                         fencing_token: number;
                         /**
                          * Format: date-time
-                         * @description Unless it is renewed before; not later than in truth
+                         * @description Unless it is renewed before; never later than the real expiry
                          */
                         expires_at: string;
                     };
@@ -2216,7 +2222,7 @@ export interface operations {
         parameters: {
             query?: {
                 limit?: number;
-                /** @description next_cursor of the page before */
+                /** @description next_cursor of the previous page */
                 cursor?: string;
             };
             header?: never;
@@ -2234,10 +2240,10 @@ export interface operations {
                     "application/json": {
                         data: {
                             resource: string;
-                            /** @description The last token given, or what a forced release left; 0 when none is remembered */
+                            /** @description The last token granted, or the one of a forced release; 0 when none is stored */
                             fencing_token: number;
                             holders: {
-                                /** @description host:pid and job, or what a lease over HTTP was taken with */
+                                /** @description host:pid and job, or the owner of a lease over HTTP */
                                 owner: string;
                                 /** @enum {unknown} */
                                 mode: "exclusive" | "shared" | "permit";
@@ -2245,10 +2251,10 @@ export interface operations {
                                 fencing_token: number;
                                 /** Format: date-time */
                                 since: string;
-                                /** @description The lock ends then, unless it is renewed */
+                                /** @description Milliseconds until the lease expires, unless it is renewed */
                                 ttl_left_ms: number;
                             }[];
-                            /** @description In the order of their turns */
+                            /** @description The wait queue, in order */
                             waiters: {
                                 owner: string;
                                 /** @enum {unknown} */
@@ -2275,7 +2281,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The last hours, the present one included */
+            /** @description The last hours, including the present one */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -2284,23 +2290,23 @@ export interface operations {
                     "application/json": {
                         /**
                          * Format: date-time
-                         * @description The full hour from which on everything is counted
+                         * @description The full hour at which the figures begin
                          */
                         since: string;
                         acquisitions: number;
                         /** @description timeouts + aborted + unreachable */
                         failures: number;
-                        /** @description Still busy when the wait was over, or at once without one */
+                        /** @description Still busy at the end of the wait */
                         timeouts: number;
-                        /** @description The caller went away or stopped */
+                        /** @description The caller disconnected or stopped */
                         aborted: number;
                         /** @description The lock server did not answer */
                         unreachable: number;
-                        /** @description Found the lock taken */
+                        /** @description Attempts that found the lock busy */
                         contentions: number;
-                        /** @description Ended before they were released */
+                        /** @description Leases that ended before they were released */
                         lost: number;
-                        /** @description Writes of superseded holders that Postgres refused */
+                        /** @description Writes of superseded lock holders that Postgres refused */
                         fencing_rejections: number;
                         /** @description acquisitions / (acquisitions + failures) */
                         success_rate: number | null;
@@ -2339,10 +2345,10 @@ export interface operations {
                 content: {
                     "application/json": {
                         resource: string;
-                        /** @description The last token given, or what a forced release left; 0 when none is remembered */
+                        /** @description The last token granted, or the one of a forced release; 0 when none is stored */
                         fencing_token: number;
                         holders: {
-                            /** @description host:pid and job, or what a lease over HTTP was taken with */
+                            /** @description host:pid and job, or the owner of a lease over HTTP */
                             owner: string;
                             /** @enum {unknown} */
                             mode: "exclusive" | "shared" | "permit";
@@ -2350,10 +2356,10 @@ export interface operations {
                             fencing_token: number;
                             /** Format: date-time */
                             since: string;
-                            /** @description The lock ends then, unless it is renewed */
+                            /** @description Milliseconds until the lease expires, unless it is renewed */
                             ttl_left_ms: number;
                         }[];
-                        /** @description In the order of their turns */
+                        /** @description The wait queue, in order */
                         waiters: {
                             owner: string;
                             /** @enum {unknown} */
@@ -2367,10 +2373,10 @@ export interface operations {
             };
         };
     };
-    takeLockAway: {
+    forceReleaseLock: {
         parameters: {
             query?: {
-                /** @description For the record */
+                /** @description Recorded with the release */
                 reason?: string;
             };
             header?: never;
@@ -2382,7 +2388,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Taken away */
+            /** @description Released */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -2390,11 +2396,11 @@ export interface operations {
                 content: {
                     "application/json": {
                         resource: string;
-                        /** @description Every later token is higher; no write below it is accepted */
+                        /** @description Every later token is higher; writes with a lower one are refused */
                         fencing_token: number;
-                        /** @description Empty when nobody had the lock */
+                        /** @description Empty when the lock was free */
                         revoked_holders: {
-                            /** @description host:pid and job, or what a lease over HTTP was taken with */
+                            /** @description host:pid and job, or the owner of a lease over HTTP */
                             owner: string;
                             /** @enum {unknown} */
                             mode: "exclusive" | "shared" | "permit";
@@ -2402,7 +2408,7 @@ export interface operations {
                             fencing_token: number;
                             /** Format: date-time */
                             since: string;
-                            /** @description The lock ends then, unless it is renewed */
+                            /** @description Milliseconds until the lease expires, unless it is renewed */
                             ttl_left_ms: number;
                         }[];
                     };
@@ -2419,7 +2425,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description How it is now */
+            /** @description Current snapshot */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -2428,29 +2434,29 @@ export interface operations {
                     "application/json": {
                         /** Format: date-time */
                         at: string;
-                        /** @description The lab is there */
+                        /** @description The lab is enabled */
                         lab: boolean;
-                        /** @description The first of each type, and those with a line or a lease; null when it could not be asked */
+                        /** @description The first resources of each type, and those with a queue or a lease; null when it could not be read */
                         resources: components["schemas"]["Resource"][] | null;
-                        /** @description The lines whose heads wait longest; null when it could not be asked */
+                        /** @description The queues with the oldest rows; null when it could not be read */
                         lines: {
                             resource: string;
-                            /** @description Purchases, bookings and commands; counted to 10000 */
+                            /** @description Queued purchases, bookings and commands, counted up to 10000 */
                             length: number;
-                            /** @description There are more than that */
+                            /** @description The queue is longer than `length` */
                             more: boolean;
-                            /** @description Since its head has come */
+                            /** @description Age of its oldest row */
                             oldest_ms: number;
                         }[] | null;
-                        /** @description Lines beside those; at most 500 are looked at */
+                        /** @description Number of further queues; at most 500 are read */
                         more_lines: number;
-                        /** @description Who holds what, and who waits; null when it could not be asked */
+                        /** @description Locks with their holders and waiters; null when it could not be read */
                         locks: {
                             resource: string;
-                            /** @description The last token given, or what a forced release left; 0 when none is remembered */
+                            /** @description The last token granted, or the one of a forced release; 0 when none is stored */
                             fencing_token: number;
                             holders: {
-                                /** @description host:pid and job, or what a lease over HTTP was taken with */
+                                /** @description host:pid and job, or the owner of a lease over HTTP */
                                 owner: string;
                                 /** @enum {unknown} */
                                 mode: "exclusive" | "shared" | "permit";
@@ -2458,10 +2464,10 @@ export interface operations {
                                 fencing_token: number;
                                 /** Format: date-time */
                                 since: string;
-                                /** @description The lock ends then, unless it is renewed */
+                                /** @description Milliseconds until the lease expires, unless it is renewed */
                                 ttl_left_ms: number;
                             }[];
-                            /** @description In the order of their turns */
+                            /** @description The wait queue, in order */
                             waiters: {
                                 owner: string;
                                 /** @enum {unknown} */
@@ -2471,25 +2477,25 @@ export interface operations {
                                 since: string;
                             }[];
                         }[] | null;
-                        /** @description Locks beside those */
+                        /** @description Number of further locks */
                         more_locks: number;
                         pace: {
                             /** Format: date-time */
                             at: string;
-                            /** @description Settled by the whole fleet since the sample before; null while no stream is open */
+                            /** @description Rows settled per second by the whole fleet since the previous sample; null while no stream is open */
                             per_second: number | null;
-                            /** @description From request to settlement; null when nothing was settled */
+                            /** @description From request to settlement; null when no row was settled */
                             wait_p50_ms: number | null;
                             wait_p95_ms: number | null;
                         };
                         breakers: {
-                            /** @description `api` is the process that answers; workers are host:pid */
+                            /** @description `api` is the responding process; workers are host:pid */
                             process: string;
                             breakers: {
                                 [key: string]: "closed" | "half_open" | "open";
                             };
                         }[];
-                        /** @description The verifier's last word on the quick invariants; null when there is none that still counts */
+                        /** @description The verifier's latest result for the quick invariants; null when it is missing or too old */
                         verdict: {
                             /** Format: date-time */
                             at: string;
