@@ -2,12 +2,17 @@
  * The judge of `npm run chaos` is judged: it must object to each kind of lie. And a few seconds of the real thing; longer
  * runs are a command of their own.
  */
+import { execFile } from 'node:child_process'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
 import t from 'tap'
+import { ROOT } from '../../ops/install.mjs'
 import { openShop } from '../support/api-client.ts'
 import { openWorld } from '../support/environment.ts'
 import { check } from './checker.ts'
 import { type Evidence, type Row, unsettled } from './evidence.ts'
 import { describe, plan } from './nemesis.ts'
+import { PLANTED } from './planted.ts'
 import type { Entry } from './record.ts'
 import { recoveryOf } from './recovery.ts'
 import { runChaos } from './run.ts'
@@ -237,6 +242,18 @@ t.test('the same seed plans the same faults, another seed others; all kinds have
   t.notSame(texts(1), texts(2))
   t.ok(new Set(plan(1, 0, 120_000).map((fault) => fault.kind)).size >= 11)
   for (const { at_ms, for_ms } of plan(3, 1_000, 30_000)) t.ok(at_ms >= 1_000 && at_ms + for_ms <= 30_000)
+})
+
+t.test('without the guard of a planted fault the sources still load', async (t) => {
+  const hook = new URL('../races/without.mjs', import.meta.url).pathname
+  for (const { name, code } of PLANTED) {
+    const files = [...new Set(code.map(({ file }) => join(ROOT, file)))]
+    const body = files.map((file) => `await import(${JSON.stringify(file)})`).join('; ')
+    const args = ['--import=tsx', '--input-type=module', '-e', body]
+    const env = { ...process.env, NODE_OPTIONS: `--import=${hook}`, WITHOUT: JSON.stringify(code) }
+    const { stderr } = await promisify(execFile)(process.execPath, args, { cwd: ROOT, env })
+    t.equal(stderr.match(/^without: /gm)?.length, code.length, `${name}: ${stderr}`)
+  }
 })
 
 t.test('a drain names what it waits for', async (t) => {

@@ -80,7 +80,7 @@ export const PLANTED: readonly Planted[] = [
     code: [
       { file: RUNNER, guard: 'late-lease', instead: '' },
       { file: RUNNER, guard: 'ended-wait', instead: '' },
-      { file: RUNNER, guard: 'progress', instead: '' },
+      { file: RUNNER, guard: 'progress', instead: '...{}' },
     ],
   },
   {
