@@ -245,17 +245,20 @@ t.test('the page in a browser: live, the race, the key, and honest when the API 
   const { port } = new URL(api.url)
   api.kill('SIGKILL')
   await state('lost')
-  t.match(await page.locator('#connection').textContent(), /^No connection\. The figures below are of \d\d:\d\d:\d\d\./)
+  t.match(
+    await page.locator('#connection').textContent(),
+    /^No connection\. The figures below are from \d\d:\d\d:\d\d\./,
+  )
   await world.startApi({ PORT: port })
   await state('live')
 
   const { url } = await keyed(t)
   await page.goto(url)
   await state('asking')
-  await page.getByLabel(/asks for a key/).fill('wrong')
-  await page.getByRole('button', { name: 'Look' }).click()
-  await page.getByText('This key is not taken.').waitFor()
-  await page.getByLabel(/asks for a key/).fill('user-key')
+  await page.getByLabel(/requires a key/).fill('wrong')
+  await page.getByRole('button', { name: 'Open' }).click()
+  await page.getByText('This key was refused.').waitFor()
+  await page.getByLabel(/requires a key/).fill('user-key')
   await page.keyboard.press('Enter')
   await state('live')
   t.equal(await page.locator('#lab').isVisible(), false, 'without the lab there are no buttons of it')

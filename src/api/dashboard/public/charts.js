@@ -1,9 +1,9 @@
-/** The two charts. Invariant: time without a sample is a gap; a line is drawn only through what was measured. */
+/** The two charts. Invariant: time without samples is a gap; a line connects measured samples only. */
 import uPlot from './uplot.js'
 
-/** Seconds that are shown. */
+/** Seconds shown. */
 const SPAN_S = 300
-/** Seconds between two samples above which nothing is known of the time between them. */
+/** Seconds between two samples above which the time between them is a gap. */
 const GAP_S = 7
 const HEIGHT = 160
 
@@ -46,7 +46,7 @@ function chart(place, series, unit) {
   return plot
 }
 
-/** A point only where no line reaches it. */
+/** Draws a point only for a sample without neighbours, which no line reaches. */
 function alone(plot, series) {
   const values = plot.data[series]
   return values.flatMap((value, i) => (value !== null && values[i - 1] == null && values[i + 1] == null ? [i] : []))
@@ -78,7 +78,7 @@ export function createCharts({ settled, wait }) {
   }
 
   return {
-    /** What was measured before this page came: it takes the place of what the page has. */
+    /** Samples measured before the page was opened: they replace those that the page has of the same time. */
     set(known) {
       const first = Date.parse(known[0]?.at ?? '9999')
       samples = [...samples.filter((sample) => Date.parse(sample.at) < first), ...known]

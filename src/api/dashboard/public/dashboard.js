@@ -1,8 +1,8 @@
-/** The dashboard. Invariant: each number is the server's; nothing here is counted or guessed. */
+/** The dashboard. Invariant: every number comes from the server; the page computes sums only. */
 import { createCharts } from './charts.js'
 import { createLab } from './lab.js'
 import { follow, keyHeader } from './stream.js'
-import { count, make, say, showBreakers, showLines, showLocks, showResources, time } from './tables.js'
+import { count, make, setText, showBreakers, showLocks, showQueues, showResources, time } from './tables.js'
 
 const KEY = 'holdfast-key'
 const at = (id) => document.getElementById(id)
@@ -28,92 +28,92 @@ function show(snapshot) {
   const now_ms = Date.parse(snapshot.at)
   const { resources, lines, locks, pace, breakers, verdict } = snapshot
   const orDash = (value, how) => (value === null ? '–' : how(value))
-  say(
+  setText(
     at('per-second'),
     orDash(pace.per_second, (n) => count(n < 10 ? n : Math.round(n))),
   )
-  say(at('wait-p50'), orDash(pace.wait_p50_ms, time))
-  say(at('wait-p95'), orDash(pace.wait_p95_ms, time))
-  const length = (all) => all.reduce((sum, line) => sum + line.length, 0)
-  const partly = snapshot.more_lines > 0 || lines?.some((line) => line.more)
-  say(
+  setText(at('wait-p50'), orDash(pace.wait_p50_ms, time))
+  setText(at('wait-p95'), orDash(pace.wait_p95_ms, time))
+  const length = (all) => all.reduce((sum, queue) => sum + queue.length, 0)
+  const partly = snapshot.more_lines > 0 || lines?.some((queue) => queue.more)
+  setText(
     at('in-line'),
     orDash(lines, (all) => count(length(all)) + (partly ? '+' : '')),
   )
   const holders = (all) => all.reduce((sum, lock) => sum + lock.holders.length, 0)
-  say(
+  setText(
     at('held'),
     orDash(locks, (all) => count(holders(all)) + (snapshot.more_locks > 0 ? '+' : '')),
   )
   const states = breakers.flatMap((one) => Object.values(one.breakers))
   const notClosed = states.filter((state) => state !== 'closed').length
-  say(at('breaker-sum'), notClosed === 0 ? 'all closed' : `${notClosed} of ${states.length} not closed`)
+  setText(at('breaker-sum'), notClosed === 0 ? 'all closed' : `${notClosed} of ${states.length} not closed`)
   at('breaker-sum').classList.toggle('bad', notClosed > 0)
   showVerdict(verdict, now_ms)
   showResources(at('resources'), resources)
-  showLines(at('lines'), lines)
-  say(
+  showQueues(at('lines'), lines)
+  setText(
     at('more-lines'),
-    snapshot.more_lines > 0 ? `${count(snapshot.more_lines)} more lines, whose heads came later.` : '',
+    snapshot.more_lines > 0 ? `${count(snapshot.more_lines)} more queues, with younger rows.` : '',
   )
   showLocks(at('locks'), locks, now_ms)
-  say(at('more-locks'), snapshot.more_locks > 0 ? `${count(snapshot.more_locks)} more locks.` : '')
+  setText(at('more-locks'), snapshot.more_locks > 0 ? `${count(snapshot.more_locks)} more locks.` : '')
   showBreakers(at('breakers'), breakers)
   charts.add(pace)
-  say(at('settled-says'), `Now ${at('per-second').textContent}.`)
-  say(at('wait-says'), `Now ${at('wait-p50').textContent} and ${at('wait-p95').textContent}.`)
+  setText(at('settled-says'), `Now ${at('per-second').textContent}.`)
+  setText(at('wait-says'), `Now ${at('wait-p50').textContent} and ${at('wait-p95').textContent}.`)
   at('lab').hidden = !snapshot.lab
-  say(at('as-of'), `As of ${clock(snapshot.at)}, by the server's clock.`)
+  setText(at('as-of'), `As of ${clock(snapshot.at)}, by the server's clock.`)
 }
 
-/** Its age is outside of what is read aloud: that changes only with the verdict. */
+/** The age is outside the live region, so that a screen reader announces only a changed result. */
 function showVerdict(verdict, now_ms) {
   const broken = verdict?.broken ?? []
   at('verdict').className = `verdict ${verdict === null ? 'unknown' : broken.length > 0 ? 'broken' : 'holds'}`
-  say(
+  setText(
     at('verdict-at'),
-    verdict === null ? '' : `The verifier looked ${time(Math.max(0, now_ms - Date.parse(verdict.at)))} ago.`,
+    verdict === null ? '' : `The verifier ran ${time(Math.max(0, now_ms - Date.parse(verdict.at)))} ago.`,
   )
-  say(
+  setText(
     at('verdict-text'),
     verdict === null
-      ? 'No verdict: the verifier has not looked for a while.'
+      ? 'No recent verifier result.'
       : broken.length > 0
         ? `${broken.length} ${broken.length === 1 ? 'invariant is' : 'invariants are'} broken.`
-        : 'The invariants hold.',
+        : 'All invariants hold.',
   )
   const texts = broken.map(({ invariant, offenders }) => `${invariant} (${offenders.join(', ')})`)
   if (texts.join('\n') === Array.from(at('broken').children, (item) => item.textContent).join('\n')) return
   at('broken').replaceChildren(...texts.map((text) => make('li', '', text)))
 }
 
-function state(name, text) {
+function setState(name, text) {
   document.body.dataset.state = name
-  say(at('connection'), text)
+  setText(at('connection'), text)
 }
 
 function begin() {
   void follow({
     key,
-    heard(event, data) {
+    onEvent(event, data) {
       at('ask').hidden = true
       if (event === 'samples') charts.set(data)
       else {
-        state('live', 'Live')
+        setState('live', 'Live')
         show(data)
       }
     },
-    lost() {
-      const since = newest ? ` The figures below are of ${clock(newest.at)}.` : ''
-      state('lost', `No connection.${since} Trying again.`)
+    onLost() {
+      const since = newest ? ` The figures below are from ${clock(newest.at)}.` : ''
+      setState('lost', `No connection.${since} Reconnecting.`)
     },
-    hidden() {
-      state('connecting', 'Paused while this tab is hidden')
+    onHidden() {
+      setState('connecting', 'Paused while this tab is hidden')
     },
-    refused() {
-      say(at('refused'), key() ? 'This key is not taken.' : '')
+    onRefused() {
+      setText(at('refused'), key() ? 'This key was refused.' : '')
       sessionStorage.removeItem(KEY)
-      state('asking', 'A key is needed')
+      setState('asking', 'API key required')
       at('ask').hidden = false
       field.focus()
     },
@@ -124,24 +124,24 @@ at('ask').addEventListener('submit', (event) => {
   event.preventDefault()
   sessionStorage.setItem(KEY, field.value.trim())
   field.value = ''
-  state('connecting', 'Connecting')
+  setState('connecting', 'Connecting')
   begin()
 })
-// What is wider than its place can be scrolled by keyboard too; what is not is no stop on the way.
+// A table wider than its container is focusable, so that it can be scrolled by keyboard; others are no tab stop.
 const sizes = new ResizeObserver((entries) => {
   for (const { target } of entries) {
-    const place = /** @type {HTMLElement} */ (target.closest('.scroll'))
-    const wider = place.scrollWidth > place.clientWidth
-    const attributes = { tabindex: '0', role: 'region', 'aria-label': `${at(place.dataset.of).textContent}, table` }
+    const container = /** @type {HTMLElement} */ (target.closest('.scroll'))
+    const wider = container.scrollWidth > container.clientWidth
+    const attributes = { tabindex: '0', role: 'region', 'aria-label': `${at(container.dataset.of).textContent}, table` }
     for (const [name, value] of Object.entries(attributes)) {
-      if (wider) place.setAttribute(name, value)
-      else place.removeAttribute(name)
+      if (wider) container.setAttribute(name, value)
+      else container.removeAttribute(name)
     }
   }
 })
-for (const place of document.querySelectorAll('.scroll')) {
-  sizes.observe(place)
-  sizes.observe(place.firstElementChild)
+for (const container of document.querySelectorAll('.scroll')) {
+  sizes.observe(container)
+  sizes.observe(container.firstElementChild)
 }
 
 lab.draw()

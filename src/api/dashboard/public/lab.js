@@ -1,32 +1,32 @@
 /**
- * The lab's races, run from this page. Invariant: what is told of a race are the answers that came and the number that the
- * server has afterwards; a side that could not be measured says so.
+ * The lab's races, run from this page. Invariant: a result consists of the responses and of the number that the server has
+ * afterwards; a variant that could not be measured says so.
  */
-import { count, make, say } from './tables.js'
+import { count, make, setText } from './tables.js'
 
-/** Milliseconds that a buyer's bar is drawn against until some buyer takes longer. */
+/** Milliseconds of a full bar, until a buyer takes longer. */
 const SCALE_MS = 150
 
 /**
- * With both routes of a pair; `each` is what one buyer takes of what there is at the `start`.
+ * A race with two variants of a route; each buyer gets `each` of the `start` units.
  * @param {any} pair
  */
 const pair = ({ without, with_lock, body, reset, read, ...race }) => ({
   ...race,
-  before: (ask) => expect(ask('POST', ...reset), 200),
-  sides: [without, with_lock].map((path) => ({ buy: (ask) => ask('POST', path, body) })),
-  left: async (ask) => (await expect(ask('GET', read[0]), 200))[read[1]],
+  before: (request) => expect(request('POST', ...reset), 200),
+  variants: [without, with_lock].map((path) => ({ buy: (request) => request('POST', path, body) })),
+  left: async (request) => (await expect(request('GET', read[0]), 200))[read[1]],
 })
 
 const RACES = [
   pair({
     name: 'Stock',
-    says: 'Five buyers want the last unit.',
+    summary: 'Five buyers, one unit.',
     buyers: 5,
     start: 1,
     each: 1,
     lost: 'oversold',
-    told: (left) => `${count(left)} in stock`,
+    label: (left) => `${count(left)} in stock`,
     reset: ['/stock/1/reset', { stock: 1 }],
     without: '/purchase/without-lock/1',
     with_lock: '/purchase/with-lock/1',
@@ -35,12 +35,12 @@ const RACES = [
   }),
   pair({
     name: 'Tickets',
-    says: 'Ten buyers want the only ticket.',
+    summary: 'Ten buyers, one ticket.',
     buyers: 10,
     start: 1,
     each: 1,
     lost: 'oversold',
-    told: (left) => `${count(left)} tickets left`,
+    label: (left) => `${count(left)} tickets left`,
     reset: ['/reset/1', { total_tickets: 1 }],
     without: '/book-no-lock/1',
     with_lock: '/book-with-lock/1',
@@ -49,12 +49,12 @@ const RACES = [
   }),
   pair({
     name: 'Balance',
-    says: 'Ten payments of 100 from a balance of 1,000.',
+    summary: 'Ten payments of 100 from a balance of 1,000.',
     buyers: 10,
     start: 1_000,
     each: 100,
-    lost: 'not taken off',
-    told: (left) => `${count(left)} left`,
+    lost: 'not deducted',
+    label: (left) => `${count(left)} left`,
     reset: ['/demo/balance/reset'],
     without: '/demo/race-condition/no-lock',
     with_lock: '/demo/race-condition/with-lock',
@@ -62,63 +62,63 @@ const RACES = [
   }),
   {
     name: 'Drivers',
-    says: 'Two riders want one driver.',
+    summary: 'Two riders, one driver.',
     buyers: 2,
     start: 1,
     each: 1,
     lost: 'too many',
-    told: (left) => `${count(1 - left)} promised a ride`,
-    async before(ask) {
-      await expect(ask('POST', '/demo/drivers/1/reset'), 200)
-      // 428: it is there already.
-      await expect(ask('PUT', '/api/resources/driver/lab', { name: 'Lab driver', kind: 'calendar' }), 201, 428)
-      await releaseDriver(ask)
+    label: (left) => `${count(1 - left)} assigned a ride`,
+    async before(request) {
+      await expect(request('POST', '/demo/drivers/1/reset'), 200)
+      // 428: it exists already.
+      await expect(request('PUT', '/api/resources/driver/lab', { name: 'Lab driver', kind: 'calendar' }), 201, 428)
+      await releaseDriver(request)
     },
-    sides: [
-      { buy: (ask, rider_id) => ask('POST', '/demo/drivers/1/request-no-lock', { rider_id }) },
+    variants: [
+      { buy: (request, rider_id) => request('POST', '/demo/drivers/1/request-no-lock', { rider_id }) },
       {
-        buy: (ask, rider_id) =>
-          ask('POST', '/api/bookings', { ...PICKUP, driver_id: 'lab', rider_id }, { prefer: 'wait=10' }),
+        buy: (request, rider_id) =>
+          request('POST', '/api/bookings', { ...PICKUP, driver_id: 'lab', rider_id }, { prefer: 'wait=10' }),
       },
     ],
-    async left(ask, answers) {
-      const rides = answers.map(({ body }) => body.rides ?? 0)
-      return 1 - (Math.max(...rides) || (await releaseDriver(ask)))
+    async left(request, responses) {
+      const rides = responses.map(({ body }) => body.rides ?? 0)
+      return 1 - (Math.max(...rides) || (await releaseDriver(request)))
     },
   },
 ]
 
 const PICKUP = { pickup_lat: 52.52, pickup_lng: 13.405 }
 
-/** Cancels the rides that wait for the lab's driver, and says how many there were. */
-async function releaseDriver(ask) {
-  const { data } = await expect(ask('GET', '/api/bookings?resource=driver:lab&status=requested'), 200)
+/** Cancels the requested rides of the lab's driver, and returns their number. */
+async function releaseDriver(request) {
+  const { data } = await expect(request('GET', '/api/bookings?resource=driver:lab&status=requested'), 200)
   for (const { id } of data)
-    await expect(ask('POST', `/api/bookings/${id}/cancel`, undefined, { prefer: 'wait=10' }), 200, 409)
+    await expect(request('POST', `/api/bookings/${id}/cancel`, undefined, { prefer: 'wait=10' }), 200, 409)
   return data.length
 }
 
 const isGot = ({ status }) => status === 200 || status === 201
-/** The tutorials say why with `error`, a booking with its code. */
+/** The tutorials report a refusal by `error`, a booking by its code. */
 const isRefused = ({ body }) => body.error !== undefined || body.code === 'conflict'
 
-async function expect(answer, ...statuses) {
-  const { status, body } = await answer
+async function expect(response, ...statuses) {
+  const { status, body } = await response
   if (statuses.includes(status)) return body
   throw new Error(`${status} ${body?.detail ?? body?.error ?? ''}`)
 }
 
-/** @param {HTMLElement} place @param {(method: string, path: string, body?: object) => Promise<{status: number, body: any}>} ask */
-export function createLab(place, ask) {
+/** @param {HTMLElement} place @param {(method: string, path: string, body?: object) => Promise<{status: number, body: any}>} request */
+export function createLab(place, request) {
   return {
     draw() {
-      place.replaceChildren(...RACES.map((race) => drawRace(race, ask)), drawWriters(ask), drawQuorum(ask))
+      place.replaceChildren(...RACES.map((race) => drawRace(race, request)), drawWriters(request), drawQuorum(request))
     },
   }
 }
 
-/** A card with its button; while `run` is under way there is no second one. */
-function card(name, says, label, run) {
+/** A card with its button; a second run starts only after the first one. */
+function card(name, summary, label, run) {
   const article = make('article', 'race')
   const title = make('h3', '', name)
   title.id = `race-${name.toLowerCase().replaceAll(' ', '-')}`
@@ -129,43 +129,43 @@ function card(name, says, label, run) {
   const failed = make('p', 'bad')
   failed.setAttribute('role', 'alert')
   button.addEventListener('click', async () => {
-    // Not `disabled`: that would take the focus away from whoever pressed it.
+    // Not `disabled`, which would move the focus away from the pressed button.
     if (article.getAttribute('aria-busy') === 'true') return
     article.setAttribute('aria-busy', 'true')
-    say(failed, '')
-    await run().catch((error) => say(failed, `Not measured: ${error.message}`))
+    setText(failed, '')
+    await run().catch((error) => setText(failed, `Not measured: ${error.message}`))
     article.removeAttribute('aria-busy')
   })
-  article.append(title, make('p', 'note', says), button, failed)
+  article.append(title, make('p', 'note', summary), button, failed)
   return article
 }
 
-function drawRace(race, ask) {
-  const sides = race.sides.map((side, i) => {
+function drawRace(race, request) {
+  const variants = race.variants.map((variant, i) => {
     const place = make('div', 'side')
     const buyers = make('div', 'buyers')
     buyers.setAttribute('aria-hidden', 'true')
     const outcome = make('p', 'outcome')
     outcome.setAttribute('role', 'status')
     place.append(make('h4', '', i === 0 ? 'Without lock' : 'With lock'), buyers, outcome)
-    return { ...side, place, buyers, outcome }
+    return { ...variant, place, buyers, outcome }
   })
-  const article = card(race.name, race.says, 'Race', async () => {
-    for (const { buyers, outcome } of sides) {
+  const article = card(race.name, race.summary, 'Race', async () => {
+    for (const { buyers, outcome } of variants) {
       buyers.replaceChildren()
       outcome.replaceChildren()
     }
-    await race.before(ask)
-    // One side after the other: the server tells the number of the side that was used last.
-    for (const side of sides) await runSide(race, side, ask)
+    await race.before(request)
+    // One variant after the other: the server returns the number of the variant that was used last.
+    for (const variant of variants) await runVariant(race, variant, request)
   })
   const both = make('div', 'sides')
-  both.append(...sides.map((side) => side.place))
+  both.append(...variants.map((variant) => variant.place))
   article.append(both)
   return article
 }
 
-async function runSide(race, { buyers, outcome, buy }, ask) {
+async function runVariant(race, { buyers, outcome, buy }, request) {
   const began = performance.now()
   const bars = Array.from({ length: race.buyers }, () => {
     const bar = make('i', 'waiting')
@@ -181,68 +181,68 @@ async function runSide(race, { buyers, outcome, buy }, ask) {
   }
   requestAnimationFrame(grow)
   try {
-    const answers = await Promise.all(
+    const responses = await Promise.all(
       bars.map(async (one) => {
-        const answer = await buy(ask, `rider-${Math.random().toString(36).slice(2)}`)
+        const response = await buy(request, `rider-${Math.random().toString(36).slice(2)}`)
         one.until = performance.now() - began
-        one.bar.className = isGot(answer) ? 'got' : 'refused'
-        return answer
+        one.bar.className = isGot(response) ? 'got' : 'refused'
+        return response
       }),
     )
-    for (const answer of answers) if (!isRefused(answer)) await expect(answer, 200, 201)
-    const left = await race.left(ask, answers)
-    const got = answers.filter(isGot).length
-    // Who got it, beyond what there was and beyond what was taken off: ten may have paid, and the balance know of two.
+    for (const response of responses) if (!isRefused(response)) await expect(response, 200, 201)
+    const left = await race.left(request, responses)
+    const got = responses.filter(isGot).length
+    // Successful buyers beyond the stock, or beyond what was deducted: ten may have paid while the balance shows two.
     const wrong = got - Math.min(got, Math.floor(race.start / race.each), (race.start - left) / race.each)
-    tell(outcome, `${got} of ${race.buyers} got it, ${race.told(left)}, `, `${wrong} ${race.lost}`, wrong === 0)
+    showOutcome(outcome, `${got} of ${race.buyers} got it, ${race.label(left)}, `, `${wrong} ${race.lost}`, wrong === 0)
   } finally {
     going = false
     grow()
   }
 }
 
-function tell(outcome, text, last, right) {
+function showOutcome(outcome, text, last, right) {
   outcome.replaceChildren(text, make('strong', right ? 'good' : 'bad', last))
 }
 
-/** A demonstration whose steps are told line by line. */
-function drawSteps(name, says, run) {
+/** A demonstration whose steps are listed. */
+function drawSteps(name, summary, run) {
   const steps = make('ol', 'steps')
   const outcome = make('p', 'outcome')
   outcome.setAttribute('role', 'status')
-  const article = card(name, says, 'Show', async () => {
+  const article = card(name, summary, 'Show', async () => {
     steps.replaceChildren()
     outcome.replaceChildren()
-    const told = await run()
-    steps.append(...told.steps.map((text) => make('li', '', text)))
-    tell(outcome, told.text, told.last, told.right)
+    const result = await run()
+    steps.append(...result.steps.map((text) => make('li', '', text)))
+    showOutcome(outcome, result.text, result.last, result.right)
   })
   article.append(steps, outcome)
   return article
 }
 
-const drawWriters = (ask) =>
+const drawWriters = (request) =>
   drawSteps(
     'Stale writer',
-    'Three workers take one lease in turn; two of them stall, and write when it is over.',
+    'Three workers acquire one lease in turn; two are paused, and write after theirs has expired.',
     async () => {
-      const { workers, order, without_guard, success } = await expect(ask('POST', '/demo/fencing/1'), 200)
+      const { workers, order, without_guard, success } = await expect(request('POST', '/demo/fencing/1'), 200)
       return {
         steps: workers.map((one) => `Token ${one.token}, lease ${one.lease}: ${one.outcome}`),
-        text: `With the fence, worker ${order.written_by} has the last word; without it, `,
-        last: success ? `worker ${without_guard.written_by} has` : 'and the fence did not hold',
+        text: `With fencing tokens worker ${order.written_by} wrote last; without them `,
+        last: success ? `worker ${without_guard.written_by} did` : 'and the token check failed',
         right: success && without_guard.written_by === order.written_by,
       }
     },
   )
 
-const drawQuorum = (ask) =>
-  drawSteps('Quorum', 'A lock on five Redis, of which two and then three are stopped.', async () => {
-    const { steps, quorum, success } = await expect(ask('POST', '/demo/redlock'), 200)
+const drawQuorum = (request) =>
+  drawSteps('Quorum', 'A lock on five Redis, with two and then three of them stopped.', async () => {
+    const { steps, quorum, success } = await expect(request('POST', '/demo/redlock'), 200)
     return {
       steps: steps.map((one) => `${one.running} of 5 running: ${one.locked ? 'locked' : 'refused'}`),
       text: `A lock needs ${quorum} of 5: `,
-      last: success ? 'it held to that' : 'it did not hold to that',
+      last: success ? 'every step agrees' : 'a step disagrees',
       right: success,
     }
   })

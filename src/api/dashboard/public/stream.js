@@ -1,23 +1,23 @@
 /**
- * The stream of /api/dashboard. Invariant: what the page shows is live, or the page says since when it is not. Read by fetch,
- * because an EventSource cannot send a key.
+ * The stream of /api/dashboard. Invariant: the page shows live data, or says since when it does not. Read by fetch, because an
+ * EventSource cannot send a key.
  */
 
-/** Milliseconds without a word after which the connection counts as lost; the server speaks at least every five seconds. */
+/** Milliseconds without data after which the connection counts as lost; the server sends at least every five seconds. */
 const SILENCE_MS = 9_000
-/** Milliseconds before the connection is tried again, doubled each time up to the second. */
-const [AGAIN_MS, LATEST_MS] = [500, 4_000]
+/** Milliseconds before reconnecting: at first, and at most; doubled each time. */
+const [RETRY_MS, RETRY_MAX_MS] = [500, 4_000]
 
 /**
- * Nothing is read for a tab that nobody sees: the server rests, and six such tabs would use up the browser's connections.
- * @param {{key: () => string | null, heard: (event: string, data: any) => void, lost: () => void, hidden: () => void, refused: () => void}} room
+ * A hidden tab reads nothing: it would keep the server busy, and six such tabs would use up the browser's connections.
+ * @param {{key: () => string | null, onEvent: (event: string, data: any) => void, onLost: () => void, onHidden: () => void, onRefused: () => void}} page
  */
-export async function follow({ key, heard, lost, hidden, refused }) {
-  for (let pause_ms = AGAIN_MS; ; pause_ms = Math.min(2 * pause_ms, LATEST_MS)) {
+export async function follow({ key, onEvent, onLost, onHidden, onRefused }) {
+  for (let pause_ms = RETRY_MS; ; pause_ms = Math.min(2 * pause_ms, RETRY_MAX_MS)) {
     if (document.hidden) {
-      hidden()
+      onHidden()
       await new Promise((resolve) => document.addEventListener('visibilitychange', resolve, { once: true }))
-      pause_ms = AGAIN_MS / 2
+      pause_ms = RETRY_MS / 2
       continue
     }
     const silence = new AbortController()
@@ -26,22 +26,22 @@ export async function follow({ key, heard, lost, hidden, refused }) {
     try {
       const headers = { accept: 'text/event-stream', ...keyHeader(key()) }
       const response = await fetch('/api/dashboard', { headers, cache: 'no-store', signal: silence.signal })
-      if (response.status === 401 || response.status === 403) return refused()
+      if (response.status === 401 || response.status === 403) return onRefused()
       if (!response.ok) throw new Error(`${response.status}`)
       for await (const { event, data } of events(response.body)) {
         clearTimeout(timer)
         timer = setTimeout(() => silence.abort(), SILENCE_MS)
-        pause_ms = AGAIN_MS
-        heard(event, JSON.parse(data))
+        pause_ms = RETRY_MS
+        onEvent(event, JSON.parse(data))
       }
     } catch {
-      // Whatever it was: the page says so below, and tries again.
+      // Any error: the page reports it below and reconnects.
     } finally {
       clearTimeout(timer)
     }
     silence.abort()
     if (document.hidden) continue
-    lost()
+    onLost()
     await new Promise((resolve) => setTimeout(resolve, pause_ms))
   }
 }

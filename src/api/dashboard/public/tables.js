@@ -1,9 +1,9 @@
-/** The tables of the dashboard. Invariant: rows are changed in place, so neither focus nor scroll place is lost. */
+/** The tables of the dashboard. Invariant: rows are updated in place, so focus and scroll position are kept. */
 
 const numbers = new Intl.NumberFormat('en')
 export const count = (n) => numbers.format(n).replace('-', '−')
 
-/** Milliseconds as a person says them. */
+/** Milliseconds in readable units. */
 export function time(ms) {
   if (ms < 1_000) return `${Math.round(ms)} ms`
   if (ms < 60_000) return `${(ms / 1_000).toFixed(1)} s`
@@ -11,8 +11,8 @@ export function time(ms) {
   return `${Math.floor(ms / 3_600_000)} h`
 }
 
-/** Only what differs is written: a screen reader is not told of what stayed. */
-export function say(element, text) {
+/** Writes only a changed text, so that a screen reader does not announce an unchanged one. */
+export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text
 }
 
@@ -24,10 +24,10 @@ export function make(tag, className = '', text = '') {
 }
 
 /**
- * One row for each item, in their order. `columns` are drawn into cells that stay; the first one is the row's header.
- * `none` is said when there are no items, `missing` when it is not known whether there are.
+ * One row for each item, in order. `columns` draw into cells that are reused; the first one is the row's header. `none` is
+ * shown without items, `missing` when they could not be read.
  */
-function fill(body, items, keyOf, columns, { none, missing = 'Not known: it could not be asked.' }) {
+function fill(body, items, keyOf, columns, { none, missing = 'Unknown: it could not be read.' }) {
   const before = new Map(Array.from(body.rows, (row) => [row.dataset.key, row]))
   const rows = (items ?? []).map((item) => {
     const key = keyOf(item)
@@ -41,7 +41,7 @@ function fill(body, items, keyOf, columns, { none, missing = 'Not known: it coul
     const row = before.get('') ?? newRow('', [{ tag: 'td' }])
     row.cells[0].colSpan = columns.length
     row.cells[0].className = 'note'
-    say(row.cells[0], items ? none : missing)
+    setText(row.cells[0], items ? none : missing)
     rows.push(row)
   }
   for (const row of before.values()) if (!rows.includes(row)) row.remove()
@@ -61,14 +61,14 @@ function newRow(key, columns) {
   return row
 }
 
-/** A first line, and a second one in small. */
+/** A first line, and a second one in small print. */
 function twoLines(cell, first, second) {
   if (cell.children.length === 0) cell.append(make('span', 'first'), make('span', 'second'))
-  say(cell.children[0], first)
-  say(cell.children[1], second)
+  setText(cell.children[0], first)
+  setText(cell.children[1], second)
 }
 
-const number = (of) => ({ className: 'number', draw: (cell, item) => say(cell, of(item)) })
+const number = (of) => ({ className: 'number', draw: (cell, item) => setText(cell, of(item)) })
 
 const byTime = (resource) => resource.kind === 'calendar'
 const units = (of) => number((resource) => (byTime(resource) ? '–' : count(of(resource))))
@@ -102,13 +102,13 @@ function drawShare(cell, one) {
   })
 }
 
-export function showLines(body, lines) {
+export function showQueues(body, queues) {
   const columns = [
-    { tag: 'th', draw: (cell, line) => say(cell, line.resource) },
-    number((line) => count(line.length) + (line.more ? '+' : '')),
-    number((line) => time(line.oldest_ms)),
+    { tag: 'th', draw: (cell, queue) => setText(cell, queue.resource) },
+    number((queue) => count(queue.length) + (queue.more ? '+' : '')),
+    number((queue) => time(queue.oldest_ms)),
   ]
-  fill(body, lines, (line) => line.resource, columns, { none: 'Nobody stands in line.' })
+  fill(body, queues, (queue) => queue.resource, columns, { none: 'All queues are empty.' })
 }
 
 export function showLocks(body, locks, now_ms) {
@@ -123,7 +123,7 @@ export function showLocks(body, locks, now_ms) {
     {
       tag: 'th',
       draw: (cell, { lock, holder }) =>
-        twoLines(cell, lock.resource, holder ? `${mode(holder)}: ${holder.owner}` : 'free, being handed over'),
+        twoLines(cell, lock.resource, holder ? `${mode(holder)}: ${holder.owner}` : 'free, being handed to a waiter'),
     },
     {
       className: 'token',
@@ -141,17 +141,20 @@ const STATES = { closed: 'closed', half_open: 'half open', open: 'open' }
 
 export function showBreakers(body, breakers) {
   const columns = [
-    { tag: 'th', draw: (cell, one) => say(cell, one.process === 'api' ? 'api (this one)' : `worker ${one.process}`) },
+    {
+      tag: 'th',
+      draw: (cell, one) => setText(cell, one.process === 'api' ? 'api (this one)' : `worker ${one.process}`),
+    },
     {
       draw(cell, one) {
         const states = Object.entries(one.breakers)
         if (cell.children.length !== states.length) cell.replaceChildren(...states.map(() => make('span')))
         states.forEach(([name, state], i) => {
           cell.children[i].className = `state ${state}`
-          say(cell.children[i], `${name} ${STATES[state]}`)
+          setText(cell.children[i], `${name} ${STATES[state]}`)
         })
       },
     },
   ]
-  fill(body, breakers, (one) => one.process, columns, { none: 'No process has told of its breakers.' })
+  fill(body, breakers, (one) => one.process, columns, { none: 'No process has reported its breakers.' })
 }
