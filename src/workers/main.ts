@@ -34,19 +34,19 @@ app.setErrorHandler((error, request, reply) => {
 })
 healthRoutes(app, { metrics, ...worker, stopping: () => stopping })
 
-let told_at = 0
+let stopping_at = 0
 onStop(log, config.shutdown_ms, [
   [
     'readiness off',
     () => {
       stopping = true
-      told_at = performance.now()
+      stopping_at = performance.now()
       door.announceClose()
     },
   ],
   // Work is no balancer's: it goes to other workers at once. The health says so for as long as an API's does.
   ...worker.closing,
-  ['be seen unready', () => sleep(Math.max(0, told_at + config.drain_ms - performance.now()))],
+  ['be seen unready', () => sleep(Math.max(0, stopping_at + config.drain_ms - performance.now()))],
   ['close the health server', (within_ms) => door.drain(within_ms)],
 ])
 

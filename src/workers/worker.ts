@@ -24,18 +24,18 @@ import {
 import { runSteps, type Step } from '../shared/shutdown.ts'
 import { withTimeout } from '../shared/timeout.ts'
 import { openTraces } from '../shared/tracing.ts'
-import { LINES_MS, VERIFY_MS, watchOnce } from './maintenance/fleet-monitor.ts'
+import { FLEET_POLL_MS, FLEET_STATEMENT_MS, pollFleetOnce } from './maintenance/fleet-monitor.ts'
 import { SWEEP_MS, sweepOnce } from './maintenance/sweeper.ts'
 import { startPaymentJobs } from './payments/charge-worker.ts'
-import { createSettler, isDatabaseAnswer } from './queue/batcher.ts'
-import { createDrain } from './queue/queue-runner.ts'
+import { createBatcher, isDatabaseAnswer } from './queue/batcher.ts'
+import { createQueueRunner } from './queue/queue-runner.ts'
 import { traceSettled } from './queue/tracing.ts'
 import { startWebhookJobs } from './webhooks/scheduler.ts'
 
 /** Milliseconds for taking the id off a job; the sweeper makes up for one that stays. */
-const READY_MS = 2_000
+const DEDUP_MS = 2_000
 /** Milliseconds between two looks at the progress of the queues under way. */
-const PROGRESS_LOOK_MS = 1_000
+const PROGRESS_CHECK_MS = 1_000
 /** Milliseconds for one batch, its wait for row locks included; and for one statement of it, which the server ends before. */
 const BATCH_MS = 10_000
 const STATEMENT_MS = 8_000
@@ -116,7 +116,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     metrics.fencing_rejections.inc()
     stats.onStaleWrite()
   }
-  const settler = createSettler({
+  const batcher = createBatcher({
     client: db.client,
     locks,
     database,
@@ -125,40 +125,40 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     accept_ms: config.booking_accept_s * 1000,
     progress_ms,
     notify,
-    pay: chargeQueue.enqueue,
+    enqueueCharges: chargeQueue.enqueue,
     onStaleWrite,
-    ...(traces && { traced: (rows, decided_ms) => void traceSettled(traces, rows, decided_ms) }),
+    ...(traces && { trace: (rows, decided_ms) => void traceSettled(traces, rows, decided_ms) }),
   })
-  const flow = hotQueueChannel(redis_prefix)
-  const drain = createDrain({
+  const hotChannel = hotQueueChannel(redis_prefix)
+  const runner = createQueueRunner({
     locks,
     leases,
-    settler,
+    batcher: batcher,
     nudge: nudger.nudge,
     // If it is lost, the line is nudged as any other.
-    flows: (resource, flows) => void redis.publish(flow, formatHotQueue(resource, flows)).catch(() => {}),
+    publishHot: (resource, flows) => void redis.publish(hotChannel, formatHotQueue(resource, flows)).catch(() => {}),
     ttl_ms,
     progress_ms,
   })
 
   const jobs_redis = openRedis(redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
-  async function work(job: Job<NudgeJob>): Promise<void> {
+  async function processJob(job: Job<NudgeJob>): Promise<void> {
     // A job for one line carries it as its id until the line's lease is held and rows are about to be taken: a nudge that
     // is dropped until then stands for rows that are yet to be taken, and there is one such job in the whole fleet.
     // If the id stays, BullMQ takes it off with the job, and the sweeper makes up for what was dropped in between.
-    const ready =
+    const releaseDedupId =
       job.deduplicationId === undefined
         ? undefined
-        : () => withTimeout(job.removeDeduplicationKey(), READY_MS).catch(() => {})
+        : () => withTimeout(job.removeDeduplicationKey(), DEDUP_MS).catch(() => {})
     try {
-      await drain.serve(job.data.resources, `job ${job.id}`, ready)
+      await runner.process(job.data.resources, `job ${job.id}`, releaseDedupId)
     } catch (error) {
       // While this one waits for its next attempt, others may do better.
-      await ready?.()
+      await releaseDedupId?.()
       throw error
     }
   }
-  const jobs = new Worker<NudgeJob>(QUEUE, work, {
+  const jobs = new Worker<NudgeJob>(QUEUE, processJob, {
     connection: jobs_redis,
     prefix: bullPrefix(redis_prefix),
     concurrency: config.worker_concurrency,
@@ -181,37 +181,37 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
   const sweeper = setInterval(() => {
     if (!swept) return
     swept = false
-    sweeping = sweepOnce({ client: db.client, locks, nudge: nudger.nudge, pay: chargeQueue.enqueue })
+    sweeping = sweepOnce({ client: db.client, locks, nudge: nudger.nudge, enqueueCharges: chargeQueue.enqueue })
       .catch((error) => log.debug({ error }, 'sweep failed; the next one makes up for it'))
       .finally(() => {
         swept = true
       })
   }, SWEEP_MS)
 
-  const guard = setInterval(() => {
-    const queues = drain.state()
+  const progressTimer = setInterval(() => {
+    const queues = runner.state()
     metrics.queues_under_way.set(queues.length)
     metrics.queue_idle_seconds.set(Math.max(0, ...queues.map(({ idle_ms }) => idle_ms)) / 1000)
-    for (const resource of drain.leaveStuck()) {
+    for (const resource of runner.stopStuck()) {
       metrics.queues_left_stuck.inc()
       log.error({ resource, progress_ms }, 'a queue has not moved within its time: its lease is let go')
     }
-  }, PROGRESS_LOOK_MS)
+  }, PROGRESS_CHECK_MS)
 
   const breakers = [database, leases, charges.breaker]
   const watched = openDb(config.database_url, {
     max: CONNECTIONS.worker.watch,
     name: 'holdfast-watch',
     idle_in_transaction_ms: ttl_ms,
-    statement_ms: VERIFY_MS,
+    statement_ms: FLEET_STATEMENT_MS,
   })
-  let looking = false
+  let polling = false
   const watcher = setInterval(async () => {
-    if (looking) return
-    looking = true
-    await watchOnce({ client: watched.client, locks, redis, prefix: redis_prefix, metrics, breakers, log })
-    looking = false
-  }, LINES_MS)
+    if (polling) return
+    polling = true
+    await pollFleetOnce({ client: watched.client, locks, redis, prefix: redis_prefix, metrics, breakers, log })
+    polling = false
+  }, FLEET_POLL_MS)
 
   const checks = { postgres: () => db.client`SELECT 1`, redis: () => pingRedis(redis), ...opened.checks }
   const watch = watchDependencies({ checks, log })
@@ -219,8 +219,8 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     [
       'finish batches',
       () => {
-        drain.stop()
-        for (const timer of [sweeper, watcher, guard]) clearInterval(timer)
+        runner.stop()
+        for (const timer of [sweeper, watcher, progressTimer]) clearInterval(timer)
         return Promise.all([jobs.close(), charges.close(), webhooks.close(), sweeping])
       },
     ],
@@ -244,7 +244,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     breakers,
     checks,
     stuckReason() {
-      const late = drain.state().filter(({ idle_ms }) => idle_ms > 2 * progress_ms)
+      const late = runner.state().filter(({ idle_ms }) => idle_ms > 2 * progress_ms)
       if (late.length === 0) return undefined
       const named = late.slice(0, 5).map(({ queue, idle_ms }) => `${queue} for ${Math.round(idle_ms / 1000)} s`)
       return `${late.length} queues under way do not move: ${named.join(', ')}`

@@ -75,7 +75,7 @@ t.test('a purchase by card is one trace from the request to the settled row', as
   t.match(request, { service: 'holdfast-api', traceId: TRACE, parentSpanId: CALLER })
   t.match(request.attributes, { 'http.request.method': 'POST', 'http.route': '/api/purchases' })
   t.match(settled('held'), { traceId: TRACE }, 'so is the batch that set the units aside')
-  const wait = spans.find((one) => one.name === 'wait in line')
+  const wait = spans.find((one) => one.name === 'wait in queue')
   t.match(wait, { traceId: TRACE, attributes: { 'holdfast.resource': ref } })
 
   const above = (span: Span): Span[] => {

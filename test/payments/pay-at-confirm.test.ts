@@ -3,7 +3,7 @@
  * was declined, or from a wallet. At most one charge counts, whatever is sent at once and whoever dies.
  */
 import t from 'tap'
-import { conclude } from '../../src/workers/payments/charge-store.ts'
+import { recordOutcome } from '../../src/workers/payments/charge-store.ts'
 import { type Answer, card, inTransaction, openShop, provider, type Shop, TTL, tally } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 import { openGate } from '../support/provider-proxy.ts'
@@ -446,10 +446,10 @@ t.test('cancel and the late message of a reserved charge share a batch: one refu
   for (const [n, { command }] of SORTS.entries()) {
     const id = ids[n] ?? ''
     await command(shop, id, 'cancel', undefined, NOW)
-    const [charge] = await shop.client<{ charge: string; queue: string }[]>`
-      SELECT c.id AS charge, p.queue FROM charges c JOIN payable p ON p.id = ${id}
+    const [charge] = await shop.client<{ charge_id: string; queue: string }[]>`
+      SELECT c.id AS charge_id, p.queue FROM charges c JOIN payable p ON p.id = ${id}
       WHERE coalesce(c.purchase, c.booking) = p.id`
-    if (charge) await conclude(shop.client, charge, 'sent', 'authorized', null)
+    if (charge) await recordOutcome(shop.client, charge, 'sent', 'authorized', null)
   }
   gate.open()
   await world.startWorker({ ...env, SANDBOX_URL: sandbox.url })

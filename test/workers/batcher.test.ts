@@ -5,7 +5,7 @@ import { openDb } from '../../src/shared/db/client.ts'
 import { type Lease, LeaseLostError, type Locks } from '../../src/shared/locks/api.ts'
 import { createLog } from '../../src/shared/log.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
-import { createSettler } from '../../src/workers/queue/batcher.ts'
+import { createBatcher } from '../../src/workers/queue/batcher.ts'
 import { openWorld } from '../support/environment.ts'
 
 t.test('two requests of one queue, and one of another, in one turn', async (t) => {
@@ -26,8 +26,8 @@ t.test('two requests of one queue, and one of another, in one turn', async (t) =
       progress: () => void progress.set(token, (progress.get(token) ?? 0) + 1),
     }) as unknown as Lease
   const direct = { run: (body: (signal: AbortSignal) => unknown) => body(new AbortController().signal) }
-  let fenced = 0
-  const settler = createSettler({
+  let stale_writes = 0
+  const batcher = createBatcher({
     client: db.client,
     locks: { releaseMany: async () => {} } as unknown as Locks,
     database: direct as unknown as Breaker,
@@ -36,11 +36,11 @@ t.test('two requests of one queue, and one of another, in one turn', async (t) =
     accept_ms: 1_000,
     progress_ms: 10_000,
     notify() {},
-    pay() {},
-    onStaleWrite: () => void fenced++,
+    enqueueCharges() {},
+    onStaleWrite: () => void stale_writes++,
   })
   const ask = (queue: string, own: Lease, extras: ReadonlyMap<string, Lease> = new Map()) =>
-    settler.settle({ queue, lease: own, after: 0, long: false, extras, moved() {} })
+    batcher.requestBatch({ queue, lease: own, after: 0, last_full: false, extras, onProgress() {} })
 
   // A newer holder has written already: the transaction of a request with token 5 is refused as a whole.
   await db.client`UPDATE resources SET fencing_token = 6 WHERE ref = 'product:1'`
@@ -51,9 +51,9 @@ t.test('two requests of one queue, and one of another, in one turn', async (t) =
     ask('product:2', lease(3), new Map([['product:9', lease(9)]])),
   ])
   t.match(frozen, { status: 'rejected', reason: { code: 'lease_lost', token: 5 } })
-  t.match(newer, { status: 'fulfilled', value: { took: 1 } })
-  t.match(other, { status: 'fulfilled', value: { took: 1 } })
-  t.equal(fenced, 0, 'no transaction was refused')
+  t.match(newer, { status: 'fulfilled', value: { fetched: 1 } })
+  t.match(other, { status: 'fulfilled', value: { fetched: 1 } })
+  t.equal(stale_writes, 0, 'no transaction was rejected')
   t.ok((progress.get(9) ?? 0) > 0, 'a lease that was taken beforehand makes progress with the batch')
   t.same(await db.client`SELECT queue, status, fencing_token::int FROM purchases ORDER BY queue`, [
     { queue: 'product:1', status: 'confirmed', fencing_token: 7 },

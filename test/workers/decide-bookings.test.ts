@@ -78,11 +78,11 @@ t.test('the card of a stay: every answer in every status sells, frees, or gives 
     row({ status, charge, amount: 30, payment: { method: 'card', token: 'x' }, expires_ms: NOW + 1, ...more })
   const asked = decide([settle(stay('queued', null))])
   t.match(asked.bookings, [{ status: 'requested', expires_ms: NOW + 60_000 }], 'set aside while the card is asked')
-  t.match(asked.payables, [{ step: 'charge', of: 'booking', amount: 3 }])
+  t.match(asked.chargeRequests, [{ step: 'charge', of: 'booking', amount: 3 }])
   const held = stay('requested', null)
   const twice = decide([command(held, 'accept'), command(held, 'accept')])
   t.match(
-    [twice.bookings, twice.payables],
+    [twice.bookings, twice.chargeRequests],
     [[{ status: 'requested' }], [{ step: 'charge' }]],
     'accepted twice: one charge',
   )
@@ -108,9 +108,13 @@ t.test('the card of a stay: every answer in every status sells, frees, or gives 
     ['expired', 'unavailable', 'unpaid', '', ''],
   ]
   for (const [was, charge, name, to, step] of cases) {
-    const { bookings, payables, commands } = decide([command(stay(was, charge), name)])
+    const { bookings, chargeRequests, commands } = decide([command(stay(was, charge), name)])
     const [moved] = bookings.map(({ status, reason }) => (reason ? `${status} ${reason}` : status))
-    t.same([moved ?? '', payables[0]?.step ?? '', payables.length < 2], [to, step, true], `${name} of what is ${was}`)
+    t.same(
+      [moved ?? '', chargeRequests[0]?.step ?? '', chargeRequests.length < 2],
+      [to, step, true],
+      `${name} of what is ${was}`,
+    )
     t.match(commands, [{ status: 'done' }])
   }
   const [over, other] = [stay('requested', 'authorized', { expires_ms: NOW }), row({ status: 'accepted' })]
@@ -120,9 +124,9 @@ t.test('the card of a stay: every answer in every status sells, frees, or gives 
     [{ status: 'expired' }, { status: 'rejected', reason: 'conflict' }],
     'late money has the time',
   )
-  t.match([again.rebooked, again.payables], [[{ replaces: over.id }], [{ step: 'capture', id: over.id }]])
+  t.match([again.replacements, again.chargeRequests], [[{ replaces: over.id }], [{ step: 'capture', id: over.id }]])
   const back = decide([command(stay('requested', 'authorized', { expires_ms: NOW }), 'paid')], [other])
-  t.match([back.rebooked, back.payables], [[], [{ step: 'refund' }]], 'or goes back')
+  t.match([back.replacements, back.chargeRequests], [[], [{ step: 'refund' }]], 'or goes back')
 })
 
 t.test('a stay completes from its beginning on, and is neither accepted nor cancelled once it is over', async (t) => {
@@ -156,8 +160,8 @@ t.test('a stay completes from its beginning on, and is neither accepted nor canc
   t.match(decide([settle(row({ from_ms: -5, until_ms: NOW }))]).bookings, [{ status: 'rejected', reason: 'too_late' }])
   const late = { charge: 'authorized' as const, amount: 3, payment: { method: 'card' as const, token: 'x' } }
   const over = row({ ...late, status: 'expired', from_ms: -5, until_ms: NOW })
-  const { rebooked, payables } = decide([command(over, 'paid')])
-  t.match([rebooked, payables], [[], [{ step: 'refund' }]], 'late money buys no time that is over')
+  const { replacements, chargeRequests } = decide([command(over, 'paid')])
+  t.match([replacements, chargeRequests], [[], [{ step: 'refund' }]], 'late money buys no time that is over')
 })
 
 t.test('a wallet whose currency was changed gets nothing back in another one', async (t) => {
@@ -173,9 +177,9 @@ t.test('a wallet whose currency was changed gets nothing back in another one', a
     token: 8,
   } as Resource
   const resources = new Map([calendar('room:1'), yen].map((one) => [one.ref, one]))
-  const { commands, movements } = decideBookings([command(booking, 'cancel')], [], resources, NOW, ACCEPT_MS)
+  const { commands, ledger } = decideBookings([command(booking, 'cancel')], [], resources, NOW, ACCEPT_MS)
   t.match(commands, [{ status: 'rejected', reason: 'currency_mismatch', met: 'accepted' }])
-  t.same(movements, [])
+  t.same(ledger, [])
 })
 
 t.test('who is overdue is told so, and nobody later sees it accepted', async (t) => {

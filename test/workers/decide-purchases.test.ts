@@ -2,7 +2,12 @@
 import fc from 'fast-check'
 import t from 'tap'
 import type { CommandKind, PurchaseStatus } from '../../src/shared/db/schema.ts'
-import { decide, type PurchaseItem, type PurchaseRow, type Resource } from '../../src/workers/decide/purchases.ts'
+import {
+  decidePurchases,
+  type PurchaseItem,
+  type PurchaseRow,
+  type Resource,
+} from '../../src/workers/decide/purchases.ts'
 
 const NOW = 1_000_000
 const REFS = ['product:a', 'product:b', 'account:w']
@@ -15,7 +20,7 @@ const resource = (ref: string, available: number, held = 0, price = 10): Resourc
   price: ref.startsWith('account:') ? 1 : price,
   currency: 'USD',
   max_per_customer: null,
-  taken: new Map(),
+  holdings: new Map(),
   token: 7,
 })
 const purchase = (fields: Partial<PurchaseRow>): PurchaseRow => ({
@@ -42,7 +47,7 @@ const command = (kind: CommandKind, row: PurchaseRow, id: string = kind): Purcha
   command: { id, seq: 2, command: kind, created_ms: 0, payment: null },
 })
 const run = (items: PurchaseItem[], ...resources: Resource[]) =>
-  decide(items, new Map(resources.map((r) => [r.ref, r])), NOW)
+  decidePurchases(items, new Map(resources.map((r) => [r.ref, r])), NOW)
 
 t.test('the ledger adds up and nothing goes below zero, whatever stands in the line', async (t) => {
   const rows = fc.array(
@@ -74,19 +79,19 @@ t.test('the ledger adds up and nothing goes below zero, whatever stands in the l
         })
         return [{ kind: 'purchase', purchase: row }, ...commands.map((kind, c) => command(kind, row, `${n}.${c}`))]
       })
-      const verdict = run(items, ...resources)
+      const decision = run(items, ...resources)
       for (const one of resources) {
         const old = before.get(one.ref)
-        const moved = verdict.movements.filter((m) => m.resource === one.ref)
+        const moved = decision.ledger.filter((m) => m.resource === one.ref)
         const sum = (...reasons: string[]) =>
           moved.reduce((total, m) => (reasons.length === 0 || reasons.includes(m.reason) ? total + m.delta : total), 0)
         if (one.available < 0 || one.held < 0) throw new Error(`${one.ref} went below zero`)
         if (one.available - (old?.available ?? 0) !== sum()) throw new Error(`${one.ref}: the ledger does not add up`)
         if (one.held !== -sum('hold', 'release')) throw new Error(`${one.ref}: holds do not add up`)
       }
-      const effects = verdict.movements.map((m) => `${m.resource} ${m.purchase} ${m.reason}`)
+      const effects = decision.ledger.map((m) => `${m.resource} ${m.purchase} ${m.reason}`)
       if (new Set(effects).size !== effects.length) throw new Error('an effect came twice')
-      if (verdict.purchases.some((change) => change.status === 'queued')) throw new Error('a change back to queued')
+      if (decision.purchases.some((change) => change.status === 'queued')) throw new Error('a change back to queued')
     }),
     { numRuns: 2_000 },
   )
@@ -95,9 +100,9 @@ t.test('the ledger adds up and nothing goes below zero, whatever stands in the l
 
 t.test('the same item on two lines of one cart is checked as one (medusa#16502)', async (t) => {
   const lines = [1, 2].map(() => ({ resource: 'product:a', units: 3 }))
-  const verdict = run([{ kind: 'purchase', purchase: purchase({ lines }) }], resource('product:a', 5))
-  t.match(verdict.purchases, [{ status: 'rejected', reason: 'sold_out' }])
-  t.same(verdict.movements, [])
+  const decision = run([{ kind: 'purchase', purchase: purchase({ lines }) }], resource('product:a', 5))
+  t.match(decision.purchases, [{ status: 'rejected', reason: 'sold_out' }])
+  t.same(decision.ledger, [])
 })
 
 t.test('money is not for sale: a line that names an account, also the one that pays, is refused', async (t) => {
@@ -106,9 +111,9 @@ t.test('money is not for sale: a line that names an account, also the one that p
     for (const refs of [['account:w'], ['product:a', 'account:w']]) {
       const lines = refs.map((ref) => ({ resource: ref, units: 1 }))
       const row = purchase({ queue: refs[0] ?? '', lines, payment })
-      const { purchases, movements } = run([{ kind: 'purchase', purchase: row }], account, product)
+      const { purchases, ledger } = run([{ kind: 'purchase', purchase: row }], account, product)
       t.match(purchases, [{ status: 'rejected', reason: 'wrong_kind' }])
-      t.same(movements, [])
+      t.same(ledger, [])
     }
   }
 })
@@ -132,9 +137,9 @@ t.test('a wallet whose currency was changed pays nothing back in another one', a
   const yen = { ...resource('account:w', 4_000), currency: 'JPY' }
   const payment = { method: 'wallet' as const, account: 'account:w' }
   const row = purchase({ status: 'confirmed', amount: 1_000, currency: 'USD', payment })
-  const { commands, movements } = run([command('refund', row)], resource('product:a', 5), yen)
+  const { commands, ledger } = run([command('refund', row)], resource('product:a', 5), yen)
   t.match(commands, [{ status: 'rejected', reason: 'currency_mismatch', met: 'confirmed' }])
-  t.same(movements, [])
+  t.same(ledger, [])
 })
 
 t.test('confirm, cancel and refund from every status', async (t) => {
@@ -147,11 +152,11 @@ t.test('confirm, cancel and refund from every status', async (t) => {
   for (const kind of ['confirm', 'cancel', 'refund'] as const) {
     for (const status of statuses) {
       const row = purchase({ status, amount: 10, expires_ms: NOW + 1 })
-      const verdict = run([command(kind, row)], resource('product:a', 5, 1))
-      const [done] = verdict.commands
+      const decision = run([command(kind, row)], resource('product:a', 5, 1))
+      const [done] = decision.commands
       const to = legal[kind][status]
-      if (to) t.match([done?.status, verdict.purchases[0]?.status], ['done', to], `${kind} of ${status}`)
-      else if (status === 'queued') t.equal(verdict.skipped.length, 1, `${kind} waits behind its queued purchase`)
+      if (to) t.match([done?.status, decision.purchases[0]?.status], ['done', to], `${kind} of ${status}`)
+      else if (status === 'queued') t.equal(decision.skipped.length, 1, `${kind} waits behind its queued purchase`)
       else t.match([done?.status, done?.met], ['rejected', status], `${kind} of ${status} is refused`)
     }
   }
@@ -160,21 +165,21 @@ t.test('confirm, cancel and refund from every status', async (t) => {
 t.test('a confirm after the time is over finds the hold expired, and its units are back', async (t) => {
   const shop = resource('product:a', 0, 1)
   const row = purchase({ status: 'held', amount: 10, expires_ms: NOW })
-  const verdict = run([command('confirm', row)], shop)
-  t.match(verdict.commands, [{ status: 'rejected', met: 'expired' }])
+  const decision = run([command('confirm', row)], shop)
+  t.match(decision.commands, [{ status: 'rejected', met: 'expired' }])
   t.match([shop.available, shop.held], [1, 0])
 })
 
 t.test('an overdue hold is for sale to the next in line', async (t) => {
   const held = purchase({ id: 'old', status: 'held', amount: 10, expires_ms: NOW - 1 })
-  const verdict = run(
+  const decision = run(
     [
       { kind: 'expired', purchase: held },
       { kind: 'purchase', purchase: purchase({ id: 'new' }) },
     ],
     resource('product:a', 0, 1),
   )
-  t.match(verdict.purchases, [
+  t.match(decision.purchases, [
     { id: 'old', status: 'expired' },
     { id: 'new', status: 'confirmed' },
   ])
@@ -182,23 +187,23 @@ t.test('an overdue hold is for sale to the next in line', async (t) => {
 
 t.test('a cancel that stands behind its queued purchase wins, once', async (t) => {
   const row = purchase({})
-  const verdict = run(
+  const decision = run(
     [{ kind: 'purchase', purchase: row }, command('cancel', row, 'first'), command('cancel', row, 'second')],
     resource('product:a', 5),
   )
-  t.match(verdict.purchases, [{ status: 'cancelled' }])
-  t.match(verdict.commands, [
+  t.match(decision.purchases, [{ status: 'cancelled' }])
+  t.match(decision.commands, [
     { id: 'first', status: 'done', met: 'queued' },
     { id: 'second', status: 'rejected', met: 'cancelled' },
   ])
-  t.same(verdict.movements, [])
+  t.same(decision.ledger, [])
 })
 
 t.test('two currencies do not add up to one amount', async (t) => {
   const row = purchase({ lines: ['product:a', 'product:b'].map((ref) => ({ resource: ref, units: 1 })) })
-  const verdict = run([{ kind: 'purchase', purchase: row }], resource('product:a', 5), {
+  const decision = run([{ kind: 'purchase', purchase: row }], resource('product:a', 5), {
     ...resource('product:b', 5),
     currency: 'EUR',
   })
-  t.match(verdict.purchases, [{ status: 'rejected', reason: 'currency_mismatch' }])
+  t.match(decision.purchases, [{ status: 'rejected', reason: 'currency_mismatch' }])
 })

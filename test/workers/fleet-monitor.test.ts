@@ -8,7 +8,7 @@ import { blockedQueues, verify } from '../../src/shared/invariants.ts'
 import { createLocks } from '../../src/shared/locks/redis/locks.ts'
 import { createLog } from '../../src/shared/log.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
-import { watchOnce } from '../../src/workers/maintenance/fleet-monitor.ts'
+import { pollFleetOnce } from '../../src/workers/maintenance/fleet-monitor.ts'
 import { openShop } from '../support/api-client.ts'
 import { openWorld } from '../support/environment.ts'
 
@@ -63,7 +63,7 @@ t.test('a line that stands still is seen by one worker, broken for all, and forg
   const bought = await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 1 }] })
   await shop.client`UPDATE purchases SET created_at = now() - interval '2 minutes' WHERE id = ${bought.body.id}`
 
-  await watchOnce(first)
+  await pollFleetOnce(first)
   const [rows, oldest, broken] = await shown(first)
   t.equal(rows, '1')
   t.ok(Number(oldest) >= 120 && Number(oldest) < 180, `${oldest} s`)
@@ -72,18 +72,18 @@ t.test('a line that stands still is seen by one worker, broken for all, and forg
   const { verdict } = await readFleetStatus(redis, prefix)
   t.match(verdict?.broken, [{ invariant: /no line has stood still/, offenders: [bought.body.id] }])
 
-  await watchOnce(second)
+  await pollFleetOnce(second)
   t.same(await shown(second), [rows, oldest, broken], 'the other one shows the same, without asking')
 
   const keys = await redis.keys(`${prefix}watched:*`)
   for (const key of keys) t.ok((await redis.pttl(key)) > 0, `${key} ends by itself`)
   await redis.unlink(...keys)
-  await watchOnce(second)
+  await pollFleetOnce(second)
   t.same(await shown(second), [undefined, undefined, undefined], 'a look that fails shows nothing')
 
   await shop.client`UPDATE purchases SET created_at = now() WHERE id = ${bought.body.id}`
   await redis.unlink(...(await redis.keys(`${prefix}watched:*`)))
-  await watchOnce(first)
+  await pollFleetOnce(first)
   t.same(
     (await shown(first)).filter((_, i) => i !== 1),
     ['1', '0'],
@@ -91,7 +91,7 @@ t.test('a line that stands still is seen by one worker, broken for all, and forg
   )
 
   redis.disconnect()
-  await watchOnce(first)
+  await pollFleetOnce(first)
   t.same(await shown(first), [undefined, undefined, undefined], 'nor is anything shown without Redis')
 })
 
@@ -122,7 +122,7 @@ t.test(
 
     const metrics = createMetrics()
     await redis.unlink(...(await redis.keys(`${prefix}watched:*`)))
-    await watchOnce({ client: shop.client, locks, redis, prefix, metrics, breakers: [], log })
+    await pollFleetOnce({ client: shop.client, locks, redis, prefix, metrics, breakers: [], log })
     t.match(await metrics.registry.metrics(), /^holdfast_queues_blocked 1$/m)
 
     await shop.client`UPDATE purchases SET status = 'rejected', settled_at = now() WHERE id = ${first}`

@@ -6,16 +6,16 @@ import { createBreaker } from '../../src/shared/breaker.ts'
 import { LeaseLostError } from '../../src/shared/locks/api.ts'
 import { createLocks } from '../../src/shared/locks/redis/locks.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
-import type { Ask, Outcome } from '../../src/workers/queue/batcher.ts'
-import { createDrain, type DrainDeps } from '../../src/workers/queue/queue-runner.ts'
+import type { BatchRequest, BatchResult } from '../../src/workers/queue/batcher.ts'
+import { createQueueRunner, type QueueRunnerDeps } from '../../src/workers/queue/queue-runner.ts'
 import { openWorld, until } from '../support/environment.ts'
 
 const TTL_MS = 1_000
 const PROGRESS_MS = 2_000
-const NOTHING: Outcome = { missed: [], took: 0, full: false, after: 0 }
+const NOTHING: BatchResult = { missed: [], fetched: 0, full: false, after: 0 }
 
 /** A runner whose settlements are the given ones, then empty ones; with its requests and forced nudges. */
-async function openRunner(t: Test, settlements: ((ask: Ask) => Promise<Outcome>)[]) {
+async function openRunner(t: Test, settlements: ((ask: BatchRequest) => Promise<BatchResult>)[]) {
   const world = await openWorld(t)
   const redis = new Redis(world.env.REDIS_URL)
   const lost: string[] = []
@@ -31,53 +31,53 @@ async function openRunner(t: Test, settlements: ((ask: Ask) => Promise<Outcome>)
     await locks.close()
     redis.disconnect()
   })
-  const asked: Ask[] = []
-  const settler: DrainDeps['settler'] = {
-    settle: (ask) => {
+  const asked: BatchRequest[] = []
+  const batcher: QueueRunnerDeps['batcher'] = {
+    requestBatch: (ask) => {
       const settle = settlements[asked.length] ?? (async () => NOTHING)
       asked.push(ask)
       return settle(ask)
     },
-    floor: () => 0,
+    minToken: () => 0,
   }
   const forced: string[] = []
-  const drain = createDrain({
+  const runner = createQueueRunner({
     locks,
     leases,
-    settler,
+    batcher,
     nudge: (queues, { force = false } = {}) => void (force && forced.push(...queues)),
-    flows() {},
+    publishHot() {},
     ttl_ms: TTL_MS,
     progress_ms: PROGRESS_MS,
   })
-  return { drain, asked, lost, forced }
+  return { runner, asked, lost, forced }
 }
 
 t.test('a settlement that does not end', async (t) => {
-  const { drain, asked, lost, forced } = await openRunner(t, [() => new Promise(() => {})])
-  void drain.serve(['product:1'], 'job 1')
+  const { runner, asked, lost, forced } = await openRunner(t, [() => new Promise(() => {})])
+  void runner.process(['product:1'], 'job 1')
   await until(() => asked.length === 1, { what: 'the settlement to begin' })
-  t.same(drain.leaveStuck(), [], 'it has time')
-  t.match(drain.state(), [{ queue: 'product:1' }])
+  t.same(runner.stopStuck(), [], 'it has time')
+  t.match(runner.state(), [{ queue: 'product:1' }])
 
   await until(() => lost.length > 0, { what: 'the lease to be let go' })
   t.same(lost, ['stalled'])
-  const left = await until(() => [drain.leaveStuck()].find((one) => one.length > 0), { what: 'the queue to be left' })
+  const left = await until(() => [runner.stopStuck()].find((one) => one.length > 0), { what: 'the queue to be left' })
   t.same(left, ['product:1'])
   t.same(forced, ['product:1'], 'a new job is added')
-  t.match(drain.state(), [{ queue: 'product:1' }], 'the step that does not end is still named')
+  t.match(runner.state(), [{ queue: 'product:1' }], 'the step that does not end is still named')
 
-  await drain.serve(['product:1'], 'job 2')
+  await runner.process(['product:1'], 'job 2')
   t.equal(asked.length, 2, 'the next job works the queue')
   t.ok((asked[1]?.lease.token ?? 0) > (asked[0]?.lease.token ?? 0), 'under a newer token')
 })
 
 t.test('a queue whose lease was lost before its settlement is entered anew, not left to a failed job', async (t) => {
-  const giveBack = async ({ queue, lease }: Ask): Promise<Outcome> => {
+  const giveBack = async ({ queue, lease }: BatchRequest): Promise<BatchResult> => {
     throw new LeaseLostError(queue, lease.token, 'expired')
   }
-  const { drain, asked } = await openRunner(t, [giveBack])
-  await drain.serve(['product:1'], 'job 1')
+  const { runner, asked } = await openRunner(t, [giveBack])
+  await runner.process(['product:1'], 'job 1')
   t.equal(asked.length, 2)
   t.ok((asked[1]?.lease.token ?? 0) > (asked[0]?.lease.token ?? 0), 'under a newer token')
 })

@@ -9,14 +9,14 @@ import { type BookingMove, isActive, isOver, MOVES, refusedByTime } from '../../
 import { isAccount } from '../../shared/domain/resource.ts'
 import { newId } from '../../shared/ids.ts'
 import {
+  type ChargeRequest,
   type CommandChange,
   isForeign,
-  type Movement,
+  type LedgerEntry,
   PAYMENT_S,
-  type Payable,
   type PaymentChange,
+  type Replacement,
   type Resource,
-  type Successor,
   samePayment,
   UNCHARGED,
   UnprocessableError,
@@ -78,17 +78,17 @@ export interface BookingChange {
   fencing_token: number
 }
 
-export interface BookingVerdict {
+export interface BookingDecision {
   bookings: BookingChange[]
   /** overdue requests of lines that this batch does not hold: expired by the clock alone, they have moved nothing */
   overdue: string[]
   commands: CommandChange[]
-  movements: Movement[]
+  ledger: LedgerEntry[]
   resources: Resource[]
-  payables: Payable[]
+  chargeRequests: ChargeRequest[]
   payments: PaymentChange[]
   attempts: string[]
-  rebooked: Successor[]
+  replacements: Replacement[]
   skipped: BookingItem[]
 }
 
@@ -97,7 +97,7 @@ const DAY_MS = 86_400_000
 const NAMED = 20
 
 /** Every resource that settling this item may write. */
-export function refsOfBooking({ booking: { queue, payment }, command }: BookingItem): string[] {
+export function resourcesOfBooking({ booking: { queue, payment }, command }: BookingItem): string[] {
   const wallets = [payment, command?.payment].flatMap((one) => (one?.method === 'wallet' ? [one.account] : []))
   return [...new Set([queue, ...wallets])]
 }
@@ -115,17 +115,17 @@ export function decideBookings(
   resources: ReadonlyMap<string, Resource>,
   now_ms: number,
   accept_ms: number,
-): BookingVerdict {
-  const verdict: BookingVerdict = {
+): BookingDecision {
+  const decision: BookingDecision = {
     bookings: [],
     overdue: [],
     commands: [],
-    movements: [],
+    ledger: [],
     resources: [],
-    payables: [],
+    chargeRequests: [],
     payments: [],
     attempts: [],
-    rebooked: [],
+    replacements: [],
     skipped: [],
   }
   const changes = new Map<string, BookingChange>()
@@ -134,10 +134,10 @@ export function decideBookings(
   const own = new Map(items.map(({ booking }) => [booking.id, booking]))
   const calendars = new Map<string, Set<BookingRow>>()
   const riders = new Map<string, Set<BookingRow>>()
-  for (const row of active) list(own.get(row.id) ?? row)
+  for (const row of active) indexActive(own.get(row.id) ?? row)
 
   /** Keeps the row where others look for what is in their way. */
-  function list(row: BookingRow): void {
+  function indexActive(row: BookingRow): void {
     const places = [
       row.kind === 'ride' ? ([riders, row.customer] as const) : undefined,
       [calendars, row.queue] as const,
@@ -148,14 +148,14 @@ export function decideBookings(
     }
   }
 
-  function move(booking: BookingRow, what: BookingMove, reason?: string, conflicts?: string[]): void {
+  function applyMove(booking: BookingRow, what: BookingMove, reason?: string, conflicts?: string[]): void {
     const status = MOVES[booking.status][what]
     if (status === undefined) throw new UnprocessableError(`${what} does not apply to what is ${booking.status}`)
-    change(booking, status, reason, conflicts)
-    list(booking)
+    setStatus(booking, status, reason, conflicts)
+    indexActive(booking)
   }
 
-  function change(booking: BookingRow, status: BookingStatus, reason?: string, conflicts?: string[]): void {
+  function setStatus(booking: BookingRow, status: BookingStatus, reason?: string, conflicts?: string[]): void {
     changes.set(booking.id, {
       id: booking.id,
       customer: booking.customer,
@@ -173,22 +173,29 @@ export function decideBookings(
 
   const isCharged = ({ payment, amount }: BookingRow) => payment.method === 'card' && (amount ?? 0) > 0
 
-  function ask(step: Payable['step'], booking: BookingRow): void {
+  function requestCharge(step: ChargeRequest['step'], booking: BookingRow): void {
     const { id, replaces, currency, hold_until_ms } = booking
     const amount = booking.amount ?? 0
-    verdict.payables.push({ step, of: 'booking', id: replaces ?? id, amount, currency: currency ?? '', hold_until_ms })
+    decision.chargeRequests.push({
+      step,
+      of: 'booking',
+      id: replaces ?? id,
+      amount,
+      currency: currency ?? '',
+      hold_until_ms,
+    })
   }
 
   /** The time stays aside until the charge has come to an end, and its money is asked for. */
-  function charge(booking: BookingRow): void {
+  function startCharge(booking: BookingRow): void {
     booking.charge = 'pending'
     booking.hold_until_ms = booking.hold_seconds === null ? null : booking.expires_ms
     booking.expires_ms = Math.max(booking.expires_ms ?? 0, now_ms + PAYMENT_S * 1000)
-    ask('charge', booking)
+    requestCharge('charge', booking)
   }
 
   /** Moves what the wallet pays: `available` and `held` per unit, and the movements that say so. */
-  function pay(booking: BookingRow, available: number, held: number, ...reasons: Movement['reason'][]): void {
+  function moveUnits(booking: BookingRow, available: number, held: number, ...reasons: LedgerEntry['reason'][]): void {
     const { payment, amount } = booking
     if (payment.method !== 'wallet' || !amount) return
     const wallet = resources.get(payment.account)
@@ -198,7 +205,7 @@ export function decideBookings(
     touched.add(wallet)
     for (const reason of reasons) {
       const delta = reason === 'sale' || reason === 'hold' ? -amount : amount
-      verdict.movements.push({ resource: wallet.ref, booking: booking.id, delta, reason, fencing_token: wallet.token })
+      decision.ledger.push({ resource: wallet.ref, booking: booking.id, delta, reason, fencing_token: wallet.token })
     }
   }
 
@@ -210,27 +217,27 @@ export function decideBookings(
     const { payment } = booking
     if (payment.method === 'wallet' && !resources.has(payment.account)) return false
     if (resources.has(booking.queue)) {
-      pay(booking, 1, -1, 'release')
-      move(booking, 'expire')
+      moveUnits(booking, 1, -1, 'release')
+      applyMove(booking, 'expire')
     } else {
       overdue.add(booking.id)
       booking.status = 'expired'
-      list(booking)
+      indexActive(booking)
     }
     return true
   }
 
   /** What else has this time, or this rider. */
-  function inTheWay(booking: BookingRow): BookingRow[] {
+  function conflicting(booking: BookingRow): BookingRow[] {
     const calendar = [...(calendars.get(booking.queue) ?? [])]
     const here = calendar.filter((row) => /* guard:overlap */ overlap(row, booking) /* end:overlap */)
     const rides = booking.kind === 'ride' ? [...(riders.get(booking.customer) ?? [])] : []
     return [...new Set([...here, ...rides])]
   }
 
-  function settle(booking: BookingRow): boolean {
+  function decideNew(booking: BookingRow): boolean {
     const resource = resources.get(booking.queue)
-    const refuse = (reason: string, conflicts?: string[]) => move(booking, 'refuse', reason, conflicts)
+    const refuse = (reason: string, conflicts?: string[]) => applyMove(booking, 'refuse', reason, conflicts)
     if (resource?.kind !== 'calendar') {
       refuse('unknown_resource')
       return true
@@ -247,7 +254,7 @@ export function decideBookings(
       booking.amount = Number.isSafeInteger(amount) ? amount : null
       booking.currency = resource.currency
     }
-    const rivals = inTheWay(booking)
+    const rivals = conflicting(booking)
     // Those that are overdue leave first. One whose wallet is busy elsewhere is looked at again in the next round.
     if (!rivals.filter(isOverdue).every(expire)) return false
     const conflicts = rivals.filter((row) => isActive(row.status)).map((row) => row.id)
@@ -260,27 +267,28 @@ export function decideBookings(
     else if (wallet && booking.amount && wallet.currency.toUpperCase() !== resource.currency.toUpperCase()) {
       refuse('currency_mismatch')
     } else if (wallet && wallet.available < (booking.amount ?? 0)) refuse('payment_declined')
-    else take(booking)
+    else grantTime(booking)
     return true
   }
 
-  function take(booking: BookingRow): void {
+  function grantTime(booking: BookingRow): void {
     const wait_ms =
       booking.kind === 'ride' ? accept_ms : booking.hold_seconds === null ? null : booking.hold_seconds * 1000
     if (wait_ms === null && !isCharged(booking)) {
-      pay(booking, -1, 0, 'sale')
-      move(booking, 'book')
+      moveUnits(booking, -1, 0, 'sale')
+      applyMove(booking, 'book')
     } else {
-      if (wait_ms === null) charge(booking)
+      if (wait_ms === null) startCharge(booking)
       else booking.expires_ms = now_ms + wait_ms
-      pay(booking, -1, 1, 'hold')
-      move(booking, 'request')
+      moveUnits(booking, -1, 1, 'hold')
+      applyMove(booking, 'request')
     }
   }
 
   /** Undefined when it was done, else the code of the refusal. */
-  function obey(booking: BookingRow, { command, payment }: BookingCommandRow): string | undefined {
-    if (command === 'paid' || command === 'unpaid') return learn(booking, command) ? undefined : 'wrong_status'
+  function executeCommand(booking: BookingRow, { command, payment }: BookingCommandRow): string | undefined {
+    if (command === 'paid' || command === 'unpaid')
+      return applyChargeResult(booking, command) ? undefined : 'wrong_status'
     const was = booking.status
     const next = MOVES[was][command]
     if (next === undefined) return 'wrong_status'
@@ -288,60 +296,60 @@ export function decideBookings(
     if (ill_timed) return ill_timed
     if (next === 'accepted') return accept(booking, payment)
     if (was === 'requested') {
-      pay(booking, 1, -1, 'release')
-      if (booking.charge !== null && !UNCHARGED.has(booking.charge)) ask('refund', booking)
+      moveUnits(booking, 1, -1, 'release')
+      if (booking.charge !== null && !UNCHARGED.has(booking.charge)) requestCharge('refund', booking)
     } else if (was === 'accepted' && next === 'cancelled') {
       if (isForeign(booking, resources)) return 'currency_mismatch'
-      pay(booking, 1, 0, 'refund')
-      if (isCharged(booking)) ask('refund', booking)
+      moveUnits(booking, 1, 0, 'refund')
+      if (isCharged(booking)) requestCharge('refund', booking)
     }
-    move(booking, command)
+    applyMove(booking, command)
     return undefined
   }
 
   function accept(booking: BookingRow, given: Payment | null): string | undefined {
     const { charge: asked, hold_seconds } = booking
     // The `unpaid` of a charge that took nothing stands behind this accept: the hold goes on from here.
-    if (asked !== null && UNCHARGED.has(asked) && hold_seconds !== null && !goOn(booking)) return 'wrong_status'
+    if (asked !== null && UNCHARGED.has(asked) && hold_seconds !== null && !resumeHold(booking)) return 'wrong_status'
     if (given !== null && !samePayment(given, booking.payment)) {
       if (booking.kind === 'ride') return 'payment_unavailable'
       // One charge at a time: of two cards, the second is asked when the first has taken nothing.
       if (booking.charge !== null) return 'payment_in_progress'
       // Its money has been set aside with the time.
       if (booking.payment.method === 'wallet') return 'payment_conflict'
-      if (given.method === 'wallet') return payFrom(given.account, booking)
+      if (given.method === 'wallet') return payFromWallet(given.account, booking)
       booking.payment = given
-      verdict.payments.push({ of: 'booking', id: booking.id, payment: given })
+      decision.payments.push({ of: 'booking', id: booking.id, payment: given })
     }
     // Accepted when it is paid. A second accept joins the first: the charge is on its way already.
     if (booking.charge !== null) return undefined
     if (isCharged(booking)) {
-      charge(booking)
-      change(booking, booking.status)
+      startCharge(booking)
+      setStatus(booking, booking.status)
     } else {
-      pay(booking, 0, -1, 'release', 'sale')
-      move(booking, 'accept')
+      moveUnits(booking, 0, -1, 'release', 'sale')
+      applyMove(booking, 'accept')
     }
     return undefined
   }
 
   /** Takes the price from the wallet and gives the time, in the same settlement; or nothing of both. */
-  function payFrom(account: string, booking: BookingRow): string | undefined {
+  function payFromWallet(account: string, booking: BookingRow): string | undefined {
     const wallet = resources.get(account)
     const amount = booking.amount ?? 0
     if (wallet?.kind !== 'units') return 'unknown_resource'
     if (amount > 0 && wallet.currency.toUpperCase() !== booking.currency?.toUpperCase()) return 'currency_mismatch'
     if (wallet.available < amount) return 'payment_declined'
     booking.payment = { method: 'wallet', account }
-    verdict.payments.push({ of: 'booking', id: booking.id, payment: booking.payment })
-    pay(booking, -1, 0, 'sale')
-    move(booking, 'accept')
+    decision.payments.push({ of: 'booking', id: booking.id, payment: booking.payment })
+    moveUnits(booking, -1, 0, 'sale')
+    applyMove(booking, 'accept')
     return undefined
   }
 
   /** The charge took nothing, and the hold goes on until the end that it had before. False when that is past. */
-  function goOn(booking: BookingRow): boolean {
-    verdict.attempts.push(booking.id)
+  function resumeHold(booking: BookingRow): boolean {
+    decision.attempts.push(booking.id)
     booking.charge = null
     booking.expires_ms = booking.hold_until_ms ?? booking.expires_ms
     booking.hold_until_ms = null
@@ -349,60 +357,60 @@ export function decideBookings(
       expire(booking)
       return false
     }
-    change(booking, booking.status)
+    setStatus(booking, booking.status)
     return true
   }
 
   /** The money is reserved, or it is known that none is taken. */
-  function learn(booking: BookingRow, command: ChargeCommand): boolean {
+  function applyChargeResult(booking: BookingRow, command: ChargeCommand): boolean {
     const { status } = booking
     if (command === 'unpaid') {
       // Of a charge that has made way by then, and may have been followed by another: nothing is left to learn.
       if (booking.charge === null || !UNCHARGED.has(booking.charge)) return true
       if (status === 'requested' && booking.hold_seconds !== null) {
-        goOn(booking)
+        resumeHold(booking)
         return true
       }
       if (status !== 'requested') return status === 'expired' || status === 'cancelled' || status === 'declined'
-      move(booking, 'unpaid', booking.charge === 'declined' ? 'payment_declined' : 'payment_unavailable')
+      applyMove(booking, 'unpaid', booking.charge === 'declined' ? 'payment_declined' : 'payment_unavailable')
     } else if (status === 'requested') {
-      move(booking, 'paid')
-      ask('capture', booking)
-    } else if (status === 'expired' && bookAgain(booking)) {
-      ask('capture', booking)
+      applyMove(booking, 'paid')
+      requestCharge('capture', booking)
+    } else if (status === 'expired' && replaceExpired(booking)) {
+      requestCharge('capture', booking)
     } else {
       // Too late for its time, or given up: the money goes back, once.
-      ask('refund', booking)
+      requestCharge('refund', booking)
     }
     return true
   }
 
   /** What has expired stays so; its late money books the same time at the same price as a booking of its own. */
-  function bookAgain(booking: BookingRow): boolean {
+  function replaceExpired(booking: BookingRow): boolean {
     if (isOver(booking, now_ms)) return false
-    const rivals = inTheWay(booking)
+    const rivals = conflicting(booking)
     if (!rivals.every((row) => isOverdue(row) && expire(row))) return false
     const id = newId()
-    list({ ...booking, id, status: 'accepted' })
-    verdict.rebooked.push({ id, replaces: booking.id, fencing_token: resources.get(booking.queue)?.token ?? 0 })
+    indexActive({ ...booking, id, status: 'accepted' })
+    decision.replacements.push({ id, replaces: booking.id, fencing_token: resources.get(booking.queue)?.token ?? 0 })
     return true
   }
 
   for (const item of items) {
     const { booking } = item
     if (item.kind === 'booking') {
-      if (booking.status === 'queued' && !settle(booking)) verdict.skipped.push(item)
+      if (booking.status === 'queued' && !decideNew(booking)) decision.skipped.push(item)
     } else if (item.kind === 'expired') {
       if (isOverdue(booking)) expire(booking)
-      else if (booking.status === 'requested') verdict.skipped.push(item)
+      else if (booking.status === 'requested') decision.skipped.push(item)
     } else if (booking.status === 'queued' && item.command.command !== 'cancel') {
       // Its booking has not been settled yet (a missed lease, a later batch): it waits behind it.
-      verdict.skipped.push(item)
+      decision.skipped.push(item)
     } else {
       if (isOverdue(booking)) expire(booking)
       const met = booking.status
-      const refusal = obey(booking, item.command)
-      verdict.commands.push({
+      const refusal = executeCommand(booking, item.command)
+      decision.commands.push({
         id: item.command.id,
         status: refusal === undefined ? 'done' : 'rejected',
         reason: refusal ?? null,
@@ -411,8 +419,8 @@ export function decideBookings(
       })
     }
   }
-  verdict.bookings = [...changes.values()]
-  verdict.overdue = [...overdue]
-  verdict.resources = [...touched]
-  return verdict
+  decision.bookings = [...changes.values()]
+  decision.overdue = [...overdue]
+  decision.resources = [...touched]
+  return decision
 }

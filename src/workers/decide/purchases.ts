@@ -66,7 +66,7 @@ export interface Resource {
   /** units that one customer may have, held ones included; null: no limit */
   max_per_customer: number | null
   /** customer → units, of the customers in the batch; only where there is a limit */
-  taken: Map<string, number>
+  holdings: Map<string, number>
   /** fencing token of the lease it is written under */
   token: number
 }
@@ -89,7 +89,7 @@ export interface CommandChange {
   met: PurchaseStatus | BookingStatus
   fencing_token: number
 }
-export interface Movement {
+export interface LedgerEntry {
   resource: string
   purchase?: string
   booking?: string
@@ -98,7 +98,7 @@ export interface Movement {
   fencing_token: number
 }
 /** Money to be moved once this is committed. A charge that is there already stays as it is. */
-export interface Payable {
+export interface ChargeRequest {
   /** what is paid for */
   of: 'purchase' | 'booking'
   id: string
@@ -116,20 +116,20 @@ export interface PaymentChange {
   payment: Payment
 }
 /** A purchase or booking that is bought again with the money of one that has expired. */
-export interface Successor {
+export interface Replacement {
   id: string
   replaces: string
   fencing_token: number
 }
-export interface Verdict {
-  payables: Payable[]
+export interface PurchaseDecision {
+  chargeRequests: ChargeRequest[]
   payments: PaymentChange[]
   /** purchases and bookings whose charge took nothing and makes way for another one */
   attempts: string[]
-  successors: Successor[]
+  replacements: Replacement[]
   purchases: PurchaseChange[]
   commands: CommandChange[]
-  movements: Movement[]
+  ledger: LedgerEntry[]
   resources: Resource[]
   /** items this batch could not decide yet: they stay in the line */
   skipped: PurchaseItem[]
@@ -171,7 +171,7 @@ export const samePayment = (one: Payment, other: Payment) =>
       : other.method === 'none'
 
 /** The units a purchase takes of each resource: its lines merged, and the wallet's share as one more line. */
-function takes(purchase: PurchaseRow, amount: number): Map<string, number> {
+function unitsByResource(purchase: PurchaseRow, amount: number): Map<string, number> {
   const units = new Map<string, number>()
   if (purchase.lines.length === 0) throw new UnprocessableError('a purchase has no lines')
   for (const line of purchase.lines) {
@@ -188,12 +188,12 @@ function takes(purchase: PurchaseRow, amount: number): Map<string, number> {
 }
 
 /** Every resource that settling this item may write. */
-export function refsOfPurchase(item: PurchaseItem): string[] {
+export function resourcesOfPurchase(item: PurchaseItem): string[] {
   const { purchase } = item
   // A queued purchase that is cancelled has moved nothing; its own queue is enough. Another command may meet it settled, by
   // this very batch.
   if (item.command?.command === 'cancel' && purchase.status === 'queued') return [purchase.queue]
-  const refs = new Set(takes(purchase, 1).keys())
+  const refs = new Set(unitsByResource(purchase, 1).keys())
   if (item.command?.payment?.method === 'wallet') refs.add(item.command.payment.account)
   return [...refs]
 }
@@ -201,33 +201,33 @@ export function refsOfPurchase(item: PurchaseItem): string[] {
 /**
  * Decides the items in order. `now_ms` is the database clock, read after the rows were locked.
  */
-export function decide(
+export function decidePurchases(
   items: readonly PurchaseItem[],
   resources: ReadonlyMap<string, Resource>,
   now_ms: number,
-): Verdict {
+): PurchaseDecision {
   const changes = new Map<string, PurchaseChange>()
   const touched = new Set<Resource>()
-  const verdict: Verdict = {
+  const decision: PurchaseDecision = {
     purchases: [],
     commands: [],
-    movements: [],
+    ledger: [],
     resources: [],
     skipped: [],
-    payables: [],
+    chargeRequests: [],
     payments: [],
     attempts: [],
-    successors: [],
+    replacements: [],
   }
   const cancelled = new Set(items.flatMap((item) => (item.command?.command === 'cancel' ? [item.purchase.id] : [])))
 
   /** The token a row is stamped with: its own line's, or for an expired cart of another line, any of its resources'. */
-  function fenceOf(purchase: PurchaseRow): number {
+  function tokenFor(purchase: PurchaseRow): number {
     const own = resources.get(purchase.queue) ?? purchase.lines.map((l) => resources.get(l.resource)).find((r) => r)
     return own?.token ?? 0
   }
 
-  function change(purchase: PurchaseRow, status: PurchaseStatus, reason?: string, met?: Met): void {
+  function setStatus(purchase: PurchaseRow, status: PurchaseStatus, reason?: string, met?: Met): void {
     const earlier = changes.get(purchase.id)
     changes.set(purchase.id, {
       id: purchase.id,
@@ -238,34 +238,39 @@ export function decide(
       amount: purchase.amount,
       currency: purchase.currency,
       expires_ms: purchase.expires_ms,
-      fencing_token: fenceOf(purchase),
+      fencing_token: tokenFor(purchase),
     })
     purchase.status = status
   }
 
   /** Moves the purchase's units: `available` and `held` per unit, and the movements that say so. */
-  function move(purchase: PurchaseRow, available: number, held: number, ...reasons: Movement['reason'][]): void {
-    for (const [ref, units] of takes(purchase, purchase.amount ?? 0)) {
+  function moveUnits(
+    purchase: PurchaseRow,
+    available: number,
+    held: number,
+    ...reasons: LedgerEntry['reason'][]
+  ): void {
+    for (const [ref, units] of unitsByResource(purchase, purchase.amount ?? 0)) {
       const resource = resources.get(ref)
       if (!resource) throw new UnprocessableError(`${ref} is gone`)
       resource.available += available * units
       resource.held += held * units
       touched.add(resource)
       if (resource.max_per_customer !== null) {
-        const taken = resource.taken.get(purchase.customer) ?? 0
-        resource.taken.set(purchase.customer, taken - available * units)
+        const taken = resource.holdings.get(purchase.customer) ?? 0
+        resource.holdings.set(purchase.customer, taken - available * units)
       }
       for (const reason of reasons) {
         const delta = reason === 'sale' || reason === 'hold' ? -units : units
-        verdict.movements.push({ resource: ref, purchase: purchase.id, delta, reason, fencing_token: resource.token })
+        decision.ledger.push({ resource: ref, purchase: purchase.id, delta, reason, fencing_token: resource.token })
       }
     }
   }
 
   /** A resource of this purchase whose limit it would exceed, and that limit. */
   function overLimit(purchase: PurchaseRow, amount: number): Met | undefined {
-    for (const [resource, units] of takes(purchase, amount)) {
-      const { max_per_customer = null, taken } = resources.get(resource) ?? {}
+    for (const [resource, units] of unitsByResource(purchase, amount)) {
+      const { max_per_customer = null, holdings: taken } = resources.get(resource) ?? {}
       if (max_per_customer === null) continue
       if ((taken?.get(purchase.customer) ?? 0) + units > max_per_customer) return { resource, max_per_customer }
     }
@@ -274,26 +279,33 @@ export function decide(
 
   const isCharged = ({ payment, amount }: PurchaseRow) => payment.method === 'card' && (amount ?? 0) > 0
 
-  function pay(step: Payable['step'], purchase: PurchaseRow): void {
+  function requestCharge(step: ChargeRequest['step'], purchase: PurchaseRow): void {
     const { id, replaces, currency, hold_until_ms } = purchase
     const amount = purchase.amount ?? 0
-    verdict.payables.push({ step, of: 'purchase', id: replaces ?? id, amount, currency: currency ?? '', hold_until_ms })
+    decision.chargeRequests.push({
+      step,
+      of: 'purchase',
+      id: replaces ?? id,
+      amount,
+      currency: currency ?? '',
+      hold_until_ms,
+    })
   }
 
   /** Units stay aside until the charge has come to an end, and its money is asked for. */
-  function charge(purchase: PurchaseRow): void {
+  function startCharge(purchase: PurchaseRow): void {
     purchase.charge = 'pending'
     purchase.hold_until_ms = purchase.hold_seconds === null ? null : purchase.expires_ms
     purchase.expires_ms = Math.max(purchase.expires_ms ?? 0, now_ms + PAYMENT_S * 1000)
-    pay('charge', purchase)
+    requestCharge('charge', purchase)
   }
 
   /** Status and reason of a purchase whose turn it is; moves its units when it gets them. */
-  function settle(purchase: PurchaseRow): [PurchaseStatus, string?, Met?] {
+  function decideNew(purchase: PurchaseRow): [PurchaseStatus, string?, Met?] {
     if (cancelled.has(purchase.id)) return ['cancelled']
     let amount = 0
     const currencies = new Set<string>()
-    const lines = takes(purchase, 0)
+    const lines = unitsByResource(purchase, 0)
     for (const [ref, units] of lines) {
       const resource = resources.get(ref)
       if (resource?.kind !== 'units') return ['rejected', 'unknown_resource']
@@ -323,37 +335,38 @@ export function decide(
     }
     if (wallet && wallet.available < amount) return ['failed', 'payment_declined']
     if (purchase.hold_seconds === null && !isCharged(purchase)) {
-      move(purchase, -1, 0, 'sale')
+      moveUnits(purchase, -1, 0, 'sale')
       return ['confirmed']
     }
-    if (purchase.hold_seconds === null) charge(purchase)
+    if (purchase.hold_seconds === null) startCharge(purchase)
     else purchase.expires_ms = now_ms + purchase.hold_seconds * 1000
-    move(purchase, -1, 1, 'hold')
+    moveUnits(purchase, -1, 1, 'hold')
     return ['held']
   }
 
   function expire(purchase: PurchaseRow): void {
-    move(purchase, 1, -1, 'release')
-    change(purchase, 'expired')
+    moveUnits(purchase, 1, -1, 'release')
+    setStatus(purchase, 'expired')
   }
 
   /** Undefined when it was done, else the code of the refusal. */
-  function obey(purchase: PurchaseRow, { command, payment }: CommandRow): string | undefined {
+  function executeCommand(purchase: PurchaseRow, { command, payment }: CommandRow): string | undefined {
     if (purchase.status === 'held' && purchase.expires_ms !== null && purchase.expires_ms <= now_ms) expire(purchase)
     const met = purchase.status
-    if (command === 'paid' || command === 'unpaid') return learn(purchase, command) ? undefined : 'wrong_status'
+    if (command === 'paid' || command === 'unpaid')
+      return applyChargeResult(purchase, command) ? undefined : 'wrong_status'
     if (command === 'confirm' && met === 'held') return confirm(purchase, payment)
     if (command === 'cancel' && met === 'queued') {
-      change(purchase, 'cancelled')
+      setStatus(purchase, 'cancelled')
     } else if (command === 'cancel' && met === 'held') {
-      move(purchase, 1, -1, 'release')
-      change(purchase, 'cancelled')
-      if (purchase.charge !== null && !UNCHARGED.has(purchase.charge)) pay('refund', purchase)
+      moveUnits(purchase, 1, -1, 'release')
+      setStatus(purchase, 'cancelled')
+      if (purchase.charge !== null && !UNCHARGED.has(purchase.charge)) requestCharge('refund', purchase)
     } else if (command === 'refund' && met === 'confirmed') {
       if (isForeign(purchase, resources)) return 'currency_mismatch'
-      move(purchase, 1, 0, 'refund')
-      change(purchase, 'refunded')
-      if (isCharged(purchase)) pay('refund', purchase)
+      moveUnits(purchase, 1, 0, 'refund')
+      setStatus(purchase, 'refunded')
+      if (isCharged(purchase)) requestCharge('refund', purchase)
     } else {
       return 'wrong_status'
     }
@@ -363,46 +376,46 @@ export function decide(
   function confirm(purchase: PurchaseRow, given: Payment | null): string | undefined {
     const { charge: asked, hold_seconds } = purchase
     // The `unpaid` of a charge that took nothing stands behind this confirm: the hold goes on from here.
-    if (asked !== null && UNCHARGED.has(asked) && hold_seconds !== null && !goOn(purchase)) return 'wrong_status'
+    if (asked !== null && UNCHARGED.has(asked) && hold_seconds !== null && !resumeHold(purchase)) return 'wrong_status'
     if (given !== null && !samePayment(given, purchase.payment)) {
       // One charge at a time: of two cards, the second is asked when the first has taken nothing.
       if (purchase.charge !== null) return 'payment_in_progress'
       // Its money has been set aside with the units.
       if (purchase.payment.method === 'wallet') return 'payment_conflict'
-      if (given.method === 'wallet') return payFrom(given.account, purchase)
+      if (given.method === 'wallet') return payFromWallet(given.account, purchase)
       purchase.payment = given
-      verdict.payments.push({ of: 'purchase', id: purchase.id, payment: given })
+      decision.payments.push({ of: 'purchase', id: purchase.id, payment: given })
     }
     // A second confirm joins the first: the charge is on its way already.
     if (purchase.charge !== null) return undefined
     if (isCharged(purchase)) {
-      charge(purchase)
-      change(purchase, 'held')
+      startCharge(purchase)
+      setStatus(purchase, 'held')
     } else {
-      move(purchase, 0, -1, 'release', 'sale')
-      change(purchase, 'confirmed')
+      moveUnits(purchase, 0, -1, 'release', 'sale')
+      setStatus(purchase, 'confirmed')
     }
     return undefined
   }
 
   /** Sells the held units and takes their price from the wallet, in the same settlement; or nothing of both. */
-  function payFrom(account: string, purchase: PurchaseRow): string | undefined {
+  function payFromWallet(account: string, purchase: PurchaseRow): string | undefined {
     const wallet = resources.get(account)
     const amount = purchase.amount ?? 0
     if (wallet?.kind !== 'units') return 'unknown_resource'
     if (amount > 0 && wallet.currency.toUpperCase() !== purchase.currency?.toUpperCase()) return 'currency_mismatch'
     if (purchase.lines.some((line) => line.resource === account)) return 'payment_conflict'
-    const taken = wallet.taken.get(purchase.customer) ?? 0
+    const taken = wallet.holdings.get(purchase.customer) ?? 0
     if (wallet.max_per_customer !== null && taken + amount > wallet.max_per_customer) return 'limit'
     if (wallet.available < amount) return 'payment_declined'
-    move(purchase, 0, -1, 'release', 'sale')
+    moveUnits(purchase, 0, -1, 'release', 'sale')
     purchase.payment = { method: 'wallet', account }
-    verdict.payments.push({ of: 'purchase', id: purchase.id, payment: purchase.payment })
+    decision.payments.push({ of: 'purchase', id: purchase.id, payment: purchase.payment })
     if (amount > 0) {
       wallet.available -= amount
-      if (wallet.max_per_customer !== null) wallet.taken.set(purchase.customer, taken + amount)
+      if (wallet.max_per_customer !== null) wallet.holdings.set(purchase.customer, taken + amount)
       touched.add(wallet)
-      verdict.movements.push({
+      decision.ledger.push({
         resource: account,
         purchase: purchase.id,
         delta: -amount,
@@ -410,85 +423,85 @@ export function decide(
         fencing_token: wallet.token,
       })
     }
-    change(purchase, 'confirmed')
+    setStatus(purchase, 'confirmed')
     return undefined
   }
 
   /** The charge took nothing, and the hold goes on until the end that it had before. False when that is past. */
-  function goOn(purchase: PurchaseRow): boolean {
-    verdict.attempts.push(purchase.id)
+  function resumeHold(purchase: PurchaseRow): boolean {
+    decision.attempts.push(purchase.id)
     purchase.charge = null
     purchase.expires_ms = purchase.hold_until_ms ?? purchase.expires_ms
     purchase.hold_until_ms = null
     const open = purchase.expires_ms === null || purchase.expires_ms > now_ms
-    if (open) change(purchase, 'held')
+    if (open) setStatus(purchase, 'held')
     else expire(purchase)
     return open
   }
 
   /** The money is reserved, or it is known that none is taken. */
-  function learn(purchase: PurchaseRow, command: 'paid' | 'unpaid'): boolean {
+  function applyChargeResult(purchase: PurchaseRow, command: 'paid' | 'unpaid'): boolean {
     const { status, charge } = purchase
     if (command === 'unpaid') {
       // Of a charge that has made way by then, and may have been followed by another: nothing is left to learn.
       if (charge === null || !UNCHARGED.has(charge)) return true
       if (status !== 'held') return status === 'expired' || status === 'cancelled'
       if (purchase.hold_seconds !== null) {
-        goOn(purchase)
+        resumeHold(purchase)
         return true
       }
-      move(purchase, 1, -1, 'release')
-      change(purchase, 'failed', charge === 'declined' ? 'payment_declined' : 'payment_unavailable')
+      moveUnits(purchase, 1, -1, 'release')
+      setStatus(purchase, 'failed', charge === 'declined' ? 'payment_declined' : 'payment_unavailable')
     } else if (status === 'held') {
-      move(purchase, 0, -1, 'release', 'sale')
-      change(purchase, 'confirmed')
-      pay('capture', purchase)
-    } else if (status === 'expired' && buyAgain(purchase)) {
-      pay('capture', purchase)
+      moveUnits(purchase, 0, -1, 'release', 'sale')
+      setStatus(purchase, 'confirmed')
+      requestCharge('capture', purchase)
+    } else if (status === 'expired' && replaceExpired(purchase)) {
+      requestCharge('capture', purchase)
     } else {
       // Too late for the units, or given up by the buyer: the money goes back, once.
-      pay('refund', purchase)
+      requestCharge('refund', purchase)
     }
     return true
   }
 
   /** What has expired stays so; its late money buys the same units at the same price as a purchase of its own. */
-  function buyAgain(purchase: PurchaseRow): boolean {
-    const lines = takes(purchase, purchase.amount ?? 0)
+  function replaceExpired(purchase: PurchaseRow): boolean {
+    const lines = unitsByResource(purchase, purchase.amount ?? 0)
     const there = Array.from(lines).every(([ref, units]) => (resources.get(ref)?.available ?? 0) >= units)
     if (!there || overLimit(purchase, purchase.amount ?? 0)) return false
     const id = newId()
-    move({ ...purchase, id }, -1, 0, 'sale')
-    verdict.successors.push({ id, replaces: purchase.id, fencing_token: fenceOf(purchase) })
+    moveUnits({ ...purchase, id }, -1, 0, 'sale')
+    decision.replacements.push({ id, replaces: purchase.id, fencing_token: tokenFor(purchase) })
     return true
   }
 
   for (const item of items) {
     const { purchase } = item
     if (item.kind === 'purchase') {
-      if (purchase.status === 'queued') change(purchase, ...settle(purchase))
+      if (purchase.status === 'queued') setStatus(purchase, ...decideNew(purchase))
     } else if (item.kind === 'expired') {
       if (purchase.status === 'held' && purchase.expires_ms !== null && purchase.expires_ms <= now_ms) expire(purchase)
-      else verdict.skipped.push(item)
+      else decision.skipped.push(item)
     } else if (purchase.status === 'queued' && item.command.command !== 'cancel') {
       // Its purchase has not been settled yet (a missed lease, a later batch): it waits behind it.
-      verdict.skipped.push(item)
+      decision.skipped.push(item)
     } else {
       // A cancel that came before its purchase was settled in this batch has had its effect already.
       const first = item.command.command === 'cancel' && cancelled.delete(purchase.id)
       const had = first && changes.get(purchase.id)?.was === 'queued' && purchase.status === 'cancelled'
       const met = had ? 'queued' : purchase.status
-      const refusal = had ? undefined : obey(purchase, item.command)
-      verdict.commands.push({
+      const refusal = had ? undefined : executeCommand(purchase, item.command)
+      decision.commands.push({
         id: item.command.id,
         status: refusal === undefined ? 'done' : 'rejected',
         reason: refusal ?? null,
         met: refusal === undefined ? met : purchase.status,
-        fencing_token: fenceOf(purchase),
+        fencing_token: tokenFor(purchase),
       })
     }
   }
-  verdict.purchases = [...changes.values()]
-  verdict.resources = [...touched]
-  return verdict
+  decision.purchases = [...changes.values()]
+  decision.resources = [...touched]
+  return decision
 }

@@ -21,15 +21,15 @@ import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
 
 /** Milliseconds between looks at the lines: about a scrape of Prometheus. */
-export const LINES_MS = 5_000
+export const FLEET_POLL_MS = 5_000
 /** Milliseconds between verdicts: the quick invariants are indexed, but overlaps are asked of every active booking. */
-const VERDICT_MS = 60_000
+const VERIFY_INTERVAL_MS = 60_000
 /** Milliseconds for one statement of a look. */
-export const VERIFY_MS = QUICK_MS + 5_000
+export const FLEET_STATEMENT_MS = QUICK_MS + 5_000
 /** So many missed looks, and what was seen is gone. */
-const MISSES = 3
+const MISSED_POLLS = 3
 
-export interface WatchDeps {
+export interface FleetMonitorDeps {
   /** a connection of its own: nothing here delays a batch */
   client: Client
   locks: Pick<Locks, 'inspect'>
@@ -45,10 +45,10 @@ export interface WatchDeps {
 }
 
 /** True for one worker in `ms`. Two at once would do no harm but work, so this is no lease. */
-const turn = async (redis: Redis, prefix: string, name: string, ms: number) =>
+const takeTurn = async (redis: Redis, prefix: string, name: string, ms: number) =>
   (await redis.set(`${prefix}watched:turn:${name}`, '1', 'PX', Math.floor(ms * 0.9), 'NX')) === 'OK'
 
-async function lines(client: Client, locks: WatchDeps['locks']): Promise<QueueFigures> {
+async function readQueueFigures(client: Client, locks: FleetMonitorDeps['locks']): Promise<QueueFigures> {
   const [row] = await query<Omit<QueueFigures, 'blocked'>>(
     client,
     sql`
@@ -68,30 +68,35 @@ async function lines(client: Client, locks: WatchDeps['locks']): Promise<QueueFi
   return { ...(row ?? { rows: 0, oldest_s: 0, stuck_charges: 0 }), ...(blocked && { blocked }) }
 }
 
-function forget(metrics: WatchDeps['metrics']): void {
+function clearGauges(metrics: FleetMonitorDeps['metrics']): void {
   const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
   for (const gauge of [queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations])
     gauge.remove()
 }
 
 /** One look: at itself, at what is this worker's turn to look at, and at what the others have seen. */
-export async function watchOnce(deps: WatchDeps): Promise<void> {
+export async function pollFleetOnce(deps: FleetMonitorDeps): Promise<void> {
   const { client, locks, redis, prefix, metrics, breakers, log } = deps
   const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
   // A Redis that hangs answers some time, or never: what was seen before is not shown meanwhile.
-  const late = setTimeout(() => forget(metrics), LINES_MS)
+  const late = setTimeout(() => clearGauges(metrics), FLEET_POLL_MS)
   try {
     await reportBreakers(redis, prefix, { process: `${hostname()}:${process.pid}`, breakers: breakerStates(breakers) })
-    if (await turn(redis, prefix, 'lines', LINES_MS)) {
-      const seen = await lines(client, locks)
+    if (await takeTurn(redis, prefix, 'lines', FLEET_POLL_MS)) {
+      const seen = await readQueueFigures(client, locks)
       for (const queue of seen.blocked ?? []) log.error({ queue }, 'a queue does not move while its lease is held')
-      await saveFleetStatus(redis, prefix, { lines: seen }, LINES_MS * MISSES)
+      await saveFleetStatus(redis, prefix, { lines: seen }, FLEET_POLL_MS * MISSED_POLLS)
     }
-    if (await turn(redis, prefix, 'verdict', VERDICT_MS)) {
+    if (await takeTurn(redis, prefix, 'verdict', VERIFY_INTERVAL_MS)) {
       const findings = await verify(client, { quick: true })
       const broken = findings.filter(({ offenders }) => offenders.length > 0)
       for (const { invariant, offenders } of broken) log.error({ invariant, offenders }, 'an invariant is broken')
-      await saveFleetStatus(redis, prefix, { verdict: { at: new Date().toISOString(), broken } }, VERDICT_MS * MISSES)
+      await saveFleetStatus(
+        redis,
+        prefix,
+        { verdict: { at: new Date().toISOString(), broken } },
+        VERIFY_INTERVAL_MS * MISSED_POLLS,
+      )
     }
     const seen = await readFleetStatus(redis, prefix)
     const show = (gauge: Metrics['queue_depth'], value: number | undefined) =>
@@ -102,7 +107,7 @@ export async function watchOnce(deps: WatchDeps): Promise<void> {
     show(payments_stuck, seen.lines?.stuck_charges)
     show(invariant_violations, seen.verdict?.broken.length)
   } catch (error) {
-    forget(metrics)
+    clearGauges(metrics)
     log.debug({ error }, 'nothing was seen of the fleet; the next look makes up for it')
   } finally {
     clearTimeout(late)

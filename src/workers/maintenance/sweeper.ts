@@ -12,7 +12,7 @@ import type { Nudge } from '../../shared/queues.ts'
 export const SWEEP_MS = 400
 const LATE = sql.raw("interval '1 second'")
 /** Lines nudged by one sweep; the next one takes the rest. */
-const LINES = 10_000
+const QUEUES = 10_000
 
 /** Milliseconds for one step of a sweep, after which another worker may sweep: this one may be cut off from Postgres. */
 const STEP_MS = 12_000
@@ -20,19 +20,19 @@ const STEP_MS = 12_000
 /** Charges told of by one sweep. */
 const CHARGES = 1_000
 /** Captured charges that one sweep has looked at: at most 50 a second, of the 100 requests that Stripe answers. */
-const LOOKS = 20
+const CHECKS = 20
 /** Seconds until such a look is told of again, if it has not been made. */
-const LOOK_S = 10
+const CHECK_S = 10
 
 export interface SweepDeps {
   client: Client
   locks: Locks
   nudge: Nudge
-  pay(ids: Iterable<string>): void
+  enqueueCharges(ids: Iterable<string>): void
 }
 
 /** One sweep of the fleet: whoever has the lease does it, the others do nothing. Returns the lines nudged. */
-export async function sweepOnce({ client, locks, nudge, pay }: SweepDeps): Promise<string[]> {
+export async function sweepOnce({ client, locks, nudge, enqueueCharges: pay }: SweepDeps): Promise<string[]> {
   const lease = await locks.tryAcquire('sweep:purchases', { progress_ms: STEP_MS })
   if (!lease) return []
   try {
@@ -49,7 +49,7 @@ export async function sweepOnce({ client, locks, nudge, pay }: SweepDeps): Promi
         SELECT resource FROM bookings WHERE status = 'requested' AND expires_at <= clock_timestamp()
         UNION
         SELECT queue FROM purchases WHERE status = 'held' AND expires_at <= clock_timestamp()
-      ) late LIMIT ${LINES}`,
+      ) late LIMIT ${QUEUES}`,
     )
     const queues = rows.map((row) => row.queue)
     nudge(queues, { force: true })
@@ -66,17 +66,17 @@ export async function sweepOnce({ client, locks, nudge, pay }: SweepDeps): Promi
       RETURNING coalesce(purchase, booking) AS id`,
     )
     // What may have been done at the provider since, without a webhook that has come.
-    const looks = await query<{ id: string }>(
+    const checks = await query<{ id: string }>(
       client,
       sql`
-      UPDATE charges SET due_at = clock_timestamp() + ${LOOK_S} * interval '1 second'
+      UPDATE charges SET due_at = clock_timestamp() + ${CHECK_S} * interval '1 second'
       WHERE id IN (
         SELECT id FROM charges
         WHERE status = 'captured' AND ask_at IS NOT NULL AND ask_at <= clock_timestamp() AND due_at <= clock_timestamp()
-        ORDER BY ask_at LIMIT ${LOOKS})
+        ORDER BY ask_at LIMIT ${CHECKS})
       RETURNING coalesce(purchase, booking) AS id`,
     )
-    pay(new Set([...charges, ...looks].map((row) => row.id)))
+    pay(new Set([...charges, ...checks].map((row) => row.id)))
     return queues
   } finally {
     await lease.release()

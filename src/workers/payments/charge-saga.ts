@@ -13,19 +13,19 @@ import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
 import { type Gateway, type Intent, type PaymentSnapshot, RefusedError } from '../../shared/payments/gateway.ts'
 import {
-  captured,
-  conclude,
-  givingUp,
-  later,
-  type Money,
+  type ChargeState,
+  loadCharge,
+  markCancelling,
+  markConfirming,
   type OwnRefund,
-  readMoney,
-  released,
-  sent,
+  recordCapture,
+  recordOutcome,
+  recordRelease,
+  scheduleRecheck,
 } from './charge-store.ts'
-import { askAgain, keyOf, record, refused, taken } from './provider-findings.ts'
+import { keyOf, record, recordRefundRefusal, recordRefundResult, scheduleNextCheck } from './provider-findings.ts'
 
-export interface PaymentDeps {
+export interface ChargeSagaDeps {
   client: Client
   gateway: Gateway
   breaker: Breaker
@@ -47,11 +47,11 @@ const TOOK_NOTHING: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavailabl
 
 export const isPaymentAnswer = (error: unknown) => error instanceof RefusedError
 
-export function createPayments({ client, gateway, breaker, metrics, log, nudge }: PaymentDeps) {
+export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge }: ChargeSagaDeps) {
   const stop = new AbortController()
 
   /** Tries until the provider has answered. @throws RefusedError, or that nothing is known */
-  function persist<T>(body: (attempt: number) => Promise<T>): Promise<T> {
+  function withRetry<T>(body: (attempt: number) => Promise<T>): Promise<T> {
     return pRetry(body, {
       retries: TRIES - 1,
       minTimeout: 0,
@@ -65,86 +65,87 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
       },
     })
   }
-  const ask = <T>(body: () => Promise<T>) => breaker.run(body)
+  const viaBreaker = <T>(body: () => Promise<T>) => breaker.run(body)
 
   /** One step; true when there may be another one. */
-  async function step(money: Money): Promise<boolean> {
-    const { refund } = money
+  async function step(charge: ChargeState): Promise<boolean> {
+    const { refund } = charge
     const owed = refund?.status === 'pending' || refund?.status === 'failed'
-    if (owed && (refund.due || money.ask)) return await giveBack(money)
-    if (money.status === 'pending') return await begin(money)
-    if (money.status === 'sent') return await confirm(money, money.provider_id)
-    if (money.status === 'capturing') return await capture(money)
-    if (money.status === 'captured' && money.ask) return await look(money)
+    if (owed && (refund.due || charge.recheck_at)) return await refundCharge(charge)
+    if (charge.status === 'pending') return await createIntent(charge)
+    if (charge.status === 'sent') return await confirmIntent(charge, charge.provider_id)
+    if (charge.status === 'capturing') return await captureIntent(charge)
+    if (charge.status === 'captured' && charge.recheck_at) return await checkProvider(charge)
     return false
   }
 
-  async function begin(money: Money): Promise<boolean> {
+  async function createIntent(charge: ChargeState): Promise<boolean> {
     // Nothing was ever sent: what is to be paid for is gone or about to be, and so is the reason to charge.
-    if (!money.open) return await end(money, 'pending', 'unavailable', 'too_late')
-    const { id, of, amount, currency, token, charge: key } = money
+    if (!charge.open) return await endCharge(charge, 'pending', 'unavailable', 'too_late')
+    const { id, of, amount, currency, token, charge_id: key } = charge
     let intent: Intent
     try {
-      intent = await persist(() => ask(() => gateway.create({ id, of, amount, currency, token, key })))
+      intent = await withRetry(() => viaBreaker(() => gateway.create({ id, of, amount, currency, token, key })))
     } catch (error) {
-      if (isPaymentAnswer(error)) return await end(money, 'pending', 'declined', (error as Error).message)
+      if (isPaymentAnswer(error)) return await endCharge(charge, 'pending', 'declined', (error as Error).message)
       if (stop.signal.aborted) return false
       // An intent that was created and not confirmed never takes anything.
-      return await end(money, 'pending', 'unavailable', wordOf(error))
+      return await endCharge(charge, 'pending', 'unavailable', reasonOf(error))
     }
     // From this write on the provider has to be asked: a confirm may be on its way.
-    if (!(await sent(client, money, intent.id))) return true
-    return await confirm(money, intent.id, intent)
+    if (!(await markConfirming(client, charge, intent.id))) return true
+    return await confirmIntent(charge, intent.id, intent)
   }
 
-  async function confirm(money: Money, id: string, created?: Intent): Promise<boolean> {
-    if (money.giving_up) return await giveUp(money, id)
+  async function confirmIntent(charge: ChargeState, id: string, created?: Intent): Promise<boolean> {
+    if (charge.cancelling) return await cancelIntent(charge, id)
     let intent: Intent | undefined
     try {
-      intent = await persist(async (attempt) => {
-        const known = attempt === 1 && created ? created : await ask(() => gateway.find(id))
+      intent = await withRetry(async (attempt) => {
+        const known = attempt === 1 && created ? created : await viaBreaker(() => gateway.find(id))
         if (known.status !== 'created') return known
         // Its time is over, and nothing was reserved: nothing shall be.
-        return money.open ? await ask(() => gateway.confirm(id)) : undefined
+        return charge.open ? await viaBreaker(() => gateway.confirm(id)) : undefined
       })
     } catch (error) {
       if (stop.signal.aborted) return false
       // The tries are used up.
-      log.warn({ subject: money.id, error }, 'the outcome of a charge is not known')
+      log.warn({ subject: charge.id, error }, 'the outcome of a charge is not known')
     }
     // Not within the try: a write whose answer was lost may have happened, and what it says has been reserved must stay so.
-    return intent ? await learn(money, intent) : await giveUp(money, id)
+    return intent ? await applyIntent(charge, intent) : await cancelIntent(charge, id)
   }
 
   /** Written down before it is asked for: from then on another job that hears of a reservation does not have it sold. */
-  async function giveUp(money: Money, id: string): Promise<boolean> {
-    if (!money.giving_up && !(await givingUp(client, money.charge))) return true
+  async function cancelIntent(charge: ChargeState, id: string): Promise<boolean> {
+    if (!charge.cancelling && !(await markCancelling(client, charge.charge_id))) return true
     // A cancelled intent takes nothing, also when a confirm of ours arrives late.
-    const intent = await ask(() => gateway.cancel(id)).catch(() => undefined)
+    const intent = await viaBreaker(() => gateway.cancel(id)).catch(() => undefined)
     const over = intent?.status === 'cancelled' || intent?.status === 'declined'
-    return over ? await learn(money, intent) : await later(client, money.id)
+    return over ? await applyIntent(charge, intent) : await scheduleRecheck(client, charge.id)
   }
 
-  async function learn(money: Money, { id, status, reason }: Intent): Promise<boolean> {
-    if (status === 'authorized' || status === 'captured') return await end(money, 'sent', 'authorized', null)
+  async function applyIntent(charge: ChargeState, { id, status, reason }: Intent): Promise<boolean> {
+    if (status === 'authorized' || status === 'captured') return await endCharge(charge, 'sent', 'authorized', null)
     if (status === 'declined') {
       // Cancelled before it is written: a confirm of ours that arrives late must reserve nothing, for the buyer may be
       // paying with another card by then.
-      const ended = await persist(() => ask(() => gateway.cancel(id))).catch(() => undefined)
-      if (ended?.status === 'cancelled') return await end(money, 'sent', 'declined', reason)
+      const ended = await withRetry(() => viaBreaker(() => gateway.cancel(id))).catch(() => undefined)
+      if (ended?.status === 'cancelled') return await endCharge(charge, 'sent', 'declined', reason)
     }
     // A cancelled intent keeps the reason why its card was declined.
-    if (status === 'cancelled' && reason !== null) return await end(money, 'sent', 'declined', reason)
-    if (status === 'cancelled') return await end(money, 'sent', 'unavailable', 'cancelled')
-    return await later(client, money.id)
+    if (status === 'cancelled' && reason !== null) return await endCharge(charge, 'sent', 'declined', reason)
+    if (status === 'cancelled') return await endCharge(charge, 'sent', 'unavailable', 'cancelled')
+    return await scheduleRecheck(client, charge.id)
   }
 
-  async function capture(money: Money): Promise<boolean> {
-    const { id, of, provider_id } = money
-    const intent = await persist(() => ask(() => gateway.capture(provider_id))).catch(() => undefined)
-    if (!intent || intent.status === 'authorized' || intent.status === 'processing') return await later(client, id)
+  async function captureIntent(charge: ChargeState): Promise<boolean> {
+    const { id, of, provider_id } = charge
+    const intent = await withRetry(() => viaBreaker(() => gateway.capture(provider_id))).catch(() => undefined)
+    if (!intent || intent.status === 'authorized' || intent.status === 'processing')
+      return await scheduleRecheck(client, id)
     const status = intent.status === 'captured' ? 'captured' : 'lost'
-    if (await captured(client, money, status, status === 'lost' ? (intent.reason ?? intent.status) : null)) {
+    if (await recordCapture(client, charge, status, status === 'lost' ? (intent.reason ?? intent.status) : null)) {
       if (status === 'lost') log.error({ subject: id, intent }, `a ${of} is sold whose money the provider let go`)
       metrics.charges.inc({ purpose: 'charge', status })
     }
@@ -152,57 +153,58 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
   }
 
   /** What was done at the provider: refunds, disputes. */
-  async function look(money: Money): Promise<boolean> {
+  async function checkProvider(charge: ChargeState): Promise<boolean> {
     try {
-      const seen = await persist(() => ask(() => gateway.fetchSnapshot(money.provider_id)))
-      await learned(money, seen)
+      const seen = await withRetry(() => viaBreaker(() => gateway.fetchSnapshot(charge.provider_id)))
+      await recordFindings(charge, seen)
       return true
     } catch (error) {
-      log.warn({ subject: money.id, error }, 'a charge could not be looked at')
+      log.warn({ subject: charge.id, error }, 'a charge could not be looked at')
       // The provider does not know it. Else the sweeper brings it back: its time to be asked stands.
-      if (isPaymentAnswer(error)) await askAgain(client, money)
+      if (isPaymentAnswer(error)) await scheduleNextCheck(client, charge)
       return false
     }
   }
 
   /** Writes down and tells what was done at the provider. Returns our refund, when it is to be asked for now. */
-  async function learned(money: Money, seen: PaymentSnapshot): Promise<OwnRefund | undefined> {
-    const { own, undone, news } = await record(client, money, seen)
+  async function recordFindings(charge: ChargeState, seen: PaymentSnapshot): Promise<OwnRefund | undefined> {
+    const { own, undone, news } = await record(client, charge, seen)
     for (const { purpose, status, ...what } of news) {
       metrics.charges.inc({ purpose, status })
-      log.warn({ subject: money.id, [purpose]: status, ...what }, 'learned from the provider')
+      log.warn({ subject: charge.id, [purpose]: status, ...what }, 'learned from the provider')
     }
-    if (undone) nudge([money.queue])
+    if (undone) nudge([charge.queue])
     return own
   }
 
   /** Ends the reservation, or returns what was captured; whichever it is by then. */
-  async function giveBack(money: Money): Promise<boolean> {
-    const { status, id, provider_id } = money
-    if (status === 'pending') return await end(money, 'pending', 'unavailable', 'given_up')
-    if (TOOK_NOTHING.has(status)) return await letGo(id)
+  async function refundCharge(charge: ChargeState): Promise<boolean> {
+    const { status, id, provider_id } = charge
+    if (status === 'pending') return await endCharge(charge, 'pending', 'unavailable', 'given_up')
+    if (TOOK_NOTHING.has(status)) return await endReleased(id)
     let own: OwnRefund | undefined
     try {
       // Each try looks first: a refund whose answer was lost is found, and is not asked for again.
-      const ended = await persist(async () => {
-        const seen = await ask(() => gateway.fetchSnapshot(provider_id))
+      const ended = await withRetry(async () => {
+        const seen = await viaBreaker(() => gateway.fetchSnapshot(provider_id))
         if (seen.intent.status === 'processing') throw new Error('the provider is still at it')
-        const intent = seen.intent.status === 'captured' ? seen.intent : await ask(() => gateway.cancel(provider_id))
+        const intent =
+          seen.intent.status === 'captured' ? seen.intent : await viaBreaker(() => gateway.cancel(provider_id))
         if (intent.status === 'cancelled') return 'released'
-        // Any other intent may still take the money.
+        // Any other intent may still take the charge.
         if (intent.status !== 'captured') throw new Error(`the provider has not cancelled it: ${intent.status}`)
-        own = await learned(money, seen)
+        own = await recordFindings(charge, seen)
         if (!own) return 'recorded'
         const { amount } = own
-        const made = await ask(() => gateway.refund(provider_id, amount, keyOf(own as OwnRefund)))
-        return (await taken(client, own, made)) ? made.status : 'recorded'
+        const made = await viaBreaker(() => gateway.refund(provider_id, amount, keyOf(own as OwnRefund)))
+        return (await recordRefundResult(client, own, made)) ? made.status : 'recorded'
       })
-      if (ended === 'released') return await letGo(id)
+      if (ended === 'released') return await endReleased(id)
       if (ended === 'refunded') metrics.charges.inc({ purpose: 'refund', status: ended })
       return true
     } catch (error) {
-      const tried = own ?? money.refund
-      if (error instanceof RefusedError && tried && (await refused(client, tried, error.message))) {
+      const tried = own ?? charge.refund
+      if (error instanceof RefusedError && tried && (await recordRefundRefusal(client, tried, error.message))) {
         metrics.charges.inc({ purpose: 'refund', status: 'failed' })
         log.error(
           { subject: id, refund: tried.id, attempt: tried.attempts, reason: error.message },
@@ -211,37 +213,37 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
         return true
       }
       log.warn({ subject: id, error }, 'money could not be given back yet')
-      return await later(client, id)
+      return await scheduleRecheck(client, id)
     }
   }
 
-  async function letGo(id: string): Promise<boolean> {
-    if (await released(client, id)) metrics.charges.inc({ purpose: 'refund', status: 'released' })
+  async function endReleased(id: string): Promise<boolean> {
+    if (await recordRelease(client, id)) metrics.charges.inc({ purpose: 'refund', status: 'released' })
     return true
   }
 
   /** Writes how it ended together with the command that tells the line. */
-  async function end(
-    money: Money,
+  async function endCharge(
+    charge: ChargeState,
     from: 'pending' | 'sent',
     to: 'authorized' | 'declined' | 'unavailable',
     reason: string | null,
   ): Promise<boolean> {
-    if (await conclude(client, money, from, to, reason)) {
+    if (await recordOutcome(client, charge, from, to, reason)) {
       metrics.charges.inc({ purpose: 'charge', status: to })
-      log.info({ subject: money.id, resource: money.queue, charge: to, reason }, 'charge')
-      nudge([money.queue])
+      log.info({ subject: charge.id, resource: charge.queue, charge: to, reason }, 'charge')
+      nudge([charge.queue])
     }
     return true
   }
 
   return {
     /** Carries the charge of this purchase or booking as far as it goes now. Rejects when the database does not answer. */
-    async serve(id: string): Promise<void> {
+    async process(id: string): Promise<void> {
       const since = performance.now()
       for (let n = 0; n < STEPS && !stop.signal.aborted; n++) {
-        const money = await readMoney(client, id)
-        if (!money || !(await step(money))) break
+        const charge = await loadCharge(client, id)
+        if (!charge || !(await step(charge))) break
       }
       metrics.charge_job_duration_seconds.observe((performance.now() - since) / 1000)
     },
@@ -252,5 +254,5 @@ export function createPayments({ client, gateway, breaker, metrics, log, nudge }
   }
 }
 
-const wordOf = (error: unknown) =>
+const reasonOf = (error: unknown) =>
   error instanceof UnavailableError && !error.attempted ? 'breaker_open' : 'unreachable'

@@ -18,13 +18,13 @@ export interface OwnRefund {
 }
 
 /** The charge of a purchase or booking, with what its next step depends on. */
-export interface Money {
+export interface ChargeState {
   /** of the purchase or booking */
   id: string
   of: 'purchase' | 'booking'
   queue: string
   token: string
-  charge: string
+  charge_id: string
   status: ChargeStatus
   /** '' until there is an intent */
   provider_id: string
@@ -33,44 +33,49 @@ export interface Money {
   /** our refund, if there is one */
   refund: OwnRefund | null
   /** when the provider was to be asked about what was done there; null: not yet */
-  ask: string | null
+  recheck_at: string | null
   /** the units or dates are still set aside, by the database clock */
   open: boolean
   /** its intent is being cancelled: it is not sold any more */
-  giving_up: boolean
+  cancelling: boolean
 }
 
 /** Stands as the reason of a charge that is `sent`, and that nobody may have sold any more. */
-const GIVING_UP = 'giving_up'
+const CANCELLING = 'giving_up'
 
 /** The rows of what this id names. */
-const OF = (row: string, id: string) => sql`(${sql.raw(row)}.purchase = ${id} OR ${sql.raw(row)}.booking = ${id})`
+const belongsTo = (row: string, id: string) =>
+  sql`(${sql.raw(row)}.purchase = ${id} OR ${sql.raw(row)}.booking = ${id})`
 
-const OWN = (row: string) =>
+const ownRefundJson = (row: string) =>
   sql.raw(`json_build_object('id', ${row}.id, 'status', ${row}.status, 'amount', ${row}.amount, 'attempts', ${row}.attempts,
     'due', ${row}.ask_at IS NULL OR ${row}.ask_at <= clock_timestamp())`)
 
-export async function readMoney(client: Client, id: string): Promise<Money | undefined> {
-  const [row] = await query<Money>(
+export async function loadCharge(client: Client, id: string): Promise<ChargeState | undefined> {
+  const [row] = await query<ChargeState>(
     client,
     sql`SELECT p.id, CASE WHEN p.booking IS NULL THEN 'purchase' ELSE 'booking' END AS of, p.queue,
-               coalesce(p.token, '') AS token, c.id AS charge, c.status, coalesce(c.provider_id, '') AS provider_id,
-               c.amount, c.currency, p.open, c.status = 'sent' AND c.reason IS NOT DISTINCT FROM ${GIVING_UP} AS giving_up,
-               CASE WHEN c.ask_at <= clock_timestamp() THEN c.ask_at::text END AS ask,
-               (SELECT ${OWN('r')} FROM charges r WHERE r.purpose = 'refund' AND NOT r.at_provider AND ${OF('r', id)}) AS refund
-        FROM payable p JOIN charges c ON c.purpose = 'charge' AND ${OF('c', id)}
+               coalesce(p.token, '') AS token, c.id AS charge_id, c.status, coalesce(c.provider_id, '') AS provider_id,
+               c.amount, c.currency, p.open, c.status = 'sent' AND c.reason IS NOT DISTINCT FROM ${CANCELLING} AS cancelling,
+               CASE WHEN c.ask_at <= clock_timestamp() THEN c.ask_at::text END AS recheck_at,
+               (SELECT ${ownRefundJson('r')} FROM charges r WHERE r.purpose = 'refund' AND NOT r.at_provider AND ${belongsTo('r', id)}) AS refund
+        FROM payable p JOIN charges c ON c.purpose = 'charge' AND ${belongsTo('c', id)}
         WHERE p.id = ${id}`,
   )
   return row
 }
 
 /** A confirm is about to be sent: only while the units or dates are set aside, and nobody has given them up. */
-export async function sent(client: Client, { id, charge }: Money, provider_id: string): Promise<boolean> {
+export async function markConfirming(
+  client: Client,
+  { id, charge_id }: ChargeState,
+  provider_id: string,
+): Promise<boolean> {
   const rows = await query(
     client,
     sql`UPDATE charges c SET status = 'sent', provider_id = ${provider_id}, attempts = attempts + 1
         FROM payable p
-        WHERE c.id = ${charge} AND c.status = 'pending' AND p.id = ${id} AND p.open
+        WHERE c.id = ${charge_id} AND c.status = 'pending' AND p.id = ${id} AND p.open
         RETURNING c.id`,
   )
   return rows.length > 0
@@ -80,9 +85,9 @@ export async function sent(client: Client, { id, charge }: Money, provider_id: s
  * How the charge ended, and the command that tells the line, in one statement: neither is there without the other. The
  * command's key, the charge's id, makes it one, whoever else learns the same.
  */
-export async function conclude(
+export async function recordOutcome(
   client: Client,
-  { charge, queue }: Pick<Money, 'charge' | 'queue'>,
+  { charge_id, queue }: Pick<ChargeState, 'charge_id' | 'queue'>,
   from: 'pending' | 'sent',
   to: 'authorized' | 'declined' | 'unavailable',
   reason: string | null,
@@ -95,11 +100,11 @@ export async function conclude(
                  settled_at = CASE WHEN ${to} = 'authorized' THEN NULL ELSE clock_timestamp() END,
                  -- Its intent is over: an event of it, as that of our cancel, has nothing more to be looked at.
                  ask_at = CASE WHEN ${to} = 'authorized' THEN ask_at END
-          WHERE id = ${charge} AND status = ${from} AND (${to} <> 'authorized' OR reason IS NULL)
+          WHERE id = ${charge_id} AND status = ${from} AND (${to} <> 'authorized' OR reason IS NULL)
           RETURNING purchase, booking
-        ), told AS (
+        ), inserted AS (
           INSERT INTO commands (queue, purchase, booking, command, idempotency_key, idempotency_scope)
-          SELECT ${queue}, c.purchase, c.booking, ${command}, ${charge}, 'charge' FROM c
+          SELECT ${queue}, c.purchase, c.booking, ${command}, ${charge_id}, 'charge' FROM c
           ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
         )
         SELECT 1 FROM c`,
@@ -108,18 +113,18 @@ export async function conclude(
 }
 
 /** Its intent is about to be cancelled. False when it is known by now how it ended. */
-export async function givingUp(client: Client, charge: string): Promise<boolean> {
+export async function markCancelling(client: Client, charge_id: string): Promise<boolean> {
   const rows = await query(
     client,
-    sql`UPDATE charges SET reason = ${GIVING_UP} WHERE id = ${charge} AND status = 'sent' RETURNING id`,
+    sql`UPDATE charges SET reason = ${CANCELLING} WHERE id = ${charge_id} AND status = 'sent' RETURNING id`,
   )
   return rows.length > 0
 }
 
 /** How the capture ended. What is to be given back is not lost: the refund ends it. */
-export async function captured(
+export async function recordCapture(
   client: Client,
-  { charge, id }: Pick<Money, 'charge' | 'id'>,
+  { charge_id, id }: Pick<ChargeState, 'charge_id' | 'id'>,
   status: 'captured' | 'lost',
   reason: string | null,
 ): Promise<boolean> {
@@ -127,34 +132,34 @@ export async function captured(
     client,
     sql`UPDATE charges SET status = ${status}, reason = ${reason}, settled_at = clock_timestamp(),
                ask_at = coalesce(ask_at, clock_timestamp() + interval '1 hour')
-        WHERE id = ${charge} AND status = 'capturing'
+        WHERE id = ${charge_id} AND status = 'capturing'
           AND (${status} = 'captured' OR NOT EXISTS (
-            SELECT 1 FROM charges r WHERE r.purpose = 'refund' AND ${OF('r', id)}))
+            SELECT 1 FROM charges r WHERE r.purpose = 'refund' AND ${belongsTo('r', id)}))
         RETURNING id`,
   )
   return rows.length > 0
 }
 
 /** The reservation is gone, or nothing was ever taken: there is nothing to give back, and the charge ends with it. */
-export async function released(client: Client, id: string): Promise<boolean> {
+export async function recordRelease(client: Client, id: string): Promise<boolean> {
   const rows = await query(
     client,
     sql`WITH c AS (
           UPDATE charges t SET status = 'released', settled_at = clock_timestamp()
-          WHERE ${OF('t', id)} AND purpose = 'charge' AND status IN ('sent', 'authorized', 'capturing')
+          WHERE ${belongsTo('t', id)} AND purpose = 'charge' AND status IN ('sent', 'authorized', 'capturing')
         )
         UPDATE charges t SET status = 'released', settled_at = clock_timestamp()
-        WHERE ${OF('t', id)} AND purpose = 'refund' AND NOT at_provider AND status IN ('pending', 'failed') RETURNING id`,
+        WHERE ${belongsTo('t', id)} AND purpose = 'refund' AND NOT at_provider AND status IN ('pending', 'failed') RETURNING id`,
   )
   return rows.length > 0
 }
 
 /** Nothing more can be done now: the sweeper tells of it again. Always false, as the answer to "is there another step". */
-export async function later(client: Client, id: string): Promise<false> {
+export async function scheduleRecheck(client: Client, id: string): Promise<false> {
   await query(
     client,
     sql`UPDATE charges t SET due_at = clock_timestamp() + interval '3 seconds'
-        WHERE ${OF('t', id)} AND status IN ('pending', 'sent', 'capturing', 'failed')`,
+        WHERE ${belongsTo('t', id)} AND status IN ('pending', 'sent', 'capturing', 'failed')`,
   )
   return false
 }

@@ -13,7 +13,7 @@ import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
 import { createStripe } from '../../shared/payments/stripe.ts'
 import { bullPrefix, openRedis, PAYMENTS, type PaymentJob } from '../../shared/queues.ts'
-import { createPayments, isPaymentAnswer } from './charge-saga.ts'
+import { createChargeSaga, isPaymentAnswer } from './charge-saga.ts'
 
 /** Charges of one worker at once: a provider that takes a second a request still ends thirty charges in it. */
 const CHARGES_AT_ONCE = 32
@@ -50,14 +50,14 @@ export function startPaymentJobs({ config, client, redis, metrics, log, nudge }:
     metrics,
   })
   const gateway = createStripe(provider)
-  const payments = createPayments({ client, gateway, breaker, metrics, log, nudge })
-  const turn = { mode: 'permit', limit: FLEET, wait_ms: TURN_MS, max_hold_ms: PERMIT_MS } as const
+  const saga = createChargeSaga({ client, gateway, breaker, metrics, log, nudge })
+  const permit = { mode: 'permit', limit: FLEET, wait_ms: TURN_MS, max_hold_ms: PERMIT_MS } as const
   // Where the jobs are, wherever the leases are: a quorum counts no permits, and these guard the provider, not a sale.
   const permits = createLocks({ redis, prefix: config.redis_prefix, ttl_ms })
   const connection = openRedis(config.redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
   const jobs = new Worker<PaymentJob>(
     PAYMENTS,
-    async ({ data }) => await permits.withLease(PERMIT, turn, () => payments.serve(data.id)),
+    async ({ data }) => await permits.withLease(PERMIT, permit, () => saga.process(data.id)),
     {
       connection,
       prefix: bullPrefix(config.redis_prefix),
@@ -76,7 +76,7 @@ export function startPaymentJobs({ config, client, redis, metrics, log, nudge }:
   return {
     breaker,
     async close() {
-      payments.stop()
+      saga.stop()
       await jobs.close()
       await permits.close()
       connection.disconnect()

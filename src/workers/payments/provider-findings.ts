@@ -7,13 +7,13 @@ import { sql } from 'drizzle-orm'
 import { type Client, query, type Transaction } from '../../shared/db/client.ts'
 import type { ChargeStatus } from '../../shared/db/schema.ts'
 import type { Dispute, PaymentSnapshot, Refund } from '../../shared/payments/gateway.ts'
-import type { Money, OwnRefund } from './charge-store.ts'
+import type { ChargeState, OwnRefund } from './charge-store.ts'
 
 /** Seconds until a refund that was refused is asked for again: the first time, and at most. It doubles in between. */
 const AGAIN_S = 2
 const AGAIN_MAX_S = 6 * 3_600
 /** Days after its capture in which a charge is looked at: a card's owner has 120 to dispute it, some have 540. */
-const LOOKED_AT_DAYS = 540
+const CHECKED_DAYS = 540
 
 /** Seconds until the next attempt after so many. */
 const backoff_s = (attempts: number) => Math.min(AGAIN_MAX_S, AGAIN_S * 2 ** Math.min(20, Math.max(0, attempts - 1)))
@@ -52,29 +52,29 @@ export interface Recorded {
 }
 
 /** Writes down everything that has become of a captured charge. */
-export async function record(client: Client, money: Money, seen: PaymentSnapshot): Promise<Recorded> {
-  const of = money.of === 'purchase' ? sql`purchase = ${money.id}` : sql`booking = ${money.id}`
+export async function record(client: Client, charge: ChargeState, seen: PaymentSnapshot): Promise<Recorded> {
+  const of = charge.of === 'purchase' ? sql`purchase = ${charge.id}` : sql`booking = ${charge.id}`
   return await client.begin(async (tx) => {
     // The events' heads first, in one order: a batch that ends a sale takes them before the charge's lock, too.
     await query(
       tx,
       sql`SELECT resource FROM outbox_sequences WHERE resource IN (
-            SELECT queue FROM purchases WHERE id = ${money.id}
-            UNION SELECT (l ->> 'resource') COLLATE "C" FROM purchases, jsonb_array_elements(lines) l WHERE id = ${money.id}
-            UNION SELECT resource FROM bookings WHERE id = ${money.id})
+            SELECT queue FROM purchases WHERE id = ${charge.id}
+            UNION SELECT (l ->> 'resource') COLLATE "C" FROM purchases, jsonb_array_elements(lines) l WHERE id = ${charge.id}
+            UNION SELECT resource FROM bookings WHERE id = ${charge.id})
           ORDER BY resource FOR UPDATE`,
     )
-    const [charge] = await query<{ amount: number; currency: string; status: ChargeStatus }>(
+    const [locked] = await query<{ amount: number; currency: string; status: ChargeStatus }>(
       tx,
-      sql`SELECT amount, currency, status FROM charges WHERE id = ${money.charge} FOR NO KEY UPDATE`,
+      sql`SELECT amount, currency, status FROM charges WHERE id = ${charge.charge_id} FOR NO KEY UPDATE`,
     )
-    if (!charge) return { news: [] }
-    if (charge.status === 'sent' || charge.status === 'authorized' || charge.status === 'capturing') {
+    if (!locked) return { news: [] }
+    if (locked.status === 'sent' || locked.status === 'authorized' || locked.status === 'capturing') {
       await query(
         tx,
         sql`UPDATE charges SET status = 'captured', settled_at = clock_timestamp(),
                    ask_at = coalesce(ask_at, clock_timestamp() + interval '1 hour')
-            WHERE id = ${money.charge}`,
+            WHERE id = ${charge.charge_id}`,
       )
     }
     const rows = await query<Row>(
@@ -86,23 +86,23 @@ export async function record(client: Client, money: Money, seen: PaymentSnapshot
     const own = rows.find((row) => row.purpose === 'refund' && !row.at_provider)
     const mine = own ? ownOf(own, seen.refunds) : []
     const theirs = seen.refunds.filter((refund) => !mine.includes(refund))
-    const left = charge.amount - sum(theirs.filter((one) => one.status !== 'failed')) - sum(lostOf(seen.disputes))
-    const ours = own && owed(own, mine, left, seen.disputes)
-    const done = theirs.map((one) => forward(rows, 'refund', one))
-    const disputes = seen.disputes.map((one) => forward(rows, 'dispute', one))
+    const left = locked.amount - sum(theirs.filter((one) => one.status !== 'failed')) - sum(lostOf(seen.disputes))
+    const ours = own && ownRefundChange(own, mine, left, seen.disputes)
+    const done = theirs.map((one) => changeOf(rows, 'refund', one))
+    const disputes = seen.disputes.map((one) => changeOf(rows, 'dispute', one))
     const [failed, others] = [
       done.filter((one) => one?.status === 'failed'),
       done.filter((one) => one?.status !== 'failed'),
     ]
     // What frees an amount is written before what takes it: the database adds them up at each row.
     const changes = [...failed, ours, ...others, ...disputes].filter((change) => change !== undefined)
-    for (const change of changes) await write(tx, money, change)
-    if (!own && left > 0) await owe(tx, money, left)
-    const whole = sum(theirs.filter((one) => one.status === 'refunded')) >= charge.amount
-    const undone = whole && (await undo(tx, money))
-    await askAgain(tx, money, seen)
+    for (const change of changes) await write(tx, charge, change)
+    if (!own && left > 0) await insertOwedRefund(tx, charge, left)
+    const whole = sum(theirs.filter((one) => one.status === 'refunded')) >= locked.amount
+    const undone = whole && (await undoSale(tx, charge))
+    await scheduleNextCheck(tx, charge, seen)
     const news = changes.filter(({ row, status }) => row?.status !== status && status !== 'pending')
-    return { own: own && (await toAsk(tx, own.id)), undone, news }
+    return { own: own && (await refundToRequest(tx, own.id)), undone, news }
   })
 }
 
@@ -117,7 +117,12 @@ function ownOf(own: Row, refunds: readonly Refund[]): Refund[] {
 }
 
 /** What has become of our refund, and what is to be done for it. */
-function owed(own: Row, mine: readonly Refund[], left: number, disputes: readonly Dispute[]): Change | undefined {
+function ownRefundChange(
+  own: Row,
+  mine: readonly Refund[],
+  left: number,
+  disputes: readonly Dispute[],
+): Change | undefined {
   const change = { row: own, purpose: 'refund' as const, provider_id: own.provider_id, reason: own.reason }
   const { amount, attempts } = own
   // One that is known to have failed is done in a look that is older than that.
@@ -163,14 +168,14 @@ const AFTER: Partial<Record<ChargeStatus, readonly ChargeStatus[]>> = {
   lost: ['won'],
 }
 
-function forward(rows: readonly Row[], purpose: Row['purpose'], seen: Refund | Dispute): Change | undefined {
+function changeOf(rows: readonly Row[], purpose: Row['purpose'], seen: Refund | Dispute): Change | undefined {
   const row = rows.find((one) => one.purpose === purpose && one.provider_id === seen.id)
   if (row && !AFTER[row.status]?.includes(seen.status)) return undefined
   const { id: provider_id, status, amount, reason } = seen
   return { ...(row && { row }), purpose, provider_id, status, amount, reason, attempts: 0, ask_s: null }
 }
 
-async function write(tx: Transaction, money: Money, change: Change): Promise<void> {
+async function write(tx: Transaction, charge: ChargeState, change: Change): Promise<void> {
   const { row, purpose, provider_id, status, amount, reason, attempts, ask_s } = change
   const over = status !== 'pending' && status !== 'failed' && status !== 'open'
   const settled_at = over ? sql`clock_timestamp()` : sql`NULL`
@@ -190,14 +195,14 @@ async function write(tx: Transaction, money: Money, change: Change): Promise<voi
     sql`INSERT INTO charges (purchase, booking, purpose, n, at_provider, provider_id, status, amount, currency, reason, settled_at)
         SELECT c.purchase, c.booking, ${purpose}, (
                  SELECT coalesce(max(r.n), 1) + 1 FROM charges r
-                 WHERE (r.purchase = ${money.id} OR r.booking = ${money.id}) AND r.purpose = ${purpose}),
+                 WHERE (r.purchase = ${charge.id} OR r.booking = ${charge.id}) AND r.purpose = ${purpose}),
                true, ${provider_id}, ${status}, ${amount}, c.currency, ${reason}, ${settled_at}
-        FROM charges c WHERE c.id = ${money.charge}`,
+        FROM charges c WHERE c.id = ${charge.charge_id}`,
   )
 }
 
 /** Purchases and bookings that this money has bought, or may still buy: the payer, or what late money bought instead. */
-const BOUGHT = (id: string) => sql`(
+const boughtWith = (id: string) => sql`(
   SELECT id, queue, 'purchase' AS of, status IN ('queued', 'held', 'confirmed') AS keeps, status = 'confirmed' AS sold
   FROM purchases WHERE id = ${id} OR replaces = ${id}
   UNION ALL
@@ -205,24 +210,24 @@ const BOUGHT = (id: string) => sql`(
   FROM bookings WHERE id = ${id} OR replaces = ${id})`
 
 /** A refund that was made at the provider came back from the bank after its sale was undone: now we owe it. */
-async function owe(tx: Transaction, money: Money, left: number): Promise<void> {
+async function insertOwedRefund(tx: Transaction, charge: ChargeState, left: number): Promise<void> {
   await query(
     tx,
     sql`INSERT INTO charges (purchase, booking, purpose, amount, currency)
         SELECT c.purchase, c.booking, 'refund', ${left}, c.currency FROM charges c
-        WHERE c.id = ${money.charge} AND NOT EXISTS (SELECT 1 FROM ${BOUGHT(money.id)} b WHERE b.keeps)
+        WHERE c.id = ${charge.charge_id} AND NOT EXISTS (SELECT 1 FROM ${boughtWith(charge.id)} b WHERE b.keeps)
         ON CONFLICT DO NOTHING`,
   )
 }
 
 /** All of it was given back at the provider: the sale is undone in its line, as by a command of ours. */
-async function undo(tx: Transaction, money: Money): Promise<boolean> {
+async function undoSale(tx: Transaction, charge: ChargeState): Promise<boolean> {
   const rows = await query(
     tx,
     sql`INSERT INTO commands (queue, purchase, booking, command, idempotency_key, idempotency_scope)
         SELECT queue, CASE of WHEN 'purchase' THEN id END, CASE of WHEN 'booking' THEN id END,
                CASE of WHEN 'purchase' THEN 'refund' ELSE 'cancel' END, id::text, 'refunded at provider'
-        FROM ${BOUGHT(money.id)} b WHERE b.sold
+        FROM ${boughtWith(charge.id)} b WHERE b.sold
         ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
         RETURNING id`,
   )
@@ -233,27 +238,27 @@ async function undo(tx: Transaction, money: Money): Promise<boolean> {
  * When this charge is looked at next: after an hour, and then each time when it is twice as old, 30 days at most; sooner
  * while something of it is undecided. Unless a webhook has come since the row was read: then at once.
  */
-export async function askAgain(
+export async function scheduleNextCheck(
   on: Client | Transaction,
-  { charge, ask }: Money,
+  { charge_id, recheck_at }: ChargeState,
   seen?: PaymentSnapshot,
 ): Promise<void> {
-  if (ask === null) return
+  if (recheck_at === null) return
   const undecided =
     seen?.refunds.some((one) => one.status === 'pending') || seen?.disputes.some((one) => one.status === 'open')
   const longest = sql.raw(undecided ? "interval '6 hours'" : "interval '30 days'")
   await query(
     on,
     sql`UPDATE charges SET ask_at = CASE
-          WHEN coalesce(settled_at, created_at) > clock_timestamp() - ${LOOKED_AT_DAYS} * interval '1 day'
+          WHEN coalesce(settled_at, created_at) > clock_timestamp() - ${CHECKED_DAYS} * interval '1 day'
           THEN clock_timestamp()
             + least(greatest(clock_timestamp() - coalesce(settled_at, created_at), interval '1 hour'), ${longest}) END
-        WHERE id = ${charge} AND ask_at::text = ${ask}`,
+        WHERE id = ${charge_id} AND ask_at::text = ${recheck_at}`,
   )
 }
 
 /** Our refund, when nothing is known of its attempt but that it may have been asked for. */
-async function toAsk(tx: Transaction, id: string): Promise<OwnRefund | undefined> {
+async function refundToRequest(tx: Transaction, id: string): Promise<OwnRefund | undefined> {
   const [row] = await query<OwnRefund>(
     tx,
     sql`SELECT id, status, amount, attempts, true AS due FROM charges
@@ -263,15 +268,15 @@ async function toAsk(tx: Transaction, id: string): Promise<OwnRefund | undefined
 }
 
 /** The provider has taken our refund: done, or pending there. */
-export async function taken(client: Client, { id, attempts }: OwnRefund, made: Refund): Promise<boolean> {
+export async function recordRefundResult(client: Client, { id, attempts }: OwnRefund, made: Refund): Promise<boolean> {
   const { id: provider_id, status, reason } = made
-  const ask_s = status === 'refunded' ? null : status === 'failed' ? backoff_s(attempts) : 60
+  const recheck_s = status === 'refunded' ? null : status === 'failed' ? backoff_s(attempts) : 60
   const rows = await query(
     client,
     sql`UPDATE charges SET status = ${status}, provider_id = ${provider_id}, reason = ${reason},
                settled_at = CASE WHEN ${status} = 'refunded' THEN clock_timestamp() END,
-               ask_at = clock_timestamp() + ${ask_s}::float8 * interval '1 second',
-               due_at = clock_timestamp() + coalesce(${ask_s}::float8, 0) * interval '1 second'
+               ask_at = clock_timestamp() + ${recheck_s}::float8 * interval '1 second',
+               due_at = clock_timestamp() + coalesce(${recheck_s}::float8, 0) * interval '1 second'
         WHERE id = ${id} AND status = 'pending' AND attempts = ${attempts}
         RETURNING id`,
   )
@@ -279,7 +284,11 @@ export async function taken(client: Client, { id, attempts }: OwnRefund, made: R
 }
 
 /** The provider will not do it: this attempt is over, and the next one comes later, with a key of its own. */
-export async function refused(client: Client, { id, attempts }: OwnRefund, reason: string): Promise<boolean> {
+export async function recordRefundRefusal(
+  client: Client,
+  { id, attempts }: OwnRefund,
+  reason: string,
+): Promise<boolean> {
   const wait = sql`clock_timestamp() + ${backoff_s(attempts)} * interval '1 second'`
   const rows = await query(
     client,

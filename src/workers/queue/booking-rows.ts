@@ -8,7 +8,7 @@ import { sql } from 'drizzle-orm'
 import { type Client, query, type Transaction, unnestRows } from '../../shared/db/client.ts'
 import type { BookingCommand, ChargeCommand, Payment } from '../../shared/db/schema.ts'
 import { isActive } from '../../shared/domain/booking.ts'
-import type { BookingChange, BookingItem, BookingRow, BookingVerdict } from '../decide/bookings.ts'
+import type { BookingChange, BookingDecision, BookingItem, BookingRow } from '../decide/bookings.ts'
 import type { QueueCursor } from './queue-item.ts'
 
 /** Columns of BookingRow, of `b`. */
@@ -24,7 +24,7 @@ const COLUMNS = `b.id, b.seq, b.resource AS queue, b.kind, b.customer,
     SELECT (extract(epoch FROM c.hold_until) * 1000)::float8 FROM charges c
     WHERE c.booking = b.id AND c.purpose = 'charge') END AS hold_until_ms`
 
-type Taken = BookingRow & {
+type FetchedRow = BookingRow & {
   line: string
   resource_kind: 'units' | 'calendar' | null
   item: BookingItem['kind'] | null
@@ -38,15 +38,15 @@ type Taken = BookingRow & {
 const REMEMBERED = 100_000
 
 /** Takes what stands in calendars' lines. A resource never changes its kind: a line of units is looked at once. */
-export function createCalendars(client: Client) {
+export function createBookingFetcher(client: Client) {
   const units = new Set<string>()
   return {
     /** Overdue requests first, then bookings after `after` and commands by seq. Rows of one booking share one object. */
-    async take(lines: readonly QueueCursor[]): Promise<Map<string, BookingItem[]>> {
+    async fetch(lines: readonly QueueCursor[]): Promise<Map<string, BookingItem[]>> {
       const taken = new Map<string, BookingItem[]>()
       const asked = lines.filter(({ queue }) => !units.has(queue))
       if (asked.length === 0) return taken
-      const rows = await query<Taken>(client, standing(asked))
+      const rows = await query<FetchedRow>(client, pendingBookingsSql(asked))
       if (units.size > REMEMBERED) units.clear()
       const bookings = new Map<string, BookingRow>()
       for (const { line, resource_kind, item, command_id, command_seq, command, command_payment, ...fresh } of rows) {
@@ -69,7 +69,7 @@ export function createCalendars(client: Client) {
   }
 }
 
-const standing = (wanted: readonly QueueCursor[]) => sql`
+const pendingBookingsSql = (wanted: readonly QueueCursor[]) => sql`
   SELECT q.queue AS line, r.kind AS resource_kind, i.*
   FROM ${unnestRows('q', wanted, { queue: 'text', after: 'bigint', limit: 'int' })}
   LEFT JOIN resources r ON r.ref = q.queue
@@ -93,7 +93,7 @@ const standing = (wanted: readonly QueueCursor[]) => sql`
  * The active bookings that a new one of this batch could meet: of its calendar at its time, or of its rider. One that is
  * paid for may have to be made anew.
  */
-export async function readActive(tx: Transaction, items: readonly BookingItem[]): Promise<BookingRow[]> {
+export async function readActiveBookings(tx: Transaction, items: readonly BookingItem[]): Promise<BookingRow[]> {
   const comes = (item: BookingItem) => item.kind === 'booking' || item.command?.command === 'paid'
   const news = items.filter(comes).map((item) => item.booking)
   if (news.length === 0) return []
@@ -114,34 +114,34 @@ export async function readActive(tx: Transaction, items: readonly BookingItem[])
 }
 
 /** Writes what was decided; false when a row was not as it had been taken, and all is to be rolled back. */
-export async function writeBookings(tx: Transaction, { bookings, overdue }: BookingVerdict): Promise<boolean> {
-  const come = bookings.filter((change) => isActive(change.status))
-  const leave = bookings.filter((change) => !isActive(change.status))
+export async function writeBookings(tx: Transaction, { bookings, overdue }: BookingDecision): Promise<boolean> {
+  const active = bookings.filter((change) => isActive(change.status))
+  const ended = bookings.filter((change) => !isActive(change.status))
   // In one order of riders, lest two batches of two drivers wait for each other's.
-  come.sort((a, b) => (a.customer < b.customer ? -1 : 1))
+  active.sort((a, b) => (a.customer < b.customer ? -1 : 1))
   const expire = sql`
-    UPDATE bookings SET status = 'expired', during = ${CLOSED}, settled_at = clock_timestamp()
+    UPDATE bookings SET status = 'expired', during = ${ENDED_RANGE}, settled_at = clock_timestamp()
     WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(overdue)}::json)::uuid)
       AND status = 'requested' AND expires_at <= clock_timestamp()
     RETURNING id`
   const parts = await Promise.all([
     overdue.length > 0 ? query(tx, expire) : [],
-    leave.length > 0 ? query(tx, update(leave)) : [],
-    come.length > 0 ? query(tx, update(come)) : [],
+    ended.length > 0 ? query(tx, updateSql(ended)) : [],
+    active.length > 0 ? query(tx, updateSql(active)) : [],
   ])
   return parts.reduce((sum, rows) => sum + rows.length, 0) === bookings.length + overdue.length
 }
 
 /** A ride that is over ends now; a range may not be empty. */
-const CLOSED = sql.raw(`CASE WHEN upper_inf(during)
+const ENDED_RANGE = sql.raw(`CASE WHEN upper_inf(during)
   THEN tstzrange(lower(during), greatest(clock_timestamp(), lower(during) + interval '1 microsecond')) ELSE during END`)
 
-const update = (changes: readonly BookingChange[]) => sql`
+const updateSql = (changes: readonly BookingChange[]) => sql`
   UPDATE bookings t
   SET status = d.status, reason = d.reason, conflicts = d.conflicts, amount = d.amount, currency = d.currency,
       fencing_token = d.fencing_token, settled_at = clock_timestamp(),
       expires_at = CASE WHEN d.status = 'requested' THEN to_timestamp(d.expires_ms / 1000) ELSE t.expires_at END,
-      during = CASE WHEN d.status IN ('requested', 'accepted', 'rejected') THEN t.during ELSE ${CLOSED} END
+      during = CASE WHEN d.status IN ('requested', 'accepted', 'rejected') THEN t.during ELSE ${ENDED_RANGE} END
   FROM ${unnestRows('d', changes, { id: 'uuid', was: 'text', status: 'text', reason: 'text', conflicts: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
   WHERE t.id = d.id AND t.status = d.was
     -- A reader that was told "expired" must never see this request accepted: the clock is asked under the row lock.

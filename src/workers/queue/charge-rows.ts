@@ -5,10 +5,10 @@
  */
 import { sql } from 'drizzle-orm'
 import { query, type Transaction, unnestRows } from '../../shared/db/client.ts'
-import type { Payable, PaymentChange, PurchaseItem, Resource, Successor } from '../decide/purchases.ts'
+import type { ChargeRequest, PaymentChange, PurchaseItem, Replacement, Resource } from '../decide/purchases.ts'
 
 /** Fills in what the batch's customers have of resources with a limit; asks nothing where there is none. */
-export async function readTaken(
+export async function readHoldings(
   tx: Transaction,
   items: readonly PurchaseItem[],
   resources: ReadonlyMap<string, Resource>,
@@ -28,12 +28,12 @@ export async function readTaken(
         FROM ${unnestRows('d', [...pairs.values()], { ref: 'text', customer: 'text' })}
         JOIN customer_holdings u ON u.resource = d.ref AND u.customer = d.customer`,
   )
-  for (const { resource, customer, units } of rows) resources.get(resource)?.taken.set(customer, units)
+  for (const { resource, customer, units } of rows) resources.get(resource)?.holdings.set(customer, units)
 }
 
 /** The counts as they are after the batch. The resources' row locks are held: nobody else counts meanwhile. */
-export async function writeTaken(tx: Transaction, resources: readonly Resource[]): Promise<void> {
-  const rows = resources.flatMap(({ ref, taken }) =>
+export async function writeHoldings(tx: Transaction, resources: readonly Resource[]): Promise<void> {
+  const rows = resources.flatMap(({ ref, holdings: taken }) =>
     Array.from(taken, ([customer, units]) => ({ resource: ref, customer, units })),
   )
   if (rows.length === 0) return
@@ -47,7 +47,7 @@ export async function writeTaken(tx: Transaction, resources: readonly Resource[]
 }
 
 /** An expired purchase is bought again as a confirmed one: once, by its unique index. */
-export async function writeSuccessors(tx: Transaction, successors: readonly Successor[]): Promise<void> {
+export async function insertPurchaseReplacements(tx: Transaction, successors: readonly Replacement[]): Promise<void> {
   if (successors.length === 0) return
   await query(
     tx,
@@ -60,7 +60,7 @@ export async function writeSuccessors(tx: Transaction, successors: readonly Succ
 }
 
 /** A booking that has expired is made again as an accepted one: once, by its unique index. */
-export async function writeRebooked(tx: Transaction, rebooked: readonly Successor[]): Promise<void> {
+export async function insertBookingReplacements(tx: Transaction, rebooked: readonly Replacement[]): Promise<void> {
   if (rebooked.length === 0) return
   await query(
     tx,
@@ -112,7 +112,7 @@ export async function writeAttempts(tx: Transaction, ids: readonly string[]): Pr
 }
 
 /** False when a charge to be captured was not authorized: nobody but the line gives that status up. */
-export async function writePayables(tx: Transaction, payables: readonly Payable[]): Promise<boolean> {
+export async function writeChargeRequests(tx: Transaction, payables: readonly ChargeRequest[]): Promise<boolean> {
   if (payables.length === 0) return true
   const [row] = await query<{ captures: number }>(
     tx,

@@ -1,6 +1,6 @@
-/** What stands in a line: purchases with their commands where units are sold, bookings with theirs in a calendar. */
-import { type BookingItem, refsOfBooking } from '../decide/bookings.ts'
-import { type PurchaseItem, refsOfPurchase } from '../decide/purchases.ts'
+/** A pending row of a queue: a purchase or its command where units are sold, a booking or its command in a calendar. */
+import { type BookingItem, resourcesOfBooking } from '../decide/bookings.ts'
+import { type PurchaseItem, resourcesOfPurchase } from '../decide/purchases.ts'
 
 /** Where a queue continues in the next batch. */
 export interface QueueCursor {
@@ -11,13 +11,14 @@ export interface QueueCursor {
   limit: number
 }
 
-export type Item = PurchaseItem | BookingItem
+export type QueueItem = PurchaseItem | BookingItem
 
 /** The purchase or booking that an item settles or is about. */
-export const rowOf = (item: Item) => item.purchase ?? item.booking
+export const rowOf = (item: QueueItem) => item.purchase ?? item.booking
 
 /** What a waiting client watches: the command, or the purchase or booking itself. */
-export const idOf = (item: Item) => item.command?.id ?? rowOf(item).id
+export const idOf = (item: QueueItem) => item.command?.id ?? rowOf(item).id
 
 /** Every resource that settling this item may write. @throws UnprocessableError */
-export const refsOf = (item: Item): string[] => (item.purchase ? refsOfPurchase(item) : refsOfBooking(item))
+export const resourcesOf = (item: QueueItem): string[] =>
+  item.purchase ? resourcesOfPurchase(item) : resourcesOfBooking(item)

@@ -1,83 +1,83 @@
 /**
- * The path of a job: lease → batch → fenced commit → notice → next batch, or let go. Invariant: a line is worked by
- * one lease holder at a time and is not left while it has rows, unless somebody else is told of them.
+ * The path of a job: acquire the lease → batch → fenced commit → notice → next batch, or release. Invariant: one lease
+ * holder at a time drains a queue, and it does not stop while rows are pending without nudging the queue again.
  */
 import type { Breaker } from '../../shared/breaker.ts'
 import { byLockOrder } from '../../shared/domain/resource.ts'
 import { type Lease, LeaseLostError, type Locks } from '../../shared/locks/api.ts'
 import type { Nudge } from '../../shared/queues.ts'
-import type { createSettler, Outcome } from './batcher.ts'
-import { type Item, idOf, refsOf } from './queue-item.ts'
+import type { BatchResult, createBatcher } from './batcher.ts'
+import { idOf, type QueueItem, resourcesOf } from './queue-item.ts'
 import { StaleLeaseError } from './settlement.ts'
 
-export interface DrainDeps {
+export interface QueueRunnerDeps {
   locks: Locks
   leases: Breaker
-  settler: ReturnType<typeof createSettler>
+  batcher: ReturnType<typeof createBatcher>
   nudge: Nudge
-  /** tells whoever nudges that the line will be looked at again without that, or that it is left */
-  flows(resource: string, flows: boolean): void
+  /** notifies the APIs that the queue will be polled again without a nudge (hot), or that it will not */
+  publishHot(resource: string, hot: boolean): void
   ttl_ms: number
-  /** milliseconds without progress after which a queue is let go */
+  /** milliseconds without progress after which a queue is released */
   progress_ms: number
 }
 
-/** Milliseconds a line may be held while others wait for its lease, or when it is empty: a few full batches. */
+/** Milliseconds a queue may be held while other workers wait for its lease, or while it is empty: a few full batches. */
 const HOLD_MS = 250
-/** Rows of a batch from which on its line is said to flow: whoever has just settled so many has more in a moment. */
-const FLOW = 16
-/** Milliseconds after which a line that flows is looked at again, unless a nudge comes earlier. */
-const LINGER_MS = 10
-/** Times a row may miss another resource's lease before its line waits for that lease. */
+/** Rows in a batch from which on its queue is hot: the next rows are likely to arrive within milliseconds. */
+const HOT_ROWS = 16
+/** Milliseconds after which a hot queue is polled again, unless a nudge comes earlier. */
+const HOT_POLL_MS = 10
+/** Batches in which a row may miss the lease of another resource before its queue waits for that lease. */
 const MISSES = 3
-/** Times a line is entered anew after another holder has superseded this one or its lease was lost, before its job fails. */
+/** Attempts to drain a queue after its lease was lost or superseded by another holder, before its job fails. */
 const ATTEMPTS = 3
 
-interface Line {
-  /** the job that it is worked for: told to those who find it locked */
+interface RunningQueue {
+  /** the job that it runs for: shown to those who find the lease held */
   job: string
-  /** rows may have arrived since the last batch was taken */
-  again: boolean
-  /** jobs that came meanwhile: told true before the next batch is taken, false when there is none */
-  joined: { ready: Ready; resolve(looked: boolean): void }[]
-  /** whoever nudges was told that it flows */
-  flows: boolean
+  /** rows may have arrived since the last batch was fetched */
+  rerun: boolean
+  /** jobs that came meanwhile: resolved with true before the next batch is fetched, with false when there is none */
+  joinedJobs: { releaseDedupId: ReleaseDedupId; resolve(polled: boolean): void }[]
+  /** it was published as hot */
+  hot: boolean
   /** when its last step ended, by performance.now() */
-  moved_at: number
-  /** ends the pause before the next look */
+  progress_at: number
+  /** ends the pause before the next poll */
   wake(): void
 }
 
-/** Lets further nudges of the line make jobs: called with the lease held, before the rows are taken. */
-type Ready = () => Promise<unknown>
+/** Lets further nudges of the queue add jobs again: called while the lease is held, before rows are fetched. */
+type ReleaseDedupId = () => Promise<unknown>
 
-export function createDrain(deps: DrainDeps) {
-  const { locks, leases, settler, nudge, flows, ttl_ms, progress_ms } = deps
-  const lines = new Map<string, Line>()
-  /** queues that were left while a step of theirs had not ended: it still keeps the place of its job */
-  const left = new Map<Line, string>()
+export function createQueueRunner(deps: QueueRunnerDeps) {
+  const { locks, leases, batcher, nudge, publishHot, ttl_ms, progress_ms } = deps
+  const running = new Map<string, RunningQueue>()
+  /** queues that were stopped in the middle of a step: until it ends, the step still occupies the slot of its job */
+  const stuckQueues = new Map<RunningQueue, string>()
   const stop = new AbortController()
-  /** for each lease that is waited for: what ends the wait */
+  /** one for each lease that is waited for: aborts the wait */
   const waits = new Set<AbortController>()
-  // A holder lets go after HOLD_MS, a dead one after its TTL: longer than both is a fault worth a new attempt.
+  // A holder releases after HOLD_MS, the lease of a dead one expires after its TTL: a longer wait is a fault worth a retry.
   const wait_ms = 2 * ttl_ms
 
-  /** Waits for the lease. A wait that is given up is cancelled, and a lease that is granted after that is released. */
+  /** Waits for the lease. When the breaker ends the wait, it is cancelled, and a lease that is granted later is released. */
   async function acquire(resource: string, job: string): Promise<Lease> {
     stop.signal.throwIfAborted()
     const wait = new AbortController()
     waits.add(wait)
     const { signal } = wait
-    const ask = () =>
+    const request = () =>
       locks.acquire(resource, {
         job,
         wait_ms,
-        above: settler.floor(resource),
+        above: batcher.minToken(resource),
         signal,
         /* guard:progress */ progress_ms /* end:progress */,
       })
     try {
-      return await leases.run(ask, /* guard:late-lease */ (late) => late.release() /* end:late-lease */)
+      return await leases.run(request, /* guard:late-lease */ (late) => late.release() /* end:late-lease */)
     } catch (error) {
       /* guard:ended-wait */ wait.abort(error) /* end:ended-wait */
       throw error
@@ -86,98 +86,98 @@ export function createDrain(deps: DrainDeps) {
     }
   }
 
-  /** From here on a nudge starts the line anew. */
-  function leave(queue: string, line: Line): void {
-    if (lines.get(queue) === line) lines.delete(queue)
-    if (line.flows) flows(queue, false)
-    line.flows = false
-    for (const { resolve } of line.joined.splice(0)) resolve(false)
+  /** Deregisters the queue: from here on a nudge starts a new run. */
+  function stopRunning(queue: string, run: RunningQueue): void {
+    if (running.get(queue) === run) running.delete(queue)
+    if (run.hot) publishHot(queue, false)
+    run.hot = false
+    for (const { resolve } of run.joinedJobs.splice(0)) resolve(false)
   }
 
-  /** Left with rows in it: somebody is told of them, after the leaving, lest the nudge find this line still worked. */
-  function handOn(queue: string, line: Line): void {
-    leave(queue, line)
+  /** Stops with rows left: deregister first, then nudge, so that the nudge does not find this queue still running here. */
+  function requeue(queue: string, run: RunningQueue): void {
+    stopRunning(queue, run)
     nudge([queue])
   }
 
-  async function work(queue: string, line: Line, ready: Ready): Promise<void> {
-    const lease = await acquire(queue, line.job)
-    const moved = () => {
-      line.moved_at = performance.now()
+  async function drain(queue: string, run: RunningQueue, releaseDedupId: ReleaseDedupId): Promise<void> {
+    const lease = await acquire(queue, run.job)
+    const onProgress = () => {
+      run.progress_at = performance.now()
       lease.progress()
     }
     try {
-      moved()
-      await ready()
+      onProgress()
+      await releaseDedupId()
       const since = performance.now()
-      const misses = new Map<string, number>()
+      const missCounts = new Map<string, number>()
       let after = 0
-      let long = false
+      let last_full = false
       let extras = new Map<string, Lease>()
       for (;;) {
-        line.again = false
-        const joined = line.joined.splice(0)
-        await Promise.all(joined.map((one) => one.ready()))
+        run.rerun = false
+        const joined = run.joinedJobs.splice(0)
+        await Promise.all(joined.map((one) => one.releaseDedupId()))
         for (const { resolve } of joined) resolve(true)
-        let outcome: Outcome
+        let result: BatchResult
         try {
-          outcome = await settler.settle({ queue, lease, after, long, extras, moved })
+          result = await batcher.requestBatch({ queue, lease, after, last_full, extras, onProgress })
         } finally {
           await locks.releaseMany(extras.values())
         }
-        moved()
-        after = outcome.after
-        long = outcome.full
-        const more = outcome.full || outcome.missed.length > 0 || line.again || line.joined.length > 0
-        // No await between the look and the leaving: a nudge finds the line either here, or gone.
-        // Of a line that flowed somebody is told: an API that held a nudge back may be gone with it.
-        if (!more && outcome.took < FLOW) return line.flows ? handOn(queue, line) : leave(queue, line)
-        if (stop.signal.aborted || lease.signal.aborted) return handOn(queue, line)
-        // To whoever waits for the lease; and who waits for this place, when the line is empty for the moment.
+        onProgress()
+        after = result.after
+        last_full = result.full
+        const more = result.full || result.missed.length > 0 || run.rerun || run.joinedJobs.length > 0
+        // No await between this check and deregistering: a nudge finds the queue either running here or absent.
+        // A hot queue is nudged once more: an API that held a nudge back may have died with it.
+        if (!more && result.fetched < HOT_ROWS) return run.hot ? requeue(queue, run) : stopRunning(queue, run)
+        if (stop.signal.aborted || lease.signal.aborted) return requeue(queue, run)
+        // After HOLD_MS, pass the lease to a waiting worker; if the queue is empty, free this job slot too.
         const long_held = performance.now() - since > HOLD_MS
-        if (long_held && (!more || (await lease.extend()).waiting > 0)) return handOn(queue, line)
-        // Said after the look at what it took, so there is always one more for rows that nobody tells of meanwhile.
-        if (outcome.took >= FLOW) {
-          line.flows = true
-          flows(queue, true)
+        if (long_held && (!more || (await lease.extend()).waiting > 0)) return requeue(queue, run)
+        // Published after the fetch, so that one more poll always finds the rows whose nudges are held back from now on.
+        if (result.fetched >= HOT_ROWS) {
+          run.hot = true
+          publishHot(queue, true)
         }
-        if (!more) await linger(line)
-        extras = await waitFor(queue, line.job, outcome.missed, misses, moved)
+        if (!more) await waitForRows(run)
+        extras = await acquireMissing(queue, run.job, result.missed, missCounts, onProgress)
       }
     } finally {
       await lease.release()
     }
   }
 
-  /** A line that goes from worker to worker with every few rows costs each of them a job, and more than settling them. */
-  function linger(line: Line): Promise<void> {
+  /** Passing a hot queue from worker to worker costs a job for every few rows, which is more than settling them. */
+  function waitForRows(run: RunningQueue): Promise<void> {
     return new Promise((resolve) => {
-      const timer = setTimeout(resolve, LINGER_MS)
-      line.wake = () => {
+      const timer = setTimeout(resolve, HOT_POLL_MS)
+      run.wake = () => {
         clearTimeout(timer)
         resolve()
       }
     })
   }
 
-  /** The leases of the first row that has missed often enough, waited for in lock order while its line is held. */
-  async function waitFor(
+  /** Waits, in lock order and while the queue is held, for the leases of the first row that has missed MISSES times. */
+  async function acquireMissing(
     queue: string,
     job: string,
-    missed: Item[],
-    misses: Map<string, number>,
-    moved: () => void,
+    missed: QueueItem[],
+    missCounts: Map<string, number>,
+    onProgress: () => void,
   ): Promise<Map<string, Lease>> {
     const still = new Set(missed.map(idOf))
-    for (const id of misses.keys()) if (!still.has(id)) misses.delete(id)
-    for (const id of still) misses.set(id, (misses.get(id) ?? 0) + 1)
-    const first = missed.find((item) => (misses.get(idOf(item)) ?? 0) >= MISSES)
+    for (const id of missCounts.keys()) if (!still.has(id)) missCounts.delete(id)
+    for (const id of still) missCounts.set(id, (missCounts.get(id) ?? 0) + 1)
+    const first = missed.find((item) => (missCounts.get(idOf(item)) ?? 0) >= MISSES)
     const extras = new Map<string, Lease>()
     if (!first) return extras
     try {
-      for (const ref of refsOf(first).sort(byLockOrder)) {
+      for (const ref of resourcesOf(first).sort(byLockOrder)) {
         if (ref !== queue) extras.set(ref, await acquire(ref, job))
-        moved()
+        onProgress()
         for (const extra of extras.values()) extra.progress()
       }
       return extras
@@ -187,88 +187,95 @@ export function createDrain(deps: DrainDeps) {
     }
   }
 
-  async function start(queue: string, job: string, ready: Ready): Promise<void> {
-    const line: Line = { job, again: false, joined: [], flows: false, moved_at: performance.now(), wake() {} }
-    lines.set(queue, line)
+  async function runWithRetry(queue: string, job: string, releaseDedupId: ReleaseDedupId): Promise<void> {
+    const run: RunningQueue = {
+      job,
+      rerun: false,
+      joinedJobs: [],
+      hot: false,
+      progress_at: performance.now(),
+      wake() {},
+    }
+    running.set(queue, run)
     try {
       for (let attempt = 1; ; attempt++) {
         try {
-          return await work(queue, line, ready)
+          return await drain(queue, run, releaseDedupId)
         } catch (error) {
-          // The id that its job still carries would have a nudge dropped.
+          // Our job still holds the deduplication id, so a plain nudge would be dropped: bypass it.
           if (stop.signal.aborted) {
-            leave(queue, line)
+            stopRunning(queue, run)
             return nudge([queue], { force: true })
           }
-          // Superseded, or the lease was lost: nothing was written under it. The rows are still in the queue, which is entered
-          // again with a newer token.
+          // The lease was superseded or lost: nothing was written under it. The rows are still pending: drain them under a
+          // newer token.
           const over = error instanceof StaleLeaseError || error instanceof LeaseLostError
           if (!over || attempt === ATTEMPTS) {
-            const told = line.again
-            leave(queue, line)
-            // By a job that did not wait for this look, and is not tried again with this one.
-            if (told) nudge([queue], { force: true })
+            const { rerun } = run
+            stopRunning(queue, run)
+            // A job that has already finished set the flag, so no retry will cover it: nudge again.
+            if (rerun) nudge([queue], { force: true })
             throw error
           }
         }
       }
     } finally {
-      leave(queue, line)
-      left.delete(line)
+      stopRunning(queue, run)
+      stuckQueues.delete(run)
     }
   }
 
-  /** Joins the line where it is worked here, else works it. */
-  async function enter(queue: string, job: string, ready: Ready | undefined): Promise<void> {
-    for (let line = lines.get(queue); line; line = lines.get(queue)) {
-      // A job of many lines is not kept for one of them. If this process dies, the sweeper tells another.
-      if (!ready) {
-        line.again = true
-        return line.wake()
+  /** Joins the run of this queue in this process, or starts one. */
+  async function joinOrStart(queue: string, job: string, releaseDedupId: ReleaseDedupId | undefined): Promise<void> {
+    for (let run = running.get(queue); run; run = running.get(queue)) {
+      // A job of many queues does not wait for one of them. If this process dies, the sweeper nudges the queue.
+      if (!releaseDedupId) {
+        run.rerun = true
+        return run.wake()
       }
-      const { joined, wake } = line
-      const looked = new Promise<boolean>((resolve) => joined.push({ ready, resolve }))
+      const { joinedJobs, wake } = run
+      const polled = new Promise<boolean>((resolve) => joinedJobs.push({ releaseDedupId, resolve }))
       wake()
-      if (await looked) return
+      if (await polled) return
     }
-    await start(queue, job, ready ?? (async () => {}))
+    await runWithRetry(queue, job, releaseDedupId ?? (async () => {}))
   }
 
   return {
     /**
-     * Settles these lines until they are empty; one that is being worked here already is only looked at once more.
-     * Rejects when one could not be settled: its rows stay queued. With `ready` it is called, maybe more than once, with
-     * the lease held and before rows are taken.
+     * Settles these queues until they are empty; one that already runs here is polled once more. Rejects when a queue could
+     * not be settled: its rows stay queued. Calls `releaseDedupId`, maybe more than once, while the lease is held and before
+     * rows are fetched.
      */
-    async serve(resources: readonly string[], job: string, ready?: Ready): Promise<void> {
-      const results = await Promise.allSettled(resources.map((one) => enter(one, job, ready)))
+    async process(resources: readonly string[], job: string, releaseDedupId?: ReleaseDedupId): Promise<void> {
+      const results = await Promise.allSettled(resources.map((one) => joinOrStart(one, job, releaseDedupId)))
       const failed = results.find((result) => result.status === 'rejected')
       if (failed) throw failed.reason
     },
-    /** After the batch under way each line is let go; what is left in it is nudged. */
+    /** Releases each queue after its current batch and nudges those with pending rows. */
     stop() {
       stop.abort(new Error('the worker is stopping'))
       for (const wait of waits) wait.abort(stop.signal.reason)
     },
     /**
-     * Leaves each queue that has not moved for `progress_ms`, so that its next job starts it anew here or in another
-     * process; its lease has ended by the same limit. Returns the queues that were left.
+     * Stops each queue without progress for `progress_ms`, so that its next job starts a new run here or in another process;
+     * its lease has ended by the same limit. Returns these queues.
      */
-    leaveStuck(): string[] {
+    stopStuck(): string[] {
       const since = performance.now() - progress_ms
-      const stuck = [...lines].filter(([, line]) => line.moved_at < since)
-      for (const [queue, line] of stuck) {
-        leave(queue, line)
-        left.set(line, queue)
+      const stuck = [...running].filter(([, run]) => run.progress_at < since)
+      for (const [queue, run] of stuck) {
+        stopRunning(queue, run)
+        stuckQueues.set(run, queue)
       }
       const queues = stuck.map(([queue]) => queue)
       if (queues.length > 0) nudge(queues, { force: true })
       return queues
     },
-    /** Each queue under way, also one that was left in mid-step, with the milliseconds since its last step ended. */
+    /** Each running queue, also one that was stopped in mid-step, with the milliseconds since its last step ended. */
     state: () => {
-      const all = [...lines, ...Array.from(left, ([line, queue]) => [queue, line] as const)]
-      return all.map(([queue, { moved_at }]) => ({ queue, idle_ms: performance.now() - moved_at }))
+      const all = [...running, ...Array.from(stuckQueues, ([run, queue]) => [queue, run] as const)]
+      return all.map(([queue, { progress_at }]) => ({ queue, idle_ms: performance.now() - progress_at }))
     },
   }
 }

@@ -1,59 +1,64 @@
 /**
- * One batch: take what stands in the lines, and commit what was decided in one fenced transaction. Invariants: the
- * first statement of the transaction locks every resource it will write, in one order, and lets only the newest
- * lease holder past; what is decided is decided on rows read under those locks; zero rows anywhere rolls all back.
+ * One batch: fetch the pending rows of the queues, decide them and commit in one fenced transaction. Invariants: the
+ * first statement of the transaction locks every resource it will write, in one order, and lets only the newest lease
+ * holder pass; decisions use rows read under those locks; a write that changes zero rows rolls the transaction back.
  */
 import { sql } from 'drizzle-orm'
 import type { Client, Transaction } from '../../shared/db/client.ts'
 import { query, sqlState, transaction, unnestRows } from '../../shared/db/client.ts'
 import type { CommandKind, Payment } from '../../shared/db/schema.ts'
-import { type BookingVerdict, decideBookings } from '../decide/bookings.ts'
+import { type BookingDecision, decideBookings } from '../decide/bookings.ts'
 import {
-  type Verdict as Decided,
-  decide,
+  decidePurchases,
+  type PurchaseDecision,
   type PurchaseItem,
   type PurchaseRow,
+  type Replacement,
   type Resource,
 } from '../decide/purchases.ts'
-import { readActive, writeBookings } from './booking-rows.ts'
+import { readActiveBookings, writeBookings } from './booking-rows.ts'
 import {
-  readTaken,
+  insertBookingReplacements,
+  insertPurchaseReplacements,
+  readHoldings,
   writeAttempts,
-  writePayables,
+  writeChargeRequests,
+  writeHoldings,
   writePayments,
-  writeRebooked,
-  writeSuccessors,
-  writeTaken,
 } from './charge-rows.ts'
-import type { Item, QueueCursor } from './queue-item.ts'
+import type { QueueCursor, QueueItem } from './queue-item.ts'
 
-/** What was decided about a batch: purchases and bookings share their resources, commands and movements. */
-export type Verdict = Omit<Decided, 'skipped'> &
-  Pick<BookingVerdict, 'bookings' | 'overdue' | 'rebooked'> & { skipped: Item[] }
+/** Decision of a whole batch: purchases and bookings share their resources, commands and ledger entries. */
+export type Decision = Omit<PurchaseDecision, 'skipped' | 'replacements'> &
+  Pick<BookingDecision, 'bookings' | 'overdue'> & {
+    purchaseReplacements: Replacement[]
+    bookingReplacements: Replacement[]
+    skipped: QueueItem[]
+  }
 
-/** A lease holder with a newer token has written: this one's whole transaction is rolled back. */
+/** A lease holder with a newer token has written: the transaction of this one is rolled back. */
 export class StaleLeaseError extends Error {
   readonly code = 'stale_lease'
-  /** refused resources, with the fence found stored (higher than the token that was refused) */
-  readonly fences: ReadonlyMap<string, number>
+  /** rejected resources, each with the stored fencing token, which is higher than the rejected one */
+  readonly stored: ReadonlyMap<string, number>
   constructor(fences: ReadonlyMap<string, number>) {
     super(`superseded on ${[...fences.keys()].join(', ')}`)
-    this.fences = fences
+    this.stored = fences
   }
 }
 
-/** A row changed between being taken and being written (a writer without the lease): rolled back, taken again. */
+/** A writer without the lease changed a row between fetch and write: the transaction is rolled back, the rows are fetched again. */
 export class ChangedRowError extends Error {
   readonly code = 'changed_row'
 }
 
-/** Rows of one line in one batch: a transaction of 500 decisions takes tens of milliseconds. */
-const ROWS_PER_LINE = 500
-/** Rows of all lines in one transaction: once for those that bring a few, once for those that bring many. */
+/** Rows of one queue in one batch: a transaction of 500 decisions takes tens of milliseconds. */
+const ROWS_PER_QUEUE = 500
+/** Rows of all queues in one transaction: once for the queues with few rows, once for those with many. */
 const ROWS_PER_BATCH = 2_000
 
-type Taken = PurchaseRow & {
-  line: string
+type FetchedRow = PurchaseRow & {
+  fetched_queue: string
   kind: PurchaseItem['kind']
   command_id: string | null
   command_seq: number | null
@@ -62,30 +67,33 @@ type Taken = PurchaseRow & {
   command_payment: Payment | null
 }
 
-/** Not extract(), whose numeric costs ten times as much. */
+/** Not extract(): its numeric costs ten times as much. */
 const ms = (column: string) => sql.raw(`date_part('epoch', ${column}) * 1000`)
 const columns = sql.raw(
   `p.id, p.seq, p.queue, p.customer, p.lines, p.amount, p.currency, p.payment, p.hold_seconds, p.status, p.created_at,
    p.expires_at, p.replaces`,
 )
 
-/** How many rows a line may bring when `lines` lines share a batch. */
-export const rowsPerLine = (lines: number) => Math.min(ROWS_PER_LINE, Math.ceil(ROWS_PER_BATCH / lines))
+/** Rows that each of `queues` queues may add to one batch. */
+export const rowsPerQueue = (queues: number) => Math.min(ROWS_PER_QUEUE, Math.ceil(ROWS_PER_BATCH / queues))
 
 /**
- * What stands in these lines, each line in order: overdue holds on the resource first, then purchases and commands by
+ * Pending rows of these queues, each queue in order: overdue holds on the resource first, then purchases and commands by
  * seq. Rows of one purchase share one object.
  */
-export async function take(client: Client, lines: readonly QueueCursor[]): Promise<Map<string, PurchaseItem[]>> {
-  const rows = await query<Taken>(
+export async function fetchPending(
+  client: Client,
+  cursors: readonly QueueCursor[],
+): Promise<Map<string, PurchaseItem[]>> {
+  const rows = await query<FetchedRow>(
     client,
     sql`
-    SELECT q.queue AS line, i.kind, i.command_id, i.command_seq, i.command, i.command_created_ms, i.command_payment,
+    SELECT q.queue AS fetched_queue, i.kind, i.command_id, i.command_seq, i.command, i.command_created_ms, i.command_payment,
            i.id, i.seq, i.queue, i.customer, i.lines, i.amount, i.currency, i.payment, i.hold_seconds, i.status,
            i.replaces, i.charge, ${ms('i.hold_until')} AS hold_until_ms,
            ${ms('i.created_at')} AS created_ms, ${ms('i.expires_at')} AS expires_ms
-    FROM ${unnestRows('q', lines, { queue: 'text', after: 'bigint', limit: 'int' })}
-    -- A resource that is gone still has its line, to be answered.
+    FROM ${unnestRows('q', cursors, { queue: 'text', after: 'bigint', limit: 'int' })}
+    -- The queue of a deleted resource is settled too: its rows are rejected.
     LEFT JOIN resources r ON r.ref = q.queue
     CROSS JOIN LATERAL (
       (SELECT 'expired' AS kind, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS command,
@@ -110,12 +118,12 @@ export async function take(client: Client, lines: readonly QueueCursor[]): Promi
     ORDER BY q.queue, i.rank, coalesce(i.command_seq, i.seq)`,
   )
   const purchases = new Map<string, PurchaseRow>()
-  const taken = new Map<string, PurchaseItem[]>(lines.map((line) => [line.queue, []]))
+  const fetched = new Map<string, PurchaseItem[]>(cursors.map((cursor) => [cursor.queue, []]))
   for (const row of rows) {
-    const { line, kind, command_id, command_seq, command, command_created_ms, command_payment } = row
+    const { fetched_queue, kind, command_id, command_seq, command, command_created_ms, command_payment } = row
     let purchase = purchases.get(row.id)
     if (!purchase) {
-      purchase = purchaseOf(row)
+      purchase = toPurchaseRow(row)
       purchases.set(purchase.id, purchase)
     }
     const item: PurchaseItem =
@@ -132,13 +140,13 @@ export async function take(client: Client, lines: readonly QueueCursor[]): Promi
             },
           }
         : { kind: kind === 'expired' ? 'expired' : 'purchase', purchase }
-    taken.get(line)?.push(item)
+    fetched.get(fetched_queue)?.push(item)
   }
-  return taken
+  return fetched
 }
 
-/** Member by member: what remains of a row after the others were taken off costs four times as much. */
-const purchaseOf = (row: Taken): PurchaseRow => ({
+/** Member by member: a rest pattern (`...purchase`) costs four times as much. */
+const toPurchaseRow = (row: FetchedRow): PurchaseRow => ({
   id: row.id,
   seq: row.seq,
   queue: row.queue,
@@ -156,20 +164,23 @@ const purchaseOf = (row: Taken): PurchaseRow => ({
   replaces: row.replaces,
 })
 
-type Guarded = Omit<Resource, 'token' | 'taken'> & { now_ms: number }
+type FencedResource = Omit<Resource, 'token' | 'taken'> & { now_ms: number }
 
 /**
- * Locks the resources in order and sets each fence to its lease's token where none higher is stored. A fence only
- * rises, so `fencing_token <= token` lets a lease's first write and its later ones pass, and a superseded holder's never.
+ * Locks the resources in order and stores the lease's token in each of them that has no higher one. A stored token only
+ * rises, so `fencing_token <= token` accepts the first and all later writes of a lease and none of a superseded holder.
  */
-async function guard(tx: Transaction, tokens: ReadonlyMap<string, number>): Promise<[Map<string, Resource>, number]> {
-  const wanted = Array.from(tokens, ([ref, token]) => ({ ref, token }))
-  const rows = await query<Guarded>(
+async function lockAndFence(
+  tx: Transaction,
+  tokens: ReadonlyMap<string, number>,
+): Promise<[Map<string, Resource>, number]> {
+  const requested = Array.from(tokens, ([ref, token]) => ({ ref, token }))
+  const rows = await query<FencedResource>(
     tx,
     sql`
-    WITH wanted AS (SELECT * FROM ${unnestRows('w', wanted, { ref: 'text', token: 'bigint' })}),
+    WITH requested AS (SELECT * FROM ${unnestRows('w', requested, { ref: 'text', token: 'bigint' })}),
     locked AS MATERIALIZED (
-      SELECT r.ref, w.token FROM wanted w JOIN resources r ON r.ref = w.ref ORDER BY r.ref /* guard:row-lock */ FOR NO KEY UPDATE OF r /* end:row-lock */
+      SELECT r.ref, w.token FROM requested w JOIN resources r ON r.ref = w.ref ORDER BY r.ref /* guard:row-lock */ FOR NO KEY UPDATE OF r /* end:row-lock */
     )
     /* guard:row-update */ UPDATE resources r SET fencing_token = l.token
     FROM locked l
@@ -178,10 +189,10 @@ async function guard(tx: Transaction, tokens: ReadonlyMap<string, number>): Prom
               ${ms('clock_timestamp()')} AS now_ms /* end:row-update */`,
   )
   const resources = new Map<string, Resource>()
-  for (const row of rows) resources.set(row.ref, { ...row, taken: new Map(), token: tokens.get(row.ref) ?? 0 })
+  for (const row of rows) resources.set(row.ref, { ...row, holdings: new Map(), token: tokens.get(row.ref) ?? 0 })
   const missing = [...tokens.keys()].filter((ref) => !resources.has(ref))
   if (missing.length > 0) {
-    // Not in the table at all is an answer (unknown_resource); in the table and not updated is a newer fence.
+    // Not in the table: the purchase is rejected (unknown_resource). In the table and not updated: a newer token is stored.
     const stale = await query<{ ref: string; fencing_token: number }>(
       tx,
       sql`SELECT r.ref, r.fencing_token FROM resources r
@@ -192,9 +203,9 @@ async function guard(tx: Transaction, tokens: ReadonlyMap<string, number>): Prom
   return [resources, Math.max(0, ...rows.map((row) => row.now_ms))]
 }
 
-/** Writes a verdict in one statement; every part must change exactly the rows it names. */
-async function write(tx: Transaction, verdict: Verdict): Promise<void> {
-  const [row] = await query<{ purchases: number; commands: number; movements: number; resources: number }>(
+/** Writes a decision in one statement; every part must change exactly the rows it names. */
+async function persist(tx: Transaction, decision: Decision): Promise<void> {
+  const [row] = await query<{ purchases: number; commands: number; ledger: number; resources: number }>(
     tx,
     sql`
     WITH p AS (
@@ -202,41 +213,41 @@ async function write(tx: Transaction, verdict: Verdict): Promise<void> {
       SET status = d.status, reason = d.reason, met = d.met, amount = d.amount, currency = d.currency, fencing_token = d.fencing_token,
           expires_at = CASE WHEN d.status = 'held' THEN to_timestamp(d.expires_ms / 1000) ELSE t.expires_at END,
           settled_at = clock_timestamp()
-      FROM ${unnestRows('d', verdict.purchases, { id: 'uuid', was: 'text', status: 'text', reason: 'text', met: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
+      FROM ${unnestRows('d', decision.purchases, { id: 'uuid', was: 'text', status: 'text', reason: 'text', met: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
       WHERE t.id = d.id /* guard:status */ AND t.status = d.was /* end:status */
-        -- A reader that was told "expired" must never see this hold go on: the clock is asked under the row lock.
+        -- A hold that a reader has seen as expired must not continue: the clock is read under the row lock.
         AND (d.was <> 'held' OR d.status NOT IN ('held', 'confirmed') OR t.expires_at > clock_timestamp())
       RETURNING 1
     ), c AS (
       UPDATE commands t
       SET status = d.status, reason = d.reason, met = d.met, fencing_token = d.fencing_token, settled_at = clock_timestamp()
-      FROM ${unnestRows('d', verdict.commands, { id: 'uuid', status: 'text', reason: 'text', met: 'text', fencing_token: 'bigint' })}
+      FROM ${unnestRows('d', decision.commands, { id: 'uuid', status: 'text', reason: 'text', met: 'text', fencing_token: 'bigint' })}
       WHERE t.id = d.id AND t.status = 'queued'
       RETURNING 1
     ), m AS (
       INSERT INTO ledger_entries (resource, purchase, booking, delta, reason, fencing_token)
-      SELECT * FROM ${unnestRows('d', verdict.movements, { resource: 'text', purchase: 'uuid', booking: 'uuid', delta: 'bigint', reason: 'text', fencing_token: 'bigint' })}
-      -- Only if all are as they were taken: else the effect that another batch has had would look like a bad row's.
-      WHERE (SELECT count(*) FROM p) = ${verdict.purchases.length} AND (SELECT count(*) FROM c) = ${verdict.commands.length}
+      SELECT * FROM ${unnestRows('d', decision.ledger, { resource: 'text', purchase: 'uuid', booking: 'uuid', delta: 'bigint', reason: 'text', fencing_token: 'bigint' })}
+      -- Only if no row has changed since the fetch: else a unique effect that another batch wrote would look like a bad row.
+      WHERE (SELECT count(*) FROM p) = ${decision.purchases.length} AND (SELECT count(*) FROM c) = ${decision.commands.length}
       RETURNING 1
     ), r AS (
       UPDATE resources t SET available = d.available, held = d.held, updated_at = now()
-      FROM ${unnestRows('d', verdict.resources, { ref: 'text', available: 'bigint', held: 'bigint', token: 'bigint' })}
+      FROM ${unnestRows('d', decision.resources, { ref: 'text', available: 'bigint', held: 'bigint', token: 'bigint' })}
       WHERE t.ref = d.ref /* guard:row-token */ AND t.fencing_token = d.token /* end:row-token */
       RETURNING 1
     )
     SELECT (SELECT count(*) FROM p) AS purchases, (SELECT count(*) FROM c) AS commands,
-           (SELECT count(*) FROM m) AS movements, (SELECT count(*) FROM r) AS resources`,
+           (SELECT count(*) FROM m) AS ledger, (SELECT count(*) FROM r) AS resources`,
   )
-  for (const part of ['purchases', 'commands', 'movements', 'resources'] as const) {
-    if (row?.[part] !== verdict[part].length) {
-      throw new ChangedRowError(`${row?.[part]} of ${verdict[part].length} ${part} were as taken`)
+  for (const part of ['purchases', 'commands', 'ledger', 'resources'] as const) {
+    if (row?.[part] !== decision[part].length) {
+      throw new ChangedRowError(`${row?.[part]} of ${decision[part].length} ${part} were unchanged since the fetch`)
     }
   }
 }
 
-/** Each item with a copy of its row, one for all items of that row. */
-function copied(items: readonly Item[]): Item[] {
+/** The items with copies of their rows; items of one row share its copy. */
+function cloneItems(items: readonly QueueItem[]): QueueItem[] {
   const copies = new Map<object, object>()
   const copy = <Row extends object>(row: Row): Row => {
     const own = (copies.get(row) ?? { ...row }) as Row
@@ -250,64 +261,65 @@ function copied(items: readonly Item[]): Item[] {
 
 /**
  * Decides and commits these items in one transaction, under the leases' tokens by resource; a ride waits `accept_ms` to
- * be accepted. Throws StaleLeaseError or ChangedRowError with nothing written; any other error leaves the outcome to be
- * seen by taking the rows again. When the signal aborts, it is rolled back.
+ * be accepted. When the signal aborts, the transaction is rolled back.
+ * @throws StaleLeaseError or ChangedRowError: nothing was written. After any other error only a new fetch shows the outcome
  */
-export async function commit(
+export async function settle(
   client: Client,
-  items: readonly Item[],
+  items: readonly QueueItem[],
   tokens: ReadonlyMap<string, number>,
   accept_ms: number,
   signal: AbortSignal,
-): Promise<Verdict & { now_ms: number }> {
+): Promise<Decision & { now_ms: number }> {
   const committed = transaction(client, signal, async (tx) => {
-    const [resources, now_ms] = await guard(tx, tokens)
-    // Deciding changes the rows' status; a batch that is rolled back and split must find them as they were taken.
-    const fresh = copied(items)
+    const [resources, now_ms] = await lockAndFence(tx, tokens)
+    // Deciding changes the status of the rows; a batch that is rolled back and split needs them as fetched.
+    const fresh = cloneItems(items)
     const purchases = fresh.filter((item) => item.purchase !== undefined)
-    await readTaken(tx, purchases, resources)
-    const decided = decide(purchases, resources, now_ms)
+    await readHoldings(tx, purchases, resources)
+    const decided = decidePurchases(purchases, resources, now_ms)
     const bookings = fresh.filter((item) => item.booking !== undefined)
-    const booked = decideBookings(bookings, await readActive(tx, bookings), resources, now_ms, accept_ms)
-    const verdict = {
-      ...decided,
+    const booked = decideBookings(bookings, await readActiveBookings(tx, bookings), resources, now_ms, accept_ms)
+    const decision: Decision = {
+      purchases: decided.purchases,
+      purchaseReplacements: decided.replacements,
       bookings: booked.bookings,
+      bookingReplacements: booked.replacements,
       overdue: booked.overdue,
-      rebooked: booked.rebooked,
-      payables: [...decided.payables, ...booked.payables],
+      chargeRequests: [...decided.chargeRequests, ...booked.chargeRequests],
       payments: [...decided.payments, ...booked.payments],
       attempts: [...decided.attempts, ...booked.attempts],
       commands: [...decided.commands, ...booked.commands],
-      movements: [...decided.movements, ...booked.movements],
+      ledger: [...decided.ledger, ...booked.ledger],
       resources: [...new Set([...decided.resources, ...booked.resources])],
       skipped: [...decided.skipped, ...booked.skipped],
     }
-    // While what is paid for is still set aside as it was taken.
-    if (!(await writePayments(tx, verdict.payments))) throw new ChangedRowError('what is paid for was not as taken')
-    if (!(await writeBookings(tx, booked))) throw new ChangedRowError('a booking was not as taken')
-    // Before the commands: one that replaces a charge which took nothing is decided later than that charge ended.
-    if (!(await writeAttempts(tx, verdict.attempts))) throw new ChangedRowError('a charge was not as taken')
-    // Before the rest: the movements that are written next are theirs.
-    await writeSuccessors(tx, verdict.successors)
-    await writeRebooked(tx, verdict.rebooked)
-    if (verdict.purchases.length + verdict.commands.length + verdict.movements.length > 0) await write(tx, verdict)
-    await writeTaken(tx, verdict.resources)
-    if (!(await writePayables(tx, verdict.payables))) throw new ChangedRowError('a charge was not as taken')
-    return { ...verdict, now_ms }
+    // First, while the held units and requested times are unchanged since the fetch.
+    if (!(await writePayments(tx, decision.payments))) throw new ChangedRowError('a row to be paid for has changed')
+    if (!(await writeBookings(tx, booked))) throw new ChangedRowError('a booking has changed')
+    // Before the commands: a command that starts a new charge is decided after the failed charge has ended.
+    if (!(await writeAttempts(tx, decision.attempts))) throw new ChangedRowError('a charge has changed')
+    // Before the ledger entries that refer to them.
+    await insertPurchaseReplacements(tx, decision.purchaseReplacements)
+    await insertBookingReplacements(tx, decision.bookingReplacements)
+    if (decision.purchases.length + decision.commands.length + decision.ledger.length > 0) await persist(tx, decision)
+    await writeHoldings(tx, decision.resources)
+    if (!(await writeChargeRequests(tx, decision.chargeRequests))) throw new ChangedRowError('a charge has changed')
+    return { ...decision, now_ms }
   })
   return await committed.catch((error) => {
-    // Rows of other lines (a rider's other driver) are written without their lease: Postgres sorts out who goes first.
+    // Rows of other queues (another driver of the same rider) are written without their lease: a deadlock is possible.
     throw sqlState(error) === '40P01'
-      ? new ChangedRowError('rolled back to let another batch pass', { cause: error })
+      ? new ChangedRowError('rolled back by Postgres: deadlock with another batch', { cause: error })
       : error
   })
 }
 
 /**
- * Ends a row that cannot be decided or written: failed (a booking: rejected), or its command rejected, with the reason
- * `unprocessable`. A booking that only the database saw to collide is rejected as any other that does.
+ * Ends a row that cannot be decided or written: a purchase fails, a booking or command is rejected, with the reason
+ * `unprocessable`. A booking that violates a constraint of the calendar is rejected as a conflict.
  */
-export async function setApart(client: Client, item: Item, error: unknown): Promise<void> {
+export async function quarantine(client: Client, item: QueueItem, error: unknown): Promise<void> {
   const settled = sql`settled_at = clock_timestamp()`
   if (item.kind === 'command') {
     await query(
@@ -324,11 +336,11 @@ export async function setApart(client: Client, item: Item, error: unknown): Prom
   } else {
     await query(
       client,
-      sql`UPDATE bookings SET status = 'rejected', reason = ${isCollision(error) ? 'conflict' : 'unprocessable'}, ${settled}
+      sql`UPDATE bookings SET status = 'rejected', reason = ${isConstraintConflict(error) ? 'conflict' : 'unprocessable'}, ${settled}
           WHERE id = ${item.booking.id} AND status = 'queued'`,
     )
   }
 }
 
-/** EXCLUDE or the riders' unique index: a booking that was written without the lease has this time already. */
-export const isCollision = (error: unknown) => sqlState(error) === '23P01' || sqlState(error) === '23505'
+/** EXCLUDE or the riders' unique index: a booking that was written without the lease already has this time. */
+export const isConstraintConflict = (error: unknown) => sqlState(error) === '23P01' || sqlState(error) === '23505'

@@ -11,15 +11,24 @@ import type { Lease, Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
 import { type Event, parseEventId, readEvents } from '../../shared/outbox.ts'
-import { type Attempt, isTaken, type Poster } from './http-sender.ts'
-import { type Claimed, claimLine, disable, failed, type Line, moved, passed, postpone } from './streams.ts'
+import { type Attempt, isAccepted, type Poster } from './http-sender.ts'
+import {
+  type ClaimedStream,
+  claimStream,
+  type DeliveryStream,
+  defer,
+  disable,
+  recordDelivered,
+  recordFailure,
+  skipTo,
+} from './streams.ts'
 
 /** Milliseconds after which a line makes room for others; the next look finds what it has left. */
 const TURN_MS = 5_000
 /** Milliseconds between attempts at most, however many there were. */
 const LONGEST_PAUSE_MS = 6 * 3_600_000
 /** Requests of this process at once to one endpoint: one that hangs holds no more places than these. */
-const AT_ONCE = 8
+const CONCURRENT_REQUESTS = 8
 /** Outbox rows that a sender reads at once: up to as many batches. */
 const ROWS = 4
 /** Milliseconds until a line looks for a free place again. */
@@ -39,7 +48,7 @@ export interface WebhookDeps {
 }
 
 /** Half of it certain and half of it drawn, so that lines which failed together do not come back together. */
-const drawn = (bound_ms: number) => Math.round(bound_ms * (0.5 + Math.random() / 2))
+const withJitter = (bound_ms: number) => Math.round(bound_ms * (0.5 + Math.random() / 2))
 
 class FailedAttempt extends Error {
   readonly attempt: Attempt
@@ -49,15 +58,15 @@ class FailedAttempt extends Error {
   }
 }
 
-export function createWebhooks({ client, locks, poster, config, metrics, log }: WebhookDeps) {
+export function createDeliveries({ client, locks, poster, config, metrics, log }: WebhookDeps) {
   let stopping = false
   /** Of the lines under way: what cuts off their requests. */
-  const cuts = new Set<AbortController>()
+  const inFlight = new Set<AbortController>()
   /** By endpoint. Not among the breakers of /readyz: that a customer's server is down is no fault of ours. */
-  const gates = new Map<string, CircuitBreaker<[() => Promise<Attempt>], Attempt>>()
+  const breakers = new Map<string, CircuitBreaker<[() => Promise<Attempt>], Attempt>>()
 
-  function gate(endpoint: string) {
-    const known = gates.get(endpoint)
+  function breakerFor(endpoint: string) {
+    const known = breakers.get(endpoint)
     if (known) return known
     const made = new CircuitBreaker((body: () => Promise<Attempt>) => body(), {
       timeout: false,
@@ -65,46 +74,46 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
       resetTimeout: config.retry_ms,
       errorThresholdPercentage: 50,
       volumeThreshold: 5,
-      capacity: AT_ONCE,
+      capacity: CONCURRENT_REQUESTS,
     })
-    gates.set(endpoint, made)
+    breakers.set(endpoint, made)
     return made
   }
 
   /** One attempt behind the endpoint's gate; after how many ms to come again, when the gate is shut. */
-  async function attempt(line: Claimed, event: Event, signal: AbortSignal): Promise<Attempt | number> {
+  async function attempt(line: ClaimedStream, event: Event, signal: AbortSignal): Promise<Attempt | number> {
     const secrets = line.previous_secret === null ? [line.secret] : [line.secret, line.previous_secret]
     try {
-      return await gate(line.endpoint).fire(async () => {
+      return await breakerFor(line.endpoint).fire(async () => {
         const made = await poster.post(line.url, event, secrets, signal)
-        if (!isTaken(made)) throw new FailedAttempt(made)
+        if (!isAccepted(made)) throw new FailedAttempt(made)
         return made
       })
     } catch (error) {
       if (error instanceof FailedAttempt) return error.attempt
-      return gate(line.endpoint).opened ? config.retry_ms : FULL_MS
+      return breakerFor(line.endpoint).opened ? config.retry_ms : FULL_MS
     }
   }
 
   /** True: the line has moved, and the next event may be told. */
-  async function tell(line: Claimed, event: Event, lease: Lease, signal: AbortSignal): Promise<boolean> {
+  async function deliver(line: ClaimedStream, event: Event, lease: Lease, signal: AbortSignal): Promise<boolean> {
     const { token } = lease
     lease.assertValid()
     lease.progress()
     const made = await attempt(line, event, signal)
     if (signal.aborted) return false
     if (typeof made === 'number') {
-      await postpone(client, line, token, drawn(made))
+      await defer(client, line, token, withJitter(made))
       return false
     }
-    metrics.webhooks.inc({ outcome: isTaken(made) ? 'taken' : 'failed' })
-    if (isTaken(made)) {
-      const ours = await moved(client, line, token, event, made)
+    metrics.webhooks.inc({ outcome: isAccepted(made) ? 'taken' : 'failed' })
+    if (isAccepted(made)) {
+      const ours = await recordDelivered(client, line, token, event, made)
       Object.assign(line, { delivered_sequence: event.sequence, outbox_id: parseEventId(event.id).id, attempts: 0 })
       return ours
     }
-    const pause_ms = drawn(Math.min(LONGEST_PAUSE_MS, config.retry_ms * 2 ** Math.min(line.attempts, 30)))
-    const for_ms = await failed(client, line, token, event, made, pause_ms)
+    const pause_ms = withJitter(Math.min(LONGEST_PAUSE_MS, config.retry_ms * 2 ** Math.min(line.attempts, 30)))
+    const for_ms = await recordFailure(client, line, token, event, made, pause_ms)
     const { endpoint, resource } = line
     log.info({ endpoint, resource, event: event.id, ...made }, 'a webhook was not taken')
     if (made.status === 410) await disable(client, endpoint, 'it answered 410 Gone')
@@ -116,7 +125,7 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
   }
 
   /** One page of the line; true when there may be more to tell. */
-  async function page(line: Claimed, lease: Lease, signal: AbortSignal, until: number): Promise<boolean> {
+  async function deliverPage(line: ClaimedStream, lease: Lease, signal: AbortSignal, until: number): Promise<boolean> {
     const { token } = lease
     // Of one resource, what is visible is final: its numbers become visible in their order.
     const after = { id: line.outbox_id, n: 0 }
@@ -127,28 +136,28 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
       limit: ROWS,
     })
     const news = events.filter((event) => event.sequence > line.delivered_sequence)
-    let silent: Event | undefined
+    let skipped: Event | undefined
     for (const event of news) {
       if (line.events !== null && !line.events.includes(event.type)) {
-        silent = event
+        skipped = event
         continue
       }
-      if (silent !== undefined) {
-        if (!(await passed(client, line, token, silent.sequence, parseEventId(silent.id).id))) return false
-        line.delivered_sequence = silent.sequence
-        silent = undefined
+      if (skipped !== undefined) {
+        if (!(await skipTo(client, line, token, skipped.sequence, parseEventId(skipped.id).id))) return false
+        line.delivered_sequence = skipped.sequence
+        skipped = undefined
       }
-      if (!(await tell(line, event, lease, signal)) || performance.now() > until) return false
+      if (!(await deliver(line, event, lease, signal)) || performance.now() > until) return false
     }
-    if (silent !== undefined) {
-      if (!(await passed(client, line, token, silent.sequence, parseEventId(silent.id).id))) return false
+    if (skipped !== undefined) {
+      if (!(await skipTo(client, line, token, skipped.sequence, parseEventId(skipped.id).id))) return false
     }
     return news.length > 0
   }
 
   return {
     /** Tells what there is to tell, for a while. What it leaves is found by the next look at the lines. */
-    async serve(line: Line): Promise<void> {
+    async process(line: DeliveryStream): Promise<void> {
       const { endpoint, resource } = line
       const name = createHash('sha256').update(`${endpoint} ${resource}`).digest('hex').slice(0, 32)
       const lease = await locks.tryAcquire(`webhook:${name}`, {
@@ -158,22 +167,22 @@ export function createWebhooks({ client, locks, poster, config, metrics, log }: 
       if (!lease) return
       const until = performance.now() + TURN_MS
       const cut = new AbortController()
-      cuts.add(cut)
+      inFlight.add(cut)
       lease.signal.addEventListener('abort', () => cut.abort(), { once: true })
       try {
         while (!stopping && performance.now() < until) {
-          const claimed = await claimLine(client, line, lease.token)
-          if (!claimed || !(await page(claimed, lease, cut.signal, until))) return
+          const claimed = await claimStream(client, line, lease.token)
+          if (!claimed || !(await deliverPage(claimed, lease, cut.signal, until))) return
         }
       } finally {
-        cuts.delete(cut)
+        inFlight.delete(cut)
         await lease.release()
       }
     },
     stop() {
       stopping = true
-      for (const cut of cuts) cut.abort()
-      for (const one of gates.values()) one.shutdown()
+      for (const cut of inFlight) cut.abort()
+      for (const one of breakers.values()) one.shutdown()
     },
   }
 }

@@ -22,7 +22,7 @@ export interface Attempt {
   duration_ms: number
 }
 
-export const isTaken = ({ status = 0 }: Attempt) => status >= 200 && status < 300
+export const isAccepted = ({ status = 0 }: Attempt) => status >= 200 && status < 300
 
 /** Signed by Standard Webhooks with each secret, the newest first. */
 function headersOf(event: Event, body: string, secrets: readonly string[]): Record<string, string> {
@@ -83,8 +83,8 @@ export function createPoster({ allow_private, timeout_ms }: Pick<Config['webhook
         const status = await send(new URL(url), body, headers, signal)
         return { status, duration_ms: took() }
       } catch (error) {
-        const said = (error as Error).message || String(error)
-        return { error: said.slice(0, ERROR_LENGTH), duration_ms: took() }
+        const message = (error as Error).message || String(error)
+        return { error: message.slice(0, ERROR_LENGTH), duration_ms: took() }
       }
     },
     close() {

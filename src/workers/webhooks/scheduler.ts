@@ -10,19 +10,19 @@ import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
 import { createHorizon } from '../../shared/outbox.ts'
 import { bullPrefix, openRedis, WEBHOOKS } from '../../shared/queues.ts'
-import { createWebhooks } from './delivery.ts'
+import { createDeliveries } from './delivery.ts'
 import { createPoster } from './http-sender.ts'
-import { dueLines, extendLines, forget, hasEndpoints, type Line } from './streams.ts'
+import { advanceStreams, type DeliveryStream, dueStreams, hasEndpoints, prune } from './streams.ts'
 
 /** Milliseconds between looks: what a webhook is late at most, beside its own way. */
-const LOOK_MS = 250
+const POLL_MS = 250
 /** Milliseconds between looks for what is old enough to be forgotten. */
-const FORGET_MS = 60_000
+const PRUNE_MS = 60_000
 /** Milliseconds for one statement; and for one step of a look, after which another worker may look. */
 const STATEMENT_MS = 8_000
 const STEP_MS = 12_000
 /** Lines of one worker at once. */
-const LINES_AT_ONCE = 32
+const CONCURRENT_STREAMS = 32
 
 export interface WebhookJobsDeps {
   config: Pick<Config, 'database_url' | 'redis_url' | 'redis_prefix' | 'lease_ttl_ms' | 'webhooks'>
@@ -43,11 +43,11 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
   })
   const { client } = db
   const poster = createPoster(limits)
-  const webhooks = createWebhooks({ client, locks, poster, config: limits, metrics, log })
+  const webhooks = createDeliveries({ client, locks, poster, config: limits, metrics, log })
   const horizon = createHorizon(client)
   const prefix = bullPrefix(redis_prefix)
   const adding = openRedis(redis_url, log, { commandTimeout: 2_000 })
-  const queue = new Queue<Line>(WEBHOOKS, {
+  const queue = new Queue<DeliveryStream>(WEBHOOKS, {
     connection: adding,
     prefix,
     skipWaitingForReady: true,
@@ -58,10 +58,10 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
   })
   queue.on('error', () => {})
   const working = openRedis(redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
-  const jobs = new Worker<Line>(WEBHOOKS, async ({ data }) => await webhooks.serve(data), {
+  const jobs = new Worker<DeliveryStream>(WEBHOOKS, async ({ data }) => await webhooks.process(data), {
     connection: working,
     prefix,
-    concurrency: LINES_AT_ONCE,
+    concurrency: CONCURRENT_STREAMS,
     lockDuration: ttl_ms,
     stalledInterval: Math.ceil(ttl_ms / 2),
     maxStalledCount: 1_000,
@@ -70,16 +70,16 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
   jobs.on('failed', (job, error) => log.debug({ line: job?.data, error }, 'webhook job failed; it is told of again'))
 
   /** One look; whoever has the lease does it. */
-  async function look(): Promise<void> {
+  async function scheduleDue(): Promise<void> {
     if (!(await hasEndpoints(client))) return
     const lease = await locks.tryAcquire('sweep:webhooks', { progress_ms: STEP_MS })
     if (!lease) return
     try {
       const final = await horizon.poll()
       lease.progress()
-      if (final !== undefined) await extendLines(client, final)
+      if (final !== undefined) await advanceStreams(client, final)
       lease.progress()
-      const lines = await dueLines(client)
+      const lines = await dueStreams(client)
       // One job a line: while it waits or is worked, another is not added. A name has no colon.
       await queue.addBulk(
         lines.map((line) => ({
@@ -93,11 +93,11 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
     }
   }
 
-  async function forgetOld(): Promise<void> {
+  async function pruneOld(): Promise<void> {
     const lease = await locks.tryAcquire('sweep:outbox', { progress_ms: 2 * STEP_MS })
     if (!lease) return
     try {
-      while (await forget(client, limits.keep_days)) {
+      while (await prune(client, limits.keep_days)) {
         lease.assertValid()
         lease.progress()
       }
@@ -120,12 +120,12 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
       await under_way
     }
   }
-  const stopLooking = every(LOOK_MS, look, 'the look for webhooks')
-  const stopForgetting = every(FORGET_MS, forgetOld, 'forgetting old events')
+  const stopScheduling = every(POLL_MS, scheduleDue, 'the look for webhooks')
+  const stopPruning = every(PRUNE_MS, pruneOld, 'forgetting old events')
 
   return {
     async close() {
-      await Promise.all([stopLooking(), stopForgetting()])
+      await Promise.all([stopScheduling(), stopPruning()])
       webhooks.stop()
       await jobs.close()
       await queue.close()

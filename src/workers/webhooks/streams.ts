@@ -10,16 +10,16 @@ import type { Attempt } from './http-sender.ts'
 /** Outbox rows that an endpoint's lines learn of at once. */
 const ROWS = 2_000
 /** Lines that are told of at once. */
-const LINES = 1_000
+const STREAMS = 1_000
 /** Rows that are forgotten at once. */
-const FORGET = 5_000
+const PRUNED_ROWS = 5_000
 
-export interface Line {
+export interface DeliveryStream {
   endpoint: string
   resource: string
 }
 
-export interface Claimed extends Line {
+export interface ClaimedStream extends DeliveryStream {
   url: string
   events: string[] | null
   secret: string
@@ -35,7 +35,7 @@ export async function hasEndpoints(client: Client): Promise<boolean> {
 }
 
 /** Tells the lines what there is up to this row of the outbox, which is final. */
-export async function extendLines(client: Client, final: number): Promise<void> {
+export async function advanceStreams(client: Client, final: number): Promise<void> {
   await query(
     client,
     sql`
@@ -55,18 +55,18 @@ export async function extendLines(client: Client, final: number): Promise<void> 
 }
 
 /** Lines that have something to be told now. */
-export async function dueLines(client: Client): Promise<Line[]> {
-  return await query<Line>(
+export async function dueStreams(client: Client): Promise<DeliveryStream[]> {
+  return await query<DeliveryStream>(
     client,
     sql`SELECT l.endpoint, l.resource FROM webhook_streams l JOIN webhook_endpoints e ON e.id = l.endpoint
         WHERE l.delivered_sequence < l.last_sequence AND l.next_attempt_at <= clock_timestamp() AND e.disabled_reason IS NULL
-        ORDER BY l.next_attempt_at LIMIT ${LINES}`,
+        ORDER BY l.next_attempt_at LIMIT ${STREAMS}`,
   )
 }
 
 /** Puts this sender's token on the line; undefined when there is nothing to send, or a newer sender. */
-export async function claimLine(client: Client, { endpoint, resource }: Line, token: number) {
-  const [row] = await query<Claimed>(
+export async function claimStream(client: Client, { endpoint, resource }: DeliveryStream, token: number) {
+  const [row] = await query<ClaimedStream>(
     client,
     sql`UPDATE webhook_streams l SET fencing_token = ${token}
         FROM webhook_endpoints e
@@ -79,33 +79,39 @@ export async function claimLine(client: Client, { endpoint, resource }: Line, to
   return row
 }
 
-const own = (line: Claimed, token: number) =>
+const own = (line: ClaimedStream, token: number) =>
   sql`endpoint = ${line.endpoint} AND resource = ${line.resource} AND fencing_token = ${token} AND delivered_sequence = ${line.delivered_sequence}`
 
 /** The columns of an attempt of this event. */
-const logged = (line: Claimed, event: Event, attempt: Attempt) => sql`
+const insertAttempt = (line: ClaimedStream, event: Event, attempt: Attempt) => sql`
   INSERT INTO webhook_deliveries (endpoint, event, type, resource, sequence, attempt, status, error, duration_ms)
   SELECT ${line.endpoint}::uuid, ${event.id}, ${event.type}, ${line.resource}, ${event.sequence}::bigint,
          ${line.attempts + 1}::int, ${attempt.status ?? null}::int, ${attempt.error ?? null}, ${attempt.duration_ms}::int
   FROM moved RETURNING 1`
 
 /** The event was taken. False: the line is no longer this sender's, or was moved by a replay. */
-export async function moved(client: Client, line: Claimed, token: number, event: Event, attempt: Attempt) {
+export async function recordDelivered(
+  client: Client,
+  line: ClaimedStream,
+  token: number,
+  event: Event,
+  attempt: Attempt,
+) {
   const rows = await query(
     client,
     sql`WITH moved AS (
           UPDATE webhook_streams SET delivered_sequence = ${event.sequence}, outbox_id = ${parseEventId(event.id).id}, attempts = 0,
                  failing_since = NULL
           WHERE ${own(line, token)} RETURNING 1)
-        ${logged(line, event, attempt)}`,
+        ${insertAttempt(line, event, attempt)}`,
   )
   return rows.length > 0
 }
 
 /** Nobody is to be told of what lies before this number. */
-export async function passed(
+export async function skipTo(
   client: Client,
-  line: Claimed,
+  line: ClaimedStream,
   token: number,
   delivered_sequence: number,
   outbox_id: number,
@@ -118,9 +124,9 @@ export async function passed(
 }
 
 /** The event was not taken: again after a pause. Returns since how many ms it fails; undefined: no longer ours. */
-export async function failed(
+export async function recordFailure(
   client: Client,
-  line: Claimed,
+  line: ClaimedStream,
   token: number,
   event: Event,
   attempt: Attempt,
@@ -131,14 +137,14 @@ export async function failed(
     sql`WITH moved AS (
           UPDATE webhook_streams SET attempts = attempts + 1, failing_since = coalesce(failing_since, clock_timestamp()),
                  next_attempt_at = clock_timestamp() + ${pause_ms} * interval '1 ms'
-          WHERE ${own(line, token)} RETURNING failing_since), log AS (${logged(line, event, attempt)})
+          WHERE ${own(line, token)} RETURNING failing_since), log AS (${insertAttempt(line, event, attempt)})
         SELECT (extract(epoch FROM clock_timestamp() - failing_since) * 1000)::float8 AS for_ms FROM moved, log`,
   )
   return row?.for_ms
 }
 
 /** Not now: it was not even tried. */
-export async function postpone(client: Client, line: Claimed, token: number, pause_ms: number): Promise<void> {
+export async function defer(client: Client, line: ClaimedStream, token: number, pause_ms: number): Promise<void> {
   await query(
     client,
     sql`UPDATE webhook_streams SET next_attempt_at = clock_timestamp() + ${pause_ms} * interval '1 ms' WHERE ${own(line, token)}`,
@@ -153,12 +159,12 @@ export async function disable(client: Client, endpoint: string, why: string): Pr
 }
 
 /** Forgets what is older than so many days: a part of it, from the beginning. True: there is more. */
-export async function forget(client: Client, days: number): Promise<boolean> {
+export async function prune(client: Client, days: number): Promise<boolean> {
   const old = sql`created_at < clock_timestamp() - ${days} * interval '1 day'`
   const [row] = await query<{ n: number }>(
     client,
     sql`WITH gone AS (
-          DELETE FROM outbox WHERE id IN (SELECT id FROM outbox ORDER BY id LIMIT ${FORGET}) AND ${old} RETURNING id
+          DELETE FROM outbox WHERE id IN (SELECT id FROM outbox ORDER BY id LIMIT ${PRUNED_ROWS}) AND ${old} RETURNING id
         ), kept AS (
           UPDATE outbox_retention SET pruned_through_id = greatest(pruned_through_id, (SELECT max(id) FROM gone)) WHERE EXISTS (SELECT FROM gone)
         )
@@ -167,7 +173,7 @@ export async function forget(client: Client, days: number): Promise<boolean> {
   const log = await query(
     client,
     sql`DELETE FROM webhook_deliveries WHERE (endpoint, id) IN (
-          SELECT endpoint, id FROM webhook_deliveries WHERE ${old} ORDER BY created_at LIMIT ${FORGET}) RETURNING 1`,
+          SELECT endpoint, id FROM webhook_deliveries WHERE ${old} ORDER BY created_at LIMIT ${PRUNED_ROWS}) RETURNING 1`,
   )
-  return row?.n === FORGET || log.length === FORGET
+  return row?.n === PRUNED_ROWS || log.length === PRUNED_ROWS
 }
