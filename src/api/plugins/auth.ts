@@ -36,7 +36,7 @@ const WHOLE = '/api/dashboard'
 type Keys = Pick<Config, 'api_keys' | 'admin_keys'>
 
 /** The key with this digest. Every key is compared, each in constant time, so that the duration reveals nothing. */
-const find = (list: readonly ApiKey[], given: Buffer) =>
+const findKey = (list: readonly ApiKey[], given: Buffer) =>
   list.reduce<ApiKey | undefined>((found, one) => (timingSafeEqual(one.digest, given) ? one : found), undefined)
 
 /**
@@ -48,7 +48,7 @@ export function requireAdminPassword({ api_keys: keys, admin_keys: admins }: Key
     const [, basic = ''] = /^Basic\s+(\S+)$/i.exec(headers.authorization ?? '') ?? []
     const [, password = ''] = /^[^:]*:(.*)$/s.exec(Buffer.from(basic, 'base64').toString()) ?? []
     const given = digestOf(password)
-    const [user, admin] = [find(keys, given), find(admins, given)]
+    const [user, admin] = [findKey(keys, given), findKey(admins, given)]
     // As for routes: without ADMIN_KEYS every API key with full scope is an admin's, and without any keys every caller is.
     if (!admin && (admins.length > 0 || (keys.length > 0 && !user?.unscoped))) {
       reply.header('www-authenticate', 'Basic realm="Holdfast", charset="UTF-8"')
@@ -75,7 +75,7 @@ export function requireKeys(app: FastifyInstance, config: Keys): void {
     const header = request.headers['x-api-key']
     const key = bearer ?? (Array.isArray(header) ? header[0] : header) ?? ''
     const given = digestOf(key)
-    const [user, admin] = [find(keys, given), find(admins, given)]
+    const [user, admin] = [findKey(keys, given), findKey(admins, given)]
     if (user || admin) request.caller = given.toString('base64url').slice(0, 22)
     else if (keys.length > 0) throw unauthorized()
     if (admin) return

@@ -197,7 +197,7 @@ export function createSubmission<Row extends QueuedRow, Input extends QueuedRowI
 
   /** The row once its card charge has ended, or after wait_ms. */
   async function waitForCharge(id: string, wait_ms: number): Promise<Row> {
-    // Watched from here on: before the command was executed, no charge was in progress.
+    // Watched only now: before the command was executed the row counted as settled, so an earlier watch would end at once.
     const watch = waiter.watch(id)
     try {
       const row = await readOne(id)

@@ -54,12 +54,12 @@ import {
 
 type ClientCommand = (typeof COMMANDS)[number]
 
-const MAX_LINES = 100
+const MAX_ITEMS = 100
 const MAX_UNITS = 1_000_000_000
 /** Longest hold, in seconds: a week. */
 export const MAX_HOLD_S = 604_800
 
-const LineSchema = Type.Object(
+const LineItemSchema = Type.Object(
   { resource: Ref(['product:1']), units: Type.Integer({ minimum: 1, maximum: MAX_UNITS }) },
   { additionalProperties: false },
 )
@@ -88,7 +88,7 @@ export const PaymentSchema = Type.Unsafe<Payment>({
 const NewPurchaseSchema = Type.Object(
   {
     customer: Identifier(),
-    lines: Type.Array(LineSchema, { minItems: 1, maxItems: MAX_LINES }),
+    lines: Type.Array(LineItemSchema, { minItems: 1, maxItems: MAX_ITEMS }),
     payment: Type.Optional(PaymentSchema),
     hold_seconds: Type.Optional(Type.Integer({ minimum: 1, maximum: MAX_HOLD_S })),
   },
@@ -298,7 +298,7 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
     // Rows settled before this column existed have no details.
     const { resource, available, max_per_customer } = row.met ?? {}
     if (code === 'sold_out') {
-      return soldOut(row.lines.find((line) => line.resource === resource) ?? row.lines[0], available, purchase)
+      return soldOut(row.lines.find((item) => item.resource === resource) ?? row.lines[0], available, purchase)
     }
     if (max_per_customer !== undefined) {
       const detail = `A customer may have at most ${max_per_customer} units of ${resource}, held ones included.`
@@ -332,8 +332,8 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
       const lines = mergeItems(request.body.lines)
       const body = { customer, lines, payment, hold_seconds }
       const key = idempotencyColumns(request, 'POST /api/purchases', body)
-      const over = lines.find((line) => line.units > MAX_UNITS)
-      if (over) throw fieldProblem('lines', `request more than ${MAX_UNITS} units of ${over.resource} in total`)
+      const excess = lines.find((item) => item.units > MAX_UNITS)
+      if (excess) throw fieldProblem('lines', `request more than ${MAX_UNITS} units of ${excess.resource} in total`)
       const requested = request.body.lines.map(
         ({ resource: ref }, i): RequestedResource => ({ ref, field: `lines[${i}].resource`, kind: 'units' }),
       )
@@ -384,8 +384,8 @@ export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDe
       if (before !== undefined) conditions.push(sql`id < ${before}`)
       if (customer !== undefined) conditions.push(sql`customer = ${customer}`)
       if (resource !== undefined) {
-        const line = JSON.stringify([{ resource }])
-        conditions.push(sql`(queue = ${resource} OR (jsonb_array_length(lines) > 1 AND lines @> ${line}::jsonb))`)
+        const item = JSON.stringify([{ resource }])
+        conditions.push(sql`(queue = ${resource} OR (jsonb_array_length(lines) > 1 AND lines @> ${item}::jsonb))`)
       }
       if (status === 'held') conditions.push(sql`(status = 'held' AND expires_at > clock_timestamp())`)
       else if (status === 'expired') {
@@ -457,10 +457,10 @@ export const SAMPLES = {
   cancellable: '01935f5e-0000-7000-8000-000000000003',
 }
 
-const soldOut = (line: LineItem | undefined, available: number | undefined, purchase?: Purchase) =>
-  new Problem(409, 'sold_out', `${line?.resource} had fewer than ${line?.units} units left.`, {
+const soldOut = (item: LineItem | undefined, available: number | undefined, purchase?: Purchase) =>
+  new Problem(409, 'sold_out', `Fewer than ${item?.units} units of ${item?.resource} were available.`, {
     available,
-    resource: line?.resource,
+    resource: item?.resource,
     ...(purchase ? { purchase } : {}),
   })
 

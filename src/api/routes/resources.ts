@@ -262,7 +262,12 @@ export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDe
                           ${limit === null ? null : sql`now()`})
                   ON CONFLICT DO NOTHING RETURNING ref`,
           )
-          if (made.length === 0) throw new Problem(428, 'if_match_required', `${ref} was created just now.`)
+          if (made.length === 0)
+            throw new Problem(
+              428,
+              'if_match_required',
+              `${ref} has just been created: send its ETag in If-Match to replace it.`,
+            )
         } else {
           if (match === undefined) {
             throw new Problem(428, 'if_match_required', `${ref} exists: send its ETag in If-Match to replace it.`, {

@@ -58,7 +58,7 @@ export function webhookRoutes(
         try {
           hint = gateway.webhook(typeof request.body === 'string' ? request.body : '', signature)
         } catch {
-          throw fieldProblem('Stripe-Signature', 'is not the provider’s for this body', 400, 'bad_signature')
+          throw fieldProblem('Stripe-Signature', 'does not match the body', 400, 'bad_signature')
         }
         const { subject, intent, recheck: look } = hint
         if (look && intent !== undefined) await recheckIntent(intent)
