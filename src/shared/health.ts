@@ -124,7 +124,7 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
       schema: {
         operationId: 'livez',
         tags: ['operating'],
-        summary: 'Is the process alive: event loop and progress',
+        summary: 'Liveness: event loop and progress',
         security: [],
         response: { 200: { ...Livez, description: 'Alive' }, 503: { ...Livez, description: 'Stuck' } },
       },
@@ -133,7 +133,7 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
       const p99 = Math.round(loop.percentile(99) / 1e4) / 100
       loop.reset()
       const event_loop_p99_ms = Number.isFinite(p99) ? p99 : 0
-      const detail = event_loop_p99_ms > LOOP_MS ? 'the event loop stands still' : stuckReason()
+      const detail = event_loop_p99_ms > LOOP_MS ? 'the event loop is blocked' : stuckReason()
       if (detail === undefined) return { status: 'ok' as const, event_loop_p99_ms }
       return reply.code(503).send({ status: 'stuck', detail, event_loop_p99_ms })
     },
@@ -145,7 +145,7 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
       schema: {
         operationId: 'readyz',
         tags: ['operating'],
-        summary: 'Is the process ready: Postgres, Redis, breaker states',
+        summary: 'Readiness: Postgres, Redis, breaker states',
         security: [],
         response: {
           200: { ...Readyz, description: 'Ready' },
@@ -173,7 +173,7 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
       schema: {
         operationId: 'metrics',
         tags: ['operating'],
-        summary: 'Prometheus metrics of this process',
+        summary: 'Get the Prometheus metrics of this process',
         security: [],
         response: {
           200: { description: 'Prometheus text format', content: { 'text/plain': { schema: Type.String() } } },

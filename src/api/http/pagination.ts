@@ -4,7 +4,7 @@ import Type, { type TSchema } from 'typebox'
 import { fieldProblem } from '../../shared/problem.ts'
 import { Nullable } from './schemas.ts'
 
-/** Rows of one page. */
+/** Most rows of one page. */
 const MAX_LIMIT = 100
 
 export const pageQuery = <T extends Record<string, TSchema>>(filters: T) =>

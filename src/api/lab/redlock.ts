@@ -61,7 +61,7 @@ async function demonstrate(stopping: AbortSignal): Promise<Step[]> {
   }
 }
 
-export function quorumRoutes(instance: FastifyInstance): void {
+export function redlockRoutes(instance: FastifyInstance): void {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const stopping = new AbortController()
   let running: Promise<Step[]> | undefined

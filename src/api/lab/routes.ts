@@ -8,7 +8,7 @@ import { balanceRoutes } from './balance.ts'
 import { driverRoutes } from './drivers.ts'
 import { fencingRoutes } from './fencing.ts'
 import { inventoryRoutes } from './inventory.ts'
-import { quorumRoutes } from './redlock.ts'
+import { redlockRoutes } from './redlock.ts'
 import { type CounterDeps, createCounters } from './scarce-counter.ts'
 import { ticketRoutes } from './tickets.ts'
 
@@ -27,5 +27,5 @@ export function labRoutes(app: FastifyInstance, deps: LabDeps): void {
   balanceRoutes(app, counters)
   driverRoutes(app, { client, viaBreaker, pause_ms })
   fencingRoutes(app, { client, viaBreaker, locks })
-  quorumRoutes(app)
+  redlockRoutes(app)
 }

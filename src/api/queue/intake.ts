@@ -244,7 +244,7 @@ async function insertBatch(
   const into = sql.raw(table.name)
   const columns = sql.raw(Object.keys(table.columns).join(', '))
   const values = sql.raw(Object.values(table.columns).join(', '))
-  // The cross join draws no number before the lock is held. Rows are inserted in order of their keys, so that two processes
+  // The cross join with `locked` draws no number before the lock is held. Rows are inserted in order of their keys, so that two processes
   // with the same keys cannot deadlock.
   const inserted = await query<{ id: string; seq: number; created_at: string }>(
     db.client,

@@ -8,7 +8,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Is the process alive: event loop and progress */
+        /** Liveness: event loop and progress */
         get: operations["livez"];
         put?: never;
         post?: never;
@@ -25,7 +25,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Is the process ready: Postgres, Redis, breaker states */
+        /** Readiness: Postgres, Redis, breaker states */
         get: operations["readyz"];
         put?: never;
         post?: never;
@@ -42,7 +42,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Prometheus metrics of this process */
+        /** Get the Prometheus metrics of this process */
         get: operations["metrics"];
         put?: never;
         post?: never;
