@@ -45,7 +45,7 @@ async function runCheck(question: () => Promise<unknown>): Promise<Answer> {
   let timer: NodeJS.Timeout | undefined
   try {
     const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error(`no answer within ${CHECK_MS} ms`)), CHECK_MS)
+      timer = setTimeout(() => reject(new Error(`no response within ${CHECK_MS} ms`)), CHECK_MS)
     })
     await Promise.race([question(), late])
     return { status: 'up' }
@@ -58,7 +58,7 @@ async function runCheck(question: () => Promise<unknown>): Promise<Answer> {
 
 /** A host with several addresses fails with an error that has the reasons, and says nothing itself. */
 function causeOf({ message, code, errors = [] }: Error & { code?: string; errors?: Error[] }): string {
-  return message || [...new Set(errors.map((one) => one.message))].join(', ') || code || 'no answer'
+  return message || [...new Set(errors.map((one) => one.message))].join(', ') || code || 'no response'
 }
 
 /** Milliseconds between looks at the dependencies. Two in a row without an answer are said: one may come before a connection. */

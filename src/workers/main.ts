@@ -1,4 +1,4 @@
-/** The worker process: settles lines until it is told to stop. Serves /livez, /readyz and /metrics on METRICS_PORT. */
+/** The worker process: settles queues until a signal stops it. Serves /livez, /readyz and /metrics on METRICS_PORT. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import { configOrExit } from '../shared/config.ts'
@@ -27,7 +27,7 @@ app.setErrorHandler((error, request, reply) => {
   const known = error instanceof Problem ? error : undefined
   if (!known) log.error({ error, url: request.routeOptions.url }, 'request failed')
   return sendProblem(
-    known ?? new Problem(500, 'internal_error', 'A fault of the worker; it was logged.'),
+    known ?? new Problem(500, 'internal_error', 'Internal error of the worker. The error has been logged.'),
     request,
     reply,
   )
@@ -44,9 +44,9 @@ onStop(log, config.shutdown_ms, [
       door.announceClose()
     },
   ],
-  // Work is no balancer's: it goes to other workers at once. The health says so for as long as an API's does.
+  // No load balancer routes jobs: other workers take over at once. /readyz reports it for as long as that of an API.
   ...worker.closing,
-  ['be seen unready', () => sleep(Math.max(0, stopping_at + config.drain_ms - performance.now()))],
+  ['wait until seen as not ready', () => sleep(Math.max(0, stopping_at + config.drain_ms - performance.now()))],
   ['close the health server', (within_ms) => door.drain(within_ms)],
 ])
 
@@ -57,7 +57,7 @@ async function listen(): Promise<void> {
   } catch (error) {
     const taken = (error as NodeJS.ErrnoException).code === 'EADDRINUSE'
     if (!taken || metrics_port !== undefined) throw new Error(`METRICS_PORT: ${(error as Error).message}`)
-    // Several workers on one machine: the second one takes any free port, and says which.
+    // Several workers on one machine: the second one listens on any free port and logs it.
     await app.listen({ host, port: 0 })
   }
 }

@@ -1,4 +1,4 @@
-/** Puts a worker together from its dependencies; main.ts runs it as a process, tests run it in theirs. */
+/** Assembles a worker from its dependencies; main.ts runs it as a process, tests run it in theirs. */
 import { type Job, Worker } from 'bullmq'
 import { type Breaker, createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
@@ -32,11 +32,11 @@ import { createQueueRunner } from './queue/queue-runner.ts'
 import { traceSettled } from './queue/tracing.ts'
 import { startWebhookJobs } from './webhooks/scheduler.ts'
 
-/** Milliseconds for taking the id off a job; the sweeper makes up for one that stays. */
+/** Milliseconds for removing the deduplication id of a job; the sweeper makes up for one that stays. */
 const DEDUP_MS = 2_000
-/** Milliseconds between two looks at the progress of the queues under way. */
+/** Milliseconds between two checks of the progress of the running queues. */
 const PROGRESS_CHECK_MS = 1_000
-/** Milliseconds for one batch, its wait for row locks included; and for one statement of it, which the server ends before. */
+/** Milliseconds for one batch, its wait for row locks included; and for one statement, which the server ends before that. */
 const BATCH_MS = 10_000
 const STATEMENT_MS = 8_000
 
@@ -44,7 +44,7 @@ export interface RunningWorker {
   breakers: readonly Breaker[]
   checks: Record<string, () => Promise<unknown>>
   stuckReason(): string | undefined
-  /** what ends it, in order: takes no more jobs, finishes the batches under way, lets the leases go */
+  /** steps of stopping, in order: accept no more jobs, finish the current batches, release the leases */
   closing: readonly Step[]
   close(): Promise<void>
 }
@@ -67,7 +67,7 @@ export interface WorkerDeps {
   >
   metrics: Metrics
   log: Log
-  /** default: leases where the configuration has them */
+  /** default: on the lock server of the configuration */
   locks?: Locks
 }
 
@@ -80,8 +80,8 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     name: 'holdfast-worker',
     idle_in_transaction_ms: ttl_ms,
     statement_ms: STATEMENT_MS,
-    // What a worker asks is by key, batch after batch: planned once, and never as a scan because the tables were small
-    // or not analyzed when it was planned. The last one keeps older Postgres from compiling such plans for their cost.
+    // A worker's statements are by key, batch after batch: plan each once, and never as a scan because the tables were small
+    // or not analyzed at that time. jit: older Postgres would compile such plans for their estimated cost.
     settings: {
       plan_cache_mode: 'force_generic_plan',
       enable_seqscan: 'off',
@@ -98,7 +98,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
   const database = createBreaker({ name: 'database', timeout_ms: BATCH_MS, isAnswer: isDatabaseAnswer, metrics })
   const leases_ms = 3 * ttl_ms
   const leases = createBreaker({ name: 'leases', timeout_ms: leases_ms, isAnswer: isLeaseAnswer, metrics })
-  // A queue moves with each batch and with each lease that it has waited for: it has time for both.
+  // A queue makes progress with each batch and with each lease that it has waited for: time for one of both.
   const progress_ms = BATCH_MS + leases_ms
   const nudger = createNudger(redis_url, redis_prefix, log)
   const chargeQueue = createChargeQueue(redis_url, redis_prefix, log)
@@ -109,7 +109,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     : undefined
   const channel = settledChannel(redis_prefix)
   const notify = (ids: string[]) => {
-    // A lost notice costs its waiter one look at the database.
+    // A lost notice costs its waiter one read of the database.
     redis.publish(channel, JSON.stringify(ids)).catch(() => {})
   }
   const onStaleWrite = () => {
@@ -133,19 +133,19 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
   const runner = createQueueRunner({
     locks,
     leases,
-    batcher: batcher,
+    batcher,
     nudge: nudger.nudge,
-    // If it is lost, the line is nudged as any other.
-    publishHot: (resource, flows) => void redis.publish(hotChannel, formatHotQueue(resource, flows)).catch(() => {}),
+    // If the message is lost, the queue is nudged like any other.
+    publishHot: (resource, hot) => void redis.publish(hotChannel, formatHotQueue(resource, hot)).catch(() => {}),
     ttl_ms,
     progress_ms,
   })
 
   const jobs_redis = openRedis(redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
   async function processJob(job: Job<NudgeJob>): Promise<void> {
-    // A job for one line carries it as its id until the line's lease is held and rows are about to be taken: a nudge that
-    // is dropped until then stands for rows that are yet to be taken, and there is one such job in the whole fleet.
-    // If the id stays, BullMQ takes it off with the job, and the sweeper makes up for what was dropped in between.
+    // A job for one queue keeps the queue's name as its deduplication id until it holds the lease and is about to fetch
+    // rows: a nudge that is dropped until then is for rows that this job will fetch, and the fleet has one such job. If the
+    // id stays, BullMQ removes it with the job, and the sweeper makes up for nudges that were dropped meanwhile.
     const releaseDedupId =
       job.deduplicationId === undefined
         ? undefined
@@ -153,7 +153,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     try {
       await runner.process(job.data.resources, `job ${job.id}`, releaseDedupId)
     } catch (error) {
-      // While this one waits for its next attempt, others may do better.
+      // While this job waits for its next attempt, another one may succeed.
       await releaseDedupId?.()
       throw error
     }
@@ -168,7 +168,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     // A nudge does no harm however often its worker dies; at 1, the second crash would fail it.
     maxStalledCount: 1_000,
   })
-  jobs.on('error', (error) => log.debug({ error }, 'bullmq'))
+  jobs.on('error', (error) => log.debug({ error }, 'bullmq worker error'))
   jobs.on('failed', (job, error) => {
     const last = (job?.attemptsMade ?? 0) >= (job?.opts.attempts ?? 1)
     log[last ? 'error' : 'warn']({ job: job?.id, resources: job?.data.resources, error }, 'job failed')
@@ -182,7 +182,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     if (!swept) return
     swept = false
     sweeping = sweepOnce({ client: db.client, locks, nudge: nudger.nudge, enqueueCharges: chargeQueue.enqueue })
-      .catch((error) => log.debug({ error }, 'sweep failed; the next one makes up for it'))
+      .catch((error) => log.debug({ error }, 'sweep failed; will retry'))
       .finally(() => {
         swept = true
       })
@@ -194,7 +194,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     metrics.queue_idle_seconds.set(Math.max(0, ...queues.map(({ idle_ms }) => idle_ms)) / 1000)
     for (const resource of runner.stopStuck()) {
       metrics.queues_left_stuck.inc()
-      log.error({ resource, progress_ms }, 'a queue has not moved within its time: its lease is let go')
+      log.error({ resource, progress_ms }, 'a queue has made no progress within its time limit: its lease is released')
     }
   }, PROGRESS_CHECK_MS)
 
@@ -225,8 +225,8 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       },
     ],
     ['hand jobs over', () => Promise.all([nudger.close(), chargeQueue.close()])],
-    ['let leases go', () => opened.close()],
-    ['send figures', () => Promise.all([stats.close(), traces?.close()])],
+    ['release leases', () => opened.close()],
+    ['send statistics', () => Promise.all([stats.close(), traces?.close()])],
     [
       'close connections',
       () => {
@@ -247,7 +247,7 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       const late = runner.state().filter(({ idle_ms }) => idle_ms > 2 * progress_ms)
       if (late.length === 0) return undefined
       const named = late.slice(0, 5).map(({ queue, idle_ms }) => `${queue} for ${Math.round(idle_ms / 1000)} s`)
-      return `${late.length} queues under way do not move: ${named.join(', ')}`
+      return `${late.length} queues make no progress: ${named.join(', ')}`
     },
     closing,
     close: () => runSteps(log, closing, config.shutdown_ms),

@@ -22,7 +22,7 @@ t.test(
     const silent = { LOG_LEVEL: 'info', REDIS_URL: 'redis://u:secret@127.0.0.1:9' }
     const told = async (one: Running, dependency: string) => {
       // On a busy machine the servers that are there may be late.
-      const isLate = ({ error = '' }: Line) => error.startsWith('no answer within')
+      const isLate = ({ error = '' }: Line) => error.startsWith('no response within')
       const warnings = () => linesOf(one.logs()).filter((line) => line.level >= WARN && !isLate(line))
       await until(() => warnings().some((line) => line.dependency === dependency), {
         what: dependency,
@@ -83,7 +83,7 @@ t.test(
 
     answer = () => new Promise(() => {})
     await until(() => said().length === 4, { what: 'a hanging one to be said' })
-    t.match(said()[3], { level: WARN, error: 'no answer within 1000 ms' })
+    t.match(said()[3], { level: WARN, error: 'no response within 1000 ms' })
     const hanging = asked
     await until(() => said().length === 5, { what: 'it to be said again' })
     t.equal(asked, hanging, 'what is not answered is not asked again')

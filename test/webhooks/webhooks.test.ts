@@ -218,5 +218,5 @@ t.test('nobody is told who is not public, however the address is written', async
   t.match(await open.post(receiver.url('/moved'), event, [secret], never), { status: 302 })
   t.equal(receiver.told.length, 1, 'a redirect is not followed')
   receiver.answers(() => 0)
-  t.match(await open.post(receiver.url('/silent'), event, [secret], never), { error: 'no answer within 500 ms' })
+  t.match(await open.post(receiver.url('/silent'), event, [secret], never), { error: 'no response within 500 ms' })
 })

@@ -1,7 +1,7 @@
 /**
- * What is decided about bookings, in memory and without I/O. Invariants: a booking gets its time only when no other
- * active one has any of it, and a ride only when its rider has no other; whoever is overdue by the database clock is
- * expired first, and never in the way; every unit of a wallet that moves leaves a movement.
+ * Decides the bookings of a batch, in memory and without I/O. Invariants: a booking gets its time only when no other
+ * active booking overlaps it, and a ride only when its rider has no other; a request that is overdue by the database
+ * clock is expired first and never conflicts; every change of a wallet's units has a ledger entry.
  */
 
 import type { BookingCommand, BookingStatus, ChargeCommand, ChargeStatus, Payment } from '../../shared/db/schema.ts'
@@ -26,14 +26,14 @@ import {
 export interface BookingRow {
   id: string
   seq: number
-  /** the resource that is booked: the line it stands in */
+  /** the booked resource, whose queue this booking is in */
   queue: string
   kind: 'stay' | 'ride'
   customer: string
-  /** half-open, milliseconds since 1970; a ride has no end until it is over */
+  /** half-open, milliseconds since 1970; a ride has no end until it is completed */
   from_ms: number
   until_ms: number | null
-  /** that a stay is charged for; null: counted by the time that it lasts */
+  /** days that a stay is charged for; null: computed from its duration */
   days: number | null
   amount: number | null
   currency: string | null
@@ -42,15 +42,15 @@ export interface BookingRow {
   status: BookingStatus
   expires_ms: number | null
   created_ms: number
-  /** what has become of its charge; null when there is none */
+  /** status of its charge; null when there is none */
   charge: ChargeStatus | null
-  /** the end of the hold that its charge has extended; null without a hold of its own */
+  /** original end of the hold that the charge has extended; null without a hold of its own */
   hold_until_ms: number | null
-  /** the expired booking that this one stands in for: the charge is that one's */
+  /** the expired booking that this one replaces: the charge belongs to that one */
   replaces: string | null
 }
 
-/** What stands in a calendar's line: a booking to settle, a command on one, or a request whose time is over. */
+/** A pending item of a calendar's queue: a queued booking, a command on a booking, or an overdue request. */
 export type BookingItem = { booking: BookingRow; purchase?: never } & (
   | { kind: 'booking'; command?: never }
   | { kind: 'expired'; command?: never }
@@ -61,7 +61,7 @@ export interface BookingCommandRow {
   id: string
   seq: number
   command: BookingCommand | ChargeCommand
-  /** what an accept pays with; null: with what the booking has already */
+  /** payment method of an accept; null: the one that the booking has already */
   payment: Payment | null
 }
 
@@ -80,7 +80,7 @@ export interface BookingChange {
 
 export interface BookingDecision {
   bookings: BookingChange[]
-  /** overdue requests of lines that this batch does not hold: expired by the clock alone, they have moved nothing */
+  /** overdue requests of queues that this batch does not hold: expired by the clock alone, they have moved no units */
   overdue: string[]
   commands: CommandChange[]
   ledger: LedgerEntry[]
@@ -93,7 +93,7 @@ export interface BookingDecision {
 }
 
 const DAY_MS = 86_400_000
-/** Ids of conflicting bookings that are named. */
+/** Ids of conflicting bookings that a rejection names. */
 const NAMED = 20
 
 /** Every resource that settling this item may write. */
@@ -106,8 +106,8 @@ const overlap = (a: BookingRow, b: BookingRow) =>
   a.from_ms < (b.until_ms ?? Number.POSITIVE_INFINITY) && b.from_ms < (a.until_ms ?? Number.POSITIVE_INFINITY)
 
 /**
- * Decides the items in order. `active` are the bookings that have their time already, of these lines or with these
- * riders, read under the lock; `now_ms` is the database clock, read after it; a ride waits `accept_ms` to be accepted.
+ * Decides the items in order. `active` are the active bookings of these queues or riders, read under the row locks;
+ * `now_ms` is the database clock, read after them; a ride waits `accept_ms` to be accepted.
  */
 export function decideBookings(
   items: readonly BookingItem[],
@@ -136,13 +136,13 @@ export function decideBookings(
   const riders = new Map<string, Set<BookingRow>>()
   for (const row of active) indexActive(own.get(row.id) ?? row)
 
-  /** Keeps the row where others look for what is in their way. */
+  /** Adds an active row to the indexes by calendar and rider, removes any other. */
   function indexActive(row: BookingRow): void {
-    const places = [
+    const indexes = [
       row.kind === 'ride' ? ([riders, row.customer] as const) : undefined,
       [calendars, row.queue] as const,
     ]
-    for (const [map, key] of places.filter((place) => place !== undefined)) {
+    for (const [map, key] of indexes.filter((index) => index !== undefined)) {
       if (isActive(row.status)) map.set(key, (map.get(key) ?? new Set()).add(row))
       else map.get(key)?.delete(row)
     }
@@ -150,7 +150,8 @@ export function decideBookings(
 
   function applyMove(booking: BookingRow, what: BookingMove, reason?: string, conflicts?: string[]): void {
     const status = MOVES[booking.status][what]
-    if (status === undefined) throw new UnprocessableError(`${what} does not apply to what is ${booking.status}`)
+    if (status === undefined)
+      throw new UnprocessableError(`${what} does not apply to a booking that is ${booking.status}`)
     setStatus(booking, status, reason, conflicts)
     indexActive(booking)
   }
@@ -186,7 +187,7 @@ export function decideBookings(
     })
   }
 
-  /** The time stays aside until the charge has come to an end, and its money is asked for. */
+  /** Extends the request until the charge has ended, and requests the charge. */
   function startCharge(booking: BookingRow): void {
     booking.charge = 'pending'
     booking.hold_until_ms = booking.hold_seconds === null ? null : booking.expires_ms
@@ -194,7 +195,7 @@ export function decideBookings(
     requestCharge('charge', booking)
   }
 
-  /** Moves what the wallet pays: `available` and `held` per unit, and the movements that say so. */
+  /** Moves the price within the wallet: changes `available` and `held` per unit, and adds the ledger entries. */
   function moveUnits(booking: BookingRow, available: number, held: number, ...reasons: LedgerEntry['reason'][]): void {
     const { payment, amount } = booking
     if (payment.method !== 'wallet' || !amount) return
@@ -212,7 +213,7 @@ export function decideBookings(
   const isOverdue = (row: BookingRow) =>
     row.status === 'requested' && row.expires_ms !== null && row.expires_ms <= now_ms
 
-  /** False when it cannot be expired here: its wallet is not under a lease of this batch. */
+  /** False when this batch cannot expire it: it has no lease on its wallet. */
   function expire(booking: BookingRow): boolean {
     const { payment } = booking
     if (payment.method === 'wallet' && !resources.has(payment.account)) return false
@@ -227,7 +228,7 @@ export function decideBookings(
     return true
   }
 
-  /** What else has this time, or this rider. */
+  /** Active bookings of the same time or the same rider. */
   function conflicting(booking: BookingRow): BookingRow[] {
     const calendar = [...(calendars.get(booking.queue) ?? [])]
     const here = calendar.filter((row) => /* guard:overlap */ overlap(row, booking) /* end:overlap */)
@@ -255,10 +256,10 @@ export function decideBookings(
       booking.currency = resource.currency
     }
     const rivals = conflicting(booking)
-    // Those that are overdue leave first. One whose wallet is busy elsewhere is looked at again in the next round.
+    // Overdue requests are expired first. When one needs a wallet that another worker has, retry in the next round.
     if (!rivals.filter(isOverdue).every(expire)) return false
     const conflicts = rivals.filter((row) => isActive(row.status)).map((row) => row.id)
-    // It may have been over by the time its turn came.
+    // The stay may have ended while it was queued.
     if (isOver(booking, now_ms)) refuse('too_late')
     else if (conflicts.length > 0) refuse('conflict', conflicts.slice(0, NAMED))
     else if (booking.kind === 'stay' && booking.amount === null) refuse('amount_too_large')
@@ -285,7 +286,7 @@ export function decideBookings(
     }
   }
 
-  /** Undefined when it was done, else the code of the refusal. */
+  /** Undefined when the command succeeded, else the reason of its rejection. */
   function executeCommand(booking: BookingRow, { command, payment }: BookingCommandRow): string | undefined {
     if (command === 'paid' || command === 'unpaid')
       return applyChargeResult(booking, command) ? undefined : 'wrong_status'
@@ -308,20 +309,20 @@ export function decideBookings(
   }
 
   function accept(booking: BookingRow, given: Payment | null): string | undefined {
-    const { charge: asked, hold_seconds } = booking
-    // The `unpaid` of a charge that took nothing stands behind this accept: the hold goes on from here.
-    if (asked !== null && UNCHARGED.has(asked) && hold_seconds !== null && !resumeHold(booking)) return 'wrong_status'
+    const { charge, hold_seconds } = booking
+    // The `unpaid` of a failed charge is queued behind this accept: apply it now.
+    if (charge !== null && UNCHARGED.has(charge) && hold_seconds !== null && !resumeHold(booking)) return 'wrong_status'
     if (given !== null && !samePayment(given, booking.payment)) {
       if (booking.kind === 'ride') return 'payment_unavailable'
-      // One charge at a time: of two cards, the second is asked when the first has taken nothing.
+      // One charge at a time: a second card is charged only after the first charge has failed.
       if (booking.charge !== null) return 'payment_in_progress'
-      // Its money has been set aside with the time.
+      // The wallet's money is held together with the time.
       if (booking.payment.method === 'wallet') return 'payment_conflict'
       if (given.method === 'wallet') return payFromWallet(given.account, booking)
       booking.payment = given
       decision.payments.push({ of: 'booking', id: booking.id, payment: given })
     }
-    // Accepted when it is paid. A second accept joins the first: the charge is on its way already.
+    // Accepted once it is paid. A second accept joins the first: the charge is already in progress.
     if (booking.charge !== null) return undefined
     if (isCharged(booking)) {
       startCharge(booking)
@@ -333,7 +334,7 @@ export function decideBookings(
     return undefined
   }
 
-  /** Takes the price from the wallet and gives the time, in the same settlement; or nothing of both. */
+  /** Takes the price from the wallet and accepts the booking in the same settlement, or does neither. */
   function payFromWallet(account: string, booking: BookingRow): string | undefined {
     const wallet = resources.get(account)
     const amount = booking.amount ?? 0
@@ -347,7 +348,7 @@ export function decideBookings(
     return undefined
   }
 
-  /** The charge took nothing, and the hold goes on until the end that it had before. False when that is past. */
+  /** Restores the original end of the request after a failed charge. False when that end is past. */
   function resumeHold(booking: BookingRow): boolean {
     decision.attempts.push(booking.id)
     booking.charge = null
@@ -361,11 +362,11 @@ export function decideBookings(
     return true
   }
 
-  /** The money is reserved, or it is known that none is taken. */
+  /** Applies the outcome of the charge: `paid` (the money is reserved) or `unpaid` (none was and none will be taken). */
   function applyChargeResult(booking: BookingRow, command: ChargeCommand): boolean {
     const { status } = booking
     if (command === 'unpaid') {
-      // Of a charge that has made way by then, and may have been followed by another: nothing is left to learn.
+      // The outcome of an earlier charge, which may have been followed by another one: nothing is left to apply.
       if (booking.charge === null || !UNCHARGED.has(booking.charge)) return true
       if (status === 'requested' && booking.hold_seconds !== null) {
         resumeHold(booking)
@@ -379,13 +380,13 @@ export function decideBookings(
     } else if (status === 'expired' && replaceExpired(booking)) {
       requestCharge('capture', booking)
     } else {
-      // Too late for its time, or given up: the money goes back, once.
+      // Too late for the time, or cancelled: refund the money, once.
       requestCharge('refund', booking)
     }
     return true
   }
 
-  /** What has expired stays so; its late money books the same time at the same price as a booking of its own. */
+  /** The expired booking stays expired; its late money books the same time at the same price as a new booking. */
   function replaceExpired(booking: BookingRow): boolean {
     if (isOver(booking, now_ms)) return false
     const rivals = conflicting(booking)
@@ -404,7 +405,7 @@ export function decideBookings(
       if (isOverdue(booking)) expire(booking)
       else if (booking.status === 'requested') decision.skipped.push(item)
     } else if (booking.status === 'queued' && item.command.command !== 'cancel') {
-      // Its booking has not been settled yet (a missed lease, a later batch): it waits behind it.
+      // Its booking has not been settled yet (a missed lease, a later batch): the command waits behind it.
       decision.skipped.push(item)
     } else {
       if (isOverdue(booking)) expire(booking)

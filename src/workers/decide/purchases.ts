@@ -1,6 +1,6 @@
 /**
- * What is decided about a batch, in memory and without I/O. Invariant: items are decided in the order given, and every
- * unit that moves leaves a movement, so by resource: total = available + held + sold, by the ledger.
+ * Decides the purchases of a batch, in memory and without I/O. Invariant: items are decided in the given order, and every
+ * change of units has a ledger entry, so that for each resource total = available + held + sold, by the ledger.
  */
 
 import type {
@@ -31,11 +31,11 @@ export interface PurchaseRow {
   /** milliseconds since 1970, database clock */
   expires_ms: number | null
   created_ms: number
-  /** what has become of its charge; null when there is none (and not looked up for what has no command) */
+  /** status of its charge; null when there is none (and not read for a purchase without a command) */
   charge: ChargeStatus | null
-  /** the end of the hold that its charge has extended; null without a hold of its own */
+  /** original end of the hold that the charge has extended; null without a hold of its own */
   hold_until_ms: number | null
-  /** the expired purchase that this one stands in for: the charge is that one's */
+  /** the expired purchase that this one replaces: the charge belongs to that one */
   replaces: string | null
 }
 
@@ -44,18 +44,18 @@ export interface CommandRow {
   seq: number
   command: CommandKind
   created_ms: number
-  /** what a confirm pays with; null: with what the purchase has already */
+  /** payment method of a confirm; null: the one that the purchase has already */
   payment: Payment | null
 }
 
-/** What stands in a line: a purchase to settle, a command on one, or a hold whose time is over. */
+/** A pending item of a queue: a queued purchase, a command on a purchase, or an overdue hold. */
 export type PurchaseItem = { purchase: PurchaseRow; booking?: never } & (
   | { kind: 'purchase'; command?: never }
   | { kind: 'expired'; command?: never }
   | { kind: 'command'; command: CommandRow }
 )
 
-/** A resource as the guarded read returned it; `available` and `held` change as the batch is decided. */
+/** A resource as read under its row lock; `available` and `held` change as the batch is decided. */
 export interface Resource {
   ref: string
   kind: 'units' | 'calendar'
@@ -97,7 +97,7 @@ export interface LedgerEntry {
   reason: 'sale' | 'hold' | 'release' | 'refund'
   fencing_token: number
 }
-/** Money to be moved once this is committed. A charge that is there already stays as it is. */
+/** A step of a charge, to be taken once the batch is committed. An existing charge is not changed by a second request. */
 export interface ChargeRequest {
   /** what is paid for */
   of: 'purchase' | 'booking'
@@ -109,13 +109,13 @@ export interface ChargeRequest {
   /** of a charge: the end of the hold that it extends */
   hold_until_ms: number | null
 }
-/** What is paid with from here on, instead of what the purchase or booking came with. */
+/** New payment method of a purchase or booking. */
 export interface PaymentChange {
   of: 'purchase' | 'booking'
   id: string
   payment: Payment
 }
-/** A purchase or booking that is bought again with the money of one that has expired. */
+/** A new purchase or booking, paid with the late money of an expired one. */
 export interface Replacement {
   id: string
   replaces: string
@@ -124,34 +124,34 @@ export interface Replacement {
 export interface PurchaseDecision {
   chargeRequests: ChargeRequest[]
   payments: PaymentChange[]
-  /** purchases and bookings whose charge took nothing and makes way for another one */
+  /** purchases and bookings whose failed charge becomes a past attempt, so that another charge can follow */
   attempts: string[]
   replacements: Replacement[]
   purchases: PurchaseChange[]
   commands: CommandChange[]
   ledger: LedgerEntry[]
   resources: Resource[]
-  /** items this batch could not decide yet: they stay in the line */
+  /** items that this batch could not decide yet: they stay in the queue */
   skipped: PurchaseItem[]
 }
 
-/** Thrown for a row that no worker can decide (written past the API); the row is set apart, the rest settles. */
+/** Thrown for a row that no worker can decide (written past the API): the row is quarantined, the others are settled. */
 export class UnprocessableError extends Error {
   readonly code = 'unprocessable'
 }
 
 /**
- * Seconds that units or dates are set aside for a charge to come to an end: a few slow tries of the provider. Whatever it
- * says later finds them on sale again.
+ * Seconds that units or dates stay held for a charge to end: a few slow attempts at the provider. When the outcome comes
+ * later, they are on sale again.
  */
 export const PAYMENT_S = 60
 
-/** Ends of a charge that took nothing. */
+/** Final statuses of a charge that took no money. */
 export const UNCHARGED: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavailable'])
 
 /**
- * Whether the wallet that paid counts another currency by now. It cannot be changed any more; where it was, its units are
- * other money, and are not given back for what was paid.
+ * Whether the paying wallet has another currency by now. A currency can no longer be changed; where it once was, units of
+ * the new currency must not refund a payment in the old one.
  */
 export function isForeign(
   { payment, amount, currency }: Pick<PurchaseRow, 'payment' | 'amount' | 'currency'>,
@@ -170,15 +170,15 @@ export const samePayment = (one: Payment, other: Payment) =>
       ? other.method === 'wallet' && one.account === other.account
       : other.method === 'none'
 
-/** The units a purchase takes of each resource: its lines merged, and the wallet's share as one more line. */
+/** Units that a purchase needs of each resource: its items merged, and its price as units of the paying wallet. */
 function unitsByResource(purchase: PurchaseRow, amount: number): Map<string, number> {
   const units = new Map<string, number>()
-  if (purchase.lines.length === 0) throw new UnprocessableError('a purchase has no lines')
-  for (const line of purchase.lines) {
-    if (typeof line?.resource !== 'string' || !isUnits(line.units)) {
-      throw new UnprocessableError('a line needs a resource and a positive whole number of units')
+  if (purchase.lines.length === 0) throw new UnprocessableError('a purchase has no items')
+  for (const item of purchase.lines) {
+    if (typeof item?.resource !== 'string' || !isUnits(item.units)) {
+      throw new UnprocessableError('an item needs a resource and a positive whole number of units')
     }
-    units.set(line.resource, /* guard:merge-units */ (units.get(line.resource) ?? 0) + /* end:merge-units */ line.units)
+    units.set(item.resource, /* guard:merge-units */ (units.get(item.resource) ?? 0) + /* end:merge-units */ item.units)
   }
   if (purchase.payment.method === 'wallet' && amount > 0) {
     const { account } = purchase.payment
@@ -190,8 +190,8 @@ function unitsByResource(purchase: PurchaseRow, amount: number): Map<string, num
 /** Every resource that settling this item may write. */
 export function resourcesOfPurchase(item: PurchaseItem): string[] {
   const { purchase } = item
-  // A queued purchase that is cancelled has moved nothing; its own queue is enough. Another command may meet it settled, by
-  // this very batch.
+  // Cancelling a queued purchase moves no units: the resource of its queue is enough. Any other command may find it settled
+  // by this batch.
   if (item.command?.command === 'cancel' && purchase.status === 'queued') return [purchase.queue]
   const refs = new Set(unitsByResource(purchase, 1).keys())
   if (item.command?.payment?.method === 'wallet') refs.add(item.command.payment.account)
@@ -199,7 +199,7 @@ export function resourcesOfPurchase(item: PurchaseItem): string[] {
 }
 
 /**
- * Decides the items in order. `now_ms` is the database clock, read after the rows were locked.
+ * Decides the items in order. `now_ms` is the database clock, read after the row locks were acquired.
  */
 export function decidePurchases(
   items: readonly PurchaseItem[],
@@ -221,9 +221,10 @@ export function decidePurchases(
   }
   const cancelled = new Set(items.flatMap((item) => (item.command?.command === 'cancel' ? [item.purchase.id] : [])))
 
-  /** The token a row is stamped with: its own line's, or for an expired cart of another line, any of its resources'. */
+  /** Fencing token for the row: of its own queue, or for an expired cart of another queue, of any of its resources. */
   function tokenFor(purchase: PurchaseRow): number {
-    const own = resources.get(purchase.queue) ?? purchase.lines.map((l) => resources.get(l.resource)).find((r) => r)
+    const own =
+      resources.get(purchase.queue) ?? purchase.lines.map((item) => resources.get(item.resource)).find((r) => r)
     return own?.token ?? 0
   }
 
@@ -243,7 +244,7 @@ export function decidePurchases(
     purchase.status = status
   }
 
-  /** Moves the purchase's units: `available` and `held` per unit, and the movements that say so. */
+  /** Moves the purchase's units: changes `available` and `held` per unit, and adds the ledger entries. */
   function moveUnits(
     purchase: PurchaseRow,
     available: number,
@@ -267,7 +268,7 @@ export function decidePurchases(
     }
   }
 
-  /** A resource of this purchase whose limit it would exceed, and that limit. */
+  /** The first resource of this purchase whose limit it would exceed, with that limit. */
   function overLimit(purchase: PurchaseRow, amount: number): Met | undefined {
     for (const [resource, units] of unitsByResource(purchase, amount)) {
       const { max_per_customer = null, holdings: taken } = resources.get(resource) ?? {}
@@ -292,7 +293,7 @@ export function decidePurchases(
     })
   }
 
-  /** Units stay aside until the charge has come to an end, and its money is asked for. */
+  /** Extends the hold until the charge has ended, and requests the charge. */
   function startCharge(purchase: PurchaseRow): void {
     purchase.charge = 'pending'
     purchase.hold_until_ms = purchase.hold_seconds === null ? null : purchase.expires_ms
@@ -300,16 +301,16 @@ export function decidePurchases(
     requestCharge('charge', purchase)
   }
 
-  /** Status and reason of a purchase whose turn it is; moves its units when it gets them. */
+  /** Status and reason of a queued purchase; moves its units when it is sold or held. */
   function decideNew(purchase: PurchaseRow): [PurchaseStatus, string?, Met?] {
     if (cancelled.has(purchase.id)) return ['cancelled']
     let amount = 0
     const currencies = new Set<string>()
-    const lines = unitsByResource(purchase, 0)
-    for (const [ref, units] of lines) {
+    const needed = unitsByResource(purchase, 0)
+    for (const [ref, units] of needed) {
       const resource = resources.get(ref)
       if (resource?.kind !== 'units') return ['rejected', 'unknown_resource']
-      // Money is not for sale. The API says so already; this is for rows that were written past it.
+      // Accounts are not for sale. The API rejects them already; this is for rows that were written past it.
       if (isAccount(ref)) return ['rejected', 'wrong_kind']
       amount += resource.price * units
       if (resource.price > 0) currencies.add(resource.currency.toUpperCase())
@@ -326,7 +327,7 @@ export function decidePurchases(
     purchase.currency = [...currencies][0] ?? resources.get(purchase.queue)?.currency ?? null
     const limit = overLimit(purchase, amount)
     if (limit) return ['rejected', 'limit', limit]
-    for (const [ref, units] of lines) {
+    for (const [ref, units] of needed) {
       const resource = resources.get(ref)
       const available = resource?.available ?? 0
       /* guard:stock */
@@ -349,7 +350,7 @@ export function decidePurchases(
     setStatus(purchase, 'expired')
   }
 
-  /** Undefined when it was done, else the code of the refusal. */
+  /** Undefined when the command succeeded, else the reason of its rejection. */
   function executeCommand(purchase: PurchaseRow, { command, payment }: CommandRow): string | undefined {
     if (purchase.status === 'held' && purchase.expires_ms !== null && purchase.expires_ms <= now_ms) expire(purchase)
     const met = purchase.status
@@ -374,19 +375,20 @@ export function decidePurchases(
   }
 
   function confirm(purchase: PurchaseRow, given: Payment | null): string | undefined {
-    const { charge: asked, hold_seconds } = purchase
-    // The `unpaid` of a charge that took nothing stands behind this confirm: the hold goes on from here.
-    if (asked !== null && UNCHARGED.has(asked) && hold_seconds !== null && !resumeHold(purchase)) return 'wrong_status'
+    const { charge, hold_seconds } = purchase
+    // The `unpaid` of a failed charge is queued behind this confirm: apply it now.
+    if (charge !== null && UNCHARGED.has(charge) && hold_seconds !== null && !resumeHold(purchase))
+      return 'wrong_status'
     if (given !== null && !samePayment(given, purchase.payment)) {
-      // One charge at a time: of two cards, the second is asked when the first has taken nothing.
+      // One charge at a time: a second card is charged only after the first charge has failed.
       if (purchase.charge !== null) return 'payment_in_progress'
-      // Its money has been set aside with the units.
+      // The wallet's money is held together with the units.
       if (purchase.payment.method === 'wallet') return 'payment_conflict'
       if (given.method === 'wallet') return payFromWallet(given.account, purchase)
       purchase.payment = given
       decision.payments.push({ of: 'purchase', id: purchase.id, payment: given })
     }
-    // A second confirm joins the first: the charge is on its way already.
+    // A second confirm joins the first: the charge is already in progress.
     if (purchase.charge !== null) return undefined
     if (isCharged(purchase)) {
       startCharge(purchase)
@@ -398,13 +400,13 @@ export function decidePurchases(
     return undefined
   }
 
-  /** Sells the held units and takes their price from the wallet, in the same settlement; or nothing of both. */
+  /** Sells the held units and takes their price from the wallet in the same settlement, or does neither. */
   function payFromWallet(account: string, purchase: PurchaseRow): string | undefined {
     const wallet = resources.get(account)
     const amount = purchase.amount ?? 0
     if (wallet?.kind !== 'units') return 'unknown_resource'
     if (amount > 0 && wallet.currency.toUpperCase() !== purchase.currency?.toUpperCase()) return 'currency_mismatch'
-    if (purchase.lines.some((line) => line.resource === account)) return 'payment_conflict'
+    if (purchase.lines.some((item) => item.resource === account)) return 'payment_conflict'
     const taken = wallet.holdings.get(purchase.customer) ?? 0
     if (wallet.max_per_customer !== null && taken + amount > wallet.max_per_customer) return 'limit'
     if (wallet.available < amount) return 'payment_declined'
@@ -427,7 +429,7 @@ export function decidePurchases(
     return undefined
   }
 
-  /** The charge took nothing, and the hold goes on until the end that it had before. False when that is past. */
+  /** Restores the original end of the hold after a failed charge. False when that end is past. */
   function resumeHold(purchase: PurchaseRow): boolean {
     decision.attempts.push(purchase.id)
     purchase.charge = null
@@ -439,11 +441,11 @@ export function decidePurchases(
     return open
   }
 
-  /** The money is reserved, or it is known that none is taken. */
+  /** Applies the outcome of the charge: `paid` (the money is reserved) or `unpaid` (none was and none will be taken). */
   function applyChargeResult(purchase: PurchaseRow, command: 'paid' | 'unpaid'): boolean {
     const { status, charge } = purchase
     if (command === 'unpaid') {
-      // Of a charge that has made way by then, and may have been followed by another: nothing is left to learn.
+      // The outcome of an earlier charge, which may have been followed by another one: nothing is left to apply.
       if (charge === null || !UNCHARGED.has(charge)) return true
       if (status !== 'held') return status === 'expired' || status === 'cancelled'
       if (purchase.hold_seconds !== null) {
@@ -459,17 +461,17 @@ export function decidePurchases(
     } else if (status === 'expired' && replaceExpired(purchase)) {
       requestCharge('capture', purchase)
     } else {
-      // Too late for the units, or given up by the buyer: the money goes back, once.
+      // Too late for the units, or cancelled by the buyer: refund the money, once.
       requestCharge('refund', purchase)
     }
     return true
   }
 
-  /** What has expired stays so; its late money buys the same units at the same price as a purchase of its own. */
+  /** The expired purchase stays expired; its late money buys the same units at the same price as a new purchase. */
   function replaceExpired(purchase: PurchaseRow): boolean {
-    const lines = unitsByResource(purchase, purchase.amount ?? 0)
-    const there = Array.from(lines).every(([ref, units]) => (resources.get(ref)?.available ?? 0) >= units)
-    if (!there || overLimit(purchase, purchase.amount ?? 0)) return false
+    const needed = unitsByResource(purchase, purchase.amount ?? 0)
+    const inStock = Array.from(needed).every(([ref, units]) => (resources.get(ref)?.available ?? 0) >= units)
+    if (!inStock || overLimit(purchase, purchase.amount ?? 0)) return false
     const id = newId()
     moveUnits({ ...purchase, id }, -1, 0, 'sale')
     decision.replacements.push({ id, replaces: purchase.id, fencing_token: tokenFor(purchase) })
@@ -484,10 +486,10 @@ export function decidePurchases(
       if (purchase.status === 'held' && purchase.expires_ms !== null && purchase.expires_ms <= now_ms) expire(purchase)
       else decision.skipped.push(item)
     } else if (purchase.status === 'queued' && item.command.command !== 'cancel') {
-      // Its purchase has not been settled yet (a missed lease, a later batch): it waits behind it.
+      // Its purchase has not been settled yet (a missed lease, a later batch): the command waits behind it.
       decision.skipped.push(item)
     } else {
-      // A cancel that came before its purchase was settled in this batch has had its effect already.
+      // A cancel that came before its purchase was settled in this batch has already taken effect.
       const first = item.command.command === 'cancel' && cancelled.delete(purchase.id)
       const had = first && changes.get(purchase.id)?.was === 'queued' && purchase.status === 'cancelled'
       const met = had ? 'queued' : purchase.status

@@ -1,6 +1,6 @@
 /**
- * Looks at the whole fleet, by one worker at a time: how long its lines are, and whether the invariants hold. Every
- * worker exports what was seen last. Invariant: a look that fails shows as a gap, never as good news.
+ * Polls the state of the whole fleet, one worker at a time: the depth of its queues, and whether the invariants hold. Every
+ * worker exports the last result. Invariant: a failed poll shows as a gap, never as a good value.
  */
 import { hostname } from 'node:os'
 import { sql } from 'drizzle-orm'
@@ -20,13 +20,13 @@ import type { Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
 
-/** Milliseconds between looks at the lines: about a scrape of Prometheus. */
+/** Milliseconds between polls of the queues: about a scrape of Prometheus. */
 export const FLEET_POLL_MS = 5_000
-/** Milliseconds between verdicts: the quick invariants are indexed, but overlaps are asked of every active booking. */
+/** Milliseconds between verifications: the quick invariants are indexed, but overlaps are checked for every active booking. */
 const VERIFY_INTERVAL_MS = 60_000
-/** Milliseconds for one statement of a look. */
+/** Milliseconds for one statement of a poll. */
 export const FLEET_STATEMENT_MS = QUICK_MS + 5_000
-/** So many missed looks, and what was seen is gone. */
+/** Missed polls after which the last result expires. */
 const MISSED_POLLS = 3
 
 export interface FleetMonitorDeps {
@@ -39,12 +39,12 @@ export interface FleetMonitorDeps {
     Metrics,
     'queue_depth' | 'queue_oldest_age_seconds' | 'queues_blocked' | 'payments_stuck' | 'invariant_violations'
   >
-  /** this worker's own */
+  /** of this worker */
   breakers: readonly Breaker[]
   log: Log
 }
 
-/** True for one worker in `ms`. Two at once would do no harm but work, so this is no lease. */
+/** True for one worker in `ms`. Two at once would only cost work, so this is no lease. */
 const takeTurn = async (redis: Redis, prefix: string, name: string, ms: number) =>
   (await redis.set(`${prefix}watched:turn:${name}`, '1', 'PX', Math.floor(ms * 0.9), 'NX')) === 'OK'
 
@@ -63,7 +63,7 @@ async function readQueueFigures(client: Client, locks: FleetMonitorDeps['locks']
       UNION ALL SELECT created_at FROM ${queueHeads('bookings', 'resource')} c
     ) head`,
   )
-  // A lock server that is down hides which queues are blocked, not how long they are.
+  // Without the lock server the blocked queues are unknown, the other figures are not.
   const blocked = await blockedQueues(client, locks).catch(() => undefined)
   return { ...(row ?? { rows: 0, oldest_s: 0, stuck_charges: 0 }), ...(blocked && { blocked }) }
 }
@@ -74,23 +74,23 @@ function clearGauges(metrics: FleetMonitorDeps['metrics']): void {
     gauge.remove()
 }
 
-/** One look: at itself, at what is this worker's turn to look at, and at what the others have seen. */
+/** One poll: reports this worker's breakers, polls what is its turn, and exports the results of all workers. */
 export async function pollFleetOnce(deps: FleetMonitorDeps): Promise<void> {
   const { client, locks, redis, prefix, metrics, breakers, log } = deps
   const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
-  // A Redis that hangs answers some time, or never: what was seen before is not shown meanwhile.
+  // A Redis that hangs may answer late or never: the last values are not exported meanwhile.
   const late = setTimeout(() => clearGauges(metrics), FLEET_POLL_MS)
   try {
     await reportBreakers(redis, prefix, { process: `${hostname()}:${process.pid}`, breakers: breakerStates(breakers) })
     if (await takeTurn(redis, prefix, 'lines', FLEET_POLL_MS)) {
       const seen = await readQueueFigures(client, locks)
-      for (const queue of seen.blocked ?? []) log.error({ queue }, 'a queue does not move while its lease is held')
+      for (const queue of seen.blocked ?? []) log.error({ queue }, 'a queue makes no progress while its lease is held')
       await saveFleetStatus(redis, prefix, { lines: seen }, FLEET_POLL_MS * MISSED_POLLS)
     }
     if (await takeTurn(redis, prefix, 'verdict', VERIFY_INTERVAL_MS)) {
       const findings = await verify(client, { quick: true })
       const broken = findings.filter(({ offenders }) => offenders.length > 0)
-      for (const { invariant, offenders } of broken) log.error({ invariant, offenders }, 'an invariant is broken')
+      for (const { invariant, offenders } of broken) log.error({ invariant, offenders }, 'an invariant is violated')
       await saveFleetStatus(
         redis,
         prefix,
@@ -108,7 +108,7 @@ export async function pollFleetOnce(deps: FleetMonitorDeps): Promise<void> {
     show(invariant_violations, seen.verdict?.broken.length)
   } catch (error) {
     clearGauges(metrics)
-    log.debug({ error }, 'nothing was seen of the fleet; the next look makes up for it')
+    log.debug({ error }, 'fleet status poll failed; will retry')
   } finally {
     clearTimeout(late)
   }

@@ -1,6 +1,6 @@
 /**
- * Makes up for lost nudges. Invariant: a line whose head has waited for a second, a line with an overdue hold or request,
- * and a charge that has not come to an end in time is told of again, whatever happened to its job.
+ * Makes up for lost nudges. Invariant: a queue whose first row has waited for a second, a queue with an overdue hold or
+ * request, and a charge that has not ended in time gets a new job, whatever happened to the earlier one.
  */
 import { sql } from 'drizzle-orm'
 import { type Client, query } from '../../shared/db/client.ts'
@@ -11,17 +11,17 @@ import type { Nudge } from '../../shared/queues.ts'
 /** Milliseconds between sweeps: an overdue hold's units are sellable again within a second, by two sweeps' room. */
 export const SWEEP_MS = 400
 const LATE = sql.raw("interval '1 second'")
-/** Lines nudged by one sweep; the next one takes the rest. */
+/** Queues nudged by one sweep; the next one nudges the rest. */
 const QUEUES = 10_000
 
 /** Milliseconds for one step of a sweep, after which another worker may sweep: this one may be cut off from Postgres. */
 const STEP_MS = 12_000
 
-/** Charges told of by one sweep. */
+/** Charges that get a job from one sweep. */
 const CHARGES = 1_000
-/** Captured charges that one sweep has looked at: at most 50 a second, of the 100 requests that Stripe answers. */
+/** Captured charges that one sweep has checked at the provider: at most 50 a second, of the 100 requests that Stripe allows. */
 const CHECKS = 20
-/** Seconds until such a look is told of again, if it has not been made. */
+/** Seconds until such a check gets another job, if it has not been made. */
 const CHECK_S = 10
 
 export interface SweepDeps {
@@ -31,8 +31,8 @@ export interface SweepDeps {
   enqueueCharges(ids: Iterable<string>): void
 }
 
-/** One sweep of the fleet: whoever has the lease does it, the others do nothing. Returns the lines nudged. */
-export async function sweepOnce({ client, locks, nudge, enqueueCharges: pay }: SweepDeps): Promise<string[]> {
+/** One sweep of the fleet: only the worker that gets the lease does it. Returns the nudged queues. */
+export async function sweepOnce({ client, locks, nudge, enqueueCharges }: SweepDeps): Promise<string[]> {
   const lease = await locks.tryAcquire('sweep:purchases', { progress_ms: STEP_MS })
   if (!lease) return []
   try {
@@ -54,7 +54,7 @@ export async function sweepOnce({ client, locks, nudge, enqueueCharges: pay }: S
     const queues = rows.map((row) => row.queue)
     nudge(queues, { force: true })
     lease.progress()
-    // Charges whose job was lost, or gave up for a while. Not again before it has had time to begin.
+    // Charges whose job was lost or postponed its next step. Not again before the new job has had time to start.
     const charges = await query<{ id: string }>(
       client,
       sql`
@@ -65,7 +65,7 @@ export async function sweepOnce({ client, locks, nudge, enqueueCharges: pay }: S
         ORDER BY due_at LIMIT ${CHARGES})
       RETURNING coalesce(purchase, booking) AS id`,
     )
-    // What may have been done at the provider since, without a webhook that has come.
+    // Captured charges: a change at the provider may have lost its webhook.
     const checks = await query<{ id: string }>(
       client,
       sql`
@@ -76,7 +76,7 @@ export async function sweepOnce({ client, locks, nudge, enqueueCharges: pay }: S
         ORDER BY ask_at LIMIT ${CHECKS})
       RETURNING coalesce(purchase, booking) AS id`,
     )
-    pay(new Set([...charges, ...checks].map((row) => row.id)))
+    enqueueCharges(new Set([...charges, ...checks].map((row) => row.id)))
     return queues
   } finally {
     await lease.release()

@@ -1,8 +1,8 @@
 /**
- * The saga of a charge, one job a purchase or booking: create → confirm → (the line sells) → capture, or give back; and
- * looks at what was done at the provider since.
- * Invariants: no lease is held that a line waits for; each step begins from what the row and the provider say now, so a
- * job may be lost, run twice or stop anywhere; nothing is called unpaid unless the provider can no longer take it.
+ * The saga of a charge, one job for a purchase or booking: create → confirm → (the queue worker sells) → capture, or
+ * refund; and later checks of what was done at the provider.
+ * Invariants: a job holds no lease that a queue waits for; each step starts from the current state of the row and of the
+ * provider, so a job may be lost, run twice or stop anywhere; a charge is unpaid only when the provider can no longer take it.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import pRetry from 'p-retry'
@@ -34,15 +34,15 @@ export interface ChargeSagaDeps {
   nudge(resources: Iterable<string>): void
 }
 
-/** Tries of one step before its job stops: about three seconds, so that buyers hear of an outage soon. */
+/** Attempts of one step before its job stops: about three seconds, so that buyers learn of an outage soon. */
 const TRIES = 5
-/** Milliseconds of the first pause and of the longest; each is drawn between zero and its bound (full jitter). */
+/** Milliseconds: bounds of the first pause and of the longest; each pause is random between zero and its bound (full jitter). */
 const PAUSE_MS = 250
 const LONGEST_PAUSE_MS = 4_000
-/** Steps of one job: a charge has five at most, unless others move it too. */
+/** Steps of one job: a charge has five at most, unless other jobs change it meanwhile. */
 const STEPS = 12
 
-/** Charges of which there is nothing to give back. */
+/** Final statuses of a charge that needs no refund. */
 const TOOK_NOTHING: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavailable', 'released', 'lost'])
 
 export const isPaymentAnswer = (error: unknown) => error instanceof RefusedError
@@ -50,7 +50,7 @@ export const isPaymentAnswer = (error: unknown) => error instanceof RefusedError
 export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge }: ChargeSagaDeps) {
   const stop = new AbortController()
 
-  /** Tries until the provider has answered. @throws RefusedError, or that nothing is known */
+  /** Retries until the provider has answered. @throws RefusedError; any other error: the outcome is unknown */
   function withRetry<T>(body: (attempt: number) => Promise<T>): Promise<T> {
     return pRetry(body, {
       retries: TRIES - 1,
@@ -80,7 +80,7 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
   }
 
   async function createIntent(charge: ChargeState): Promise<boolean> {
-    // Nothing was ever sent: what is to be paid for is gone or about to be, and so is the reason to charge.
+    // No intent exists, and the hold has ended: there is no reason to charge.
     if (!charge.open) return await endCharge(charge, 'pending', 'unavailable', 'too_late')
     const { id, of, amount, currency, token, charge_id: key } = charge
     let intent: Intent
@@ -89,10 +89,10 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
     } catch (error) {
       if (isPaymentAnswer(error)) return await endCharge(charge, 'pending', 'declined', (error as Error).message)
       if (stop.signal.aborted) return false
-      // An intent that was created and not confirmed never takes anything.
+      // An intent that was created and not confirmed never takes money.
       return await endCharge(charge, 'pending', 'unavailable', reasonOf(error))
     }
-    // From this write on the provider has to be asked: a confirm may be on its way.
+    // From this write on only the provider knows the outcome: a confirm may be in flight.
     if (!(await markConfirming(client, charge, intent.id))) return true
     return await confirmIntent(charge, intent.id, intent)
   }
@@ -104,19 +104,19 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
       intent = await withRetry(async (attempt) => {
         const known = attempt === 1 && created ? created : await viaBreaker(() => gateway.find(id))
         if (known.status !== 'created') return known
-        // Its time is over, and nothing was reserved: nothing shall be.
+        // The hold has ended and nothing is reserved: do not confirm.
         return charge.open ? await viaBreaker(() => gateway.confirm(id)) : undefined
       })
     } catch (error) {
       if (stop.signal.aborted) return false
-      // The tries are used up.
-      log.warn({ subject: charge.id, error }, 'the outcome of a charge is not known')
+      // All attempts have failed.
+      log.warn({ subject: charge.id, error }, 'the outcome of a charge is unknown')
     }
-    // Not within the try: a write whose answer was lost may have happened, and what it says has been reserved must stay so.
+    // Not within the try: a write whose response was lost may have committed, and a reservation that it recorded must stay.
     return intent ? await applyIntent(charge, intent) : await cancelIntent(charge, id)
   }
 
-  /** Written down before it is asked for: from then on another job that hears of a reservation does not have it sold. */
+  /** Recorded before the request: from then on another job that finds a reservation does not have it sold. */
   async function cancelIntent(charge: ChargeState, id: string): Promise<boolean> {
     if (!charge.cancelling && !(await markCancelling(client, charge.charge_id))) return true
     // A cancelled intent takes nothing, also when a confirm of ours arrives late.
@@ -128,8 +128,8 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
   async function applyIntent(charge: ChargeState, { id, status, reason }: Intent): Promise<boolean> {
     if (status === 'authorized' || status === 'captured') return await endCharge(charge, 'sent', 'authorized', null)
     if (status === 'declined') {
-      // Cancelled before it is written: a confirm of ours that arrives late must reserve nothing, for the buyer may be
-      // paying with another card by then.
+      // Cancel before recording the decline: a confirm of ours that arrives late must reserve nothing, because the buyer may
+      // be paying with another card by then.
       const ended = await withRetry(() => viaBreaker(() => gateway.cancel(id))).catch(() => undefined)
       if (ended?.status === 'cancelled') return await endCharge(charge, 'sent', 'declined', reason)
     }
@@ -146,52 +146,53 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
       return await scheduleRecheck(client, id)
     const status = intent.status === 'captured' ? 'captured' : 'lost'
     if (await recordCapture(client, charge, status, status === 'lost' ? (intent.reason ?? intent.status) : null)) {
-      if (status === 'lost') log.error({ subject: id, intent }, `a ${of} is sold whose money the provider let go`)
+      if (status === 'lost')
+        log.error({ subject: id, intent }, `authorization expired before capture: the ${of} is sold and not paid`)
       metrics.charges.inc({ purpose: 'charge', status })
     }
     return true
   }
 
-  /** What was done at the provider: refunds, disputes. */
+  /** Reads what was done at the provider: refunds, disputes. */
   async function checkProvider(charge: ChargeState): Promise<boolean> {
     try {
       const seen = await withRetry(() => viaBreaker(() => gateway.fetchSnapshot(charge.provider_id)))
       await recordFindings(charge, seen)
       return true
     } catch (error) {
-      log.warn({ subject: charge.id, error }, 'a charge could not be looked at')
-      // The provider does not know it. Else the sweeper brings it back: its time to be asked stands.
+      log.warn({ subject: charge.id, error }, 'a charge could not be checked at the provider')
+      // The provider does not know it. After any other error the sweeper adds a job: the check is still due.
       if (isPaymentAnswer(error)) await scheduleNextCheck(client, charge)
       return false
     }
   }
 
-  /** Writes down and tells what was done at the provider. Returns our refund, when it is to be asked for now. */
+  /** Records and logs what was done at the provider. Returns our refund, when it is to be requested now. */
   async function recordFindings(charge: ChargeState, seen: PaymentSnapshot): Promise<OwnRefund | undefined> {
     const { own, undone, news } = await record(client, charge, seen)
     for (const { purpose, status, ...what } of news) {
       metrics.charges.inc({ purpose, status })
-      log.warn({ subject: charge.id, [purpose]: status, ...what }, 'learned from the provider')
+      log.warn({ subject: charge.id, [purpose]: status, ...what }, 'changed at the provider')
     }
     if (undone) nudge([charge.queue])
     return own
   }
 
-  /** Ends the reservation, or returns what was captured; whichever it is by then. */
+  /** Cancels the reservation, or refunds what was captured, depending on the state of the intent. */
   async function refundCharge(charge: ChargeState): Promise<boolean> {
     const { status, id, provider_id } = charge
     if (status === 'pending') return await endCharge(charge, 'pending', 'unavailable', 'given_up')
     if (TOOK_NOTHING.has(status)) return await endReleased(id)
     let own: OwnRefund | undefined
     try {
-      // Each try looks first: a refund whose answer was lost is found, and is not asked for again.
+      // Each attempt reads first: a refund whose response was lost is found, and is not requested again.
       const ended = await withRetry(async () => {
         const seen = await viaBreaker(() => gateway.fetchSnapshot(provider_id))
-        if (seen.intent.status === 'processing') throw new Error('the provider is still at it')
+        if (seen.intent.status === 'processing') throw new Error('the intent is still processing')
         const intent =
           seen.intent.status === 'captured' ? seen.intent : await viaBreaker(() => gateway.cancel(provider_id))
         if (intent.status === 'cancelled') return 'released'
-        // Any other intent may still take the charge.
+        // Any other intent may still take the money.
         if (intent.status !== 'captured') throw new Error(`the provider has not cancelled it: ${intent.status}`)
         own = await recordFindings(charge, seen)
         if (!own) return 'recorded'
@@ -212,7 +213,7 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
         )
         return true
       }
-      log.warn({ subject: id, error }, 'money could not be given back yet')
+      log.warn({ subject: id, error }, 'a refund failed; will retry')
       return await scheduleRecheck(client, id)
     }
   }
@@ -222,7 +223,7 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
     return true
   }
 
-  /** Writes how it ended together with the command that tells the line. */
+  /** Writes the outcome together with the command for the queue. */
   async function endCharge(
     charge: ChargeState,
     from: 'pending' | 'sent',
@@ -238,7 +239,7 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
   }
 
   return {
-    /** Carries the charge of this purchase or booking as far as it goes now. Rejects when the database does not answer. */
+    /** Takes the possible steps of the charge of this purchase or booking. Rejects when the database does not answer. */
     async process(id: string): Promise<void> {
       const since = performance.now()
       for (let n = 0; n < STEPS && !stop.signal.aborted; n++) {
@@ -247,7 +248,7 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
       }
       metrics.charge_job_duration_seconds.observe((performance.now() - since) / 1000)
     },
-    /** Ends the pauses between tries; what is not known then is asked about by another worker. */
+    /** Ends the pauses between attempts; another worker finds out what is unknown then. */
     stop() {
       stop.abort(new Error('the worker is stopping'))
     },

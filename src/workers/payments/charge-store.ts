@@ -1,6 +1,6 @@
 /**
- * The rows of the payment saga. Invariant: every write is conditional on the status that it starts from, so of two jobs
- * that do the same, or do it late, one writes and the other finds that it did not.
+ * The rows of the charge saga. Invariant: every write is conditional on the status that it starts from, so of two jobs that
+ * take the same step, or take it late, one writes and the other changes zero rows.
  */
 import { sql } from 'drizzle-orm'
 import { type Client, query } from '../../shared/db/client.ts'
@@ -11,9 +11,9 @@ export interface OwnRefund {
   id: string
   status: ChargeStatus
   amount: number
-  /** of the attempt that is under way or was the last */
+  /** number of the current or last attempt */
   attempts: number
-  /** it may be asked for now, or asked about */
+  /** it may be requested or checked now */
   due: boolean
 }
 
@@ -32,18 +32,18 @@ export interface ChargeState {
   currency: string
   /** our refund, if there is one */
   refund: OwnRefund | null
-  /** when the provider was to be asked about what was done there; null: not yet */
+  /** when the check at the provider was due; null: it is not due yet */
   recheck_at: string | null
-  /** the units or dates are still set aside, by the database clock */
+  /** the units or dates are still held, by the database clock */
   open: boolean
-  /** its intent is being cancelled: it is not sold any more */
+  /** its intent is being cancelled: it must not be sold any more */
   cancelling: boolean
 }
 
-/** Stands as the reason of a charge that is `sent`, and that nobody may have sold any more. */
+/** Reason of a charge that is `sent` and whose intent is being cancelled. */
 const CANCELLING = 'giving_up'
 
-/** The rows of what this id names. */
+/** The charge row belongs to the purchase or booking with this id. */
 const belongsTo = (row: string, id: string) =>
   sql`(${sql.raw(row)}.purchase = ${id} OR ${sql.raw(row)}.booking = ${id})`
 
@@ -65,7 +65,7 @@ export async function loadCharge(client: Client, id: string): Promise<ChargeStat
   return row
 }
 
-/** A confirm is about to be sent: only while the units or dates are set aside, and nobody has given them up. */
+/** Before a confirm is sent: succeeds only while the units or dates are held. */
 export async function markConfirming(
   client: Client,
   { id, charge_id }: ChargeState,
@@ -82,8 +82,8 @@ export async function markConfirming(
 }
 
 /**
- * How the charge ended, and the command that tells the line, in one statement: neither is there without the other. The
- * command's key, the charge's id, makes it one, whoever else learns the same.
+ * Writes the outcome of the charge and the command for the queue in one statement: neither exists without the other. The
+ * idempotency key of the command is the charge's id, so it is inserted once, however many jobs learn the outcome.
  */
 export async function recordOutcome(
   client: Client,
@@ -98,7 +98,7 @@ export async function recordOutcome(
     sql`WITH c AS (
           UPDATE charges SET status = ${to}, reason = ${reason},
                  settled_at = CASE WHEN ${to} = 'authorized' THEN NULL ELSE clock_timestamp() END,
-                 -- Its intent is over: an event of it, as that of our cancel, has nothing more to be looked at.
+                 -- The intent has ended: a later event of it, such as that of our cancel, needs no check.
                  ask_at = CASE WHEN ${to} = 'authorized' THEN ask_at END
           WHERE id = ${charge_id} AND status = ${from} AND (${to} <> 'authorized' OR reason IS NULL)
           RETURNING purchase, booking
@@ -112,7 +112,7 @@ export async function recordOutcome(
   return rows.length > 0
 }
 
-/** Its intent is about to be cancelled. False when it is known by now how it ended. */
+/** Before its intent is cancelled. False when the outcome has been written already. */
 export async function markCancelling(client: Client, charge_id: string): Promise<boolean> {
   const rows = await query(
     client,
@@ -121,7 +121,7 @@ export async function markCancelling(client: Client, charge_id: string): Promise
   return rows.length > 0
 }
 
-/** How the capture ended. What is to be given back is not lost: the refund ends it. */
+/** Writes the outcome of the capture. A charge with a refund does not become `lost`: the refund ends it. */
 export async function recordCapture(
   client: Client,
   { charge_id, id }: Pick<ChargeState, 'charge_id' | 'id'>,
@@ -140,7 +140,7 @@ export async function recordCapture(
   return rows.length > 0
 }
 
-/** The reservation is gone, or nothing was ever taken: there is nothing to give back, and the charge ends with it. */
+/** The reservation was cancelled, or nothing was ever taken: there is nothing to refund, and charge and refund end. */
 export async function recordRelease(client: Client, id: string): Promise<boolean> {
   const rows = await query(
     client,
@@ -154,7 +154,7 @@ export async function recordRelease(client: Client, id: string): Promise<boolean
   return rows.length > 0
 }
 
-/** Nothing more can be done now: the sweeper tells of it again. Always false, as the answer to "is there another step". */
+/** Nothing more can be done now: the sweeper adds a job later. Always false: there is no further step now. */
 export async function scheduleRecheck(client: Client, id: string): Promise<false> {
   await query(
     client,

@@ -1,6 +1,6 @@
 /**
- * The queue of charges beside the queue of lines. Invariant: at most CHARGES_AT_ONCE of this process and FLEET of all
- * ask the provider at the same time, and none of them keeps a place for a line's job.
+ * BullMQ worker of the charges, apart from the worker of the queues. Invariant: at most CHARGES_AT_ONCE jobs of this process
+ * and FLEET of all call the provider at the same time, and none of them occupies the slot of a queue's job.
  */
 import { Worker } from 'bullmq'
 import type { Redis } from 'ioredis'
@@ -15,15 +15,15 @@ import { createStripe } from '../../shared/payments/stripe.ts'
 import { bullPrefix, openRedis, PAYMENTS, type PaymentJob } from '../../shared/queues.ts'
 import { createChargeSaga, isPaymentAnswer } from './charge-saga.ts'
 
-/** Charges of one worker at once: a provider that takes a second a request still ends thirty charges in it. */
+/** Concurrent charges of one worker: with a provider that needs a second for a request, thirty charges still end in it. */
 const CHARGES_AT_ONCE = 32
-/** Charges of the whole fleet at once: Stripe answers 100 requests a second, and calls more than that abuse. */
+/** Concurrent charges of the whole fleet: Stripe allows 100 requests a second, and calls more than that abuse. */
 const FLEET = 64
-/** Milliseconds a charge waits for its turn in the fleet before its job ends; the sweeper brings it back. */
+/** Milliseconds a charge waits for a permit of the fleet before its job fails; the sweeper adds another one. */
 const TURN_MS = 10_000
-/** Milliseconds a job keeps its permit at most: one that hangs must not keep the others from the provider for ever. */
+/** Milliseconds a job keeps its permit at most: one that hangs must not block the others for ever. */
 const PERMIT_MS = 300_000
-/** Held by each job that asks the provider; it is no queue that anyone buys in. */
+/** Lock whose permits the jobs hold while they call the provider; it is no resource. */
 const PERMIT = 'payments:provider'
 
 export interface PaymentJobsDeps {
@@ -43,7 +43,7 @@ export function startPaymentJobs({ config, client, redis, metrics, log, nudge }:
   const { payments: provider, lease_ttl_ms: ttl_ms } = config
   const breaker = createBreaker({
     name: 'payments',
-    // The gateway's own limit ends a request; this one is for its two requests, and a second more.
+    // The gateway's own limit ends a request; this one covers its two requests and a second more.
     timeout_ms: 2 * provider.timeout_ms + 1_000,
     capacity: CHARGES_AT_ONCE,
     isAnswer: isPaymentAnswer,
@@ -52,7 +52,7 @@ export function startPaymentJobs({ config, client, redis, metrics, log, nudge }:
   const gateway = createStripe(provider)
   const saga = createChargeSaga({ client, gateway, breaker, metrics, log, nudge })
   const permit = { mode: 'permit', limit: FLEET, wait_ms: TURN_MS, max_hold_ms: PERMIT_MS } as const
-  // Where the jobs are, wherever the leases are: a quorum counts no permits, and these guard the provider, not a sale.
+  // On REDIS_URL, wherever the leases are: a quorum has no permits, and these protect the provider, not a sale.
   const permits = createLocks({ redis, prefix: config.redis_prefix, ttl_ms })
   const connection = openRedis(config.redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
   const jobs = new Worker<PaymentJob>(
@@ -62,16 +62,16 @@ export function startPaymentJobs({ config, client, redis, metrics, log, nudge }:
       connection,
       prefix: bullPrefix(config.redis_prefix),
       concurrency: CHARGES_AT_ONCE,
-      // A killed worker's charge goes on about when its permit ends.
+      // The charge of a killed worker continues at about the time its permit expires.
       lockDuration: ttl_ms,
       stalledInterval: Math.ceil(ttl_ms / 2),
       maxStalledCount: 1_000,
     },
   )
-  jobs.on('error', (error) => log.debug({ error }, 'bullmq'))
+  jobs.on('error', (error) => log.debug({ error }, 'bullmq worker error'))
   jobs.on('failed', (job, error) => {
     const quiet = error instanceof LockBusyError || error instanceof LeaseLostError
-    log[quiet ? 'debug' : 'warn']({ subject: job?.data.id, error }, 'payment job failed; it is told of again')
+    log[quiet ? 'debug' : 'warn']({ subject: job?.data.id, error }, 'charge job failed; the sweeper adds another one')
   })
   return {
     breaker,

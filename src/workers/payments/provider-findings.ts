@@ -1,7 +1,7 @@
 /**
- * What was found at the provider, written down. Invariants: a refund there is one row, told apart by the provider's id;
- * rows only go forward, so of two looks the older one changes nothing; what we still owe is what was captured, less all
- * that has gone back, by whichever way.
+ * Records the state of a charge at the provider. Invariants: a refund there is one row, identified by the provider's id;
+ * the status of a row only advances, so of two snapshots the older one changes nothing; what we still owe is the captured
+ * amount minus everything that went back, by refund or dispute.
  */
 import { sql } from 'drizzle-orm'
 import { type Client, query, type Transaction } from '../../shared/db/client.ts'
@@ -9,13 +9,13 @@ import type { ChargeStatus } from '../../shared/db/schema.ts'
 import type { Dispute, PaymentSnapshot, Refund } from '../../shared/payments/gateway.ts'
 import type { ChargeState, OwnRefund } from './charge-store.ts'
 
-/** Seconds until a refund that was refused is asked for again: the first time, and at most. It doubles in between. */
+/** Seconds until a refused refund is requested again: the first time, and at most. It doubles in between. */
 const AGAIN_S = 2
 const AGAIN_MAX_S = 6 * 3_600
-/** Days after its capture in which a charge is looked at: a card's owner has 120 to dispute it, some have 540. */
+/** Days after its capture in which a charge is checked: cardholders have 120 days for a dispute, some have 540. */
 const CHECKED_DAYS = 540
 
-/** Seconds until the next attempt after so many. */
+/** Seconds until the next attempt after this number of attempts. */
 const backoff_s = (attempts: number) => Math.min(AGAIN_MAX_S, AGAIN_S * 2 ** Math.min(20, Math.max(0, attempts - 1)))
 
 /** The idempotency key of an attempt: the provider keeps its first answer to it. */
@@ -29,7 +29,7 @@ interface Row extends Omit<OwnRefund, 'due'> {
   due: boolean
 }
 
-/** A row as it is to be; one without a row is new. */
+/** New state of a row; without `row` it is inserted. */
 interface Change {
   row?: Row
   purpose: 'refund' | 'dispute'
@@ -38,24 +38,24 @@ interface Change {
   amount: number
   reason: string | null
   attempts: number
-  /** seconds until the provider is asked about it again; null: it is over */
-  ask_s: number | null
+  /** seconds until it is checked at the provider again; null: its status is final */
+  recheck_s: number | null
 }
 
 export interface Recorded {
-  /** our refund, when it is to be asked for now: its attempt and amount are written */
+  /** our refund, when it is to be requested now: its attempt and amount are written */
   own?: OwnRefund | undefined
-  /** a command that undoes the sale stands in its line */
+  /** a command that undoes the sale was queued */
   undone?: boolean
   /** what was not known before */
   news: Pick<Change, 'purpose' | 'status' | 'provider_id' | 'amount' | 'reason'>[]
 }
 
-/** Writes down everything that has become of a captured charge. */
+/** Records refunds and disputes of a captured charge. */
 export async function record(client: Client, charge: ChargeState, seen: PaymentSnapshot): Promise<Recorded> {
   const of = charge.of === 'purchase' ? sql`purchase = ${charge.id}` : sql`booking = ${charge.id}`
   return await client.begin(async (tx) => {
-    // The events' heads first, in one order: a batch that ends a sale takes them before the charge's lock, too.
+    // Lock the event sequences first, in one order: a batch that ends a sale also locks them before the charge.
     await query(
       tx,
       sql`SELECT resource FROM outbox_sequences WHERE resource IN (
@@ -94,7 +94,7 @@ export async function record(client: Client, charge: ChargeState, seen: PaymentS
       done.filter((one) => one?.status === 'failed'),
       done.filter((one) => one?.status !== 'failed'),
     ]
-    // What frees an amount is written before what takes it: the database adds them up at each row.
+    // Write what frees an amount before what uses it: the database checks the sum at each row.
     const changes = [...failed, ours, ...others, ...disputes].filter((change) => change !== undefined)
     for (const change of changes) await write(tx, charge, change)
     if (!own && left > 0) await insertOwedRefund(tx, charge, left)
@@ -109,14 +109,14 @@ export async function record(client: Client, charge: ChargeState, seen: PaymentS
 const sum = (all: readonly { amount: number }[]) => all.reduce((total, one) => total + one.amount, 0)
 const lostOf = (disputes: readonly Dispute[]) => disputes.filter((one) => one.status === 'lost')
 
-/** The refunds at the provider that our row has asked for. One from before keys were written there is told by its amount. */
+/** The refunds at the provider that our row has requested. One from before keys were stored is identified by its amount. */
 function ownOf(own: Row, refunds: readonly Refund[]): Refund[] {
   const mine = refunds.filter((one) => one.key?.startsWith(`${own.id}-`))
   if (mine.length > 0 || own.status !== 'refunded' || own.provider_id !== null) return mine
   return refunds.filter((one) => one.key === null && one.amount === own.amount).slice(0, 1)
 }
 
-/** What has become of our refund, and what is to be done for it. */
+/** New state of our refund, with its next attempt. */
 function ownRefundChange(
   own: Row,
   mine: readonly Refund[],
@@ -125,42 +125,50 @@ function ownRefundChange(
 ): Change | undefined {
   const change = { row: own, purpose: 'refund' as const, provider_id: own.provider_id, reason: own.reason }
   const { amount, attempts } = own
-  // One that is known to have failed is done in a look that is older than that.
+  // A refund that is recorded as failed may still look successful in an older snapshot.
   const hopeful = mine.filter((one) => !(own.status === 'failed' && one.id === own.provider_id))
   const made = hopeful.find((one) => one.status === 'refunded') ?? hopeful.find((one) => one.status === 'pending')
   if (made) {
     if (own.status === 'refunded')
-      return own.provider_id ? undefined : { ...change, ...own, provider_id: made.id, ask_s: null }
+      return own.provider_id ? undefined : { ...change, ...own, provider_id: made.id, recheck_s: null }
     const pending = made.status === 'pending'
     const { id: provider_id, status } = made
-    return { ...change, provider_id, status, amount: made.amount, attempts, reason: null, ask_s: pending ? 60 : null }
+    return {
+      ...change,
+      provider_id,
+      status,
+      amount: made.amount,
+      attempts,
+      reason: null,
+      recheck_s: pending ? 60 : null,
+    }
   }
   const failed = mine.find((one) => one.id === own.provider_id || one.key === keyOf(own))
   if (failed && (own.status === 'pending' || own.status === 'refunded')) {
     const { id: provider_id, reason } = failed
-    return { ...change, provider_id, status: 'failed', amount, attempts, reason, ask_s: backoff_s(attempts) }
+    return { ...change, provider_id, status: 'failed', amount, attempts, reason, recheck_s: backoff_s(attempts) }
   }
   if (own.status === 'refunded') return undefined
   if (left <= 0) {
     if (own.status === 'released') return undefined
     const reason = lostOf(disputes).length > 0 ? 'dispute_lost' : 'refunded_at_provider'
-    return { ...change, status: 'released', amount, attempts, reason, ask_s: null }
+    return { ...change, status: 'released', amount, attempts, reason, recheck_s: null }
   }
-  // Its charge was never captured.
+  // The charge was never captured.
   if (own.status === 'released' && own.reason === null) return undefined
   const over = own.reason === 'charge_disputed' && !disputes.some((one) => one.status === 'open')
   if (own.status === 'failed' && !own.due && !over) {
     return left === amount
       ? undefined
-      : { ...change, status: 'failed', amount: left, attempts, ask_s: backoff_s(attempts) }
+      : { ...change, status: 'failed', amount: left, attempts, recheck_s: backoff_s(attempts) }
   }
-  // An attempt that may be under way keeps its key, unless less is left than it asks for: then it comes to nothing.
+  // An attempt that may be in flight keeps its key, unless less is left than it requests: then the provider refuses it.
   const under_way = own.status === 'pending' && attempts > 0 && left >= amount
   const next = under_way ? { amount, attempts } : { amount: left, attempts: attempts + 1, provider_id: null }
-  return { ...change, ...next, status: 'pending', ask_s: 0 }
+  return { ...change, ...next, status: 'pending', recheck_s: 0 }
 }
 
-/** What comes after what: a look that is older than the row changes nothing. */
+/** Allowed transitions: a snapshot that is older than the row changes nothing. */
 const AFTER: Partial<Record<ChargeStatus, readonly ChargeStatus[]>> = {
   pending: ['refunded', 'failed'],
   refunded: ['failed'],
@@ -172,14 +180,14 @@ function changeOf(rows: readonly Row[], purpose: Row['purpose'], seen: Refund | 
   const row = rows.find((one) => one.purpose === purpose && one.provider_id === seen.id)
   if (row && !AFTER[row.status]?.includes(seen.status)) return undefined
   const { id: provider_id, status, amount, reason } = seen
-  return { ...(row && { row }), purpose, provider_id, status, amount, reason, attempts: 0, ask_s: null }
+  return { ...(row && { row }), purpose, provider_id, status, amount, reason, attempts: 0, recheck_s: null }
 }
 
 async function write(tx: Transaction, charge: ChargeState, change: Change): Promise<void> {
-  const { row, purpose, provider_id, status, amount, reason, attempts, ask_s } = change
+  const { row, purpose, provider_id, status, amount, reason, attempts, recheck_s } = change
   const over = status !== 'pending' && status !== 'failed' && status !== 'open'
   const settled_at = over ? sql`clock_timestamp()` : sql`NULL`
-  const ask_at = ask_s === null ? sql`NULL` : sql`clock_timestamp() + ${ask_s} * interval '1 second'`
+  const ask_at = recheck_s === null ? sql`NULL` : sql`clock_timestamp() + ${recheck_s} * interval '1 second'`
   if (row) {
     await query(
       tx,
@@ -201,7 +209,7 @@ async function write(tx: Transaction, charge: ChargeState, change: Change): Prom
   )
 }
 
-/** Purchases and bookings that this money has bought, or may still buy: the payer, or what late money bought instead. */
+/** Purchases and bookings that this charge pays or may still pay: its own, and the replacement that late money bought. */
 const boughtWith = (id: string) => sql`(
   SELECT id, queue, 'purchase' AS of, status IN ('queued', 'held', 'confirmed') AS keeps, status = 'confirmed' AS sold
   FROM purchases WHERE id = ${id} OR replaces = ${id}
@@ -209,7 +217,7 @@ const boughtWith = (id: string) => sql`(
   SELECT id, resource, 'booking', status IN ('queued', 'requested', 'accepted', 'completed'), status = 'accepted'
   FROM bookings WHERE id = ${id} OR replaces = ${id})`
 
-/** A refund that was made at the provider came back from the bank after its sale was undone: now we owe it. */
+/** A bank returned a refund made at the provider after its sale was undone: now we owe it. */
 async function insertOwedRefund(tx: Transaction, charge: ChargeState, left: number): Promise<void> {
   await query(
     tx,
@@ -220,7 +228,7 @@ async function insertOwedRefund(tx: Transaction, charge: ChargeState, left: numb
   )
 }
 
-/** All of it was given back at the provider: the sale is undone in its line, as by a command of ours. */
+/** Everything was refunded at the provider: queues a command that undoes the sale. */
 async function undoSale(tx: Transaction, charge: ChargeState): Promise<boolean> {
   const rows = await query(
     tx,
@@ -235,8 +243,8 @@ async function undoSale(tx: Transaction, charge: ChargeState): Promise<boolean> 
 }
 
 /**
- * When this charge is looked at next: after an hour, and then each time when it is twice as old, 30 days at most; sooner
- * while something of it is undecided. Unless a webhook has come since the row was read: then at once.
+ * Schedules the next check of this charge: after an hour, then whenever its age has doubled, within 30 days at most; sooner
+ * while a refund or dispute is undecided. If a webhook has come since the row was read, the check stays due now.
  */
 export async function scheduleNextCheck(
   on: Client | Transaction,
@@ -257,7 +265,7 @@ export async function scheduleNextCheck(
   )
 }
 
-/** Our refund, when nothing is known of its attempt but that it may have been asked for. */
+/** Our refund, when its attempt has no known outcome: it may have been requested already. */
 async function refundToRequest(tx: Transaction, id: string): Promise<OwnRefund | undefined> {
   const [row] = await query<OwnRefund>(
     tx,
@@ -267,7 +275,7 @@ async function refundToRequest(tx: Transaction, id: string): Promise<OwnRefund |
   return row
 }
 
-/** The provider has taken our refund: done, or pending there. */
+/** Records the provider's response to our refund: refunded, pending or failed. */
 export async function recordRefundResult(client: Client, { id, attempts }: OwnRefund, made: Refund): Promise<boolean> {
   const { id: provider_id, status, reason } = made
   const recheck_s = status === 'refunded' ? null : status === 'failed' ? backoff_s(attempts) : 60
@@ -283,7 +291,7 @@ export async function recordRefundResult(client: Client, { id, attempts }: OwnRe
   return rows.length > 0
 }
 
-/** The provider will not do it: this attempt is over, and the next one comes later, with a key of its own. */
+/** Records a refusal: this attempt has ended, and the next one comes later with a key of its own. */
 export async function recordRefundRefusal(
   client: Client,
   { id, attempts }: OwnRefund,

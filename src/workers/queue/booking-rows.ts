@@ -1,8 +1,7 @@
 /**
- * The calendar's side of a batch: the bookings that stand in its lines, those that have their time already, and what was
- * decided. Invariants: it is read and written under the row locks that the batch's guard has taken; every change is conditional
- * on the status that was decided on and on nobody having a newer token; who leaves is written before who comes, so that
- * the EXCLUDE constraint sees what was decided and not a moment in between.
+ * Booking rows of a batch: the pending ones, the active ones, and what was decided. Invariants: active bookings are read
+ * and all are written under the row locks of the batch; every change is conditional on the status that was decided on and
+ * on no newer token; ended bookings are written before new ones, so that the EXCLUDE constraint never sees a transient overlap.
  */
 import { sql } from 'drizzle-orm'
 import { type Client, query, type Transaction, unnestRows } from '../../shared/db/client.ts'
@@ -25,7 +24,7 @@ const COLUMNS = `b.id, b.seq, b.resource AS queue, b.kind, b.customer,
     WHERE c.booking = b.id AND c.purpose = 'charge') END AS hold_until_ms`
 
 type FetchedRow = BookingRow & {
-  line: string
+  fetched_queue: string
   resource_kind: 'units' | 'calendar' | null
   item: BookingItem['kind'] | null
   command_id: string | null
@@ -34,25 +33,34 @@ type FetchedRow = BookingRow & {
   command_payment: Payment | null
 }
 
-/** References of units that one process remembers, so that their lines are not asked for bookings again. */
+/** Resources of kind `units` that one process remembers, so that their queues are not read for bookings again. */
 const REMEMBERED = 100_000
 
-/** Takes what stands in calendars' lines. A resource never changes its kind: a line of units is looked at once. */
+/** Fetches the pending rows of calendars. A resource never changes its kind: a queue of units is read once. */
 export function createBookingFetcher(client: Client) {
   const units = new Set<string>()
   return {
     /** Overdue requests first, then bookings after `after` and commands by seq. Rows of one booking share one object. */
-    async fetch(lines: readonly QueueCursor[]): Promise<Map<string, BookingItem[]>> {
-      const taken = new Map<string, BookingItem[]>()
-      const asked = lines.filter(({ queue }) => !units.has(queue))
-      if (asked.length === 0) return taken
-      const rows = await query<FetchedRow>(client, pendingBookingsSql(asked))
+    async fetch(cursors: readonly QueueCursor[]): Promise<Map<string, BookingItem[]>> {
+      const fetched = new Map<string, BookingItem[]>()
+      const calendars = cursors.filter(({ queue }) => !units.has(queue))
+      if (calendars.length === 0) return fetched
+      const rows = await query<FetchedRow>(client, pendingBookingsSql(calendars))
       if (units.size > REMEMBERED) units.clear()
       const bookings = new Map<string, BookingRow>()
-      for (const { line, resource_kind, item, command_id, command_seq, command, command_payment, ...fresh } of rows) {
-        if (resource_kind === 'units') units.add(line)
+      for (const {
+        fetched_queue,
+        resource_kind,
+        item,
+        command_id,
+        command_seq,
+        command,
+        command_payment,
+        ...row
+      } of rows) {
+        if (resource_kind === 'units') units.add(fetched_queue)
         if (item === null) continue
-        const booking = bookings.get(fresh.id) ?? fresh
+        const booking = bookings.get(row.id) ?? row
         bookings.set(booking.id, booking)
         const one: BookingItem =
           command_id !== null && command_seq !== null && command !== null
@@ -62,16 +70,16 @@ export function createBookingFetcher(client: Client) {
                 command: { id: command_id, seq: command_seq, command, payment: command_payment },
               }
             : { kind: item === 'expired' ? 'expired' : 'booking', booking }
-        taken.set(line, [...(taken.get(line) ?? []), one])
+        fetched.set(fetched_queue, [...(fetched.get(fetched_queue) ?? []), one])
       }
-      return taken
+      return fetched
     },
   }
 }
 
-const pendingBookingsSql = (wanted: readonly QueueCursor[]) => sql`
-  SELECT q.queue AS line, r.kind AS resource_kind, i.*
-  FROM ${unnestRows('q', wanted, { queue: 'text', after: 'bigint', limit: 'int' })}
+const pendingBookingsSql = (cursors: readonly QueueCursor[]) => sql`
+  SELECT q.queue AS fetched_queue, r.kind AS resource_kind, i.*
+  FROM ${unnestRows('q', cursors, { queue: 'text', after: 'bigint', limit: 'int' })}
   LEFT JOIN resources r ON r.ref = q.queue
   LEFT JOIN LATERAL (
     (SELECT 'expired' AS item, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS command,
@@ -90,15 +98,15 @@ const pendingBookingsSql = (wanted: readonly QueueCursor[]) => sql`
   ORDER BY q.queue, i.rank, coalesce(i.command_seq, i.seq)`
 
 /**
- * The active bookings that a new one of this batch could meet: of its calendar at its time, or of its rider. One that is
- * paid for may have to be made anew.
+ * The active bookings that a new booking of this batch could conflict with: of its calendar at its time, or of its rider. A
+ * `paid` command may have to replace its expired booking.
  */
 export async function readActiveBookings(tx: Transaction, items: readonly BookingItem[]): Promise<BookingRow[]> {
-  const comes = (item: BookingItem) => item.kind === 'booking' || item.command?.command === 'paid'
-  const news = items.filter(comes).map((item) => item.booking)
-  if (news.length === 0) return []
-  const ranges = news.map(({ queue, from_ms, until_ms }) => ({ queue, from_ms, until_ms }))
-  const riders = news.filter((row) => row.kind === 'ride').map((row) => row.customer)
+  const isNew = (item: BookingItem) => item.kind === 'booking' || item.command?.command === 'paid'
+  const added = items.filter(isNew).map((item) => item.booking)
+  if (added.length === 0) return []
+  const ranges = added.map(({ queue, from_ms, until_ms }) => ({ queue, from_ms, until_ms }))
+  const riders = added.filter((row) => row.kind === 'ride').map((row) => row.customer)
   return await query<BookingRow>(
     tx,
     sql`
@@ -113,11 +121,11 @@ export async function readActiveBookings(tx: Transaction, items: readonly Bookin
   )
 }
 
-/** Writes what was decided; false when a row was not as it had been taken, and all is to be rolled back. */
+/** Writes what was decided; false when a row has changed since the fetch, and the batch is to be rolled back. */
 export async function writeBookings(tx: Transaction, { bookings, overdue }: BookingDecision): Promise<boolean> {
   const active = bookings.filter((change) => isActive(change.status))
   const ended = bookings.filter((change) => !isActive(change.status))
-  // In one order of riders, lest two batches of two drivers wait for each other's.
+  // In one order of riders, so that the batches of two drivers cannot deadlock on their riders.
   active.sort((a, b) => (a.customer < b.customer ? -1 : 1))
   const expire = sql`
     UPDATE bookings SET status = 'expired', during = ${ENDED_RANGE}, settled_at = clock_timestamp()
@@ -132,7 +140,7 @@ export async function writeBookings(tx: Transaction, { bookings, overdue }: Book
   return parts.reduce((sum, rows) => sum + rows.length, 0) === bookings.length + overdue.length
 }
 
-/** A ride that is over ends now; a range may not be empty. */
+/** Period of an ended ride: until now; a range must not be empty. */
 const ENDED_RANGE = sql.raw(`CASE WHEN upper_inf(during)
   THEN tstzrange(lower(during), greatest(clock_timestamp(), lower(during) + interval '1 microsecond')) ELSE during END`)
 
@@ -144,7 +152,7 @@ const updateSql = (changes: readonly BookingChange[]) => sql`
       during = CASE WHEN d.status IN ('requested', 'accepted', 'rejected') THEN t.during ELSE ${ENDED_RANGE} END
   FROM ${unnestRows('d', changes, { id: 'uuid', was: 'text', status: 'text', reason: 'text', conflicts: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
   WHERE t.id = d.id AND t.status = d.was
-    -- A reader that was told "expired" must never see this request accepted: the clock is asked under the row lock.
+    -- A request that a reader has seen as expired must not be accepted: the clock is read under the row lock.
     AND (d.was <> 'requested' OR d.status NOT IN ('requested', 'accepted') OR t.expires_at IS NULL
          OR t.expires_at > clock_timestamp())
     AND NOT EXISTS (SELECT 1 FROM resources r WHERE r.ref = t.resource AND r.fencing_token > d.fencing_token)

@@ -1,13 +1,13 @@
 /**
- * What a batch writes about money and limits, in its own transaction: rows that ask for a charge, a capture or a refund,
- * and the units that each customer has of a limited resource. Invariant: nothing here asks the provider; what stands
- * here after the commit is carried out by the payment jobs, however often they are lost.
+ * What a batch writes about charges and limits, in its own transaction: rows that request a charge, a capture or a refund,
+ * and the units that each customer has of a limited resource. Invariant: no statement here waits for the provider; the
+ * charge jobs carry out the committed rows, however often a job is lost.
  */
 import { sql } from 'drizzle-orm'
 import { query, type Transaction, unnestRows } from '../../shared/db/client.ts'
 import type { ChargeRequest, PaymentChange, PurchaseItem, Replacement, Resource } from '../decide/purchases.ts'
 
-/** Fills in what the batch's customers have of resources with a limit; asks nothing where there is none. */
+/** Reads the holdings of the batch's customers into the resources with a limit; no statement where there is no limit. */
 export async function readHoldings(
   tx: Transaction,
   items: readonly PurchaseItem[],
@@ -31,7 +31,7 @@ export async function readHoldings(
   for (const { resource, customer, units } of rows) resources.get(resource)?.holdings.set(customer, units)
 }
 
-/** The counts as they are after the batch. The resources' row locks are held: nobody else counts meanwhile. */
+/** Writes the holdings after the batch. The resources' row locks are held, so that no other transaction changes them. */
 export async function writeHoldings(tx: Transaction, resources: readonly Resource[]): Promise<void> {
   const rows = resources.flatMap(({ ref, holdings: taken }) =>
     Array.from(taken, ([customer, units]) => ({ resource: ref, customer, units })),
@@ -46,7 +46,7 @@ export async function writeHoldings(tx: Transaction, resources: readonly Resourc
   )
 }
 
-/** An expired purchase is bought again as a confirmed one: once, by its unique index. */
+/** Inserts a confirmed purchase that replaces an expired one: once, by its unique index. */
 export async function insertPurchaseReplacements(tx: Transaction, successors: readonly Replacement[]): Promise<void> {
   if (successors.length === 0) return
   await query(
@@ -59,7 +59,7 @@ export async function insertPurchaseReplacements(tx: Transaction, successors: re
   )
 }
 
-/** A booking that has expired is made again as an accepted one: once, by its unique index. */
+/** Inserts an accepted booking that replaces an expired one: once, by its unique index. */
 export async function insertBookingReplacements(tx: Transaction, rebooked: readonly Replacement[]): Promise<void> {
   if (rebooked.length === 0) return
   await query(
@@ -73,20 +73,20 @@ export async function insertBookingReplacements(tx: Transaction, rebooked: reado
   )
 }
 
-/** What is paid with from here on. False when one of them is not set aside any more. */
+/** Writes new payment methods. False when one of the rows is no longer held or requested. */
 export async function writePayments(tx: Transaction, payments: readonly PaymentChange[]): Promise<boolean> {
   for (const [of, table, status] of [
     ['purchase', 'purchases', 'held'],
     ['booking', 'bookings', 'requested'],
   ] as const) {
-    // The last one of a batch counts: an earlier card may have been declined in it.
+    // The last one of a batch wins: an earlier card may have been declined in it.
     const own = new Map(payments.flatMap((one) => (one.of === of ? [[one.id, one]] : [])))
     if (own.size === 0) continue
     const rows = await query(
       tx,
       sql`UPDATE ${sql.raw(table)} t SET payment = d.payment
           FROM ${unnestRows('d', [...own.values()], { id: 'uuid', payment: 'jsonb' })}
-          -- Queued: the hold is settled in this batch too, and its status is written behind this, on the same condition.
+          -- Queued: the hold is settled in this batch too; its status is written later, under the same condition.
           WHERE t.id = d.id AND t.status IN ('queued', ${status}) RETURNING t.id`,
     )
     if (rows.length !== own.size) return false
@@ -95,8 +95,8 @@ export async function writePayments(tx: Transaction, payments: readonly PaymentC
 }
 
 /**
- * A charge that took nothing makes way for another one: `settled_at` tells when, so that a command that was decided before
- * is known to have begun or joined it. False when one of them was not as it had been taken.
+ * Turns a failed charge into a past attempt, so that another one can follow. `settled_at` says when: a command that was
+ * decided before has started or joined it. False when one of the charges has changed since the fetch.
  */
 export async function writeAttempts(tx: Transaction, ids: readonly string[]): Promise<boolean> {
   if (ids.length === 0) return true
@@ -111,7 +111,7 @@ export async function writeAttempts(tx: Transaction, ids: readonly string[]): Pr
   return rows.length === ids.length
 }
 
-/** False when a charge to be captured was not authorized: nobody but the line gives that status up. */
+/** Returns false if a charge due for capture is no longer `authorized`. Only the queue worker moves charges out of that status. */
 export async function writeChargeRequests(tx: Transaction, payables: readonly ChargeRequest[]): Promise<boolean> {
   if (payables.length === 0) return true
   const [row] = await query<{ captures: number }>(
@@ -133,14 +133,14 @@ export async function writeChargeRequests(tx: Transaction, payables: readonly Ch
     )
     SELECT count(*) AS captures FROM capture`,
   )
-  // Once each: a cancel and the `paid` that it overtook ask for the same refund, also in one batch.
+  // Once each: a cancel and the `paid` that it overtook request the same refund, also in one batch.
   const refunds = new Set(payables.filter((payable) => payable.step === 'refund').map((payable) => payable.id))
   if (refunds.size > 0) {
     const of = sql`(SELECT e::uuid AS id FROM json_array_elements_text(${JSON.stringify([...refunds])}::json) e) d
       JOIN charges c ON (c.purchase = d.id OR c.booking = d.id) AND c.purpose = 'charge'`
-    // Locked first: what was given back at the provider is read after the job that writes it down is through.
+    // Lock first: refunds made at the provider are read after the job that records them has committed.
     await query(tx, sql`SELECT 1 FROM ${of} ORDER BY d.id FOR NO KEY UPDATE OF c`)
-    // A statement of its own: a charge that was written just now is to be seen by it, and so is what the lock waited for.
+    // A statement of its own: it must see a charge that was inserted just now, and what the lock has waited for.
     await query(
       tx,
       sql`INSERT INTO charges (purchase, booking, purpose, amount, currency)
@@ -151,7 +151,7 @@ export async function writeChargeRequests(tx: Transaction, payables: readonly Ch
               AND (r.purpose = 'refund' AND r.at_provider AND r.status <> 'failed' OR r.purpose = 'dispute' AND r.status = 'lost')
           ) back
           WHERE c.amount > back.amount
-            -- Our refund is one row. ON CONFLICT cannot say so: the trigger that adds refunds up refuses the row before it.
+            -- Our refund is one row. Not by ON CONFLICT: the trigger that sums the refunds rejects the row before it.
             AND NOT EXISTS (SELECT 1 FROM charges r
               WHERE (r.purchase = d.id OR r.booking = d.id) AND r.purpose = 'refund' AND NOT r.at_provider)
           ORDER BY d.id`,

@@ -1,7 +1,7 @@
 /**
- * One attempt to tell an endpoint. Invariants: it ends within its time, whatever the other side does; it never connects to
- * an address that is not public, for the address that a name resolves to is looked at as it is connected to; it goes where
- * it was told and no further: a redirect is an answer like any other.
+ * One attempt to deliver an event. Invariants: it ends within its time limit, whatever the endpoint does; it never connects
+ * to an address that is not public, because the resolved address is checked when the connection is made; it does not follow
+ * redirects.
  */
 import http from 'node:http'
 import https from 'node:https'
@@ -10,13 +10,13 @@ import { Webhook } from 'standardwebhooks'
 import type { Config } from '../../shared/config.ts'
 import type { Event } from '../../shared/outbox.ts'
 
-/** Bytes of an answer that are read, so that the connection can be used again; nobody looks at them. */
+/** Bytes of a response body that are read and discarded, so that the connection can be reused. */
 const ANSWER_BYTES = 64 * 1024
-/** Characters of what went wrong that are kept. */
+/** Characters of an error message that are stored. */
 const ERROR_LENGTH = 300
 
 export interface Attempt {
-  /** undefined: there was no answer */
+  /** undefined: there was no response */
   status?: number
   error?: string
   duration_ms: number
@@ -40,7 +40,7 @@ export function createPoster({ allow_private, timeout_ms }: Pick<Config['webhook
   const options = { keepAlive: true, maxSockets: 64, allowPrivateIPAddress: allow_private }
   const agents = { http: new RequestFilteringHttpAgent(options), https: new RequestFilteringHttpsAgent(options) }
 
-  /** The status of the answer. @throws what kept it from coming */
+  /** The status of the response. @throws the error of the connection, or that the time limit is over */
   function send(url: URL, body: string, headers: Record<string, string>, signal: AbortSignal): Promise<number> {
     const secure = url.protocol === 'https:'
     return new Promise((resolve, reject) => {
@@ -50,11 +50,11 @@ export function createPoster({ allow_private, timeout_ms }: Pick<Config['webhook
         headers: { ...headers, 'content-length': Buffer.byteLength(body) },
         signal,
       })
-      // Not AbortSignal.any: one that a long-lived signal feeds is kept as long as that one.
-      const late = setTimeout(() => request.destroy(new Error(`no answer within ${timeout_ms} ms`)), timeout_ms)
+      // Not AbortSignal.any: its signal lives as long as the long-lived signal that it depends on.
+      const late = setTimeout(() => request.destroy(new Error(`no response within ${timeout_ms} ms`)), timeout_ms)
       request.once('close', () => clearTimeout(late))
       request.once('error', (error: NodeJS.ErrnoException) => {
-        // The other side had closed a connection that was kept: nothing was heard, and a new one is tried at once.
+        // The endpoint had closed a kept connection: no response came, so retry at once on a new connection.
         const stale = request.reusedSocket && error.code === 'ECONNRESET' && !signal.aborted
         if (stale) send(url, body, headers, signal).then(resolve, reject)
         else reject(error)

@@ -1,6 +1,6 @@
 /**
- * Who is told when: one worker at a time looks for lines with something to tell, and each becomes a BullMQ job of any worker.
- * Invariant: the jobs are hints. What is to be told stands in Postgres, and the next look makes up for a lost one.
+ * Schedules deliveries: one worker at a time (under a lease) polls for streams with undelivered events and adds a BullMQ job
+ * for each. Invariant: the jobs are hints. The state is in Postgres, and the next poll makes up for a lost job.
  */
 import { Queue, Worker } from 'bullmq'
 import type { Config } from '../../shared/config.ts'
@@ -14,14 +14,14 @@ import { createDeliveries } from './delivery.ts'
 import { createPoster } from './http-sender.ts'
 import { advanceStreams, type DeliveryStream, dueStreams, hasEndpoints, prune } from './streams.ts'
 
-/** Milliseconds between looks: what a webhook is late at most, beside its own way. */
+/** Milliseconds between polls: the delay that they add to a webhook at most. */
 const POLL_MS = 250
-/** Milliseconds between looks for what is old enough to be forgotten. */
+/** Milliseconds between two deletions of old events. */
 const PRUNE_MS = 60_000
-/** Milliseconds for one statement; and for one step of a look, after which another worker may look. */
+/** Milliseconds for one statement; and for one step of a poll, after which another worker may poll. */
 const STATEMENT_MS = 8_000
 const STEP_MS = 12_000
-/** Lines of one worker at once. */
+/** Streams that one worker delivers concurrently. */
 const CONCURRENT_STREAMS = 32
 
 export interface WebhookJobsDeps {
@@ -38,7 +38,7 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
     name: 'holdfast-webhooks',
     idle_in_transaction_ms: ttl_ms,
     statement_ms: STATEMENT_MS,
-    // What a crash of Postgres takes back is told once more: for that, nobody waits for the disk at every event.
+    // Progress that is lost in a crash of Postgres costs a second delivery, which is cheaper than an fsync for every event.
     settings: { synchronous_commit: 'off' },
   })
   const { client } = db
@@ -53,7 +53,7 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
     skipWaitingForReady: true,
     skipVersionCheck: true,
     skipMetasUpdate: true,
-    // The line is what counts: a job that failed is added again, and its name must be free by then.
+    // The stream is the state: a failed job is added again, and its id must be free by then.
     defaultJobOptions: { attempts: 1, removeOnComplete: true, removeOnFail: true },
   })
   queue.on('error', () => {})
@@ -66,10 +66,12 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
     stalledInterval: Math.ceil(ttl_ms / 2),
     maxStalledCount: 1_000,
   })
-  jobs.on('error', (error) => log.debug({ error }, 'bullmq'))
-  jobs.on('failed', (job, error) => log.debug({ line: job?.data, error }, 'webhook job failed; it is told of again'))
+  jobs.on('error', (error) => log.debug({ error }, 'bullmq worker error'))
+  jobs.on('failed', (job, error) =>
+    log.debug({ stream: job?.data, error }, 'webhook job failed; the next poll adds it again'),
+  )
 
-  /** One look; whoever has the lease does it. */
+  /** One poll, by the worker that gets the lease. */
   async function scheduleDue(): Promise<void> {
     if (!(await hasEndpoints(client))) return
     const lease = await locks.tryAcquire('sweep:webhooks', { progress_ms: STEP_MS })
@@ -79,13 +81,13 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
       lease.progress()
       if (final !== undefined) await advanceStreams(client, final)
       lease.progress()
-      const lines = await dueStreams(client)
-      // One job a line: while it waits or is worked, another is not added. A name has no colon.
+      const streams = await dueStreams(client)
+      // One job for a stream: while it waits or runs, BullMQ adds no other with its id. An id must not contain a colon.
       await queue.addBulk(
-        lines.map((line) => ({
-          name: 'tell',
-          data: line,
-          opts: { jobId: `${line.endpoint}/${line.resource.replace(':', '/')}` },
+        streams.map((stream) => ({
+          name: 'deliver',
+          data: stream,
+          opts: { jobId: `${stream.endpoint}/${stream.resource.replace(':', '/')}` },
         })),
       )
     } finally {
@@ -110,7 +112,7 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
     let under_way: Promise<void> | undefined
     const timer = setInterval(() => {
       under_way ??= body()
-        .catch((error) => log.debug({ error }, `${what} failed; the next one makes up for it`))
+        .catch((error) => log.debug({ error }, `${what} failed; will retry`))
         .finally(() => {
           under_way = undefined
         })
@@ -120,8 +122,8 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
       await under_way
     }
   }
-  const stopScheduling = every(POLL_MS, scheduleDue, 'the look for webhooks')
-  const stopPruning = every(PRUNE_MS, pruneOld, 'forgetting old events')
+  const stopScheduling = every(POLL_MS, scheduleDue, 'poll of the delivery streams')
+  const stopPruning = every(PRUNE_MS, pruneOld, 'deletion of old events')
 
   return {
     async close() {

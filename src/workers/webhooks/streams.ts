@@ -1,17 +1,18 @@
 /**
- * The lines of the webhooks: of each endpoint and resource, how far it was told. Invariants: a line moves from the number
- * that its sender saw, under the sender's token, or not at all; the outbox is forgotten from its beginning only.
+ * The delivery streams of the webhooks: for each endpoint and resource, how far its events were delivered. Invariants: a
+ * stream advances only from the number that its sender read and under the sender's token; the outbox is pruned only from
+ * its beginning.
  */
 import { sql } from 'drizzle-orm'
 import { type Client, query } from '../../shared/db/client.ts'
 import { type Event, parseEventId } from '../../shared/outbox.ts'
 import type { Attempt } from './http-sender.ts'
 
-/** Outbox rows that an endpoint's lines learn of at once. */
+/** Outbox rows that one statement adds to the streams of an endpoint. */
 const ROWS = 2_000
-/** Lines that are told of at once. */
+/** Streams that one poll schedules. */
 const STREAMS = 1_000
-/** Rows that are forgotten at once. */
+/** Rows that one statement deletes. */
 const PRUNED_ROWS = 5_000
 
 export interface DeliveryStream {
@@ -29,12 +30,12 @@ export interface ClaimedStream extends DeliveryStream {
   attempts: number
 }
 
-/** True when anybody is to be told of anything. */
+/** True when there is an enabled endpoint. */
 export async function hasEndpoints(client: Client): Promise<boolean> {
   return (await query(client, sql`SELECT 1 FROM webhook_endpoints WHERE disabled_reason IS NULL LIMIT 1`)).length > 0
 }
 
-/** Tells the lines what there is up to this row of the outbox, which is final. */
+/** Extends the streams up to this row of the outbox, which is final. */
 export async function advanceStreams(client: Client, final: number): Promise<void> {
   await query(
     client,
@@ -54,7 +55,7 @@ export async function advanceStreams(client: Client, final: number): Promise<voi
   )
 }
 
-/** Lines that have something to be told now. */
+/** Streams with undelivered events whose next attempt is due. */
 export async function dueStreams(client: Client): Promise<DeliveryStream[]> {
   return await query<DeliveryStream>(
     client,
@@ -64,7 +65,7 @@ export async function dueStreams(client: Client): Promise<DeliveryStream[]> {
   )
 }
 
-/** Puts this sender's token on the line; undefined when there is nothing to send, or a newer sender. */
+/** Writes this sender's token to the stream; undefined when there is nothing to send or a newer sender. */
 export async function claimStream(client: Client, { endpoint, resource }: DeliveryStream, token: number) {
   const [row] = await query<ClaimedStream>(
     client,
@@ -79,20 +80,20 @@ export async function claimStream(client: Client, { endpoint, resource }: Delive
   return row
 }
 
-const own = (line: ClaimedStream, token: number) =>
-  sql`endpoint = ${line.endpoint} AND resource = ${line.resource} AND fencing_token = ${token} AND delivered_sequence = ${line.delivered_sequence}`
+const own = (stream: ClaimedStream, token: number) =>
+  sql`endpoint = ${stream.endpoint} AND resource = ${stream.resource} AND fencing_token = ${token} AND delivered_sequence = ${stream.delivered_sequence}`
 
-/** The columns of an attempt of this event. */
-const insertAttempt = (line: ClaimedStream, event: Event, attempt: Attempt) => sql`
+/** Inserts an attempt of this event into the log of deliveries. */
+const insertAttempt = (stream: ClaimedStream, event: Event, attempt: Attempt) => sql`
   INSERT INTO webhook_deliveries (endpoint, event, type, resource, sequence, attempt, status, error, duration_ms)
-  SELECT ${line.endpoint}::uuid, ${event.id}, ${event.type}, ${line.resource}, ${event.sequence}::bigint,
-         ${line.attempts + 1}::int, ${attempt.status ?? null}::int, ${attempt.error ?? null}, ${attempt.duration_ms}::int
+  SELECT ${stream.endpoint}::uuid, ${event.id}, ${event.type}, ${stream.resource}, ${event.sequence}::bigint,
+         ${stream.attempts + 1}::int, ${attempt.status ?? null}::int, ${attempt.error ?? null}, ${attempt.duration_ms}::int
   FROM moved RETURNING 1`
 
-/** The event was taken. False: the line is no longer this sender's, or was moved by a replay. */
+/** The endpoint accepted the event. False: another sender has the stream, or a replay has moved it. */
 export async function recordDelivered(
   client: Client,
-  line: ClaimedStream,
+  stream: ClaimedStream,
   token: number,
   event: Event,
   attempt: Attempt,
@@ -102,31 +103,31 @@ export async function recordDelivered(
     sql`WITH moved AS (
           UPDATE webhook_streams SET delivered_sequence = ${event.sequence}, outbox_id = ${parseEventId(event.id).id}, attempts = 0,
                  failing_since = NULL
-          WHERE ${own(line, token)} RETURNING 1)
-        ${insertAttempt(line, event, attempt)}`,
+          WHERE ${own(stream, token)} RETURNING 1)
+        ${insertAttempt(stream, event, attempt)}`,
   )
   return rows.length > 0
 }
 
-/** Nobody is to be told of what lies before this number. */
+/** Skips events that the endpoint has not subscribed to, up to this number. */
 export async function skipTo(
   client: Client,
-  line: ClaimedStream,
+  stream: ClaimedStream,
   token: number,
   delivered_sequence: number,
   outbox_id: number,
 ) {
   const rows = await query(
     client,
-    sql`UPDATE webhook_streams SET delivered_sequence = ${delivered_sequence}, outbox_id = ${outbox_id} WHERE ${own(line, token)} RETURNING 1`,
+    sql`UPDATE webhook_streams SET delivered_sequence = ${delivered_sequence}, outbox_id = ${outbox_id} WHERE ${own(stream, token)} RETURNING 1`,
   )
   return rows.length > 0
 }
 
-/** The event was not taken: again after a pause. Returns since how many ms it fails; undefined: no longer ours. */
+/** The endpoint did not accept the event: retry after a pause. Returns for how many ms it has failed; undefined: no longer ours. */
 export async function recordFailure(
   client: Client,
-  line: ClaimedStream,
+  stream: ClaimedStream,
   token: number,
   event: Event,
   attempt: Attempt,
@@ -137,17 +138,17 @@ export async function recordFailure(
     sql`WITH moved AS (
           UPDATE webhook_streams SET attempts = attempts + 1, failing_since = coalesce(failing_since, clock_timestamp()),
                  next_attempt_at = clock_timestamp() + ${pause_ms} * interval '1 ms'
-          WHERE ${own(line, token)} RETURNING failing_since), log AS (${insertAttempt(line, event, attempt)})
+          WHERE ${own(stream, token)} RETURNING failing_since), log AS (${insertAttempt(stream, event, attempt)})
         SELECT (extract(epoch FROM clock_timestamp() - failing_since) * 1000)::float8 AS for_ms FROM moved, log`,
   )
   return row?.for_ms
 }
 
-/** Not now: it was not even tried. */
-export async function defer(client: Client, line: ClaimedStream, token: number, pause_ms: number): Promise<void> {
+/** Postpones the next attempt: no request was made. */
+export async function defer(client: Client, stream: ClaimedStream, token: number, pause_ms: number): Promise<void> {
   await query(
     client,
-    sql`UPDATE webhook_streams SET next_attempt_at = clock_timestamp() + ${pause_ms} * interval '1 ms' WHERE ${own(line, token)}`,
+    sql`UPDATE webhook_streams SET next_attempt_at = clock_timestamp() + ${pause_ms} * interval '1 ms' WHERE ${own(stream, token)}`,
   )
 }
 
@@ -158,7 +159,7 @@ export async function disable(client: Client, endpoint: string, why: string): Pr
   )
 }
 
-/** Forgets what is older than so many days: a part of it, from the beginning. True: there is more. */
+/** Deletes events older than this number of days: a part of them, from the beginning. True: there are more. */
 export async function prune(client: Client, days: number): Promise<boolean> {
   const old = sql`created_at < clock_timestamp() - ${days} * interval '1 day'`
   const [row] = await query<{ n: number }>(
