@@ -1,4 +1,4 @@
-/** What a client can get wrong: always a 4xx problem that names the field, never a 5xx, and nothing is written. */
+/** Malformed requests: always a 4xx problem that names the field, never a 5xx, and no row is written. */
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import t, { type Test } from 'tap'
@@ -17,14 +17,14 @@ const GOOD = { name: 'Good', kind: 'units', total: 10, price: { amount: 100, cur
 await call('PUT', '/api/resources/good/1', { body: GOOD })
 await call('PUT', '/api/resources/account/1', { body: GOOD })
 await call('PUT', '/api/resources/room/1', { body: { name: 'Room', kind: 'calendar' } })
-// Made when that was allowed.
+// Created when that was allowed.
 await db.client`INSERT INTO resources (ref, kind) VALUES ('account:time', 'calendar')`
 const HELD = '01935f5e-0000-7000-8000-000000000001'
 await db.client`
   INSERT INTO purchases (id, queue, lines, hold_seconds)
   VALUES (${HELD}, 'good:1', '[{"resource": "good:1", "units": 1}]', 60)`
 
-/** Everything that a request could have written. */
+/** Every row that a request could have written. */
 async function written(): Promise<unknown> {
   const rows = await db.client`
     SELECT (SELECT json_agg(r ORDER BY ref) FROM resources r) AS resources,
@@ -38,7 +38,7 @@ async function written(): Promise<unknown> {
 }
 
 interface Case extends Request {
-  /** what is wrong */
+  /** the mistake */
   name: string
   method?: string
   path?: string
@@ -48,7 +48,7 @@ interface Case extends Request {
   code?: string
 }
 
-/** Sends each case and asserts the status, the field and that nothing was written. */
+/** Sends each case and asserts the status, the field and that no row was written. */
 async function refused(t: Test, cases: Case[]) {
   const before = await written()
   for (const { name, method = 'POST', path = '/api/purchases', status = 400, field, code, ...request } of cases) {
@@ -61,7 +61,7 @@ async function refused(t: Test, cases: Case[]) {
   t.same(await written(), before, 'nothing was written')
 }
 
-/** What no identifier may have: control characters, what is not seen, and white space outside. */
+/** Refused in identifiers: control characters, invisible characters, white space at either end. */
 const UNCLEAN = [
   'a\u0007',
   'a\nb',
@@ -121,7 +121,7 @@ t.test('units', (t) =>
   ]),
 )
 
-t.test('lines and what they name', (t) =>
+t.test('items and their resources', (t) =>
   refused(t, [
     { name: 'no lines', body: purchase({ lines: [] }), field: 'lines' },
     { name: '1,000 lines', body: purchase({ lines: Array.from({ length: 1_000 }, () => line()) }), field: 'lines' },
@@ -184,7 +184,7 @@ t.test('lines and what they name', (t) =>
   ]),
 )
 
-t.test('the rest of a purchase', (t) =>
+t.test('other fields of a purchase', (t) =>
   refused(t, [
     { name: 'unknown field', body: purchase({ discount: 1 }), field: 'discount' },
     { name: 'a status of its own', body: purchase({ status: 'confirmed' }), field: 'status' },
@@ -241,7 +241,7 @@ const TAKES = [
   ['PUT', '/api/resources/new/1', GOOD],
 ] as const
 
-t.test('bodies that are none', (t) =>
+t.test('unreadable bodies', (t) =>
   refused(
     t,
     TAKES.flatMap(([method, path, good]): Case[] => {
@@ -273,7 +273,7 @@ t.test('bodies that are none', (t) =>
         ['json in name only', 'application/jsonx'],
         ['no media type', 'json'],
       ]
-      // Kinds differ by `kind`, so that is what a body without anything lacks first.
+      // The schema selects by `kind`, so an empty body is refused for that first.
       const first = method === 'PUT' ? 'kind' : Object.keys(good)[0]
       const on = `${method} ${path}`
       return [
@@ -612,7 +612,7 @@ t.test('paths, queries and cursors', async (t) => {
     return { name: path.slice(0, 90), method: 'GET', path, field, status }
   }
   const lists = ['/api/resources', '/api/purchases', '/api/resources/good/1/movements']
-  // Each list's cursor, as the list itself would write it.
+  // A cursor of each list, as the list writes it.
   const of = [
     cursors('resources', {}, /./),
     cursors('purchases', {}, /./),
@@ -748,7 +748,7 @@ t.test('commands', (t) =>
   ),
 )
 
-t.test('the lab, both sides', (t) => {
+t.test('the lab, both variants', (t) => {
   const numbers: [path: string, member: string, values: string[]][] = [
     ['/purchase/without-lock/1', 'quantity', ['0', '-1', '1.5', '1000001', '1e309', '"1"', 'null', '[1]']],
     ['/purchase/with-lock/1', 'quantity', ['0', '-1', '1.5', '1000001', '1e309', '"1"', 'null', '[1]']],
@@ -813,7 +813,7 @@ async function send(text: string): Promise<Answer> {
   return { status: Number(status.split(' ')[1]), headers, body: body && JSON.parse(body) }
 }
 
-t.test('what is hardly HTTP', async (t) => {
+t.test('malformed HTTP', async (t) => {
   const before = await written()
   const request = (line: string, body: string, ...headers: string[]) => {
     const head = [`${line} HTTP/1.1`, 'Host: x', 'Connection: close', `Content-Length: ${body.length}`, ...headers]
@@ -845,7 +845,7 @@ t.test('what is hardly HTTP', async (t) => {
   t.same(await written(), before, 'nothing was written')
 })
 
-t.test('and the server has nothing to report', async (t) => {
+t.test('after all cases: the server has logged no error', async (t) => {
   t.equal(api.logs(), '', 'no fault of its own was logged')
   t.equal((await call('GET', '/readyz')).body.status, 'ready')
 })

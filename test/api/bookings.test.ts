@@ -1,4 +1,4 @@
-/** Stays and rides through real API and worker processes: who gets which time, and what becomes of it. */
+/** Stays and rides through real API and worker processes: each time is booked once, and ends in one status. */
 import t from 'tap'
 import { type Answer, openShop, tally } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
@@ -39,7 +39,7 @@ t.test('two APIs, three workers', async (t) => {
     t.match(await ride(driver, 'cem'), { status: 201, body: { status: 'requested' } })
   })
 
-  await t.test('64 clients for one slot: one has it (cal.diy#13397, LibreBooking#147)', async (t) => {
+  await t.test('64 clients for one slot: one gets it (cal.diy#13397, LibreBooking#147)', async (t) => {
     const room = await shop.calendar('room')
     const answers = await Promise.all(
       Array.from({ length: 64 }, (_, n) => stay(room, 3, 4 + (n % 5), { customer: `c${n}` })),
@@ -53,7 +53,7 @@ t.test('two APIs, three workers', async (t) => {
     ])
   })
 
-  await t.test('half-open: who leaves on the day that the next one comes does not meet them', async (t) => {
+  await t.test('half-open ranges: a stay may begin on the day on which another ends', async (t) => {
     const room = await shop.calendar('room')
     t.match(await stay(room, 5, 8), { status: 201 })
     t.match([await stay(room, 2, 5), await stay(room, 8, 9)], [{ status: 201 }, { status: 201 }])
@@ -64,7 +64,7 @@ t.test('two APIs, three workers', async (t) => {
     t.match(await stay(room, 8, 11), { status: 409, body: { conflicting_ids: { length: 2 } } })
   })
 
-  await t.test('a held stay: only its own accept has the dates; decline and cancel give them back', async (t) => {
+  await t.test('held stay: only its accept books the dates; decline and cancel free them', async (t) => {
     const room = await shop.calendar('room')
     const held = await stay(room, 0, 5, { hold_seconds: 60 })
     t.match(held, { status: 201, body: { status: 'requested' } })
@@ -83,17 +83,20 @@ t.test('two APIs, three workers', async (t) => {
     t.same(await free(room, 0, 9), [[day(0), day(9)]])
   })
 
-  await t.test('an accepted stay is cancelled: the replay of its accept answers 200 with what it is now', async (t) => {
-    const room = await shop.calendar('room')
-    const { body } = await stay(room, 0, 1, { hold_seconds: 60 })
-    const key = { 'idempotency-key': `accept-${room}` }
-    t.match(await shop.move(body.id, 'accept', key), { status: 200, body: { status: 'accepted' } })
-    t.match(await shop.move(body.id, 'cancel'), { status: 200, body: { status: 'cancelled' } })
-    t.match(await shop.move(body.id, 'accept', key), { status: 200, body: { status: 'cancelled' } })
-    t.match(await shop.move(body.id, 'accept'), { status: 409, body: { code: 'wrong_status' } }, 'another accept')
-  })
+  await t.test(
+    'accepted stay, then cancelled: a replay of the accept answers 200 with the present booking',
+    async (t) => {
+      const room = await shop.calendar('room')
+      const { body } = await stay(room, 0, 1, { hold_seconds: 60 })
+      const key = { 'idempotency-key': `accept-${room}` }
+      t.match(await shop.move(body.id, 'accept', key), { status: 200, body: { status: 'accepted' } })
+      t.match(await shop.move(body.id, 'cancel'), { status: 200, body: { status: 'cancelled' } })
+      t.match(await shop.move(body.id, 'accept', key), { status: 200, body: { status: 'cancelled' } })
+      t.match(await shop.move(body.id, 'accept'), { status: 409, body: { code: 'wrong_status' } }, 'another accept')
+    },
+  )
 
-  await t.test('accept, decline, cancel at once, ten times each: one wins, the others are told', async (t) => {
+  await t.test('accept, decline, cancel at once, ten times each: one wins, the others get 409', async (t) => {
     const room = await shop.calendar('room')
     const { body } = await stay(room, 0, 1, { hold_seconds: 60 })
     const answers = await Promise.all(
@@ -103,7 +106,7 @@ t.test('two APIs, three workers', async (t) => {
     t.equal(answers.filter((answer) => answer.status === 409 && answer.body.code === 'wrong_status').length, 29)
   })
 
-  await t.test('a wallet pays price × nights once, and gets it back once', async (t) => {
+  await t.test('wallet: pays price × nights once, and is refunded once', async (t) => {
     const room = await shop.calendar('room', 300)
     const account = await shop.units('account', 1_000, 1)
     const pay = { payment: { method: 'wallet', account } }
@@ -120,7 +123,7 @@ t.test('two APIs, three workers', async (t) => {
     t.match(await shop.resource(account), { available: 100, held: 0, sold: 900 })
   })
 
-  await t.test('nights are counted on the local clock: one that is 25 or 23 hours long is one night', async (t) => {
+  await t.test('nights by the local clock: 25 or 23 hours are one night', async (t) => {
     const stays: [from: string, to: string, nights: number, where: string][] = [
       ['2030-10-26T15:00:00+02:00', '2030-10-27T15:00:00+01:00', 1, 'Berlin, the clock goes back'],
       ['2030-10-24T15:00:00+02:00', '2030-10-29T15:00:00+01:00', 5, 'Berlin, five nights'],
@@ -133,7 +136,7 @@ t.test('two APIs, three workers', async (t) => {
       ['2030-10-27T02:30:00+02:00', '2030-10-27T02:10:00+01:00', 1, 'Berlin, within the hour that comes twice'],
       ['2030-06-01', '2030-06-05', 4, 'dates alone'],
       ['2030-06-01T15:00:00+02:00', '2030-06-04T11:00:00+02:00', 3, 'no change of the clock'],
-      // No clock change explains these offsets: the time that passes is what counts.
+      // No clock change explains these offsets: real time counts.
       ['2030-07-01T00:00:00+14:00', '2030-07-01T23:00:00-12:00', 3, 'offsets of two places'],
     ]
     const rooms = await Promise.all(stays.map(() => shop.calendar('room', 100)))
@@ -145,7 +148,7 @@ t.test('two APIs, three workers', async (t) => {
     }
   })
 
-  await t.test('a stay that is over is not booked, by the clock of the database', async (t) => {
+  await t.test('stay in the past: refused, by the clock of the database', async (t) => {
     const room = await shop.calendar('room', 100)
     const iso = (ms: number) => new Date(Date.now() + ms).toISOString()
     const add = async (from_ms: number, to_ms: number) => {
@@ -160,7 +163,7 @@ t.test('two APIs, three workers', async (t) => {
     t.match(await shop.booking(under_way), { status: 'accepted', amount: 100 }, 'one that is under way is')
   })
 
-  await t.test('a key finds its booking again after the stay is over', async (t) => {
+  await t.test('Idempotency-Key after the end of the stay: replays its booking', async (t) => {
     const room = await shop.calendar('room')
     const to = new Date(Date.now() + 8_000).toISOString()
     const body = { resource: room, customer: 'ada', from: '2026-01-01', to }
@@ -178,7 +181,7 @@ t.test('two APIs, three workers', async (t) => {
     t.match(other, { status: 400, body: { errors: [{ field: 'to' }] } })
   })
 
-  await t.test('what is over is not offered as free', async (t) => {
+  await t.test('availability: past time is not free', async (t) => {
     const room = await shop.calendar('room')
     const iso = (days: number) => new Date(Date.now() + days * 86_400_000).toISOString()
     const free = async (from: string, to: string) => {
@@ -206,7 +209,7 @@ t.test('two APIs, three workers', async (t) => {
     t.match(other, { status: 422, body: { code: 'idempotency_key_reused' } })
   })
 
-  await t.test('300 random ranges on 20 properties: no overlap, and nobody waits for ever', async (t) => {
+  await t.test('300 random ranges on 20 properties: no overlap, and every request is settled', async (t) => {
     const rooms = await Promise.all(Array.from({ length: 20 }, () => shop.calendar('property')))
     const answers = await Promise.all(
       Array.from({ length: 300 }, () => {

@@ -1,4 +1,4 @@
-/** The sale itself, through real API and worker processes: who gets what, in which order, and that it all adds up. */
+/** A sale through real API and worker processes: first come, first served, and the ledger balances. */
 import t from 'tap'
 import { openShop, tally } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
@@ -27,7 +27,7 @@ t.test('two APIs, three workers', async (t) => {
   })
 
   await t.test(
-    'carts {A,B} and {B,A} at once, with duplicate lines: no deadlock, no part of a cart (medusa#16285)',
+    'carts {A,B} and {B,A} at once, with duplicate items: no deadlock, no part of a cart (medusa#16285)',
     async (t) => {
       const [a, b] = [await shop.units('product', 60), await shop.units('product', 100)]
       const carts = Array.from({ length: 200 }, (_, n) => {
@@ -45,7 +45,7 @@ t.test('two APIs, three workers', async (t) => {
     },
   )
 
-  await t.test('carts against single buyers of the second resource: nobody waits for ever', async (t) => {
+  await t.test('carts against single buyers of the second resource: every purchase is settled', async (t) => {
     const [a, b] = [await shop.units('product', 1_000), await shop.units('product', 1_000)]
     const answers = await Promise.all(
       Array.from({ length: 300 }, (_, n) =>
@@ -56,7 +56,7 @@ t.test('two APIs, three workers', async (t) => {
     t.match([await shop.resource(a), await shop.resource(b)], [{ sold: 100 }, { sold: 300 }])
   })
 
-  await t.test('confirm and cancel of one hold, ten times each at once: one wins, the others are told', async (t) => {
+  await t.test('confirm and cancel of one hold, ten times each at once: one wins, the others get 409', async (t) => {
     const ref = await shop.units('product', 1)
     const { body } = await shop.buy({ customer: 'c', lines: one(ref), hold_seconds: 60 }, WAIT)
     t.equal(body.status, 'held')
@@ -67,7 +67,7 @@ t.test('two APIs, three workers', async (t) => {
     t.equal(answers.filter((answer) => answer.status === 409 && answer.body.code === 'wrong_status').length, 19)
   })
 
-  await t.test('units of an overdue hold are bought by the next in line', async (t) => {
+  await t.test('overdue hold: the next purchase in the queue gets its units', async (t) => {
     const ref = await shop.units('product', 1)
     const { body } = await shop.buy({ customer: 'slow', lines: one(ref), hold_seconds: 1 }, WAIT)
     await until(async () => (await shop.resource(ref)).available === 1, { what: 'the hold to run out' })

@@ -25,7 +25,7 @@ const one = (resource: string) => ({ customer: 'ada', lines: [{ resource, units:
 const bought = async (resource: string) =>
   (await holdfast.get('/api/purchases', { params: { query: { resource } } })).data.length
 
-/** A client whose answers go through `meddle`, and the keys that it sent. */
+/** A client whose responses go through `meddle`, and the keys that it sent. */
 function meddled(meddle: (n: number, answer: () => Promise<Response>) => Promise<Response>) {
   const keys: (string | null)[] = []
   const client = createClient({
@@ -45,34 +45,31 @@ const busy = () =>
     headers: { 'retry-after': '0', 'content-type': 'application/problem+json' },
   })
 
-t.test(
-  'the answer is lost after the purchase was taken: sent again with the same key, it is bought once',
-  async (t) => {
-    const resource = await product(5)
-    const { client, keys } = meddled(async (n, answer) => {
-      if (n === 1) return busy()
-      const taken = await answer()
-      if (n > 2) return taken
-      await taken.body?.cancel()
-      throw new TypeError('fetch failed')
-    })
-    t.match(await client.post('/api/purchases', { body: one(resource) }), { status: 'queued' })
-    t.equal(keys.length, 3, '503, no answer, an answer')
-    t.match(keys[0], /^[0-9a-f-]{36}$/)
-    t.equal(new Set(keys).size, 1)
-    t.equal(await bought(resource), 1)
-    await client.post('/api/purchases', { body: one(resource) })
-    t.not(keys[3], keys[0], 'the next one is another purchase')
-    const own = { 'idempotency-key': `own-${resource}` }
-    const [first, second] = [
-      await client.post('/api/purchases', { body: one(resource), params: { header: own } }),
-      await client.post('/api/purchases', { body: one(resource), params: { header: own } }),
-    ]
-    t.equal(first.id, second.id, 'a key of the caller is kept')
-  },
-)
+t.test('response lost after the purchase was queued: the retry with the same key buys once', async (t) => {
+  const resource = await product(5)
+  const { client, keys } = meddled(async (n, answer) => {
+    if (n === 1) return busy()
+    const taken = await answer()
+    if (n > 2) return taken
+    await taken.body?.cancel()
+    throw new TypeError('fetch failed')
+  })
+  t.match(await client.post('/api/purchases', { body: one(resource) }), { status: 'queued' })
+  t.equal(keys.length, 3, '503, no answer, an answer')
+  t.match(keys[0], /^[0-9a-f-]{36}$/)
+  t.equal(new Set(keys).size, 1)
+  t.equal(await bought(resource), 1)
+  await client.post('/api/purchases', { body: one(resource) })
+  t.not(keys[3], keys[0], 'the next one is another purchase')
+  const own = { 'idempotency-key': `own-${resource}` }
+  const [first, second] = [
+    await client.post('/api/purchases', { body: one(resource), params: { header: own } }),
+    await client.post('/api/purchases', { body: one(resource), params: { header: own } }),
+  ]
+  t.equal(first.id, second.id, 'a key of the caller is kept')
+})
 
-t.test('what could be done twice is not sent again', async (t) => {
+t.test('request without a key: not retried', async (t) => {
   const { client, keys } = meddled(async () => busy())
   const put = client.put('/api/resources/{type}/{id}', {
     params: { path: { type: 'product', id: 'twice' } },
@@ -86,7 +83,7 @@ t.test('what could be done twice is not sent again', async (t) => {
   await t.rejects(proxy.get('/api/resources'), { code: 'http_502', message: /<html>/ }, 'no problem, but an error')
 })
 
-t.test('waitFor waits for the line, as long as it is told to; what is refused is a typed error', async (t) => {
+t.test('waitFor: polls until settled or timeout; a refusal is a typed error', async (t) => {
   const resource = await product(1)
   const taken = await holdfast.post('/api/purchases', { body: one(resource) })
   await t.rejects(holdfast.waitFor(taken, { timeout_ms: 150 }), { name: 'TimeoutError' }, 'there is no worker')
@@ -99,7 +96,7 @@ t.test('waitFor waits for the line, as long as it is told to; what is refused is
   const late = await holdfast.post('/api/purchases', { body: one(resource), ...wait }).catch((error) => error)
   t.ok(late instanceof ProblemError)
   t.match(late, { status: 409, code: 'sold_out', problem: { available: 0 } })
-  // @ts-expect-error: the contract is held against it when it is written, and by the API
+  // @ts-expect-error: refused by the types, and by the API
   const malformed = holdfast.post('/api/purchases', { body: { customer: 'ada' } })
   await t.rejects(malformed, { code: 'invalid_request' })
   // @ts-expect-error: there is no such path
@@ -133,36 +130,33 @@ async function run(command: string, args: string[], stdin = '') {
   return { code, out, err }
 }
 
-t.test(
-  'the examples of README.md and docs/client.md work as they are written: in TypeScript, and with curl',
-  async (t) => {
-    const [readme = '', guide = ''] = ['README.md', 'docs/client.md'].map((path) =>
-      readFileSync(join(ROOT, path), 'utf8'),
-    )
-    const example = readFileSync(join(ROOT, 'docs/examples/buy.ts'), 'utf8')
-    t.ok(guide.includes(`\`\`\`ts\n${example}\`\`\``), 'docs/client.md shows docs/examples/buy.ts')
-    const put = (type: string, id: string, body: object) =>
-      holdfast.put('/api/resources/{type}/{id}', { params: { path: { type, id } }, body: body as never })
-    await put('product', '1', { name: 'one', kind: 'units', total: 2, price: { amount: 99_900, currency: 'USD' } })
-    await put('driver', '1', { name: 'one', kind: 'calendar' })
+t.test('examples of README.md and docs/client.md: work as written, in TypeScript and with curl', async (t) => {
+  const [readme = '', guide = ''] = ['README.md', 'docs/client.md'].map((path) =>
+    readFileSync(join(ROOT, path), 'utf8'),
+  )
+  const example = readFileSync(join(ROOT, 'docs/examples/buy.ts'), 'utf8')
+  t.ok(guide.includes(`\`\`\`ts\n${example}\`\`\``), 'docs/client.md shows docs/examples/buy.ts')
+  const put = (type: string, id: string, body: object) =>
+    holdfast.put('/api/resources/{type}/{id}', { params: { path: { type, id } }, body: body as never })
+  await put('product', '1', { name: 'one', kind: 'units', total: 2, price: { amount: 99_900, currency: 'USD' } })
+  await put('driver', '1', { name: 'one', kind: 'calendar' })
 
-    const program = await run(process.execPath, ['--import=tsx', 'docs/examples/buy.ts'])
-    t.match(program, { code: 0, out: 'bought for 99900\n' }, program.err)
+  const program = await run(process.execPath, ['--import=tsx', 'docs/examples/buy.ts'])
+  t.match(program, { code: 0, out: 'bought for 99900\n' }, program.err)
 
-    const blocks = Array.from(`${readme}\n${guide}`.matchAll(/```sh\n([^`]*curl [^`]*)```/g), ([, text = '']) => text)
-    t.equal(blocks.length, 2, 'a purchase and a ride')
-    const answers = []
-    for (const block of blocks) {
-      const { code, out, err } = await run('sh', ['-e'], block.replaceAll('http://localhost:3000', api.url))
-      t.equal(code, 0, err)
-      answers.push(JSON.parse(out))
-    }
-    t.match(answers, [
-      { status: 'confirmed', amount: 99_900 },
-      { status: 'requested', resource: 'driver:1' },
-    ])
-    const again = await run(process.execPath, ['--import=tsx', 'docs/examples/buy.ts'])
-    t.match(again, { code: 0, out: 'rejected: sold_out\n' }, 'and what it says when there is none left')
-    await until(async () => (await bought('product:1')) === 3)
-  },
-)
+  const blocks = Array.from(`${readme}\n${guide}`.matchAll(/```sh\n([^`]*curl [^`]*)```/g), ([, text = '']) => text)
+  t.equal(blocks.length, 2, 'a purchase and a ride')
+  const answers = []
+  for (const block of blocks) {
+    const { code, out, err } = await run('sh', ['-e'], block.replaceAll('http://localhost:3000', api.url))
+    t.equal(code, 0, err)
+    answers.push(JSON.parse(out))
+  }
+  t.match(answers, [
+    { status: 'confirmed', amount: 99_900 },
+    { status: 'requested', resource: 'driver:1' },
+  ])
+  const again = await run(process.execPath, ['--import=tsx', 'docs/examples/buy.ts'])
+  t.match(again, { code: 0, out: 'rejected: sold_out\n' }, 'and what it says when there is none left')
+  await until(async () => (await bought('product:1')) === 3)
+})

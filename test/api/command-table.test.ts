@@ -13,7 +13,7 @@ const page = readFileSync(join(ROOT, 'docs/commands.md'), 'utf8')
 
 interface Row {
   status: string
-  /** what follows the status in its cell */
+  /** the text after the status in its cell */
   how: string
   time: string
   cells: [command: string, expected: string][]
@@ -42,7 +42,7 @@ function table(heading: string): Row[] {
   })
 }
 
-/** An answer as a cell says it. */
+/** A response in the notation of a cell. */
 const cellOf = ({ status, body }: Answer) => (status === 200 ? body.status : `${status} ${body.code}`)
 
 const HOUR = "interval '1 hour'"
@@ -57,10 +57,10 @@ t.test('every command in every status at every time does what docs/commands.md s
   const world = await openWorld(t)
   const [api] = await Promise.all([world.startApi(), world.startWorker()])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
-  // What is written as queued stays so until the command tells its line.
+  // A row inserted as queued stays queued until the command nudges its queue.
   await stopSweeper(t, world)
 
-  /** Writes a booking that is in this status, at this time. */
+  /** Inserts a booking in this status, at this time. */
   async function booking(kind: 'stay' | 'ride', { status, how }: Row, time: string): Promise<string> {
     const [id, resource] = [newId(), await shop.calendar('room')]
     const [from, until] = kind === 'ride' ? [`now() - ${HOUR}`, 'NULL'] : (TIMES[time] ?? ['', ''])
@@ -99,7 +99,7 @@ t.test('every command in every status at every time does what docs/commands.md s
       await shop.client`UPDATE purchases SET expires_at = clock_timestamp() WHERE id = ${id}`
     }
     if (status === 'expired') {
-      // Somebody wants the unit: the hold is expired in that settlement.
+      // Another purchase needs the unit: its settlement expires the hold.
       await buy(1, { hold_seconds: 1 })
     }
     return id
@@ -122,7 +122,7 @@ t.test('every command in every status at every time does what docs/commands.md s
           const what = `${heading}: ${name} of what is ${row.status} ${row.how}, ${time}`
           const id = await make(row, time)
           const send = heading === 'Purchases' ? shop.command : shop.move
-          // A busy machine may answer 503, or 202: the same key asks for the same command again.
+          // A busy machine may answer 503 or 202: the same key repeats the same command.
           const answer = await until(
             async () => {
               const one = await send(id, name, { ...WAIT, 'idempotency-key': `${name} ${id}` })

@@ -1,4 +1,4 @@
-/** The dashboard: its numbers are the API's, its races are lost on one side, and it says when it is not live. */
+/** The dashboard: its numbers equal the API's, unsafe races lose, and it says when its data is not live. */
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
@@ -18,7 +18,7 @@ const log = createLog('silent', 'test')
 const [api, worker] = await Promise.all([world.startApi({ LAB_PAUSE_MS: '300' }), world.startWorker()])
 const call = contract(api.url)
 
-/** Events of /api/dashboard until `enough` of them have come. */
+/** Events of /api/dashboard until `enough` of them have arrived. */
 async function listen(url: string, enough: (events: string[]) => boolean, headers: Record<string, string> = {}) {
   const stop = new AbortController()
   const response = await fetch(`${url}/api/dashboard`, {
@@ -34,7 +34,7 @@ async function listen(url: string, enough: (events: string[]) => boolean, header
   return { response, events: text.split('\n\n').slice(0, -1) }
 }
 
-/** An API in this process that asks for keys. */
+/** An API in this process that requires keys. */
 async function keyed(t: Test) {
   const config = readConfig({ ...world.env, API_KEYS: 'user-key', ADMIN_KEYS: 'admin-key', LAB: '0' })
   const one = await startApi({ config, metrics: createMetrics(), log })
@@ -67,7 +67,7 @@ async function stocked(t: Test) {
   return { shop, ref, lock, token: held.fencing_token }
 }
 
-t.test('what it shows is what the API says, once and as a stream', async (t) => {
+t.test('snapshot and stream: equal to the routes of the API', async (t) => {
   const { shop, ref, lock, token } = await stocked(t)
   const { body } = await call('GET', '/api/dashboard')
   t.same(
@@ -82,7 +82,7 @@ t.test('what it shows is what the API says, once and as a stream', async (t) => 
   const counted = (events: string[]) =>
     events.some((one) => /"pace":\{[^}]*"per_second":[0-9.]*[1-9]/.test(one) && /"wait_p50_ms":\d/.test(one))
   const stream = listen(api.url, counted)
-  // A sample of the pace is a second long: whatever is sold meanwhile is in one of them.
+  // A throughput sample covers a second: every sale falls into one of them.
   let stop = false
   void stream.finally(() => {
     stop = true
@@ -93,7 +93,7 @@ t.test('what it shows is what the API says, once and as a stream', async (t) => 
   t.match(events[0], /^event: samples\ndata: \[/m)
 })
 
-t.test('a line that stands still is counted, and its head told', async (t) => {
+t.test('queue without a worker: its length and the age of its oldest row', async (t) => {
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const ref = await shop.units('product', 10)
   worker.kill('SIGSTOP')
@@ -108,7 +108,7 @@ t.test('a line that stands still is counted, and its head told', async (t) => {
   t.equal((await shop.resource(ref)).sold, 7)
 })
 
-t.test('the page is public and empty, what it shows needs a key, and the queues an admin', async (t) => {
+t.test('page: public without data; its data needs a key, the queues an admin key', async (t) => {
   const { url, app } = await keyed(t)
   const page = await app.inject('/')
   t.equal(page.statusCode, 200)
@@ -136,7 +136,7 @@ t.test('the page is public and empty, what it shows needs a key, and the queues 
 })
 
 t.test(
-  'one collection for all subscribers, none without; a part that hangs is null, and is queried once',
+  'subscribers: one collection for all, none without; a part that hangs is null, and is queried once',
   async (t) => {
     let queries = 0
     let subscribed = 0
@@ -174,7 +174,7 @@ t.test(
 )
 
 const within = { skip: !hasBrowser && 'no Chromium here' }
-t.test('the page in a browser: live, the race, the key, and honest when the API is gone', within, async (t) => {
+t.test('page in a browser: live data, a race, the key, and a notice when the API is away', within, async (t) => {
   const { shop, ref, lock, token } = await stocked(t)
   const browser = await openBrowser(t)
   const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, reducedMotion: 'reduce' })
@@ -201,7 +201,7 @@ t.test('the page in a browser: live, the race, the key, and honest when the API 
   const title = page.getByRole('heading', { name: 'Stock', exact: true })
   const race = page.locator('article', { has: title })
   const outcome = race.locator('.outcome')
-  // A machine that is busy with others may answer 503: the page says that it was not measured.
+  // A busy machine may answer 503: the page then says that it was not measured.
   const measured = async () => {
     await race.getByRole('button', { name: 'Race' }).press('Enter')
     await page.locator('article:not([aria-busy])', { has: title }).waitFor()
@@ -217,7 +217,7 @@ t.test('the page in a browser: live, the race, the key, and honest when the API 
 
   const axe = readFileSync(fileURLToPath(import.meta.resolve('axe-core/axe.min.js')), 'utf8')
   await page.evaluate(axe)
-  // All of it once, and the colours of the other scheme: it is the dearest part of this test.
+  // All rules once, and the colours of the other scheme: the slowest part of this test.
   for (const [width, colorScheme, run] of [
     [390, 'dark', 'axe.run()'],
     [1280, 'light', "axe.run({ runOnly: ['color-contrast'] })"],

@@ -1,4 +1,4 @@
-/** Events as they are pushed: none is missing, none is out of order, whoever dies or comes late. */
+/** The event stream: no event is missing or out of order when a process dies or a client reconnects late. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { verify } from '../../src/shared/invariants.ts'
@@ -17,7 +17,7 @@ t.test('with an API and a worker', async (t) => {
   const shop = openShop(t, urls, world.env.DATABASE_URL)
   const at = () => urls[0] ?? ''
 
-  await t.test('a client whose API is killed in the middle of a sale goes on without a gap elsewhere', async (t) => {
+  await t.test('API killed during a sale: its client resumes on another API without a gap', async (t) => {
     const ref = await shop.units('product', 1_000)
     const heard = await listen(`${first.url}/api/events?resource=${ref}`)
     await until(heard.last, { what: 'a place in the log' })
@@ -38,14 +38,14 @@ t.test('with an API and a worker', async (t) => {
     t.same(
       all.map((one) => one.sequence),
       Array.from({ length: 200 }, (_, n) => n + 2),
-      'each number once, in order, after the first, which was the stock coming in',
+      'each number once, in order, after the first, which was the initial stock',
     )
     t.equal(new Set(all.map((one) => (one.data as { purchase: string }).purchase)).size, 200, 'each purchase once')
     t.ok(again.events.length > 0 && heard.events.length < 200, 'and some were told by either process')
     again.stop()
   })
 
-  await t.test('an event that is committed late, with an earlier id, is not jumped over', async (t) => {
+  await t.test('event committed late, with an earlier id: not skipped', async (t) => {
     const ref = await shop.units('product', 10)
     const heard = await listen(`${at()}/api/events?type=purchase.failed`)
     await until(heard.last)
@@ -61,7 +61,7 @@ t.test('with an API and a worker', async (t) => {
       await opened
     })
     await until(async () => (await shop.client`SELECT 1 FROM outbox WHERE resource = ${`${ref}-quick`}`).length === 1)
-    // Several looks of the reader's: what it has not told by then, it holds back.
+    // Several polls of the reader: an event that it has not sent by then is held back.
     await sleep(300)
     t.same(heard.events, [], 'the later id waits for the earlier one')
     gate.open()
@@ -74,61 +74,58 @@ t.test('with an API and a worker', async (t) => {
     heard.stop()
   })
 
-  await t.test(
-    'a booking, a hold, stock and what late money buys: every change has its event, in its words',
-    async (t) => {
-      const ref = await shop.units('product', 10)
-      const room = await shop.calendar('room')
-      const heard = await listen(`${at()}/api/events?after=0-0`)
-      const held = await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 2 }], hold_seconds: 60 }, WAIT)
-      await shop.command(held.body.id, 'confirm', WAIT)
-      await shop.command(held.body.id, 'refund', WAIT)
-      const stay = { resource: room, customer: 'ada', from: '2030-01-01', to: '2030-01-03' }
-      const booked = await shop.book(stay, WAIT)
-      await shop.book(stay, WAIT)
-      await shop.move(booked.body.id, 'cancel', WAIT)
-      await fetch(`${at()}/api/resources/${ref.replace(':', '/')}/restock`, {
-        method: 'POST',
-        headers: { 'content-type': 'application/json' },
-        body: '{"delta": 5, "reason": "delivery"}',
-      })
-      const of = (resource: string) => heard.events.filter((one) => one.resource === resource)
-      await until(() => of(ref).length === 5 && of(room).length === 3)
-      t.same(
-        of(ref).map((one) => [one.sequence, one.type]),
-        [
-          [1, 'resource.restocked'],
-          [2, 'purchase.held'],
-          [3, 'purchase.confirmed'],
-          [4, 'purchase.refunded'],
-          [5, 'resource.restocked'],
-        ],
-      )
-      t.match(of(ref)[1], {
-        data: { purchase: held.body.id, customer: 'ada', amount: 200, lines: [{ resource: ref, units: 2 }] },
-      })
-      t.match(of(ref)[4], { data: { delta: 5, reason: 'delivery' } })
-      t.same(
-        of(room).map((one) => [one.sequence, one.type, (one.data as { reason: string | null }).reason]),
-        [
-          [1, 'booking.accepted', null],
-          [2, 'booking.rejected', 'conflict'],
-          [3, 'booking.cancelled', null],
-        ],
-      )
-      t.match(of(room)[0], { data: { booking: booked.body.id, kind: 'stay', from: '2030-01-01T00:00:00.000Z' } })
-      heard.stop()
-      const confirmed = await listen(`${at()}/api/events?after=0-0&type=purchase.refunded&limit=1`)
-      t.equal(await confirmed.over, 'ended', 'a limit ends the stream')
-      t.same(
-        confirmed.events.map((one) => one.id),
-        [of(ref)[3]?.id],
-        'the same event has the same id',
-      )
-    },
-  )
+  await t.test('booking, hold, stock and replacement: one event for every change, of its type', async (t) => {
+    const ref = await shop.units('product', 10)
+    const room = await shop.calendar('room')
+    const heard = await listen(`${at()}/api/events?after=0-0`)
+    const held = await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 2 }], hold_seconds: 60 }, WAIT)
+    await shop.command(held.body.id, 'confirm', WAIT)
+    await shop.command(held.body.id, 'refund', WAIT)
+    const stay = { resource: room, customer: 'ada', from: '2030-01-01', to: '2030-01-03' }
+    const booked = await shop.book(stay, WAIT)
+    await shop.book(stay, WAIT)
+    await shop.move(booked.body.id, 'cancel', WAIT)
+    await fetch(`${at()}/api/resources/${ref.replace(':', '/')}/restock`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{"delta": 5, "reason": "delivery"}',
+    })
+    const of = (resource: string) => heard.events.filter((one) => one.resource === resource)
+    await until(() => of(ref).length === 5 && of(room).length === 3)
+    t.same(
+      of(ref).map((one) => [one.sequence, one.type]),
+      [
+        [1, 'resource.restocked'],
+        [2, 'purchase.held'],
+        [3, 'purchase.confirmed'],
+        [4, 'purchase.refunded'],
+        [5, 'resource.restocked'],
+      ],
+    )
+    t.match(of(ref)[1], {
+      data: { purchase: held.body.id, customer: 'ada', amount: 200, lines: [{ resource: ref, units: 2 }] },
+    })
+    t.match(of(ref)[4], { data: { delta: 5, reason: 'delivery' } })
+    t.same(
+      of(room).map((one) => [one.sequence, one.type, (one.data as { reason: string | null }).reason]),
+      [
+        [1, 'booking.accepted', null],
+        [2, 'booking.rejected', 'conflict'],
+        [3, 'booking.cancelled', null],
+      ],
+    )
+    t.match(of(room)[0], { data: { booking: booked.body.id, kind: 'stay', from: '2030-01-01T00:00:00.000Z' } })
+    heard.stop()
+    const confirmed = await listen(`${at()}/api/events?after=0-0&type=purchase.refunded&limit=1`)
+    t.equal(await confirmed.over, 'ended', 'a limit ends the stream')
+    t.same(
+      confirmed.events.map((one) => one.id),
+      [of(ref)[3]?.id],
+      'the same event has the same id',
+    )
+  })
 
-  await t.test('a cart: each of its resources tells what became of it, in a sequence of its own', async (t) => {
+  await t.test('cart: an event for each of its resources, in the sequence of that resource', async (t) => {
     const [first = '', second = ''] = [await shop.units('product', 10), await shop.units('product', 10)].sort()
     const both = [second, first].map((resource) => ({ resource, units: 1 }))
     const heard = await listen(`${at()}/api/events?after=0-0&resource=${second}`)
@@ -142,7 +139,7 @@ t.test('with an API and a worker', async (t) => {
     ]
     const refused = (await shop.buy({ customer: 'eve', lines: short }, WAIT)).body.purchase.id
     await shop.command(cart, 'refund', WAIT)
-    // What late money buys again is there at once with its status.
+    // A replacement paid by late money is inserted with its final status.
     const [again] = await shop.client<{ id: string }[]>`
       INSERT INTO purchases (queue, lines, status) VALUES (${first}, ${JSON.stringify(both)}::text::jsonb, 'failed') RETURNING id`
     const told = (events: readonly Event[], resource: string) =>
@@ -175,7 +172,7 @@ t.test('with an API and a worker', async (t) => {
     all.stop()
   })
 
-  await t.test('who comes back too late is told so, and does not go on in silence', async (t) => {
+  await t.test('client that reconnects too late: 410, no silent gap', async (t) => {
     const call = contract(at())
     await shop.client`UPDATE outbox_retention SET pruned_through_id = 3`
     const refused = await call('GET', '/api/events', { headers: { 'last-event-id': '2-1' } })
@@ -183,7 +180,7 @@ t.test('with an API and a worker', async (t) => {
     await shop.client`UPDATE outbox_retention SET pruned_through_id = 0`
   })
 
-  await t.test('an API that is told to stop ends its streams and is gone at once', async (t) => {
+  await t.test('API that stops: ends its streams and exits at once', async (t) => {
     const api = await world.startApi({ SHUTDOWN_MS: '20000' })
     const heard = await listen(`${api.url}/api/events`)
     await until(heard.last)
@@ -194,7 +191,7 @@ t.test('with an API and a worker', async (t) => {
     t.ok(performance.now() - since < 5_000, 'without waiting for the deadline')
   })
 
-  await t.test('every number of every resource is there once, in the order of the log', async (t) => {
+  await t.test('all events: every sequence number of a resource once, in log order', async (t) => {
     const gaps = await shop.client`
       SELECT resource, last_sequence FROM (
         SELECT resource, last_sequence, cardinality(statuses) AS n,

@@ -1,4 +1,4 @@
-/** What a refused request is told: words and an example, never a regular expression. */
+/** Messages for a refused value: a description and an example, never a regular expression. */
 import t from 'tap'
 import { openWorld } from '../support/environment.ts'
 import { contract, document, operations } from '../support/openapi-contract.ts'
@@ -103,7 +103,7 @@ function* wrongBodies(): Generator<Case> {
   }
 }
 
-t.test('a value that a pattern refuses: the answer names the field and an example, not the pattern', async (t) => {
+t.test('value that a pattern refuses: the problem names the field and an example, not the pattern', async (t) => {
   const world = await openWorld(t)
   const { url } = await world.startApi()
   const call = contract(url)
@@ -132,7 +132,7 @@ t.test('a value that a pattern refuses: the answer names the field and an exampl
   )
 })
 
-t.test('what is refused is said in words', async (t) => {
+t.test('refused value: the message is in words', async (t) => {
   const world = await openWorld(t)
   const { url } = await world.startApi()
   const call = contract(url)

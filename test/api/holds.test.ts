@@ -1,6 +1,6 @@
 /**
- * Units that are set aside, until a card has answered or a buyer confirms: each ends sold or for sale, whoever is late
- * or fails. BUYERS=1000 and INSTANTS=1000 are the long modes.
+ * Held units, until the card charge ends or the buyer confirms: each unit ends sold or available, even when the provider or
+ * the buyer is late or fails. BUYERS=1000 and INSTANTS=1000 are the long modes.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
@@ -10,13 +10,13 @@ import { openWorld, until } from '../support/environment.ts'
 
 const BUYERS = Number(process.env.BUYERS ?? 150)
 const UNITS = BUYERS / 5
-/** Buyers who are under way together. */
+/** Concurrent buyers. */
 const AT_ONCE = 32
 const INSTANTS = Number(process.env.INSTANTS ?? 60)
 const INSTANTS_AT_ONCE = 60
 const WAIT = { prefer: 'wait=30' }
 
-/** The share of the buyers whose card does this; all others' are good. */
+/** Share of the buyers with such a card; all other cards succeed. */
 const CARDS = { tok_chargeDeclined: 0.2, tok_error: 0.1, tok_slow: 0.1, tok_timeout: 0.05 }
 
 /** Every buyer's card, in an order that is mixed and always the same. */
@@ -51,7 +51,7 @@ t.test('two workers', async (t) => {
   }
 
   await t.test(
-    `${UNITS} units, ${BUYERS} buyers, a provider that declines, errs, is slow, answers never, and stands still`,
+    `${UNITS} units, ${BUYERS} buyers, a provider that declines, fails, is slow, never answers, and hangs`,
     async (t) => {
       const ref = await shop.units('product', UNITS, 500)
       const left = cards()
@@ -152,7 +152,7 @@ t.test('two workers', async (t) => {
     t.same(Object.keys(confirms).sort(), ['200 confirmed', '409 wrong_status'], `both: ${JSON.stringify(confirms)}`)
   })
 
-  await t.test('with the sweeper stopped, units whose time is over are sold all the same', async (t) => {
+  await t.test('sweeper stopped: units of overdue holds are still sold', async (t) => {
     await stopSweeper(t, world)
     const [a, b, c] = [
       await shop.units('product', 1),
@@ -173,7 +173,7 @@ t.test('two workers', async (t) => {
         (row) => row.status,
       )
     t.same(await statuses(), ['held', 'held'], 'nobody has touched the rows')
-    // The second resource of the cart, whose line it does not stand in.
+    // The second resource of the cart, in whose queue it is not.
     for (const ref of [c, b, a]) {
       t.match(await shop.buy({ customer: 'next', lines: one(ref) }, WAIT), { status: 201 }, `${ref} is bought`)
     }

@@ -1,4 +1,4 @@
-/** The HTTP contract, row by row of its tables, against real processes; each answer is held against openapi.json. */
+/** The HTTP contract, row by row of its tables, against real processes; each response is checked against openapi.json. */
 import { spawn } from 'node:child_process'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
@@ -12,7 +12,7 @@ import { type Answer, contract, faultOfProblem, operations } from '../support/op
 type Call = ReturnType<typeof contract>
 
 const SETTLED = { prefer: 'wait=30' }
-/** the id of nothing */
+/** an id that no row has */
 const UNKNOWN = '01935f5e-0000-7000-8000-00000000dead'
 const USD = (amount: number) => ({ amount, currency: 'USD' })
 const units = (total: number, price = 100) => ({ name: 'For sale', kind: 'units', total, price: USD(price) })
@@ -52,7 +52,7 @@ t.test('with an API and a worker', async (t) => {
   const command = (id: string, name: string, headers: Record<string, string> = {}) =>
     call('POST', `/api/purchases/${id}/${name}`, { headers })
 
-  await t.test('a resource is created, and replaced only by who knows its version', async (t) => {
+  await t.test('resource: created without If-Match, replaced only with its version', async (t) => {
     const path = at('put:1')
     const created = await call('PUT', path, { body: units(10) })
     t.equal(created.status, 201)
@@ -98,7 +98,7 @@ t.test('with an API and a worker', async (t) => {
     t.match([calendar.status, calendar.body], [201, { kind: 'calendar', total: 0, price: USD(0) }])
   })
 
-  await t.test('a currency stays once money or stock has moved in it; the price may change', async (t) => {
+  await t.test('currency: fixed once money or stock has moved; the price may change', async (t) => {
     const priced = (currency: string, amount = 100, total = 0) => ({ ...units(total), price: { amount, currency } })
     const put = (ref: string, body: object) => call('PUT', at(ref), { body, headers: { 'if-match': '*' } })
     const fixed = { status: 409, body: { code: 'currency_fixed', errors: [{ field: 'price.currency' }] } }
@@ -139,7 +139,7 @@ t.test('with an API and a worker', async (t) => {
     t.equal((await put('room:fixed', room('USD'))).status, 200)
   })
 
-  await t.test('a currency change and a first restock at once: one of them sees the other', async (t) => {
+  await t.test('currency change and first restock at once: one of them is refused', async (t) => {
     for (let n = 0; n < 10; n++) {
       const ref = await sell(call, `money:race-${n}`, 0)
       const change = { ...units(0), price: { amount: 100, currency: 'EUR' } }
@@ -154,7 +154,7 @@ t.test('with an API and a worker', async (t) => {
     }
   })
 
-  await t.test('stock goes in and out through the ledger, newest first', async (t) => {
+  await t.test('restock: adds and removes through the ledger, listed newest first', async (t) => {
     const ref = await sell(call, 'stock:1', 10)
     const restock = (body: object, headers: Record<string, string> = {}) =>
       call('POST', `${at(ref)}/restock`, { body, headers })
@@ -197,7 +197,7 @@ t.test('with an API and a worker', async (t) => {
     t.same((await call('GET', `${at('room:2')}/movements`)).body, { data: [], next_cursor: null })
   })
 
-  await t.test('a list is walked by cursor, each item once', async (t) => {
+  await t.test('list: cursors return each item once', async (t) => {
     const refs = Array.from({ length: 23 }, (_, n) => `page:${n}`).sort()
     await Promise.all(refs.map((ref) => sell(call, ref, 1)))
     for (const limit of [1, 5, 22, 23, 100]) {
@@ -222,7 +222,7 @@ t.test('with an API and a worker', async (t) => {
     }
   })
 
-  await t.test('a purchase is taken with 202, and settled when its buyer prefers to wait', async (t) => {
+  await t.test('purchase: 202 at once, the outcome with Prefer: wait', async (t) => {
     const ref = await sell(call, 'sale:1', 3)
     const taken = await buy({ lines: lines(ref) }, {})
     t.equal(taken.status, 202)
@@ -254,7 +254,7 @@ t.test('with an API and a worker', async (t) => {
     t.equal((await call('GET', '/api/purchases/01935f5e-0000-7000-8000-00000000dead')).status, 404)
   })
 
-  await t.test('lines of one resource are added up before they are checked', async (t) => {
+  await t.test('items of one resource: added up before they are checked', async (t) => {
     const ref = await sell(call, 'merge:1', 5)
     const other = await sell(call, 'merge:2', 5)
     const double = await buy({ lines: [...lines(ref, 3), ...lines(other), ...lines(ref, 3)] })
@@ -307,7 +307,7 @@ t.test('with an API and a worker', async (t) => {
     t.equal(first.body.purchase.id, second.body.purchase.id)
   })
 
-  await t.test('purchases are found by customer, resource and status', async (t) => {
+  await t.test('list of purchases: filters by customer, resource and status', async (t) => {
     const [a, b] = [await sell(call, 'find:a', 10), await sell(call, 'find:b', 10)]
     const cart = (await buy({ customer: 'eve', lines: [...lines(a), ...lines(b)] })).body.id
     const single = (await buy({ customer: 'ève & co', lines: lines(b) })).body.id
@@ -325,7 +325,7 @@ t.test('with an API and a worker', async (t) => {
     t.same(await found('customer=nobody'), [])
   })
 
-  await t.test('a customer is one, however the letters of its id are composed', async (t) => {
+  await t.test('customer id: equal in every Unicode composition', async (t) => {
     const [composed, apart] = ['Zoë', 'Zoë'].map((name, n) => name.normalize(n === 0 ? 'NFC' : 'NFD')) as [
       string,
       string,
@@ -358,7 +358,7 @@ t.test('with an API and a worker', async (t) => {
     t.match((await call('POST', '/api/leases', { body: lease })).body, { code: 'lock_busy', holder: composed })
   })
 
-  await t.test('a hold is confirmed, cancelled or refunded once; otherwise the status is named', async (t) => {
+  await t.test('hold: confirmed, cancelled or refunded once; later commands get 409 with the status', async (t) => {
     const ref = await sell(call, 'hold:1', 10)
     const hold = async (): Promise<string> => {
       const { status, body } = await buy({ lines: lines(ref, 2), hold_seconds: 600 })
@@ -396,7 +396,7 @@ t.test('with an API and a worker', async (t) => {
     t.equal((await command('01935f5e-0000-7000-8000-00000000dead', 'confirm')).status, 404)
   })
 
-  await t.test('the units of a hold whose time is over are for sale again within a second', async (t) => {
+  await t.test('expired hold: its units are available again within a second', async (t) => {
     const ref = await sell(call, 'expire:1', 1)
     const { body } = await buy({ lines: lines(ref), hold_seconds: 1 })
     t.same(codes(await buy({ lines: lines(ref) })), [409, 'sold_out'])
@@ -409,7 +409,7 @@ t.test('with an API and a worker', async (t) => {
     t.same((await walk(call, `/api/purchases?resource=${ref}&status=expired`, 5)).length, 1)
   })
 
-  await t.test('a wallet pays the exact amount and gets it back; a dry one pays nothing', async (t) => {
+  await t.test('wallet: pays the exact amount and is refunded; one with too little pays nothing', async (t) => {
     const ref = await sell(call, 'paid:1', 100, 333)
     const account = await sell(call, 'account:1', 1_000, 1)
     const payment = { method: 'wallet', account }
@@ -432,7 +432,7 @@ t.test('with an API and a worker', async (t) => {
     t.notMatch(JSON.stringify(card.body), 'tok_visa', "a card's token never leaves again")
   })
 
-  await t.test('a stay is booked, found, and its calendar says what is free', async (t) => {
+  await t.test('stay: booked and listed, and availability shows the free ranges', async (t) => {
     const room = { name: 'Room', kind: 'calendar', price: USD(50) }
     t.equal((await call('PUT', at('house:1'), { body: room })).status, 201)
     const body = { resource: 'house:1', customer: 'ada', from: '2030-05-01', to: '2030-05-04T12:00:00Z' }
@@ -467,7 +467,7 @@ t.test('with an API and a worker', async (t) => {
     t.equal((await call('GET', '/api/bookings/01935f5e-0000-7000-8000-00000000dead')).status, 404)
   })
 
-  await t.test('HEAD answers wherever GET does: the same status and headers, no body', async (t) => {
+  await t.test('HEAD: answered wherever GET is, with the same status and headers, no body', async (t) => {
     const { body: bought } = await buy({ lines: lines(await sell(call, 'head:1', 5)) })
     const hidden = [
       '/',
@@ -505,7 +505,7 @@ t.test('with an API and a worker', async (t) => {
     }
   })
 
-  await t.test('a method that a known path has not is a 405 that names those it has', async (t) => {
+  await t.test('unsupported method: 405 that names the allowed ones', async (t) => {
     const cases: [method: string, path: string, allow: string][] = [
       ['DELETE', '/api/purchases', 'GET, HEAD, POST'],
       ['PATCH', '/api/purchases/', 'GET, HEAD, POST'],
@@ -536,7 +536,7 @@ t.test('with an API and a worker', async (t) => {
     }
   })
 
-  await t.test('a compressed body is a 415 that names the header', async (t) => {
+  await t.test('compressed body: 415 that names the header', async (t) => {
     const body = gzipSync(JSON.stringify({ customer: 'ada', lines: lines('any:1') }))
     for (const encoding of ['gzip', 'br', 'identity, gzip']) {
       const headers = { 'content-type': 'application/json', 'content-encoding': encoding }
@@ -550,7 +550,7 @@ t.test('with an API and a worker', async (t) => {
     t.equal(plain.status, 202)
   })
 
-  await t.test('a cursor of another list, or of other filters, is a 400 that names it', async (t) => {
+  await t.test('cursor of another list or of other filters: 400 that names it', async (t) => {
     for (const ref of ['cursor:1', 'cursor:2', 'other:1']) {
       await sell(call, ref, 10)
       for (let n = 0; n < 2; n++) await buy({ customer: 'curt', lines: lines(ref) })
@@ -580,7 +580,7 @@ t.test('with an API and a worker', async (t) => {
     t.equal(same.status, 200, 'the order of the filters says nothing')
   })
 
-  await t.test('a refusal tells what was met when it was decided, whatever has changed since', async (t) => {
+  await t.test('refusal: shows the stock at the decision, not the present one', async (t) => {
     const ref = await sell(call, 'then:1', 3)
     const key = (name: string) => ({ 'idempotency-key': `then ${name}`, ...SETTLED })
     const body = { customer: 'theo', lines: [...lines(await sell(call, 'then:0', 9)), ...lines(ref, 5)] }
@@ -603,13 +603,13 @@ t.test('with an API and a worker', async (t) => {
     t.same((await buy(over, key('limit'))).body, refused.body)
   })
 
-  await t.test('health and metrics are there without a key', async (t) => {
+  await t.test('health and metrics: answered without a key', async (t) => {
     t.match((await call('GET', '/livez')).body, { status: 'ok' })
     t.match((await call('GET', '/readyz')).body, { status: 'ready', checks: { postgres: { status: 'up' } } })
     t.match((await call('GET', '/metrics')).body, /^holdfast_lock_acquire_seconds_count/m)
   })
 
-  await t.test('and the invariants hold', async (t) => {
+  await t.test('after all tests: the invariants hold', async (t) => {
     for (const { invariant, offenders } of await verify(db.client)) t.same(offenders, [], invariant)
   })
 })
@@ -625,7 +625,7 @@ t.test('with no worker', async (t) => {
   worker.kill('SIGKILL')
   await worker.exited
 
-  await t.test('waiting ends with 202 when its time runs out', async (t) => {
+  await t.test('Prefer: wait that times out: 202', async (t) => {
     const since = performance.now()
     const answer = await call('POST', '/api/purchases', { body, headers: { prefer: 'wait=1' } })
     t.ok(performance.now() - since >= 995, 'not before')
@@ -636,7 +636,7 @@ t.test('with no worker', async (t) => {
     t.match([cancel.status, cancel.body.status, cancel.headers.get('retry-after')], [202, 'queued', '1'])
   })
 
-  await t.test('a hold whose time is over is told as expired, and its units as available', async (t) => {
+  await t.test('overdue hold: shown as expired, and its units as available', async (t) => {
     await until(async () => (await call('GET', `/api/purchases/${held.body.id}`)).body.status === 'expired')
     t.match((await call('GET', at(ref))).body, { available: 5, held: 0 })
     t.equal((await call('GET', '/api/purchases?status=expired')).body.data[0]?.id, held.body.id)
@@ -652,7 +652,7 @@ t.test('with API_KEYS set', async (t) => {
   const call = contract(api.url)
   const bearer = { authorization: 'Bearer first-key' }
 
-  await t.test('no route of /api answers without one', async (t) => {
+  await t.test('no key: every route of /api answers 401', async (t) => {
     const wrong = [{}, { authorization: 'Bearer nope' }, { authorization: 'Basic first-key' }, { 'x-api-key': '' }]
     for (const headers of wrong) {
       const answer = await call('GET', '/api/purchases', { headers })
@@ -669,7 +669,7 @@ t.test('with API_KEYS set', async (t) => {
     t.equal((await fetch(`${api.url}/docs/`)).status, 200)
   })
 
-  await t.test("one caller's Idempotency-Key is another caller's new purchase", async (t) => {
+  await t.test('Idempotency-Key of another caller: a new purchase', async (t) => {
     await call('PUT', at('scope:1'), { body: units(10), headers: bearer })
     const post = (headers: Record<string, string>, customer = 'ada') =>
       call('POST', '/api/purchases', {
@@ -685,7 +685,7 @@ t.test('with API_KEYS set', async (t) => {
   })
 })
 
-t.test('a wrong variable stops a process at start, and is named', async (t) => {
+t.test('invalid variable: the process exits at start and names it', async (t) => {
   const good = { DATABASE_URL: 'postgres://u:secret@127.0.0.1/d', REDIS_URL: 'redis://127.0.0.1:6379' }
   const key = 'a key'
   const production = { NODE_ENV: 'production', API_KEYS: key, ADMIN_KEYS: key }

@@ -1,4 +1,4 @@
-/** The lab: every race shows without protection and does not happen with it, in the shapes that the tutorials read. */
+/** The lab: every race occurs without protection and not with it, in the shapes of the tutorials. */
 import { execFile } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -28,11 +28,11 @@ const parallel = (n: number, path: string, body?: object) => Promise.all(upTo(n)
 const won = (answers: Answer[]) => answers.filter(({ status, body }) => status === 200 && body.success === true).length
 
 t.teardown(async () => {
-  // The one worker of this file; a test that ends early leaves nothing half done behind it.
+  // The only worker of this file: a test that ends early leaves no unfinished work.
   await until(async () => (await call('GET', '/api/purchases?status=queued')).body.data.length === 0).catch(() => {})
 })
 
-t.test('five buyers without a lock all get the last unit, and the stock falls below zero', async (t) => {
+t.test('five buyers without a lock: all get the last unit, and the stock falls below zero', async (t) => {
   let oversold = 0
   for (let run = 0; run < 4; run++) {
     await post('/stock/1/reset', { stock: 1 })
@@ -44,9 +44,9 @@ t.test('five buyers without a lock all get the last unit, and the stock falls be
   t.ok(oversold >= 3, `oversold in ${oversold} of 4 runs`)
 })
 
-t.test('of five buyers with a lock exactly one gets the last unit, 100 times of 100', async (t) => {
+t.test('five buyers with a lock: exactly one gets the last unit, 100 times of 100', async (t) => {
   let right = 0
-  // Ten products at once: a reset waits until the line of its product lets go.
+  // Ten products at once: a reset waits until the worker releases the lease of its product's queue.
   const runs = upTo(10).map(async (product) => {
     for (let run = 0; run < 10; run++) {
       await post(`/stock/${product}/reset`, { stock: 1 })
@@ -60,7 +60,7 @@ t.test('of five buyers with a lock exactly one gets the last unit, 100 times of 
   t.equal(right, 100)
 })
 
-t.test('ten buyers of one ticket: without a lock all have it, with a lock one', async (t) => {
+t.test('ten buyers of one ticket: without a lock all get it, with a lock one', async (t) => {
   await post('/reset/1')
   const unsafe = await parallel(10, '/book-no-lock/1', { user_name: 'ada' })
   t.ok(won(unsafe) > 1, `${won(unsafe)} have the ticket`)
@@ -72,7 +72,7 @@ t.test('ten buyers of one ticket: without a lock all have it, with a lock one', 
   t.match((await call('GET', '/events/1')).body, { total_tickets: 1, available_tickets: 0, booked: 1 })
 })
 
-t.test('ten payments of 100 from 1,000: with a lock nothing is left, without it money that was spent', async (t) => {
+t.test('ten payments of 100 from 1,000: with a lock 0 is left, without it spent money remains', async (t) => {
   t.same((await post('/demo/balance/reset')).body, { balance: 1000 })
   const unsafe = await parallel(10, '/demo/race-condition/no-lock')
   const { balance } = (await call('GET', '/demo/balance')).body
@@ -84,7 +84,7 @@ t.test('ten payments of 100 from 1,000: with a lock nothing is left, without it 
   t.match(await post('/demo/race-condition/with-lock'), { status: 400, body: { error: 'Insufficient funds' } })
 })
 
-t.test('what is read is the side that was used last since the reset', async (t) => {
+t.test('read: the variant that was used last since the reset', async (t) => {
   const stock = async () => (await call('GET', '/stock/sides')).body.stock
   t.equal(await stock(), 10, 'a product that was never reset has 10')
   t.match(await post('/purchase/without-lock/sides'), { status: 200, body: { remaining_stock: 9 } }, 'no body buys one')
@@ -104,7 +104,7 @@ t.test('what is read is the side that was used last since the reset', async (t) 
   t.match(await post('/purchase/with-lock/sides', { quantity: 4 }), { status: 200, body: { remaining_stock: 0 } })
 })
 
-t.test('a reset in the middle of a sale: the ledger holds, whichever comes first', async (t) => {
+t.test('reset during a sale: the ledger balances in either order', async (t) => {
   await post('/stock/busy/reset', { stock: 20 })
   const sale = parallel(20, '/purchase/with-lock/busy', { quantity: 1 })
   const resets = await Promise.all([3, 8, 5].map((stock) => post('/stock/busy/reset', { stock })))
@@ -116,7 +116,7 @@ t.test('a reset in the middle of a sale: the ledger holds, whichever comes first
   t.ok((await call('GET', '/stock/busy')).body.stock >= 0)
 })
 
-t.test('two workers outlive their lease: only the newest of three writes', async (t) => {
+t.test('two expired leases: only the newest of three workers writes', async (t) => {
   const { body } = await post('/demo/fencing/1')
   t.match(body, { success: true, order: { written_by: 3 }, without_guard: { written_by: 2, writes: 3 } })
   const [one, two, three] = body.workers
@@ -131,17 +131,17 @@ t.test('two workers outlive their lease: only the newest of three writes', async
   t.ok(one.fencing_token < two.fencing_token && two.fencing_token < three.fencing_token, 'real tokens, rising')
 })
 
-t.test('the stale writers of two runs on one order do not mix, and the fencing_token rises', async (t) => {
+t.test('two runs on one order: serialized, and the fencing token rises', async (t) => {
   const both = await Promise.all([post('/demo/fencing/2'), post('/demo/fencing/2')])
   t.match(both, [{ body: { success: true } }, { body: { success: true } }])
   const fences = both.map(({ body }) => body.order.fencing_token)
   t.not(fences[0], fences[1])
 })
 
-/** What the demonstration of the quorum leaves behind when it leaves something. */
+/** Processes and folders that the Redlock demonstration may leave behind. */
 const leftovers = () => readdirSync(tmpdir()).filter((name) => name.startsWith('holdfast-lab-')).length
 
-t.test('five Redis, two stopped: locks; three stopped: refuses; and none of them stays', async (t) => {
+t.test('five Redis: locks with two stopped, refuses with three; no server remains', async (t) => {
   const before = leftovers()
   const [one, other] = await Promise.all([post('/demo/redlock'), post('/demo/redlock')])
   t.match(one, { status: 200 })
@@ -159,7 +159,7 @@ t.test('five Redis, two stopped: locks; three stopped: refuses; and none of them
   t.equal(leftovers(), before)
 })
 
-t.test('an API that is stopped in the middle of the quorum ends its five Redis too', async (t) => {
+t.test('API stopped during the Redlock demonstration: its five Redis end too', async (t) => {
   const other = await inProcess({})
   const before = leftovers()
   const asked = other.app.inject({ method: 'POST', url: '/demo/redlock' })
@@ -181,7 +181,7 @@ function lab(...args: string[]): Promise<{ code: number; out: string; err: strin
   })
 }
 
-t.test('npm run lab shows both sides next to each other', async (t) => {
+t.test('npm run lab: shows both variants side by side', async (t) => {
   const names = ['inventory', 'drivers', 'fencing']
   const told = await Promise.all(names.map((name) => lab(name, `--url=${api.url}`, '--runs=2')))
   for (const { code, out, err } of told) {
@@ -194,7 +194,7 @@ t.test('npm run lab shows both sides next to each other', async (t) => {
   t.match(fencing, [/^without guard +2 +6 +6 +2 +written by 2 +4 +2$/, /^fenced +2 +6 +2 +2 +written by 3 +0 +0$/])
 })
 
-t.test('with LAB=0 there is no lab, in the document neither, and npm run lab says so', async (t) => {
+t.test('LAB=0: no lab routes, none in the document, and npm run lab says so', async (t) => {
   const { app } = await inProcess({ LAB: '0' })
   const { paths } = app.swagger() as { paths: object }
   const labs = operations.filter(({ operation }) => operation.tags[0] === 'lab')
@@ -208,14 +208,14 @@ t.test('with LAB=0 there is no lab, in the document neither, and npm run lab say
   t.match(await lab('inventory', `--url=${url}`), { code: 1, err: /not measured: .* 404 \(is LAB=0 there\?\)/ })
 })
 
-t.test('the lab asks for the same keys as the rest', async (t) => {
+t.test('lab routes: require the same keys as the others', async (t) => {
   const { app } = await inProcess({ API_KEYS: 'secret' })
   const reset = (headers: Record<string, string>) => app.inject({ method: 'POST', url: '/stock/keys/reset', headers })
   t.equal((await reset({})).statusCode, 401)
   t.equal((await reset({ 'x-api-key': 'secret' })).statusCode, 200)
 })
 
-t.test('production has no lab, and refuses one', async (t) => {
+t.test('production: no lab, and LAB=1 is refused', async (t) => {
   const production = { ...world.env, NODE_ENV: 'production', API_KEYS: 'a', ADMIN_KEYS: 'b' }
   t.throws(() => readConfig({ ...production, LAB: '1' }), { message: 'LAB must not be 1 in production' })
   t.equal(readConfig({ ...world.env, LAB: '' }).lab, true)
@@ -224,7 +224,7 @@ t.test('production has no lab, and refuses one', async (t) => {
   }
 })
 
-t.test('and the invariants of what is really sold hold', async (t: Test) => {
+t.test('after all tests: the invariants hold', async (t: Test) => {
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   await until(async () => (await shop.queued()) === 0)
   await shop.verified()

@@ -1,4 +1,4 @@
-/** Leases over HTTP: any process answers for any lease, and who is gone has none. */
+/** Leases over HTTP: every process serves every lease, and a disconnected client holds none. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import t from 'tap'
@@ -34,7 +34,7 @@ const look = async (resource: string) => (await call('GET', `/api/locks/${resour
 const waiting = (resource: string, count: number) =>
   until(async () => (await look(resource)).waiters.length === count, { what: `${count} in line for ${resource}` })
 
-t.test('a lease is taken here, renewed and let go there', async (t) => {
+t.test('lease: acquired on one API, renewed and released on another', async (t) => {
   const began = Date.now()
   const taken = await call('POST', '/api/leases', { body: ask('job:1', { ttl_ms: 5_000 }) })
   t.match(taken, { status: 201, body: { resource: 'job:1', mode: 'exclusive' } })
@@ -60,7 +60,7 @@ t.test('a lease is taken here, renewed and let go there', async (t) => {
   t.equal((await look('job:1')).holders.length, 1)
 })
 
-t.test('a busy lock names its holder, who waits in order, and when to come again', async (t) => {
+t.test('busy lock: 409 with its holder, its wait queue and when to retry', async (t) => {
   const held = await take('busy:1', { owner: 'bob', ttl_ms: 8_000 })
   const first = call('POST', '/api/leases', { body: ask('busy:1', { owner: 'first', wait_ms: 20_000 }) })
   await waiting('busy:1', 1)
@@ -95,7 +95,7 @@ t.test('a busy lock names its holder, who waits in order, and when to come again
   t.match(await second, { status: 201, body: { mode: 'shared' } })
 })
 
-t.test('readers share, permits count', async (t) => {
+t.test('shared leases coexist, permits are counted', async (t) => {
   const readers = [await take('doc:1', { mode: 'shared' }), await take('doc:1', { mode: 'shared', owner: 'bob' })]
   t.equal((await call('POST', '/api/leases', { body: ask('doc:1') })).status, 409, 'no writer beside readers')
   t.equal((await look('doc:1')).holders.length, 2)
@@ -108,7 +108,7 @@ t.test('readers share, permits count', async (t) => {
   t.match((await look('gpu:1')).holders[0], { mode: 'permit', limit: 2 })
 })
 
-t.test('a lease lives by its heartbeats alone: the process that gave it may be killed', async (t) => {
+t.test('API that granted a lease is killed: heartbeats keep the lease', async (t) => {
   const doomed = await world.startApi()
   const { status, body } = await contract(doomed.url)('POST', '/api/leases', {
     body: ask('alone:1', { ttl_ms: 1_000 }),
@@ -124,7 +124,7 @@ t.test('a lease lives by its heartbeats alone: the process that gave it may be k
   t.match(await call('PUT', at(body)), { status: 410, body: { code: 'lease_lost' } })
 })
 
-t.test('who hangs up while waiting leaves no entry, and holds nobody up', async (t) => {
+t.test('client that disconnects while waiting: leaves no entry and delays no other waiter', async (t) => {
   const held = await take('hang:1')
   const hangUp = new AbortController()
   const leaver = fetch(`${api.url}/api/leases`, {
@@ -147,7 +147,7 @@ t.test('who hangs up while waiting leaves no entry, and holds nobody up', async 
   t.equal((await stayer).status, 201)
 })
 
-t.test('hung up while the lock is on its way: it is free again, not held for a day by nobody', async (t) => {
+t.test('client that disconnects during the grant: the lock is released at once', async (t) => {
   for (let n = 0; n < 4; n++) {
     const resource = `late:${n}`
     const held = await locks.acquire(resource)
@@ -159,7 +159,7 @@ t.test('hung up while the lock is on its way: it is free again, not held for a d
       signal: hangUp.signal,
     })
     await waiting(resource, 1)
-    // While the process stands still both come in: that the lock is handed to it, and that nobody waits for it any more.
+    // While the process is frozen, both arrive: the hand-off of the lock, and the disconnect of its client.
     other.kill('SIGSTOP')
     await held.release()
     t.equal((await look(resource)).holders.length, 1, 'handed over')
@@ -173,7 +173,7 @@ t.test('hung up while the lock is on its way: it is free again, not held for a d
   }
 })
 
-t.test("a made-up lease_id is refused; none of them touches anybody's lock", async (t) => {
+t.test('forged lease_id: refused, and no lock is changed', async (t) => {
   const lease = await take('forged:1')
   const [resource, mode, id, token, ttl_ms, since_ms] = JSON.parse(Buffer.from(lease.lease_id, 'base64url').toString())
   const write = (parts: unknown) => Buffer.from(JSON.stringify(parts)).toString('base64url')
@@ -195,7 +195,7 @@ t.test("a made-up lease_id is refused; none of them touches anybody's lock", asy
   t.equal((await call('PUT', at(lease))).status, 200, 'the holder has it still')
 })
 
-t.test('locks are listed page by page, those that nobody holds or wants are not', async (t) => {
+t.test('list of locks: paged, without free locks', async (t) => {
   const names = Array.from({ length: 7 }, (_, n) => `list:${n}`)
   for (const name of names) await locks.acquire(name, { job: 'job 7' })
   await until(
@@ -223,7 +223,7 @@ t.test('locks are listed page by page, those that nobody holds or wants are not'
   t.match(await look('list:nobody'), { fencing_token: 0, holders: [], waiters: [] })
 })
 
-t.test('no answer from the lock server: 503 in bounded time, and nothing is left behind', async (t) => {
+t.test('lock server does not answer: 503 in bounded time, and no entry remains', async (t) => {
   const own = await world.ownRedis()
   const { url } = await world.startApi({ REDIS_URL: own.url })
   const there = contract(url)

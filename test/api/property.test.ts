@@ -1,6 +1,6 @@
 /**
- * Whatever body a client sends to whichever route: no 5xx, every refusal is a well-formed problem of a documented
- * status, and what was let through keeps the invariants. fast-check prints seed and path of a counterexample.
+ * Random bodies to every route: no 5xx, every refusal is a well-formed problem of a documented status, and accepted requests
+ * keep the invariants. fast-check prints seed and path of a counterexample.
  */
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
@@ -37,7 +37,7 @@ interface Shot {
   headers: Record<string, string>
 }
 
-/** Fires one request and says what is wrong with its answer. */
+/** Sends one request and returns what is wrong with its response. */
 async function fire(shot: Shot) {
   const { statusCode: status, headers: got, body: text } = await api.app.inject(shot)
   const headers = new Headers()
@@ -47,7 +47,7 @@ async function fire(shot: Shot) {
   return { status, body, fault: fault && `${JSON.stringify(shot)} → ${status} ${text.slice(0, 300)}: ${fault}` }
 }
 
-/** Fires so many shots; some must be let through and some refused, else the generator proves nothing. */
+/** Sends so many requests; some must be accepted and some refused, else the generator proves nothing. */
 async function bombard(t: Test, shots: fc.Arbitrary<Shot>, count = BODIES): Promise<void> {
   const seen = new Map<number, number>()
   const bodies = fc.array(shots, { minLength: AT_ONCE, maxLength: AT_ONCE })
@@ -57,7 +57,7 @@ async function bombard(t: Test, shots: fc.Arbitrary<Shot>, count = BODIES): Prom
       seen.set(status, (seen.get(status) ?? 0) + 1)
     }
   })
-  // A batch is told as it was: to shrink fifty requests takes longer than the test has.
+  // A failing batch is reported unshrunk: shrinking fifty requests would exceed the timeout.
   await fc.assert(property, { numRuns: count / AT_ONCE, endOnFailure: true })
   const statuses = [...seen].sort(([a], [b]) => a - b)
   const [taken, refused] = [(status: number) => status < 300, (status: number) => status >= 400].map((of) =>
@@ -287,13 +287,13 @@ t.test(`PUT and DELETE /api/leases/{lease_id}, ${BODIES} ids`, async (t) => {
   )
 })
 
-/** Few: there may be a hundred endpoints, and each is a copy of every event. */
+/** Few: at most a hundred endpoints may exist, and each multiplies the deliveries. */
 const ENDPOINT_BODIES = 200
 
 t.test(`POST /api/webhook-endpoints, ${ENDPOINT_BODIES} bodies`, (t) => {
   const good = fc.record(
     {
-      // A name that never resolves, and a line that nothing happens in: nobody is told.
+      // A name that never resolves, and a resource without events: nothing is sent.
       url: fc.webPath().map((path) => `https://shop.example${path}`),
       resource: fc.constant('never:1'),
       events: fc.uniqueArray(fc.constantFrom('purchase.held', 'booking.expired'), { minLength: 1 }),
@@ -303,7 +303,7 @@ t.test(`POST /api/webhook-endpoints, ${ENDPOINT_BODIES} bodies`, (t) => {
   return bombard(t, shot('POST', fc.constant('/api/webhook-endpoints'), good), ENDPOINT_BODIES)
 })
 
-/** Fewer: a reset waits until the line of the same number lets go. */
+/** Fewer: a reset waits until the worker releases the lease of the same number. */
 const LAB_BODIES = 500
 
 t.test(`the lab, ${LAB_BODIES} bodies`, async (t) => {
@@ -324,7 +324,7 @@ t.test(`the lab, ${LAB_BODIES} bodies`, async (t) => {
   await bombard(t, fc.oneof(...all, { weight: 1, arbitrary: stocks }, { weight: 1, arbitrary: tickets }), LAB_BODIES)
 })
 
-t.test('and the invariants hold', async (t) => {
+t.test('after all bodies: the invariants hold', async (t) => {
   await settled()
   for (const { invariant, looked_at, offenders } of await verify(db.client)) {
     t.same(offenders, [], `${invariant} (${looked_at} looked at)`)

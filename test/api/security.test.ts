@@ -1,4 +1,4 @@
-/** Who may call what, how often, from which page, and what is never written to a log. */
+/** Keys and scopes, rate limit, browser headers, and secrets that are never logged. */
 import { randomBytes } from 'node:crypto'
 import { Writable } from 'node:stream'
 import { Redis } from 'ioredis'
@@ -26,7 +26,7 @@ const digest = (key: string) => {
   return typeof read === 'string' ? '' : read.digest.toString('hex')
 }
 
-t.test('a key is good for its scopes alone, on every route of the document', async (t) => {
+t.test('key: accepted for its scopes only, on every route of the document', async (t) => {
   const [sell, book, lock, any, admin] = Array.from({ length: 5 }, () => randomBytes(16).toString('hex')) as [
     string,
     string,
@@ -40,9 +40,9 @@ t.test('a key is good for its scopes alone, on every route of the document', asy
   })
   const ask = async (method: 'get' | 'put' | 'post' | 'delete', path: string, key?: string) => {
     const headers = key === undefined ? {} : { authorization: `Bearer ${key}` }
-    // A stream would not end by itself: it is refused behind the keys.
+    // A stream would not end by itself; an invalid request is refused after the key check.
     const url = path.replace(/\{\w+\}/g, '!') + (path === '/api/events' ? '?limit=0' : '')
-    // A body that no route takes: whoever is let in is told that, and changes nothing.
+    // A body that every route refuses: an accepted key gets 400, and nothing changes.
     const payload =
       method === 'get' ? {} : { payload: '[]', headers: { ...headers, 'content-type': 'application/json' } }
     const { statusCode, body } = await app.inject({ method, url, headers, ...payload })
@@ -54,7 +54,7 @@ t.test('a key is good for its scopes alone, on every route of the document', asy
     bookings: [book],
     leases: [lock],
     locks: [lock],
-    // It shows what is behind every scope.
+    // It shows data of every scope.
     dashboard: [any],
   }
   const under = operations.filter(({ path }) => path.startsWith('/api/'))
@@ -79,7 +79,7 @@ t.test('a key is good for its scopes alone, on every route of the document', asy
   t.equal(await ask('get', '/api/purchases', digest(sell)), 'unauthorized', 'a digest is no key')
 })
 
-t.test('keys that cannot be meant stop the process at start, and are not repeated', async (t) => {
+t.test('invalid keys: the process exits at start, and does not print them', async (t) => {
   const wrong: [name: string, value: string, says: RegExp][] = [
     ['API_KEYS', 'sha256:beef', /^API_KEYS has a sha256: without its 64 hexadecimal digits$/],
     ['API_KEYS', 'good,sell+book:', /^API_KEYS has an entry that names no key$/],
@@ -97,11 +97,11 @@ t.test('keys that cannot be meant stop the process at start, and are not repeate
   t.same(odd?.scopes, ['sell', 'book', 'lock'])
 })
 
-t.test('RATE_LIMIT: each key has its own share of a second, health is never refused', async (t) => {
+t.test('RATE_LIMIT: counted by key, health is never limited', async (t) => {
   const app = await inProcess(t, { API_KEYS: 'one,two', RATE_LIMIT: '5' })
   const ask = (key: string) => app.inject({ url: '/api/purchases?limit=1', headers: { 'x-api-key': key } })
   await until(async () => (await ask('two')).headers['ratelimit-remaining'] === '4', { what: 'Redis to count' })
-  // A second may end between two of them, but not twice; on a busy machine Redis may be late, and then no one is counted.
+  // A second may end between two of them, but not twice; on a busy machine Redis may be late, and then requests are not counted.
   const refused = await until(
     async () => {
       const all = await Promise.all(Array.from({ length: 20 }, () => ask('one')))

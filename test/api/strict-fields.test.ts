@@ -1,6 +1,6 @@
 /**
- * Every route that changes something refuses what it does not know, in its body and in its query: `refund {"units": 1}` must
- * not refund everything. Walks the routes as they are registered, so that a new one is held to it too.
+ * Every route that changes something refuses unknown fields of body and query: `refund {"units": 1}` must not refund
+ * everything. Iterates over the registered routes, so that a new one is covered too.
  */
 import type { InjectOptions, RouteOptions } from 'fastify'
 import pino from 'pino'
@@ -9,7 +9,7 @@ import { buildApp } from '../../src/api/app.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
 import { type Operation, operations } from '../support/openapi-contract.ts'
 
-/** A dependency that fails when it is used: a request that is refused has used none. */
+/** A dependency that throws when used: a refused request uses none. */
 const absent = <T extends object>(name: string): T =>
   new Proxy({} as T, {
     get() {
@@ -18,7 +18,7 @@ const absent = <T extends object>(name: string): T =>
   })
 
 const WRITES = new Set(['POST', 'PUT', 'PATCH', 'DELETE'])
-/** The provider's raw bytes, and an application of its own behind a password. */
+/** Exempt: the provider's webhook has a raw body, and Bull Board is a separate application. */
 const APART = new Set(['/api/webhooks/stripe', '/admin/queues', '/admin/queues/*'])
 
 const routes: RouteOptions[] = []
@@ -60,7 +60,7 @@ const documented = new Map(operations.map((one) => [`${one.method.toUpperCase()}
 const operationOf = ({ method, url }: { method: string; url: string }) =>
   documented.get(`${method} ${url.replace(/:(\w+)/g, '{$1}')}`)
 
-/** The path with the values that the document shows for its parameters. */
+/** The path with the example values of its parameters. */
 const filled = (url: string, { parameters = [] }: Operation) =>
   parameters.reduce(
     (path, one) =>
@@ -79,7 +79,7 @@ async function refused(method: string, url: string, payload: object | undefined,
   }
 }
 
-/** Each object of a body with a field that nobody knows beside its own, and the name of that field. */
+/** Each object of a body with an unknown field added, and the name of that field. */
 function* meddled(body: unknown, path = ''): Generator<[body: unknown, field: string]> {
   if (typeof body !== 'object' || body === null) return
   if (Array.isArray(body)) {
@@ -130,7 +130,7 @@ t.test('every object of every body says that it has no other fields', async (t) 
   }
 })
 
-/** Where a schema describes an object and leaves it open. */
+/** Paths at which a schema describes an object that allows additional properties. */
 function openObjects(schema: unknown, at: string): string[] {
   if (typeof schema !== 'object' || schema === null) return []
   const here = schema as Record<string, unknown>

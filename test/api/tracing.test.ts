@@ -1,4 +1,4 @@
-/** One purchase is one trace, from the client's request through API and line to the settled row; without OTEL_* none. */
+/** One purchase is one trace, from the client's request through API and queue to the settled row; without OTEL_* none. */
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { gunzipSync } from 'node:zlib'
