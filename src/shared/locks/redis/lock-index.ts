@@ -1,7 +1,7 @@
 /**
- * The index of resources in use, so that listing the locks does not scan the keyspace. Invariant: a resource with
- * holders or waiters is in the index of its Cluster slot, written by the same script that granted the lock; a single
- * Redis has one index.
+ * The index of resources in use, so that listing the locks does not scan the keyspace. Invariant: a resource that has
+ * waiters, or whose lock was handed over, shared or renewed, is in the index of its Cluster slot, written by the script
+ * that did so; a single Redis has one index.
  */
 
 // Also for programs that compile these files as a part of their own.

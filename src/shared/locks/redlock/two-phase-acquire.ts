@@ -34,10 +34,7 @@ interface Outcome {
   retry: boolean
 }
 
-/**
- * Time for the servers to start one after the other, before the missing ones make those that are there count as having
- * lost their data.
- */
+/** Time for the servers to start one after the other; after it, those that are up count as having lost their data. */
 const FIRST_START_MS = 5000
 
 /**
