@@ -1,15 +1,15 @@
 /**
- * API keys as they are configured. Invariant: a process keeps digests only, and a configuration may hold nothing else:
- * whoever reads either cannot call the API with what it says.
+ * Configured API keys. Invariant: a process keeps digests only, and a configuration may contain digests only, so that reading
+ * either is not enough to call the API.
  */
 import { createHash } from 'node:crypto'
 
-/** What a key is good for: purchases (and resources), bookings (and resources), leases and locks. */
+/** Scopes of a key: purchases (and resources), bookings (and resources), leases and locks. */
 export const SCOPES = ['sell', 'book', 'lock'] as const
 export type Scope = (typeof SCOPES)[number]
 
 export interface ApiKey {
-  /** SHA-256: keys are long and random, so that there is nothing to guess and no need of a slow hash */
+  /** SHA-256: keys are long and random, so they cannot be guessed and need no slow hash */
   readonly digest: Buffer
   readonly scopes: readonly Scope[]
   /** Its entry names no scopes. */
@@ -22,8 +22,8 @@ const SCOPE = SCOPES.join('|')
 const ENTRY = new RegExp(`^(?:((?:${SCOPE})(?:\\+(?:${SCOPE}))*):)?(sha256:)?(.*)$`)
 
 /**
- * One entry: `key`, or `sha256:` and the 64 hexadecimal digits of its digest; either after `sell+lock:` when it is good for
- * less than everything. A string says what is wrong, without the entry, which is a secret.
+ * One entry: `key`, or `sha256:` and the 64 hexadecimal digits of its digest; either with a prefix such as `sell+lock:` that
+ * limits its scopes. A returned string says what is wrong, without the entry, which is a secret.
  */
 export function readKey(entry: string): ApiKey | string {
   const [, named, hashed, key = ''] = ENTRY.exec(entry) ?? []

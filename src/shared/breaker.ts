@@ -1,5 +1,5 @@
 /**
- * Circuit breakers (opossum) around what can be down. Invariant: what the breaker counts as a failure leaves it as
+ * Circuit breakers (opossum) around dependencies. Invariant: an error that the breaker counts as a failure is rethrown as
  * UnavailableError; a business answer (sold out, stale lease, bad data) passes unchanged and never opens it.
  */
 import CircuitBreaker from 'opossum'
@@ -18,13 +18,13 @@ export class UnavailableError extends Error {
 }
 
 export interface BreakerOptions {
-  /** what stands behind it, in metrics and in /readyz */
+  /** the dependency, in metrics and in /readyz */
   name: string
-  /** milliseconds after which a call is given up: its signal aborts, and it counts as failed */
+  /** milliseconds after which a call times out: its signal aborts, and it counts as failed */
   timeout_ms: number
-  /** true for errors that are answers and not failures */
+  /** true for errors that are answers, not failures */
   isAnswer: (error: unknown) => boolean
-  /** calls at once, beyond which one is refused and not sent (a bulkhead); default: no limit */
+  /** most concurrent calls; more are refused without being sent (a bulkhead); default: no limit */
   capacity?: number
   metrics: Metrics
 }
@@ -33,16 +33,16 @@ export type BreakerState = 'closed' | 'half_open' | 'open'
 export interface Breaker {
   readonly name: string
   /**
-   * Runs the body and rejects with UnavailableError when it fails, is late, or is not run at all. The body's signal aborts
-   * when the call is given up: the body must stop there. What it yields all the same goes to `giveBack`, so that nothing
-   * is kept that no caller knows of.
+   * Runs the body and rejects with UnavailableError when it fails, times out, or is not run at all. The body's signal aborts
+   * at the timeout: the body must stop then. A result that it still returns goes to `giveBack`, so that nothing is kept
+   * without an owner.
    */
   run<T>(body: (signal: AbortSignal) => Promise<T>, giveBack?: (late: T) => unknown): Promise<T>
   state(): BreakerState
   close(): void
 }
 
-/** Milliseconds an open breaker waits before it lets one call try again: half of what a caller is told to wait. */
+/** Milliseconds before an open breaker lets one call through: half of the Retry-After that callers get. */
 const RESET_MS = 500
 
 export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }: BreakerOptions): Breaker {
@@ -51,7 +51,7 @@ export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }:
     timeout: timeout_ms,
     resetTimeout: RESET_MS,
     errorThresholdPercentage: 50,
-    // Fewer calls than this in ten seconds say nothing about a share of failures.
+    // With fewer calls than this in ten seconds, the share of failures is meaningless.
     volumeThreshold: 5,
     errorFilter: isAnswer,
     ...(capacity === undefined ? {} : { capacity }),
@@ -80,7 +80,7 @@ export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }:
       } catch (error) {
         const failure = isAnswer(error) ? error : new UnavailableError(name, error)
         controller.abort(failure)
-        // opossum only stops waiting at its time limit: a result that comes later has no other owner.
+        // At its timeout opossum only stops waiting: a later result has no other owner.
         work?.then(giveBack, () => {})
         throw failure
       }

@@ -1,6 +1,6 @@
 /**
- * Is this process alive, is it ready, and its metrics: the same three routes on the API and on every worker.
- * Invariant: /livez asks nothing outside the process, so a broken dependency never gets a healthy process restarted.
+ * Liveness, readiness and metrics: the same three routes on the API and on every worker. Invariant: /livez checks nothing
+ * outside the process, so a broken dependency never causes the restart of a healthy process.
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import type { FastifyInstance } from 'fastify'
@@ -12,17 +12,17 @@ import type { Metrics } from './metrics.ts'
 export interface Health {
   metrics: Metrics
   breakers: readonly Breaker[]
-  /** name → a question that rejects when the dependency is down */
+  /** name → a check that rejects when the dependency is down */
   checks: Readonly<Record<string, () => Promise<unknown>>>
-  /** why this process no longer gets anywhere, if so */
+  /** why this process makes no progress; undefined if it does */
   stuckReason: () => string | undefined
-  /** true from the moment that the process has been told to stop */
+  /** true from the stop signal on */
   stopping: () => boolean
 }
 
 /** Milliseconds a dependency has to answer /readyz. */
 const CHECK_MS = 1_000
-/** An event loop that stood still this long (ms, p99 since the last look) is not alive. */
+/** A process whose event loop was blocked this long (ms, p99 since the last check) is not alive. */
 const LOOP_MS = 10_000
 
 interface Answer {
@@ -30,24 +30,24 @@ interface Answer {
   detail?: string
 }
 
-/** What has not been answered is not asked again: behind a server that hangs, questions would pile up. */
-function shareRunning(question: () => Promise<unknown>): () => Promise<unknown> {
+/** A pending check is shared, not repeated: behind a hanging server, checks would pile up. */
+function shareRunning(check: () => Promise<unknown>): () => Promise<unknown> {
   let pending: Promise<unknown> | undefined
   return () => {
-    pending ??= question().finally(() => {
+    pending ??= check().finally(() => {
       pending = undefined
     })
     return pending
   }
 }
 
-async function runCheck(question: () => Promise<unknown>): Promise<Answer> {
+async function runCheck(check: () => Promise<unknown>): Promise<Answer> {
   let timer: NodeJS.Timeout | undefined
   try {
     const late = new Promise<never>((_, reject) => {
       timer = setTimeout(() => reject(new Error(`no response within ${CHECK_MS} ms`)), CHECK_MS)
     })
-    await Promise.race([question(), late])
+    await Promise.race([check(), late])
     return { status: 'up' }
   } catch (error) {
     return { status: 'down', detail: causeOf(error as Error) }
@@ -56,45 +56,45 @@ async function runCheck(question: () => Promise<unknown>): Promise<Answer> {
   }
 }
 
-/** A host with several addresses fails with an error that has the reasons, and says nothing itself. */
+/** For a host with several addresses the error has no message of its own, but one error for each address. */
 function causeOf({ message, code, errors = [] }: Error & { code?: string; errors?: Error[] }): string {
   return message || [...new Set(errors.map((one) => one.message))].join(', ') || code || 'no response'
 }
 
-/** Milliseconds between looks at the dependencies. Two in a row without an answer are said: one may come before a connection. */
+/** Milliseconds between checks. Two failures in a row are logged: the first check may precede the connection. */
 const WATCH_MS = 2_000
-/** Milliseconds after which it is said again of one that is still down. */
+/** Milliseconds after which a dependency that is still down is logged again. */
 const REPEAT_MS = 60_000
 
-/** Says in the log which dependencies do not answer and why: once when it begins, rarely while it lasts, and when it is over. */
+/** Logs which dependencies do not answer and why: at the beginning, rarely while it lasts, and at the end. */
 export function watchDependencies(
   { checks, log }: Pick<Health, 'checks'> & { log: Log },
   { watch_ms = WATCH_MS, repeat_ms = REPEAT_MS } = {},
 ) {
-  const watched = Object.entries(checks).map(([name, question]) => {
-    const once = shareRunning(question)
+  const watched = Object.entries(checks).map(([name, check]) => {
+    const shared = shareRunning(check)
     let failed = 0
     let since_ms = 0
-    let said_ms: number | undefined
+    let logged_ms: number | undefined
     return async () => {
-      const { status, detail } = await runCheck(once)
+      const { status, detail } = await runCheck(shared)
       const now_ms = performance.now()
       const down_s = Math.round((now_ms - since_ms) / 1000)
       if (status === 'up') {
-        if (said_ms !== undefined) log.info({ dependency: name, down_s }, `${name} answers again`)
+        if (logged_ms !== undefined) log.info({ dependency: name, down_s }, `${name} answers again`)
         failed = 0
-        said_ms = undefined
+        logged_ms = undefined
         return
       }
       if (failed++ === 0) since_ms = now_ms
-      if (failed < 2 || (said_ms !== undefined && now_ms - said_ms < repeat_ms)) return
-      said_ms = now_ms
+      if (failed < 2 || (logged_ms !== undefined && now_ms - logged_ms < repeat_ms)) return
+      logged_ms = now_ms
       log.warn({ dependency: name, error: detail, down_s }, `${name} does not answer`)
     }
   })
-  const look = () => void Promise.all(watched.map((one) => one()))
-  const timer = setInterval(look, watch_ms)
-  look()
+  const checkAll = () => void Promise.all(watched.map((one) => one()))
+  const timer = setInterval(checkAll, watch_ms)
+  checkAll()
   return { close: () => clearInterval(timer) }
 }
 
@@ -116,7 +116,7 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
   app.addHook('onClose', async () => {
     loop.disable()
   })
-  const questions = Object.entries(checks).map(([name, question]) => [name, shareRunning(question)] as const)
+  const sharedChecks = Object.entries(checks).map(([name, check]) => [name, shareRunning(check)] as const)
 
   app.get(
     '/livez',
@@ -155,7 +155,7 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
     },
     async (_request, reply) => {
       const answers = await Promise.all(
-        questions.map(async ([name, question]) => [name, await runCheck(question)] as const),
+        sharedChecks.map(async ([name, check]) => [name, await runCheck(check)] as const),
       )
       const down = answers.some(([, answer]) => answer.status === 'down')
       const status = stopping() ? 'stopping' : down ? 'not_ready' : 'ready'

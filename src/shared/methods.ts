@@ -1,15 +1,15 @@
 /**
- * Which methods a path has, on every HTTP server of ours. Invariant: a method that a known path does not have is a 405
- * that names those it has, and only a path that no route has is a 404; both before a body is read.
+ * The methods of a path, on the API and on the workers' server. Invariant: an unsupported method of a known path is a 405
+ * that names the supported ones, and only an unknown path is a 404; both before a body is read.
  */
 import type { FastifyInstance } from 'fastify'
 import createRouter from 'find-my-way'
 import { Problem } from './problem.ts'
 
-/** Any: the router needs one, and here a path is found whatever its method. */
+/** The router requires a method; paths are registered under this one, whatever their methods. */
 const ANY = 'GET'
 
-/** To be called before the routes are registered. `options`: those of the server's own router. */
+/** Call it before the routes are registered, with the options of the server's own router. */
 export function knowPaths(
   app: FastifyInstance,
   options: { ignoreTrailingSlash?: boolean; maxParamLength?: number } = {},
@@ -26,7 +26,7 @@ export function knowPaths(
     if (!known) paths.on(ANY, url, () => {}, allowed)
   })
   return {
-    /** To be called after other hooks that refuse: those of keys come first. */
+    /** Call it after the key check, so that a request without a key gets 401 first. */
     refuseUnknown() {
       app.addHook('onRequest', async (request, reply) => {
         if (!request.is404) return

@@ -1,27 +1,27 @@
 /**
- * Graceful stop. Invariants: every step has its turn, also when one before it hangs, and the process ends by the deadline;
- * no connection is reset under a request, and what still arrives is answered.
+ * Graceful shutdown. Invariants: every step runs, even when an earlier one hangs, and the process ends by the deadline; no
+ * connection is reset during a request, and requests that still arrive are answered.
  */
 import { Server } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Log } from './log.ts'
 
-/** `within_ms`: what it has until the next step has its turn. */
+/** `within_ms`: time until the next step runs. */
 export type Step = readonly [name: string, run: (within_ms: number) => unknown]
 
-/** Milliseconds that are kept for each later step. */
-const KEPT_MS = 500
+/** Milliseconds reserved for each later step. */
+const RESERVED_MS = 500
 
-/** Of the deadline, so that the last step's is not after it. */
+/** Share of the deadline for all steps, so that the last one ends before it. */
 const FOR_STEPS = 0.95
 
-/** Runs the steps one after the other. One that fails or takes too long is named in the log, and left. */
+/** Runs the steps one after the other. A step that fails or times out is logged and abandoned. */
 export async function runSteps(log: Log, steps: readonly Step[], within_ms: number): Promise<void> {
   const end = performance.now() + within_ms
-  const kept_ms = Math.min(KEPT_MS, within_ms / (2 * steps.length))
+  const reserved_ms = Math.min(RESERVED_MS, within_ms / (2 * steps.length))
   for (const [i, [step, run]] of steps.entries()) {
-    const left_ms = Math.max(kept_ms, end - performance.now() - kept_ms * (steps.length - 1 - i))
+    const left_ms = Math.max(reserved_ms, end - performance.now() - reserved_ms * (steps.length - 1 - i))
     const over = new AbortController()
     const late = async () => {
       await sleep(left_ms, undefined, { signal: over.signal })
@@ -30,14 +30,14 @@ export async function runSteps(log: Log, steps: readonly Step[], within_ms: numb
     try {
       await Promise.race([run(left_ms), late()])
     } catch (error) {
-      log.warn({ error, step }, 'a step of stopping failed; going on with the next')
+      log.warn({ error, step }, 'shutdown step failed; continuing with the next')
     } finally {
       over.abort()
     }
   }
 }
 
-/** Runs the steps once at SIGTERM or SIGINT, then exits with 0; with 1 when even so `deadline_ms` is over first. */
+/** Runs the steps once at SIGTERM or SIGINT, then exits with 0, or with 1 when `deadline_ms` passes first. */
 export function onStop(log: Log, deadline_ms: number, steps: readonly Step[]): void {
   let stopping = false
   const stop = async (signal: NodeJS.Signals) => {
@@ -45,7 +45,7 @@ export function onStop(log: Log, deadline_ms: number, steps: readonly Step[]): v
     stopping = true
     log.info({ signal }, 'stopping')
     setTimeout(() => {
-      log.error({ deadline_ms }, 'not stopped by the deadline: leaving')
+      log.error({ deadline_ms }, 'shutdown deadline exceeded, exiting')
       process.exit(1)
     }, deadline_ms).unref()
     await runSteps(log, steps, deadline_ms * FOR_STEPS)
@@ -57,32 +57,32 @@ export function onStop(log: Log, deadline_ms: number, steps: readonly Step[]): v
 }
 
 /**
- * Milliseconds that connections have to send a request once no new one is taken. A client that has had its last answer
- * before the stop may be sending its next request: a connection that is closed then resets it.
+ * Milliseconds in which open connections may still send a request after the server stops accepting new ones. A client that
+ * got its last response before the stop may be sending the next request: closing its connection would reset it.
  */
 const QUIET_MS = 1_000
-/** Milliseconds between looks at what is still open. */
-const LOOK_MS = 20
+/** Milliseconds between checks of the open connections. */
+const POLL_MS = 20
 
 export interface ConnectionDrain {
-  /** From now on each answer tells its client to close the connection; new ones are taken all the same. */
+  /** From now on each response has `Connection: close`; new connections are still accepted. */
   announceClose(): void
-  /** For what would keep a request under way: run once no new connection is taken. */
+  /** Registers a step that ends long requests; it runs once no new connection is accepted. */
   onDrain(step: () => void): void
-  /** Takes no new connection, waits for the requests under way, and closes the server: by force when the time is over. */
+  /** Accepts no new connection, waits for open requests, and closes the server; by force after within_ms. */
   drain(within_ms: number): Promise<void>
 }
 
-/** To be called before routes and other hooks are registered. The server answers while it closes: return503OnClosing is false. */
+/** Call it before routes and other hooks are registered. The server answers while it closes: return503OnClosing is false. */
 export function createConnectionDrain(app: FastifyInstance): ConnectionDrain {
   let leaving = false
   const steps: (() => void)[] = []
   app.addHook('onRequest', (_request, reply, done) => {
-    // On the raw response too: who hijacks it does not know of this.
+    // On the raw response too, for handlers that hijack it.
     if (leaving) reply.raw.setHeader('connection', 'close')
     done()
   })
-  // For requests that were under way when it began.
+  // For requests that were open when the shutdown began.
   app.addHook('onSend', (_request, reply, payload, done) => {
     if (leaving) reply.header('connection', 'close')
     done(null, payload)
@@ -98,14 +98,14 @@ export function createConnectionDrain(app: FastifyInstance): ConnectionDrain {
     async drain(within_ms) {
       leaving = true
       const end = performance.now() + within_ms
-      // Not http.Server's own close: that one also closes the connections that are idle just now.
+      // Not http.Server's own close, which also closes idle connections at once.
       if (app.server.listening) Server.prototype.close.call(app.server)
       for (const step of steps) step()
       const quiet = performance.now() + Math.min(QUIET_MS, within_ms / 2)
-      while (performance.now() < quiet && (await connections()) > 0) await sleep(LOOK_MS)
-      // Whatever was asked since the stop began is answered with `Connection: close`: what is idle now has long been so.
-      const idle = setInterval(() => app.server.closeIdleConnections(), LOOK_MS)
-      const late = setTimeout(() => app.server.closeAllConnections(), Math.max(0, end - performance.now() - LOOK_MS))
+      while (performance.now() < quiet && (await connections()) > 0) await sleep(POLL_MS)
+      // Every response since the stop has `Connection: close`, so connections that are idle now have been idle for long.
+      const idle = setInterval(() => app.server.closeIdleConnections(), POLL_MS)
+      const late = setTimeout(() => app.server.closeAllConnections(), Math.max(0, end - performance.now() - POLL_MS))
       try {
         await app.close()
       } finally {
