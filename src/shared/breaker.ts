@@ -8,7 +8,7 @@ import type { Metrics } from './metrics.ts'
 export class UnavailableError extends Error {
   readonly code = 'unavailable'
   readonly dependency: string
-  /** false when the breaker was open, or its capacity used up: nothing was sent */
+  /** false when the breaker was open or its capacity was used up: nothing was sent */
   readonly attempted: boolean
   constructor(dependency: string, cause: unknown) {
     super(`${dependency} is unavailable: ${cause instanceof Error ? cause.message : cause}`, { cause })
@@ -34,10 +34,10 @@ export interface Breaker {
   readonly name: string
   /**
    * Runs the body and rejects with UnavailableError when it fails, times out, or is not run at all. The body's signal aborts
-   * at the timeout: the body must stop then. A result that it still returns goes to `giveBack`, so that nothing is kept
+   * at the timeout: the body must stop then. A result that it still returns goes to `releaseLate`, so that nothing is kept
    * without an owner.
    */
-  run<T>(body: (signal: AbortSignal) => Promise<T>, giveBack?: (late: T) => unknown): Promise<T>
+  run<T>(body: (signal: AbortSignal) => Promise<T>, releaseLate?: (late: T) => unknown): Promise<T>
   state(): BreakerState
   close(): void
 }
@@ -69,7 +69,7 @@ export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }:
   gauge()
   return {
     name,
-    async run<T>(body: (signal: AbortSignal) => Promise<T>, giveBack?: (late: T) => unknown) {
+    async run<T>(body: (signal: AbortSignal) => Promise<T>, releaseLate?: (late: T) => unknown) {
       const controller = new AbortController()
       let work: Promise<T> | undefined
       try {
@@ -81,7 +81,7 @@ export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }:
         const failure = isAnswer(error) ? error : new UnavailableError(name, error)
         controller.abort(failure)
         // At its timeout opossum only stops waiting: a later result has no other owner.
-        work?.then(giveBack, () => {})
+        work?.then(releaseLate, () => {})
         throw failure
       }
     },

@@ -1,18 +1,18 @@
 /**
- * The one module that reads the environment. Invariant: a process that runs has a valid configuration; a wrong
- * variable stops it at start, with the variable's name.
+ * The only module that reads the environment. Invariant: a running process has a valid configuration; an invalid variable
+ * stops it at start, with the name of the variable.
  */
 import { type ApiKey, readKey } from './api-keys.ts'
 import { TYPE_PATTERN } from './domain/resource.ts'
 
-/** Where the locks are; each backend with what it needs. */
+/** Lock server, with the settings of each backend. */
 export type LockConfig =
-  /** no servers: on REDIS_URL; wait_replicas: so many must have a lock before it is given out */
+  /** no servers: on REDIS_URL; wait_replicas: number of replicas that must have a lock before it is granted */
   | { readonly backend: 'redis'; readonly servers?: LockRedis; readonly wait_replicas?: number }
   | { readonly backend: 'redlock'; readonly urls: readonly string[]; readonly max_ttl_ms?: number }
   | { readonly backend: 'etcd'; readonly hosts: readonly string[] }
 
-/** One Redis, the seeds of a Cluster, or the Sentinels that know where `master` is; all as redis:// URLs. */
+/** One Redis, the seeds of a Cluster, or the Sentinels of `master`; all as redis:// URLs. */
 export type LockRedis =
   | { readonly kind: 'single'; readonly urls: readonly string[] }
   | { readonly kind: 'cluster'; readonly urls: readonly string[] }
@@ -24,15 +24,15 @@ export interface Config {
   readonly host: string
   readonly database_url: string
   readonly redis_url: string
-  /** Put before every Redis key and channel, so that several Holdfasts share one Redis. */
+  /** Prefix of every Redis key and channel, so that several instances of Holdfast can share one Redis. */
   readonly redis_prefix: string
   readonly lock: LockConfig
   readonly api_keys: readonly ApiKey[]
-  /** Good for everything. */
+  /** Keys with all scopes and admin rights. */
   readonly admin_keys: readonly ApiKey[]
-  /** requests a second of one key, or of one address where keys are not asked for; undefined: as many as they like */
+  /** requests a second of one key, or of one address where no key is needed; undefined: no limit */
   readonly rate_limit: number | undefined
-  /** Origins whose pages may read our answers. */
+  /** Origins whose pages may read the responses. */
   readonly cors_origins: readonly string[]
   readonly worker_concurrency: number
   /** undefined: 9464, or any free port when that one is taken */
@@ -40,26 +40,26 @@ export interface Config {
   readonly lease_ttl_ms: number
   /** seconds a ride waits to be accepted */
   readonly booking_accept_s: number
-  /** resource type, or '*' for all others → milliseconds after which a lease that is still held is warned of */
+  /** resource type, or '*' for all others → milliseconds after which a warning is logged for a lease that is still held */
   readonly expected_hold_ms: ReadonlyMap<string, number>
   readonly shutdown_ms: number
-  /** milliseconds of it in which a stopping process is unready and still answers everything: for the balancer to see it */
+  /** milliseconds of it in which a stopping process is unready and still answers, so that the load balancer notices */
   readonly drain_ms: number
-  /** The lab's routes, unsafe on purpose: never in production. */
+  /** Enables the routes of the lab, which are unsafe on purpose: never in production. */
   readonly lab: boolean
   /** milliseconds between the read and the write of the lab's unsafe routes */
   readonly lab_pause_ms: number
   readonly log_level: string
   readonly payments: Payments
   readonly webhooks: Webhooks
-  /** Traces go to a collector. How many the SDK reads itself (OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG) and more. */
+  /** Traces are exported. The SDK itself reads its sampler (OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG) and more. */
   readonly tracing: boolean
 }
 
 export interface Webhooks {
-  /** also to addresses that are not public, and without TLS: for receivers beside us */
+  /** allows addresses that are not public, and no TLS: for receivers in the same network */
   readonly allow_private: boolean
-  /** for one attempt */
+  /** time limit of one attempt */
   readonly timeout_ms: number
   /** milliseconds before the second attempt; it doubles with each one, up to some hours */
   readonly retry_ms: number
@@ -72,9 +72,9 @@ export interface Webhooks {
 export interface Payments {
   readonly secret_key: string
   readonly webhook_secret: string
-  /** the sandbox's address; undefined: Stripe's own */
+  /** address of the sandbox; undefined: Stripe's */
   readonly url: string | undefined
-  /** for one request to the provider */
+  /** time limit of one request to the provider */
   readonly timeout_ms: number
 }
 
@@ -115,9 +115,9 @@ function choice(env: Env, name: string, choices: readonly string[]): string | un
 function url(env: Env, name: string, protocols: readonly string[]): string {
   const value = text(env, name)
   if (value === undefined) throw new ConfigError(name, 'is not set')
-  // Several hosts with ports, as Postgres' own clients take them, are no URL: the first one stands for all.
+  // Several hosts with ports, which Postgres clients accept, are no valid URL: validate the first one only.
   const first = name === 'DATABASE_URL' ? value.replace(/^([^/]+:\/\/(?:[^/@]*@)?[^/?,]*),[^/?]*/, '$1') : value
-  // The value itself stays out of the message: it may hold a password.
+  // The value itself is not in the message: it may contain a password.
   if (!URL.canParse(first) || !protocols.includes(new URL(first).protocol)) {
     throw new ConfigError(name, `must be a URL that starts with ${protocols.map((p) => `${p}//`).join(' or ')}`)
   }
@@ -136,7 +136,7 @@ function keys(env: Env, name: 'API_KEYS' | 'ADMIN_KEYS', production: boolean): r
   })
 }
 
-/** As browsers send them: scheme, host, port if it is not the scheme's. */
+/** As browsers send them: scheme, host, and the port unless it is the scheme's default. */
 function origins(env: Env, name: string): readonly string[] {
   const list = (text(env, name) ?? '').split(',').flatMap((origin) => origin.trim() || [])
   for (const origin of list) {
@@ -146,7 +146,7 @@ function origins(env: Env, name: string): readonly string[] {
   return list
 }
 
-/** gRPC takes the port from the address alone, so it has to be there; a password would not be used. */
+/** gRPC reads the port only from the address, so it is required; a password would not be used. */
 function etcdHosts(env: Env): readonly string[] {
   const hosts = (text(env, 'ETCD_HOSTS') ?? '').split(',').map((host) => host.trim().replace(/\/$/, ''))
   if (hosts.every((host) => /^https?:\/\/[^/?#@,\s]+:\d+$/.test(host) && URL.canParse(host))) return hosts
@@ -160,7 +160,7 @@ function lockRedis(env: Env): LockRedis | undefined {
     ?.split(',')
     .map((one) => one.trim())
   if (list === undefined) return undefined
-  // The values stay out of the messages: they may hold passwords.
+  // The values are not in the messages: they may contain passwords.
   const parsed = list.map((one) => (URL.canParse(one) ? new URL(one) : undefined))
   const schemes = new Set(parsed.map((one) => one?.protocol))
   const [scheme] = schemes
@@ -224,12 +224,12 @@ function millisecondsByType(env: Env, name: string, otherwise_ms: number): Reado
 }
 const TYPE_AND_MS = new RegExp(`^(${TYPE_PATTERN}|\\*)=(\\d{1,8})$`)
 
-/** Milliseconds after which any lease is a matter for a person. A line that no other worker waits for is kept while it
- *  has buyers, so a hot sale holds its lease for seconds; three batches at their time limit are more than that. */
+/** Milliseconds after which an operator should look into any lease. A worker keeps the lease of a hot queue for seconds
+ *  while no other worker waits for it; three batches at their time limit are longer than that. */
 const EXPECTED_HOLD_MS = 30_000
 
-/** Milliseconds a lease lives without renewal: long enough for a stalled event loop, short enough that the line
- *  of a killed worker moves again soon. */
+/** TTL of a lease in milliseconds: long enough for a stalled event loop, short enough that another worker soon continues
+ *  the queue of a killed one. */
 const LEASE_TTL_MS = 5_000
 
 export function readConfig(env: Env): Config {
@@ -240,7 +240,7 @@ export function readConfig(env: Env): Config {
   return {
     production,
     port: integer(env, 'PORT', 0, 65_535) ?? 3000,
-    // Without keys, which production does not start without, the API and the metrics are for this machine alone.
+    // Outside production keys are optional, so the API and the metrics listen on this machine only.
     host: text(env, 'HOST') ?? (production ? '0.0.0.0' : '127.0.0.1'),
     database_url: url(env, 'DATABASE_URL', ['postgres:', 'postgresql:']),
     redis_url: url(env, 'REDIS_URL', ['redis:', 'rediss:']),
@@ -265,7 +265,7 @@ export function readConfig(env: Env): Config {
   }
 }
 
-/** Without a balancer there is none to wait for: Ctrl-C takes no pause. */
+/** In development there is no load balancer to wait for: Ctrl-C stops without a pause. */
 function stop(env: Env, production: boolean) {
   const shutdown_ms = integer(env, 'SHUTDOWN_MS', 100, 600_000) ?? 15_000
   const drain_ms = integer(env, 'DRAIN_MS', 0, 600_000) ?? (production ? Math.floor(shutdown_ms / 3) : 0)
@@ -283,7 +283,7 @@ function tracing(env: Env): boolean {
 function webhooks(env: Env): Webhooks {
   const give_up_h = integer(env, 'WEBHOOK_GIVE_UP_HOURS', 1, 720) ?? 72
   const keep_days = integer(env, 'EVENTS_KEEP_DAYS', 1, 3_650) ?? 14
-  // What is still tried must still be there.
+  // An event that is still retried must still be stored.
   if (keep_days * 24 <= give_up_h)
     throw new ConfigError('EVENTS_KEEP_DAYS', 'must be longer than WEBHOOK_GIVE_UP_HOURS')
   return {
@@ -309,7 +309,7 @@ function payments(env: Env): Payments {
       timeout_ms,
     }
   }
-  // A key to real money beside a provider that takes none is a mistake, whichever of the two was meant.
+  // A key to real money together with the sandbox is a mistake, whichever of the two was intended.
   if (text(env, 'STRIPE_SECRET_KEY') !== undefined) {
     throw new ConfigError('STRIPE_SECRET_KEY', 'is set, but PAYMENTS is not stripe; unset one or set the other')
   }
@@ -321,7 +321,7 @@ function payments(env: Env): Payments {
   }
 }
 
-/** What `npm run sandbox` listens on and takes when nothing else is said. No secrets: nothing there is worth any money. */
+/** Defaults of `npm run sandbox`. These are no secrets: the sandbox moves no money. */
 export const SANDBOX_URL = 'http://127.0.0.1:12111'
 export const SANDBOX_KEY = 'sk_test_sandbox'
 export const SANDBOX_WEBHOOK_SECRET = 'whsec_sandbox'
@@ -333,7 +333,7 @@ function secret(env: Env, name: string, form: RegExp): string {
   return value
 }
 
-/** For entry files: the configuration, or one line on stderr and exit code 1. */
+/** For entry files: returns the configuration, or writes an error to stderr and exits with 1. */
 export function configOrExit(): Config {
   try {
     return readConfig(process.env)

@@ -1,23 +1,23 @@
 /**
- * What workers have seen of the whole fleet and of themselves, kept in Redis for every process to show. Invariant: what is too old to be
- * true is gone, so nobody shows a verdict that no longer stands for anything.
+ * State of the whole fleet and of each worker, which workers write to Redis and every process can read. Invariant: an entry
+ * that is too old to be true has expired, so no process shows an outdated result.
  */
 import type { Redis } from 'ioredis'
 import type { Breaker, BreakerState } from './breaker.ts'
 
-/** Who stands in line, everywhere. */
+/** Queues of the whole fleet. */
 export interface QueueFigures {
   /** purchases, bookings and commands that are queued */
   rows: number
-  /** since the oldest head of a line came, in seconds; 0 when nobody waits */
+  /** age of the oldest queued row, in seconds; 0 when there is none */
   oldest_s: number
-  /** queues that do not move while their lease is held, with the holder; absent when the lock server did not answer */
+  /** queues without progress while their lease is held, with the holder; absent when the lock server did not answer */
   blocked?: string[]
-  /** charges and refunds that have not moved for an hour */
+  /** charges and refunds without progress for an hour */
   stuck_charges: number
 }
 
-/** The quick invariants of `npm run verify`. */
+/** Result of the quick invariants of `npm run verify`. */
 export interface VerificationResult {
   /** by the verifier's wall clock */
   at: string
@@ -40,11 +40,11 @@ export async function readFleetStatus(redis: Redis, prefix: string): Promise<Fle
 export async function saveFleetStatus(
   redis: Redis,
   prefix: string,
-  seen: FleetStatus,
-  lives_ms: number,
+  status: FleetStatus,
+  ttl_ms: number,
 ): Promise<void> {
   for (const name of KEYS) {
-    if (seen[name]) await redis.set(keyOf(prefix, name), JSON.stringify(seen[name]), 'PX', lives_ms)
+    if (status[name]) await redis.set(keyOf(prefix, name), JSON.stringify(status[name]), 'PX', ttl_ms)
   }
 }
 
@@ -56,31 +56,31 @@ export interface WorkerBreakers {
 }
 
 const breakersKey = (prefix: string) => `${prefix}watched:breakers`
-/** What a worker has told of itself is gone after so long: it has told again three times since, or it is gone too. */
+/** Milliseconds after which the report of a worker expires: three reports later, or the worker is gone. */
 const REPORT_TTL_MS = 15_000
 
 export const breakerStates = (breakers: readonly Breaker[]): WorkerBreakers['breakers'] =>
   Object.fromEntries(breakers.map((breaker) => [breaker.name, breaker.state()]))
 
-/** Redis's clock: those of workers and readers may differ by more than an entry lives. */
+/** By the clock of Redis: those of workers and readers may differ by more than the lifetime of an entry. */
 const serverMs = async (redis: Redis) => Number((await redis.time())[0]) * 1_000
 
-export async function reportBreakers(redis: Redis, prefix: string, told: WorkerBreakers): Promise<void> {
-  const { process, breakers } = told
+export async function reportBreakers(redis: Redis, prefix: string, report: WorkerBreakers): Promise<void> {
+  const { process, breakers } = report
   const key = breakersKey(prefix)
   await redis.hset(key, process, JSON.stringify({ at_ms: await serverMs(redis), breakers }))
   await redis.pexpire(key, REPORT_TTL_MS)
 }
 
-/** By process. Entries of workers that are gone are removed on the way. */
+/** The breakers of each worker process. Also removes the entries of workers that are gone. */
 export async function readBreakers(redis: Redis, prefix: string): Promise<WorkerBreakers[]> {
   const key = breakersKey(prefix)
   const [now_ms, all] = await Promise.all([serverMs(redis), redis.hgetall(key)])
-  const told = Object.entries(all).map(([process, text]) => {
+  const report = Object.entries(all).map(([process, text]) => {
     const { at_ms, breakers } = JSON.parse(text) as { at_ms: number } & Pick<WorkerBreakers, 'breakers'>
     return { process, breakers, old: now_ms - at_ms > REPORT_TTL_MS }
   })
-  const gone = told.filter(({ old }) => old).map(({ process }) => process)
+  const gone = report.filter(({ old }) => old).map(({ process }) => process)
   if (gone.length > 0) await redis.hdel(key, ...gone)
-  return told.filter(({ old }) => !old).map(({ process, breakers }) => ({ process, breakers }))
+  return report.filter(({ old }) => !old).map(({ process, breakers }) => ({ process, breakers }))
 }

@@ -1,6 +1,6 @@
 /**
- * The invariants of DESIGN §2, asked of a live database in one snapshot. Every check counts what it looked at and names
- * what breaks it; it writes nothing.
+ * Verifies the invariants of DESIGN §2 on a live database, in one read-only snapshot. Every check counts the rows it has
+ * checked and names those that violate it.
  */
 import { sql } from 'drizzle-orm'
 import { type Client, query } from './db/client.ts'
@@ -9,28 +9,28 @@ import type { Locks } from './locks/api.ts'
 
 export interface Finding {
   invariant: string
-  /** rows looked at */
+  /** checked rows */
   looked_at: number
-  /** ids or references that break it, at most OFFENDERS of them */
+  /** ids or references of violations, at most OFFENDERS of them */
   offenders: string[]
 }
 
-/** Offending ids named by one check. */
+/** Violations that one check names. */
 const OFFENDERS = 20
-/** Seconds after which a queued row, or an overdue hold, has been left behind. */
+/** Seconds after which a queued row or an overdue hold counts as lost. */
 const LATE_S = 60
 
 interface Check {
   invariant: string
-  /** a count of what is looked at */
+  /** a count of the checked rows */
   of: string
   /** a query of offending ids as `id` */
   broken: string
-  /** by an index, whatever has been sold so far: asked every minute by a worker */
+  /** uses an index and does not grow with past sales: a worker runs it every minute */
   quick?: true
 }
 
-/** What purchases say that they took of each resource, wallets included. */
+/** Units of each resource, wallets included, by the purchases. */
 const EFFECTS = `
   SELECT p.id, p.status, l.resource, sum(l.units)::bigint AS units FROM purchases p CROSS JOIN LATERAL (
     SELECT e ->> 'resource' AS resource, (e ->> 'units')::bigint AS units FROM jsonb_array_elements(p.lines) e
@@ -47,7 +47,7 @@ const LEDGER = `
          sum(delta)::bigint AS available
   FROM ledger_entries GROUP BY resource`
 
-/** What customers have of resources with a limit, by the ledger, and when they last got some. */
+/** Holdings of customers of resources with a limit, by the ledger, and the time of the last increase. */
 const HAVE = `
   SELECT m.resource, p.customer, -sum(m.delta)::bigint AS units,
          max(m.created_at) FILTER (WHERE m.reason = 'hold' OR (m.reason = 'sale' AND NOT EXISTS (
@@ -56,12 +56,12 @@ const HAVE = `
   FROM ledger_entries m JOIN resources r ON r.ref = m.resource AND r.max_per_customer IS NOT NULL
   JOIN purchases p ON p.id = m.purchase GROUP BY m.resource, p.customer HAVING sum(m.delta) <> 0`
 
-/** Charges and refunds by the purchase or booking that they are of. */
+/** Charges and refunds by purchase or booking. */
 const CHARGES = `SELECT coalesce(purchase, booking) AS id, purpose, status, amount, due_at FROM charges`
 
 /**
- * What went back of each charge, or is about to: `refunds` by refunds under way and done, `back` with those of ours that
- * are asked for again and with lost disputes, `there` by what was done at the provider; `ours`: we have a refund of our own.
+ * Money of each charge that went back or will: `refunds` by pending and successful refunds, `back` also by our failed refunds,
+ * which are retried, and by lost disputes, `there` by refunds made at the provider; `ours`: there is a refund of our own.
  */
 const BACK = `
   SELECT coalesce(purchase, booking) AS id,
@@ -72,9 +72,9 @@ const BACK = `
          bool_or(purpose = 'refund' AND NOT at_provider) AS ours
   FROM charges WHERE purpose IN ('refund', 'dispute') GROUP BY coalesce(purchase, booking)`
 
-/** Seconds after which money has stood still: a provider that is away for minutes comes back. */
+/** Seconds after which a charge counts as stuck: longer than an outage of a provider usually lasts. */
 const STILL_S = 3_600
-/** Charges and refunds of ours that have not come to their end for so long, and charges that were not looked at. */
+/** Our charges and refunds that have not ended for STILL_S, and charges that were not checked in time. */
 export const STANDING_STILL = `
   SELECT coalesce(purchase, booking) AS id FROM charges
   WHERE status IN ('pending', 'sent', 'authorized', 'capturing', 'failed') AND NOT at_provider
@@ -83,14 +83,14 @@ export const STANDING_STILL = `
   SELECT coalesce(purchase, booking) FROM charges
   WHERE status = 'captured' AND ask_at IS NOT NULL AND ask_at < now() - interval '${STILL_S} s'`
 
-/** What has to be paid for by card, and whose charge that is: of what is bought again the first one's. */
+/** Purchases and bookings that are paid by card, and whose charge pays them: a replacement is paid by the replaced one's. */
 const SOLD_BY_CARD = `
   SELECT id, coalesce(replaces, id) AS payer, amount FROM (
     SELECT id, replaces, amount, payment FROM purchases WHERE status = 'confirmed'
     UNION ALL SELECT id, replaces, amount, payment FROM bookings WHERE status IN ('accepted', 'completed')
   ) sold WHERE payment ->> 'method' = 'card' AND amount > 0`
 
-/** What was sold of one product, or paid by a wallet, and in which currency. */
+/** Resources with the currencies in which they were sold (purchases of one item) or have paid (wallets). */
 const PRICED = `
   SELECT queue AS resource, currency FROM purchases
   WHERE jsonb_array_length(lines) = 1 AND amount > 0 AND status NOT IN ('queued', 'rejected', 'failed')
@@ -160,7 +160,7 @@ const CHECKS: readonly Check[] = [
                         ELSE coalesce(m.net, 0) <> 0 END`,
   },
   {
-    invariant: 'nothing moved for a purchase that got nothing, or that does not exist',
+    invariant: 'no units moved for a purchase that was not sold or held, or that does not exist',
     of: `SELECT count(*) FROM ledger_entries WHERE purchase IS NOT NULL`,
     broken: `SELECT m.purchase AS id FROM ledger_entries m LEFT JOIN purchases p ON p.id = m.purchase
              WHERE m.purchase IS NOT NULL AND (p.id IS NULL OR p.status IN ('queued', 'rejected'))
@@ -169,14 +169,14 @@ const CHECKS: readonly Check[] = [
              GROUP BY purchase, resource HAVING sum(delta) <> 0`,
   },
   {
-    // As far as it can be seen: a line that is free has no currency, and of a cart's amount it is not known whose it was.
-    invariant: 'a ledger counts one currency: what was sold or paid in it has the currency of its resource',
+    // As far as it can be checked: a free item has no currency, and the amount of a cart is not split by resource.
+    invariant: 'a ledger has one currency: sales and payments are in the currency of their resource',
     of: `SELECT count(*) FROM (${PRICED}) p`,
     broken: `SELECT r.ref AS id FROM (${PRICED}) p JOIN resources r ON r.ref = p.resource
              WHERE upper(r.currency) <> upper(p.currency)`,
   },
   {
-    invariant: 'charges match what was sold by card, one to one and by amount',
+    invariant: 'charges match the sales by card, one to one and by amount',
     of: `SELECT count(*) FROM (${SOLD_BY_CARD}) s`,
     broken: `SELECT coalesce(s.id, c.id) AS id FROM (${SOLD_BY_CARD}) s FULL JOIN (
                SELECT c.id, c.amount FROM (${CHARGES}) c LEFT JOIN (${BACK}) b ON b.id = c.id
@@ -187,7 +187,7 @@ const CHECKS: readonly Check[] = [
              WHERE s.id IS NULL OR s.amount IS DISTINCT FROM c.amount AND coalesce(b.back, 0) < s.amount`,
   },
   {
-    invariant: 'what was given back in whole at the provider is not sold any more',
+    invariant: 'a sale that was fully refunded at the provider is undone',
     of: `SELECT count(*) FROM charges WHERE purpose = 'refund' AND at_provider`,
     broken: `SELECT s.id FROM (
                SELECT id, coalesce(replaces, id) AS payer FROM purchases WHERE status = 'confirmed'
@@ -197,14 +197,15 @@ const CHECKS: readonly Check[] = [
              WHERE NOT EXISTS (SELECT 1 FROM commands d WHERE coalesce(d.purchase, d.booking) = s.id AND d.status = 'queued')`,
   },
   {
-    invariant: 'the money of what is not sold goes back, all of it',
+    invariant: 'captured money without a sale is refunded in full',
     of: `SELECT count(*) FROM charges WHERE purpose = 'charge' AND status = 'captured'`,
     broken: `SELECT c.id FROM (${CHARGES}) c LEFT JOIN (${BACK}) b ON b.id = c.id
              WHERE c.purpose = 'charge' AND c.status = 'captured' AND coalesce(b.back, 0) < c.amount
                AND NOT EXISTS (SELECT 1 FROM (${SOLD_BY_CARD}) s WHERE s.payer = c.id)`,
   },
   {
-    invariant: 'no card is held to for what its buyer did not get: reserved money is sold, given back, or about to be',
+    invariant:
+      'no reservation is left on a card: authorized money is captured for a sale or refunded, or a command for it is queued',
     of: `SELECT count(*) FROM charges WHERE purpose = 'charge'`,
     broken: `SELECT c.id FROM (${CHARGES}) c
              WHERE c.purpose = 'charge' AND (c.status = 'lost' OR (c.status = 'authorized'
@@ -229,13 +230,13 @@ const CHECKS: readonly Check[] = [
     quick: true,
   },
   {
-    invariant: `money moves: no charge, no refund and no look at the provider has stood still for ${STILL_S / 60} minutes`,
+    invariant: `no charge, refund or check at the provider is stuck for ${STILL_S / 60} minutes`,
     of: `SELECT count(*) FROM charges WHERE status IN ('pending', 'sent', 'authorized', 'capturing', 'failed') AND NOT at_provider`,
     broken: STANDING_STILL,
     quick: true,
   },
   {
-    invariant: 'what customers have of a limited resource is counted right',
+    invariant: 'the holdings of customers of limited resources match the ledger',
     of: `SELECT count(*) FROM resources WHERE max_per_customer IS NOT NULL`,
     broken: `SELECT coalesce(u.resource, h.resource) || ' ' || coalesce(u.customer, h.customer) AS id FROM (
                SELECT u.* FROM customer_holdings u JOIN resources r ON r.ref = u.resource AND r.max_per_customer IS NOT NULL
@@ -243,19 +244,19 @@ const CHECKS: readonly Check[] = [
              WHERE coalesce(u.units, 0) <> coalesce(h.units, 0)`,
   },
   {
-    invariant: 'nobody bought more than the limit that was set at the time',
+    invariant: 'no customer bought more than the limit that was set at the time',
     of: `SELECT count(*) FROM customer_holdings`,
     broken: `SELECT h.resource || ' ' || h.customer AS id FROM (${HAVE}) h JOIN resources r ON r.ref = h.resource
              WHERE h.units > r.max_per_customer AND h.last > r.limit_set_at`,
   },
   {
-    invariant: 'a stale lease holder wrote nothing: no fence above the one stored on the resource',
+    invariant: 'a stale lease holder wrote nothing: no fencing token above the one stored on the resource',
     of: `SELECT count(*) FROM ledger_entries WHERE fencing_token IS NOT NULL`,
     broken: `SELECT m.resource || ' #' || m.id AS id FROM ledger_entries m JOIN resources r ON r.ref = m.resource
              WHERE m.fencing_token > r.fencing_token`,
   },
   {
-    invariant: 'tokens rise: along the ledger of a resource no fence is lower than one before it',
+    invariant: 'tokens rise: in the ledger of a resource no fencing token is lower than an earlier one',
     of: `SELECT count(*) FROM ledger_entries WHERE fencing_token IS NOT NULL`,
     broken: `SELECT resource || ' #' || id AS id FROM (
                SELECT resource, id, fencing_token, max(fencing_token) OVER (PARTITION BY resource ORDER BY id) AS highest
@@ -274,8 +275,8 @@ const CHECKS: readonly Check[] = [
              WHERE h.last_sequence <> (SELECT o.last_sequence FROM outbox o WHERE o.resource = h.resource ORDER BY o.id DESC LIMIT 1)`,
   },
   {
-    // A long line is no fault, a line that stands still is.
-    invariant: `nothing acknowledged is lost: no line has stood still for ${LATE_S} s with somebody in it`,
+    // A long queue is no fault, a queue without progress is.
+    invariant: `nothing acknowledged is lost: no queue with a queued row has made no progress for ${LATE_S} s`,
     of: `SELECT (SELECT count(*) FROM purchases) + (SELECT count(*) FROM bookings)`,
     broken: `SELECT id FROM (
                SELECT id, queue, created_at FROM purchases WHERE status = 'queued'
@@ -287,7 +288,7 @@ const CHECKS: readonly Check[] = [
     quick: true,
   },
   {
-    invariant: `no time is lost: no request is overdue by ${LATE_S} s`,
+    invariant: `no booking request is overdue by ${LATE_S} s`,
     of: `SELECT count(*) FROM bookings WHERE status = 'requested'`,
     broken: `SELECT id FROM bookings WHERE status = 'requested' AND expires_at < now() - interval '${LATE_S} s'`,
     quick: true,
@@ -304,11 +305,11 @@ const CHECKS: readonly Check[] = [
 export const QUICK_MS = 10_000
 /** Seconds in which a queue whose lease is held settles a row, if it has one. */
 const BLOCKED_S = 10
-/** Rows before and behind the first queued one among which the last settlement of its queue is looked for. */
+/** Rows before and after the first queued one among which the last settlement of its queue is searched. */
 const NEIGHBOURS = 50
 
 const recent = `settled_at > now() - interval '${BLOCKED_S} s'`
-/** A row of this table beside the first queued one of its queue was settled lately: ids are in order of time. */
+/** A row of this table near the first queued one of its queue was settled recently: ids are in order of time. */
 const neighbour = (table: string, queue: string) =>
   [
     ['<', 'DESC'],
@@ -337,7 +338,7 @@ const NOT_MOVING = `
     ) m WHERE created_at > now() - interval '${BLOCKED_S} s')
   ORDER BY since LIMIT ${OFFENDERS}`
 
-/** Queues with a row that waits, whose lease is held, and in which nothing was settled for BLOCKED_S: with the holder. */
+/** Queues with a queued row and a held lease in which no row was settled for BLOCKED_S, each with the lock holder. */
 export async function blockedQueues(client: Client, locks: Pick<Locks, 'inspect'>): Promise<string[]> {
   const rows = await query<{ queue: string }>(client, sql.raw(NOT_MOVING))
   const states = await Promise.all(rows.map(({ queue }) => locks.inspect(queue)))
@@ -345,8 +346,8 @@ export async function blockedQueues(client: Client, locks: Pick<Locks, 'inspect'
 }
 
 /**
- * Asks all of it in one read-only snapshot; with `quick` only what is quick, which then does not count what it looks at;
- * with `locks` also for queues that do not move while their lease is held.
+ * Runs the checks in one read-only snapshot; with `quick` only the quick ones, without counting the checked rows; with
+ * `locks` also the check for queues without progress while their lease is held.
  */
 export async function verify(
   client: Client,
@@ -369,6 +370,6 @@ export async function verify(
   if (!locks) return all
   // Not in the transaction: it waits for the lock server, and a failure must not cost the findings above.
   const invariant = `no queue is blocked: none waits for ${BLOCKED_S} s while its lease is held and nothing is settled`
-  const offenders = await blockedQueues(client, locks).catch((error) => [`not looked at: ${(error as Error).message}`])
+  const offenders = await blockedQueues(client, locks).catch((error) => [`not checked: ${(error as Error).message}`])
   return [...all, { invariant, looked_at: 0, offenders }]
 }

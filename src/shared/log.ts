@@ -4,17 +4,17 @@ import { pino } from 'pino'
 export type Log = pino.Logger
 
 /**
- * Of errors: what Postgres says of a row that it refuses holds the row, ioredis adds the command with its arguments, a
- * payment provider its whole answer. Names of customers and tokens of cards are in all three.
+ * Members of errors: Postgres includes the rejected row, ioredis the command with its arguments, the payment provider its
+ * whole response. Names of customers and tokens of cards are in all three.
  */
-const TELLING = ['detail', 'where', 'query', 'parameters', 'command', 'raw', 'headers']
+const CONFIDENTIAL = ['detail', 'where', 'query', 'parameters', 'command', 'raw', 'headers']
 const SECRET = [
-  ...['error', 'error.cause', 'error.aggregateErrors[*]'].flatMap((at) => TELLING.map((name) => `${at}.${name}`)),
+  ...['error', 'error.cause', 'error.aggregateErrors[*]'].flatMap((at) => CONFIDENTIAL.map((name) => `${at}.${name}`)),
   'row.customer',
   'row.payment',
 ]
 
-/** `to`: a test's; else stdout. */
+/** `to`: for tests; default: stdout. */
 export function createLog(level: string, name: string, to?: pino.DestinationStream): Log {
   const options: pino.LoggerOptions = {
     level,

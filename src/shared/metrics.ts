@@ -131,8 +131,8 @@ export function createMetrics() {
 }
 
 /**
- * Feeds the lease library's events into metrics, statistics and log. What is likely to hurt is a warning: a lease that is
- * held long keeps its line waiting, one that is renewed late is about to be lost, one that was lost has cost a batch.
+ * Feeds the events of the lock library into metrics, statistics and log. Warnings: a lease that is held long delays its
+ * queue, one that is renewed late is about to be lost, one that was lost has cost a batch.
  */
 export function lockEvents(
   metrics: Metrics,

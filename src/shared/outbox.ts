@@ -1,6 +1,6 @@
 /**
- * Reads the outbox. Invariant: what lies at or below the horizon is final. Nothing more ever becomes visible there, so a
- * reader that has read up to a horizon has missed nothing, although ids are given before their transactions commit.
+ * Reads the outbox. Invariant: rows at or below the horizon are final. No further row becomes visible there, so a reader
+ * that has read up to a horizon has missed nothing, although ids are assigned before their transactions commit.
  */
 import { sql } from 'drizzle-orm'
 import { type Client, query } from './db/client.ts'
@@ -12,10 +12,10 @@ import {
   type PurchaseStatus,
 } from './db/schema.ts'
 
-/** To be in the line is no change: whoever put it there was told. */
+/** `queued` is no event: the caller that created the row has the response. */
 const settled = <Status extends string>(statuses: readonly Status[]) => statuses.filter((one) => one !== 'queued')
 
-/** What has become of money at the provider that buyers or operators do not see in a status. */
+/** Changes of a charge that no status of a purchase or booking shows. */
 const MONEY = ['refunded', 'refund_failed', 'lost', 'dispute_opened', 'dispute_won', 'dispute_lost'] as const
 
 export const EVENT_TYPES: readonly string[] = [
@@ -25,23 +25,23 @@ export const EVENT_TYPES: readonly string[] = [
   'resource.restocked',
 ]
 
-/** A place between events: `n` changes of the outbox row `id` lie before it. */
+/** A position between events: `n` changes of the outbox row `id` lie before it. */
 export interface Position {
   id: number
   n: number
 }
 
 /**
- * One change, as its readers get it. The same event is always told in the same words, however often. A purchase of several
- * resources is an event of each of them.
+ * One change, as its readers get it. Every delivery of an event has the same content. A purchase of several resources is an
+ * event of each of them.
  */
 export interface Event {
   /** unique, and in the order of the whole log: `17-3` is the third change of row 17 */
   id: string
-  /** the same in the events of all resources of a cart: a receiver that gets several of them acts once */
+  /** equal in the events of all resources of a cart, so that a receiver of several of them can act once */
   change: string
   type: string
-  /** whose event it is: a resource of the purchase, or what is booked */
+  /** a resource of the purchase, or the booked one */
   resource: string
   /** counts the resource's events, without gaps */
   sequence: number
@@ -52,7 +52,7 @@ export interface Event {
 export const formatEventId = ({ id, n }: Position) => `${id}-${n}`
 export const ID_PATTERN = '^(0|[1-9]\\d{0,14})-(0|[1-9]\\d{0,5})$'
 
-/** What idOf was given. */
+/** Inverse of formatEventId. */
 export function parseEventId(id: string): Position {
   const [row = '', n = ''] = id.split('-')
   return { id: Number(row), n: Number(n) }
@@ -66,7 +66,7 @@ const MAX_CHANGES = 999_999
 /** The end of a row: behind all of its changes. */
 export const endOfRow = (id: number): Position => ({ id, n: MAX_CHANGES })
 
-/** Rows of one page, unless it is said: a row has up to a batch of changes. */
+/** Rows of one page by default: a row has up to a batch of changes. */
 const ROWS = 16
 
 interface Row {
@@ -76,12 +76,12 @@ interface Row {
   resource: string
   sequence: number
   created_at: string
-  /** null: stock came in or went out */
+  /** null: the stock of a resource changed */
   subject: string | null
   status: PurchaseStatus | BookingStatus | (typeof MONEY)[number] | 'restocked'
   reason: string | null
   delta: number | null
-  /** of a payment: what was paid for, and whether it was done at the provider */
+  /** of a payment: what it pays for, and whether the change was made at the provider */
   purchase: string | null
   booking: string | null
   at_provider: boolean | null
@@ -96,7 +96,7 @@ interface Row {
 
 interface Page {
   events: Event[]
-  /** everything up to here was looked at */
+  /** everything up to here was read */
   end: Position
   /** there may be more below the horizon */
   more: boolean
@@ -111,8 +111,8 @@ interface PageOptions {
 }
 
 /**
- * The next events after a place, of one resource or of all, no further than `horizon`. What a change does not keep by
- * itself is read from its purchase or booking, and is of the kind that no longer changes.
+ * The next events after a position, of one resource or of all, up to `horizon`. Data that the outbox row does not store is
+ * read from the purchase or booking: only columns that no longer change.
  */
 export async function readEvents(
   client: Client,
@@ -162,13 +162,13 @@ function toEvent(row: Row): Event {
           : { booking: subject, ...common, kind: row.kind, from: iso(row.from), to: iso(row.to) }
   const timestamp = new Date(created_at).toISOString()
   const id = formatEventId({ id: row.id, n })
-  // A purchase or booking has each status once; a refund may fail more than once, each time at a time of its own.
+  // A purchase or booking enters each status once; a refund may fail repeatedly, so its change needs the time.
   const what = about === 'payment' ? `${status}/${timestamp}` : status
   const change = subject === null ? id : `${subject}/${what}`
   return { id, change, type: `${about}.${status}`, resource, sequence, timestamp, data }
 }
 
-/** Ids of the outbox: those up to `dropped` are no longer kept, and none is later than `newest`. */
+/** Bounds of the outbox ids: rows up to `dropped` were pruned, and none is later than `newest`. */
 export async function outboxBounds(client: Client): Promise<{ dropped: number; newest: number }> {
   const [row] = await query<{ dropped: number; newest: number }>(
     client,
@@ -180,9 +180,9 @@ export async function outboxBounds(client: Client): Promise<{ dropped: number; n
 }
 
 /**
- * How far the log is final. An id is given to a transaction that has the outbox's table lock by then, and keeps it until it
- * has ended: when all of those that had it after `newest` was read are gone, whatever they wrote up to `newest` is visible.
- * Unlike a snapshot's xmin, this waits for writers of this log alone.
+ * Finds the horizon. A transaction holds the table lock of the outbox before it gets an id, and until it ends: when all
+ * transactions that held it after `newest` was read have ended, their rows up to `newest` are visible. Unlike the xmin of a
+ * snapshot, this waits only for writers of the outbox.
  */
 export function createHorizon(client: Client) {
   let final: number | undefined
@@ -199,7 +199,7 @@ export function createHorizon(client: Client) {
   }
 
   return {
-    /** Looks once. The id up to which all is final; undefined: not known yet, look again soon. */
+    /** The id up to which all rows are final; undefined: not known yet, poll again soon. */
     async poll(): Promise<number | undefined> {
       if (pending) {
         const still = new Set(await writers())
@@ -216,7 +216,7 @@ export function createHorizon(client: Client) {
       }
       return final
     },
-    /** Something waits to be final: look again sooner. */
+    /** Rows are not final yet: poll again sooner. */
     waiting: () => pending !== undefined,
   }
 }

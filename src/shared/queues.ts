@@ -1,6 +1,6 @@
 /**
- * The BullMQ queues and the pub/sub channel between API and workers. Invariant: both carry hints only. A purchase is a
- * Postgres row; a lost job is made up for by the sweeper, a lost notice by the waiting side's own look.
+ * The BullMQ queues and the pub/sub channels between API and workers. Invariant: both carry hints only. A purchase is a
+ * Postgres row; the sweeper makes up for a lost job, the poll of the waiting request for a lost notice.
  */
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -14,7 +14,7 @@ export interface NudgeJob {
   resources: string[]
 }
 
-/** Lines of events, between the workers alone. */
+/** Delivery streams, between the workers alone. */
 export const WEBHOOKS = 'webhooks'
 
 export const PAYMENTS = 'payments'
@@ -26,7 +26,7 @@ export interface PaymentJob {
 export const bullPrefix = (redis_prefix: string) => `${redis_prefix}bull`
 /** Carries JSON arrays of settled ids (purchases, bookings and commands). */
 export const settledChannel = (redis_prefix: string) => `${redis_prefix}settled`
-/** Carries, from the worker that has a line, whether it will look at it again without being told. */
+/** Carries whether a queue is hot: its worker will poll it again without a nudge. */
 export const hotQueueChannel = (redis_prefix: string) => `${redis_prefix}flow`
 export const formatHotQueue = (resource: string, flows: boolean) => `${flows ? '+' : '-'}${resource}`
 export const parseHotQueue = (message: string) => ({ resource: message.slice(1), flows: message.startsWith('+') })
@@ -35,21 +35,21 @@ export const parseHotQueue = (message: string) => ({ resource: message.slice(1),
 const RECONNECT_MS = 200
 
 const at = (url: string) => new URL(url).host
-/** Why a connection is down: a command without it says only that it is. */
+/** Why a connection is down: the error of a command does not say it. */
 const causes = new WeakMap<Redis, Error>()
 
-/** Resolves when Redis answers, also after a first connection that is still being made. @throws the reason why it does not */
+/** Resolves when Redis answers; waits for a first connection that is still being made. @throws the reason why it does not */
 export async function pingRedis(redis: Redis): Promise<void> {
   const cause = causes.get(redis)
   if (cause) throw cause
-  // Rejects with the error that comes instead.
+  // Rejects when an error comes first.
   if (redis.status !== 'ready') await once(redis, 'ready')
   await redis.ping()
 }
 
 /**
- * For commands whose failure the caller handles: nothing is kept for later while Redis is away. `level`: of the line about a
- * failing connection; a process has several to one Redis, and its own watch says once that it is down.
+ * For commands whose failure the caller handles: none is queued while Redis is down. `level`: of the log message about a
+ * failed connection; a process has several to one Redis, and watchDependencies reports once that it is down.
  */
 export function openRedis(
   url: string,
@@ -62,8 +62,8 @@ export function openRedis(
     maxRetriesPerRequest: 0,
     retryStrategy: () => RECONNECT_MS,
     connectTimeout: 2_000,
-    // ioredis would subscribe again by itself after a reconnect, and nobody catches that one's error: a connection that is
-    // reset right then ends the process. Whoever subscribes does it at every `ready`.
+    // ioredis would subscribe again by itself after a reconnect, without catching the error: a connection that is reset at
+    // that moment would end the process. Each subscriber subscribes at every `ready` instead.
     autoResubscribe: false,
     ...options,
   })
@@ -92,18 +92,18 @@ export interface Nudger {
   close(): Promise<void>
 }
 
-/** Resources named by one job: enough that cold lines share a job's cost, few enough that workers share the lines. */
+/** Resources of one job: enough that cold queues share the cost of a job, few enough that workers share the queues. */
 const RESOURCES_PER_JOB = 128
-/** Milliseconds from one job of a process to its next: what arrives meanwhile shares that one. */
+/** Milliseconds between two jobs of a process: nudges that arrive meanwhile share the next one. */
 const PACE_MS = 10
 
 /**
- * One job at a time; what arrives meanwhile goes into the next, each resource once. A single resource's job
- * carries it as deduplication id, which the worker takes off before it looks at the line: so a hot line has one waiting
- * job at most, and a nudge that was dropped stands for rows that the waiting job will find.
+ * Adds one job at a time; nudges that arrive meanwhile go into the next, each resource once. The job of a single resource
+ * has it as deduplication id, which the worker removes before it fetches rows: so a hot queue has one waiting job at most,
+ * and a dropped nudge is for rows that this job will fetch.
  */
 export function createNudger(redis_url: string, redis_prefix: string, log: Log): Nudger {
-  // commandTimeout: a Redis that hangs must not hold the one place in flight.
+  // commandTimeout: a Redis that hangs must not block the one request in flight.
   const connection = openRedis(redis_url, log, { commandTimeout: 2_000 })
   const queue = new Queue<NudgeJob>(QUEUE, {
     connection,
@@ -115,7 +115,7 @@ export function createNudger(redis_url: string, redis_prefix: string, log: Log):
       attempts: 5,
       backoff: { type: 'exponential', delay: 200, jitter: 0.5 },
       removeOnComplete: true,
-      // Kept where a person sees them: a week, and not without bound.
+      // Kept for operators: a week, and not without bound.
       removeOnFail: { age: 7 * 24 * 3600, count: 5_000 },
     },
   })
@@ -158,7 +158,7 @@ export function createNudger(redis_url: string, redis_prefix: string, log: Log):
 }
 
 export interface ChargeQueue {
-  /** Tells the workers that the charges of these purchases and bookings have a next step. Never throws, never waits. */
+  /** Adds charge jobs for these purchases and bookings. Never throws, never waits. */
   enqueue(ids: Iterable<string>): void
   close(): Promise<void>
 }
@@ -167,8 +167,8 @@ export interface ChargeQueue {
 const JOBS_PER_BULK = 500
 
 /**
- * One job a purchase or booking, named by it: while it waits or is worked, another is not added. A step that was written while the
- * job was about to end is found by the sweeper.
+ * One job for a purchase or booking, with its id: while it waits or runs, BullMQ adds no other. The sweeper finds a step that
+ * was written while the job was about to end.
  */
 export function createChargeQueue(redis_url: string, redis_prefix: string, log: Log): ChargeQueue {
   const connection = openRedis(redis_url, log, { commandTimeout: 2_000 })
@@ -178,7 +178,7 @@ export function createChargeQueue(redis_url: string, redis_prefix: string, log: 
     skipWaitingForReady: true,
     skipVersionCheck: true,
     skipMetasUpdate: true,
-    // The row is the charge: what fails here is tried again by the sweeper, and its name must be free by then.
+    // The row is the state: the sweeper adds a failed job again, and its id must be free by then.
     defaultJobOptions: { attempts: 1, removeOnComplete: true, removeOnFail: true },
   })
   queue.on('error', () => {})
@@ -195,7 +195,7 @@ export function createChargeQueue(redis_url: string, redis_prefix: string, log: 
           await queue.addBulk(part.map((id) => ({ name: 'pay', data: { id }, opts: { jobId: id } })))
         }
       } catch (error) {
-        log.debug({ error, charges: all.length }, 'payment jobs lost; the sweeper makes up for them')
+        log.debug({ error, charges: all.length }, 'charge jobs lost; the sweeper makes up for them')
       }
     }
     sending = undefined

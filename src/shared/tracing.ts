@@ -1,31 +1,31 @@
 /**
- * OpenTelemetry traces from the request to the settled row. Invariant: without OTEL_EXPORTER_OTLP_ENDPOINT nothing of it is
- * loaded, and what the traces need (a collector, Redis) never keeps a purchase waiting.
+ * OpenTelemetry traces from the request to the settled row. Invariant: without OTEL_EXPORTER_OTLP_ENDPOINT the SDK is not
+ * loaded, and no purchase ever waits for a collector or for a trace in Redis.
  *
- * A row's trace is kept beside it in Redis until somebody settles the row: jobs name lines, not rows, so a job could carry
- * the trace of one request among many.
+ * The trace context of a row is kept in Redis until a worker settles the row: a job is for a queue, not for a row, so it
+ * could carry the context of only one of many requests.
  */
 import type { Context, Tracer } from '@opentelemetry/api'
 import type { Redis } from 'ioredis'
 
 export interface Traces {
   tracer: Tracer
-  /** Whoever settles this row goes on with the trace that is active now. */
+  /** Saves the active trace context for the worker that settles this row. */
   saveContext(id: string): void
-  /** The traces of those rows that have one. */
+  /** The trace contexts of the rows that have one. */
   loadContexts(ids: readonly string[]): Promise<Map<string, Context>>
-  /** Sends what is left, for CLOSE_MS at most. */
+  /** Exports the remaining spans, for CLOSE_MS at most. */
   close(): Promise<void>
 }
 
 export interface TracesDeps {
-  /** service.name, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES says another */
+  /** default of service.name; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override it */
   service: string
   redis: Redis
   prefix: string
 }
 
-/** Seconds a row's trace is kept: longer than a card takes, shorter than Redis would mind. */
+/** Seconds a trace context is kept: longer than a charge takes, short enough to cost Redis little memory. */
 const KEPT_S = 600
 const CLOSE_MS = 3_000
 
@@ -48,7 +48,7 @@ export async function openTraces({ service, redis, prefix }: TracesDeps): Promis
       if (!((trace.getSpanContext(active)?.traceFlags ?? 0) & TraceFlags.SAMPLED)) return
       const carrier: Record<string, string> = {}
       propagation.inject(active, carrier)
-      // Not waited for: it is on its way before the row is, and no more than a span depends on it.
+      // Not awaited: it is sent before the row is, and only a span depends on it.
       redis.set(keyOf(id), JSON.stringify(carrier), 'EX', KEPT_S).catch(() => {})
     },
     async loadContexts(ids) {
@@ -61,7 +61,7 @@ export async function openTraces({ service, redis, prefix }: TracesDeps): Promis
       )
     },
     async close() {
-      // A collector that does not answer must not use up the time that stopping has.
+      // A collector that does not answer must not use up the time limit for stopping.
       let timer: NodeJS.Timeout | undefined
       const late = new Promise<void>((resolve) => {
         timer = setTimeout(resolve, CLOSE_MS)

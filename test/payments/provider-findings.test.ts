@@ -350,9 +350,9 @@ t.test('a provider that tells us nothing: it is looked at', async (t) => {
       })
       const named = async (start: string) =>
         (await verify(shop.client)).find((one) => one.invariant.startsWith(start))?.offenders ?? []
-      t.same(await named('money moves'), [])
+      t.same(await named('no charge, refund or check'), [])
       await shop.client`UPDATE charges SET created_at = now() - interval '61 min' WHERE purchase = ${id} AND purpose = 'refund'`
-      t.same(await named('money moves'), [id])
+      t.same(await named('no charge, refund or check'), [id])
       t.same(await named('no charge and no refund is left'), [], 'its next attempt is not overdue')
       await until(async () => (await metric(worker.url, 'holdfast_payments_stuck')) === 1, {
         what: 'the metric',
@@ -376,8 +376,8 @@ t.test('a provider that tells us nothing: it is looked at', async (t) => {
       })
       const found = await verify(shop.client)
       const named = (start: string) => found.find((one) => one.invariant.startsWith(start))?.offenders
-      t.same(named('what was given back in whole'), [sold])
-      t.same(named('the money of what is not sold'), [kept])
+      t.same(named('a sale that was fully refunded'), [sold])
+      t.same(named('captured money without'), [kept])
     },
   )
 })

@@ -169,7 +169,7 @@ t.test('a provider that answers', async (t) => {
     const found = await verify(shop.client)
     const named = (start: string) => found.find((one) => one.invariant.startsWith(start))?.offenders.toSorted()
     t.same(named('charges match'), [kept?.body.id, twin?.body.id].sort())
-    t.same(named('no card is held to'), [twin?.body.id])
+    t.same(named('no reservation is left'), [twin?.body.id])
   })
 })
 

@@ -57,7 +57,7 @@ export const IDEMPOTENCY = {
 /** The merging of lines of one resource, on both sides. */
 export const MERGING = {
   code: [
-    { file: '/src/shared/domain/resource.ts', guard: 'merge-lines', instead: 'return [...lines]' },
+    { file: '/src/shared/domain/resource.ts', guard: 'merge-items', instead: 'return [...items]' },
     { file: '/src/workers/decide/purchases.ts', guard: 'merge-units', instead: '' },
   ],
 } satisfies Removal

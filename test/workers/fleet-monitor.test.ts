@@ -70,7 +70,7 @@ t.test('a line that stands still is seen by one worker, broken for all, and forg
   t.equal(broken, '1')
   t.match(await readBreakers(redis, prefix), [{ process: /:\d+$/, breakers: { database: 'open' } }])
   const { verdict } = await readFleetStatus(redis, prefix)
-  t.match(verdict?.broken, [{ invariant: /no line has stood still/, offenders: [bought.body.id] }])
+  t.match(verdict?.broken, [{ invariant: /no queue with a queued row/, offenders: [bought.body.id] }])
 
   await pollFleetOnce(second)
   t.same(await shown(second), [rows, oldest, broken], 'the other one shows the same, without asking')

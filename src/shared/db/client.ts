@@ -1,6 +1,6 @@
 /**
- * Postgres connections. Invariant: every connection has explicit time limits, and a transaction whose client stopped
- * answering is ended by the server, so that its row locks never outlive the lease they were taken under.
+ * Postgres connections. Invariant: every connection has explicit time limits, and the server ends a transaction whose client
+ * has stopped responding, so that its row locks never outlive the lease of its batch.
  */
 import { fileURLToPath } from 'node:url'
 import { type SQL, sql } from 'drizzle-orm'
@@ -11,19 +11,19 @@ import { migrate } from 'drizzle-orm/postgres-js/migrator'
 import postgres from 'postgres'
 
 /**
- * Connections that a process opens at most. docs/deploy.md, docs/scaling.md and docker-compose.yml name the sums, which
- * test/ops/compose.test.ts holds against these.
+ * Maximum of connections of a process. docs/deploy.md, docs/scaling.md and docker-compose.yml name the sums, which
+ * test/ops/compose.test.ts compares with these.
  */
 export const CONNECTIONS = {
   api: {
     reads: 8,
-    /** one a table: flushes of a table run one at a time */
+    /** one for each table: flushes of a table run one at a time */
     intakes: 2,
-    /** while somebody looks at the dashboard */
+    /** while a dashboard is open */
     dashboard: 1,
   },
   worker: {
-    /** a transaction, the takes of the next one, those beside one that is stuck, the sweeper, charges */
+    /** a transaction, the fetches of the next one, further ones while one is stuck, the sweeper, charges */
     batches: 8,
     webhooks: 4,
     watch: 1,
@@ -35,11 +35,11 @@ export interface DbOptions {
   max: number
   /** shown in pg_stat_activity */
   name: string
-  /** milliseconds a transaction may stand idle before the server ends it: the lease's TTL */
+  /** milliseconds a transaction may be idle before the server ends it: the lease's TTL */
   idle_in_transaction_ms: number
   /**
-   * milliseconds for one statement: the server ends one that takes longer, and a connection on which no answer comes is
-   * closed ANSWER_MS after that; undefined: no limit, for commands that a person watches
+   * milliseconds for one statement: the server ends one that takes longer, and a connection without a response is closed
+   * ANSWER_MS after that; undefined: no limit, for commands of an operator
    */
   statement_ms?: number
   /** further settings of each session */
@@ -48,8 +48,8 @@ export interface DbOptions {
 
 export type Client = postgres.Sql<{ int8: number }>
 /**
- * A body waits for its own statements and for nothing else. When the connection is lost meanwhile, postgres.js sends the
- * body's next statement on the connection that took its place, where it may land in another body's transaction.
+ * The body of a transaction must await only its own statements. If the connection is lost while it awaits anything else,
+ * postgres.js sends its next statement on the replacement connection, possibly into the transaction of another body.
  */
 export type Transaction = postgres.TransactionSql<{ int8: number }>
 
@@ -58,7 +58,7 @@ export interface Db {
   close(): Promise<void>
 }
 
-/** Milliseconds that the answer of a statement may be late, behind the server's own limit. */
+/** Milliseconds that the response to a statement may come after the server's own limit. */
 const ANSWER_MS = 2_000
 
 export function openDb(url: string, options: DbOptions): Db {
@@ -66,13 +66,13 @@ export function openDb(url: string, options: DbOptions): Db {
   const client = postgres(url, {
     max: options.max,
     ...(statement_ms !== undefined && { answer_timeout: (statement_ms + ANSWER_MS) / 1000 }),
-    // postgres.js backs off up to 20 s between reconnects; a line of buyers wants to know sooner.
+    // postgres.js backs off up to 20 s between reconnects: too long for queues with waiting buyers.
     backoff: () => 0.2,
     connect_timeout: 2,
     idle_timeout: 60,
     onnotice: () => {},
-    // Else each connection first asks for the array types, and one that is cut right then ends the whole process: nobody
-    // catches that question's error. Lists go both ways as JSON.
+    // With fetch_types each connection first reads the array types, and one that is cut at that moment ends the process: the
+    // error of that query is not caught. Lists are sent and returned as JSON.
     fetch_types: false,
     // Every bigint of the schema is bounded below 2^53.
     types: { int8: { to: 20, from: [20], parse: Number, serialize: String } },
@@ -84,13 +84,13 @@ export function openDb(url: string, options: DbOptions): Db {
       ...options.settings,
     },
   })
-  // For what it does to the client: JSON and dates go through as text, as drizzle's statements expect.
+  // For its side effect on the client: JSON and dates pass as text, as drizzle's statements expect.
   drizzle(client)
   return { client, close: () => client.end({ timeout: 2 }) }
 }
 
 const dialect = new PgDialect()
-/** transaction → the signal under which it may go on */
+/** transaction → the signal that ends it */
 const signals = new WeakMap<object, AbortSignal>()
 
 /**
@@ -104,8 +104,8 @@ export async function query<Row>(on: Client | Transaction, statement: SQL): Prom
 }
 
 /**
- * A transaction that commits only while its signal has not aborted: one that was given up is rolled back at its next
- * statement, and writes nothing after that.
+ * A transaction that commits only while its signal has not aborted: afterwards its next statement is not sent, and it is
+ * rolled back.
  */
 export async function transaction<T>(
   client: Client,
@@ -120,7 +120,7 @@ export async function transaction<T>(
   })) as T
 }
 
-/** Strings are always quoted: NULL is a word like any other. */
+/** Strings are always quoted, so that the string NULL is not null. */
 function arrayElement(value: unknown): string {
   if (value === null || value === undefined) return 'NULL'
   if (typeof value === 'number') return String(value)
@@ -129,8 +129,8 @@ function arrayElement(value: unknown): string {
 }
 
 /**
- * Rows for FROM, as `name(column, …)` with these columns and types: an array a column, which costs Postgres half of what
- * JSON does. What a row lacks is NULL; objects are for columns of type jsonb.
+ * Rows for FROM, as `name(column, …)` with these columns and types: one array for each column, which costs Postgres half of
+ * what JSON does. A missing member is NULL; objects are for columns of type jsonb.
  */
 export function unnestRows(name: string, rows: readonly object[], types: Readonly<Record<string, string>>): SQL {
   const arrays = Object.entries(types).map(([column, type]) => {
@@ -141,7 +141,7 @@ export function unnestRows(name: string, rows: readonly object[], types: Readonl
   return sql`unnest(${sql.join(arrays, sql`, `)}) AS ${sql.raw(`${name}(${columns.join(', ')})`)}`
 }
 
-/** One number a database, so that two migrating processes never interleave (drizzle's migrate takes no lock). */
+/** One advisory lock for each database, so that two migrating processes never interleave (drizzle's migrate has no lock). */
 const MIGRATION_LOCK = 4_077_001
 
 const MIGRATIONS = fileURLToPath(new URL('../../../drizzle', import.meta.url))
@@ -185,13 +185,13 @@ export function sqlState(error: unknown): string | undefined {
   return cause instanceof postgres.PostgresError ? cause.code : undefined
 }
 
-/** Name of the constraint that refused it, or undefined. */
+/** Name of the violated constraint, or undefined. */
 export function constraintOf(error: unknown): string | undefined {
   const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
   return cause instanceof postgres.PostgresError ? cause.constraint_name : undefined
 }
 
-/** The data itself is at fault (classes 22 and 23, RAISE): the same statement fails again for ever. */
+/** The data itself is at fault (classes 22 and 23, RAISE): the same statement will always fail. */
 export function isDataError(error: unknown): boolean {
   const state = sqlState(error)
   return state !== undefined && (state.startsWith('22') || state.startsWith('23') || state === 'P0001')

@@ -1,10 +1,10 @@
-/** Who stands at the head of each line. Invariant: asking costs one index probe a line, however long the lines are. */
+/** The first row of each queue. Invariant: the query costs one index probe for each queue, however long the queues are. */
 import { sql } from 'drizzle-orm'
 
-/** Every line of the table once, by its head: an index skip scan, as cheap with a million rows in one line as with one. */
+/** The first row of every queue of the table: an index skip scan, as cheap with a million rows in a queue as with one. */
 export const queueHeads = (table: string, queue = 'queue') => sql.raw(queueHeadsText(table, queue))
 
-/** The same as text, for a statement that is one. */
+/** The same as text, for statements that are text. */
 export const queueHeadsText = (table: string, queue = 'queue') =>
   `
   (WITH RECURSIVE head AS (

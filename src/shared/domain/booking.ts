@@ -1,14 +1,14 @@
 /**
- * The life of a booking. Invariant: a booking changes its status along this table and no other way; the statuses
- * without a move are terminal, and a trigger of the database says so too.
+ * Status transitions of a booking. Invariant: a booking changes its status only as in this table; statuses without a
+ * transition are final, and a trigger of the database enforces the same.
  */
 import type { BookingCommand, BookingStatus, ChargeCommand } from '../db/schema.ts'
 
-/** What happens to a booking without a client's command: its turn in the line, its card's answer, the end of its time. */
+/** Moves without a client's command: settlement of the queued booking, outcome of its charge, expiry. */
 type Turn = 'request' | 'book' | 'refuse' | 'expire' | ChargeCommand
 export type BookingMove = Turn | BookingCommand
 
-/** from → what happens → to */
+/** from → move → to */
 export const MOVES: Readonly<Record<BookingStatus, Partial<Record<BookingMove, BookingStatus>>>> = {
   queued: { request: 'requested', book: 'accepted', refuse: 'rejected', cancel: 'cancelled' },
   requested: {
@@ -27,28 +27,28 @@ export const MOVES: Readonly<Record<BookingStatus, Partial<Record<BookingMove, B
   expired: {},
 }
 
-/** Whether the booking's time is taken: nobody else gets it. */
+/** Whether the booking occupies its time, so that no other booking gets it. */
 export const isActive = (status: BookingStatus) => status === 'requested' || status === 'accepted'
 
-/** Whether the command can still succeed: now, or in a status that the booking may reach. */
+/** Whether the command can still succeed: in this status, or in one that the booking may reach. */
 export const mayStill = (status: BookingStatus, command: BookingCommand): boolean =>
   MOVES[status][command] !== undefined || Object.values(MOVES[status]).some((next) => mayStill(next, command))
 
-/** When a stay is, in milliseconds since 1970. A ride has no dates: it begins when it is asked for and has no end yet. */
+/** Time of a stay in milliseconds since 1970. A ride has no dates: it begins when it is requested and has no end yet. */
 export interface StayTime {
   kind: 'stay' | 'ride'
   from_ms: number
   until_ms: number | null
 }
 
-/** Whether a stay is over: its end is not part of it. */
+/** Whether a stay has ended: its end is exclusive. */
 export const isOver = ({ kind, until_ms }: StayTime, now_ms: number) =>
   kind === 'stay' && until_ms !== null && until_ms <= now_ms
 
 /**
- * Why the time refuses a command that the status allows; undefined when it does not. A stay completes from its beginning
- * on. One that is over is not accepted any more, and an accepted one is not cancelled: its refund would be of time that
- * was used.
+ * Why a command that the status allows is rejected because of the time; undefined when it is not. A stay can be completed
+ * from its beginning on. After its end it cannot be accepted, and an accepted one cannot be cancelled: that would refund
+ * time that was used.
  */
 export function refusedByTime(
   booking: StayTime & { status: BookingStatus },

@@ -1,6 +1,6 @@
 /**
  * Resource references `type:id`, and the one order in which several are locked: by reference, accounts last. Invariant:
- * whoever needs several resources takes them in this order, so waiting can never form a circle.
+ * a process that needs several resources locks them in this order, so that waits can never form a cycle.
  */
 import type { LineItem } from '../db/schema.ts'
 
@@ -11,7 +11,7 @@ export const REF_PATTERN = `^${TYPE_PATTERN}:${ID_PATTERN}$`
 /** `product` of `product:1`. */
 export const typeOf = (ref: string) => ref.slice(0, ref.indexOf(':'))
 
-/** Money: a wallet pays from it, and it is never sold nor booked. */
+/** An account holds money: a wallet pays from it, and it can be neither sold nor booked. */
 export const isAccount = (ref: string) => ref.startsWith('account:')
 
 /** Sort order for locking: byte order of the reference, `account:` after everything else. */
@@ -21,18 +21,18 @@ export function byLockOrder(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0
 }
 
-/** The same resource on several lines becomes one line, at its first place. */
-export function mergeItems(lines: readonly LineItem[]): LineItem[] {
-  /* guard:merge-lines */
+/** Merges items of the same resource into one, at the position of the first. */
+export function mergeItems(items: readonly LineItem[]): LineItem[] {
+  /* guard:merge-items */
   const units = new Map<string, number>()
-  for (const line of lines) units.set(line.resource, (units.get(line.resource) ?? 0) + line.units)
+  for (const item of items) units.set(item.resource, (units.get(item.resource) ?? 0) + item.units)
   return Array.from(units, ([resource, count]) => ({ resource, units: count }))
-  /* end:merge-lines */
+  /* end:merge-items */
 }
 
-/** The resource whose line a purchase of these lines stands in. */
-export function queueFor(lines: readonly LineItem[]): string {
-  const [first] = lines.map((line) => line.resource).sort(byLockOrder)
-  if (first === undefined) throw new Error('a purchase has at least one line')
+/** The resource whose queue this purchase joins: the first of its resources in lock order. */
+export function queueFor(items: readonly LineItem[]): string {
+  const [first] = items.map((item) => item.resource).sort(byLockOrder)
+  if (first === undefined) throw new Error('a purchase has at least one item')
   return first
 }

@@ -1,29 +1,29 @@
 /**
  * A payment provider for one machine: the part of Stripe's HTTP API that the gateway uses, with Stripe's rules, and
- * tokens that fail in every way that money can. Invariant: an intent is authorized once and captured once, and refunds
+ * tokens for every way a payment can fail. Invariant: an intent is authorized once and captured once, and refunds
  * never exceed what was captured. State is in memory and ends with the process.
  *
  * Tokens `tok_NAME` or `pm_card_NAME`: Stripe's visa, mastercard, chargeDeclined, chargeDeclinedInsufficientFunds,
  * chargeDeclinedExpiredCard, chargeDeclinedProcessingError, authenticationRequired and pendingRefund (its refund stays
  * pending); and, of the sandbox alone, slow, error, errorOnce and refundErrorOnce (500, the first time),
- * refundRefusedOnce (`balance_insufficient`, the first time), and timeout (the money is reserved, and the answer never
- * comes).
+ * refundRefusedOnce (`balance_insufficient`, the first time), and timeout (the money is reserved, and no response is ever
+ * sent).
  *
- * What a person does at the provider: POST /v1/refunds, POST /v1/payment_intents/{id}/cancel; what a bank does:
- * POST /v1/test_helpers/disputes `payment_intent`, and /v1/test_helpers/refunds/{id} or /v1/test_helpers/disputes/{id}
- * with the `status` it comes to.
+ * Changes by an operator at the provider: POST /v1/refunds, POST /v1/payment_intents/{id}/cancel; by a bank: POST
+ * /v1/test_helpers/disputes `payment_intent`, and /v1/test_helpers/refunds/{id} or /v1/test_helpers/disputes/{id} with the
+ * new `status`.
  */
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 export interface SandboxOptions {
-  /** the one API key that it takes */
+  /** the only valid API key */
   secret_key: string
-  /** where events go; undefined: nowhere */
+  /** receiver of events; undefined: none are sent */
   webhook_url: string | undefined
   webhook_secret: string
-  /** what the token `slow` takes */
+  /** milliseconds for a confirm with the token `slow` */
   slow_ms: number
 }
 
@@ -69,7 +69,7 @@ interface Dispute {
 interface Answer {
   status: number
   body: object
-  /** kept from the first request with this key */
+  /** stored response of the first request with this key */
   replayed?: true
 }
 type Form = Record<string, string>
@@ -99,7 +99,7 @@ const GOOD = new Set([
 ])
 const nameOf = (token: string) => token.replace(/^(tok|pm_card)_/, '')
 
-/** Bytes of a request: ours have a few hundred. */
+/** Bytes of a request at most: requests of the gateway have a few hundred. */
 const BODY_LIMIT = 64 * 1024
 const WEBHOOK_TRIES = 3
 
@@ -118,7 +118,7 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
   const intents = new Map<string, Intent>()
   const refunds: Refund[] = []
   const disputes: Dispute[] = []
-  /** idempotency key → what was asked with it, and the answer, errors included */
+  /** idempotency key → its request and response, errors included */
   const keys = new Map<string, { asked: string; answer: Answer | undefined }>()
   const erred = new Set<string>()
 
@@ -196,7 +196,7 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
     intent.status = 'requires_capture'
     intent.amount_capturable = intent.amount
     void emit('payment_intent.amount_capturable_updated', intent)
-    // The client has long gone when this is over.
+    // The client has closed the connection long before.
     if (name === 'timeout') await sleep(600_000, undefined, { ref: false })
     return intent
   }
@@ -218,7 +218,7 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
     return intent
   }
 
-  /** Minor units of this intent that went back, or are about to. */
+  /** Minor units of this intent that were refunded or will be. */
   const given = (intent: Intent) =>
     refunds.reduce(
       (sum, one) => (one.payment_intent === intent.id && one.status !== 'failed' ? sum + one.amount : sum),
@@ -300,7 +300,7 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
     return opened
   }
 
-  /** What a bank has decided about a refund or a dispute. */
+  /** Applies a bank's decision about a refund or a dispute. */
   function decided(form: Form, kind: string | undefined, name: string | undefined): Refund | Dispute {
     const refund = refunds.find((one) => kind === 'refunds' && one.id === name)
     if (refund) {
@@ -344,7 +344,7 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
     throw new Refusal(404, 'invalid_request_error', 'url_invalid', `Unrecognized request URL (${method}: ${path}).`)
   }
 
-  /** As Stripe: the first answer to a key is its only one, also when it was an error; with other parameters, a 400. */
+  /** Like Stripe: the first response to a key is repeated, also an error; other parameters with the same key get a 400. */
   async function once(key: string, asked: string, body: () => Promise<Answer>): Promise<Answer> {
     const first = keys.get(key)
     if (first && first.asked !== asked) {
@@ -379,7 +379,7 @@ export function createSandbox({ secret_key, webhook_url, webhook_secret, slow_ms
     const form = Object.fromEntries(method === 'GET' ? url.searchParams : new URLSearchParams(text))
     const body = () =>
       answer(method, url.pathname, form).then(
-        // As it is now: the intent goes on changing, the answer to this request does not.
+        // A copy: the intent changes later, the stored response does not.
         (object) => ({ status: 200, body: structuredClone(object) }),
         (error) => {
           if (error instanceof Refusal) return structuredClone(error.answer)

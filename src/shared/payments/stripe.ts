@@ -1,6 +1,6 @@
 /**
- * The gateway on the official Stripe package. Invariant: every request has a time limit and is sent once; whether and
- * when it is sent again is decided by the caller, who counts it and jitters it.
+ * The gateway on the official Stripe package. Invariant: every request has a time limit and is sent once; the caller does
+ * the retries, counted and with jitter.
  */
 import Stripe from 'stripe'
 import { type Dispute, type Gateway, type Hint, type Intent, type Refund, RefusedError } from './gateway.ts'
@@ -8,13 +8,13 @@ import { type Dispute, type Gateway, type Hint, type Intent, type Refund, Refuse
 export interface StripeOptions {
   secret_key: string
   webhook_secret: string
-  /** the sandbox's address; undefined: Stripe's */
+  /** address of the sandbox; undefined: Stripe's */
   url: string | undefined
-  /** for one request */
+  /** time limit of one request */
   timeout_ms: number
 }
 
-/** Seconds that a webhook's signature is good for: Stripe's own tolerance. */
+/** Seconds for which the signature of a webhook is valid: Stripe's own tolerance. */
 const TOLERANCE_S = 300
 /** Refunds or disputes of one intent that are read: two pages of the most that Stripe gives at once. */
 const MOST = 200
@@ -27,7 +27,7 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
     ...(url === undefined ? {} : address(new URL(url))),
   })
 
-  /** On an intent that is in another state than the request needs, that state is the answer. */
+  /** For an intent in another state than the request needs, returns that state. */
   async function move(id: string, request: () => Promise<Stripe.PaymentIntent>): Promise<Intent> {
     try {
       return read(await request())
@@ -84,7 +84,7 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
       ])
       return { intent, refunds: refunds.map(readRefund), disputes: disputes.map(readDispute) }
     },
-    // A card that wants its owner to be asked is declined: nobody is there to be asked.
+    // A card that requires authentication of its owner is declined: the buyer is not present.
     confirm: (id) => move(id, () => stripe.paymentIntents.confirm(id, { error_on_requires_action: true })),
     capture: (id) => move(id, () => stripe.paymentIntents.capture(id)),
     cancel: (id) => move(id, () => stripe.paymentIntents.cancel(id)),
@@ -106,10 +106,10 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
   }
 }
 
-/** In the metadata of a refund: the key that it was asked for with. One that a person makes has none. */
+/** Metadata of a refund: the idempotency key of its request. A refund made in Stripe's dashboard has none. */
 const KEY = 'holdfast_refund'
 
-/** Events of what may have been done without us. */
+/** Events of changes that may have been made at Stripe, not by us. */
 const PAST_US = /^(refund\.|charge\.(refunded|refund\.|dispute\.|expired)|payment_intent\.canceled)/
 
 function hint({ type, data }: Stripe.Event): Hint {
@@ -133,13 +133,13 @@ function address(url: URL): { host: string; port: number; protocol: 'http' | 'ht
   return { host: url.hostname, port: Number(url.port || (protocol === 'https' ? 443 : 80)), protocol }
 }
 
-/** An error that Stripe has kept and repeats for its key: the first request is over, and this key never does more. */
+/** An error that Stripe stores and repeats for its key: the first request has ended, and this key never succeeds. */
 const isKept = (error: unknown) =>
   error instanceof Stripe.errors.StripeAPIError && error.headers?.['idempotent-replayed'] === 'true'
 
 /**
- * What Stripe will not have, now or later, as RefusedError; everything else as it is: nothing is known then, also when
- * another request is using the key at this moment.
+ * A final rejection by Stripe as RefusedError; any other error unchanged: the state is unknown then, also when another
+ * request is using the key at this moment.
  */
 function refused(error: unknown): unknown {
   const { errors } = Stripe
@@ -154,7 +154,7 @@ function refused(error: unknown): unknown {
 
 const STATUSES: Partial<Record<Stripe.PaymentIntent.Status, Intent['status']>> = {
   requires_confirmation: 'created',
-  // So it is when a card was declined, and when none was given.
+  // This status also means that a card was declined, or that none was given.
   requires_payment_method: 'declined',
   requires_action: 'declined',
   processing: 'processing',
@@ -164,7 +164,7 @@ const STATUSES: Partial<Record<Stripe.PaymentIntent.Status, Intent['status']>> =
 }
 
 function read({ id, status, last_payment_error: failure }: Stripe.PaymentIntent): Intent {
-  // One that this version does not know is asked about again.
+  // A status that this version does not know is read again.
   return { id, status: STATUSES[status] ?? 'processing', reason: failure?.decline_code ?? failure?.code ?? null }
 }
 
@@ -179,7 +179,7 @@ function readRefund({ id, amount, status, failure_reason, metadata }: Stripe.Ref
   }
 }
 
-/** Inquiries that were closed, and disputes that were prevented, moved no money unless a balance transaction says so. */
+/** Closed inquiries and prevented disputes moved money only when they have a balance transaction. */
 function readDispute({ id, amount, status, reason, balance_transactions }: Stripe.Dispute): Dispute {
   const closed = status === 'warning_closed' || status === 'prevented'
   const moved = (balance_transactions ?? []).reduce((sum, one) => sum + one.amount, 0)
