@@ -95,7 +95,7 @@ export interface Pickup {
   lng: number
 }
 
-/** Everything that stands in a line takes its place from this one sequence. */
+/** The order of all queued rows: purchases, bookings and commands take their seq from this one sequence. */
 export const queueSeq = pgSequence('queue_seq')
 
 export const resources = pgTable(
@@ -106,7 +106,7 @@ export const resources = pgTable(
     name: text('name').notNull().default(''),
     total: units('total').notNull().default(0),
     available: units('available').notNull().default(0),
-    /** Set aside by holds. Sold is total - available - held, so the three can never disagree. */
+    /** Units of holds. Sold is total - available - held, so the three can never disagree. */
     held: units('held').notNull().default(0),
     /** In the currency's minor unit (cents). */
     price: units('price').notNull().default(0),
@@ -145,7 +145,7 @@ export const purchases = pgTable(
   {
     id: uuid('id').primaryKey().defaultRandom(),
     seq: units('seq').notNull().default(sql`nextval('queue_seq')`),
-    /** The resource whose line this purchase stands in. */
+    /** The resource in whose queue the purchase is settled. */
     queue: ref('queue').notNull(),
     customer: text('customer').notNull().default(''),
     lines: jsonb('lines').$type<LineItem[]>().notNull(),
@@ -156,7 +156,7 @@ export const purchases = pgTable(
     hold_seconds: integer('hold_seconds'),
     status: text('status').$type<PurchaseStatus>().notNull().default('queued'),
     reason: text('reason'),
-    /** What was met when it was rejected: a replay tells of that moment, not of its own. */
+    /** What the decision saw when it rejected the purchase: a replay answers with that state, not with today's. */
     met: jsonb('met').$type<Met>(),
     fencing_token: units('fencing_token'),
     expires_at: at('expires_at'),
@@ -207,7 +207,7 @@ export const customerHoldings = pgTable(
   ],
 )
 
-/** Commands on purchases and bookings stand in the same line as what they are about. */
+/** Commands on purchases and bookings are in the same queue as the row that they are about. */
 export const commands = pgTable(
   'commands',
   {
@@ -218,11 +218,11 @@ export const commands = pgTable(
     purchase: uuid('purchase').references(() => purchases.id),
     booking: uuid('booking').references(() => bookings.id),
     command: text('command').$type<CommandKind | BookingCommand>().notNull(),
-    /** What a confirm or an accept pays with; null: with what the purchase or booking has already. */
+    /** What a confirm or an accept pays with; null: the payment of the purchase or booking. */
     payment: jsonb('payment').$type<Payment>(),
     status: text('status').$type<'queued' | 'done' | 'rejected'>().notNull().default('queued'),
     reason: text('reason'),
-    /** The status that the command met. */
+    /** The status that the command found. */
     met: text('met').$type<PurchaseStatus | BookingStatus>(),
     fencing_token: units('fencing_token'),
     idempotency_key: text('idempotency_key'),
@@ -251,7 +251,7 @@ export const bookings = pgTable(
     id: uuid('id').primaryKey().defaultRandom(),
     seq: units('seq').notNull().default(sql`nextval('queue_seq')`),
     kind: text('kind').$type<'stay' | 'ride'>().notNull().default('stay'),
-    /** What is booked, and the line that the booking stands in. */
+    /** What is booked; the booking is settled in the queue of this resource. */
     resource: ref('resource').notNull(),
     customer: text('customer').notNull().default(''),
     /** Half-open; a ride has no end until it is over. */
@@ -268,7 +268,7 @@ export const bookings = pgTable(
     /** Ids of the bookings that were in the way, when it was rejected for them. */
     conflicts: jsonb('conflicts').$type<string[]>(),
     fencing_token: units('fencing_token'),
-    /** When a request that nobody has accepted is over. */
+    /** When a request that is not accepted expires. */
     expires_at: at('expires_at'),
     /** The expired booking whose late money bought this one: once. */
     replaces: uuid('replaces'),
@@ -337,7 +337,7 @@ export const ledgerEntries = pgTable(
  * made at the provider and for each dispute. A charge that took nothing, of a hold that goes on, becomes an `attempt` and
  * makes way for the next card's. The lease writes `pending`, `capturing` and our refunds; the payment jobs
  * write what the provider said, without a lease and always on condition of the status before. What they need to know of
- * a purchase and of a booking is the same, and stands in the view `payable`.
+ * a purchase and of a booking is the same, and is in the view `payable`.
  */
 export const charges = pgTable(
   'charges',
@@ -360,7 +360,7 @@ export const charges = pgTable(
     status: text('status').$type<ChargeStatus>().notNull().default('pending'),
     /** Why it was declined or ended, in the provider's word. */
     reason: text('reason'),
-    /** When the sweeper may take it for left behind. */
+    /** When the sweeper may consider it abandoned. */
     due_at: at('due_at').notNull().default(sql`clock_timestamp() + interval '2 seconds'`),
     /**
      * When the provider is to be asked: about a captured charge, what was done there since; about a refund of ours, to
@@ -437,7 +437,7 @@ export const outboxRetention = pgTable(
   (t) => [check('outbox_retention_one_check', sql`${t.one}`)],
 )
 
-/** Where events are sent to. `position`: the outbox row up to which its lines know what there is. */
+/** Where events are sent. `outbox_position`: the outbox row up to which its delivery streams have been extended. */
 export const webhookEndpoints = pgTable(
   'webhook_endpoints',
   {
@@ -445,13 +445,13 @@ export const webhookEndpoints = pgTable(
     url: text('url').notNull(),
     /** Types; null: all. */
     events: jsonb('events').$type<string[]>(),
-    /** One line; null: all. */
+    /** One resource; null: all. */
     resource: ref('resource'),
     secret: text('secret').notNull(),
-    /** Signs too, until its time is over. */
+    /** Also signs, until it expires. */
     previous_secret: text('previous_secret'),
     previous_secret_expires_at: at('previous_secret_expires_at'),
-    /** Why nothing is sent any more; null: it is. */
+    /** Why deliveries have stopped; null: they have not. */
     disabled_reason: text('disabled_reason'),
     outbox_position: units('outbox_position').notNull(),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
@@ -464,7 +464,7 @@ export const webhookEndpoints = pgTable(
   ],
 )
 
-/** One line of an endpoint: what it has got of a resource, and what it is still to get. */
+/** One delivery stream: the events of one resource to one endpoint, delivered in order. */
 export const webhookStreams = pgTable(
   'webhook_streams',
   {
@@ -472,10 +472,10 @@ export const webhookStreams = pgTable(
       .notNull()
       .references(() => webhookEndpoints.id, { onDelete: 'cascade' }),
     resource: ref('resource').notNull(),
-    /** The number delivered last, and the outbox row that it is in or after. */
+    /** The sequence delivered last, and the outbox row that contains or precedes the next one. */
     delivered_sequence: units('delivered_sequence').notNull(),
     outbox_id: units('outbox_id').notNull(),
-    /** The last number there is. */
+    /** The last sequence of the resource. */
     last_sequence: units('last_sequence').notNull(),
     /** Of the next event, so far. */
     attempts: integer('attempts').notNull().default(0),
@@ -490,7 +490,7 @@ export const webhookStreams = pgTable(
   ],
 )
 
-/** What was tried: one row an attempt. */
+/** One row for each delivery attempt. */
 export const webhookDeliveries = pgTable(
   'webhook_deliveries',
   {
@@ -512,7 +512,7 @@ export const webhookDeliveries = pgTable(
   (t) => [primaryKey({ columns: [t.endpoint, t.id] }), index('webhook_deliveries_by_time').on(t.created_at)],
 )
 
-/** Who took which lock away from whom. Written before the lock is touched; completed_at says that the fence is raised too. */
+/** Forced releases of locks. Written before the lock is released; completed_at is set once the fencing token is raised too. */
 export const forcedReleases = pgTable(
   'forced_releases',
   {
@@ -521,7 +521,7 @@ export const forcedReleases = pgTable(
     /** The caller's digest of its API key, or `open`. */
     requested_by: text('requested_by').notNull(),
     reason: text('reason'),
-    /** The holders as they were told to the caller. */
+    /** The holders as the caller's response names them. */
     revoked_holders: jsonb('revoked_holders'),
     fencing_token: units('fencing_token'),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
