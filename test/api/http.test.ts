@@ -598,7 +598,7 @@ t.test('with an API and a worker', async (t) => {
     const over = { customer: 'theo', lines: lines(limited, 2) }
     const refused = await buy(over, key('limit'))
     t.match(refused, { status: 409, body: { code: 'limit', resource: limited, max_per_customer: 2 } })
-    t.match(refused.body.detail, /may have 2 units of then:2/, 'in words too')
+    t.match(refused.body.detail, /may have at most 2 units of then:2/, 'in words too')
     await call('PUT', at(limited), { body: { ...max, max_per_customer: 50 }, headers: { 'if-match': '*' } })
     t.same((await buy(over, key('limit'))).body, refused.body)
   })
