@@ -55,8 +55,8 @@ async function listen(): Promise<void> {
   try {
     await app.listen({ host, port: metrics_port ?? METRICS_PORT })
   } catch (error) {
-    const taken = (error as NodeJS.ErrnoException).code === 'EADDRINUSE'
-    if (!taken || metrics_port !== undefined) throw new Error(`METRICS_PORT: ${(error as Error).message}`)
+    const inUse = (error as NodeJS.ErrnoException).code === 'EADDRINUSE'
+    if (!inUse || metrics_port !== undefined) throw new Error(`METRICS_PORT: ${(error as Error).message}`)
     // Several workers on one machine: the second one listens on any free port and logs it.
     await app.listen({ host, port: 0 })
   }

@@ -258,8 +258,8 @@ export function decidePurchases(
       resource.held += held * units
       touched.add(resource)
       if (resource.max_per_customer !== null) {
-        const taken = resource.holdings.get(purchase.customer) ?? 0
-        resource.holdings.set(purchase.customer, taken - available * units)
+        const had = resource.holdings.get(purchase.customer) ?? 0
+        resource.holdings.set(purchase.customer, had - available * units)
       }
       for (const reason of reasons) {
         const delta = reason === 'sale' || reason === 'hold' ? -units : units
@@ -271,9 +271,9 @@ export function decidePurchases(
   /** The first resource of this purchase whose limit it would exceed, with that limit. */
   function overLimit(purchase: PurchaseRow, amount: number): Met | undefined {
     for (const [resource, units] of unitsByResource(purchase, amount)) {
-      const { max_per_customer = null, holdings: taken } = resources.get(resource) ?? {}
+      const { max_per_customer = null, holdings } = resources.get(resource) ?? {}
       if (max_per_customer === null) continue
-      if ((taken?.get(purchase.customer) ?? 0) + units > max_per_customer) return { resource, max_per_customer }
+      if ((holdings?.get(purchase.customer) ?? 0) + units > max_per_customer) return { resource, max_per_customer }
     }
     return undefined
   }
@@ -407,15 +407,15 @@ export function decidePurchases(
     if (wallet?.kind !== 'units') return 'unknown_resource'
     if (amount > 0 && wallet.currency.toUpperCase() !== purchase.currency?.toUpperCase()) return 'currency_mismatch'
     if (purchase.lines.some((item) => item.resource === account)) return 'payment_conflict'
-    const taken = wallet.holdings.get(purchase.customer) ?? 0
-    if (wallet.max_per_customer !== null && taken + amount > wallet.max_per_customer) return 'limit'
+    const had = wallet.holdings.get(purchase.customer) ?? 0
+    if (wallet.max_per_customer !== null && had + amount > wallet.max_per_customer) return 'limit'
     if (wallet.available < amount) return 'payment_declined'
     moveUnits(purchase, 0, -1, 'release', 'sale')
     purchase.payment = { method: 'wallet', account }
     decision.payments.push({ of: 'purchase', id: purchase.id, payment: purchase.payment })
     if (amount > 0) {
       wallet.available -= amount
-      if (wallet.max_per_customer !== null) wallet.holdings.set(purchase.customer, taken + amount)
+      if (wallet.max_per_customer !== null) wallet.holdings.set(purchase.customer, had + amount)
       touched.add(wallet)
       decision.ledger.push({
         resource: account,
@@ -491,9 +491,9 @@ export function decidePurchases(
     } else {
       // A cancel that came before its purchase was settled in this batch has already taken effect.
       const first = item.command.command === 'cancel' && cancelled.delete(purchase.id)
-      const had = first && changes.get(purchase.id)?.was === 'queued' && purchase.status === 'cancelled'
-      const met = had ? 'queued' : purchase.status
-      const refusal = had ? undefined : executeCommand(purchase, item.command)
+      const wasQueued = first && changes.get(purchase.id)?.was === 'queued' && purchase.status === 'cancelled'
+      const met = wasQueued ? 'queued' : purchase.status
+      const refusal = wasQueued ? undefined : executeCommand(purchase, item.command)
       decision.commands.push({
         id: item.command.id,
         status: refusal === undefined ? 'done' : 'rejected',

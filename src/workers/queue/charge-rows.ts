@@ -33,8 +33,8 @@ export async function readHoldings(
 
 /** Writes the holdings after the batch. The resources' row locks are held, so that no other transaction changes them. */
 export async function writeHoldings(tx: Transaction, resources: readonly Resource[]): Promise<void> {
-  const rows = resources.flatMap(({ ref, holdings: taken }) =>
-    Array.from(taken, ([customer, units]) => ({ resource: ref, customer, units })),
+  const rows = resources.flatMap(({ ref, holdings }) =>
+    Array.from(holdings, ([customer, units]) => ({ resource: ref, customer, units })),
   )
   if (rows.length === 0) return
   await query(

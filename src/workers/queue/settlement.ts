@@ -164,7 +164,7 @@ const toPurchaseRow = (row: FetchedRow): PurchaseRow => ({
   replaces: row.replaces,
 })
 
-type FencedResource = Omit<Resource, 'token' | 'taken'> & { now_ms: number }
+type FencedResource = Omit<Resource, 'token' | 'holdings'> & { now_ms: number }
 
 /**
  * Locks the resources in order and stores the lease's token in each of them that has no higher one. A stored token only
