@@ -273,7 +273,7 @@ t.test('a provider that tells us', async (t) => {
     await shop.charged(body.id)
     t.match(await read(body.id), { status: 'confirmed', payment: { charge: { status: 'lost', reason: 'cancelled' } } })
     const found = await verify(shop.client)
-    t.same(found.find((one) => one.invariant.startsWith('no card is held to'))?.offenders, [body.id])
+    t.same(found.find((one) => one.invariant.startsWith('no reservation is left'))?.offenders, [body.id])
     const event = await told('payment.lost')
     t.match(event.data, { purchase: body.id, customer: 'ada', amount: PRICE, currency: 'USD', reason: 'cancelled' })
     await shop.command(body.id, 'refund')
