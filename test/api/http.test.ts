@@ -125,7 +125,7 @@ t.test('with an API and a worker', async (t) => {
     await db.client`ALTER TABLE resources DISABLE TRIGGER resources_currency_fixed`
     await past()
     const found = await verify(db.client)
-    t.same(found.find((one) => one.invariant.startsWith('a ledger counts'))?.offenders, [account])
+    t.same(found.find((one) => one.invariant.startsWith('a ledger has one currency'))?.offenders, [account])
     await db.client`UPDATE resources SET currency = 'USD' WHERE ref = ${account}`
     await db.client`ALTER TABLE resources ENABLE TRIGGER resources_currency_fixed`
 
