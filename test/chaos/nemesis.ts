@@ -62,8 +62,14 @@ export const WITHOUT_KILLS: readonly Kind[] = [
 /** Busy processes beside each core while the machine is starved. */
 const HOGS_PER_CORE = 8
 
-/** Milliseconds in which workers come to wait for leases that are held from outside: less than they wait for one. */
+/** Milliseconds in which the holders of queues let go for leases that are asked for from outside: many times what they may. */
+const HELD_WITHIN_MS = 2_000
+
+/** Milliseconds in which workers come to wait for them: less than a worker waits for one. */
 const WAITED_FOR_MS = 1_500
+
+/** Milliseconds in which workers go on after a freeze, before anything else is done to all of them. */
+const WAKE_MS = 1_000
 
 /** Milliseconds behind its plan after which a fault is left out. */
 const LATE_MS = 3_000
@@ -151,7 +157,8 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
     signal('SIGCONT')
   }
 
-  const acts: Record<Kind, (fault: Fault) => Promise<void>> = {
+  /** Each resolves when the fault is undone, with false when it was not done. */
+  const acts: Record<Kind, (fault: Fault) => Promise<unknown>> = {
     async 'killed, started again'({ target, for_ms }) {
       const member = memberOf(target)
       member.running.kill('SIGKILL')
@@ -211,13 +218,22 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
     },
     async 'frozen while they wait for a lease'({ for_ms }) {
       // Of several queues: in a moment without buyers no worker waits for the lease of one.
-      const releases = await Promise.all(queues.map((queue) => holdLease(queue, for_ms + WAITED_FOR_MS + 2_000)))
-      await Promise.all(queues.map(waitedFor))
+      const ttl_ms = for_ms + HELD_WITHIN_MS + WAITED_FOR_MS + 2_000
+      const asked = await Promise.all(queues.map((queue) => holdLease(queue, ttl_ms)))
+      const releases = asked.map((one) => one.release)
+      if (asked.some((one) => one.busy)) {
+        // A holder that does not let go may be what an earlier freeze has left behind: a new one would end its lease.
+        await Promise.all(releases.map((release) => release()))
+        return false
+      }
+      await waitedFor(queues)
       const frozen = Promise.all(WORKERS.map((worker) => freeze(worker, for_ms)))
       // By then the places of the waiters have expired, and there is time left for a release that is slow.
       await sleep(for_ms - 1_500)
       await Promise.all(releases.map((release) => release()))
       await frozen
+      // The workers are awake: a next fault that took the leases at once would be faster than they.
+      await sleep(WAKE_MS)
     },
     async starved({ for_ms }) {
       const hogs = Array.from({ length: HOGS_PER_CORE * availableParallelism() }, () =>
@@ -233,44 +249,53 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
     },
   }
 
-  /** Resolves when a worker waits for the lease of this resource, or too late for those that wait already. */
-  async function waitedFor(resource: string): Promise<void> {
+  /** Resolves when workers wait for the leases of all of these, or too late for those that wait already. */
+  async function waitedFor(resources: readonly string[]): Promise<void> {
+    const isWaitedFor = async (resource: string) => {
+      const asked = fetch(`${memberOf('api-1').url}/api/locks/${resource}`, { signal: AbortSignal.timeout(1_000) })
+      const lock = await asked.then((answer) => answer.json()).catch(() => undefined)
+      return ((lock as { waiters?: unknown[] } | undefined)?.waiters?.length ?? 0) > 0
+    }
     const until = performance.now() + WAITED_FOR_MS
     while (performance.now() < until) {
-      const asked = fetch(`${memberOf('api-1').url}/api/locks/${resource}`, { signal: AbortSignal.timeout(1_000) })
-      const { waiters = [] } = (await asked.then((answer) => answer.json()).catch(() => ({}))) as {
-        waiters?: unknown[]
-      }
-      if (waiters.length > 0) return
+      if ((await Promise.all(resources.map(isWaitedFor))).every(Boolean)) return
       await sleep(50)
     }
   }
 
-  /** What the workers of this queue wait for; ends by itself when it cannot be released. */
-  async function holdLease(resource: string, for_ms: number): Promise<() => Promise<unknown>> {
-    const { url } = memberOf('api-1')
-    const ask = async (path: string, method: string, body?: object) => {
-      const signal = AbortSignal.timeout(2_000)
+  /** What the workers of this queue wait for; ends by itself when it cannot be released. `busy`: its holder keeps it. */
+  async function holdLease(resource: string, ttl_ms: number): Promise<{ busy: boolean; release(): Promise<void> }> {
+    const ask = async (api: Target, path: string, method: string, body?: object) => {
+      const signal = AbortSignal.timeout(HELD_WITHIN_MS + 2_000)
       const headers = { 'content-type': 'application/json' }
-      return await fetch(`${url}/api/leases${path}`, {
+      return await fetch(`${memberOf(api).url}/api/leases${path}`, {
         method,
         signal,
         ...(body && { headers, body: JSON.stringify(body) }),
       })
     }
-    const wanted = { resource, mode: 'exclusive', owner: 'nemesis', ttl_ms: for_ms, wait_ms: 1_000 }
-    const answer = await ask('', 'POST', wanted).catch(() => undefined)
+    const wanted = { resource, mode: 'exclusive', owner: 'nemesis', ttl_ms, wait_ms: HELD_WITHIN_MS }
+    const answer = await ask('api-1', '', 'POST', wanted).catch(() => undefined)
     const { lease_id } = ((await answer?.json().catch(() => ({}))) ?? {}) as { lease_id?: string }
-    return async () => lease_id && (await ask(`/${lease_id}`, 'DELETE').catch(() => undefined))
+    return {
+      busy: answer?.status === 409,
+      async release() {
+        // One that is killed or frozen meanwhile must not keep the queue from its workers.
+        for (const api of lease_id === undefined ? [] : APIS) {
+          const released = await ask(api, `/${lease_id}`, 'DELETE').catch(() => undefined)
+          if (released?.ok) return
+        }
+      },
+    }
   }
 
   async function act(fault: Fault, since: number): Promise<void> {
     await Promise.all(partsOf(fault.target).map((part) => busy.get(part)))
     const from_ms = performance.now() - since
     now.add(fault)
-    await acts[fault.kind](fault)
+    const was_done = (await acts[fault.kind](fault)) !== false
     now.delete(fault)
-    done.push({ ...fault, from_ms, until_ms: performance.now() - since })
+    if (was_done) done.push({ ...fault, from_ms, until_ms: performance.now() - since })
   }
 
   return {
