@@ -1,4 +1,4 @@
--- Runs several calls of one script in one step. The script itself stands in front of this text, as the function `one`.
+-- Runs several calls of one script in one step. The text of the script precedes this one, as the function `one`.
 -- Every call has the same number of keys and of arguments, and fails alone.
 -- KEYS[1]...  the keys of all calls, one call after the other
 -- ARGV[1]  number of keys of one call
