@@ -1,13 +1,11 @@
 /**
  * `npm run openapi` writes openapi.json from the routes, and from it the types of holdfast/client; `npm run openapi --
- * --check` exits with code 1 when a committed file says something else. Needs neither Postgres nor Redis: nothing here is ever asked.
+ * --check` exits with code 1 when a committed file says something else. Needs neither Postgres nor Redis.
  */
 import { readFile, writeFile } from 'node:fs/promises'
-import pino from 'pino'
-import { buildApp } from '../src/api/app.ts'
-import { createMetrics } from '../src/shared/metrics.ts'
 import { renderClientTypes } from './client-types.ts'
 import { readCommand } from './command.mjs'
+import { buildUnconnectedApp } from './unconnected-app.ts'
 
 const DOCUMENT = 'openapi.json'
 const CLIENT_TYPES = 'src/client/generated/openapi.ts'
@@ -17,40 +15,8 @@ npm run openapi                 writes openapi.json and the types of holdfast/cl
 npm run openapi -- --check      writes nothing: exit code 1 when a committed file says something else`
 const { values } = readCommand({ name: 'openapi', usage: USAGE, options: { check: { type: 'boolean' } } })
 
-/** A dependency that fails the moment that it is used. */
-const absent = <T extends object>(name: string): T =>
-  new Proxy({} as T, {
-    get() {
-      throw new Error(`${name} was used while openapi.json was written`)
-    },
-  })
-
 async function render(): Promise<string> {
-  const app = await buildApp({
-    config: { api_keys: [], admin_keys: [], rate_limit: undefined, cors_origins: [], redis_prefix: '' },
-    rates: undefined,
-    log: pino({ enabled: false }),
-    client: absent('client'),
-    locks: absent('locks'),
-    modes: [],
-    stats: absent('stats'),
-    onStaleWrite() {},
-    purchaseIntake: absent('purchaseIntake'),
-    bookingIntake: absent('bookingIntake'),
-    resourceKinds: absent('resourceKinds'),
-    waiter: absent('waiter'),
-    nudge() {},
-    gateway: absent('gateway'),
-    enqueueCharges() {},
-    tail: absent('tail'),
-    webhooks_allow_private: false,
-    viaBreaker: (body) => body(new AbortController().signal),
-    dashboard: absent('dashboard'),
-    openBullBoard: () => absent('openBullBoard'),
-    // As outside production: there the document that is served lacks the lab.
-    lab: { pause_ms: 100 },
-    health: { metrics: createMetrics(), breakers: [], checks: {}, stuckReason: () => undefined, stopping: () => false },
-  })
+  const app = await buildUnconnectedApp()
   try {
     return `${JSON.stringify(app.swagger(), null, 2)}\n`
   } finally {

@@ -1,5 +1,6 @@
 /** Wires the API's dependencies, starts and stops them. main.ts runs it as a process, tests run it in theirs. */
 import type { FastifyInstance } from 'fastify'
+import type { Redis } from 'ioredis'
 import { createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
 import { CONNECTIONS, isDataError, openDb } from '../shared/db/client.ts'
@@ -12,7 +13,7 @@ import { createStripe } from '../shared/payments/stripe.ts'
 import { Problem } from '../shared/problem.ts'
 import { createChargeQueue, createNudger, openRedis, pingRedis } from '../shared/queues.ts'
 import { runSteps, type Step } from '../shared/shutdown.ts'
-import { openTraces } from '../shared/tracing.ts'
+import { openTraces, type Traces } from '../shared/tracing.ts'
 import { buildApp } from './app.ts'
 import { createCollector } from './dashboard/collector.ts'
 import { createTail } from './outbox-tail.ts'
@@ -44,107 +45,59 @@ export interface ApiDeps {
 const isAnswer = (error: unknown) => error instanceof Problem || isDataError(error)
 
 export async function startApi({ config, metrics, log }: ApiDeps): Promise<RunningApi> {
-  const { database_url, redis_url, redis_prefix, lease_ttl_ms: ttl_ms } = config
-  const db = openDb(database_url, {
-    max: CONNECTIONS.api.reads,
-    name: 'holdfast-api',
-    idle_in_transaction_ms: ttl_ms,
-    statement_ms: FLUSH_MS,
-  })
-  const { client } = db
-  const postgres = createBreaker({ name: 'postgres', timeout_ms: FLUSH_MS, isAnswer, metrics })
-  const intakeBreaker = createBreaker({ name: 'intake', timeout_ms: FLUSH_MS, isAnswer, metrics })
+  const { redis_url, redis_prefix: prefix, lab, lab_pause_ms: pause_ms } = config
+  const postgres = openPostgres(config, metrics)
+  const { client, breakers } = postgres
   const redis = openRedis(redis_url, log)
-  const stats = createLockStats({ redis, prefix: redis_prefix })
-  const events = lockEvents(metrics, log, stats, config.expected_hold_ms)
-  const { locks, modes, ...opened } = await openLocks({ config, redis, log, events })
-  const nudger = createNudger(redis_url, redis_prefix, log)
-  const chargeQueue = createChargeQueue(redis_url, redis_prefix, log)
-  const subscriber = openRedis(redis_url, log)
-  const waiter = createSettlementWaiter(subscriber, redis_prefix, client, log)
-  const gate = createNudgeGate({ subscriber, redis_prefix, nudge: nudger.nudge, log })
-  const { nudge } = gate
-  const purchaseIntake = createIntake<NewPurchase>(PURCHASES, { database_url, breaker: intakeBreaker, log, nudge })
-  const bookingIntake = createIntake<NewBooking>(BOOKINGS, { database_url, breaker: intakeBreaker, log, nudge })
-  const traces = config.tracing ? await openTraces({ service: 'holdfast-api', redis, prefix: redis_prefix }) : undefined
+  const leases = await openLeases(config, redis, metrics, log)
+  const { locks, modes, stats, onStaleWrite } = leases
+  const traces = config.tracing ? await openTraces({ service: 'holdfast-api', redis, prefix }) : undefined
+  const queues = openQueues(config, postgres, traces, log)
+  const { waiter, nudge, purchaseIntake, bookingIntake, enqueueCharges } = queues
   // If Redis hangs, requests are not counted, and each is delayed by at most 100 ms.
   const rates = config.rate_limit === undefined ? undefined : openRedis(redis_url, log, { commandTimeout: 100 })
   const tail = createTail(client, log)
-  // Its queries use indexes even when they were planned on small tables, and time out early.
-  const dashboard_db = openDb(database_url, {
-    max: CONNECTIONS.api.dashboard,
-    name: 'holdfast-dashboard',
-    idle_in_transaction_ms: ttl_ms,
-    statement_ms: 2_000,
-    settings: { enable_seqscan: 'off', jit: 'off' },
-  })
-  const dashboard = createCollector({
-    client: dashboard_db.client,
-    locks,
-    redis,
-    prefix: redis_prefix,
-    waiter,
-    breakers: [postgres, intakeBreaker],
-    lab: config.lab,
-    log,
-  })
-  const checks = { postgres: () => client`SELECT 1`, redis: () => pingRedis(redis), ...opened.checks }
+  const dashboard = createCollector({ client: postgres.dashboard, locks, redis, prefix, waiter, breakers, lab, log })
+  const checks = { postgres: () => client`SELECT 1`, redis: () => pingRedis(redis), ...leases.checks }
+  const db = { client, viaBreaker: postgres.breaker.run }
+  const resourceKinds = createResourceKinds(client, postgres.breaker.run)
   let stopping = false
   const app = await buildApp({
     config,
-    log,
-    client,
-    locks,
-    modes,
     rates,
-    stats,
-    purchaseIntake: traceEnqueue(purchaseIntake, traces),
-    bookingIntake: traceEnqueue(bookingIntake, traces),
+    log,
+    health: { metrics, breakers, checks, stuckReason: () => undefined, stopping: () => stopping },
     ...(traces && { trace: traceRequests }),
-    resourceKinds: createResourceKinds(client, postgres.run),
-    waiter,
-    nudge,
-    gateway: createStripe(config.payments),
-    enqueueCharges: chargeQueue.enqueue,
-    tail,
-    webhooks_allow_private: config.webhooks.allow_private,
-    viaBreaker: postgres.run,
-    onStaleWrite() {
-      metrics.fencing_rejections.inc()
-      stats.onStaleWrite()
-    },
-    dashboard,
-    openBullBoard: () => openBullBoard({ redis_url, redis_prefix, log }),
-    lab: config.lab ? { pause_ms: config.lab_pause_ms } : undefined,
-    health: {
-      metrics,
-      breakers: [postgres, intakeBreaker],
-      checks,
-      stuckReason: () => undefined,
-      stopping: () => stopping,
+    routes: {
+      resources: { ...db, locks, onStaleWrite },
+      purchases: { ...db, waiter, nudge, purchaseIntake, resourceKinds },
+      bookings: { ...db, waiter, nudge, bookingIntake, resourceKinds },
+      availability: db,
+      stripeWebhook: { ...db, gateway: createStripe(config.payments), enqueueCharges },
+      events: { ...db, tail },
+      webhookEndpoints: { ...db, allow_private: config.webhooks.allow_private },
+      leases: { locks, modes },
+      locks: { ...db, locks, stats, log },
+      lab: lab ? { ...db, locks, purchaseIntake, waiter, onStaleWrite, pause_ms } : undefined,
+      dashboard: { dashboard },
+      openBullBoard: () => openBullBoard(redis_url, prefix, log),
     },
   })
   app.door.onDrain(() => waiter.stop())
   const watch = watchDependencies({ checks, log })
   const closing: Step[] = [
     ['finish requests', (within_ms) => app.door.drain(within_ms)],
-    ['finish flushes', () => Promise.all([purchaseIntake.close(), bookingIntake.close()])],
-    ['hand jobs over', () => Promise.all([nudger.close(), chargeQueue.close()])],
-    ['release leases', () => opened.close()],
+    ['finish flushes', queues.finishFlushes],
+    ['hand jobs over', queues.handOver],
+    ['release leases', leases.close],
     ['flush statistics and traces', () => Promise.all([stats.close(), traces?.close()])],
     [
       'close connections',
       async () => {
-        watch.close()
-        tail.close()
-        dashboard.close()
-        gate.close()
-        waiter.close()
+        for (const one of [watch, tail, dashboard, queues]) one.close()
         redis.disconnect()
         rates?.disconnect()
-        postgres.close()
-        intakeBreaker.close()
-        await Promise.all([db.close(), dashboard_db.close()])
+        await postgres.close()
       },
     ],
   ]
@@ -156,5 +109,82 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     },
     closing,
     close: () => runSteps(log, closing, config.shutdown_ms),
+  }
+}
+
+type Postgres = ReturnType<typeof openPostgres>
+
+function openPostgres({ database_url, lease_ttl_ms: ttl_ms }: Config, metrics: Metrics) {
+  const db = openDb(database_url, {
+    max: CONNECTIONS.api.reads,
+    name: 'holdfast-api',
+    idle_in_transaction_ms: ttl_ms,
+    statement_ms: FLUSH_MS,
+  })
+  // Its queries use indexes even when they were planned on small tables, and time out early.
+  const dashboard = openDb(database_url, {
+    max: CONNECTIONS.api.dashboard,
+    name: 'holdfast-dashboard',
+    idle_in_transaction_ms: ttl_ms,
+    statement_ms: 2_000,
+    settings: { enable_seqscan: 'off', jit: 'off' },
+  })
+  const breaker = createBreaker({ name: 'postgres', timeout_ms: FLUSH_MS, isAnswer, metrics })
+  const intakeBreaker = createBreaker({ name: 'intake', timeout_ms: FLUSH_MS, isAnswer, metrics })
+  const breakers = [breaker, intakeBreaker]
+  return {
+    client: db.client,
+    dashboard: dashboard.client,
+    breaker,
+    intakeBreaker,
+    breakers,
+    async close() {
+      for (const one of breakers) one.close()
+      await Promise.all([db.close(), dashboard.close()])
+    },
+  }
+}
+
+/** The locks, what is counted of them, and how a refused write is counted. */
+async function openLeases(config: Config, redis: Redis, metrics: Metrics, log: Log) {
+  const stats = createLockStats({ redis, prefix: config.redis_prefix })
+  const events = lockEvents(metrics, log, stats, config.expected_hold_ms)
+  return {
+    ...(await openLocks({ config, redis, log, events })),
+    stats,
+    onStaleWrite() {
+      metrics.fencing_rejections.inc()
+      stats.onStaleWrite()
+    },
+  }
+}
+
+/** Entering rows into their queues, hearing of their settlement, and the hints to workers. */
+function openQueues(
+  { database_url, redis_url, redis_prefix }: Config,
+  { client, intakeBreaker: breaker }: Postgres,
+  traces: Traces | undefined,
+  log: Log,
+) {
+  const nudger = createNudger(redis_url, redis_prefix, log)
+  const chargeQueue = createChargeQueue(redis_url, redis_prefix, log)
+  const subscriber = openRedis(redis_url, log)
+  const waiter = createSettlementWaiter(subscriber, redis_prefix, client, log)
+  const gate = createNudgeGate({ subscriber, redis_prefix, nudge: nudger.nudge, log })
+  const deps = { database_url, breaker, log, nudge: gate.nudge }
+  const purchases = createIntake<NewPurchase>(PURCHASES, deps)
+  const bookings = createIntake<NewBooking>(BOOKINGS, deps)
+  return {
+    waiter,
+    nudge: gate.nudge,
+    enqueueCharges: chargeQueue.enqueue,
+    purchaseIntake: traceEnqueue(purchases, traces),
+    bookingIntake: traceEnqueue(bookings, traces),
+    finishFlushes: () => Promise.all([purchases.close(), bookings.close()]),
+    handOver: () => Promise.all([nudger.close(), chargeQueue.close()]),
+    close() {
+      gate.close()
+      waiter.close()
+    },
   }
 }

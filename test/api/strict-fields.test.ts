@@ -3,53 +3,19 @@
  * everything. Iterates over the registered routes, so that a new one is covered too.
  */
 import type { InjectOptions, RouteOptions } from 'fastify'
-import pino from 'pino'
 import t from 'tap'
-import { buildApp } from '../../src/api/app.ts'
-import { createMetrics } from '../../src/shared/metrics.ts'
+import { buildUnconnectedApp } from '../../ops/unconnected-app.ts'
 import { type Operation, operations } from '../support/openapi-contract.ts'
-
-/** A dependency that throws when used: a refused request uses none. */
-const absent = <T extends object>(name: string): T =>
-  new Proxy({} as T, {
-    get() {
-      throw new Error(`${name} was used`)
-    },
-  })
 
 const WRITES = new Set(['POST', 'PUT', 'PATCH', 'DELETE'])
 /** Exempt: the provider's webhook has a raw body, and Bull Board is a separate application. */
 const APART = new Set(['/api/webhooks/stripe', '/admin/queues', '/admin/queues/*'])
 
 const routes: RouteOptions[] = []
-const app = await buildApp({
-  config: { api_keys: [], admin_keys: [], rate_limit: undefined, cors_origins: [], redis_prefix: '' },
-  rates: undefined,
-  log: pino({ enabled: false }),
-  client: absent('client'),
-  locks: absent('locks'),
-  modes: [],
-  stats: absent('stats'),
-  onStaleWrite() {},
-  purchaseIntake: absent('purchaseIntake'),
-  bookingIntake: absent('bookingIntake'),
-  resourceKinds: absent('resourceKinds'),
-  waiter: absent('waiter'),
-  nudge() {},
-  gateway: absent('gateway'),
-  enqueueCharges() {},
-  tail: absent('tail'),
-  webhooks_allow_private: false,
-  viaBreaker: (body) => body(new AbortController().signal),
-  dashboard: absent('dashboard'),
-  openBullBoard: () => absent('openBullBoard'),
-  lab: { pause_ms: 100 },
-  health: { metrics: createMetrics(), breakers: [], checks: {}, stuckReason: () => undefined, stopping: () => false },
-  async trace(app) {
-    app.addHook('onRoute', (route) => {
-      routes.push(route)
-    })
-  },
+const app = await buildUnconnectedApp(async (app) => {
+  app.addHook('onRoute', (route) => {
+    routes.push(route)
+  })
 })
 t.teardown(() => app.close())
 

@@ -13,7 +13,7 @@ import { createStreams, frame, HELLO } from '../http/sse.ts'
 import type { Collector } from './collector.ts'
 import { SnapshotSchema } from './snapshot-schema.ts'
 
-export interface DashboardDeps {
+export interface DashboardOptions {
   dashboard: Collector
 }
 
@@ -46,7 +46,7 @@ const POLICY = [
   "frame-ancestors 'none'",
 ].join('; ')
 
-export async function dashboardRoutes(instance: FastifyInstance, { dashboard }: DashboardDeps): Promise<void> {
+export async function dashboardRoutes(instance: FastifyInstance, { dashboard }: DashboardOptions): Promise<void> {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
 
   for (const [path, address, media] of FILES) {

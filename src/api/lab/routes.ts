@@ -12,15 +12,13 @@ import { redlockRoutes } from './redlock.ts'
 import { type CounterDeps, createCounters } from './scarce-counter.ts'
 import { ticketRoutes } from './tickets.ts'
 
-export interface LabDeps extends CounterDeps {
-  /** undefined: the lab is disabled */
-  lab: { pause_ms: number } | undefined
+export interface LabOptions extends CounterDeps {
+  /** milliseconds an unsafe variant pauses between its read and its write */
+  pause_ms: number
 }
 
-export function labRoutes(app: FastifyInstance, deps: LabDeps): void {
-  const { lab, client, viaBreaker, locks } = deps
-  if (!lab) return
-  const { pause_ms } = lab
+export async function labRoutes(app: FastifyInstance, deps: LabOptions): Promise<void> {
+  const { pause_ms, client, viaBreaker, locks } = deps
   const counters = createCounters(deps, pause_ms)
   inventoryRoutes(app, counters)
   ticketRoutes(app, counters)

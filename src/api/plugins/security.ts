@@ -14,7 +14,7 @@ import type { Config } from '../../shared/config.ts'
 import { Problem } from '../../shared/problem.ts'
 import { requireKeys } from './auth.ts'
 
-export interface ProtectDeps {
+export interface SecurityOptions {
   config: Pick<Config, 'api_keys' | 'admin_keys' | 'rate_limit' | 'cors_origins' | 'redis_prefix'>
   /** stores the limit's counts, with a timeout per command; undefined: no limit */
   rates: Redis | undefined
@@ -24,7 +24,7 @@ export interface ProtectDeps {
 const UNCOUNTED = new Set(['/livez', '/readyz', '/metrics', '/'])
 
 /** Order matters: a refusal has the headers too, and the limit counts by key. */
-export async function protect(app: FastifyInstance, { config, rates }: ProtectDeps): Promise<void> {
+export async function protect(app: FastifyInstance, { config, rates }: SecurityOptions): Promise<void> {
   const headers = await headersForBrowsers()
   app.addHook('onRequest', async (_request, reply) => {
     reply.headers(headers)

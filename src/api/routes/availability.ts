@@ -21,13 +21,16 @@ const Availability = Type.Object({
   free: Type.Array(Type.Object({ from: Time, to: Time }), { description: 'Half-open ranges, in order' }),
 })
 
-export interface AvailabilityDeps {
+export interface AvailabilityOptions {
   client: Client
   /** runs a query behind the Postgres breaker */
   viaBreaker: Breaker['run']
 }
 
-export function availabilityRoutes(instance: FastifyInstance, { client, viaBreaker }: AvailabilityDeps): void {
+export async function availabilityRoutes(
+  instance: FastifyInstance,
+  { client, viaBreaker }: AvailabilityOptions,
+): Promise<void> {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   app.get(
     '/api/resources/:type/:id/availability',

@@ -276,12 +276,12 @@ function read(body: Type.Static<typeof Stay> | Type.Static<typeof Ride>) {
   return { row, days, until_ms: to_ms, requested: [calendar, ...accountOf(payment)] }
 }
 
-export interface BookingRoutesDeps extends SubmissionDeps {
+export interface BookingOptions extends SubmissionDeps {
   bookingIntake: Intake<NewBooking>
   resourceKinds: ResourceKinds
 }
 
-export function bookingRoutes(instance: FastifyInstance, deps: BookingRoutesDeps): void {
+export async function bookingRoutes(instance: FastifyInstance, deps: BookingOptions): Promise<void> {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const BookingRef = Type.Unsafe<Booking>(Type.Ref('Booking'))
   const tags = ['bookings']

@@ -18,16 +18,13 @@ export interface BullBoard {
   close(): Promise<void>
 }
 
-export interface BullBoardDeps {
-  openBullBoard(): Promise<BullBoard>
+interface BullBoardOptions {
+  open(): Promise<BullBoard>
+  /** throws for a request without an admin's password */
+  authorize(request: FastifyRequest, reply: FastifyReply): Promise<void>
 }
 
-/** @param authorize throws for a request without an admin's password */
-export function bullBoardRoutes(
-  app: FastifyInstance,
-  { openBullBoard }: BullBoardDeps,
-  authorize: (request: FastifyRequest, reply: FastifyReply) => Promise<void>,
-): void {
+export async function bullBoardRoutes(app: FastifyInstance, { open, authorize }: BullBoardOptions): Promise<void> {
   let board: Promise<BullBoard> | undefined
   app.addHook('onClose', async () => {
     await (await board?.catch(() => undefined))?.close()
@@ -40,7 +37,7 @@ export function bullBoardRoutes(
       // Hijacked here, before a body is read: the board reads it itself.
       async onRequest(request, reply) {
         await authorize(request, reply)
-        board ??= openBullBoard().catch((error) => {
+        board ??= open().catch((error) => {
           board = undefined
           throw error
         })
@@ -53,14 +50,8 @@ export function bullBoardRoutes(
   }
 }
 
-interface OpenBullBoardDeps {
-  redis_url: string
-  redis_prefix: string
-  log: Log
-}
-
 /** A separate Fastify instance behind the same port, so that its errors, parsers and pages stay apart from the API's. */
-export async function openBullBoard({ redis_url, redis_prefix, log }: OpenBullBoardDeps): Promise<BullBoard> {
+export async function openBullBoard(redis_url: string, redis_prefix: string, log: Log): Promise<BullBoard> {
   const { createBullBoard } = await import('@bull-board/api')
   const { BullMQAdapter } = await import('@bull-board/api/bullMQAdapter')
   const { FastifyAdapter } = await import('@bull-board/fastify')

@@ -31,7 +31,7 @@ const STREAMS = 1_000
 
 const EventType = Type.Unsafe<string>({ type: 'string', enum: EVENT_TYPES })
 
-export interface EventRoutesDeps {
+export interface EventOptions {
   client: Client
   tail: Tail
   /** runs a query behind the Postgres breaker */
@@ -45,7 +45,10 @@ const eventsGone = () =>
     'The events after this one are no longer stored. Read the present state, then stream from now on.',
   )
 
-export function eventRoutes(instance: FastifyInstance, { client, tail, viaBreaker }: EventRoutesDeps): void {
+export async function eventRoutes(
+  instance: FastifyInstance,
+  { client, tail, viaBreaker }: EventOptions,
+): Promise<void> {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const streams = createStreams(instance, STREAMS)
 

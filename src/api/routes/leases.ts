@@ -96,7 +96,7 @@ export const waiterToResponse = ({ since_ms, ...waiter }: LockState['waiters'][n
   since: new Date(since_ms).toISOString(),
 })
 
-export interface LeaseRoutesDeps {
+export interface LeaseOptions {
   locks: Locks
   /** modes that the lock server supports: Redlock has no permits */
   modes: readonly Mode[]
@@ -109,7 +109,7 @@ const malformed = () => fieldProblem('lease_id', 'is not a valid lease_id')
 const unsupported = (mode: Mode) =>
   fieldProblem('mode', `${mode} is not available on this lock server`, 422, 'mode_unavailable')
 
-export function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseRoutesDeps): void {
+export async function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseOptions): Promise<void> {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const tags = ['leases']
   const params = (sample: { lease_id: string }) =>

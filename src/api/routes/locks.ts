@@ -78,7 +78,7 @@ const StatsSchema = Type.Object({
   hold_ms: Quantiles,
 })
 
-export interface LockRoutesDeps {
+export interface LockOptions {
   client: Client
   locks: Locks
   stats: LockStats
@@ -87,7 +87,10 @@ export interface LockRoutesDeps {
   viaBreaker: Breaker['run']
 }
 
-export function lockRoutes(instance: FastifyInstance, { client, locks, stats, log, viaBreaker }: LockRoutesDeps): void {
+export async function lockRoutes(
+  instance: FastifyInstance,
+  { client, locks, stats, log, viaBreaker }: LockOptions,
+): Promise<void> {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const tags = ['locks']
   const params = (sample: string) => Type.Object({ resource: Ref([sample]) })

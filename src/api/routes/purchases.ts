@@ -242,12 +242,12 @@ export function readPayment(payment: Payment = { method: 'none' }): Payment {
 export const accountOf = (payment: Payment): RequestedResource[] =>
   payment.method === 'wallet' ? [{ ref: payment.account, field: 'payment.account', kind: 'account' }] : []
 
-export interface PurchaseRoutesDeps extends SubmissionDeps {
+export interface PurchaseOptions extends SubmissionDeps {
   purchaseIntake: Intake<NewPurchase>
   resourceKinds: ResourceKinds
 }
 
-export function purchaseRoutes(instance: FastifyInstance, deps: PurchaseRoutesDeps): void {
+export async function purchaseRoutes(instance: FastifyInstance, deps: PurchaseOptions): Promise<void> {
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const PurchaseRef = Type.Unsafe<Purchase>(Type.Ref('Purchase'))
   const tags = ['purchases']

@@ -175,7 +175,7 @@ async function readResource(client: Client | Transaction, ref: string) {
   return resource
 }
 
-export interface ResourceRoutesDeps {
+export interface ResourceOptions {
   client: Client
   locks: Locks
   /** counts a write of a superseded holder that was refused */
@@ -201,7 +201,7 @@ const accountAsCalendar = () =>
   fieldProblem('kind', 'of an account must be units: its units are money', 422, 'wrong_kind')
 const notFound = (ref: string) => new Problem(404, 'not_found', `There is no resource ${ref}.`)
 
-export function resourceRoutes(instance: FastifyInstance, deps: ResourceRoutesDeps): void {
+export async function resourceRoutes(instance: FastifyInstance, deps: ResourceOptions): Promise<void> {
   const { client, locks, onStaleWrite, viaBreaker } = deps
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const Resource = Type.Unsafe<Type.Static<typeof ResourceSchema>>(Type.Ref('Resource'))

@@ -14,7 +14,7 @@ import { fieldProblem } from '../../shared/problem.ts'
 import { problemResponses } from '../http/responses.ts'
 import { UUID } from '../http/schemas.ts'
 
-export interface WebhookRoutesDeps {
+export interface StripeWebhookOptions {
   gateway: Pick<Gateway, 'webhook'>
   client: Client
   /** runs a query behind the Postgres breaker */
@@ -23,10 +23,10 @@ export interface WebhookRoutesDeps {
   enqueueCharges(ids: Iterable<string>): void
 }
 
-export function webhookRoutes(
-  instance: FastifyInstance,
-  { gateway, client, viaBreaker, enqueueCharges }: WebhookRoutesDeps,
-): void {
+export async function stripeWebhookRoutes(
+  scope: FastifyInstance,
+  { gateway, client, viaBreaker, enqueueCharges }: StripeWebhookOptions,
+): Promise<void> {
   /** Has the charges of this intent checked: refunds and disputes name their intent, not always the purchase or booking. */
   async function recheckIntent(intent: string): Promise<void> {
     const write = sql`
@@ -37,34 +37,32 @@ export function webhookRoutes(
     enqueueCharges(rows.map((row) => row.id))
   }
 
-  // A scope of its own: the signature covers the raw bytes, so the body must not be parsed before it is checked.
-  void instance.register(async (scope) => {
-    scope.removeAllContentTypeParsers()
-    scope.addContentTypeParser('*', { parseAs: 'string' }, (_request, body, done) => done(null, body))
-    const app = scope.withTypeProvider<TypeBoxTypeProvider>()
-    app.post(
-      '/api/webhooks/stripe',
-      {
-        // Not in the document, whose examples all work: only the provider can sign. docs/payments.md describes it.
-        schema: {
-          hide: true,
-          response: { 200: Type.Object({ received: Type.Literal(true) }), ...problemResponses(400, 413, 503) },
-        },
+  // In this plugin alone: the signature covers the raw bytes, so the body must not be parsed before it is checked.
+  scope.removeAllContentTypeParsers()
+  scope.addContentTypeParser('*', { parseAs: 'string' }, (_request, body, done) => done(null, body))
+  const app = scope.withTypeProvider<TypeBoxTypeProvider>()
+  app.post(
+    '/api/webhooks/stripe',
+    {
+      // Not in the document, whose examples all work: only the provider can sign. docs/payments.md describes it.
+      schema: {
+        hide: true,
+        response: { 200: Type.Object({ received: Type.Literal(true) }), ...problemResponses(400, 413, 503) },
       },
-      async (request) => {
-        const [signature] = [request.headers['stripe-signature']].flat()
-        if (signature === undefined) throw fieldProblem('Stripe-Signature', 'is missing')
-        let hint: Hint
-        try {
-          hint = gateway.webhook(typeof request.body === 'string' ? request.body : '', signature)
-        } catch {
-          throw fieldProblem('Stripe-Signature', 'does not match the body', 400, 'bad_signature')
-        }
-        const { subject, intent, recheck: look } = hint
-        if (look && intent !== undefined) await recheckIntent(intent)
-        if (subject !== undefined && UUID.test(subject)) enqueueCharges([subject])
-        return { received: true as const }
-      },
-    )
-  })
+    },
+    async (request) => {
+      const [signature] = [request.headers['stripe-signature']].flat()
+      if (signature === undefined) throw fieldProblem('Stripe-Signature', 'is missing')
+      let hint: Hint
+      try {
+        hint = gateway.webhook(typeof request.body === 'string' ? request.body : '', signature)
+      } catch {
+        throw fieldProblem('Stripe-Signature', 'does not match the body', 400, 'bad_signature')
+      }
+      const { subject, intent, recheck: look } = hint
+      if (look && intent !== undefined) await recheckIntent(intent)
+      if (subject !== undefined && UUID.test(subject)) enqueueCharges([subject])
+      return { received: true as const }
+    },
+  )
 }

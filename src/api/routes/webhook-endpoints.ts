@@ -66,7 +66,7 @@ const Endpoint = {
   ),
   created_at: Time,
 }
-const EndpointSchema = Type.Object(Endpoint, { $id: 'WebhookEndpoint' })
+export const EndpointSchema = Type.Object(Endpoint, { $id: 'WebhookEndpoint' })
 const WithSecret = Type.Object({
   ...Endpoint,
   secret: Type.String({ description: 'Returned only here; `whsec_` and base64, as in Standard Webhooks' }),
@@ -103,10 +103,10 @@ const Replay = Type.Object(
 /** Times in the text form of Postgres. */
 type Row = Type.Static<typeof EndpointSchema>
 
-export interface WebhookEndpointDeps {
+export interface WebhookEndpointOptions {
   client: Client
   /** allows private addresses, and URLs without TLS */
-  webhooks_allow_private: boolean
+  allow_private: boolean
   /** runs a query behind the Postgres breaker */
   viaBreaker: Breaker['run']
 }
@@ -144,11 +144,10 @@ function readUrl(text: string, allow_private: boolean): string {
   return url.href
 }
 
-export function webhookEndpointRoutes(instance: FastifyInstance, deps: WebhookEndpointDeps): void {
-  const { client, webhooks_allow_private, viaBreaker } = deps
+export async function webhookEndpointRoutes(instance: FastifyInstance, deps: WebhookEndpointOptions): Promise<void> {
+  const { client, allow_private, viaBreaker } = deps
   const app = instance.withTypeProvider<TypeBoxTypeProvider>()
   const Ref = Type.Unsafe<Type.Static<typeof EndpointSchema>>(Type.Ref('WebhookEndpoint'))
-  app.addSchema(EndpointSchema)
   const common = { tags: ['webhooks'] }
   // Webhooks contain the customers of every caller.
   const admin = { admin: true }
@@ -190,7 +189,7 @@ export function webhookEndpointRoutes(instance: FastifyInstance, deps: WebhookEn
     },
     async (request, reply) => {
       const { events = null, resource = null } = request.body
-      const url = readUrl(request.body.url, webhooks_allow_private)
+      const url = readUrl(request.body.url, allow_private)
       const secret = newSecret()
       const [row] = await execute<Row>(
         sql`INSERT INTO webhook_endpoints AS w (url, events, resource, secret, outbox_position)
