@@ -89,7 +89,7 @@ export function createMetrics() {
     charges: counter(
       'charges_total',
       'Outcomes of charges, refund attempts and disputes, including those made at the provider.',
-      ['purpose', 'status'],
+      ['kind', 'status'],
     ),
     payments_stuck: gauge(
       'payments_stuck',
@@ -120,9 +120,9 @@ export function createMetrics() {
   for (const reason of LOST) metrics.lock_lost.inc({ reason }, 0)
   for (const reason of FAILED) metrics.lock_failures.inc({ reason }, 0)
   metrics.lock_long_holds.inc({ type: '*' }, 0)
-  metrics.charges.inc({ purpose: 'charge', status: 'lost' }, 0)
-  metrics.charges.inc({ purpose: 'refund', status: 'failed' }, 0)
-  metrics.charges.inc({ purpose: 'dispute', status: 'open' }, 0)
+  metrics.charges.inc({ kind: 'charge', status: 'authorization_lost' }, 0)
+  metrics.charges.inc({ kind: 'refund', status: 'failed' }, 0)
+  metrics.charges.inc({ kind: 'dispute', status: 'open' }, 0)
   metrics.lock_contentions.inc(0)
   metrics.lock_late_renewals.inc(0)
   metrics.fencing_rejections.inc(0)

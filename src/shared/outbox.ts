@@ -16,7 +16,14 @@ import {
 const settled = <Status extends string>(statuses: readonly Status[]) => statuses.filter((one) => one !== 'queued')
 
 /** Changes of a charge that no status of a purchase or booking shows. */
-const MONEY = ['refunded', 'refund_failed', 'lost', 'dispute_opened', 'dispute_won', 'dispute_lost'] as const
+const MONEY = [
+  'refunded',
+  'refund_failed',
+  'authorization_lost',
+  'dispute_opened',
+  'dispute_won',
+  'dispute_lost',
+] as const
 
 export const EVENT_TYPES: readonly string[] = [
   ...settled(PURCHASE_STATUSES).map((status) => `purchase.${status}`),
@@ -119,24 +126,24 @@ export async function readEvents(
   { after, horizon, resource, limit = ROWS }: PageOptions,
 ): Promise<Page> {
   const first = after.n === MAX_CHANGES ? after.id + 1 : after.id
-  const only = resource === undefined ? sql`` : sql`AND resource = ${resource}`
+  const only = resource === undefined ? sql`` : sql`AND resource_id = ${resource}`
   const rows = await query<Row>(
     client,
     sql`
     WITH page AS MATERIALIZED (
       SELECT * FROM outbox WHERE id >= ${first} AND id <= ${horizon} ${only} ORDER BY id LIMIT ${limit}
     )
-    SELECT e.id, c.n::int AS n, e.subject_type AS about, e.resource, e.last_sequence - cardinality(e.statuses) + c.n AS sequence, e.created_at,
+    SELECT e.id, c.n::int AS n, e.subject_type AS about, e.resource_id AS resource, e.last_sequence - cardinality(e.statuses) + c.n AS sequence, e.created_at,
            c.subject, c.status, c.reason, e.delta,
-           coalesce(p.customer, b.customer) AS customer, p.lines,
+           coalesce(p.customer, b.customer) AS customer, p.items AS lines,
            coalesce(p.amount, b.amount) AS amount, coalesce(m.currency, p.currency, b.currency) AS currency,
-           m.purchase, m.booking, m.at_provider,
-           b.kind, lower(b.during) AS from, CASE b.kind WHEN 'stay' THEN upper(b.during) END AS to
+           m.purchase_id AS purchase, m.booking_id AS booking, m.at_provider,
+           b.kind, lower(b.period) AS from, CASE b.kind WHEN 'stay' THEN upper(b.period) END AS to
     FROM page e
     CROSS JOIN LATERAL unnest(e.subject_ids, e.statuses, e.reasons) WITH ORDINALITY AS c(subject, status, reason, n)
     LEFT JOIN charges m ON e.subject_type = 'payment' AND m.id = c.subject
-    LEFT JOIN purchases p ON p.id = CASE e.subject_type WHEN 'purchase' THEN c.subject ELSE m.purchase END
-    LEFT JOIN bookings b ON b.id = CASE e.subject_type WHEN 'booking' THEN c.subject ELSE m.booking END
+    LEFT JOIN purchases p ON p.id = CASE e.subject_type WHEN 'purchase' THEN c.subject ELSE m.purchase_id END
+    LEFT JOIN bookings b ON b.id = CASE e.subject_type WHEN 'booking' THEN c.subject ELSE m.booking_id END
     ORDER BY e.id, c.n`,
   )
   const count = new Set(rows.map((row) => row.id)).size

@@ -17,18 +17,18 @@ export const COUNT_TO = 10_000
  * units come first, because they have the numbers.
  */
 export const resourcesToShow = (busy: readonly string[]): SQL => sql`
-  WHERE r.ref IN (
+  WHERE r.id IN (
     SELECT json_array_elements_text(${JSON.stringify(busy)}::json) UNION (
     WITH RECURSIVE type AS (
-      (SELECT split_part(ref, ':', 1) AS name FROM resources ORDER BY ref LIMIT 1)
+      (SELECT split_part(id, ':', 1) AS name FROM resources ORDER BY id LIMIT 1)
       UNION ALL
       SELECT n.name FROM type t CROSS JOIN LATERAL (
-        SELECT split_part(ref, ':', 1) AS name FROM resources WHERE ref >= t.name || ';' ORDER BY ref LIMIT 1) n
+        SELECT split_part(id, ':', 1) AS name FROM resources WHERE id >= t.name || ';' ORDER BY id LIMIT 1) n
     )
-    SELECT first.ref FROM (SELECT name FROM type WHERE name <> 'account' LIMIT ${TYPES}::int) t CROSS JOIN LATERAL (
-      SELECT ref FROM resources WHERE ref >= t.name || ':' AND ref < t.name || ';' ORDER BY ref LIMIT ${EACH_TYPE}::int
+    SELECT first.id FROM (SELECT name FROM type WHERE name <> 'account' LIMIT ${TYPES}::int) t CROSS JOIN LATERAL (
+      SELECT id FROM resources WHERE id >= t.name || ':' AND id < t.name || ';' ORDER BY id LIMIT ${EACH_TYPE}::int
     ) first))
-  ORDER BY r.kind DESC, r.ref`
+  ORDER BY r.kind DESC, r.id`
 
 export async function readQueues(client: Client) {
   const count = (table: string, queue = 'queue') =>
@@ -41,11 +41,11 @@ export async function readQueues(client: Client) {
       SELECT queue, min(created_at) AS oldest FROM (
         (SELECT queue, created_at FROM ${queueHeads('purchases')} a LIMIT ${QUEUES}::int)
         UNION ALL (SELECT queue, created_at FROM ${queueHeads('commands')} b LIMIT ${QUEUES}::int)
-        UNION ALL (SELECT queue, created_at FROM ${queueHeads('bookings', 'resource')} c LIMIT ${QUEUES}::int)
+        UNION ALL (SELECT queue, created_at FROM ${queueHeads('bookings', 'resource_id')} c LIMIT ${QUEUES}::int)
       ) head GROUP BY queue
     ), l AS (SELECT * FROM found ORDER BY oldest LIMIT ${COUNTED}::int)
     SELECT l.queue AS resource, (SELECT count(*) FROM found) AS lines,
-           ${count('purchases')} + ${count('commands')} + ${count('bookings', 'resource')} AS length,
+           ${count('purchases')} + ${count('commands')} + ${count('bookings', 'resource_id')} AS length,
            greatest(0, extract(epoch FROM clock_timestamp() - l.oldest) * 1000)::bigint AS oldest_ms
     FROM l ORDER BY l.oldest`,
   )

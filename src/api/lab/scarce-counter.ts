@@ -61,21 +61,22 @@ export function createCounters(deps: CounterDeps, pause_ms: number): DemoCounter
   const { client, locks, purchaseIntake, waiter, viaBreaker, onStaleWrite } = deps
 
   /** Creates both variants if they are missing, and marks the one that is used. Returns the unsafe variant's number. */
-  async function ensureCounter({ ref, name, start }: DemoCounter, side: 'unsafe' | 'safe' | null): Promise<number> {
+  async function ensureCounter({ ref, name, start }: DemoCounter, variant: 'unsafe' | 'safe' | null): Promise<number> {
     const [row] = await viaBreaker(() =>
-      query<{ unsafe: number }>(
+      query<{ unsafe_count: number }>(
         client,
         sql`WITH made AS (
-              INSERT INTO resources (ref, kind, name, total, available) VALUES (${ref}, 'units', ${name}, ${start}, ${start})
-              ON CONFLICT DO NOTHING RETURNING ref, total
+              INSERT INTO resources (id, kind, name, total, available) VALUES (${ref}, 'units', ${name}, ${start}, ${start})
+              ON CONFLICT DO NOTHING RETURNING id, total
             ), moved AS (
-              INSERT INTO ledger_entries (resource, delta, reason) SELECT ref, total, 'created' FROM made WHERE total > 0
+              INSERT INTO ledger_entries (resource_id, delta, reason) SELECT id, total, 'created' FROM made WHERE total > 0
             )
-            INSERT INTO lab_counts AS c (ref, start, unsafe, side) VALUES (${ref}, ${start}, ${start}, ${side})
-            ON CONFLICT (ref) DO UPDATE SET side = coalesce(excluded.side, c.side) RETURNING c.unsafe`,
+            INSERT INTO lab_counts AS c (id, initial, unsafe_count, last_variant) VALUES (${ref}, ${start}, ${start}, ${variant})
+            ON CONFLICT (id) DO UPDATE SET last_variant = coalesce(excluded.last_variant, c.last_variant)
+            RETURNING c.unsafe_count`,
       ),
     )
-    return row?.unsafe ?? 0
+    return row?.unsafe_count ?? 0
   }
 
   return {
@@ -84,14 +85,14 @@ export function createCounters(deps: CounterDeps, pause_ms: number): DemoCounter
       if (seen < units) return { bought: false, reason: 'sold_out', left: seen }
       // Every request that arrives now reads the same number.
       await sleep(pause_ms)
-      const written = counter.write === 'relative' ? sql`unsafe - ${units}::bigint` : sql`${seen - units}::bigint`
+      const written = counter.write === 'relative' ? sql`unsafe_count - ${units}::bigint` : sql`${seen - units}::bigint`
       const [row] = await viaBreaker(() =>
-        query<{ unsafe: number }>(
+        query<{ unsafe_count: number }>(
           client,
-          sql`UPDATE lab_counts SET unsafe = ${written} WHERE ref = ${counter.ref} RETURNING unsafe`,
+          sql`UPDATE lab_counts SET unsafe_count = ${written} WHERE id = ${counter.ref} RETURNING unsafe_count`,
         ),
       )
-      return { bought: true, id: newId(), left: row?.unsafe ?? seen - units }
+      return { bought: true, id: newId(), left: row?.unsafe_count ?? seen - units }
     },
 
     async buySafe(counter, units) {
@@ -103,7 +104,7 @@ export function createCounters(deps: CounterDeps, pause_ms: number): DemoCounter
           id,
           queue: counter.ref,
           customer: 'lab',
-          lines: [{ resource: counter.ref, units }],
+          items: [{ resource: counter.ref, units }],
           payment: { method: 'none' },
           hold_seconds: null,
           idempotency_key: null,
@@ -117,7 +118,7 @@ export function createCounters(deps: CounterDeps, pause_ms: number): DemoCounter
       const [row] = await viaBreaker(() =>
         query<{ status: string; reason: string | null; left: number }>(
           client,
-          sql`SELECT p.status, p.reason, r.available AS left FROM purchases p JOIN resources r ON r.ref = p.queue
+          sql`SELECT p.status, p.reason, r.available AS left FROM purchases p JOIN resources r ON r.id = p.queue
               WHERE p.id = ${id}`,
         ),
       )
@@ -130,8 +131,9 @@ export function createCounters(deps: CounterDeps, pause_ms: number): DemoCounter
       const [row] = await viaBreaker(() =>
         query<{ start: number; left: number }>(
           client,
-          sql`SELECT c.start, CASE WHEN c.side = 'safe' THEN coalesce(r.available, c.start) ELSE c.unsafe END AS left
-              FROM lab_counts c LEFT JOIN resources r USING (ref) WHERE c.ref = ${ref}`,
+          sql`SELECT c.initial AS start,
+                     CASE WHEN c.last_variant = 'safe' THEN coalesce(r.available, c.initial) ELSE c.unsafe_count END AS left
+              FROM lab_counts c LEFT JOIN resources r USING (id) WHERE c.id = ${ref}`,
         ),
       )
       return row ?? { start, left: start }
@@ -141,7 +143,7 @@ export function createCounters(deps: CounterDeps, pause_ms: number): DemoCounter
       const { ref } = counter
       await ensureCounter({ ...counter, start }, null)
       const [found] = await viaBreaker(() =>
-        query<{ fencing_token: number }>(client, sql`SELECT fencing_token FROM resources WHERE ref = ${ref}`),
+        query<{ fencing_token: number }>(client, sql`SELECT fencing_token FROM resources WHERE id = ${ref}`),
       )
       const lease = { wait_ms: RESET_WAIT_MS, above: found?.fencing_token ?? 0 }
       await onLockServer(() =>
@@ -154,10 +156,13 @@ export function createCounters(deps: CounterDeps, pause_ms: number): DemoCounter
   async function resetUnderLease(ref: string, start: number, token: number, signal: AbortSignal): Promise<void> {
     await transaction(client, signal, async (tx) => {
       // lab_counts before resources, as in ensureCounter(), so that the two cannot deadlock.
-      await query(tx, sql`UPDATE lab_counts SET start = ${start}, unsafe = ${start}, side = NULL WHERE ref = ${ref}`)
+      await query(
+        tx,
+        sql`UPDATE lab_counts SET initial = ${start}, unsafe_count = ${start}, last_variant = NULL WHERE id = ${ref}`,
+      )
       const [row] = await query<{ available: number }>(
         tx,
-        sql`SELECT available FROM resources WHERE ref = ${ref} AND kind = 'units' FOR NO KEY UPDATE`,
+        sql`SELECT available FROM resources WHERE id = ${ref} AND kind = 'units' FOR NO KEY UPDATE`,
       )
       if (!row) throw new Problem(409, 'wrong_kind', `${ref} is not sold by units: the lab cannot use it.`)
       const delta = start - row.available
@@ -165,7 +170,7 @@ export function createCounters(deps: CounterDeps, pause_ms: number): DemoCounter
         tx,
         sql`UPDATE resources SET fencing_token = ${token}, total = total + ${delta}, available = available + ${delta},
                                  version = version + 1, updated_at = now()
-            WHERE ref = ${ref} AND fencing_token <= ${token} RETURNING ref`,
+            WHERE id = ${ref} AND fencing_token <= ${token} RETURNING id`,
       )
       if (written.length === 0) {
         onStaleWrite()
@@ -174,7 +179,7 @@ export function createCounters(deps: CounterDeps, pause_ms: number): DemoCounter
       if (delta !== 0) {
         await query(
           tx,
-          sql`INSERT INTO ledger_entries (resource, delta, reason, fencing_token) VALUES (${ref}, ${delta}, 'lab reset', ${token})`,
+          sql`INSERT INTO ledger_entries (resource_id, delta, reason, fencing_token) VALUES (${ref}, ${delta}, 'lab reset', ${token})`,
         )
       }
     })

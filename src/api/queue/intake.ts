@@ -44,17 +44,17 @@ interface IntakeTable {
 export const PURCHASES: IntakeTable = {
   name: 'purchases',
   lock: 4_077_002,
-  members: { lines: 'jsonb' },
-  columns: { queue: 'queue', lines: 'lines' },
+  members: { items: 'jsonb' },
+  columns: { queue: 'queue', items: 'items' },
 }
 export const BOOKINGS: IntakeTable = {
   name: 'bookings',
   lock: 4_077_003,
   members: { kind: 'text', from_at: 'timestamptz', until_at: 'timestamptz', days: 'int', pickup: 'jsonb' },
   columns: {
-    resource: 'queue',
+    resource_id: 'queue',
     kind: 'kind',
-    during: 'tstzrange(coalesce(from_at, now), until_at)',
+    period: 'tstzrange(coalesce(from_at, now), until_at)',
     created_at: 'now',
     days: 'days',
     pickup: 'pickup',

@@ -10,7 +10,7 @@ import { iso } from '../http/timestamps.ts'
 /** One row of charges, as CHARGE_STATE reads it. */
 interface Row {
   id: string
-  purpose: 'charge' | 'refund' | 'dispute' | 'attempt'
+  kind: 'charge' | 'refund' | 'dispute' | 'attempt'
   status: ChargeStatus
   amount: number
   currency: string
@@ -24,10 +24,10 @@ export type ChargeState = Row[] | null
 
 /** A column of `table`: the rows of its charge. A replacement is paid by the charge of the row that it replaces. */
 export const CHARGE_STATE = (table: 'purchases' | 'bookings') => `CASE ${table}.payment ->> 'method' WHEN 'card' THEN (
-  SELECT coalesce(json_agg(json_build_object('id', m.id, 'purpose', m.purpose, 'status', m.status, 'amount', m.amount,
+  SELECT coalesce(json_agg(json_build_object('id', m.id, 'kind', m.kind, 'status', m.status, 'amount', m.amount,
     'currency', m.currency, 'reason', m.reason, 'attempts', m.attempts, 'at_provider', m.at_provider,
     'created_at', m.created_at) ORDER BY m.created_at, m.n), '[]')
-  FROM charges m WHERE m.${table === 'purchases' ? 'purchase' : 'booking'} = coalesce(${table}.replaces, ${table}.id)
+  FROM charges m WHERE m.${table === 'purchases' ? 'purchase_id' : 'booking_id'} = coalesce(${table}.replaces_id, ${table}.id)
 ) END AS charge_state`
 
 const Amount = Type.Integer({ description: 'Minor units' })
@@ -42,7 +42,15 @@ export const PaymentState = Type.Object({
   charge: Type.Optional(
     Nullable(
       Type.Object({
-        status: Type.Enum(['pending', 'authorized', 'captured', 'declined', 'unavailable', 'released', 'lost']),
+        status: Type.Enum([
+          'pending',
+          'authorized',
+          'captured',
+          'declined',
+          'unavailable',
+          'released',
+          'authorization_lost',
+        ]),
         amount: Amount,
         currency: Type.String(),
         reason: Reason,
@@ -69,7 +77,8 @@ export const PaymentState = Type.Object({
 type PaymentState = Type.Static<typeof PaymentState>
 
 const CHARGES: Partial<Record<ChargeStatus, NonNullable<PaymentState['charge']>['status']>> = {
-  sent: 'pending',
+  confirming: 'pending',
+  cancelling: 'pending',
   capturing: 'authorized',
 }
 const REFUNDS: Partial<Record<ChargeStatus, NonNullable<PaymentState['refunds']>[number]['status']>> = {
@@ -85,8 +94,8 @@ export function paymentState(payment: Payment, charges: ChargeState): PaymentSta
   if (payment.method === 'wallet') return { method, account: payment.account }
   if (charges === null) return { method }
   // For a hold that is still open: the last attempt that failed.
-  const charge = charges.findLast((one) => one.purpose === 'charge' || one.purpose === 'attempt')
-  const dispute = charges.findLast((one) => one.purpose === 'dispute')
+  const charge = charges.findLast((one) => one.kind === 'charge' || one.kind === 'attempt')
+  const dispute = charges.findLast((one) => one.kind === 'dispute')
   return {
     method,
     charge: charge
@@ -94,11 +103,11 @@ export function paymentState(payment: Payment, charges: ChargeState): PaymentSta
           status: CHARGES[charge.status] ?? (charge.status as NonNullable<PaymentState['charge']>['status']),
           amount: charge.amount,
           currency: charge.currency,
-          reason: charge.status === 'pending' || charge.status === 'sent' ? null : charge.reason,
+          reason: charge.reason,
         }
       : null,
     refunds: charges
-      .filter((one) => one.purpose === 'refund')
+      .filter((one) => one.kind === 'refund')
       .map(({ id, status, amount, reason, at_provider, attempts, created_at }) => ({
         id,
         status: REFUNDS[status] ?? 'pending',

@@ -35,14 +35,14 @@ export function createResourceKinds(client: Client, viaBreaker: Breaker['run']):
       const unknown = requested.map(({ ref }) => ref).filter((ref) => !kinds.has(ref))
       if (unknown.length > 0) {
         const rows = await viaBreaker(() =>
-          query<{ ref: string; kind: Kind }>(
+          query<{ id: string; kind: Kind }>(
             client,
-            sql`SELECT ref, kind FROM resources
-                WHERE ref IN (SELECT json_array_elements_text(${JSON.stringify(unknown)}::json))`,
+            sql`SELECT id, kind FROM resources
+                WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(unknown)}::json))`,
           ),
         )
         if (kinds.size > CACHED) kinds.clear()
-        for (const { ref, kind } of rows) kinds.set(ref, kind)
+        for (const { id, kind } of rows) kinds.set(id, kind)
       }
       for (const { ref, field, kind } of requested) {
         const found = kinds.get(ref)

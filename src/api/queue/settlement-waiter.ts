@@ -11,9 +11,9 @@ import { settledChannel } from '../../shared/queues.ts'
 /** SQL condition: units are held and the card charge is in progress. Not settled until the charge ends. */
 export const CHARGING = {
   purchases: `(status = 'held' AND expires_at > clock_timestamp() AND EXISTS (
-    SELECT 1 FROM charges c WHERE c.purchase = purchases.id AND c.purpose = 'charge'))`,
+    SELECT 1 FROM charges c WHERE c.purchase_id = purchases.id AND c.kind = 'charge'))`,
   bookings: `(status = 'requested' AND expires_at > clock_timestamp() AND EXISTS (
-    SELECT 1 FROM charges c WHERE c.booking = bookings.id AND c.purpose = 'charge'))`,
+    SELECT 1 FROM charges c WHERE c.booking_id = bookings.id AND c.kind = 'charge'))`,
 }
 
 /** Milliseconds between polls for lost notices: the most that a caller waits too long while Redis is away. */

@@ -93,7 +93,7 @@ export function createSubmission<Row extends QueuedRow, Input extends QueuedRowI
   handlers: SubmissionHandlers<Row, Input, Command>,
 ) {
   const { noun, reader, intake, toResponse } = handlers
-  const column = sql.raw(noun)
+  const column = sql.raw(`${noun}_id`)
   const isPending = (row: Row) => row.status === 'queued' || handlers.isCharging(row)
 
   async function readOne(id: string): Promise<Row> {
@@ -179,9 +179,9 @@ export function createSubmission<Row extends QueuedRow, Input extends QueuedRowI
         settled = (await commandState(command_id)).status !== 'queued'
       }
       if (!settled) await watch.wait(wait_ms)
-      const { status, met, reason } = await commandState(command_id)
+      const { status, observed_status, reason } = await commandState(command_id)
       if (status === 'rejected') {
-        throw handlers.commandRejected(command, reason ?? '', met ?? row.status, await readOne(subject))
+        throw handlers.commandRejected(command, reason ?? '', observed_status ?? row.status, await readOne(subject))
       }
       const left_ms = Math.max(0, wait_ms - (performance.now() - started_ms))
       if (status !== 'done') return accepted(reply, toResponse(await readOne(subject)))
@@ -218,7 +218,7 @@ export function createSubmission<Row extends QueuedRow, Input extends QueuedRowI
       query<{ status: string }>(
         client,
         sql`SELECT a.status FROM charges a JOIN commands c ON c.${column} = a.${column}
-            WHERE c.id = ${command} AND a.${column} = ${row.id} AND a.purpose = 'attempt' AND a.settled_at > c.settled_at
+            WHERE c.id = ${command} AND a.${column} = ${row.id} AND a.kind = 'attempt' AND a.settled_at > c.settled_at
             ORDER BY a.settled_at LIMIT 1`,
       ),
     )
@@ -252,7 +252,7 @@ export function createSubmission<Row extends QueuedRow, Input extends QueuedRowI
     scope: string
   }): Promise<string> {
     const insert = sql`
-      INSERT INTO commands (id, queue, ${column}, command, payment, idempotency_key, idempotency_scope)
+      INSERT INTO commands (id, queue, ${column}, action, payment, idempotency_key, idempotency_scope)
       VALUES (${c.id}, ${c.queue}, ${c.subject}, ${c.command}, ${json(c.payment)}::jsonb, ${c.key}, ${c.scope})
       ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
       RETURNING id`
@@ -264,12 +264,12 @@ export function createSubmission<Row extends QueuedRow, Input extends QueuedRowI
 
   async function commandState(id: string) {
     const [row] = await viaBreaker(() =>
-      query<{ status: 'queued' | 'done' | 'rejected'; met: string | null; reason: string | null }>(
+      query<{ status: 'queued' | 'done' | 'rejected'; observed_status: string | null; reason: string | null }>(
         client,
-        sql`SELECT status, met, reason FROM commands WHERE id = ${id}`,
+        sql`SELECT status, observed_status, reason FROM commands WHERE id = ${id}`,
       ),
     )
-    return row ?? { status: 'queued' as const, met: null, reason: null }
+    return row ?? { status: 'queued' as const, observed_status: null, reason: null }
   }
 
   return { readOne, enqueueAndRespond, submitCommand }

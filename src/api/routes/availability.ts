@@ -66,11 +66,11 @@ export async function availabilityRoutes(
           SELECT r.kind, coalesce((
             SELECT json_agg(json_build_object('from', lower(f), 'to', upper(f)) ORDER BY f)
             FROM unnest(tstzmultirange(${window}) - coalesce((
-              SELECT range_agg(b.during) FROM bookings b
-              WHERE b.resource = r.ref AND b.during && ${window} AND b.status IN ('requested', 'accepted')
+              SELECT range_agg(b.period) FROM bookings b
+              WHERE b.resource_id = r.id AND b.period && ${window} AND b.status IN ('requested', 'accepted')
                 AND NOT (b.status = 'requested' AND coalesce(b.expires_at <= clock_timestamp(), false))
             ), '{}')) f WHERE upper(f) > clock_timestamp()), '[]') AS free
-          FROM resources r WHERE r.ref = ${ref}`,
+          FROM resources r WHERE r.id = ${ref}`,
         ),
       )
       if (!found) throw new Problem(404, 'not_found', `There is no resource ${ref}.`)

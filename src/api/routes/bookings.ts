@@ -171,7 +171,7 @@ interface Row {
   kind: 'stay' | 'ride'
   status: BookingStatus
   reason: string | null
-  conflicts: string[] | null
+  conflicting_ids: string[] | null
   customer: string
   from_at: string
   until_at: string | null
@@ -181,7 +181,7 @@ interface Row {
   payment: Payment
   hold_seconds: number | null
   expires_at: string | null
-  replaces: string | null
+  replaces_id: string | null
   replaced_by: string | null
   fencing_token: number | null
   created_at: string
@@ -192,21 +192,21 @@ interface Row {
   charge_state: ChargeState
 }
 
-const COLUMNS = `id, seq, resource AS queue, kind, status, reason, conflicts, customer, lower(during) AS from_at,
-  upper(during) AS until_at, pickup, amount, currency, payment, hold_seconds, expires_at, fencing_token, created_at, settled_at,
+const COLUMNS = `id, seq, resource_id AS queue, kind, status, reason, conflicting_ids, customer, lower(period) AS from_at,
+  upper(period) AS until_at, pickup, amount, currency, payment, hold_seconds, expires_at, fencing_token, created_at, settled_at,
   status = 'requested' AND coalesce(expires_at <= clock_timestamp(), false) AS overdue,
-  ${CHARGING.bookings} AS charging, ${CHARGE_STATE('bookings')}, replaces, CASE WHEN status = 'expired' THEN (
-    SELECT later.id FROM bookings later WHERE later.replaces = bookings.id) END AS replaced_by`
+  ${CHARGING.bookings} AS charging, ${CHARGE_STATE('bookings')}, replaces_id, CASE WHEN status = 'expired' THEN (
+    SELECT later.id FROM bookings later WHERE later.replaces_id = bookings.id) END AS replaced_by`
 
 /** Members of a queued booking: no worker has settled it yet. */
 const QUEUED = {
   status: 'queued' as const,
   reason: null,
-  conflicts: null,
+  conflicting_ids: null,
   amount: null,
   currency: null,
   expires_at: null,
-  replaces: null,
+  replaces_id: null,
   replaced_by: null,
   fencing_token: null,
   settled_at: null,
@@ -224,7 +224,7 @@ function toResponse(row: Row): Booking {
     kind: row.kind,
     status: row.overdue ? 'expired' : row.status,
     reason: row.reason,
-    conflicting_ids: row.conflicts,
+    conflicting_ids: row.conflicting_ids,
     resource: row.queue,
     customer: row.customer,
     from: iso(row.from_at),
@@ -235,7 +235,7 @@ function toResponse(row: Row): Booking {
     payment: paymentState(row.payment, row.charge_state),
     hold_seconds: row.hold_seconds,
     expires_at: optional(row.expires_at),
-    replaces: row.replaces,
+    replaces: row.replaces_id,
     replaced_by: row.replaced_by,
     fencing_token: row.fencing_token,
     created_at: iso(row.created_at),
@@ -418,7 +418,7 @@ export async function bookingRoutes(instance: FastifyInstance, deps: BookingOpti
       const before = pageCursors.read(cursor)
       const conditions = [sql`true`]
       if (before !== undefined) conditions.push(sql`id < ${before}`)
-      if (resource !== undefined) conditions.push(sql`resource = ${resource}`)
+      if (resource !== undefined) conditions.push(sql`resource_id = ${resource}`)
       if (customer !== undefined) conditions.push(sql`customer = ${customer}`)
       const overdue = sql`(status = 'requested' AND coalesce(expires_at <= clock_timestamp(), false))`
       if (status === 'requested') conditions.push(sql`(status = 'requested' AND NOT ${overdue})`)

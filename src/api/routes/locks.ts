@@ -192,8 +192,8 @@ export async function lockRoutes(
       const [record] = await viaBreaker(() =>
         query<{ id: number; fencing_token: number | null }>(
           client,
-          sql`INSERT INTO forced_releases (resource, requested_by, reason) VALUES (${resource}, ${requested_by}, ${reason})
-              RETURNING id, (SELECT fencing_token FROM resources WHERE ref = ${resource}) AS fencing_token`,
+          sql`INSERT INTO forced_releases (resource_id, requested_by, reason) VALUES (${resource}, ${requested_by}, ${reason})
+              RETURNING id, (SELECT fencing_token FROM resources WHERE id = ${resource}) AS fencing_token`,
         ),
       )
       const above = record?.fencing_token ?? 0
@@ -208,7 +208,7 @@ export async function lockRoutes(
       await viaBreaker(() =>
         query(
           client,
-          sql`WITH raised AS (UPDATE resources SET fencing_token = ${token} WHERE ref = ${resource} AND fencing_token < ${token})
+          sql`WITH raised AS (UPDATE resources SET fencing_token = ${token} WHERE id = ${resource} AND fencing_token < ${token})
               UPDATE forced_releases SET revoked_holders = ${JSON.stringify(holders)}, fencing_token = ${token}, completed_at = clock_timestamp()
               WHERE id = ${record?.id}`,
         ),

@@ -9,7 +9,7 @@ import Type from 'typebox'
 import {
   COMMANDS,
   type LineItem,
-  type Met,
+  type Observed,
   type Payment,
   PURCHASE_STATUSES,
   type PurchaseStatus,
@@ -160,7 +160,7 @@ type Purchase = Type.Static<typeof PurchaseSchema>
 
 /** A purchase before it is queued. */
 export interface NewPurchase extends QueuedRowInput {
-  lines: LineItem[]
+  items: LineItem[]
 }
 
 interface Row {
@@ -169,15 +169,15 @@ interface Row {
   queue: string
   status: PurchaseStatus
   reason: string | null
-  met: Met | null
+  observed: Observed | null
   customer: string
-  lines: LineItem[]
+  items: LineItem[]
   amount: number | null
   currency: string | null
   payment: Payment
   hold_seconds: number | null
   expires_at: string | null
-  replaces: string | null
+  replaces_id: string | null
   replaced_by: string | null
   fencing_token: number | null
   created_at: string
@@ -188,10 +188,10 @@ interface Row {
   charge_state: ChargeState
 }
 
-const COLUMNS = `id, seq, queue, status, reason, met, customer, lines, amount, currency, payment, hold_seconds,
+const COLUMNS = `id, seq, queue, status, reason, observed, customer, items, amount, currency, payment, hold_seconds,
   expires_at, fencing_token, created_at, settled_at, status = 'held' AND expires_at <= clock_timestamp() AS overdue,
-  ${CHARGING.purchases} AS charging, ${CHARGE_STATE('purchases')}, replaces, CASE WHEN status = 'expired' THEN (
-    SELECT later.id FROM purchases later WHERE later.replaces = purchases.id) END AS replaced_by`
+  ${CHARGING.purchases} AS charging, ${CHARGE_STATE('purchases')}, replaces_id, CASE WHEN status = 'expired' THEN (
+    SELECT later.id FROM purchases later WHERE later.replaces_id = purchases.id) END AS replaced_by`
 
 const optional = (at: string | null) => (at === null ? null : iso(at))
 
@@ -202,13 +202,13 @@ function toResponse(row: Row): Purchase {
     status: row.overdue ? 'expired' : row.status,
     reason: row.reason,
     customer: row.customer,
-    lines: row.lines,
+    lines: row.items,
     amount: row.amount,
     currency: row.currency,
     payment: paymentState(row.payment, row.charge_state),
     hold_seconds: row.hold_seconds,
     expires_at: optional(row.expires_at),
-    replaces: row.replaces,
+    replaces: row.replaces_id,
     replaced_by: row.replaced_by,
     fencing_token: row.fencing_token,
     created_at: iso(row.created_at),
@@ -220,11 +220,11 @@ function toResponse(row: Row): Purchase {
 const QUEUED = {
   status: 'queued' as const,
   reason: null,
-  met: null,
+  observed: null,
   amount: null,
   currency: null,
   expires_at: null,
-  replaces: null,
+  replaces_id: null,
   replaced_by: null,
   fencing_token: null,
   settled_at: null,
@@ -296,9 +296,9 @@ export async function purchaseRoutes(instance: FastifyInstance, deps: PurchaseOp
     if (row.status === 'failed')
       return new Problem(402, code, `The purchase failed: ${code}.`, { ...declineOf(purchase.payment), purchase })
     // Rows settled before this column existed have no details.
-    const { resource, available, max_per_customer } = row.met ?? {}
+    const { resource, available, max_per_customer } = row.observed ?? {}
     if (code === 'sold_out') {
-      return soldOut(row.lines.find((item) => item.resource === resource) ?? row.lines[0], available, purchase)
+      return soldOut(row.items.find((item) => item.resource === resource) ?? row.items[0], available, purchase)
     }
     if (max_per_customer !== undefined) {
       const detail = `A customer may have at most ${max_per_customer} units of ${resource}, held ones included.`
@@ -329,10 +329,10 @@ export async function purchaseRoutes(instance: FastifyInstance, deps: PurchaseOp
     async (request, reply) => {
       const { customer, hold_seconds = null } = request.body
       const payment = readPayment(request.body.payment)
-      const lines = mergeItems(request.body.lines)
-      const body = { customer, lines, payment, hold_seconds }
+      const items = mergeItems(request.body.lines)
+      const body = { customer, items, payment, hold_seconds }
       const key = idempotencyColumns(request, 'POST /api/purchases', body)
-      const excess = lines.find((item) => item.units > MAX_UNITS)
+      const excess = items.find((item) => item.units > MAX_UNITS)
       if (excess) throw fieldProblem('lines', `request more than ${MAX_UNITS} units of ${excess.resource} in total`)
       const requested = request.body.lines.map(
         ({ resource: ref }, i): RequestedResource => ({ ref, field: `lines[${i}].resource`, kind: 'units' }),
@@ -342,7 +342,7 @@ export async function purchaseRoutes(instance: FastifyInstance, deps: PurchaseOp
         ...body,
         ...key,
         id: newId(),
-        queue: queueFor(lines),
+        queue: queueFor(items),
       })
     },
   )
@@ -385,7 +385,7 @@ export async function purchaseRoutes(instance: FastifyInstance, deps: PurchaseOp
       if (customer !== undefined) conditions.push(sql`customer = ${customer}`)
       if (resource !== undefined) {
         const item = JSON.stringify([{ resource }])
-        conditions.push(sql`(queue = ${resource} OR (jsonb_array_length(lines) > 1 AND lines @> ${item}::jsonb))`)
+        conditions.push(sql`(queue = ${resource} OR (jsonb_array_length(items) > 1 AND items @> ${item}::jsonb))`)
       }
       if (status === 'held') conditions.push(sql`(status = 'held' AND expires_at > clock_timestamp())`)
       else if (status === 'expired') {

@@ -116,7 +116,7 @@ const MovementSchema = Type.Object({
 })
 
 interface Row {
-  ref: string
+  id: string
   kind: 'units' | 'calendar'
   name: string
   total: number
@@ -133,23 +133,23 @@ interface Row {
 
 /** Units of overdue holds count as available, whether or not the sweeper has written them. */
 const SELECT = sql.raw(`
-  SELECT r.ref, r.kind, r.name, r.total, r.available, r.held, r.price, r.currency, r.max_per_customer, r.version, r.created_at,
+  SELECT r.id, r.kind, r.name, r.total, r.available, r.held, r.price, r.currency, r.max_per_customer, r.version, r.created_at,
          r.updated_at, coalesce(o.units, 0)::bigint AS overdue
   FROM resources r LEFT JOIN LATERAL (
     SELECT sum(u.units) AS units FROM purchases p CROSS JOIN LATERAL (
-      SELECT (l ->> 'units')::bigint AS units FROM jsonb_array_elements(p.lines) l WHERE l ->> 'resource' = r.ref
-      UNION ALL SELECT p.amount WHERE p.payment ->> 'account' = r.ref
+      SELECT (l ->> 'units')::bigint AS units FROM jsonb_array_elements(p.items) l WHERE l ->> 'resource' = r.id
+      UNION ALL SELECT p.amount WHERE p.payment ->> 'account' = r.id
     ) u
     WHERE p.status = 'held' AND p.expires_at <= clock_timestamp()
-      AND (p.lines @> jsonb_build_array(jsonb_build_object('resource', r.ref)) OR p.payment ->> 'account' = r.ref)
+      AND (p.items @> jsonb_build_array(jsonb_build_object('resource', r.id)) OR p.payment ->> 'account' = r.id)
   ) o ON r.held > 0`)
 
 function toResponse(row: Row): Type.Static<typeof ResourceSchema> {
-  const [type = '', id = ''] = row.ref.split(/:(.*)/s)
+  const [type = '', id = ''] = row.id.split(/:(.*)/s)
   const held = row.held - row.overdue
   const available = row.available + row.overdue
   return {
-    resource: row.ref,
+    resource: row.id,
     type,
     id,
     name: row.name,
@@ -171,7 +171,7 @@ export const readResources = async (client: Client | Transaction, where: SQL) =>
   (await query<Row>(client, sql`${SELECT} ${where}`)).map(toResponse)
 
 async function readResource(client: Client | Transaction, ref: string) {
-  const [resource] = await readResources(client, sql`WHERE r.ref = ${ref}`)
+  const [resource] = await readResources(client, sql`WHERE r.id = ${ref}`)
   return resource
 }
 
@@ -246,7 +246,7 @@ export async function resourceRoutes(instance: FastifyInstance, deps: ResourceOp
         >(
           tx,
           sql`SELECT kind, version, total, available, currency, max_per_customer FROM resources
-              WHERE ref = ${ref} FOR NO KEY UPDATE`,
+              WHERE id = ${ref} FOR NO KEY UPDATE`,
         )
         const { amount, currency } = request.body.price ?? { amount: 0, currency: old?.currency ?? 'USD' }
         // A resource keeps its currency, even if ISO 4217 has withdrawn it since.
@@ -257,10 +257,10 @@ export async function resourceRoutes(instance: FastifyInstance, deps: ResourceOp
           if (match !== undefined) throw new Problem(412, 'stale_version', `There is no resource ${ref} to replace.`)
           const made = await query(
             tx,
-            sql`INSERT INTO resources (ref, kind, name, total, available, price, currency, max_per_customer, limit_set_at)
+            sql`INSERT INTO resources (id, kind, name, total, available, price, currency, max_per_customer, limit_set_at)
                   VALUES (${ref}, ${kind}, ${name}, ${total}, ${total}, ${amount}, ${currency}, ${limit},
                           ${limit === null ? null : sql`now()`})
-                  ON CONFLICT DO NOTHING RETURNING ref`,
+                  ON CONFLICT DO NOTHING RETURNING id`,
           )
           if (made.length === 0)
             throw new Problem(
@@ -291,7 +291,7 @@ export async function resourceRoutes(instance: FastifyInstance, deps: ResourceOp
                          max_per_customer = ${limit},
                          limit_set_at = CASE WHEN ${limit}::bigint = max_per_customer THEN limit_set_at
                                            WHEN ${limit}::bigint > 0 THEN clock_timestamp() END
-                  WHERE ref = ${ref} AND version = ${old.version}`,
+                  WHERE id = ${ref} AND version = ${old.version}`,
           )
         }
         // The row lock blocks settlements of this resource until the units are counted.
@@ -300,7 +300,7 @@ export async function resourceRoutes(instance: FastifyInstance, deps: ResourceOp
         if (delta !== 0) {
           await query(
             tx,
-            sql`INSERT INTO ledger_entries (resource, delta, reason)
+            sql`INSERT INTO ledger_entries (resource_id, delta, reason)
                   VALUES (${ref}, ${delta}, ${old ? 'replaced' : 'created'})`,
           )
         }
@@ -350,9 +350,9 @@ export async function resourceRoutes(instance: FastifyInstance, deps: ResourceOp
       const pageCursors = cursors('resources', { type }, new RegExp(REF_PATTERN))
       const after = pageCursors.read(cursor) ?? start
       // ';' is the character after ':', so this is every reference that starts with `type:`.
-      const until = type === undefined ? sql`` : sql`AND r.ref < ${`${type};`}`
+      const until = type === undefined ? sql`` : sql`AND r.id < ${`${type};`}`
       const rows = await viaBreaker(() =>
-        readResources(client, sql`WHERE r.ref > ${after} ${until} ORDER BY r.ref LIMIT ${limit + 1}`),
+        readResources(client, sql`WHERE r.id > ${after} ${until} ORDER BY r.id LIMIT ${limit + 1}`),
       )
       const data = rows.slice(0, limit)
       return { data, next_cursor: rows.length > limit ? pageCursors.write(data.at(-1)?.resource ?? '') : null }
@@ -389,7 +389,7 @@ export async function resourceRoutes(instance: FastifyInstance, deps: ResourceOp
       const [found] = await viaBreaker(() =>
         query<{ kind: string; fencing_token: number }>(
           client,
-          sql`SELECT kind, fencing_token FROM resources WHERE ref = ${ref}`,
+          sql`SELECT kind, fencing_token FROM resources WHERE id = ${ref}`,
         ),
       )
       if (!found) throw notFound(ref)
@@ -401,9 +401,9 @@ export async function resourceRoutes(instance: FastifyInstance, deps: ResourceOp
         const [own] = await query(
           tx,
           // The row lock first: a batch with an older token may be committing, and its entries precede this one.
-          sql`WITH locked AS MATERIALIZED (SELECT ref FROM resources WHERE ref = ${ref} FOR NO KEY UPDATE)
-                INSERT INTO ledger_entries (resource, delta, reason, fencing_token, idempotency_key, idempotency_scope)
-                SELECT ref, ${delta}::bigint, ${reason}, ${token}::bigint, ${key}, ${scope} FROM locked
+          sql`WITH locked AS MATERIALIZED (SELECT id FROM resources WHERE id = ${ref} FOR NO KEY UPDATE)
+                INSERT INTO ledger_entries (resource_id, delta, reason, fencing_token, idempotency_key, idempotency_scope)
+                SELECT id, ${delta}::bigint, ${reason}, ${token}::bigint, ${key}, ${scope} FROM locked
                 ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
                 RETURNING id`,
         )
@@ -419,7 +419,7 @@ export async function resourceRoutes(instance: FastifyInstance, deps: ResourceOp
           tx,
           sql`UPDATE resources SET fencing_token = ${token}, total = total + ${delta}, available = available + ${delta},
                        version = version + 1, updated_at = now()
-                WHERE ref = ${ref} AND fencing_token <= ${token} RETURNING total`,
+                WHERE id = ${ref} AND fencing_token <= ${token} RETURNING total`,
         )
         if (!row) {
           onStaleWrite()
@@ -459,8 +459,8 @@ export async function resourceRoutes(instance: FastifyInstance, deps: ResourceOp
       const rows = await viaBreaker(() =>
         query<Type.Static<typeof MovementSchema>>(
           client,
-          sql`SELECT id, resource, purchase, booking, delta, reason, fencing_token, created_at FROM ledger_entries
-              WHERE resource = ${ref} AND id < ${before} ORDER BY id DESC LIMIT ${limit + 1}`,
+          sql`SELECT id, resource_id AS resource, purchase_id AS purchase, booking_id AS booking, delta, reason, fencing_token, created_at FROM ledger_entries
+              WHERE resource_id = ${ref} AND id < ${before} ORDER BY id DESC LIMIT ${limit + 1}`,
         ),
       )
       if (rows.length === 0 && !(await viaBreaker(() => readResource(client, ref)))) throw notFound(ref)
@@ -472,12 +472,12 @@ export async function resourceRoutes(instance: FastifyInstance, deps: ResourceOp
 
 /** Counts the units of each customer when a resource gets a limit: without one they are not counted. */
 async function countCustomers(tx: Transaction, ref: string): Promise<void> {
-  await query(tx, sql`DELETE FROM customer_holdings WHERE resource = ${ref}`)
+  await query(tx, sql`DELETE FROM customer_holdings WHERE resource_id = ${ref}`)
   await query(
     tx,
-    sql`INSERT INTO customer_holdings (resource, customer, units)
-        SELECT ${ref}, p.customer, -sum(m.delta) FROM ledger_entries m JOIN purchases p ON p.id = m.purchase
-        WHERE m.resource = ${ref} GROUP BY p.customer HAVING sum(m.delta) < 0`,
+    sql`INSERT INTO customer_holdings (resource_id, customer, units)
+        SELECT ${ref}, p.customer, -sum(m.delta) FROM ledger_entries m JOIN purchases p ON p.id = m.purchase_id
+        WHERE m.resource_id = ${ref} GROUP BY p.customer HAVING sum(m.delta) < 0`,
   )
 }
 

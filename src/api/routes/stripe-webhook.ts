@@ -30,9 +30,9 @@ export async function stripeWebhookRoutes(
   /** Has the charges of this intent checked: refunds and disputes name their intent, not always the purchase or booking. */
   async function recheckIntent(intent: string): Promise<void> {
     const write = sql`
-      UPDATE charges SET ask_at = clock_timestamp() WHERE purpose = 'charge' AND provider_id = ${intent}
+      UPDATE charges SET recheck_at = clock_timestamp() WHERE kind = 'charge' AND provider_id = ${intent}
         AND status NOT IN ('declined', 'unavailable')
-      RETURNING coalesce(purchase, booking) AS id`
+      RETURNING coalesce(purchase_id, booking_id) AS id`
     const rows = await viaBreaker((signal) => transaction(client, signal, (tx) => query<{ id: string }>(tx, write)))
     enqueueCharges(rows.map((row) => row.id))
   }

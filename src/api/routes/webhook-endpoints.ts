@@ -111,10 +111,10 @@ export interface WebhookEndpointOptions {
   viaBreaker: Breaker['run']
 }
 
-const COLUMNS = sql.raw(`w.id, w.url, w.events, w.resource, w.disabled_reason AS disabled, w.created_at,
+const COLUMNS = sql.raw(`w.id, w.url, w.events, w.resource_id AS resource, w.disabled_reason AS disabled, w.created_at,
   CASE WHEN w.previous_secret_expires_at > clock_timestamp() THEN w.previous_secret_expires_at END AS old_secret_until,
-  (SELECT coalesce(sum(l.last_sequence - l.delivered_sequence), 0)::bigint FROM webhook_streams l WHERE l.endpoint = w.id) AS behind,
-  (SELECT min(l.failing_since) FROM webhook_streams l WHERE l.endpoint = w.id) AS failing_since`)
+  (SELECT coalesce(sum(l.last_sequence - l.delivered_sequence), 0)::bigint FROM webhook_streams l WHERE l.endpoint_id = w.id) AS behind,
+  (SELECT min(l.failing_since) FROM webhook_streams l WHERE l.endpoint_id = w.id) AS failing_since`)
 
 const toResponse = (row: Row) => ({
   ...row,
@@ -164,7 +164,7 @@ export async function webhookEndpointRoutes(instance: FastifyInstance, deps: Web
     if (resource !== undefined) throw fieldProblem('resource', 'must be absent beside delivery')
     if (sequence !== undefined) throw fieldProblem('sequence', 'must be absent beside delivery')
     const [row] = await execute<{ resource: string; sequence: number }>(
-      sql`SELECT resource, sequence FROM webhook_deliveries WHERE endpoint = ${id} AND id = ${delivery}`,
+      sql`SELECT resource_id AS resource, sequence FROM webhook_deliveries WHERE endpoint_id = ${id} AND id = ${delivery}`,
     )
     if (!row) throw fieldProblem('delivery', 'is not a delivery of this endpoint')
     return row
@@ -192,7 +192,7 @@ export async function webhookEndpointRoutes(instance: FastifyInstance, deps: Web
       const url = readUrl(request.body.url, allow_private)
       const secret = newSecret()
       const [row] = await execute<Row>(
-        sql`INSERT INTO webhook_endpoints AS w (url, events, resource, secret, outbox_position)
+        sql`INSERT INTO webhook_endpoints AS w (url, events, resource_id, secret, outbox_position)
             SELECT ${url}, ${events === null ? null : JSON.stringify(events)}::jsonb, ${resource}, ${secret},
                    (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_id_seq)
             WHERE (SELECT count(*) FROM webhook_endpoints) < ${ENDPOINTS}
@@ -317,7 +317,7 @@ export async function webhookEndpointRoutes(instance: FastifyInstance, deps: Web
       await execute(
         sql`WITH e AS (UPDATE webhook_endpoints SET disabled_reason = NULL WHERE id = ${id} RETURNING id)
             UPDATE webhook_streams l SET attempts = 0, failing_since = NULL, next_attempt_at = clock_timestamp()
-            FROM e WHERE l.endpoint = e.id`,
+            FROM e WHERE l.endpoint_id = e.id`,
       )
       return await find(id)
     },
@@ -341,10 +341,10 @@ export async function webhookEndpointRoutes(instance: FastifyInstance, deps: Web
       const { limit = 20, cursor, resource } = request.query
       const pageCursors = cursors('deliveries', { id, resource }, /^\d{1,15}$/)
       const before = Number(pageCursors.read(cursor) ?? Number.MAX_SAFE_INTEGER)
-      const only = resource === undefined ? sql`` : sql`AND resource = ${resource}`
+      const only = resource === undefined ? sql`` : sql`AND resource_id = ${resource}`
       const rows = await execute<Type.Static<typeof Delivery>>(
-        sql`SELECT id, event, type, resource, sequence, attempt, status, error, duration_ms, created_at
-            FROM webhook_deliveries WHERE endpoint = ${id} AND id < ${before} ${only} ORDER BY id DESC LIMIT ${limit + 1}`,
+        sql`SELECT id, event, type, resource_id AS resource, sequence, attempt, status, error, duration_ms, created_at
+            FROM webhook_deliveries WHERE endpoint_id = ${id} AND id < ${before} ${only} ORDER BY id DESC LIMIT ${limit + 1}`,
       )
       if (rows.length === 0) await find(id)
       const data = rows.slice(0, limit).map((row) => ({ ...row, created_at: iso(row.created_at) }))
@@ -376,13 +376,13 @@ export async function webhookEndpointRoutes(instance: FastifyInstance, deps: Web
       if (sequence === undefined) throw fieldProblem('sequence', 'is missing')
       const moved = await execute(
         sql`WITH first AS (
-              SELECT id FROM outbox WHERE resource = ${resource} AND last_sequence >= ${sequence}
+              SELECT id FROM outbox WHERE resource_id = ${resource} AND last_sequence >= ${sequence}
                 AND last_sequence - cardinality(statuses) < ${sequence} ORDER BY id LIMIT 1
             )
-            INSERT INTO webhook_streams AS l (endpoint, resource, outbox_id, delivered_sequence, last_sequence)
+            INSERT INTO webhook_streams AS l (endpoint_id, resource_id, outbox_id, delivered_sequence, last_sequence)
             SELECT w.id, ${resource}, f.id, ${sequence}::bigint - 1, h.last_sequence
-            FROM webhook_endpoints w, first f, outbox_sequences h WHERE w.id = ${id} AND h.resource = ${resource} AND (w.resource IS NULL OR w.resource = ${resource})
-            ON CONFLICT (endpoint, resource) DO UPDATE
+            FROM webhook_endpoints w, first f, outbox_sequences h WHERE w.id = ${id} AND h.resource_id = ${resource} AND (w.resource_id IS NULL OR w.resource_id = ${resource})
+            ON CONFLICT (endpoint_id, resource_id) DO UPDATE
             SET outbox_id = excluded.outbox_id, delivered_sequence = excluded.delivered_sequence,
                 last_sequence = greatest(l.last_sequence, excluded.last_sequence), attempts = 0,
                 failing_since = NULL, next_attempt_at = clock_timestamp()

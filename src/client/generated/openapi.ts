@@ -690,7 +690,7 @@ export interface components {
                 account?: string;
                 charge?: {
                     /** @enum {unknown} */
-                    status: "pending" | "authorized" | "captured" | "declined" | "unavailable" | "released" | "lost";
+                    status: "pending" | "authorized" | "captured" | "declined" | "unavailable" | "released" | "authorization_lost";
                     /** @description Minor units */
                     amount: number;
                     currency: string;
@@ -776,7 +776,7 @@ export interface components {
                 account?: string;
                 charge?: {
                     /** @enum {unknown} */
-                    status: "pending" | "authorized" | "captured" | "declined" | "unavailable" | "released" | "lost";
+                    status: "pending" | "authorized" | "captured" | "declined" | "unavailable" | "released" | "authorization_lost";
                     /** @description Minor units */
                     amount: number;
                     currency: string;
@@ -1802,7 +1802,7 @@ export interface operations {
             query?: {
                 /** @description Only events of this resource */
                 resource?: string;
-                type?: "purchase.held" | "purchase.confirmed" | "purchase.rejected" | "purchase.failed" | "purchase.cancelled" | "purchase.expired" | "purchase.refunded" | "booking.requested" | "booking.accepted" | "booking.completed" | "booking.rejected" | "booking.declined" | "booking.cancelled" | "booking.expired" | "payment.refunded" | "payment.refund_failed" | "payment.lost" | "payment.dispute_opened" | "payment.dispute_won" | "payment.dispute_lost" | "resource.restocked";
+                type?: "purchase.held" | "purchase.confirmed" | "purchase.rejected" | "purchase.failed" | "purchase.cancelled" | "purchase.expired" | "purchase.refunded" | "booking.requested" | "booking.accepted" | "booking.completed" | "booking.rejected" | "booking.declined" | "booking.cancelled" | "booking.expired" | "payment.refunded" | "payment.refund_failed" | "payment.authorization_lost" | "payment.dispute_opened" | "payment.dispute_won" | "payment.dispute_lost" | "resource.restocked";
                 /** @description As Last-Event-ID, which takes precedence */
                 after?: string;
                 /** @description The stream ends after so many events */
@@ -1862,7 +1862,7 @@ export interface operations {
                     /** @description https, without user, password or fragment */
                     url: string;
                     /** @description Event types; absent: all */
-                    events?: ("purchase.held" | "purchase.confirmed" | "purchase.rejected" | "purchase.failed" | "purchase.cancelled" | "purchase.expired" | "purchase.refunded" | "booking.requested" | "booking.accepted" | "booking.completed" | "booking.rejected" | "booking.declined" | "booking.cancelled" | "booking.expired" | "payment.refunded" | "payment.refund_failed" | "payment.lost" | "payment.dispute_opened" | "payment.dispute_won" | "payment.dispute_lost" | "resource.restocked")[];
+                    events?: ("purchase.held" | "purchase.confirmed" | "purchase.rejected" | "purchase.failed" | "purchase.cancelled" | "purchase.expired" | "purchase.refunded" | "booking.requested" | "booking.accepted" | "booking.completed" | "booking.rejected" | "booking.declined" | "booking.cancelled" | "booking.expired" | "payment.refunded" | "payment.refund_failed" | "payment.authorization_lost" | "payment.dispute_opened" | "payment.dispute_won" | "payment.dispute_lost" | "resource.restocked")[];
                     /** @description Only events of this resource; absent: all */
                     resource?: string;
                 };

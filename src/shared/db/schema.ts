@@ -26,6 +26,8 @@ import {
 const ref = customType<{ data: string }>({ dataType: () => 'text COLLATE "C"' })
 const tstzrange = customType<{ data: string }>({ dataType: () => 'tstzrange' })
 const units = (name: string) => bigint(name, { mode: 'number' })
+/** A list for IN, so that a status is written once. */
+const oneOf = (values: readonly string[]) => sql.raw(`(${values.map((value) => `'${value}'`).join(', ')})`)
 const at = (name: string) => timestamp(name, { withTimezone: true, mode: 'string' })
 
 export const PURCHASE_STATUSES = [
@@ -62,14 +64,16 @@ export const COMMANDS = ['confirm', 'cancel', 'refund'] as const
 export type CommandKind = (typeof COMMANDS)[number] | ChargeCommand
 
 /**
- * A charge: pending → sent → authorized → capturing → captured. declined and unavailable took no money; released gave
- * the reservation back; lost is one that the provider ended before it was captured. A refund: pending → refunded, or
- * failed when the provider refused it (ours is asked for again: pending), or released when nothing was left to give
- * back. A refund that was done can fail later: a bank sent it back. A dispute: open → won or lost.
+ * A charge: pending → confirming → authorized → capturing → captured, or confirming → cancelling: its intent is being
+ * cancelled, so it is not sold any more. declined and unavailable took no money; released gave the reservation back;
+ * authorization_lost is one that the provider ended before it was captured. A refund: pending → refunded, or failed when the
+ * provider refused it (our own is requested again: pending), or released when nothing was left to refund. A refund can fail
+ * after it was done: a bank returned it. A dispute: open → won or lost.
  */
 export type ChargeStatus =
   | 'pending'
-  | 'sent'
+  | 'confirming'
+  | 'cancelling'
   | 'authorized'
   | 'capturing'
   | 'captured'
@@ -78,6 +82,7 @@ export type ChargeStatus =
   | 'released'
   | 'refunded'
   | 'failed'
+  | 'authorization_lost'
   | 'lost'
   | 'open'
   | 'won'
@@ -101,7 +106,7 @@ export const queueSeq = pgSequence('queue_seq')
 export const resources = pgTable(
   'resources',
   {
-    ref: ref('ref').primaryKey(),
+    id: ref('id').primaryKey(),
     kind: text('kind').$type<'units' | 'calendar'>().notNull(),
     name: text('name').notNull().default(''),
     total: units('total').notNull().default(0),
@@ -134,7 +139,7 @@ export const resources = pgTable(
 )
 
 /** The resource for which a purchase was rejected, and what of it was there (sold_out), or is the most that one may have (limit). */
-export interface Met {
+export interface Observed {
   resource: string
   available?: number
   max_per_customer?: number
@@ -148,7 +153,7 @@ export const purchases = pgTable(
     /** The resource in whose queue the purchase is settled. */
     queue: ref('queue').notNull(),
     customer: text('customer').notNull().default(''),
-    lines: jsonb('lines').$type<LineItem[]>().notNull(),
+    items: jsonb('items').$type<LineItem[]>().notNull(),
     /** Minor units; null until it is priced under the lease. */
     amount: units('amount'),
     currency: text('currency'),
@@ -157,11 +162,11 @@ export const purchases = pgTable(
     status: text('status').$type<PurchaseStatus>().notNull().default('queued'),
     reason: text('reason'),
     /** What the decision saw when it rejected the purchase: a replay answers with that state, not with today's. */
-    met: jsonb('met').$type<Met>(),
+    observed: jsonb('observed').$type<Observed>(),
     fencing_token: units('fencing_token'),
     expires_at: at('expires_at'),
     /** The expired purchase whose late money bought this one: once. */
-    replaces: uuid('replaces'),
+    replaces_id: uuid('replaces_id'),
     idempotency_key: text('idempotency_key'),
     idempotency_scope: text('idempotency_scope').notNull().default(''),
     request_hash: text('request_hash'),
@@ -172,20 +177,17 @@ export const purchases = pgTable(
     uniqueIndex('purchases_idempotency_key')
       .on(t.idempotency_key, t.idempotency_scope)
       .where(sql`idempotency_key IS NOT NULL`),
-    uniqueIndex('purchases_replaces').on(t.replaces).where(sql`replaces IS NOT NULL`),
+    uniqueIndex('purchases_replaces_id').on(t.replaces_id).where(sql`replaces_id IS NOT NULL`),
     index('purchases_queued').on(t.queue, t.seq).where(sql`status = 'queued'`),
     // Lists go by id (UUIDv7, so by time): an index on (queue, seq) would tempt the planner away from the partial one.
     index('purchases_by_queue').on(t.queue, t.id),
     index('purchases_by_customer').on(t.customer, t.id),
-    index('purchases_held_lines').using('gin', sql`lines jsonb_path_ops`).where(sql`status = 'held'`),
+    index('purchases_held_items').using('gin', sql`items jsonb_path_ops`).where(sql`status = 'held'`),
     index('purchases_held_wallets').on(sql`(payment ->> 'account')`).where(sql`status = 'held'`),
     index('purchases_held_expires_at').on(t.expires_at).where(sql`status = 'held'`),
-    index('purchases_multi_item').using('gin', sql`lines jsonb_path_ops`).where(sql`jsonb_array_length(lines) > 1`),
-    check(
-      'purchases_status_check',
-      sql`${t.status} IN ('queued', 'held', 'confirmed', 'rejected', 'failed', 'cancelled', 'expired', 'refunded')`,
-    ),
-    check('purchases_lines_check', sql`jsonb_typeof(${t.lines}) = 'array'`),
+    index('purchases_multi_item').using('gin', sql`items jsonb_path_ops`).where(sql`jsonb_array_length(items) > 1`),
+    check('purchases_status_check', sql`${t.status} IN ${oneOf(PURCHASE_STATUSES)}`),
+    check('purchases_items_check', sql`jsonb_typeof(${t.items}) = 'array'`),
     check('purchases_held_check', sql`${t.status} <> 'held' OR ${t.expires_at} IS NOT NULL`),
   ],
 )
@@ -197,12 +199,12 @@ export const purchases = pgTable(
 export const customerHoldings = pgTable(
   'customer_holdings',
   {
-    resource: ref('resource').notNull(),
+    resource_id: ref('resource_id').notNull(),
     customer: text('customer').notNull(),
     units: units('units').notNull(),
   },
   (t) => [
-    primaryKey({ columns: [t.resource, t.customer] }),
+    primaryKey({ columns: [t.resource_id, t.customer] }),
     check('customer_holdings_units_check', sql`${t.units} >= 0`),
   ],
 )
@@ -215,15 +217,15 @@ export const commands = pgTable(
     seq: units('seq').notNull().default(sql`nextval('queue_seq')`),
     queue: ref('queue').notNull(),
     /** What it is about: a purchase or a booking, one of them. */
-    purchase: uuid('purchase').references(() => purchases.id),
-    booking: uuid('booking').references(() => bookings.id),
-    command: text('command').$type<CommandKind | BookingCommand>().notNull(),
+    purchase_id: uuid('purchase_id').references(() => purchases.id),
+    booking_id: uuid('booking_id').references(() => bookings.id),
+    action: text('action').$type<CommandKind | BookingCommand>().notNull(),
     /** What a confirm or an accept pays with; null: the payment of the purchase or booking. */
     payment: jsonb('payment').$type<Payment>(),
     status: text('status').$type<'queued' | 'done' | 'rejected'>().notNull().default('queued'),
     reason: text('reason'),
     /** The status that the command found. */
-    met: text('met').$type<PurchaseStatus | BookingStatus>(),
+    observed_status: text('observed_status').$type<PurchaseStatus | BookingStatus>(),
     fencing_token: units('fencing_token'),
     idempotency_key: text('idempotency_key'),
     idempotency_scope: text('idempotency_scope').notNull().default(''),
@@ -235,11 +237,11 @@ export const commands = pgTable(
       .on(t.idempotency_key, t.idempotency_scope)
       .where(sql`idempotency_key IS NOT NULL`),
     index('commands_queued').on(t.queue, t.seq).where(sql`status = 'queued'`),
-    index('commands_by_purchase').on(t.purchase),
-    check('commands_subject_check', sql`num_nonnulls(${t.purchase}, ${t.booking}) = 1`),
+    index('commands_by_purchase').on(t.purchase_id),
+    check('commands_subject_check', sql`num_nonnulls(${t.purchase_id}, ${t.booking_id}) = 1`),
     check(
-      'commands_command_check',
-      sql`${t.command} IN ('confirm', 'cancel', 'refund', 'paid', 'unpaid') OR ${t.booking} IS NOT NULL AND ${t.command} IN ('accept', 'decline', 'complete')`,
+      'commands_action_check',
+      sql`${t.action} IN ('confirm', 'cancel', 'refund', 'paid', 'unpaid') OR ${t.booking_id} IS NOT NULL AND ${t.action} IN ('accept', 'decline', 'complete')`,
     ),
     check('commands_status_check', sql`${t.status} IN ('queued', 'done', 'rejected')`),
   ],
@@ -252,10 +254,10 @@ export const bookings = pgTable(
     seq: units('seq').notNull().default(sql`nextval('queue_seq')`),
     kind: text('kind').$type<'stay' | 'ride'>().notNull().default('stay'),
     /** What is booked; the booking is settled in the queue of this resource. */
-    resource: ref('resource').notNull(),
+    resource_id: ref('resource_id').notNull(),
     customer: text('customer').notNull().default(''),
     /** Half-open; a ride has no end until it is over. */
-    during: tstzrange('during').notNull(),
+    period: tstzrange('period').notNull(),
     /** That a stay is charged for, by the local clock; null: the time that it lasts counts. */
     days: integer('days'),
     pickup: jsonb('pickup').$type<Pickup>(),
@@ -266,12 +268,12 @@ export const bookings = pgTable(
     status: text('status').$type<BookingStatus>().notNull().default('queued'),
     reason: text('reason'),
     /** Ids of the bookings that were in the way, when it was rejected for them. */
-    conflicts: jsonb('conflicts').$type<string[]>(),
+    conflicting_ids: jsonb('conflicting_ids').$type<string[]>(),
     fencing_token: units('fencing_token'),
     /** When a request that is not accepted expires. */
     expires_at: at('expires_at'),
     /** The expired booking whose late money bought this one: once. */
-    replaces: uuid('replaces'),
+    replaces_id: uuid('replaces_id'),
     idempotency_key: text('idempotency_key'),
     idempotency_scope: text('idempotency_scope').notNull().default(''),
     request_hash: text('request_hash'),
@@ -282,24 +284,21 @@ export const bookings = pgTable(
     uniqueIndex('bookings_idempotency_key')
       .on(t.idempotency_key, t.idempotency_scope)
       .where(sql`idempotency_key IS NOT NULL`),
-    uniqueIndex('bookings_replaces').on(t.replaces).where(sql`replaces IS NOT NULL`),
+    uniqueIndex('bookings_replaces_id').on(t.replaces_id).where(sql`replaces_id IS NOT NULL`),
     uniqueIndex('bookings_active_ride')
       .on(t.customer)
       .where(sql`kind = 'ride' AND status IN ('requested', 'accepted')`),
-    index('bookings_queued').on(t.resource, t.seq).where(sql`status = 'queued'`),
+    index('bookings_queued').on(t.resource_id, t.seq).where(sql`status = 'queued'`),
     // Lists go by id, as those of purchases.
-    index('bookings_by_resource').on(t.resource, t.id),
+    index('bookings_by_resource').on(t.resource_id, t.id),
     index('bookings_by_customer').on(t.customer, t.id),
     // The first for a line, the second for the sweeper, which asks for all of them.
-    index('bookings_requested').on(t.resource, t.expires_at).where(sql`status = 'requested'`),
+    index('bookings_requested').on(t.resource_id, t.expires_at).where(sql`status = 'requested'`),
     index('bookings_requested_until').on(t.expires_at).where(sql`status = 'requested'`),
     check('bookings_kind_check', sql`${t.kind} IN ('stay', 'ride')`),
     check('bookings_days_check', sql`${t.days} > 0`),
-    check('bookings_during_check', sql`NOT isempty(${t.during})`),
-    check(
-      'bookings_status_check',
-      sql`${t.status} IN ('queued', 'requested', 'accepted', 'completed', 'rejected', 'declined', 'cancelled', 'expired')`,
-    ),
+    check('bookings_period_check', sql`NOT isempty(${t.period})`),
+    check('bookings_status_check', sql`${t.status} IN ${oneOf(BOOKING_STATUSES)}`),
   ],
 )
 
@@ -312,9 +311,9 @@ export const ledgerEntries = pgTable(
   'ledger_entries',
   {
     id: bigint('id', { mode: 'number' }).generatedAlwaysAsIdentity(),
-    resource: ref('resource').notNull(),
-    purchase: uuid('purchase'),
-    booking: uuid('booking'),
+    resource_id: ref('resource_id').notNull(),
+    purchase_id: uuid('purchase_id'),
+    booking_id: uuid('booking_id'),
     delta: units('delta').notNull(),
     reason: text('reason').notNull(),
     fencing_token: units('fencing_token'),
@@ -323,9 +322,11 @@ export const ledgerEntries = pgTable(
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
   },
   (t) => [
-    primaryKey({ columns: [t.resource, t.id] }),
-    uniqueIndex('ledger_entries_effect').on(t.resource, t.purchase, t.reason).where(sql`purchase IS NOT NULL`),
-    uniqueIndex('ledger_entries_booking_effect').on(t.resource, t.booking, t.reason).where(sql`booking IS NOT NULL`),
+    primaryKey({ columns: [t.resource_id, t.id] }),
+    uniqueIndex('ledger_entries_effect').on(t.resource_id, t.purchase_id, t.reason).where(sql`purchase_id IS NOT NULL`),
+    uniqueIndex('ledger_entries_booking_effect')
+      .on(t.resource_id, t.booking_id, t.reason)
+      .where(sql`booking_id IS NOT NULL`),
     uniqueIndex('ledger_entries_idempotency_key')
       .on(t.idempotency_key, t.idempotency_scope)
       .where(sql`idempotency_key IS NOT NULL`),
@@ -344,9 +345,9 @@ export const charges = pgTable(
   {
     id: uuid('id').primaryKey().defaultRandom(),
     /** What is paid for: a purchase or a booking, one of them. */
-    purchase: uuid('purchase').references(() => purchases.id),
-    booking: uuid('booking').references(() => bookings.id),
-    purpose: text('purpose').$type<'charge' | 'refund' | 'dispute' | 'attempt'>().notNull(),
+    purchase_id: uuid('purchase_id').references(() => purchases.id),
+    booking_id: uuid('booking_id').references(() => bookings.id),
+    kind: text('kind').$type<'charge' | 'refund' | 'dispute' | 'attempt'>().notNull(),
     /** 1 for what is ours, attempts apart; what was made at the provider counts on from 2. */
     n: smallint('n').notNull().default(1),
     /** A refund that was made at the provider, or a dispute: not asked for by us, and never asked for again. */
@@ -361,32 +362,34 @@ export const charges = pgTable(
     /** Why it was declined or ended, in the provider's word. */
     reason: text('reason'),
     /** When the sweeper may consider it abandoned. */
-    due_at: at('due_at').notNull().default(sql`clock_timestamp() + interval '2 seconds'`),
+    next_attempt_at: at('next_attempt_at').notNull().default(sql`clock_timestamp() + interval '2 seconds'`),
     /**
      * When the provider is to be asked: about a captured charge, what was done there since; about a refund of ours, to
      * give it back again or what has become of it. Null: about a charge never again, about a refund at once.
      */
-    ask_at: at('ask_at'),
+    recheck_at: at('recheck_at'),
     /** The end of the hold that this charge has extended: what a declined card leaves of it. Null without `hold_seconds`. */
     hold_until: at('hold_until'),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
     settled_at: at('settled_at'),
   },
   (t) => [
-    uniqueIndex('charges_effect').on(t.purchase, t.purpose, t.n),
-    uniqueIndex('charges_booking_effect').on(t.booking, t.purpose, t.n),
+    uniqueIndex('charges_effect').on(t.purchase_id, t.kind, t.n),
+    uniqueIndex('charges_booking_effect').on(t.booking_id, t.kind, t.n),
     // By the provider's id: two refunds of the same amount are two.
-    uniqueIndex('charges_provider').on(t.provider_id, t.purpose).where(sql`provider_id IS NOT NULL`),
+    uniqueIndex('charges_provider').on(t.provider_id, t.kind).where(sql`provider_id IS NOT NULL`),
     index('charges_due')
-      .on(t.due_at)
-      .where(sql`status IN ('pending', 'sent', 'authorized', 'capturing', 'failed') AND NOT at_provider`),
-    index('charges_ask').on(t.ask_at).where(sql`status = 'captured' AND ask_at IS NOT NULL`),
-    check('charges_subject_check', sql`num_nonnulls(${t.purchase}, ${t.booking}) = 1`),
+      .on(t.next_attempt_at)
+      .where(
+        sql`status IN ('pending', 'confirming', 'cancelling', 'authorized', 'capturing', 'failed') AND NOT at_provider`,
+      ),
+    index('charges_recheck').on(t.recheck_at).where(sql`status = 'captured' AND recheck_at IS NOT NULL`),
+    check('charges_subject_check', sql`num_nonnulls(${t.purchase_id}, ${t.booking_id}) = 1`),
     check('charges_amount_check', sql`${t.amount} > 0`),
     check(
       'charges_status_check',
-      sql`CASE ${t.purpose} WHEN 'charge' THEN ${t.status} IN ('pending', 'sent', 'authorized', 'capturing', 'captured',
-        'declined', 'unavailable', 'released', 'lost') WHEN 'refund' THEN ${t.status} IN ('pending', 'refunded', 'released', 'failed')
+      sql`CASE ${t.kind} WHEN 'charge' THEN ${t.status} IN ('pending', 'confirming', 'cancelling', 'authorized', 'capturing', 'captured',
+        'declined', 'unavailable', 'released', 'authorization_lost') WHEN 'refund' THEN ${t.status} IN ('pending', 'refunded', 'released', 'failed')
         WHEN 'dispute' THEN ${t.status} IN ('open', 'won', 'lost')
         WHEN 'attempt' THEN ${t.status} IN ('declined', 'unavailable') ELSE false END`,
     ),
@@ -404,7 +407,7 @@ export const outbox = pgTable(
   {
     id: bigint('id', { mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
     /** Whose event it is: a resource of the purchase, or what is booked. */
-    resource: ref('resource').notNull(),
+    resource_id: ref('resource_id').notNull(),
     subject_type: text('subject_type').$type<'purchase' | 'booking' | 'payment' | 'resource'>().notNull(),
     /** The number of the last change here: the first is this, less how many there are, plus one. */
     last_sequence: units('last_sequence').notNull(),
@@ -416,14 +419,14 @@ export const outbox = pgTable(
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
   },
   (t) => [
-    index('outbox_by_resource').on(t.resource, t.id),
+    index('outbox_by_resource').on(t.resource_id, t.id),
     check('outbox_subject_type_check', sql`${t.subject_type} IN ('purchase', 'booking', 'payment', 'resource')`),
   ],
 )
 
 /** The last number given, by resource. Its row lock is held to the commit, so numbers are visible in their order. */
 export const outboxSequences = pgTable('outbox_sequences', {
-  resource: ref('resource').primaryKey(),
+  resource_id: ref('resource_id').primaryKey(),
   last_sequence: units('last_sequence').notNull(),
 })
 
@@ -446,7 +449,7 @@ export const webhookEndpoints = pgTable(
     /** Types; null: all. */
     events: jsonb('events').$type<string[]>(),
     /** One resource; null: all. */
-    resource: ref('resource'),
+    resource_id: ref('resource_id'),
     secret: text('secret').notNull(),
     /** Also signs, until it expires. */
     previous_secret: text('previous_secret'),
@@ -468,10 +471,10 @@ export const webhookEndpoints = pgTable(
 export const webhookStreams = pgTable(
   'webhook_streams',
   {
-    endpoint: uuid('endpoint')
+    endpoint_id: uuid('endpoint_id')
       .notNull()
       .references(() => webhookEndpoints.id, { onDelete: 'cascade' }),
-    resource: ref('resource').notNull(),
+    resource_id: ref('resource_id').notNull(),
     /** The sequence delivered last, and the outbox row that contains or precedes the next one. */
     delivered_sequence: units('delivered_sequence').notNull(),
     outbox_id: units('outbox_id').notNull(),
@@ -484,7 +487,7 @@ export const webhookStreams = pgTable(
     fencing_token: units('fencing_token').notNull().default(0),
   },
   (t) => [
-    primaryKey({ columns: [t.endpoint, t.resource] }),
+    primaryKey({ columns: [t.endpoint_id, t.resource_id] }),
     index('webhook_streams_due').on(t.next_attempt_at).where(sql`delivered_sequence < last_sequence`),
     check('webhook_streams_sequence_check', sql`${t.delivered_sequence} <= ${t.last_sequence}`),
   ],
@@ -495,12 +498,12 @@ export const webhookDeliveries = pgTable(
   'webhook_deliveries',
   {
     id: bigint('id', { mode: 'number' }).generatedAlwaysAsIdentity(),
-    endpoint: uuid('endpoint')
+    endpoint_id: uuid('endpoint_id')
       .notNull()
       .references(() => webhookEndpoints.id, { onDelete: 'cascade' }),
     event: text('event').notNull(),
     type: text('type').notNull(),
-    resource: ref('resource').notNull(),
+    resource_id: ref('resource_id').notNull(),
     sequence: units('sequence').notNull(),
     attempt: integer('attempt').notNull(),
     /** What was answered; null: nothing. */
@@ -509,7 +512,7 @@ export const webhookDeliveries = pgTable(
     duration_ms: integer('duration_ms').notNull(),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
   },
-  (t) => [primaryKey({ columns: [t.endpoint, t.id] }), index('webhook_deliveries_by_time').on(t.created_at)],
+  (t) => [primaryKey({ columns: [t.endpoint_id, t.id] }), index('webhook_deliveries_by_time').on(t.created_at)],
 )
 
 /** Forced releases of locks. Written before the lock is released; completed_at is set once the fencing token is raised too. */
@@ -517,7 +520,7 @@ export const forcedReleases = pgTable(
   'forced_releases',
   {
     id: bigint('id', { mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
-    resource: ref('resource').notNull(),
+    resource_id: ref('resource_id').notNull(),
     /** The caller's digest of its API key, or `open`. */
     requested_by: text('requested_by').notNull(),
     reason: text('reason'),
@@ -528,7 +531,7 @@ export const forcedReleases = pgTable(
     completed_at: at('completed_at'),
   },
   (t) => [
-    index('forced_releases_by_resource').on(t.resource, t.id),
+    index('forced_releases_by_resource').on(t.resource_id, t.id),
     check(
       'forced_releases_completed_check',
       sql`${t.completed_at} IS NULL OR (${t.fencing_token} IS NOT NULL AND ${t.revoked_holders} IS NOT NULL)`,
@@ -544,15 +547,15 @@ export const labCounts = pgTable(
   'lab_counts',
   {
     /** The resource that the safe side sells, and this row's own number stands for on the unsafe side. */
-    ref: ref('ref').primaryKey(),
+    id: ref('id').primaryKey(),
     /** What both sides were last reset to. */
-    start: units('start').notNull(),
+    initial: units('initial').notNull(),
     /** What the unsafe side has left; below zero when it sold more than there was. */
-    unsafe: units('unsafe').notNull(),
+    unsafe_count: units('unsafe_count').notNull(),
     /** The side that was used last since the reset. */
-    side: text('side').$type<'unsafe' | 'safe'>(),
+    last_variant: text('last_variant').$type<'unsafe' | 'safe'>(),
   },
-  (t) => [check('lab_counts_side_check', sql`${t.side} IN ('unsafe', 'safe')`)],
+  (t) => [check('lab_counts_last_variant_check', sql`${t.last_variant} IN ('unsafe', 'safe')`)],
 )
 
 export const labOrders = pgTable('lab_orders', {

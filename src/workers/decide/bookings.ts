@@ -47,7 +47,7 @@ export interface BookingRow {
   /** original end of the hold that the charge has extended; null without a hold of its own */
   hold_until_ms: number | null
   /** the expired booking that this one replaces: the charge belongs to that one */
-  replaces: string | null
+  replaces_id: string | null
 }
 
 /** A pending item of a calendar's queue: a queued booking, a command on a booking, or an overdue request. */
@@ -60,7 +60,7 @@ export type BookingItem = { booking: BookingRow; purchase?: never } & (
 export interface BookingCommandRow {
   id: string
   seq: number
-  command: BookingCommand | ChargeCommand
+  action: BookingCommand | ChargeCommand
   /** payment method of an accept; null: the one that the booking has already */
   payment: Payment | null
 }
@@ -71,7 +71,7 @@ export interface BookingChange {
   was: BookingStatus
   status: BookingStatus
   reason: string | null
-  conflicts: string[] | null
+  conflicting_ids: string[] | null
   amount: number | null
   currency: string | null
   expires_ms: number | null
@@ -148,22 +148,22 @@ export function decideBookings(
     }
   }
 
-  function applyMove(booking: BookingRow, what: BookingMove, reason?: string, conflicts?: string[]): void {
+  function applyMove(booking: BookingRow, what: BookingMove, reason?: string, conflicting_ids?: string[]): void {
     const status = MOVES[booking.status][what]
     if (status === undefined)
       throw new UnprocessableError(`${what} does not apply to a booking that is ${booking.status}`)
-    setStatus(booking, status, reason, conflicts)
+    setStatus(booking, status, reason, conflicting_ids)
     indexActive(booking)
   }
 
-  function setStatus(booking: BookingRow, status: BookingStatus, reason?: string, conflicts?: string[]): void {
+  function setStatus(booking: BookingRow, status: BookingStatus, reason?: string, conflicting_ids?: string[]): void {
     changes.set(booking.id, {
       id: booking.id,
       customer: booking.customer,
       was: changes.get(booking.id)?.was ?? booking.status,
       status,
       reason: reason ?? null,
-      conflicts: conflicts ?? null,
+      conflicting_ids: conflicting_ids ?? null,
       amount: booking.amount,
       currency: booking.currency,
       expires_ms: booking.expires_ms,
@@ -175,12 +175,12 @@ export function decideBookings(
   const isCharged = ({ payment, amount }: BookingRow) => payment.method === 'card' && (amount ?? 0) > 0
 
   function requestCharge(step: ChargeRequest['step'], booking: BookingRow): void {
-    const { id, replaces, currency, hold_until_ms } = booking
+    const { id, replaces_id, currency, hold_until_ms } = booking
     const amount = booking.amount ?? 0
     decision.chargeRequests.push({
       step,
       of: 'booking',
-      id: replaces ?? id,
+      id: replaces_id ?? id,
       amount,
       currency: currency ?? '',
       hold_until_ms,
@@ -206,7 +206,13 @@ export function decideBookings(
     touched.add(wallet)
     for (const reason of reasons) {
       const delta = reason === 'sale' || reason === 'hold' ? -amount : amount
-      decision.ledger.push({ resource: wallet.ref, booking: booking.id, delta, reason, fencing_token: wallet.token })
+      decision.ledger.push({
+        resource_id: wallet.id,
+        booking_id: booking.id,
+        delta,
+        reason,
+        fencing_token: wallet.token,
+      })
     }
   }
 
@@ -238,7 +244,7 @@ export function decideBookings(
 
   function decideNew(booking: BookingRow): boolean {
     const resource = resources.get(booking.queue)
-    const refuse = (reason: string, conflicts?: string[]) => applyMove(booking, 'refuse', reason, conflicts)
+    const refuse = (reason: string, conflicting_ids?: string[]) => applyMove(booking, 'refuse', reason, conflicting_ids)
     if (resource?.kind !== 'calendar') {
       refuse('unknown_resource')
       return true
@@ -258,10 +264,10 @@ export function decideBookings(
     const rivals = conflicting(booking)
     // Overdue requests are expired first. When one needs a wallet that another worker has, retry in the next round.
     if (!rivals.filter(isOverdue).every(expire)) return false
-    const conflicts = rivals.filter((row) => isActive(row.status)).map((row) => row.id)
+    const conflicting_ids = rivals.filter((row) => isActive(row.status)).map((row) => row.id)
     // The stay may have ended while it was queued.
     if (isOver(booking, now_ms)) refuse('too_late')
-    else if (conflicts.length > 0) refuse('conflict', conflicts.slice(0, NAMED))
+    else if (conflicting_ids.length > 0) refuse('conflict', conflicting_ids.slice(0, NAMED))
     else if (booking.kind === 'stay' && booking.amount === null) refuse('amount_too_large')
     else if (payment.method === 'card' && booking.kind === 'ride') refuse('payment_unavailable')
     else if (payment.method === 'wallet' && wallet?.kind !== 'units') refuse('unknown_resource')
@@ -287,13 +293,12 @@ export function decideBookings(
   }
 
   /** Undefined when the command succeeded, else the reason of its rejection. */
-  function executeCommand(booking: BookingRow, { command, payment }: BookingCommandRow): string | undefined {
-    if (command === 'paid' || command === 'unpaid')
-      return applyChargeResult(booking, command) ? undefined : 'wrong_status'
+  function executeCommand(booking: BookingRow, { action, payment }: BookingCommandRow): string | undefined {
+    if (action === 'paid' || action === 'unpaid') return applyChargeResult(booking, action) ? undefined : 'wrong_status'
     const was = booking.status
-    const next = MOVES[was][command]
+    const next = MOVES[was][action]
     if (next === undefined) return 'wrong_status'
-    const ill_timed = refusedByTime(booking, command, now_ms)
+    const ill_timed = refusedByTime(booking, action, now_ms)
     if (ill_timed) return ill_timed
     if (next === 'accepted') return accept(booking, payment)
     if (was === 'requested') {
@@ -304,7 +309,7 @@ export function decideBookings(
       moveUnits(booking, 1, 0, 'refund')
       if (isCharged(booking)) requestCharge('refund', booking)
     }
-    applyMove(booking, command)
+    applyMove(booking, action)
     return undefined
   }
 
@@ -363,9 +368,9 @@ export function decideBookings(
   }
 
   /** Applies the outcome of the charge: `paid` (the money is reserved) or `unpaid` (none was and none will be taken). */
-  function applyChargeResult(booking: BookingRow, command: ChargeCommand): boolean {
+  function applyChargeResult(booking: BookingRow, action: ChargeCommand): boolean {
     const { status } = booking
-    if (command === 'unpaid') {
+    if (action === 'unpaid') {
       // The outcome of an earlier charge, which may have been followed by another one: nothing is left to apply.
       if (booking.charge === null || !UNCHARGED.has(booking.charge)) return true
       if (status === 'requested' && booking.hold_seconds !== null) {
@@ -393,7 +398,7 @@ export function decideBookings(
     if (!rivals.every((row) => isOverdue(row) && expire(row))) return false
     const id = newId()
     indexActive({ ...booking, id, status: 'accepted' })
-    decision.replacements.push({ id, replaces: booking.id, fencing_token: resources.get(booking.queue)?.token ?? 0 })
+    decision.replacements.push({ id, replaces_id: booking.id, fencing_token: resources.get(booking.queue)?.token ?? 0 })
     return true
   }
 
@@ -404,18 +409,18 @@ export function decideBookings(
     } else if (item.kind === 'expired') {
       if (isOverdue(booking)) expire(booking)
       else if (booking.status === 'requested') decision.skipped.push(item)
-    } else if (booking.status === 'queued' && item.command.command !== 'cancel') {
+    } else if (booking.status === 'queued' && item.command.action !== 'cancel') {
       // Its booking has not been settled yet (a missed lease, a later batch): the command waits behind it.
       decision.skipped.push(item)
     } else {
       if (isOverdue(booking)) expire(booking)
-      const met = booking.status
+      const before = booking.status
       const refusal = executeCommand(booking, item.command)
       decision.commands.push({
         id: item.command.id,
         status: refusal === undefined ? 'done' : 'rejected',
         reason: refusal ?? null,
-        met,
+        observed_status: before,
         fencing_token: resources.get(booking.queue)?.token ?? 0,
       })
     }

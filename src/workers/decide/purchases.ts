@@ -8,7 +8,7 @@ import type {
   ChargeStatus,
   CommandKind,
   LineItem,
-  Met,
+  Observed,
   Payment,
   PurchaseStatus,
 } from '../../shared/db/schema.ts'
@@ -22,7 +22,7 @@ export interface PurchaseRow {
   seq: number
   queue: string
   customer: string
-  lines: LineItem[]
+  items: LineItem[]
   amount: number | null
   currency: string | null
   payment: Payment
@@ -36,13 +36,13 @@ export interface PurchaseRow {
   /** original end of the hold that the charge has extended; null without a hold of its own */
   hold_until_ms: number | null
   /** the expired purchase that this one replaces: the charge belongs to that one */
-  replaces: string | null
+  replaces_id: string | null
 }
 
 export interface CommandRow {
   id: string
   seq: number
-  command: CommandKind
+  action: CommandKind
   created_ms: number
   /** payment method of a confirm; null: the one that the purchase has already */
   payment: Payment | null
@@ -57,7 +57,7 @@ export type PurchaseItem = { purchase: PurchaseRow; booking?: never } & (
 
 /** A resource as read under its row lock; `available` and `held` change as the batch is decided. */
 export interface Resource {
-  ref: string
+  id: string
   kind: 'units' | 'calendar'
   available: number
   held: number
@@ -76,7 +76,7 @@ export interface PurchaseChange {
   was: PurchaseStatus
   status: PurchaseStatus
   reason: string | null
-  met: Met | null
+  observed: Observed | null
   amount: number | null
   currency: string | null
   expires_ms: number | null
@@ -86,13 +86,13 @@ export interface CommandChange {
   id: string
   status: 'done' | 'rejected'
   reason: string | null
-  met: PurchaseStatus | BookingStatus
+  observed_status: PurchaseStatus | BookingStatus
   fencing_token: number
 }
 export interface LedgerEntry {
-  resource: string
-  purchase?: string
-  booking?: string
+  resource_id: string
+  purchase_id?: string
+  booking_id?: string
   delta: number
   reason: 'sale' | 'hold' | 'release' | 'refund'
   fencing_token: number
@@ -118,7 +118,7 @@ export interface PaymentChange {
 /** A new purchase or booking, paid with the late money of an expired one. */
 export interface Replacement {
   id: string
-  replaces: string
+  replaces_id: string
   fencing_token: number
 }
 export interface PurchaseDecision {
@@ -173,8 +173,8 @@ export const samePayment = (one: Payment, other: Payment) =>
 /** Units that a purchase needs of each resource: its items merged, and its price as units of the paying wallet. */
 function unitsByResource(purchase: PurchaseRow, amount: number): Map<string, number> {
   const units = new Map<string, number>()
-  if (purchase.lines.length === 0) throw new UnprocessableError('a purchase has no items')
-  for (const item of purchase.lines) {
+  if (purchase.items.length === 0) throw new UnprocessableError('a purchase has no items')
+  for (const item of purchase.items) {
     if (typeof item?.resource !== 'string' || !isUnits(item.units)) {
       throw new UnprocessableError('an item needs a resource and a positive whole number of units')
     }
@@ -192,7 +192,7 @@ export function resourcesOfPurchase(item: PurchaseItem): string[] {
   const { purchase } = item
   // Cancelling a queued purchase moves no units: the resource of its queue is enough. Any other command may find it settled
   // by this batch.
-  if (item.command?.command === 'cancel' && purchase.status === 'queued') return [purchase.queue]
+  if (item.command?.action === 'cancel' && purchase.status === 'queued') return [purchase.queue]
   const refs = new Set(unitsByResource(purchase, 1).keys())
   if (item.command?.payment?.method === 'wallet') refs.add(item.command.payment.account)
   return [...refs]
@@ -219,23 +219,23 @@ export function decidePurchases(
     attempts: [],
     replacements: [],
   }
-  const cancelled = new Set(items.flatMap((item) => (item.command?.command === 'cancel' ? [item.purchase.id] : [])))
+  const cancelled = new Set(items.flatMap((item) => (item.command?.action === 'cancel' ? [item.purchase.id] : [])))
 
   /** Fencing token for the row: of its own queue, or for an expired cart of another queue, of any of its resources. */
   function tokenFor(purchase: PurchaseRow): number {
     const own =
-      resources.get(purchase.queue) ?? purchase.lines.map((item) => resources.get(item.resource)).find((r) => r)
+      resources.get(purchase.queue) ?? purchase.items.map((item) => resources.get(item.resource)).find((r) => r)
     return own?.token ?? 0
   }
 
-  function setStatus(purchase: PurchaseRow, status: PurchaseStatus, reason?: string, met?: Met): void {
+  function setStatus(purchase: PurchaseRow, status: PurchaseStatus, reason?: string, observed?: Observed): void {
     const earlier = changes.get(purchase.id)
     changes.set(purchase.id, {
       id: purchase.id,
       was: earlier?.was ?? purchase.status,
       status,
       reason: reason ?? null,
-      met: met ?? null,
+      observed: observed ?? null,
       amount: purchase.amount,
       currency: purchase.currency,
       expires_ms: purchase.expires_ms,
@@ -263,13 +263,19 @@ export function decidePurchases(
       }
       for (const reason of reasons) {
         const delta = reason === 'sale' || reason === 'hold' ? -units : units
-        decision.ledger.push({ resource: ref, purchase: purchase.id, delta, reason, fencing_token: resource.token })
+        decision.ledger.push({
+          resource_id: ref,
+          purchase_id: purchase.id,
+          delta,
+          reason,
+          fencing_token: resource.token,
+        })
       }
     }
   }
 
   /** The first resource of this purchase whose limit it would exceed, with that limit. */
-  function overLimit(purchase: PurchaseRow, amount: number): Met | undefined {
+  function overLimit(purchase: PurchaseRow, amount: number): Observed | undefined {
     for (const [resource, units] of unitsByResource(purchase, amount)) {
       const { max_per_customer = null, holdings } = resources.get(resource) ?? {}
       if (max_per_customer === null) continue
@@ -281,12 +287,12 @@ export function decidePurchases(
   const isCharged = ({ payment, amount }: PurchaseRow) => payment.method === 'card' && (amount ?? 0) > 0
 
   function requestCharge(step: ChargeRequest['step'], purchase: PurchaseRow): void {
-    const { id, replaces, currency, hold_until_ms } = purchase
+    const { id, replaces_id, currency, hold_until_ms } = purchase
     const amount = purchase.amount ?? 0
     decision.chargeRequests.push({
       step,
       of: 'purchase',
-      id: replaces ?? id,
+      id: replaces_id ?? id,
       amount,
       currency: currency ?? '',
       hold_until_ms,
@@ -302,7 +308,7 @@ export function decidePurchases(
   }
 
   /** Status and reason of a queued purchase; moves its units when it is sold or held. */
-  function decideNew(purchase: PurchaseRow): [PurchaseStatus, string?, Met?] {
+  function decideNew(purchase: PurchaseRow): [PurchaseStatus, string?, Observed?] {
     if (cancelled.has(purchase.id)) return ['cancelled']
     let amount = 0
     const currencies = new Set<string>()
@@ -351,19 +357,19 @@ export function decidePurchases(
   }
 
   /** Undefined when the command succeeded, else the reason of its rejection. */
-  function executeCommand(purchase: PurchaseRow, { command, payment }: CommandRow): string | undefined {
+  function executeCommand(purchase: PurchaseRow, { action, payment }: CommandRow): string | undefined {
     if (purchase.status === 'held' && purchase.expires_ms !== null && purchase.expires_ms <= now_ms) expire(purchase)
-    const met = purchase.status
-    if (command === 'paid' || command === 'unpaid')
-      return applyChargeResult(purchase, command) ? undefined : 'wrong_status'
-    if (command === 'confirm' && met === 'held') return confirm(purchase, payment)
-    if (command === 'cancel' && met === 'queued') {
+    const { status } = purchase
+    if (action === 'paid' || action === 'unpaid')
+      return applyChargeResult(purchase, action) ? undefined : 'wrong_status'
+    if (action === 'confirm' && status === 'held') return confirm(purchase, payment)
+    if (action === 'cancel' && status === 'queued') {
       setStatus(purchase, 'cancelled')
-    } else if (command === 'cancel' && met === 'held') {
+    } else if (action === 'cancel' && status === 'held') {
       moveUnits(purchase, 1, -1, 'release')
       setStatus(purchase, 'cancelled')
       if (purchase.charge !== null && !UNCHARGED.has(purchase.charge)) requestCharge('refund', purchase)
-    } else if (command === 'refund' && met === 'confirmed') {
+    } else if (action === 'refund' && status === 'confirmed') {
       if (isForeign(purchase, resources)) return 'currency_mismatch'
       moveUnits(purchase, 1, 0, 'refund')
       setStatus(purchase, 'refunded')
@@ -406,7 +412,7 @@ export function decidePurchases(
     const amount = purchase.amount ?? 0
     if (wallet?.kind !== 'units') return 'unknown_resource'
     if (amount > 0 && wallet.currency.toUpperCase() !== purchase.currency?.toUpperCase()) return 'currency_mismatch'
-    if (purchase.lines.some((item) => item.resource === account)) return 'payment_conflict'
+    if (purchase.items.some((item) => item.resource === account)) return 'payment_conflict'
     const had = wallet.holdings.get(purchase.customer) ?? 0
     if (wallet.max_per_customer !== null && had + amount > wallet.max_per_customer) return 'limit'
     if (wallet.available < amount) return 'payment_declined'
@@ -418,8 +424,8 @@ export function decidePurchases(
       if (wallet.max_per_customer !== null) wallet.holdings.set(purchase.customer, had + amount)
       touched.add(wallet)
       decision.ledger.push({
-        resource: account,
-        purchase: purchase.id,
+        resource_id: account,
+        purchase_id: purchase.id,
         delta: -amount,
         reason: 'sale',
         fencing_token: wallet.token,
@@ -442,9 +448,9 @@ export function decidePurchases(
   }
 
   /** Applies the outcome of the charge: `paid` (the money is reserved) or `unpaid` (none was and none will be taken). */
-  function applyChargeResult(purchase: PurchaseRow, command: 'paid' | 'unpaid'): boolean {
+  function applyChargeResult(purchase: PurchaseRow, action: 'paid' | 'unpaid'): boolean {
     const { status, charge } = purchase
-    if (command === 'unpaid') {
+    if (action === 'unpaid') {
       // The outcome of an earlier charge, which may have been followed by another one: nothing is left to apply.
       if (charge === null || !UNCHARGED.has(charge)) return true
       if (status !== 'held') return status === 'expired' || status === 'cancelled'
@@ -474,7 +480,7 @@ export function decidePurchases(
     if (!inStock || overLimit(purchase, purchase.amount ?? 0)) return false
     const id = newId()
     moveUnits({ ...purchase, id }, -1, 0, 'sale')
-    decision.replacements.push({ id, replaces: purchase.id, fencing_token: tokenFor(purchase) })
+    decision.replacements.push({ id, replaces_id: purchase.id, fencing_token: tokenFor(purchase) })
     return true
   }
 
@@ -485,20 +491,20 @@ export function decidePurchases(
     } else if (item.kind === 'expired') {
       if (purchase.status === 'held' && purchase.expires_ms !== null && purchase.expires_ms <= now_ms) expire(purchase)
       else decision.skipped.push(item)
-    } else if (purchase.status === 'queued' && item.command.command !== 'cancel') {
+    } else if (purchase.status === 'queued' && item.command.action !== 'cancel') {
       // Its purchase has not been settled yet (a missed lease, a later batch): the command waits behind it.
       decision.skipped.push(item)
     } else {
       // A cancel that came before its purchase was settled in this batch has already taken effect.
-      const first = item.command.command === 'cancel' && cancelled.delete(purchase.id)
+      const first = item.command.action === 'cancel' && cancelled.delete(purchase.id)
       const wasQueued = first && changes.get(purchase.id)?.was === 'queued' && purchase.status === 'cancelled'
-      const met = wasQueued ? 'queued' : purchase.status
+      const before = wasQueued ? 'queued' : purchase.status
       const refusal = wasQueued ? undefined : executeCommand(purchase, item.command)
       decision.commands.push({
         id: item.command.id,
         status: refusal === undefined ? 'done' : 'rejected',
         reason: refusal ?? null,
-        met: refusal === undefined ? met : purchase.status,
+        observed_status: refusal === undefined ? before : purchase.status,
         fencing_token: tokenFor(purchase),
       })
     }

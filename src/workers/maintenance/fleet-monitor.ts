@@ -60,7 +60,7 @@ async function readQueueFigures(client: Client, locks: FleetMonitorDeps['locks']
     FROM (
       SELECT created_at FROM ${queueHeads('purchases')} a
       UNION ALL SELECT created_at FROM ${queueHeads('commands')} b
-      UNION ALL SELECT created_at FROM ${queueHeads('bookings', 'resource')} c
+      UNION ALL SELECT created_at FROM ${queueHeads('bookings', 'resource_id')} c
     ) head`,
   )
   // Without the lock server the blocked queues are unknown, the other figures are not.

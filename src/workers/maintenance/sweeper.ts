@@ -44,9 +44,9 @@ export async function sweepOnce({ client, locks, nudge, enqueueCharges }: SweepD
         UNION
         SELECT queue FROM ${queueHeads('commands')} b WHERE created_at < clock_timestamp() - ${LATE}
         UNION
-        SELECT queue FROM ${queueHeads('bookings', 'resource')} c WHERE created_at < clock_timestamp() - ${LATE}
+        SELECT queue FROM ${queueHeads('bookings', 'resource_id')} c WHERE created_at < clock_timestamp() - ${LATE}
         UNION
-        SELECT resource FROM bookings WHERE status = 'requested' AND expires_at <= clock_timestamp()
+        SELECT resource_id FROM bookings WHERE status = 'requested' AND expires_at <= clock_timestamp()
         UNION
         SELECT queue FROM purchases WHERE status = 'held' AND expires_at <= clock_timestamp()
       ) late LIMIT ${QUEUES}`,
@@ -58,23 +58,23 @@ export async function sweepOnce({ client, locks, nudge, enqueueCharges }: SweepD
     const charges = await query<{ id: string }>(
       client,
       sql`
-      UPDATE charges SET due_at = clock_timestamp() + interval '2 seconds'
+      UPDATE charges SET next_attempt_at = clock_timestamp() + interval '2 seconds'
       WHERE id IN (
         SELECT id FROM charges
-        WHERE status IN ('pending', 'sent', 'capturing', 'failed') AND NOT at_provider AND due_at <= clock_timestamp()
-        ORDER BY due_at LIMIT ${CHARGES})
-      RETURNING coalesce(purchase, booking) AS id`,
+        WHERE status IN ('pending', 'confirming', 'cancelling', 'capturing', 'failed') AND NOT at_provider AND next_attempt_at <= clock_timestamp()
+        ORDER BY next_attempt_at LIMIT ${CHARGES})
+      RETURNING coalesce(purchase_id, booking_id) AS id`,
     )
     // Captured charges: a change at the provider may have lost its webhook.
     const checks = await query<{ id: string }>(
       client,
       sql`
-      UPDATE charges SET due_at = clock_timestamp() + ${CHECK_S} * interval '1 second'
+      UPDATE charges SET next_attempt_at = clock_timestamp() + ${CHECK_S} * interval '1 second'
       WHERE id IN (
         SELECT id FROM charges
-        WHERE status = 'captured' AND ask_at IS NOT NULL AND ask_at <= clock_timestamp() AND due_at <= clock_timestamp()
-        ORDER BY ask_at LIMIT ${CHECKS})
-      RETURNING coalesce(purchase, booking) AS id`,
+        WHERE status = 'captured' AND recheck_at IS NOT NULL AND recheck_at <= clock_timestamp() AND next_attempt_at <= clock_timestamp()
+        ORDER BY recheck_at LIMIT ${CHECKS})
+      RETURNING coalesce(purchase_id, booking_id) AS id`,
     )
     enqueueCharges(new Set([...charges, ...checks].map((row) => row.id)))
     return queues

@@ -43,7 +43,7 @@ const LONGEST_PAUSE_MS = 4_000
 const STEPS = 12
 
 /** Final statuses of a charge that needs no refund. */
-const TOOK_NOTHING: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavailable', 'released', 'lost'])
+const TOOK_NOTHING: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavailable', 'released', 'authorization_lost'])
 
 export const isPaymentAnswer = (error: unknown) => error instanceof RefusedError
 
@@ -73,7 +73,8 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
     const owed = refund?.status === 'pending' || refund?.status === 'failed'
     if (owed && (refund.due || charge.recheck_at)) return await refundCharge(charge)
     if (charge.status === 'pending') return await createIntent(charge)
-    if (charge.status === 'sent') return await confirmIntent(charge, charge.provider_id)
+    if (charge.status === 'confirming' || charge.status === 'cancelling')
+      return await confirmIntent(charge, charge.provider_id)
     if (charge.status === 'capturing') return await captureIntent(charge)
     if (charge.status === 'captured' && charge.recheck_at) return await checkProvider(charge)
     return false
@@ -98,7 +99,7 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
   }
 
   async function confirmIntent(charge: ChargeState, id: string, created?: Intent): Promise<boolean> {
-    if (charge.cancelling) return await cancelIntent(charge, id)
+    if (charge.status === 'cancelling') return await cancelIntent(charge, id)
     let intent: Intent | undefined
     try {
       intent = await withRetry(async (attempt) => {
@@ -118,7 +119,7 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
 
   /** Recorded before the request: from then on another job that finds a reservation does not have it sold. */
   async function cancelIntent(charge: ChargeState, id: string): Promise<boolean> {
-    if (!charge.cancelling && !(await markCancelling(client, charge.charge_id))) return true
+    if (charge.status !== 'cancelling' && !(await markCancelling(client, charge.charge_id))) return true
     // A cancelled intent takes nothing, also when a confirm of ours arrives late.
     const intent = await viaBreaker(() => gateway.cancel(id)).catch(() => undefined)
     const over = intent?.status === 'cancelled' || intent?.status === 'declined'
@@ -126,16 +127,17 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
   }
 
   async function applyIntent(charge: ChargeState, { id, status, reason }: Intent): Promise<boolean> {
-    if (status === 'authorized' || status === 'captured') return await endCharge(charge, 'sent', 'authorized', null)
+    if (status === 'authorized' || status === 'captured')
+      return await endCharge(charge, 'confirming', 'authorized', null)
     if (status === 'declined') {
       // Cancel before recording the decline: a confirm of ours that arrives late must reserve nothing, because the buyer may
       // be paying with another card by then.
       const ended = await withRetry(() => viaBreaker(() => gateway.cancel(id))).catch(() => undefined)
-      if (ended?.status === 'cancelled') return await endCharge(charge, 'sent', 'declined', reason)
+      if (ended?.status === 'cancelled') return await endCharge(charge, 'confirming', 'declined', reason)
     }
     // A cancelled intent keeps the reason why its card was declined.
-    if (status === 'cancelled' && reason !== null) return await endCharge(charge, 'sent', 'declined', reason)
-    if (status === 'cancelled') return await endCharge(charge, 'sent', 'unavailable', 'cancelled')
+    if (status === 'cancelled' && reason !== null) return await endCharge(charge, 'confirming', 'declined', reason)
+    if (status === 'cancelled') return await endCharge(charge, 'confirming', 'unavailable', 'cancelled')
     return await scheduleRecheck(client, charge.id)
   }
 
@@ -144,11 +146,18 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
     const intent = await withRetry(() => viaBreaker(() => gateway.capture(provider_id))).catch(() => undefined)
     if (!intent || intent.status === 'authorized' || intent.status === 'processing')
       return await scheduleRecheck(client, id)
-    const status = intent.status === 'captured' ? 'captured' : 'lost'
-    if (await recordCapture(client, charge, status, status === 'lost' ? (intent.reason ?? intent.status) : null)) {
-      if (status === 'lost')
+    const status = intent.status === 'captured' ? 'captured' : 'authorization_lost'
+    if (
+      await recordCapture(
+        client,
+        charge,
+        status,
+        status === 'authorization_lost' ? (intent.reason ?? intent.status) : null,
+      )
+    ) {
+      if (status === 'authorization_lost')
         log.error({ subject: id, intent }, `authorization expired before capture: the ${of} is sold and not paid`)
-      metrics.charges.inc({ purpose: 'charge', status })
+      metrics.charges.inc({ kind: 'charge', status })
     }
     return true
   }
@@ -170,9 +179,9 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
   /** Records and logs what was done at the provider. Returns our refund, when it is to be requested now. */
   async function recordFindings(charge: ChargeState, seen: PaymentSnapshot): Promise<OwnRefund | undefined> {
     const { own, undone, news } = await record(client, charge, seen)
-    for (const { purpose, status, ...what } of news) {
-      metrics.charges.inc({ purpose, status })
-      log.warn({ subject: charge.id, [purpose]: status, ...what }, 'changed at the provider')
+    for (const { kind, status, ...what } of news) {
+      metrics.charges.inc({ kind, status })
+      log.warn({ subject: charge.id, [kind]: status, ...what }, 'changed at the provider')
     }
     if (undone) nudge([charge.queue])
     return own
@@ -201,12 +210,12 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
         return (await recordRefundResult(client, own, made)) ? made.status : 'recorded'
       })
       if (ended === 'released') return await endReleased(id)
-      if (ended === 'refunded') metrics.charges.inc({ purpose: 'refund', status: ended })
+      if (ended === 'refunded') metrics.charges.inc({ kind: 'refund', status: ended })
       return true
     } catch (error) {
       const tried = own ?? charge.refund
       if (error instanceof RefusedError && tried && (await recordRefundRefusal(client, tried, error.message))) {
-        metrics.charges.inc({ purpose: 'refund', status: 'failed' })
+        metrics.charges.inc({ kind: 'refund', status: 'failed' })
         log.error(
           { subject: id, refund: tried.id, attempt: tried.attempts, reason: error.message },
           'a refund was refused',
@@ -219,19 +228,19 @@ export function createChargeSaga({ client, gateway, breaker, metrics, log, nudge
   }
 
   async function endReleased(id: string): Promise<boolean> {
-    if (await recordRelease(client, id)) metrics.charges.inc({ purpose: 'refund', status: 'released' })
+    if (await recordRelease(client, id)) metrics.charges.inc({ kind: 'refund', status: 'released' })
     return true
   }
 
   /** Writes the outcome together with the command for the queue. */
   async function endCharge(
     charge: ChargeState,
-    from: 'pending' | 'sent',
+    from: 'pending' | 'confirming',
     to: 'authorized' | 'declined' | 'unavailable',
     reason: string | null,
   ): Promise<boolean> {
     if (await recordOutcome(client, charge, from, to, reason)) {
-      metrics.charges.inc({ purpose: 'charge', status: to })
+      metrics.charges.inc({ kind: 'charge', status: to })
       log.info({ subject: charge.id, resource: charge.queue, charge: to, reason }, 'charge')
       nudge([charge.queue])
     }

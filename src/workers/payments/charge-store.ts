@@ -36,30 +36,25 @@ export interface ChargeState {
   recheck_at: string | null
   /** the units or dates are still held, by the database clock */
   open: boolean
-  /** its intent is being cancelled: it must not be sold any more */
-  cancelling: boolean
 }
-
-/** Reason of a charge that is `sent` and whose intent is being cancelled. */
-const CANCELLING = 'giving_up'
 
 /** The charge row belongs to the purchase or booking with this id. */
 const belongsTo = (row: string, id: string) =>
-  sql`(${sql.raw(row)}.purchase = ${id} OR ${sql.raw(row)}.booking = ${id})`
+  sql`(${sql.raw(row)}.purchase_id = ${id} OR ${sql.raw(row)}.booking_id = ${id})`
 
 const ownRefundJson = (row: string) =>
   sql.raw(`json_build_object('id', ${row}.id, 'status', ${row}.status, 'amount', ${row}.amount, 'attempts', ${row}.attempts,
-    'due', ${row}.ask_at IS NULL OR ${row}.ask_at <= clock_timestamp())`)
+    'due', ${row}.recheck_at IS NULL OR ${row}.recheck_at <= clock_timestamp())`)
 
 export async function loadCharge(client: Client, id: string): Promise<ChargeState | undefined> {
   const [row] = await query<ChargeState>(
     client,
-    sql`SELECT p.id, CASE WHEN p.booking IS NULL THEN 'purchase' ELSE 'booking' END AS of, p.queue,
+    sql`SELECT p.id, CASE WHEN p.booking_id IS NULL THEN 'purchase' ELSE 'booking' END AS of, p.queue,
                coalesce(p.token, '') AS token, c.id AS charge_id, c.status, coalesce(c.provider_id, '') AS provider_id,
-               c.amount, c.currency, p.open, c.status = 'sent' AND c.reason IS NOT DISTINCT FROM ${CANCELLING} AS cancelling,
-               CASE WHEN c.ask_at <= clock_timestamp() THEN c.ask_at::text END AS recheck_at,
-               (SELECT ${ownRefundJson('r')} FROM charges r WHERE r.purpose = 'refund' AND NOT r.at_provider AND ${belongsTo('r', id)}) AS refund
-        FROM payable p JOIN charges c ON c.purpose = 'charge' AND ${belongsTo('c', id)}
+               c.amount, c.currency, p.open,
+               CASE WHEN c.recheck_at <= clock_timestamp() THEN c.recheck_at::text END AS recheck_at,
+               (SELECT ${ownRefundJson('r')} FROM charges r WHERE r.kind = 'refund' AND NOT r.at_provider AND ${belongsTo('r', id)}) AS refund
+        FROM payable p JOIN charges c ON c.kind = 'charge' AND ${belongsTo('c', id)}
         WHERE p.id = ${id}`,
   )
   return row
@@ -73,7 +68,7 @@ export async function markConfirming(
 ): Promise<boolean> {
   const rows = await query(
     client,
-    sql`UPDATE charges c SET status = 'sent', provider_id = ${provider_id}, attempts = attempts + 1
+    sql`UPDATE charges c SET status = 'confirming', provider_id = ${provider_id}, attempts = attempts + 1
         FROM payable p
         WHERE c.id = ${charge_id} AND c.status = 'pending' AND p.id = ${id} AND p.open
         RETURNING c.id`,
@@ -88,23 +83,24 @@ export async function markConfirming(
 export async function recordOutcome(
   client: Client,
   { charge_id, queue }: Pick<ChargeState, 'charge_id' | 'queue'>,
-  from: 'pending' | 'sent',
+  from: 'pending' | 'confirming',
   to: 'authorized' | 'declined' | 'unavailable',
   reason: string | null,
 ): Promise<boolean> {
-  const command = to === 'authorized' ? 'paid' : 'unpaid'
+  const action = to === 'authorized' ? 'paid' : 'unpaid'
   const rows = await query(
     client,
     sql`WITH c AS (
           UPDATE charges SET status = ${to}, reason = ${reason},
                  settled_at = CASE WHEN ${to} = 'authorized' THEN NULL ELSE clock_timestamp() END,
                  -- The intent has ended: a later event of it, such as that of our cancel, needs no check.
-                 ask_at = CASE WHEN ${to} = 'authorized' THEN ask_at END
-          WHERE id = ${charge_id} AND status = ${from} AND (${to} <> 'authorized' OR reason IS NULL)
-          RETURNING purchase, booking
+                 recheck_at = CASE WHEN ${to} = 'authorized' THEN recheck_at END
+          -- An intent that is being cancelled is not sold any more, even if it is authorized after all.
+          WHERE id = ${charge_id} AND (status = ${from} OR ${from} = 'confirming' AND ${to} <> 'authorized' AND status = 'cancelling')
+          RETURNING purchase_id, booking_id
         ), inserted AS (
-          INSERT INTO commands (queue, purchase, booking, command, idempotency_key, idempotency_scope)
-          SELECT ${queue}, c.purchase, c.booking, ${command}, ${charge_id}, 'charge' FROM c
+          INSERT INTO commands (queue, purchase_id, booking_id, action, idempotency_key, idempotency_scope)
+          SELECT ${queue}, c.purchase_id, c.booking_id, ${action}, ${charge_id}, 'charge' FROM c
           ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
         )
         SELECT 1 FROM c`,
@@ -112,29 +108,29 @@ export async function recordOutcome(
   return rows.length > 0
 }
 
-/** Before its intent is cancelled. False when the outcome has been written already. */
+/** Before its intent is cancelled. False when the outcome has been written, or another job has begun to cancel it. */
 export async function markCancelling(client: Client, charge_id: string): Promise<boolean> {
   const rows = await query(
     client,
-    sql`UPDATE charges SET reason = ${CANCELLING} WHERE id = ${charge_id} AND status = 'sent' RETURNING id`,
+    sql`UPDATE charges SET status = 'cancelling' WHERE id = ${charge_id} AND status = 'confirming' RETURNING id`,
   )
   return rows.length > 0
 }
 
-/** Writes the outcome of the capture. A charge with a refund does not become `lost`: the refund ends it. */
+/** Writes the outcome of the capture. A charge with a refund does not become `authorization_lost`: the refund ends it. */
 export async function recordCapture(
   client: Client,
   { charge_id, id }: Pick<ChargeState, 'charge_id' | 'id'>,
-  status: 'captured' | 'lost',
+  status: 'captured' | 'authorization_lost',
   reason: string | null,
 ): Promise<boolean> {
   const rows = await query(
     client,
     sql`UPDATE charges SET status = ${status}, reason = ${reason}, settled_at = clock_timestamp(),
-               ask_at = coalesce(ask_at, clock_timestamp() + interval '1 hour')
+               recheck_at = coalesce(recheck_at, clock_timestamp() + interval '1 hour')
         WHERE id = ${charge_id} AND status = 'capturing'
           AND (${status} = 'captured' OR NOT EXISTS (
-            SELECT 1 FROM charges r WHERE r.purpose = 'refund' AND ${belongsTo('r', id)}))
+            SELECT 1 FROM charges r WHERE r.kind = 'refund' AND ${belongsTo('r', id)}))
         RETURNING id`,
   )
   return rows.length > 0
@@ -146,10 +142,10 @@ export async function recordRelease(client: Client, id: string): Promise<boolean
     client,
     sql`WITH c AS (
           UPDATE charges t SET status = 'released', settled_at = clock_timestamp()
-          WHERE ${belongsTo('t', id)} AND purpose = 'charge' AND status IN ('sent', 'authorized', 'capturing')
+          WHERE ${belongsTo('t', id)} AND kind = 'charge' AND status IN ('confirming', 'cancelling', 'authorized', 'capturing')
         )
         UPDATE charges t SET status = 'released', settled_at = clock_timestamp()
-        WHERE ${belongsTo('t', id)} AND purpose = 'refund' AND NOT at_provider AND status IN ('pending', 'failed') RETURNING id`,
+        WHERE ${belongsTo('t', id)} AND kind = 'refund' AND NOT at_provider AND status IN ('pending', 'failed') RETURNING id`,
   )
   return rows.length > 0
 }
@@ -158,8 +154,8 @@ export async function recordRelease(client: Client, id: string): Promise<boolean
 export async function scheduleRecheck(client: Client, id: string): Promise<false> {
   await query(
     client,
-    sql`UPDATE charges t SET due_at = clock_timestamp() + interval '3 seconds'
-        WHERE ${belongsTo('t', id)} AND status IN ('pending', 'sent', 'capturing', 'failed')`,
+    sql`UPDATE charges t SET next_attempt_at = clock_timestamp() + interval '3 seconds'
+        WHERE ${belongsTo('t', id)} AND status IN ('pending', 'confirming', 'cancelling', 'capturing', 'failed')`,
   )
   return false
 }

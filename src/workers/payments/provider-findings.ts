@@ -22,7 +22,7 @@ const backoff_s = (attempts: number) => Math.min(AGAIN_MAX_S, AGAIN_S * 2 ** Mat
 export const keyOf = ({ id, attempts }: Pick<OwnRefund, 'id' | 'attempts'>) => `${id}-${attempts}`
 
 interface Row extends Omit<OwnRefund, 'due'> {
-  purpose: 'refund' | 'dispute'
+  kind: 'refund' | 'dispute'
   at_provider: boolean
   provider_id: string | null
   reason: string | null
@@ -32,7 +32,7 @@ interface Row extends Omit<OwnRefund, 'due'> {
 /** New state of a row; without `row` it is inserted. */
 interface Change {
   row?: Row
-  purpose: 'refund' | 'dispute'
+  kind: 'refund' | 'dispute'
   provider_id: string | null
   status: ChargeStatus
   amount: number
@@ -48,42 +48,42 @@ export interface Recorded {
   /** a command that undoes the sale was queued */
   undone?: boolean
   /** what was not known before */
-  news: Pick<Change, 'purpose' | 'status' | 'provider_id' | 'amount' | 'reason'>[]
+  news: Pick<Change, 'kind' | 'status' | 'provider_id' | 'amount' | 'reason'>[]
 }
 
 /** Records refunds and disputes of a captured charge. */
 export async function record(client: Client, charge: ChargeState, seen: PaymentSnapshot): Promise<Recorded> {
-  const of = charge.of === 'purchase' ? sql`purchase = ${charge.id}` : sql`booking = ${charge.id}`
+  const of = charge.of === 'purchase' ? sql`purchase_id = ${charge.id}` : sql`booking_id = ${charge.id}`
   return await client.begin(async (tx) => {
     // Lock the event sequences first, in one order: a batch that ends a sale also locks them before the charge.
     await query(
       tx,
-      sql`SELECT resource FROM outbox_sequences WHERE resource IN (
+      sql`SELECT resource_id FROM outbox_sequences WHERE resource_id IN (
             SELECT queue FROM purchases WHERE id = ${charge.id}
-            UNION SELECT (l ->> 'resource') COLLATE "C" FROM purchases, jsonb_array_elements(lines) l WHERE id = ${charge.id}
-            UNION SELECT resource FROM bookings WHERE id = ${charge.id})
-          ORDER BY resource FOR UPDATE`,
+            UNION SELECT (l ->> 'resource') COLLATE "C" FROM purchases, jsonb_array_elements(items) l WHERE id = ${charge.id}
+            UNION SELECT resource_id FROM bookings WHERE id = ${charge.id})
+          ORDER BY resource_id FOR UPDATE`,
     )
     const [locked] = await query<{ amount: number; currency: string; status: ChargeStatus }>(
       tx,
       sql`SELECT amount, currency, status FROM charges WHERE id = ${charge.charge_id} FOR NO KEY UPDATE`,
     )
     if (!locked) return { news: [] }
-    if (locked.status === 'sent' || locked.status === 'authorized' || locked.status === 'capturing') {
+    if (UNCAPTURED.has(locked.status)) {
       await query(
         tx,
         sql`UPDATE charges SET status = 'captured', settled_at = clock_timestamp(),
-                   ask_at = coalesce(ask_at, clock_timestamp() + interval '1 hour')
+                   recheck_at = coalesce(recheck_at, clock_timestamp() + interval '1 hour')
             WHERE id = ${charge.charge_id}`,
       )
     }
     const rows = await query<Row>(
       tx,
-      sql`SELECT id, purpose, status, amount, attempts, at_provider, provider_id, reason,
-                 ask_at IS NULL OR ask_at <= clock_timestamp() AS due
-          FROM charges WHERE ${of} AND purpose IN ('refund', 'dispute') ORDER BY n`,
+      sql`SELECT id, kind, status, amount, attempts, at_provider, provider_id, reason,
+                 recheck_at IS NULL OR recheck_at <= clock_timestamp() AS due
+          FROM charges WHERE ${of} AND kind IN ('refund', 'dispute') ORDER BY n`,
     )
-    const own = rows.find((row) => row.purpose === 'refund' && !row.at_provider)
+    const own = rows.find((row) => row.kind === 'refund' && !row.at_provider)
     const mine = own ? ownOf(own, seen.refunds) : []
     const theirs = seen.refunds.filter((refund) => !mine.includes(refund))
     const left = locked.amount - sum(theirs.filter((one) => one.status !== 'failed')) - sum(lostOf(seen.disputes))
@@ -106,6 +106,9 @@ export async function record(client: Client, charge: ChargeState, seen: PaymentS
   })
 }
 
+/** Statuses of a charge whose money is not captured yet, as far as the row knows. */
+const UNCAPTURED: ReadonlySet<ChargeStatus> = new Set(['confirming', 'cancelling', 'authorized', 'capturing'])
+
 const sum = (all: readonly { amount: number }[]) => all.reduce((total, one) => total + one.amount, 0)
 const lostOf = (disputes: readonly Dispute[]) => disputes.filter((one) => one.status === 'lost')
 
@@ -123,7 +126,7 @@ function ownRefundChange(
   left: number,
   disputes: readonly Dispute[],
 ): Change | undefined {
-  const change = { row: own, purpose: 'refund' as const, provider_id: own.provider_id, reason: own.reason }
+  const change = { row: own, kind: 'refund' as const, provider_id: own.provider_id, reason: own.reason }
   const { amount, attempts } = own
   // A refund that is recorded as failed may still look successful in an older snapshot.
   const hopeful = mine.filter((one) => !(own.status === 'failed' && one.id === own.provider_id))
@@ -176,34 +179,34 @@ const AFTER: Partial<Record<ChargeStatus, readonly ChargeStatus[]>> = {
   lost: ['won'],
 }
 
-function changeOf(rows: readonly Row[], purpose: Row['purpose'], seen: Refund | Dispute): Change | undefined {
-  const row = rows.find((one) => one.purpose === purpose && one.provider_id === seen.id)
+function changeOf(rows: readonly Row[], kind: Row['kind'], seen: Refund | Dispute): Change | undefined {
+  const row = rows.find((one) => one.kind === kind && one.provider_id === seen.id)
   if (row && !AFTER[row.status]?.includes(seen.status)) return undefined
   const { id: provider_id, status, amount, reason } = seen
-  return { ...(row && { row }), purpose, provider_id, status, amount, reason, attempts: 0, recheck_s: null }
+  return { ...(row && { row }), kind, provider_id, status, amount, reason, attempts: 0, recheck_s: null }
 }
 
 async function write(tx: Transaction, charge: ChargeState, change: Change): Promise<void> {
-  const { row, purpose, provider_id, status, amount, reason, attempts, recheck_s } = change
+  const { row, kind, provider_id, status, amount, reason, attempts, recheck_s } = change
   const over = status !== 'pending' && status !== 'failed' && status !== 'open'
   const settled_at = over ? sql`clock_timestamp()` : sql`NULL`
-  const ask_at = recheck_s === null ? sql`NULL` : sql`clock_timestamp() + ${recheck_s} * interval '1 second'`
+  const recheckAt = recheck_s === null ? sql`NULL` : sql`clock_timestamp() + ${recheck_s} * interval '1 second'`
   if (row) {
     await query(
       tx,
       sql`UPDATE charges SET status = ${status}, amount = ${amount}, reason = ${reason}, attempts = ${attempts},
-                 provider_id = ${provider_id}, settled_at = ${settled_at}, ask_at = ${ask_at},
-                 due_at = greatest(${ask_at}, clock_timestamp() + interval '2 seconds')
+                 provider_id = ${provider_id}, settled_at = ${settled_at}, recheck_at = ${recheckAt},
+                 next_attempt_at = greatest(${recheckAt}, clock_timestamp() + interval '2 seconds')
           WHERE id = ${row.id}`,
     )
     return
   }
   await query(
     tx,
-    sql`INSERT INTO charges (purchase, booking, purpose, n, at_provider, provider_id, status, amount, currency, reason, settled_at)
-        SELECT c.purchase, c.booking, ${purpose}, (
+    sql`INSERT INTO charges (purchase_id, booking_id, kind, n, at_provider, provider_id, status, amount, currency, reason, settled_at)
+        SELECT c.purchase_id, c.booking_id, ${kind}, (
                  SELECT coalesce(max(r.n), 1) + 1 FROM charges r
-                 WHERE (r.purchase = ${charge.id} OR r.booking = ${charge.id}) AND r.purpose = ${purpose}),
+                 WHERE (r.purchase_id = ${charge.id} OR r.booking_id = ${charge.id}) AND r.kind = ${kind}),
                true, ${provider_id}, ${status}, ${amount}, c.currency, ${reason}, ${settled_at}
         FROM charges c WHERE c.id = ${charge.charge_id}`,
   )
@@ -212,17 +215,17 @@ async function write(tx: Transaction, charge: ChargeState, change: Change): Prom
 /** Purchases and bookings that this charge pays or may still pay: its own, and the replacement that late money bought. */
 const boughtWith = (id: string) => sql`(
   SELECT id, queue, 'purchase' AS of, status IN ('queued', 'held', 'confirmed') AS keeps, status = 'confirmed' AS sold
-  FROM purchases WHERE id = ${id} OR replaces = ${id}
+  FROM purchases WHERE id = ${id} OR replaces_id = ${id}
   UNION ALL
-  SELECT id, resource, 'booking', status IN ('queued', 'requested', 'accepted', 'completed'), status = 'accepted'
-  FROM bookings WHERE id = ${id} OR replaces = ${id})`
+  SELECT id, resource_id, 'booking', status IN ('queued', 'requested', 'accepted', 'completed'), status = 'accepted'
+  FROM bookings WHERE id = ${id} OR replaces_id = ${id})`
 
 /** A bank returned a refund made at the provider after its sale was undone: now we owe it. */
 async function insertOwedRefund(tx: Transaction, charge: ChargeState, left: number): Promise<void> {
   await query(
     tx,
-    sql`INSERT INTO charges (purchase, booking, purpose, amount, currency)
-        SELECT c.purchase, c.booking, 'refund', ${left}, c.currency FROM charges c
+    sql`INSERT INTO charges (purchase_id, booking_id, kind, amount, currency)
+        SELECT c.purchase_id, c.booking_id, 'refund', ${left}, c.currency FROM charges c
         WHERE c.id = ${charge.charge_id} AND NOT EXISTS (SELECT 1 FROM ${boughtWith(charge.id)} b WHERE b.keeps)
         ON CONFLICT DO NOTHING`,
   )
@@ -232,7 +235,7 @@ async function insertOwedRefund(tx: Transaction, charge: ChargeState, left: numb
 async function undoSale(tx: Transaction, charge: ChargeState): Promise<boolean> {
   const rows = await query(
     tx,
-    sql`INSERT INTO commands (queue, purchase, booking, command, idempotency_key, idempotency_scope)
+    sql`INSERT INTO commands (queue, purchase_id, booking_id, action, idempotency_key, idempotency_scope)
         SELECT queue, CASE of WHEN 'purchase' THEN id END, CASE of WHEN 'booking' THEN id END,
                CASE of WHEN 'purchase' THEN 'refund' ELSE 'cancel' END, id::text, 'refunded at provider'
         FROM ${boughtWith(charge.id)} b WHERE b.sold
@@ -257,11 +260,11 @@ export async function scheduleNextCheck(
   const longest = sql.raw(undecided ? "interval '6 hours'" : "interval '30 days'")
   await query(
     on,
-    sql`UPDATE charges SET ask_at = CASE
+    sql`UPDATE charges SET recheck_at = CASE
           WHEN coalesce(settled_at, created_at) > clock_timestamp() - ${CHECKED_DAYS} * interval '1 day'
           THEN clock_timestamp()
             + least(greatest(clock_timestamp() - coalesce(settled_at, created_at), interval '1 hour'), ${longest}) END
-        WHERE id = ${charge_id} AND ask_at::text = ${recheck_at}`,
+        WHERE id = ${charge_id} AND recheck_at::text = ${recheck_at}`,
   )
 }
 
@@ -270,7 +273,7 @@ async function refundToRequest(tx: Transaction, id: string): Promise<OwnRefund |
   const [row] = await query<OwnRefund>(
     tx,
     sql`SELECT id, status, amount, attempts, true AS due FROM charges
-        WHERE id = ${id} AND status = 'pending' AND attempts > 0 AND ask_at <= clock_timestamp()`,
+        WHERE id = ${id} AND status = 'pending' AND attempts > 0 AND recheck_at <= clock_timestamp()`,
   )
   return row
 }
@@ -283,8 +286,8 @@ export async function recordRefundResult(client: Client, { id, attempts }: OwnRe
     client,
     sql`UPDATE charges SET status = ${status}, provider_id = ${provider_id}, reason = ${reason},
                settled_at = CASE WHEN ${status} = 'refunded' THEN clock_timestamp() END,
-               ask_at = clock_timestamp() + ${recheck_s}::float8 * interval '1 second',
-               due_at = clock_timestamp() + coalesce(${recheck_s}::float8, 0) * interval '1 second'
+               recheck_at = clock_timestamp() + ${recheck_s}::float8 * interval '1 second',
+               next_attempt_at = clock_timestamp() + coalesce(${recheck_s}::float8, 0) * interval '1 second'
         WHERE id = ${id} AND status = 'pending' AND attempts = ${attempts}
         RETURNING id`,
   )
@@ -300,7 +303,7 @@ export async function recordRefundRefusal(
   const wait = sql`clock_timestamp() + ${backoff_s(attempts)} * interval '1 second'`
   const rows = await query(
     client,
-    sql`UPDATE charges SET status = 'failed', reason = ${reason}, ask_at = ${wait}, due_at = ${wait}
+    sql`UPDATE charges SET status = 'failed', reason = ${reason}, recheck_at = ${wait}, next_attempt_at = ${wait}
         WHERE id = ${id} AND status = 'pending' AND attempts = ${attempts}
         RETURNING id`,
   )

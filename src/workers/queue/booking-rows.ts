@@ -11,17 +11,17 @@ import type { BookingChange, BookingDecision, BookingItem, BookingRow } from '..
 import type { QueueCursor } from './queue-item.ts'
 
 /** Columns of BookingRow, of `b`. */
-const COLUMNS = `b.id, b.seq, b.resource AS queue, b.kind, b.customer,
-  (extract(epoch FROM lower(b.during)) * 1000)::float8 AS from_ms,
-  (extract(epoch FROM upper(b.during)) * 1000)::float8 AS until_ms,
+const COLUMNS = `b.id, b.seq, b.resource_id AS queue, b.kind, b.customer,
+  (extract(epoch FROM lower(b.period)) * 1000)::float8 AS from_ms,
+  (extract(epoch FROM upper(b.period)) * 1000)::float8 AS until_ms,
   b.days, b.amount, b.currency, b.payment, b.hold_seconds, b.status,
   (extract(epoch FROM b.expires_at) * 1000)::float8 AS expires_ms,
-  (extract(epoch FROM b.created_at) * 1000)::float8 AS created_ms, b.replaces,
+  (extract(epoch FROM b.created_at) * 1000)::float8 AS created_ms, b.replaces_id,
   CASE b.payment ->> 'method' WHEN 'card' THEN (
-    SELECT c.status FROM charges c WHERE c.booking = b.id AND c.purpose = 'charge') END AS charge,
+    SELECT c.status FROM charges c WHERE c.booking_id = b.id AND c.kind = 'charge') END AS charge,
   CASE b.payment ->> 'method' WHEN 'card' THEN (
     SELECT (extract(epoch FROM c.hold_until) * 1000)::float8 FROM charges c
-    WHERE c.booking = b.id AND c.purpose = 'charge') END AS hold_until_ms`
+    WHERE c.booking_id = b.id AND c.kind = 'charge') END AS hold_until_ms`
 
 type FetchedRow = BookingRow & {
   fetched_queue: string
@@ -29,7 +29,7 @@ type FetchedRow = BookingRow & {
   item: BookingItem['kind'] | null
   command_id: string | null
   command_seq: number | null
-  command: BookingCommand | ChargeCommand | null
+  action: BookingCommand | ChargeCommand | null
   command_payment: Payment | null
 }
 
@@ -54,7 +54,7 @@ export function createBookingFetcher(client: Client) {
         item,
         command_id,
         command_seq,
-        command,
+        action,
         command_payment,
         ...row
       } of rows) {
@@ -63,11 +63,11 @@ export function createBookingFetcher(client: Client) {
         const booking = bookings.get(row.id) ?? row
         bookings.set(booking.id, booking)
         const one: BookingItem =
-          command_id !== null && command_seq !== null && command !== null
+          command_id !== null && command_seq !== null && action !== null
             ? {
                 kind: 'command',
                 booking,
-                command: { id: command_id, seq: command_seq, command, payment: command_payment },
+                command: { id: command_id, seq: command_seq, action, payment: command_payment },
               }
             : { kind: item === 'expired' ? 'expired' : 'booking', booking }
         fetched.set(fetched_queue, [...(fetched.get(fetched_queue) ?? []), one])
@@ -80,19 +80,19 @@ export function createBookingFetcher(client: Client) {
 const pendingBookingsSql = (cursors: readonly QueueCursor[]) => sql`
   SELECT q.queue AS fetched_queue, r.kind AS resource_kind, i.*
   FROM ${unnestRows('q', cursors, { queue: 'text', after: 'bigint', limit: 'int' })}
-  LEFT JOIN resources r ON r.ref = q.queue
+  LEFT JOIN resources r ON r.id = q.queue
   LEFT JOIN LATERAL (
-    (SELECT 'expired' AS item, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS command,
+    (SELECT 'expired' AS item, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS action,
             NULL::jsonb AS command_payment, 0 AS rank, ${sql.raw(COLUMNS)}
-     FROM bookings b WHERE b.resource = q.queue AND b.status = 'requested' AND b.expires_at <= clock_timestamp()
+     FROM bookings b WHERE b.resource_id = q.queue AND b.status = 'requested' AND b.expires_at <= clock_timestamp()
      ORDER BY b.expires_at LIMIT q."limit")
     UNION ALL
     (SELECT 'booking', NULL, NULL, NULL, NULL, 1, ${sql.raw(COLUMNS)}
-     FROM bookings b WHERE b.resource = q.queue AND b.status = 'queued' AND b.seq > q.after
+     FROM bookings b WHERE b.resource_id = q.queue AND b.status = 'queued' AND b.seq > q.after
      ORDER BY b.seq LIMIT q."limit")
     UNION ALL
-    (SELECT 'command', c.id, c.seq, c.command, c.payment, 1, ${sql.raw(COLUMNS)}
-     FROM commands c JOIN bookings b ON b.id = c.booking WHERE c.queue = q.queue AND c.status = 'queued'
+    (SELECT 'command', c.id, c.seq, c.action, c.payment, 1, ${sql.raw(COLUMNS)}
+     FROM commands c JOIN bookings b ON b.id = c.booking_id WHERE c.queue = q.queue AND c.status = 'queued'
      ORDER BY c.seq LIMIT q."limit")
   ) i ON true
   ORDER BY q.queue, i.rank, coalesce(i.command_seq, i.seq)`
@@ -102,7 +102,7 @@ const pendingBookingsSql = (cursors: readonly QueueCursor[]) => sql`
  * `paid` command may have to replace its expired booking.
  */
 export async function readActiveBookings(tx: Transaction, items: readonly BookingItem[]): Promise<BookingRow[]> {
-  const isNew = (item: BookingItem) => item.kind === 'booking' || item.command?.command === 'paid'
+  const isNew = (item: BookingItem) => item.kind === 'booking' || item.command?.action === 'paid'
   const added = items.filter(isNew).map((item) => item.booking)
   if (added.length === 0) return []
   const ranges = added.map(({ queue, from_ms, until_ms }) => ({ queue, from_ms, until_ms }))
@@ -114,7 +114,7 @@ export async function readActiveBookings(tx: Transaction, items: readonly Bookin
       SELECT queue, range_agg(tstzrange(to_timestamp(from_ms / 1000), to_timestamp(until_ms / 1000), '[]')) AS times
       FROM ${unnestRows('d', ranges, { queue: 'text', from_ms: 'float8', until_ms: 'float8' })}
       GROUP BY queue
-    ) w JOIN bookings b ON b.resource = w.queue AND b.during && w.times AND b.status IN ('requested', 'accepted')
+    ) w JOIN bookings b ON b.resource_id = w.queue AND b.period && w.times AND b.status IN ('requested', 'accepted')
     UNION
     SELECT ${sql.raw(COLUMNS)} FROM json_array_elements_text(${JSON.stringify(riders)}::json) AS w(customer)
     JOIN bookings b ON b.customer = w.customer AND b.kind = 'ride' AND b.status IN ('requested', 'accepted')`,
@@ -128,7 +128,7 @@ export async function writeBookings(tx: Transaction, { bookings, overdue }: Book
   // In one order of riders, so that the batches of two drivers cannot deadlock on their riders.
   active.sort((a, b) => (a.customer < b.customer ? -1 : 1))
   const expire = sql`
-    UPDATE bookings SET status = 'expired', during = ${ENDED_RANGE}, settled_at = clock_timestamp()
+    UPDATE bookings SET status = 'expired', period = ${ENDED_RANGE}, settled_at = clock_timestamp()
     WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(overdue)}::json)::uuid)
       AND status = 'requested' AND expires_at <= clock_timestamp()
     RETURNING id`
@@ -141,19 +141,19 @@ export async function writeBookings(tx: Transaction, { bookings, overdue }: Book
 }
 
 /** Period of an ended ride: until now; a range must not be empty. */
-const ENDED_RANGE = sql.raw(`CASE WHEN upper_inf(during)
-  THEN tstzrange(lower(during), greatest(clock_timestamp(), lower(during) + interval '1 microsecond')) ELSE during END`)
+const ENDED_RANGE = sql.raw(`CASE WHEN upper_inf(period)
+  THEN tstzrange(lower(period), greatest(clock_timestamp(), lower(period) + interval '1 microsecond')) ELSE period END`)
 
 const updateSql = (changes: readonly BookingChange[]) => sql`
   UPDATE bookings t
-  SET status = d.status, reason = d.reason, conflicts = d.conflicts, amount = d.amount, currency = d.currency,
+  SET status = d.status, reason = d.reason, conflicting_ids = d.conflicting_ids, amount = d.amount, currency = d.currency,
       fencing_token = d.fencing_token, settled_at = clock_timestamp(),
       expires_at = CASE WHEN d.status = 'requested' THEN to_timestamp(d.expires_ms / 1000) ELSE t.expires_at END,
-      during = CASE WHEN d.status IN ('requested', 'accepted', 'rejected') THEN t.during ELSE ${ENDED_RANGE} END
-  FROM ${unnestRows('d', changes, { id: 'uuid', was: 'text', status: 'text', reason: 'text', conflicts: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
+      period = CASE WHEN d.status IN ('requested', 'accepted', 'rejected') THEN t.period ELSE ${ENDED_RANGE} END
+  FROM ${unnestRows('d', changes, { id: 'uuid', was: 'text', status: 'text', reason: 'text', conflicting_ids: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
   WHERE t.id = d.id AND t.status = d.was
     -- A request that a reader has seen as expired must not be accepted: the clock is read under the row lock.
     AND (d.was <> 'requested' OR d.status NOT IN ('requested', 'accepted') OR t.expires_at IS NULL
          OR t.expires_at > clock_timestamp())
-    AND NOT EXISTS (SELECT 1 FROM resources r WHERE r.ref = t.resource AND r.fencing_token > d.fencing_token)
+    AND NOT EXISTS (SELECT 1 FROM resources r WHERE r.id = t.resource_id AND r.fencing_token > d.fencing_token)
   RETURNING t.id`

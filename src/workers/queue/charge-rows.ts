@@ -10,38 +10,38 @@ import type { ChargeRequest, PaymentChange, PurchaseItem, Replacement, Resource 
 /** Reads the holdings of the batch's customers into the resources with a limit; no statement where there is no limit. */
 export async function readHoldings(
   tx: Transaction,
-  items: readonly PurchaseItem[],
+  queued: readonly PurchaseItem[],
   resources: ReadonlyMap<string, Resource>,
 ): Promise<void> {
-  const limited = new Set([...resources.values()].filter((one) => one.max_per_customer !== null).map((one) => one.ref))
+  const limited = new Set([...resources.values()].filter((one) => one.max_per_customer !== null).map((one) => one.id))
   if (limited.size === 0) return
-  const pairs = new Map<string, { ref: string; customer: string }>()
-  for (const { purchase, command } of items) {
-    const { customer, lines, payment } = purchase
-    const refs = lines.map((line) => line.resource)
+  const pairs = new Map<string, { id: string; customer: string }>()
+  for (const { purchase, command } of queued) {
+    const { customer, items, payment } = purchase
+    const refs = items.map((item) => item.resource)
     for (const one of [payment, command?.payment]) if (one?.method === 'wallet') refs.push(one.account)
-    for (const ref of refs) if (limited.has(ref)) pairs.set(JSON.stringify([ref, customer]), { ref, customer })
+    for (const ref of refs) if (limited.has(ref)) pairs.set(JSON.stringify([ref, customer]), { id: ref, customer })
   }
-  const rows = await query<{ resource: string; customer: string; units: number }>(
+  const rows = await query<{ resource_id: string; customer: string; units: number }>(
     tx,
-    sql`SELECT u.resource, u.customer, u.units
-        FROM ${unnestRows('d', [...pairs.values()], { ref: 'text', customer: 'text' })}
-        JOIN customer_holdings u ON u.resource = d.ref AND u.customer = d.customer`,
+    sql`SELECT u.resource_id, u.customer, u.units
+        FROM ${unnestRows('d', [...pairs.values()], { id: 'text', customer: 'text' })}
+        JOIN customer_holdings u ON u.resource_id = d.id AND u.customer = d.customer`,
   )
-  for (const { resource, customer, units } of rows) resources.get(resource)?.holdings.set(customer, units)
+  for (const { resource_id, customer, units } of rows) resources.get(resource_id)?.holdings.set(customer, units)
 }
 
 /** Writes the holdings after the batch. The resources' row locks are held, so that no other transaction changes them. */
 export async function writeHoldings(tx: Transaction, resources: readonly Resource[]): Promise<void> {
-  const rows = resources.flatMap(({ ref, holdings }) =>
-    Array.from(holdings, ([customer, units]) => ({ resource: ref, customer, units })),
+  const rows = resources.flatMap(({ id, holdings }) =>
+    Array.from(holdings, ([customer, units]) => ({ resource_id: id, customer, units })),
   )
   if (rows.length === 0) return
   await query(
     tx,
-    sql`INSERT INTO customer_holdings (resource, customer, units)
-        SELECT * FROM ${unnestRows('d', rows, { resource: 'text', customer: 'text', units: 'bigint' })}
-        ON CONFLICT (resource, customer) DO UPDATE SET units = excluded.units
+    sql`INSERT INTO customer_holdings (resource_id, customer, units)
+        SELECT * FROM ${unnestRows('d', rows, { resource_id: 'text', customer: 'text', units: 'bigint' })}
+        ON CONFLICT (resource_id, customer) DO UPDATE SET units = excluded.units
         WHERE customer_holdings.units <> excluded.units`,
   )
 }
@@ -51,11 +51,11 @@ export async function insertPurchaseReplacements(tx: Transaction, successors: re
   if (successors.length === 0) return
   await query(
     tx,
-    sql`INSERT INTO purchases (id, queue, customer, lines, amount, currency, payment, status, replaces, fencing_token, settled_at)
-        SELECT d.id, p.queue, p.customer, p.lines, p.amount, p.currency, p.payment, 'confirmed', p.id, d.fencing_token,
+    sql`INSERT INTO purchases (id, queue, customer, items, amount, currency, payment, status, replaces_id, fencing_token, settled_at)
+        SELECT d.id, p.queue, p.customer, p.items, p.amount, p.currency, p.payment, 'confirmed', p.id, d.fencing_token,
                clock_timestamp()
-        FROM ${unnestRows('d', successors, { id: 'uuid', replaces: 'uuid', fencing_token: 'bigint' })}
-        JOIN purchases p ON p.id = d.replaces`,
+        FROM ${unnestRows('d', successors, { id: 'uuid', replaces_id: 'uuid', fencing_token: 'bigint' })}
+        JOIN purchases p ON p.id = d.replaces_id`,
   )
 }
 
@@ -64,12 +64,12 @@ export async function insertBookingReplacements(tx: Transaction, rebooked: reado
   if (rebooked.length === 0) return
   await query(
     tx,
-    sql`INSERT INTO bookings (id, resource, kind, customer, during, amount, currency, payment, status, replaces, fencing_token,
+    sql`INSERT INTO bookings (id, resource_id, kind, customer, period, amount, currency, payment, status, replaces_id, fencing_token,
                               settled_at)
-        SELECT d.id, b.resource, b.kind, b.customer, b.during, b.amount, b.currency, b.payment, 'accepted', b.id, d.fencing_token,
+        SELECT d.id, b.resource_id, b.kind, b.customer, b.period, b.amount, b.currency, b.payment, 'accepted', b.id, d.fencing_token,
                clock_timestamp()
-        FROM ${unnestRows('d', rebooked, { id: 'uuid', replaces: 'uuid', fencing_token: 'bigint' })}
-        JOIN bookings b ON b.id = d.replaces`,
+        FROM ${unnestRows('d', rebooked, { id: 'uuid', replaces_id: 'uuid', fencing_token: 'bigint' })}
+        JOIN bookings b ON b.id = d.replaces_id`,
   )
 }
 
@@ -102,10 +102,10 @@ export async function writeAttempts(tx: Transaction, ids: readonly string[]): Pr
   if (ids.length === 0) return true
   const rows = await query(
     tx,
-    sql`UPDATE charges c SET purpose = 'attempt', settled_at = clock_timestamp(), n = 1 + (
-          SELECT count(*) FROM charges a WHERE (a.purchase = d.id OR a.booking = d.id) AND a.purpose = 'attempt')
+    sql`UPDATE charges c SET kind = 'attempt', settled_at = clock_timestamp(), n = 1 + (
+          SELECT count(*) FROM charges a WHERE (a.purchase_id = d.id OR a.booking_id = d.id) AND a.kind = 'attempt')
         FROM (SELECT e::uuid AS id FROM json_array_elements_text(${JSON.stringify(ids)}::json) e) d
-        WHERE (c.purchase = d.id OR c.booking = d.id) AND c.purpose = 'charge' AND c.status IN ('declined', 'unavailable')
+        WHERE (c.purchase_id = d.id OR c.booking_id = d.id) AND c.kind = 'charge' AND c.status IN ('declined', 'unavailable')
         RETURNING c.id`,
   )
   return rows.length === ids.length
@@ -120,15 +120,15 @@ export async function writeChargeRequests(tx: Transaction, payables: readonly Ch
     WITH d AS MATERIALIZED (
       SELECT * FROM ${unnestRows('d', payables, { step: 'text', of: 'text', id: 'uuid', amount: 'bigint', currency: 'text', hold_until_ms: 'float8' })}
     ), charge AS (
-      INSERT INTO charges (purchase, booking, purpose, amount, currency, hold_until)
+      INSERT INTO charges (purchase_id, booking_id, kind, amount, currency, hold_until)
       SELECT CASE d.of WHEN 'purchase' THEN id END, CASE d.of WHEN 'booking' THEN id END, 'charge', amount, currency,
              to_timestamp(hold_until_ms / 1000)
       FROM d WHERE step = 'charge' ORDER BY id
       ON CONFLICT DO NOTHING
     ), capture AS (
-      UPDATE charges c SET status = 'capturing', due_at = clock_timestamp() + interval '2 seconds'
-      FROM d WHERE d.step = 'capture' AND (c.purchase = d.id OR c.booking = d.id)
-        AND c.purpose = 'charge' AND c.status = 'authorized'
+      UPDATE charges c SET status = 'capturing', next_attempt_at = clock_timestamp() + interval '2 seconds'
+      FROM d WHERE d.step = 'capture' AND (c.purchase_id = d.id OR c.booking_id = d.id)
+        AND c.kind = 'charge' AND c.status = 'authorized'
       RETURNING 1
     )
     SELECT count(*) AS captures FROM capture`,
@@ -137,23 +137,23 @@ export async function writeChargeRequests(tx: Transaction, payables: readonly Ch
   const refunds = new Set(payables.filter((payable) => payable.step === 'refund').map((payable) => payable.id))
   if (refunds.size > 0) {
     const of = sql`(SELECT e::uuid AS id FROM json_array_elements_text(${JSON.stringify([...refunds])}::json) e) d
-      JOIN charges c ON (c.purchase = d.id OR c.booking = d.id) AND c.purpose = 'charge'`
+      JOIN charges c ON (c.purchase_id = d.id OR c.booking_id = d.id) AND c.kind = 'charge'`
     // Lock first: refunds made at the provider are read after the job that records them has committed.
     await query(tx, sql`SELECT 1 FROM ${of} ORDER BY d.id FOR NO KEY UPDATE OF c`)
     // A statement of its own: it must see a charge that was inserted just now, and what the lock has waited for.
     await query(
       tx,
-      sql`INSERT INTO charges (purchase, booking, purpose, amount, currency)
-          SELECT c.purchase, c.booking, 'refund', c.amount - back.amount, c.currency
+      sql`INSERT INTO charges (purchase_id, booking_id, kind, amount, currency)
+          SELECT c.purchase_id, c.booking_id, 'refund', c.amount - back.amount, c.currency
           FROM ${of} CROSS JOIN LATERAL (
             SELECT coalesce(sum(r.amount), 0) AS amount FROM charges r
-            WHERE (r.purchase = d.id OR r.booking = d.id)
-              AND (r.purpose = 'refund' AND r.at_provider AND r.status <> 'failed' OR r.purpose = 'dispute' AND r.status = 'lost')
+            WHERE (r.purchase_id = d.id OR r.booking_id = d.id)
+              AND (r.kind = 'refund' AND r.at_provider AND r.status <> 'failed' OR r.kind = 'dispute' AND r.status = 'lost')
           ) back
           WHERE c.amount > back.amount
             -- Our refund is one row. Not by ON CONFLICT: the trigger that sums the refunds rejects the row before it.
             AND NOT EXISTS (SELECT 1 FROM charges r
-              WHERE (r.purchase = d.id OR r.booking = d.id) AND r.purpose = 'refund' AND NOT r.at_provider)
+              WHERE (r.purchase_id = d.id OR r.booking_id = d.id) AND r.kind = 'refund' AND NOT r.at_provider)
           ORDER BY d.id`,
     )
   }

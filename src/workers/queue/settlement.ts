@@ -62,7 +62,7 @@ type FetchedRow = PurchaseRow & {
   kind: PurchaseItem['kind']
   command_id: string | null
   command_seq: number | null
-  command: CommandKind | null
+  action: CommandKind | null
   command_created_ms: number | null
   command_payment: Payment | null
 }
@@ -70,8 +70,8 @@ type FetchedRow = PurchaseRow & {
 /** Not extract(): its numeric costs ten times as much. */
 const ms = (column: string) => sql.raw(`date_part('epoch', ${column}) * 1000`)
 const columns = sql.raw(
-  `p.id, p.seq, p.queue, p.customer, p.lines, p.amount, p.currency, p.payment, p.hold_seconds, p.status, p.created_at,
-   p.expires_at, p.replaces`,
+  `p.id, p.seq, p.queue, p.customer, p.items, p.amount, p.currency, p.payment, p.hold_seconds, p.status, p.created_at,
+   p.expires_at, p.replaces_id`,
 )
 
 /** Rows that each of `queues` queues may add to one batch. */
@@ -88,20 +88,20 @@ export async function fetchPending(
   const rows = await query<FetchedRow>(
     client,
     sql`
-    SELECT q.queue AS fetched_queue, i.kind, i.command_id, i.command_seq, i.command, i.command_created_ms, i.command_payment,
-           i.id, i.seq, i.queue, i.customer, i.lines, i.amount, i.currency, i.payment, i.hold_seconds, i.status,
-           i.replaces, i.charge, ${ms('i.hold_until')} AS hold_until_ms,
+    SELECT q.queue AS fetched_queue, i.kind, i.command_id, i.command_seq, i.action, i.command_created_ms, i.command_payment,
+           i.id, i.seq, i.queue, i.customer, i.items, i.amount, i.currency, i.payment, i.hold_seconds, i.status,
+           i.replaces_id, i.charge, ${ms('i.hold_until')} AS hold_until_ms,
            ${ms('i.created_at')} AS created_ms, ${ms('i.expires_at')} AS expires_ms
     FROM ${unnestRows('q', cursors, { queue: 'text', after: 'bigint', limit: 'int' })}
     -- The queue of a deleted resource is settled too: its rows are rejected.
-    LEFT JOIN resources r ON r.ref = q.queue
+    LEFT JOIN resources r ON r.id = q.queue
     CROSS JOIN LATERAL (
-      (SELECT 'expired' AS kind, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS command,
+      (SELECT 'expired' AS kind, NULL::uuid AS command_id, NULL::bigint AS command_seq, NULL::text AS action,
               NULL::float8 AS command_created_ms, NULL::jsonb AS command_payment, 0 AS rank, c.status AS charge,
               c.hold_until, ${columns}
-       FROM purchases p LEFT JOIN charges c ON c.purchase = p.id AND c.purpose = 'charge'
+       FROM purchases p LEFT JOIN charges c ON c.purchase_id = p.id AND c.kind = 'charge'
        WHERE r.held > 0 AND p.status = 'held' AND p.expires_at <= clock_timestamp()
-         AND (p.lines @> jsonb_build_array(jsonb_build_object('resource', q.queue)) OR p.payment ->> 'account' = q.queue)
+         AND (p.items @> jsonb_build_array(jsonb_build_object('resource', q.queue)) OR p.payment ->> 'account' = q.queue)
        ORDER BY p.seq LIMIT q."limit")
       UNION ALL
       (SELECT 'purchase', NULL, NULL, NULL, NULL, NULL, 1, NULL, NULL, ${columns}
@@ -109,9 +109,9 @@ export async function fetchPending(
        WHERE p.queue = q.queue AND p.status = 'queued' AND p.seq > q.after
        ORDER BY p.seq LIMIT q."limit")
       UNION ALL
-      (SELECT 'command', c.id, c.seq, c.command, ${ms('c.created_at')}, c.payment, 1, h.status, h.hold_until, ${columns}
-       FROM commands c JOIN purchases p ON p.id = c.purchase
-       LEFT JOIN charges h ON h.purchase = p.id AND h.purpose = 'charge'
+      (SELECT 'command', c.id, c.seq, c.action, ${ms('c.created_at')}, c.payment, 1, h.status, h.hold_until, ${columns}
+       FROM commands c JOIN purchases p ON p.id = c.purchase_id
+       LEFT JOIN charges h ON h.purchase_id = p.id AND h.kind = 'charge'
        WHERE c.queue = q.queue AND c.status = 'queued'
        ORDER BY c.seq LIMIT q."limit")
     ) i
@@ -120,21 +120,21 @@ export async function fetchPending(
   const purchases = new Map<string, PurchaseRow>()
   const fetched = new Map<string, PurchaseItem[]>(cursors.map((cursor) => [cursor.queue, []]))
   for (const row of rows) {
-    const { fetched_queue, kind, command_id, command_seq, command, command_created_ms, command_payment } = row
+    const { fetched_queue, kind, command_id, command_seq, action, command_created_ms, command_payment } = row
     let purchase = purchases.get(row.id)
     if (!purchase) {
       purchase = toPurchaseRow(row)
       purchases.set(purchase.id, purchase)
     }
     const item: PurchaseItem =
-      command_id !== null && command_seq !== null && command !== null
+      command_id !== null && command_seq !== null && action !== null
         ? {
             kind: 'command',
             purchase,
             command: {
               id: command_id,
               seq: command_seq,
-              command,
+              action,
               created_ms: command_created_ms ?? 0,
               payment: command_payment,
             },
@@ -151,7 +151,7 @@ const toPurchaseRow = (row: FetchedRow): PurchaseRow => ({
   seq: row.seq,
   queue: row.queue,
   customer: row.customer,
-  lines: row.lines,
+  items: row.items,
   amount: row.amount,
   currency: row.currency,
   payment: row.payment,
@@ -161,7 +161,7 @@ const toPurchaseRow = (row: FetchedRow): PurchaseRow => ({
   created_ms: row.created_ms,
   charge: row.charge,
   hold_until_ms: row.hold_until_ms,
-  replaces: row.replaces,
+  replaces_id: row.replaces_id,
 })
 
 type FencedResource = Omit<Resource, 'token' | 'holdings'> & { now_ms: number }
@@ -174,31 +174,31 @@ async function lockAndFence(
   tx: Transaction,
   tokens: ReadonlyMap<string, number>,
 ): Promise<[Map<string, Resource>, number]> {
-  const requested = Array.from(tokens, ([ref, token]) => ({ ref, token }))
+  const requested = Array.from(tokens, ([id, token]) => ({ id, token }))
   const rows = await query<FencedResource>(
     tx,
     sql`
-    WITH requested AS (SELECT * FROM ${unnestRows('w', requested, { ref: 'text', token: 'bigint' })}),
+    WITH requested AS (SELECT * FROM ${unnestRows('w', requested, { id: 'text', token: 'bigint' })}),
     locked AS MATERIALIZED (
-      SELECT r.ref, w.token FROM requested w JOIN resources r ON r.ref = w.ref ORDER BY r.ref /* guard:row-lock */ FOR NO KEY UPDATE OF r /* end:row-lock */
+      SELECT r.id, w.token FROM requested w JOIN resources r ON r.id = w.id ORDER BY r.id /* guard:row-lock */ FOR NO KEY UPDATE OF r /* end:row-lock */
     )
     /* guard:row-update */ UPDATE resources r SET fencing_token = l.token
     FROM locked l
-    WHERE r.ref = l.ref /* guard:fence */ AND r.fencing_token <= l.token /* end:fence */
-    RETURNING r.ref, r.kind, r.available, r.held, r.price, r.currency, r.max_per_customer,
+    WHERE r.id = l.id /* guard:fence */ AND r.fencing_token <= l.token /* end:fence */
+    RETURNING r.id, r.kind, r.available, r.held, r.price, r.currency, r.max_per_customer,
               ${ms('clock_timestamp()')} AS now_ms /* end:row-update */`,
   )
   const resources = new Map<string, Resource>()
-  for (const row of rows) resources.set(row.ref, { ...row, holdings: new Map(), token: tokens.get(row.ref) ?? 0 })
+  for (const row of rows) resources.set(row.id, { ...row, holdings: new Map(), token: tokens.get(row.id) ?? 0 })
   const missing = [...tokens.keys()].filter((ref) => !resources.has(ref))
   if (missing.length > 0) {
     // Not in the table: the purchase is rejected (unknown_resource). In the table and not updated: a newer token is stored.
-    const stale = await query<{ ref: string; fencing_token: number }>(
+    const stale = await query<{ id: string; fencing_token: number }>(
       tx,
-      sql`SELECT r.ref, r.fencing_token FROM resources r
-          WHERE r.ref IN (SELECT json_array_elements_text(${JSON.stringify(missing)}::json))`,
+      sql`SELECT r.id, r.fencing_token FROM resources r
+          WHERE r.id IN (SELECT json_array_elements_text(${JSON.stringify(missing)}::json))`,
     )
-    if (stale.length > 0) throw new StaleLeaseError(new Map(stale.map((row) => [row.ref, row.fencing_token])))
+    if (stale.length > 0) throw new StaleLeaseError(new Map(stale.map((row) => [row.id, row.fencing_token])))
   }
   return [resources, Math.max(0, ...rows.map((row) => row.now_ms))]
 }
@@ -210,30 +210,30 @@ async function persist(tx: Transaction, decision: Decision): Promise<void> {
     sql`
     WITH p AS (
       UPDATE purchases t
-      SET status = d.status, reason = d.reason, met = d.met, amount = d.amount, currency = d.currency, fencing_token = d.fencing_token,
+      SET status = d.status, reason = d.reason, observed = d.observed, amount = d.amount, currency = d.currency, fencing_token = d.fencing_token,
           expires_at = CASE WHEN d.status = 'held' THEN to_timestamp(d.expires_ms / 1000) ELSE t.expires_at END,
           settled_at = clock_timestamp()
-      FROM ${unnestRows('d', decision.purchases, { id: 'uuid', was: 'text', status: 'text', reason: 'text', met: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
+      FROM ${unnestRows('d', decision.purchases, { id: 'uuid', was: 'text', status: 'text', reason: 'text', observed: 'jsonb', amount: 'bigint', currency: 'text', expires_ms: 'float8', fencing_token: 'bigint' })}
       WHERE t.id = d.id /* guard:status */ AND t.status = d.was /* end:status */
         -- A hold that a reader has seen as expired must not continue: the clock is read under the row lock.
         AND (d.was <> 'held' OR d.status NOT IN ('held', 'confirmed') OR t.expires_at > clock_timestamp())
       RETURNING 1
     ), c AS (
       UPDATE commands t
-      SET status = d.status, reason = d.reason, met = d.met, fencing_token = d.fencing_token, settled_at = clock_timestamp()
-      FROM ${unnestRows('d', decision.commands, { id: 'uuid', status: 'text', reason: 'text', met: 'text', fencing_token: 'bigint' })}
+      SET status = d.status, reason = d.reason, observed_status = d.observed_status, fencing_token = d.fencing_token, settled_at = clock_timestamp()
+      FROM ${unnestRows('d', decision.commands, { id: 'uuid', status: 'text', reason: 'text', observed_status: 'text', fencing_token: 'bigint' })}
       WHERE t.id = d.id AND t.status = 'queued'
       RETURNING 1
     ), m AS (
-      INSERT INTO ledger_entries (resource, purchase, booking, delta, reason, fencing_token)
-      SELECT * FROM ${unnestRows('d', decision.ledger, { resource: 'text', purchase: 'uuid', booking: 'uuid', delta: 'bigint', reason: 'text', fencing_token: 'bigint' })}
+      INSERT INTO ledger_entries (resource_id, purchase_id, booking_id, delta, reason, fencing_token)
+      SELECT * FROM ${unnestRows('d', decision.ledger, { resource_id: 'text', purchase_id: 'uuid', booking_id: 'uuid', delta: 'bigint', reason: 'text', fencing_token: 'bigint' })}
       -- Only if no row has changed since the fetch: else a unique effect that another batch wrote would look like a bad row.
       WHERE (SELECT count(*) FROM p) = ${decision.purchases.length} AND (SELECT count(*) FROM c) = ${decision.commands.length}
       RETURNING 1
     ), r AS (
       UPDATE resources t SET available = d.available, held = d.held, updated_at = now()
-      FROM ${unnestRows('d', decision.resources, { ref: 'text', available: 'bigint', held: 'bigint', token: 'bigint' })}
-      WHERE t.ref = d.ref /* guard:row-token */ AND t.fencing_token = d.token /* end:row-token */
+      FROM ${unnestRows('d', decision.resources, { id: 'text', available: 'bigint', held: 'bigint', token: 'bigint' })}
+      WHERE t.id = d.id /* guard:row-token */ AND t.fencing_token = d.token /* end:row-token */
       RETURNING 1
     )
     SELECT (SELECT count(*) FROM p) AS purchases, (SELECT count(*) FROM c) AS commands,

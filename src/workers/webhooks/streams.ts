@@ -41,15 +41,15 @@ export async function advanceStreams(client: Client, final: number): Promise<voi
     client,
     sql`
     WITH e AS MATERIALIZED (
-      SELECT id, resource, outbox_position, least(${final}::bigint, outbox_position + ${ROWS}::bigint) AS upto
+      SELECT id, resource_id, outbox_position, least(${final}::bigint, outbox_position + ${ROWS}::bigint) AS upto
       FROM webhook_endpoints WHERE disabled_reason IS NULL AND outbox_position < ${final} FOR UPDATE
     ), l AS (
-      INSERT INTO webhook_streams (endpoint, resource, outbox_id, delivered_sequence, last_sequence)
-      SELECT e.id, o.resource, min(o.id), min(o.last_sequence - cardinality(o.statuses)), max(o.last_sequence)
+      INSERT INTO webhook_streams (endpoint_id, resource_id, outbox_id, delivered_sequence, last_sequence)
+      SELECT e.id, o.resource_id, min(o.id), min(o.last_sequence - cardinality(o.statuses)), max(o.last_sequence)
       FROM e JOIN outbox o ON o.id > e.outbox_position AND o.id <= e.upto
-      WHERE e.resource IS NULL OR o.resource = e.resource
+      WHERE e.resource_id IS NULL OR o.resource_id = e.resource_id
       GROUP BY 1, 2
-      ON CONFLICT (endpoint, resource) DO UPDATE SET last_sequence = greatest(webhook_streams.last_sequence, excluded.last_sequence)
+      ON CONFLICT (endpoint_id, resource_id) DO UPDATE SET last_sequence = greatest(webhook_streams.last_sequence, excluded.last_sequence)
     )
     UPDATE webhook_endpoints w SET outbox_position = e.upto FROM e WHERE w.id = e.id`,
   )
@@ -59,7 +59,7 @@ export async function advanceStreams(client: Client, final: number): Promise<voi
 export async function dueStreams(client: Client): Promise<DeliveryStream[]> {
   return await query<DeliveryStream>(
     client,
-    sql`SELECT l.endpoint, l.resource FROM webhook_streams l JOIN webhook_endpoints e ON e.id = l.endpoint
+    sql`SELECT l.endpoint_id AS endpoint, l.resource_id AS resource FROM webhook_streams l JOIN webhook_endpoints e ON e.id = l.endpoint_id
         WHERE l.delivered_sequence < l.last_sequence AND l.next_attempt_at <= clock_timestamp() AND e.disabled_reason IS NULL
         ORDER BY l.next_attempt_at LIMIT ${STREAMS}`,
   )
@@ -71,9 +71,9 @@ export async function claimStream(client: Client, { endpoint, resource }: Delive
     client,
     sql`UPDATE webhook_streams l SET fencing_token = ${token}
         FROM webhook_endpoints e
-        WHERE l.endpoint = ${endpoint} AND l.resource = ${resource} AND e.id = l.endpoint AND l.fencing_token <= ${token}
+        WHERE l.endpoint_id = ${endpoint} AND l.resource_id = ${resource} AND e.id = l.endpoint_id AND l.fencing_token <= ${token}
           AND l.delivered_sequence < l.last_sequence AND l.next_attempt_at <= clock_timestamp() AND e.disabled_reason IS NULL
-        RETURNING l.endpoint, l.resource, e.url, e.events, e.secret,
+        RETURNING l.endpoint_id AS endpoint, l.resource_id AS resource, e.url, e.events, e.secret,
                   CASE WHEN e.previous_secret_expires_at > clock_timestamp() THEN e.previous_secret END AS previous_secret,
                   l.delivered_sequence, l.outbox_id, l.attempts`,
   )
@@ -81,11 +81,11 @@ export async function claimStream(client: Client, { endpoint, resource }: Delive
 }
 
 const own = (stream: ClaimedStream, token: number) =>
-  sql`endpoint = ${stream.endpoint} AND resource = ${stream.resource} AND fencing_token = ${token} AND delivered_sequence = ${stream.delivered_sequence}`
+  sql`endpoint_id = ${stream.endpoint} AND resource_id = ${stream.resource} AND fencing_token = ${token} AND delivered_sequence = ${stream.delivered_sequence}`
 
 /** Inserts an attempt of this event into the log of deliveries. */
 const insertAttempt = (stream: ClaimedStream, event: Event, attempt: Attempt) => sql`
-  INSERT INTO webhook_deliveries (endpoint, event, type, resource, sequence, attempt, status, error, duration_ms)
+  INSERT INTO webhook_deliveries (endpoint_id, event, type, resource_id, sequence, attempt, status, error, duration_ms)
   SELECT ${stream.endpoint}::uuid, ${event.id}, ${event.type}, ${stream.resource}, ${event.sequence}::bigint,
          ${stream.attempts + 1}::int, ${attempt.status ?? null}::int, ${attempt.error ?? null}, ${attempt.duration_ms}::int
   FROM moved RETURNING 1`
@@ -173,8 +173,8 @@ export async function prune(client: Client, days: number): Promise<boolean> {
   )
   const log = await query(
     client,
-    sql`DELETE FROM webhook_deliveries WHERE (endpoint, id) IN (
-          SELECT endpoint, id FROM webhook_deliveries WHERE ${old} ORDER BY created_at LIMIT ${PRUNED_ROWS}) RETURNING 1`,
+    sql`DELETE FROM webhook_deliveries WHERE (endpoint_id, id) IN (
+          SELECT endpoint_id, id FROM webhook_deliveries WHERE ${old} ORDER BY created_at LIMIT ${PRUNED_ROWS}) RETURNING 1`,
   )
   return row?.n === PRUNED_ROWS || log.length === PRUNED_ROWS
 }
