@@ -106,7 +106,7 @@ const plain =
   async (type, { place, customer, from, to }) => {
     try {
       const { count } = await client.unsafe(
-        `INSERT INTO bookings (resource, customer, during, status) VALUES ($1, $2, $3, 'accepted') ${suffix}`,
+        `INSERT INTO bookings (resource_id, customer, period, status) VALUES ($1, $2, $3, 'accepted') ${suffix}`,
         [`${prefix}-${type}:${place}`, customer, `[${from},${to})`],
         { prepare: true },
       )
@@ -127,7 +127,7 @@ async function deadlocks(client: Client): Promise<number> {
 async function measure(systems: readonly System[]): Promise<void> {
   const [own, ...others] = systems
   if (!own) return
-  await own.client`INSERT INTO resources (ref, kind) SELECT type || ':' || n, 'calendar'
+  await own.client`INSERT INTO resources (id, kind) SELECT type || ':' || n, 'calendar'
                    FROM generate_series(0, ${properties - 1}) n, (VALUES ('property'), ('warm')) t(type)`
   const outcomes = new Map(systems.map((one) => [one, { seconds: 0, booked: 0, conflicts: 0, errors: 0 }]))
   const take = async (system: System, type: string, slice: readonly Wish[], outcome: { [key: string]: number }) => {

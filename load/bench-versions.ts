@@ -56,10 +56,10 @@ try {
   await arena.field((field) =>
     withHoldfast(field, 0, async ({ url, client }) => {
       await client`
-        WITH made AS (INSERT INTO resources (ref, kind, total, available, price)
+        WITH made AS (INSERT INTO resources (id, kind, total, available, price)
                       SELECT 'driver:' || n, 'units', 1000000, 1000000, 1 FROM generate_series(0, ${MANY - 1}) n
-                      RETURNING ref, total)
-        INSERT INTO ledger_entries (resource, delta, reason) SELECT ref, total, 'created' FROM made`
+                      RETURNING id, total)
+        INSERT INTO ledger_entries (resource_id, delta, reason) SELECT id, total, 'created' FROM made`
       say(`${changes} changes a way, ${clients} clients, ${arena.versions.join(', ')}, Node ${process.versions.node}`)
       process.stdout.write('| rows | way         | changes/s | tries a change | p50 ms | p99 ms |\n')
       process.stdout.write('| ---- | ----------- | --------- | -------------- | ------ | ------ |\n')

@@ -10,10 +10,10 @@ export const STOCK = 1_000_000_000
 /** Puts product:1 … product:N up for sale. */
 export async function stock(client: Client, products: number): Promise<void> {
   await client`WITH made AS (
-                 INSERT INTO resources (ref, kind, name, total, available, price)
+                 INSERT INTO resources (id, kind, name, total, available, price)
                  SELECT 'product:' || n, 'units', 'Product ' || n, ${STOCK}, ${STOCK}, 100
-                 FROM generate_series(1, ${products}) n RETURNING ref, total
-               ) INSERT INTO ledger_entries (resource, delta, reason) SELECT ref, total, 'created' FROM made`
+                 FROM generate_series(1, ${products}) n RETURNING id, total
+               ) INSERT INTO ledger_entries (resource_id, delta, reason) SELECT id, total, 'created' FROM made`
   await client`ANALYZE resources`
 }
 

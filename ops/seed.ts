@@ -12,8 +12,8 @@ import { WEBHOOK_SAMPLES } from '../src/api/routes/webhook-endpoints.ts'
 import { createRedisBackend } from '../src/shared/locks/redis/locks.ts'
 import { readCommand, reasonOf } from './command.mjs'
 
-const units = (ref: string, name: string, total: number, price: number) => ({ ref, kind: 'units', name, total, price })
-const calendar = (ref: string, name: string, price = 0) => ({ ref, kind: 'calendar', name, total: 0, price })
+const units = (id: string, name: string, total: number, price: number) => ({ id, kind: 'units', name, total, price })
+const calendar = (id: string, name: string, price = 0) => ({ id, kind: 'calendar', name, total: 0, price })
 
 const RESOURCES = [
   units('product:1', 'iPhone 15', 10, 99_900),
@@ -44,10 +44,10 @@ try {
   const loaded = await sql.begin(async (tx) => {
     const made = await tx`
       INSERT INTO resources ${tx(RESOURCES.map((one) => ({ ...one, available: one.total, currency: 'USD' })))}
-      ON CONFLICT DO NOTHING RETURNING ref, total`
-    for (const { ref, total } of made) {
+      ON CONFLICT DO NOTHING RETURNING id, total`
+    for (const { id, total } of made) {
       if (Number(total) > 0) {
-        await tx`INSERT INTO ledger_entries (resource, delta, reason) VALUES (${ref}, ${total}, 'created')`
+        await tx`INSERT INTO ledger_entries (resource_id, delta, reason) VALUES (${id}, ${total}, 'created')`
       }
     }
     const a_week_s = 604_800
@@ -57,13 +57,13 @@ try {
       [SAMPLES.cancellable, a_week_s],
     ] as const) {
       await tx`
-        INSERT INTO purchases (id, queue, customer, lines, hold_seconds)
+        INSERT INTO purchases (id, queue, customer, items, hold_seconds)
         VALUES (${id}, 'sample:1', 'sample', ${tx.json([{ resource: 'sample:1', units: 1 }])}, ${hold})
         ON CONFLICT DO NOTHING`
     }
     const day_ms = 86_400_000
     const date = (days: number) => new Date(Date.now() + days * day_ms).toISOString().slice(0, 10)
-    for (const [id, during, hold] of [
+    for (const [id, period, hold] of [
       // Under way: only what has begun can be completed.
       [BOOKING_SAMPLES.complete, `[${date(-1)},${date(6)})`, null],
       [BOOKING_SAMPLES.accept, '[2030-02-01,2030-02-08)', a_week_s],
@@ -71,14 +71,14 @@ try {
       [BOOKING_SAMPLES.cancel, '[2030-04-01,2030-04-08)', a_week_s],
     ] as const) {
       await tx`
-        INSERT INTO bookings (id, resource, customer, during, hold_seconds)
-        VALUES (${id}, 'sample:2', 'sample', ${during}, ${hold})
+        INSERT INTO bookings (id, resource_id, customer, period, hold_seconds)
+        VALUES (${id}, 'sample:2', 'sample', ${period}, ${hold})
         ON CONFLICT DO NOTHING`
     }
     for (const id of Object.values(WEBHOOK_SAMPLES)) {
       // Disabled: nobody is there to be told, and nobody knows the secret.
       await tx`
-        INSERT INTO webhook_endpoints (id, url, resource, secret, disabled_reason, outbox_position)
+        INSERT INTO webhook_endpoints (id, url, resource_id, secret, disabled_reason, outbox_position)
         VALUES (${id}, 'https://shop.example/holdfast', 'sample:1', ${`whsec_${randomBytes(32).toString('base64')}`},
                 'a sample', 0)
         ON CONFLICT DO NOTHING`

@@ -58,7 +58,7 @@ export const products: Part = async (arena, options, say) => {
 export const line: Part = async (arena, { queued }, say) => {
   const seconds = await shop(arena, { workers: 0, products: 1 }, async ({ client, addWorker }) => {
     say(`${whole(queued)} rows are put in line`)
-    await client`INSERT INTO purchases (id, queue, customer, lines)
+    await client`INSERT INTO purchases (id, queue, customer, items)
                  SELECT gen_random_uuid(), 'product:1', 'c' || n, '[{"resource": "product:1", "units": 1}]'
                  FROM generate_series(1, ${queued}) n`
     await client`ANALYZE purchases`
@@ -89,7 +89,7 @@ export const line: Part = async (arena, { queued }, say) => {
 
 async function sold(client: Client): Promise<number> {
   const [row] = await client<{ n: number }[]>`
-    SELECT (total - available)::int AS n FROM resources WHERE ref = 'product:1'`
+    SELECT (total - available)::int AS n FROM resources WHERE id = 'product:1'`
   return row?.n ?? 0
 }
 
@@ -131,7 +131,7 @@ async function history(client: Client, after: number, rows: number): Promise<voi
     await tx`SET LOCAL session_replication_role = replica`
     await tx`
     WITH old AS (
-      INSERT INTO purchases (id, seq, queue, customer, lines, amount, currency, status, fencing_token, created_at, settled_at)
+      INSERT INTO purchases (id, seq, queue, customer, items, amount, currency, status, fencing_token, created_at, settled_at)
       SELECT gen_random_uuid(), nextval('queue_seq'), 'past:' || n % 1000, 'c' || n % 100000,
              json_build_array(json_build_object('resource', 'past:' || n % 1000, 'units', 1)), 100, 'USD', 'confirmed', 1,
              now() - interval '1 day', now() - interval '1 day'
@@ -139,12 +139,12 @@ async function history(client: Client, after: number, rows: number): Promise<voi
     ), counted AS (
       SELECT queue, count(*) AS n FROM old GROUP BY queue
     ), ledger AS (
-      INSERT INTO ledger_entries (resource, purchase, delta, reason, fencing_token) SELECT queue, id, -1, 'sale', 1 FROM old
+      INSERT INTO ledger_entries (resource_id, purchase_id, delta, reason, fencing_token) SELECT queue, id, -1, 'sale', 1 FROM old
     ), made AS (
-      INSERT INTO ledger_entries (resource, delta, reason) SELECT queue, n, 'restock' FROM counted
+      INSERT INTO ledger_entries (resource_id, delta, reason) SELECT queue, n, 'restock' FROM counted
     )
-    INSERT INTO resources (ref, kind, name, total, available, price, fencing_token)
+    INSERT INTO resources (id, kind, name, total, available, price, fencing_token)
     SELECT queue, 'units', queue, n, 0, 100, 1 FROM counted
-    ON CONFLICT (ref) DO UPDATE SET total = resources.total + excluded.total`
+    ON CONFLICT (id) DO UPDATE SET total = resources.total + excluded.total`
   })
 }

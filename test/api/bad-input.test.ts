@@ -18,16 +18,16 @@ await call('PUT', '/api/resources/good/1', { body: GOOD })
 await call('PUT', '/api/resources/account/1', { body: GOOD })
 await call('PUT', '/api/resources/room/1', { body: { name: 'Room', kind: 'calendar' } })
 // Created when that was allowed.
-await db.client`INSERT INTO resources (ref, kind) VALUES ('account:time', 'calendar')`
+await db.client`INSERT INTO resources (id, kind) VALUES ('account:time', 'calendar')`
 const HELD = '01935f5e-0000-7000-8000-000000000001'
 await db.client`
-  INSERT INTO purchases (id, queue, lines, hold_seconds)
+  INSERT INTO purchases (id, queue, items, hold_seconds)
   VALUES (${HELD}, 'good:1', '[{"resource": "good:1", "units": 1}]', 60)`
 
 /** Every row that a request could have written. */
 async function written(): Promise<unknown> {
   const rows = await db.client`
-    SELECT (SELECT json_agg(r ORDER BY ref) FROM resources r) AS resources,
+    SELECT (SELECT json_agg(r ORDER BY id) FROM resources r) AS resources,
            (SELECT count(*) FROM purchases) AS purchases, (SELECT count(*) FROM bookings) AS bookings,
            (SELECT count(*) FROM ledger_entries) AS movements, (SELECT count(*) FROM commands) AS commands,
            (SELECT count(*) FROM charges) AS charges, (SELECT count(*) FROM outbox) AS outbox,

@@ -153,7 +153,7 @@ t.test('two APIs, three workers', async (t) => {
     const iso = (ms: number) => new Date(Date.now() + ms).toISOString()
     const add = async (from_ms: number, to_ms: number) => {
       const [row] = await shop.client<{ id: string }[]>`
-        INSERT INTO bookings (resource, customer, during)
+        INSERT INTO bookings (resource_id, customer, period)
         VALUES (${room}, 'ada', tstzrange(${iso(from_ms)}, ${iso(to_ms)})) RETURNING id`
       return row?.id ?? ''
     }
@@ -192,7 +192,7 @@ t.test('two APIs, three workers', async (t) => {
     t.same(await free(last, yesterday), [])
     t.same(await free(yesterday, tomorrow), [{ from: yesterday, to: tomorrow }], 'a stay may have begun')
     await shop.client`
-      INSERT INTO bookings (resource, during, status)
+      INSERT INTO bookings (resource_id, period, status)
       VALUES (${room}, tstzrange(${iso(-2)}, ${yesterday}), 'accepted'), (${room}, tstzrange(${tomorrow}, ${next}), 'accepted')`
     t.same(await free(last, next), [{ from: yesterday, to: tomorrow }])
   })

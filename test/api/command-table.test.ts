@@ -67,7 +67,7 @@ t.test('every command in every status at every time does what docs/commands.md s
     const hold = kind === 'stay' && (how.startsWith('with ') || status === 'requested')
     const expires = { 'the hold lasts': `now() + ${HOUR}`, 'the hold is over': 'now()' }[how] ?? 'NULL'
     await shop.client.unsafe(
-      `INSERT INTO bookings (id, kind, resource, customer, during, hold_seconds, status, expires_at)
+      `INSERT INTO bookings (id, kind, resource_id, customer, period, hold_seconds, status, expires_at)
        VALUES ($1, $2, $3, $3, tstzrange(${from}, ${until}), ${hold ? 3600 : 'NULL'}, $4, ${expires})`,
       [id, kind, resource, status],
     )
@@ -85,7 +85,7 @@ t.test('every command in every status at every time does what docs/commands.md s
     if (status === 'queued') {
       const id = newId()
       await shop.client`
-        INSERT INTO purchases (id, queue, customer, lines, hold_seconds)
+        INSERT INTO purchases (id, queue, customer, items, hold_seconds)
         VALUES (${id}, ${ref}, 'ada', ${JSON.stringify([{ resource: ref, units: 1 }])}::jsonb, ${how.startsWith('without') ? null : 3600})`
       return id
     }

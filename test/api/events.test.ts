@@ -50,7 +50,7 @@ t.test('with an API and a worker', async (t) => {
     const heard = await listen(`${at()}/api/events?type=purchase.failed`)
     await until(heard.last)
     const insert = (tx: typeof shop.client, customer: string) => tx`
-      INSERT INTO purchases (queue, customer, lines, status) VALUES (${`${ref}-${customer}`}, ${customer}, '[]', 'failed')`
+      INSERT INTO purchases (queue, customer, items, status) VALUES (${`${ref}-${customer}`}, ${customer}, '[]', 'failed')`
     const gate: { open(): void } = { open() {} }
     const opened = new Promise<void>((resolve) => {
       gate.open = resolve
@@ -60,7 +60,9 @@ t.test('with an API and a worker', async (t) => {
       await insert(shop.client, 'quick')
       await opened
     })
-    await until(async () => (await shop.client`SELECT 1 FROM outbox WHERE resource = ${`${ref}-quick`}`).length === 1)
+    await until(
+      async () => (await shop.client`SELECT 1 FROM outbox WHERE resource_id = ${`${ref}-quick`}`).length === 1,
+    )
     // Several polls of the reader: an event that it has not sent by then is held back.
     await sleep(300)
     t.same(heard.events, [], 'the later id waits for the earlier one')
@@ -141,7 +143,7 @@ t.test('with an API and a worker', async (t) => {
     await shop.command(cart, 'refund', WAIT)
     // A replacement paid by late money is inserted with its final status.
     const [again] = await shop.client<{ id: string }[]>`
-      INSERT INTO purchases (queue, lines, status) VALUES (${first}, ${JSON.stringify(both)}::text::jsonb, 'failed') RETURNING id`
+      INSERT INTO purchases (queue, items, status) VALUES (${first}, ${JSON.stringify(both)}::text::jsonb, 'failed') RETURNING id`
     const told = (events: readonly Event[], resource: string) =>
       events.flatMap((one) => {
         const { purchase } = one.data as { purchase?: string }
@@ -193,19 +195,19 @@ t.test('with an API and a worker', async (t) => {
 
   await t.test('all events: every sequence number of a resource once, in log order', async (t) => {
     const gaps = await shop.client`
-      SELECT resource, last_sequence FROM (
-        SELECT resource, last_sequence, cardinality(statuses) AS n,
-               lag(last_sequence, 1, 0::bigint) OVER (PARTITION BY resource ORDER BY id) AS before FROM outbox
+      SELECT resource_id, last_sequence FROM (
+        SELECT resource_id, last_sequence, cardinality(statuses) AS n,
+               lag(last_sequence, 1, 0::bigint) OVER (PARTITION BY resource_id ORDER BY id) AS before FROM outbox
       ) x WHERE last_sequence - n <> before`
     t.same(gaps, [])
     const ask = async () => (await verify(shop.client)).find(({ invariant }) => invariant.startsWith('no event'))
     t.same((await ask())?.offenders, [], 'verify says so')
     const [any] = await shop.client`
-      UPDATE outbox_sequences SET last_sequence = last_sequence + 1 WHERE resource = (SELECT min(resource) FROM outbox_sequences) RETURNING resource`
-    t.same((await ask())?.offenders, [any?.resource], 'and names the resource that has lost one')
-    await shop.client`UPDATE outbox_sequences SET last_sequence = last_sequence - 1 WHERE resource = ${any?.resource}`
+      UPDATE outbox_sequences SET last_sequence = last_sequence + 1 WHERE resource_id = (SELECT min(resource_id) FROM outbox_sequences) RETURNING resource_id`
+    t.same((await ask())?.offenders, [any?.resource_id], 'and names the resource that has lost one')
+    await shop.client`UPDATE outbox_sequences SET last_sequence = last_sequence - 1 WHERE resource_id = ${any?.resource_id}`
     const wrong = await shop.client`
-      SELECT h.resource FROM outbox_sequences h WHERE last_sequence <> (SELECT max(last_sequence) FROM outbox o WHERE o.resource = h.resource)`
+      SELECT h.resource_id FROM outbox_sequences h WHERE last_sequence <> (SELECT max(last_sequence) FROM outbox o WHERE o.resource_id = h.resource_id)`
     t.same(wrong, [])
   })
 })

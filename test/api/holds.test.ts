@@ -88,8 +88,8 @@ t.test('two workers', async (t) => {
       await until(async () => (await breaker('close')) > 0, { what: 'the breaker to close' })
 
       const rows = await shop.client<{ id: string; status: string; reason: string | null; charge: string | null }[]>`
-        SELECT coalesce(p.replaces, p.id) AS id, p.status, p.reason, c.status AS charge
-        FROM purchases p LEFT JOIN charges c ON c.purchase = p.id AND c.purpose = 'charge'
+        SELECT coalesce(p.replaces_id, p.id) AS id, p.status, p.reason, c.status AS charge
+        FROM purchases p LEFT JOIN charges c ON c.purchase_id = p.id AND c.kind = 'charge'
         WHERE p.queue = ${ref} AND p.payment ->> 'method' = 'card'`
       const paid = rows.filter((row) => row.status === 'confirmed').map((row) => row.id)
       t.same((await bank.captured()).sort(), paid.sort(), 'charges match confirmed purchases one to one')

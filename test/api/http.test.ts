@@ -118,7 +118,7 @@ t.test('with an API and a worker', async (t) => {
     t.match(await put(ref, priced('JPY', 1_000, 5)), fixed)
     t.equal((await command(bought.body.id, 'refund')).status, 200)
     t.match(await get(account), { available: 5_000, price: { currency: 'USD' } })
-    const past = () => db.client`UPDATE resources SET currency = 'JPY' WHERE ref = ${account}`
+    const past = () => db.client`UPDATE resources SET currency = 'JPY' WHERE id = ${account}`
     await t.rejects(past(), /resources_currency_fixed/, 'nor past the API')
 
     // What was changed before that was refused is found.
@@ -126,7 +126,7 @@ t.test('with an API and a worker', async (t) => {
     await past()
     const found = await verify(db.client)
     t.same(found.find((one) => one.invariant.startsWith('a ledger has one currency'))?.offenders, [account])
-    await db.client`UPDATE resources SET currency = 'USD' WHERE ref = ${account}`
+    await db.client`UPDATE resources SET currency = 'USD' WHERE id = ${account}`
     await db.client`ALTER TABLE resources ENABLE TRIGGER resources_currency_fixed`
 
     const room = (currency: string) => ({ name: 'Room', kind: 'calendar', price: { amount: 100, currency } })
@@ -457,7 +457,7 @@ t.test('with an API and a worker', async (t) => {
     t.match(await move('accept'), { status: 409, body: { code: 'wrong_status', current_status: 'accepted' } })
     t.match(await move('complete'), { status: 409, body: { code: 'too_early' } })
     await db.client`
-      UPDATE bookings SET during = tstzrange(now() - interval '1 h', now() + interval '1 h') WHERE id = ${taken.body.id}`
+      UPDATE bookings SET period = tstzrange(now() - interval '1 h', now() + interval '1 h') WHERE id = ${taken.body.id}`
     const key = { 'idempotency-key': 'complete-once' }
     t.match(await move('complete', key), { status: 200, body: { status: 'completed' } })
     const again = await move('complete', key)

@@ -181,7 +181,7 @@ t.test('logs: what an error knows of a customer or a card is left out', async (t
       },
     )
   await caught(redis.call('HSET', 'secret-key', 'only-one'))
-  await caught(db.client`INSERT INTO resources (ref, kind, name, total) VALUES ('x:1', 'units', 'secret-name', -1)`)
+  await caught(db.client`INSERT INTO resources (id, kind, name, total) VALUES ('x:1', 'units', 'secret-name', -1)`)
   const text = lines.join('')
   t.equal(lines.length, 4)
   t.notMatch(text, /secret-/)

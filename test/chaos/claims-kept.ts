@@ -10,7 +10,7 @@ const ENDS = new Set<string>([...PURCHASE_STATUSES, ...BOOKING_STATUSES].filter(
 const SHARED = /^(rider|fan)-/
 
 const unitsOf = (rows: readonly Row[]) =>
-  rows.reduce((sum, { lines }) => lines.reduce((n, one) => n + one.units, sum), 0)
+  rows.reduce((sum, { items }) => items.reduce((n, one) => n + one.units, sum), 0)
 
 export const KEPT: Record<string, Claim> = {
   'each one has come to one end'({ rows }, { told, byId }) {
@@ -25,7 +25,7 @@ export const KEPT: Record<string, Claim> = {
   },
 
   'one intent has one row'({ rows, commands, restocks }) {
-    const own = rows.filter((row) => row.replaces === null)
+    const own = rows.filter((row) => row.replaces_id === null)
     const byKey = groups(own, (row) => (row.key === null ? undefined : `${row.kind} ${row.key}`))
     const byCustomer = groups(own, (row) =>
       /^[a-z]+-\d+$/.test(row.customer) && !SHARED.test(row.customer) ? row.customer : undefined,
@@ -102,7 +102,7 @@ export const KEPT: Record<string, Claim> = {
     const right = new Map(
       rows
         .filter((row) => row.method === 'card' && SOLD.has(row.status) && (row.amount ?? 0) > 0)
-        .map((row) => [row.replaces ?? row.id, row.amount ?? 0]),
+        .map((row) => [row.replaces_id ?? row.id, row.amount ?? 0]),
     )
     const offenders = [...new Set([...right.keys(), ...provider.keys()])].flatMap((id) => {
       const { taken, kept, open } = provider.get(id) ?? { taken: 0, kept: 0, open: 0 }

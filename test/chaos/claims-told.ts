@@ -69,7 +69,7 @@ export const TOLD: Record<string, Claim> = {
       const same =
         row.customer === (customer ?? rider_id) &&
         row.method === (payment?.method ?? 'none') &&
-        (lines === undefined || merged(lines) === merged(row.lines))
+        (lines === undefined || merged(lines) === merged(row.items))
       return same ? [] : `${brief(entry)}: ${row.id} is not what was asked for`
     })
     return { looked_at: accepted.length, offenders }

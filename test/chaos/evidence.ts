@@ -11,12 +11,12 @@ export interface Row {
   seq: number
   queue: string
   customer: string
-  lines: readonly LineItem[]
+  items: readonly LineItem[]
   amount: number | null
   method: string
   status: PurchaseStatus | BookingStatus
   reason: string | null
-  replaces: string | null
+  replaces_id: string | null
   key: string | null
   created_ms: number
 }
@@ -55,7 +55,7 @@ export async function readLingering(client: Client, since: string): Promise<stri
     client,
     sql`SELECT id || ' in ' || queue AS row FROM (
           SELECT id, queue, created_at FROM purchases WHERE status = 'queued'
-          UNION ALL SELECT id, resource, created_at FROM bookings WHERE status = 'queued'
+          UNION ALL SELECT id, resource_id, created_at FROM bookings WHERE status = 'queued'
           UNION ALL SELECT id, queue, created_at FROM commands WHERE status = 'queued'
         ) q WHERE greatest(created_at, ${since}::timestamptz) < clock_timestamp() - ${LINGER_S} * interval '1 s'`,
   )
@@ -67,13 +67,13 @@ export async function readRows(
 ): Promise<Pick<Evidence, 'rows' | 'commands' | 'restocks' | 'invariants'>> {
   const created = sql.raw('(extract(epoch from created_at) * 1000)::float8 AS created_ms')
   const rest = sql.raw(
-    `seq, customer, amount, payment ->> 'method' AS method, status, reason, replaces, idempotency_key AS key`,
+    `seq, customer, amount, payment ->> 'method' AS method, status, reason, replaces_id, idempotency_key AS key`,
   )
   const [purchases, bookings] = await Promise.all([
-    query<Row>(client, sql`SELECT id, 'purchase' AS kind, queue, lines, ${rest}, ${created} FROM purchases`),
+    query<Row>(client, sql`SELECT id, 'purchase' AS kind, queue, items, ${rest}, ${created} FROM purchases`),
     query<Row>(
       client,
-      sql`SELECT id, 'booking' AS kind, resource AS queue, '[]'::jsonb AS lines, ${rest}, ${created} FROM bookings`,
+      sql`SELECT id, 'booking' AS kind, resource_id AS queue, '[]'::jsonb AS items, ${rest}, ${created} FROM bookings`,
     ),
   ])
   return {
@@ -99,7 +99,7 @@ export async function unsettled(client: Client): Promise<string[]> {
           SELECT 'bookings', status FROM bookings WHERE status IN ('queued', 'requested') UNION ALL
           SELECT 'commands', status FROM commands WHERE status = 'queued' UNION ALL
           SELECT 'charges', status FROM charges
-          WHERE status IN ('pending', 'sent', 'authorized', 'capturing', 'failed') AND NOT at_provider
+          WHERE status IN ('pending', 'confirming', 'cancelling', 'authorized', 'capturing', 'failed') AND NOT at_provider
         ) s GROUP BY kind, status ORDER BY 1`,
   )
   return rows.map((row) => row.what)

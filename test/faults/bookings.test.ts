@@ -111,7 +111,7 @@ t.test('written past the lease', async (t) => {
     let id = ''
     await shop.client.begin(async (tx) => {
       const [row] = await tx<{ id: string }[]>`
-        INSERT INTO bookings (resource, during, status) VALUES (${room}, ${`[${day(0)},${day(2)})`}, 'accepted')
+        INSERT INTO bookings (resource_id, period, status) VALUES (${room}, ${`[${day(0)},${day(2)})`}, 'accepted')
         RETURNING id`
       id = row?.id ?? ''
       const from = [1, 5, 9]
@@ -133,7 +133,7 @@ t.test('written past the lease', async (t) => {
     let id = ''
     await shop.client.begin(async (tx) => {
       const [row] = await tx<{ id: string }[]>`
-        INSERT INTO bookings (kind, resource, customer, during, status)
+        INSERT INTO bookings (kind, resource_id, customer, period, status)
         VALUES ('ride', ${one}, 'ada', tstzrange(now(), NULL), 'accepted') RETURNING id`
       id = row?.id ?? ''
       answer = shop.book(ride(other, 'ada'), WAIT)
@@ -155,7 +155,7 @@ t.test('SIGKILL of a worker inside a batch of bookings', async (t) => {
   let ids: string[] = []
   // The row lock keeps the worker inside its transaction until it is dead.
   await shop.client.begin(async (tx) => {
-    await tx`SELECT 1 FROM resources WHERE ref = ${room} FOR UPDATE`
+    await tx`SELECT 1 FROM resources WHERE id = ${room} FOR UPDATE`
     const answers = await Promise.all(
       Array.from({ length: 100 }, (_, n) =>
         shop.book({ resource: room, customer: `c${n}`, from: day(n % 40), to: day((n % 40) + 2), payment }),

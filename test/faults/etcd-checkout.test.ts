@@ -21,7 +21,7 @@ t.test('LOCK_BACKEND=etcd: restocked and sold out exactly once, while a worker i
   const buy = (n: number) => shop.buy({ customer: `c${n}`, lines: [{ resource: ref, units: 1 }] }, WAIT)
   const fence = async () =>
     Number(
-      (await shop.client<{ fencing_token: string }[]>`SELECT fencing_token FROM resources WHERE ref = ${ref}`)[0]
+      (await shop.client<{ fencing_token: string }[]>`SELECT fencing_token FROM resources WHERE id = ${ref}`)[0]
         ?.fencing_token,
     )
 

@@ -11,7 +11,7 @@ t.test('SIGKILL of a worker inside a batch', async (t) => {
   // The row lock keeps the worker inside its transaction until it is dead.
   let acknowledged: string[] = []
   await shop.client.begin(async (tx) => {
-    await tx`SELECT 1 FROM resources WHERE ref = ${ref} FOR UPDATE`
+    await tx`SELECT 1 FROM resources WHERE id = ${ref} FOR UPDATE`
     acknowledged = await rush(shop, ref, 300)
     await inTransaction(shop)
     victim.kill('SIGKILL')
@@ -45,7 +45,7 @@ t.test(
     t.equal(await metric(sleeper.url, rejected), 0)
     let acknowledged: string[] = []
     await shop.client.begin(async (tx) => {
-      await tx`SELECT 1 FROM resources WHERE ref = ${ref} FOR UPDATE`
+      await tx`SELECT 1 FROM resources WHERE id = ${ref} FOR UPDATE`
       acknowledged = await rush(shop, ref, 30)
       await inTransaction(shop)
       sleeper.kill('SIGSTOP')
@@ -55,12 +55,12 @@ t.test(
     await settled(t, shop, ref, acknowledged, 10)
     const [token] = await shop.client<
       { fencing_token: string }[]
-    >`SELECT fencing_token FROM resources WHERE ref = ${ref}`
+    >`SELECT fencing_token FROM resources WHERE id = ${ref}`
     sleeper.kill('SIGCONT')
     await until(async () => (await metric(sleeper.url, rejected)) > 0, { what: 'the refusal to be counted' })
     const fences = await shop.client<{ fencing_token: string }[]>`
     SELECT DISTINCT fencing_token FROM purchases WHERE queue = ${ref}
-    UNION SELECT DISTINCT fencing_token FROM ledger_entries WHERE resource = ${ref} AND fencing_token IS NOT NULL`
+    UNION SELECT DISTINCT fencing_token FROM ledger_entries WHERE resource_id = ${ref} AND fencing_token IS NOT NULL`
     t.same(fences, [token], '0 rows carry the token of the first')
     await shop.verified()
   },

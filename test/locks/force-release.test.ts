@@ -25,11 +25,11 @@ t.teardown(async () => {
 })
 const force = (resource: string, query = '') => call('DELETE', `/api/locks/${resource}${query}`)
 const releases = (resource: string) =>
-  shop.client`SELECT * FROM forced_releases WHERE resource = ${resource} ORDER BY id`
+  shop.client`SELECT * FROM forced_releases WHERE resource_id = ${resource} ORDER BY id`
 /** A holder's write under its lease: guarded by the token, whatever the holder believes. */
 const write = async (resource: string, token: number) => {
   const rows = await shop.client`
-    UPDATE resources SET fencing_token = ${token}, name = 'written' WHERE ref = ${resource} AND fencing_token <= ${token} RETURNING ref`
+    UPDATE resources SET fencing_token = ${token}, name = 'written' WHERE id = ${resource} AND fencing_token <= ${token} RETURNING id`
   return rows.length
 }
 
@@ -106,7 +106,7 @@ t.test('forced release', async (t) => {
   await t.test('Postgres has a higher token than the lock server: the new one is not below it', async (t) => {
     const ref = await shop.units('product', 5)
     const ahead = Date.now() * 1_000 + 3_600_000_000
-    await shop.client`UPDATE resources SET fencing_token = ${ahead} WHERE ref = ${ref}`
+    await shop.client`UPDATE resources SET fencing_token = ${ahead} WHERE id = ${ref}`
     const { body } = await force(ref)
     t.ok(body.fencing_token >= ahead, 'as after data loss and a clock set back')
     const next = await locks.acquire(ref)
@@ -124,7 +124,7 @@ t.test(
       free = resolve
     })
     const blocker = shop.client.begin(async (tx) => {
-      await tx`SELECT 1 FROM resources WHERE ref = ${ref} FOR UPDATE`
+      await tx`SELECT 1 FROM resources WHERE id = ${ref} FOR UPDATE`
       await locked
     })
     const { body } = await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 1 }] })

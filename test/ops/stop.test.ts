@@ -233,7 +233,7 @@ t.test('a step that hangs does not keep the later ones from their turn', async (
   const ref = await shop.units('product', 5)
   // The row lock keeps the worker inside its batch for longer than it has for its stop.
   await shop.client.begin(async (tx) => {
-    await tx`SELECT 1 FROM resources WHERE ref = ${ref} FOR UPDATE`
+    await tx`SELECT 1 FROM resources WHERE id = ${ref} FOR UPDATE`
     await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 1 }] })
     const holder = async () => {
       const { text } = await send(other.url, new Agent(), { method: 'GET', path: `/api/locks/${ref}` })

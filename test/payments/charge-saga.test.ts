@@ -66,17 +66,17 @@ t.test('SIGKILL of the worker at every step of the saga: the same outcome, one c
   await shop.client.begin(async (tx) => {
     await shop.command(job.id, 'confirm', NOW)
     await until(() => gate.reached('create', job.id))
-    await tx`SELECT 1 FROM charges WHERE purchase = ${job.id} FOR UPDATE`
+    await tx`SELECT 1 FROM charges WHERE purchase_id = ${job.id} FOR UPDATE`
     confirmed.push({ ...job, step: 'while it is written that a confirm is sent' })
     gate.close('confirm', told.id, 'after')
     await shop.command(told.id, 'confirm', NOW)
     await until(() => gate.reached('confirm', told.id))
-    await tx`SELECT 1 FROM charges WHERE purchase = ${told.id} FOR UPDATE`
+    await tx`SELECT 1 FROM charges WHERE purchase_id = ${told.id} FOR UPDATE`
     confirmed.push({ ...told, step: 'while it is written that the money is reserved' })
     gate.close('confirm', settled.id, 'after')
     await shop.command(settled.id, 'confirm', NOW)
     await until(() => gate.reached('confirm', settled.id))
-    await tx`SELECT 1 FROM resources WHERE ref = ${settled.ref} FOR UPDATE`
+    await tx`SELECT 1 FROM resources WHERE id = ${settled.ref} FOR UPDATE`
     confirmed.push({ ...settled, step: 'while the line sells the units' })
     gate.open('create', job.id)
     gate.open('confirm', told.id)
@@ -178,10 +178,10 @@ t.test('two workers at one charge: what one gives up the other does not have sol
   second.close('capture', '', 'before')
   await world.startWorker({ ...env, SANDBOX_URL: second.url })
   const state = async () => {
-    const [row] = await shop.client<{ status: string }[]>`SELECT status FROM charges WHERE purchase = ${id}`
+    const [row] = await shop.client<{ status: string }[]>`SELECT status FROM charges WHERE purchase_id = ${id}`
     return row?.status
   }
-  await until(async () => second.reached('capture', '') || (await state()) !== 'sent', { timeout_ms: 20_000 })
+  await until(async () => second.reached('capture', '') || (await state()) !== 'cancelling', { timeout_ms: 20_000 })
   first.open()
   await until(async () => (await bank.of(id))[0]?.status === 'canceled', { what: 'the cancel to arrive' })
   second.open()

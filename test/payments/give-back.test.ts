@@ -40,13 +40,13 @@ t.test('a refund is released when its intent is cancelled, and in no other state
   /** A cancelled purchase whose reservation is to be given back. */
   const cancelled = async () => {
     const [row] = await client<{ id: string }[]>`
-      INSERT INTO purchases (queue, customer, lines, amount, currency, payment, status)
+      INSERT INTO purchases (queue, customer, items, amount, currency, payment, status)
       VALUES ('product:1', 'ada', '[{"resource": "product:1", "units": 1}]', 500, 'USD',
               '{"method": "card", "token": "tok_visa"}', 'cancelled') RETURNING id`
     const id = row?.id ?? ''
-    await client`INSERT INTO charges (purchase, purpose, amount, status, provider_id)
+    await client`INSERT INTO charges (purchase_id, kind, amount, status, provider_id)
                  VALUES (${id}, 'charge', 500, 'authorized', ${id})`
-    await client`INSERT INTO charges (purchase, purpose, amount) VALUES (${id}, 'refund', 500)`
+    await client`INSERT INTO charges (purchase_id, kind, amount) VALUES (${id}, 'refund', 500)`
     return id
   }
   const after = async (before: Intent['status'], then: Intent['status'], id?: string) => {
@@ -54,7 +54,7 @@ t.test('a refund is released when its intent is cancelled, and in no other state
     states.set(of, [before, then])
     await payments.process(of)
     const rows = await client<{ status: string }[]>`
-      SELECT status FROM charges WHERE purchase = ${of} ORDER BY purpose`
+      SELECT status FROM charges WHERE purchase_id = ${of} ORDER BY kind`
     return { id: of, statuses: rows.map((row) => row.status) }
   }
 

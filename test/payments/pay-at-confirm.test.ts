@@ -222,7 +222,7 @@ t.test('two cards at one hold, step by step', async (t) => {
   const done = (id: string, n: number) =>
     until(async () => {
       const rows = await shop.client`
-        SELECT 1 FROM commands WHERE coalesce(purchase, booking) = ${id} AND command IN ('confirm', 'accept')
+        SELECT 1 FROM commands WHERE coalesce(purchase_id, booking_id) = ${id} AND action IN ('confirm', 'accept')
         AND status = 'done'`
       return rows.length === n
     })
@@ -251,7 +251,7 @@ t.test('two cards at one hold, step by step', async (t) => {
       gate.close('confirm', id, 'after')
       await command(shop, id, pay, card('tok_chargeDeclined'), NOW)
       await until(() => gate.reached('confirm', id))
-      await shop.client`UPDATE charges SET hold_until = clock_timestamp() WHERE coalesce(purchase, booking) = ${id}`
+      await shop.client`UPDATE charges SET hold_until = clock_timestamp() WHERE coalesce(purchase_id, booking_id) = ${id}`
       const joined = command(shop, id, pay)
       await done(id, 2)
       gate.open()
@@ -351,7 +351,7 @@ t.test('a hold and what pays for it reach the worker together: both are settled,
     return rows.length === ids.length
   }
   await until(paid, { what: 'all four to be paid', timeout_ms: 30_000 }).catch(async (error) => {
-    const rows = await shop.client`SELECT command, status, reason, met FROM commands`
+    const rows = await shop.client`SELECT action, status, reason, observed_status FROM commands`
     throw new Error(`${error.message}; ${JSON.stringify(rows)}`)
   })
   t.equal(await shop.queued(), 0)
@@ -376,10 +376,10 @@ t.test('a paying command that is overtaken answers 200 for what is paid, and for
       const first = command(shop, id, pay, card('tok_chargeDeclined'))
       await until(() => gate.reached('confirm', id))
       const [{ queue = '' } = {}] = await shop.client`
-        SELECT queue FROM purchases WHERE id = ${id} UNION ALL SELECT resource FROM bookings WHERE id = ${id}`
+        SELECT queue FROM purchases WHERE id = ${id} UNION ALL SELECT resource_id FROM bookings WHERE id = ${id}`
       let joined: Promise<Answer> | undefined
       await shop.client.begin(async (tx) => {
-        await tx`SELECT 1 FROM resources WHERE ref = ${queue} FOR UPDATE`
+        await tx`SELECT 1 FROM resources WHERE id = ${queue} FOR UPDATE`
         joined = command(shop, id, pay)
         // The batch has read the charge as one that is under way, and waits for the row of the resource.
         await inTransaction(shop)
@@ -411,7 +411,7 @@ t.test('a paying command that is overtaken answers 200 for what is paid, and for
         gate.open('confirm', id)
         const told = async () => {
           const rows = await shop.client`
-            SELECT status, reason FROM commands WHERE coalesce(purchase, booking) = ${id} AND command = 'paid'
+            SELECT status, reason FROM commands WHERE coalesce(purchase_id, booking_id) = ${id} AND action = 'paid'
             AND status <> 'queued'`
           return rows[0]
         }
@@ -448,20 +448,20 @@ t.test('cancel and the late message of a reserved charge share a batch: one refu
     await command(shop, id, 'cancel', undefined, NOW)
     const [charge] = await shop.client<{ charge_id: string; queue: string }[]>`
       SELECT c.id AS charge_id, p.queue FROM charges c JOIN payable p ON p.id = ${id}
-      WHERE coalesce(c.purchase, c.booking) = p.id`
-    if (charge) await recordOutcome(shop.client, charge, 'sent', 'authorized', null)
+      WHERE coalesce(c.purchase_id, c.booking_id) = p.id`
+    if (charge) await recordOutcome(shop.client, charge, 'confirming', 'authorized', null)
   }
   gate.open()
   await world.startWorker({ ...env, SANDBOX_URL: sandbox.url })
   await until(async () => (await shop.queued()) === 0, { what: 'all commands to be decided' })
   const commands = await shop.client`
-    SELECT DISTINCT command, status, reason FROM commands WHERE command IN ('cancel', 'paid') ORDER BY command`
+    SELECT DISTINCT action, status, reason FROM commands WHERE action IN ('cancel', 'paid') ORDER BY action`
   t.same(commands, [
-    { command: 'cancel', status: 'done', reason: null },
-    { command: 'paid', status: 'done', reason: null },
+    { action: 'cancel', status: 'done', reason: null },
+    { action: 'paid', status: 'done', reason: null },
   ])
   await shop.charged()
-  const refunds = await shop.client`SELECT status FROM charges WHERE purpose = 'refund'`
+  const refunds = await shop.client`SELECT status FROM charges WHERE kind = 'refund'`
   t.same(refunds, [{ status: 'released' }, { status: 'released' }])
   t.same(await provider(sandbox.url).open(), [])
   await shop.verified()

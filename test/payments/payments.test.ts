@@ -153,15 +153,15 @@ t.test('a provider that answers', async (t) => {
     // Past every trigger and every check.
     await sql.begin(async (tx) => {
       await tx`SET LOCAL session_replication_role = replica`
-      await tx`UPDATE charges SET amount = 499 WHERE purchase = ${kept.body.id}`
-      await tx`UPDATE charges SET amount = 501 WHERE purchase = ${back.body.id} AND purpose = 'refund'`
-      await tx`UPDATE charges SET status = 'lost' WHERE purchase = ${twin.body.id}`
+      await tx`UPDATE charges SET amount = 499 WHERE purchase_id = ${kept.body.id}`
+      await tx`UPDATE charges SET amount = 501 WHERE purchase_id = ${back.body.id} AND kind = 'refund'`
+      await tx`UPDATE charges SET status = 'authorization_lost' WHERE purchase_id = ${twin.body.id}`
       await tx`UPDATE purchases SET expires_at = now() - interval '2 min' WHERE id = ${idle.body.id}`
-      await tx`UPDATE resources SET max_per_customer = 1, limit_set_at = now() - interval '1 h' WHERE ref = ${limited}`
-      await tx`UPDATE customer_holdings SET units = 3 WHERE resource = ${limited}`
-      await tx`INSERT INTO charges (id, purchase, purpose, amount, due_at)
+      await tx`UPDATE resources SET max_per_customer = 1, limit_set_at = now() - interval '1 h' WHERE id = ${limited}`
+      await tx`UPDATE customer_holdings SET units = 3 WHERE resource_id = ${limited}`
+      await tx`INSERT INTO charges (id, purchase_id, kind, amount, next_attempt_at)
                VALUES (gen_random_uuid(), ${idle.body.id}, 'charge', 500, now() - interval '2 min')`
-      await tx`INSERT INTO resources (ref, kind, total, available, held) VALUES (${late}, 'units', 5, 4, 1)`
+      await tx`INSERT INTO resources (id, kind, total, available, held) VALUES (${late}, 'units', 5, 4, 1)`
     })
     const found = new Map((await verify(sql)).map(({ invariant, offenders }) => [invariant, offenders]))
     const named = (start: string) => [...found].find(([invariant]) => invariant.startsWith(start))?.[1].toSorted()
@@ -204,13 +204,13 @@ t.test('three workers with 32 places each ask for 64 charges at once: the fleet 
     server.closeAllConnections()
     server.close()
   })
-  const rows = await client<{ purchase: string }[]>`
+  const rows = await client<{ purchase_id: string }[]>`
     WITH p AS (
-      INSERT INTO purchases (queue, lines, amount, currency, payment, status, expires_at)
+      INSERT INTO purchases (queue, items, amount, currency, payment, status, expires_at)
       SELECT 'product:1', '[]', 500, 'USD', '{"method": "card", "token": "tok_slow"}', 'held', now() + interval '1 min'
       FROM generate_series(1, 100) RETURNING id
-    ) INSERT INTO charges (purchase, purpose, amount) SELECT id, 'charge', 500 FROM p RETURNING purchase`
-  payer.enqueue(rows.map((row) => row.purchase))
+    ) INSERT INTO charges (purchase_id, kind, amount) SELECT id, 'charge', 500 FROM p RETURNING purchase_id`
+  payer.enqueue(rows.map((row) => row.purchase_id))
   const reserved = async () => {
     const [row] = await client<{ n: number }[]>`SELECT count(*)::int AS n FROM charges WHERE status = 'authorized'`
     return row?.n === rows.length

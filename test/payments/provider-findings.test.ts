@@ -258,7 +258,9 @@ t.test('a provider that tells us', async (t) => {
       await event(api.url, 'charge.refunded', charge)
       await event(api.url, 'charge.dispute.closed', { object: 'dispute', payment_intent: intent?.id, status: 'lost' })
     }
-    await until(async () => (await shop.client`SELECT 1 FROM charges WHERE ask_at <= clock_timestamp()`).length === 0)
+    await until(
+      async () => (await shop.client`SELECT 1 FROM charges WHERE recheck_at <= clock_timestamp()`).length === 0,
+    )
     await refunds(id, { amount: 200, status: 'succeeded' })
     t.match(await read(id), { status: 'confirmed', payment: { dispute: null } }, 'an event is looked up, not believed')
   })
@@ -271,10 +273,13 @@ t.test('a provider that tells us', async (t) => {
       WAIT,
     )
     await shop.charged(body.id)
-    t.match(await read(body.id), { status: 'confirmed', payment: { charge: { status: 'lost', reason: 'cancelled' } } })
+    t.match(await read(body.id), {
+      status: 'confirmed',
+      payment: { charge: { status: 'authorization_lost', reason: 'cancelled' } },
+    })
     const found = await verify(shop.client)
     t.same(found.find((one) => one.invariant.startsWith('no reservation is left'))?.offenders, [body.id])
-    const event = await told('payment.lost')
+    const event = await told('payment.authorization_lost')
     t.match(event.data, { purchase: body.id, customer: 'ada', amount: PRICE, currency: 'USD', reason: 'cancelled' })
     await shop.command(body.id, 'refund')
     await refunds(body.id, { status: 'canceled' })
@@ -303,7 +308,7 @@ t.test('a provider that tells us nothing: it is looked at', async (t) => {
   const read = async (id: string): Promise<any> => (await fetch(`${api.url}/api/purchases/${id}`)).json()
   /** As if the hour after which it is looked at was over. */
   const look = (id: string) => shop.client`
-    UPDATE charges SET ask_at = clock_timestamp() WHERE purchase = ${id} AND purpose = 'charge' AND ask_at > now()`
+    UPDATE charges SET recheck_at = clock_timestamp() WHERE purchase_id = ${id} AND kind = 'charge' AND recheck_at > now()`
 
   await t.test('refunds and disputes are found without a webhook, and it is looked at again later', async (t) => {
     const [whole, part, disputed] = [await paid(), await paid(), await paid()]
@@ -314,7 +319,7 @@ t.test('a provider that tells us nothing: it is looked at', async (t) => {
     await until(async () => (await read(part)).payment.refunds.length === 1, { what: 'the refund in part' })
     await until(async () => (await read(disputed)).payment.dispute?.status === 'open', { what: 'the dispute' })
     const again = () => shop.client`
-      SELECT 1 FROM charges WHERE purpose = 'charge' AND ask_at BETWEEN now() + interval '50 min' AND now() + interval '2 h'`
+      SELECT 1 FROM charges WHERE kind = 'charge' AND recheck_at BETWEEN now() + interval '50 min' AND now() + interval '2 h'`
     await until(async () => (await again()).length === 3, { what: 'the next looks' })
     await shop.verified()
   })
@@ -351,7 +356,7 @@ t.test('a provider that tells us nothing: it is looked at', async (t) => {
       const named = async (start: string) =>
         (await verify(shop.client)).find((one) => one.invariant.startsWith(start))?.offenders ?? []
       t.same(await named('no charge, refund or check'), [])
-      await shop.client`UPDATE charges SET created_at = now() - interval '61 min' WHERE purchase = ${id} AND purpose = 'refund'`
+      await shop.client`UPDATE charges SET created_at = now() - interval '61 min' WHERE purchase_id = ${id} AND kind = 'refund'`
       t.same(await named('no charge, refund or check'), [id])
       t.same(await named('no charge and no refund is left'), [], 'its next attempt is not overdue')
       await until(async () => (await metric(worker.url, 'holdfast_payments_stuck')) === 1, {
@@ -370,9 +375,9 @@ t.test('a provider that tells us nothing: it is looked at', async (t) => {
       // Past every trigger.
       await shop.client.begin(async (tx) => {
         await tx`SET LOCAL session_replication_role = replica`
-        await tx`INSERT INTO charges (purchase, purpose, n, at_provider, provider_id, amount, status)
+        await tx`INSERT INTO charges (purchase_id, kind, n, at_provider, provider_id, amount, status)
                VALUES (${sold}, 'refund', 2, true, 're_1', ${PRICE}, 'refunded')`
-        await tx`UPDATE charges SET amount = 1 WHERE purchase = ${kept} AND purpose = 'refund'`
+        await tx`UPDATE charges SET amount = 1 WHERE purchase_id = ${kept} AND kind = 'refund'`
       })
       const found = await verify(shop.client)
       const named = (start: string) => found.find((one) => one.invariant.startsWith(start))?.offenders

@@ -75,7 +75,7 @@ t.test('a provider that answers', async (t) => {
     await shop.charged()
     t.equal((await bank.of(held.body.id)).length, 1)
     await shop.client`
-      UPDATE bookings SET during = tstzrange(now() - interval '1 day', now() + interval '1 day') WHERE id = ${held.body.id}`
+      UPDATE bookings SET period = tstzrange(now() - interval '1 day', now() + interval '1 day') WHERE id = ${held.body.id}`
     t.match(await shop.move(held.body.id, 'complete'), { status: 200 })
     t.equal(await bank.kept(held.body.id), 2 * NIGHT, 'a stay that is over stays paid')
   })
@@ -100,7 +100,7 @@ t.test('a provider that answers', async (t) => {
     await shop.charged()
     const rows = await shop.client<
       { id: string; status: string }[]
-    >`SELECT id, status FROM bookings WHERE resource = ${room}`
+    >`SELECT id, status FROM bookings WHERE resource_id = ${room}`
     const [all, kept] = [
       rows.map((row) => row.id),
       (await bank.captured()).filter((id) => rows.some((r) => r.id === id)),
@@ -143,7 +143,7 @@ t.test('a provider that answers', async (t) => {
   await t.test('a charge that nobody was told of goes on with a webhook; more of them change nothing', async (t) => {
     const room = await shop.calendar('room', NIGHT)
     const { body } = await shop.book(nights(room, 0, 'tok_visa', { hold_seconds: 600 }), WAIT)
-    await shop.client`INSERT INTO charges (booking, purpose, amount, due_at)
+    await shop.client`INSERT INTO charges (booking_id, kind, amount, next_attempt_at)
                       VALUES (${body.id}, 'charge', ${2 * NIGHT}, now() + interval '1 h')`
     t.equal((await webhook(api.url, 'payment_intent.created', body.id, 'booking')).status, 200)
     await until(async () => (await shop.booking(body.id)).status === 'accepted')
@@ -163,8 +163,8 @@ t.test('a provider that answers', async (t) => {
     // Past every trigger.
     await shop.client.begin(async (tx) => {
       await tx`SET LOCAL session_replication_role = replica`
-      await tx`UPDATE charges SET amount = 999 WHERE booking = ${kept?.body.id}`
-      await tx`UPDATE charges SET status = 'lost' WHERE booking = ${twin?.body.id}`
+      await tx`UPDATE charges SET amount = 999 WHERE booking_id = ${kept?.body.id}`
+      await tx`UPDATE charges SET status = 'authorization_lost' WHERE booking_id = ${twin?.body.id}`
     })
     const found = await verify(shop.client)
     const named = (start: string) => found.find((one) => one.invariant.startsWith(start))?.offenders.toSorted()

@@ -162,8 +162,8 @@ export const LAST_ONE: readonly Race[] = [
       const scarce = await make(4)
       await times(24, (n) => scarce.take(`rider${n % 6}-${scarce.ref}`, { place: Math.floor(n / 6), hold: n % 5 > 0 }))
       const rows = await arena.shop.client<{ drivers: number; riders: number; rides: number }[]>`
-        SELECT count(DISTINCT resource)::int AS drivers, count(DISTINCT customer)::int AS riders, count(*)::int AS rides
-        FROM bookings WHERE resource IN ${arena.shop.client(scarce.lines)} AND status IN ('requested', 'accepted')`
+        SELECT count(DISTINCT resource_id)::int AS drivers, count(DISTINCT customer)::int AS riders, count(*)::int AS rides
+        FROM bookings WHERE resource_id IN ${arena.shop.client(scarce.lines)} AND status IN ('requested', 'accepted')`
       check.same([...rows], [{ drivers: 4, riders: 4, rides: 4 }], 'four rides, each with its own two')
     },
   },

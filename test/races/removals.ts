@@ -36,7 +36,7 @@ export const ROW_LOCKS = {
     {
       file: BATCH,
       guard: 'row-update',
-      instead: `SELECT r.*, date_part('epoch', clock_timestamp()) * 1000 AS now_ms FROM locked l JOIN resources r ON r.ref = l.ref`,
+      instead: `SELECT r.*, date_part('epoch', clock_timestamp()) * 1000 AS now_ms FROM locked l JOIN resources r ON r.id = l.id`,
     },
     { file: BATCH, guard: 'row-token', instead: '' },
   ],

@@ -82,13 +82,13 @@ const sellPast = ({ client }: Shop, ref: string, units: number, customer: string
   unlessRefused(
     client`
       WITH p AS (
-        INSERT INTO purchases (queue, customer, lines, amount, status, settled_at)
+        INSERT INTO purchases (queue, customer, items, amount, status, settled_at)
         VALUES (${ref}, ${customer}, ${JSON.stringify([{ resource: ref, units }])}, 0, 'confirmed', clock_timestamp())
         RETURNING id
       ), m AS (
-        INSERT INTO ledger_entries (resource, purchase, delta, reason) SELECT ${ref}, id, ${-units}, 'sale' FROM p
+        INSERT INTO ledger_entries (resource_id, purchase_id, delta, reason) SELECT ${ref}, id, ${-units}, 'sale' FROM p
       )
-      UPDATE resources SET available = available - ${units} WHERE ref = ${ref}`.execute(),
+      UPDATE resources SET available = available - ${units} WHERE id = ${ref}`.execute(),
   )
 
 const unitsOf = (resource: string, cart = [1], each = 1) => cart.map((units) => ({ resource, units: units * each }))
@@ -166,8 +166,8 @@ export const TICKETS: Scarcity = {
       async beside() {
         await shop.charged()
         const [row] = await shop.client<{ units: number }[]>`
-          SELECT coalesce(sum(c.amount * CASE c.purpose WHEN 'charge' THEN 1 ELSE -1 END), 0)::int / ${PRICE} AS units
-          FROM charges c JOIN purchases p ON p.id = c.purchase
+          SELECT coalesce(sum(c.amount * CASE c.kind WHEN 'charge' THEN 1 ELSE -1 END), 0)::int / ${PRICE} AS units
+          FROM charges c JOIN purchases p ON p.id = c.purchase_id
           WHERE p.queue = ${ref} AND c.status IN ('captured', 'refunded')`
         return row?.units ?? 0
       },
@@ -231,8 +231,8 @@ const booked = ({ shop }: Arena, refs: readonly string[]) => ({
     const [row] = await shop.client<{ taken: number; held: number }[]>`
       SELECT coalesce(sum(nights) FILTER (WHERE status = 'accepted'), 0)::int AS taken,
              coalesce(sum(nights) FILTER (WHERE status = 'requested'), 0)::int AS held
-      FROM (SELECT status, CASE kind WHEN 'ride' THEN 1 ELSE extract(day FROM upper(during) - lower(during)) END AS nights
-            FROM bookings WHERE resource IN ${shop.client(refs)}) b`
+      FROM (SELECT status, CASE kind WHEN 'ride' THEN 1 ELSE extract(day FROM upper(period) - lower(period)) END AS nights
+            FROM bookings WHERE resource_id IN ${shop.client(refs)}) b`
     return { taken: row?.taken ?? 0, held: row?.held ?? 0 }
   },
 })
@@ -262,13 +262,13 @@ export const DRIVERS: Scarcity = {
       async beside() {
         const [row] = await shop.client<{ riders: number }[]>`
           SELECT count(DISTINCT customer)::int AS riders FROM bookings
-          WHERE resource IN ${shop.client(refs)} AND status IN ('requested', 'accepted')`
+          WHERE resource_id IN ${shop.client(refs)} AND status IN ('requested', 'accepted')`
         return row?.riders ?? 0
       },
       past: (rider, place) =>
         unlessRefused(
           shop.client`
-            INSERT INTO bookings (kind, resource, customer, during, status)
+            INSERT INTO bookings (kind, resource_id, customer, period, status)
             VALUES ('ride', ${refs[place % n] ?? ''}, ${rider}, tstzrange(now(), NULL), 'accepted')`.execute(),
         ),
     }
@@ -303,7 +303,7 @@ export const DATE_RANGES: Scarcity = {
       past: (customer, place) =>
         unlessRefused(
           shop.client`
-            INSERT INTO bookings (resource, customer, during, status)
+            INSERT INTO bookings (resource_id, customer, period, status)
             VALUES (${ref}, ${customer}, tstzrange(${day(place % n)}, ${day((place % n) + 1)}), 'accepted')`.execute(),
         ),
     }

@@ -101,8 +101,8 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
     async charged(id?: string): Promise<void> {
       const left = async () => {
         const rows = await client`
-          SELECT 1 FROM charges WHERE status IN ('pending', 'sent', 'authorized', 'capturing', 'failed') AND NOT at_provider
-          AND coalesce(purchase, booking) = coalesce(${id ?? null}::uuid, purchase, booking)`
+          SELECT 1 FROM charges WHERE status IN ('pending', 'confirming', 'cancelling', 'authorized', 'capturing', 'failed') AND NOT at_provider
+          AND coalesce(purchase_id, booking_id) = coalesce(${id ?? null}::uuid, purchase_id, booking_id)`
         return rows.length === 0
       }
       await until(left, { what: 'the charges to come to an end', timeout_ms: 20_000 })

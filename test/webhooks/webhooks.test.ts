@@ -176,12 +176,12 @@ t.test('with an API and two workers', async (t) => {
     await buy(ref)
     await until(() => receiver.of('/days', ref).length > 0)
     await until(async () => {
-      await shop.client`UPDATE webhook_streams SET failing_since = now() - interval '73 hours' WHERE endpoint = ${id} AND failing_since IS NOT NULL`
+      await shop.client`UPDATE webhook_streams SET failing_since = now() - interval '73 hours' WHERE endpoint_id = ${id} AND failing_since IS NOT NULL`
       return (await call('GET', at(id))).body.disabled?.includes('72 hours')
     })
     receiver.answers(() => 204)
     t.same(
-      (await shop.client`SELECT sequence FROM webhook_deliveries WHERE endpoint = ${id} AND status = 204`).length,
+      (await shop.client`SELECT sequence FROM webhook_deliveries WHERE endpoint_id = ${id} AND status = 204`).length,
       0,
       'what it has not taken is not passed over',
     )

@@ -13,8 +13,8 @@ t.test('two requests of one queue, and one of another, in one turn', async (t) =
   const db = openDb(world.env.DATABASE_URL, { max: 4, name: 'test', idle_in_transaction_ms: 10_000 })
   t.teardown(() => db.close())
   for (const ref of ['product:1', 'product:2']) {
-    await db.client`INSERT INTO resources (ref, kind, total, available) VALUES (${ref}, 'units', 5, 5)`
-    await db.client`INSERT INTO purchases (queue, lines) VALUES (${ref}, ${JSON.stringify([{ resource: ref, units: 1 }])}::text::jsonb)`
+    await db.client`INSERT INTO resources (id, kind, total, available) VALUES (${ref}, 'units', 5, 5)`
+    await db.client`INSERT INTO purchases (queue, items) VALUES (${ref}, ${JSON.stringify([{ resource: ref, units: 1 }])}::text::jsonb)`
   }
   const progress = new Map<number, number>()
   const lease = (token: number, lost?: LeaseLostError) =>
@@ -43,7 +43,7 @@ t.test('two requests of one queue, and one of another, in one turn', async (t) =
     batcher.requestBatch({ queue, lease: own, after: 0, last_full: false, extras, onProgress() {} })
 
   // A newer holder has written already: the transaction of a request with token 5 is refused as a whole.
-  await db.client`UPDATE resources SET fencing_token = 6 WHERE ref = 'product:1'`
+  await db.client`UPDATE resources SET fencing_token = 6 WHERE id = 'product:1'`
   const late = new LeaseLostError('product:1', 5, 'expired')
   const [frozen, newer, other] = await Promise.allSettled([
     ask('product:1', lease(5, late)),
@@ -60,7 +60,7 @@ t.test('two requests of one queue, and one of another, in one turn', async (t) =
     { queue: 'product:2', status: 'confirmed', fencing_token: 3 },
   ])
 
-  await db.client`INSERT INTO purchases (queue, lines) VALUES ('product:1', ${JSON.stringify([{ resource: 'product:1', units: 1 }])}::text::jsonb)`
+  await db.client`INSERT INTO purchases (queue, items) VALUES ('product:1', ${JSON.stringify([{ resource: 'product:1', units: 1 }])}::text::jsonb)`
   const [older, newest] = await Promise.allSettled([ask('product:1', lease(7)), ask('product:1', lease(8))])
   t.match(
     [older, newest],

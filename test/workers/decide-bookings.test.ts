@@ -31,17 +31,17 @@ const row = (change: Partial<BookingRow> = {}): BookingRow => {
     status: 'queued' as const,
     charge: null,
     hold_until_ms: null,
-    replaces: null,
+    replaces_id: null,
   }
   return { id, seq, ...fixed, ...open, payment: { method: 'none' }, ...change }
 }
 const settle = (booking: BookingRow): BookingItem => ({ kind: 'booking', booking })
 const command = (booking: BookingRow, name: BookingCommand | ChargeCommand): BookingItem => {
   seq++
-  return { kind: 'command', booking, command: { id: `c${seq}`, seq, command: name, payment: null } }
+  return { kind: 'command', booking, command: { id: `c${seq}`, seq, action: name, payment: null } }
 }
-const calendar = (ref: string): Resource =>
-  ({ ref, kind: 'calendar', available: 0, held: 0, price: 3, currency: 'USD', token: 7 }) as Resource
+const calendar = (id: string): Resource =>
+  ({ id, kind: 'calendar', available: 0, held: 0, price: 3, currency: 'USD', token: 7 }) as Resource
 const decide = (items: BookingItem[], active: BookingRow[] = [], refs = ['room:1', 'room:2']) =>
   decideBookings(items, active, new Map(refs.map((ref) => [ref, calendar(ref)])), NOW, ACCEPT_MS)
 
@@ -56,10 +56,10 @@ t.test('every command in every status does what the table says, or is told the s
         t.equal(skipped.length, 1, `${what} waits behind its booking`)
       } else if (next) {
         t.match(bookings, [{ was: status, status: next, fencing_token: 7 }], what)
-        t.match(commands, [{ status: 'done', met: status }])
+        t.match(commands, [{ status: 'done', observed_status: status }])
       } else {
         t.same(bookings, [], `${what} changes nothing`)
-        t.match(commands, [{ status: 'rejected', reason: 'wrong_status', met: status }])
+        t.match(commands, [{ status: 'rejected', reason: 'wrong_status', observed_status: status }])
       }
       t.equal(mayStill(status, name), reaches(status, name), what)
     }
@@ -96,9 +96,9 @@ t.test('the card of a stay: every answer in every status sells, frees, or gives 
     ['requested', 'authorized', 'paid', 'accepted', 'capture'],
     ['requested', 'declined', 'unpaid', 'rejected payment_declined', ''],
     ['requested', 'unavailable', 'unpaid', 'rejected payment_unavailable', ''],
-    ['requested', 'sent', 'accept', '', ''],
-    ['requested', 'sent', 'cancel', 'cancelled', 'refund'],
-    ['requested', 'sent', 'decline', 'declined', 'refund'],
+    ['requested', 'confirming', 'accept', '', ''],
+    ['requested', 'confirming', 'cancel', 'cancelled', 'refund'],
+    ['requested', 'confirming', 'decline', 'declined', 'refund'],
     ['requested', 'declined', 'cancel', 'cancelled', ''],
     ['accepted', 'captured', 'cancel', 'cancelled', 'refund'],
     ['accepted', 'captured', 'complete', 'completed', ''],
@@ -124,7 +124,7 @@ t.test('the card of a stay: every answer in every status sells, frees, or gives 
     [{ status: 'expired' }, { status: 'rejected', reason: 'conflict' }],
     'late money has the time',
   )
-  t.match([again.replacements, again.chargeRequests], [[{ replaces: over.id }], [{ step: 'capture', id: over.id }]])
+  t.match([again.replacements, again.chargeRequests], [[{ replaces_id: over.id }], [{ step: 'capture', id: over.id }]])
   const back = decide([command(stay('requested', 'authorized', { expires_ms: NOW }), 'paid')], [other])
   t.match([back.replacements, back.chargeRequests], [[], [{ step: 'refund' }]], 'or goes back')
 })
@@ -168,7 +168,7 @@ t.test('a wallet whose currency was changed gets nothing back in another one', a
   const payment = { method: 'wallet' as const, account: 'account:w' }
   const booking = row({ status: 'accepted', amount: 30, currency: 'USD', payment })
   const yen = {
-    ref: 'account:w',
+    id: 'account:w',
     kind: 'units',
     available: 0,
     held: 0,
@@ -176,9 +176,9 @@ t.test('a wallet whose currency was changed gets nothing back in another one', a
     currency: 'JPY',
     token: 8,
   } as Resource
-  const resources = new Map([calendar('room:1'), yen].map((one) => [one.ref, one]))
+  const resources = new Map([calendar('room:1'), yen].map((one) => [one.id, one]))
   const { commands, ledger } = decideBookings([command(booking, 'cancel')], [], resources, NOW, ACCEPT_MS)
-  t.match(commands, [{ status: 'rejected', reason: 'currency_mismatch', met: 'accepted' }])
+  t.match(commands, [{ status: 'rejected', reason: 'currency_mismatch', observed_status: 'accepted' }])
   t.same(ledger, [])
 })
 
@@ -186,7 +186,7 @@ t.test('who is overdue is told so, and nobody later sees it accepted', async (t)
   const late = row({ status: 'requested', expires_ms: NOW })
   const { bookings, commands } = decide([command(late, 'accept')])
   t.match(bookings, [{ was: 'requested', status: 'expired' }])
-  t.match(commands, [{ status: 'rejected', met: 'expired' }])
+  t.match(commands, [{ status: 'rejected', observed_status: 'expired' }])
 })
 
 t.test('an overdue request in the way is expired first; one that is not is named', async (t) => {
@@ -198,7 +198,7 @@ t.test('an overdue request in the way is expired first; one that is not is named
   t.match(bookings, [
     { id: over.id, status: 'expired' },
     { status: 'accepted' },
-    { status: 'rejected', reason: 'conflict', conflicts: { length: 2 } },
+    { status: 'rejected', reason: 'conflict', conflicting_ids: { length: 2 } },
   ])
 })
 
@@ -244,10 +244,10 @@ t.test('random lines: nobody who is active overlaps, nobody is refused without s
     for (const one of active) {
       for (const other of active) if (one !== other && meet(one, other)) throw new Error(`${one.id} meets ${other.id}`)
     }
-    for (const { id, status, conflicts } of bookings) {
+    for (const { id, status, conflicting_ids } of bookings) {
       if (status !== 'rejected') continue
       const own = rows.get(id) as BookingRow
-      const named = (conflicts ?? []).map((other) => rows.get(other) as BookingRow)
+      const named = (conflicting_ids ?? []).map((other) => rows.get(other) as BookingRow)
       if (named.length === 0 || !named.every((other) => meet(own, other) && other.seq < own.seq)) throw new Error(id)
     }
   })

@@ -12,12 +12,12 @@ import {
 const NOW = 1_000_000
 const REFS = ['product:a', 'product:b', 'account:w']
 
-const resource = (ref: string, available: number, held = 0, price = 10): Resource => ({
-  ref,
+const resource = (id: string, available: number, held = 0, price = 10): Resource => ({
+  id,
   kind: 'units',
   available,
   held,
-  price: ref.startsWith('account:') ? 1 : price,
+  price: id.startsWith('account:') ? 1 : price,
   currency: 'USD',
   max_per_customer: null,
   holdings: new Map(),
@@ -27,7 +27,7 @@ const purchase = (fields: Partial<PurchaseRow>): PurchaseRow => ({
   id: 'p',
   seq: 1,
   queue: 'product:a',
-  lines: [{ resource: 'product:a', units: 1 }],
+  items: [{ resource: 'product:a', units: 1 }],
   amount: null,
   currency: null,
   payment: { method: 'none' },
@@ -38,21 +38,21 @@ const purchase = (fields: Partial<PurchaseRow>): PurchaseRow => ({
   customer: 'c',
   charge: null,
   hold_until_ms: null,
-  replaces: null,
+  replaces_id: null,
   ...fields,
 })
 const command = (kind: CommandKind, row: PurchaseRow, id: string = kind): PurchaseItem => ({
   kind: 'command',
   purchase: row,
-  command: { id, seq: 2, command: kind, created_ms: 0, payment: null },
+  command: { id, seq: 2, action: kind, created_ms: 0, payment: null },
 })
-const run = (items: PurchaseItem[], ...resources: Resource[]) =>
-  decidePurchases(items, new Map(resources.map((r) => [r.ref, r])), NOW)
+const run = (queued: PurchaseItem[], ...resources: Resource[]) =>
+  decidePurchases(queued, new Map(resources.map((r) => [r.id, r])), NOW)
 
 t.test('the ledger adds up and nothing goes below zero, whatever stands in the line', async (t) => {
   const rows = fc.array(
     fc.record({
-      lines: fc.array(
+      items: fc.array(
         fc.record({ resource: fc.constantFrom(...REFS, 'product:gone'), units: fc.integer({ min: 1, max: 4 }) }),
         {
           minLength: 1,
@@ -69,8 +69,8 @@ t.test('the ledger adds up and nothing goes below zero, whatever stands in the l
   fc.assert(
     fc.property(rows, stock, (made, stocks) => {
       const resources = REFS.map((ref, i) => resource(ref, stocks[i] ?? 0))
-      const before = new Map(resources.map((r) => [r.ref, { ...r }]))
-      const items = made.flatMap(({ wallet, commands, ...fields }, n): PurchaseItem[] => {
+      const before = new Map(resources.map((r) => [r.id, { ...r }]))
+      const queued = made.flatMap(({ wallet, commands, ...fields }, n): PurchaseItem[] => {
         const row = purchase({
           ...fields,
           id: `p${n}`,
@@ -79,17 +79,17 @@ t.test('the ledger adds up and nothing goes below zero, whatever stands in the l
         })
         return [{ kind: 'purchase', purchase: row }, ...commands.map((kind, c) => command(kind, row, `${n}.${c}`))]
       })
-      const decision = run(items, ...resources)
+      const decision = run(queued, ...resources)
       for (const one of resources) {
-        const old = before.get(one.ref)
-        const moved = decision.ledger.filter((m) => m.resource === one.ref)
+        const old = before.get(one.id)
+        const moved = decision.ledger.filter((m) => m.resource_id === one.id)
         const sum = (...reasons: string[]) =>
           moved.reduce((total, m) => (reasons.length === 0 || reasons.includes(m.reason) ? total + m.delta : total), 0)
-        if (one.available < 0 || one.held < 0) throw new Error(`${one.ref} went below zero`)
-        if (one.available - (old?.available ?? 0) !== sum()) throw new Error(`${one.ref}: the ledger does not add up`)
-        if (one.held !== -sum('hold', 'release')) throw new Error(`${one.ref}: holds do not add up`)
+        if (one.available < 0 || one.held < 0) throw new Error(`${one.id} went below zero`)
+        if (one.available - (old?.available ?? 0) !== sum()) throw new Error(`${one.id}: the ledger does not add up`)
+        if (one.held !== -sum('hold', 'release')) throw new Error(`${one.id}: holds do not add up`)
       }
-      const effects = decision.ledger.map((m) => `${m.resource} ${m.purchase} ${m.reason}`)
+      const effects = decision.ledger.map((m) => `${m.resource_id} ${m.purchase_id} ${m.reason}`)
       if (new Set(effects).size !== effects.length) throw new Error('an effect came twice')
       if (decision.purchases.some((change) => change.status === 'queued')) throw new Error('a change back to queued')
     }),
@@ -99,8 +99,8 @@ t.test('the ledger adds up and nothing goes below zero, whatever stands in the l
 })
 
 t.test('the same item on two lines of one cart is checked as one (medusa#16502)', async (t) => {
-  const lines = [1, 2].map(() => ({ resource: 'product:a', units: 3 }))
-  const decision = run([{ kind: 'purchase', purchase: purchase({ lines }) }], resource('product:a', 5))
+  const items = [1, 2].map(() => ({ resource: 'product:a', units: 3 }))
+  const decision = run([{ kind: 'purchase', purchase: purchase({ items }) }], resource('product:a', 5))
   t.match(decision.purchases, [{ status: 'rejected', reason: 'sold_out' }])
   t.same(decision.ledger, [])
 })
@@ -109,8 +109,8 @@ t.test('money is not for sale: a line that names an account, also the one that p
   const [account, product] = [resource('account:w', 100), resource('product:a', 5)]
   for (const payment of [{ method: 'none' }, { method: 'wallet', account: 'account:w' }] as const) {
     for (const refs of [['account:w'], ['product:a', 'account:w']]) {
-      const lines = refs.map((ref) => ({ resource: ref, units: 1 }))
-      const row = purchase({ queue: refs[0] ?? '', lines, payment })
+      const items = refs.map((ref) => ({ resource: ref, units: 1 }))
+      const row = purchase({ queue: refs[0] ?? '', items, payment })
       const { purchases, ledger } = run([{ kind: 'purchase', purchase: row }], account, product)
       t.match(purchases, [{ status: 'rejected', reason: 'wrong_kind' }])
       t.same(ledger, [])
@@ -121,7 +121,7 @@ t.test('money is not for sale: a line that names an account, also the one that p
 t.test('an amount beyond the largest exact integer has a code of its own', async (t) => {
   const price = 1_000_000_000_000
   const cart = (...units: number[]) =>
-    purchase({ lines: units.map((count, n) => ({ resource: n ? 'product:b' : 'product:a', units: count })) })
+    purchase({ items: units.map((count, n) => ({ resource: n ? 'product:b' : 'product:a', units: count })) })
   const settled = (row: PurchaseRow) =>
     run(
       [{ kind: 'purchase', purchase: row }],
@@ -138,7 +138,7 @@ t.test('a wallet whose currency was changed pays nothing back in another one', a
   const payment = { method: 'wallet' as const, account: 'account:w' }
   const row = purchase({ status: 'confirmed', amount: 1_000, currency: 'USD', payment })
   const { commands, ledger } = run([command('refund', row)], resource('product:a', 5), yen)
-  t.match(commands, [{ status: 'rejected', reason: 'currency_mismatch', met: 'confirmed' }])
+  t.match(commands, [{ status: 'rejected', reason: 'currency_mismatch', observed_status: 'confirmed' }])
   t.same(ledger, [])
 })
 
@@ -157,7 +157,7 @@ t.test('confirm, cancel and refund from every status', async (t) => {
       const to = legal[kind][status]
       if (to) t.match([done?.status, decision.purchases[0]?.status], ['done', to], `${kind} of ${status}`)
       else if (status === 'queued') t.equal(decision.skipped.length, 1, `${kind} waits behind its queued purchase`)
-      else t.match([done?.status, done?.met], ['rejected', status], `${kind} of ${status} is refused`)
+      else t.match([done?.status, done?.observed_status], ['rejected', status], `${kind} of ${status} is refused`)
     }
   }
 })
@@ -166,7 +166,7 @@ t.test('a confirm after the time is over finds the hold expired, and its units a
   const shop = resource('product:a', 0, 1)
   const row = purchase({ status: 'held', amount: 10, expires_ms: NOW })
   const decision = run([command('confirm', row)], shop)
-  t.match(decision.commands, [{ status: 'rejected', met: 'expired' }])
+  t.match(decision.commands, [{ status: 'rejected', observed_status: 'expired' }])
   t.match([shop.available, shop.held], [1, 0])
 })
 
@@ -193,14 +193,14 @@ t.test('a cancel that stands behind its queued purchase wins, once', async (t) =
   )
   t.match(decision.purchases, [{ status: 'cancelled' }])
   t.match(decision.commands, [
-    { id: 'first', status: 'done', met: 'queued' },
-    { id: 'second', status: 'rejected', met: 'cancelled' },
+    { id: 'first', status: 'done', observed_status: 'queued' },
+    { id: 'second', status: 'rejected', observed_status: 'cancelled' },
   ])
   t.same(decision.ledger, [])
 })
 
 t.test('two currencies do not add up to one amount', async (t) => {
-  const row = purchase({ lines: ['product:a', 'product:b'].map((ref) => ({ resource: ref, units: 1 })) })
+  const row = purchase({ items: ['product:a', 'product:b'].map((ref) => ({ resource: ref, units: 1 })) })
   const decision = run([{ kind: 'purchase', purchase: row }], resource('product:a', 5), {
     ...resource('product:b', 5),
     currency: 'EUR',

@@ -13,7 +13,7 @@ t.test('a newer holder has written: the older one is refused, counted, and enter
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const ref = await shop.units('product', 5)
   // What a clock stepped back after data loss leaves: a fence an hour ahead of what the lock server mints.
-  await shop.client`UPDATE resources SET fencing_token = ${(Date.now() + 3_600_000) * 1000} WHERE ref = ${ref}`
+  await shop.client`UPDATE resources SET fencing_token = ${(Date.now() + 3_600_000) * 1000} WHERE id = ${ref}`
   const answer = await shop.buy({ customer: 'c', lines: [{ resource: ref, units: 1 }] }, { prefer: 'wait=10' })
   t.match(answer, { status: 201 })
   t.ok((await metric(worker.url, 'holdfast_fencing_token_rejections_total')) >= 1)
@@ -32,11 +32,11 @@ t.test('a restock finds the batch of an older token under way: it comes behind i
   let restock: Promise<Response> | undefined
   await shop.client.begin(async (tx) => {
     // As a batch begins and ends, whose lease was over in between.
-    await tx`UPDATE resources SET fencing_token = ${older} WHERE ref = ${ref}`
+    await tx`UPDATE resources SET fencing_token = ${older} WHERE id = ${ref}`
     restock = fetch(`${api.url}${path}`, { method: 'POST', headers, body })
     await inTransaction(shop, 'holdfast-api')
-    await tx`INSERT INTO ledger_entries (resource, delta, reason, fencing_token) VALUES (${ref}, 1, 'delivery', ${older})`
-    await tx`UPDATE resources SET total = total + 1, available = available + 1 WHERE ref = ${ref}`
+    await tx`INSERT INTO ledger_entries (resource_id, delta, reason, fencing_token) VALUES (${ref}, 1, 'delivery', ${older})`
+    await tx`UPDATE resources SET total = total + 1, available = available + 1 WHERE id = ${ref}`
   })
   t.equal((await restock)?.status, 200)
   t.match(await shop.resource(ref), { total: 8, available: 8 })
@@ -52,7 +52,7 @@ t.test(
     const ref = await shop.units('product', 100)
     let acknowledged: string[] = []
     await shop.client.begin(async (tx) => {
-      await tx`SELECT 1 FROM resources WHERE ref = ${ref} FOR UPDATE`
+      await tx`SELECT 1 FROM resources WHERE id = ${ref} FOR UPDATE`
       acknowledged = await rush(shop, ref, 20)
       await inTransaction(shop)
       await tx`
@@ -60,9 +60,9 @@ t.test(
         UPDATE purchases SET status = 'confirmed', amount = 100, currency = 'USD', settled_at = clock_timestamp()
         WHERE id IN (SELECT id FROM first)
       ), m AS (
-        INSERT INTO ledger_entries (resource, purchase, delta, reason) SELECT ${ref}, id, -1, 'sale' FROM first
+        INSERT INTO ledger_entries (resource_id, purchase_id, delta, reason) SELECT ${ref}, id, -1, 'sale' FROM first
       )
-      UPDATE resources SET available = available - 10 WHERE ref = ${ref}`
+      UPDATE resources SET available = available - 10 WHERE id = ${ref}`
     })
     await settled(t, shop, ref, acknowledged, 100, 20)
     t.notMatch(worker.logs(), /set apart/)
@@ -76,13 +76,13 @@ t.test('one bad row does not poison its batch: it is set apart, the rest settles
   const ref = await shop.units('product', 100)
   const before = await rush(shop, ref, 20)
   const bad = await shop.client<{ id: string }[]>`
-    INSERT INTO purchases (queue, lines) VALUES
+    INSERT INTO purchases (queue, items) VALUES
       (${ref}, '[]'), (${ref}, '[{"resource": 7}]'), (${ref}, ${JSON.stringify([{ resource: ref, units: -1 }])}),
       (${ref}, ${JSON.stringify([{ resource: ref, units: 1.5 }])}), (${ref}, '[null]')
     RETURNING id`
   // A row that Postgres itself refuses to write, whatever is written.
   const [cursed] = await shop.client<{ id: string }[]>`
-    INSERT INTO purchases (queue, lines) VALUES (${ref}, ${JSON.stringify([{ resource: ref, units: 1 }])}) RETURNING id`
+    INSERT INTO purchases (queue, items) VALUES (${ref}, ${JSON.stringify([{ resource: ref, units: 1 }])}) RETURNING id`
   await shop.client.unsafe(`
     CREATE FUNCTION curse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
       IF NEW.status = 'confirmed' THEN RAISE EXCEPTION 'cursed'; END IF; RETURN NEW; END $$;
@@ -122,7 +122,7 @@ t.test('a resource that is gone by the time its line is settled is an answer, no
   const [api] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const [row] = await shop.client<{ id: string }[]>`
-    INSERT INTO purchases (queue, lines) VALUES ('product:none', ${JSON.stringify([{ resource: 'product:none', units: 1 }])})
+    INSERT INTO purchases (queue, items) VALUES ('product:none', ${JSON.stringify([{ resource: 'product:none', units: 1 }])})
     RETURNING id`
   await until(async () => (await shop.queued()) === 0, { what: 'the sweeper to find it' })
   const [after] = await shop.client`SELECT status, reason FROM purchases WHERE id = ${row?.id ?? ''}`
@@ -139,13 +139,13 @@ t.test('what the schema forbids, however the locks are', async (t) => {
     )
     t.equal(error?.code, state, what)
   }
-  await client`INSERT INTO resources (ref, kind, total, available, fencing_token) VALUES ('product:1', 'units', 5, 5, 10)`
+  await client`INSERT INTO resources (id, kind, total, available, fencing_token) VALUES ('product:1', 'units', 5, 5, 10)`
   const [p] = await client<{ id: string }[]>`
-    INSERT INTO purchases (queue, lines, status) VALUES ('product:1', '[]', 'confirmed') RETURNING id`
-  await client`INSERT INTO ledger_entries (resource, purchase, delta, reason) VALUES ('product:1', ${p?.id ?? ''}, -1, 'sale')`
-  await client`INSERT INTO purchases (queue, lines, idempotency_key) VALUES ('product:1', '[]', 'k')`
-  await client`INSERT INTO bookings (resource, during, status) VALUES ('property:1', '[2030-01-01,2030-01-05)', 'accepted')`
-  await client`INSERT INTO bookings (kind, resource, customer, during, status)
+    INSERT INTO purchases (queue, items, status) VALUES ('product:1', '[]', 'confirmed') RETURNING id`
+  await client`INSERT INTO ledger_entries (resource_id, purchase_id, delta, reason) VALUES ('product:1', ${p?.id ?? ''}, -1, 'sale')`
+  await client`INSERT INTO purchases (queue, items, idempotency_key) VALUES ('product:1', '[]', 'k')`
+  await client`INSERT INTO bookings (resource_id, period, status) VALUES ('property:1', '[2030-01-01,2030-01-05)', 'accepted')`
+  await client`INSERT INTO bookings (kind, resource_id, customer, period, status)
                VALUES ('ride', 'driver:1', 'rider', '[2030-01-01,)', 'requested')`
   await refuses('available below zero', '23514', `UPDATE resources SET available = -1`)
   await refuses('available above the total', '23514', `UPDATE resources SET available = 6`)
@@ -159,7 +159,7 @@ t.test('what the schema forbids, however the locks are', async (t) => {
   await refuses(
     'an effect twice',
     '23505',
-    `INSERT INTO ledger_entries (resource, purchase, delta, reason)
+    `INSERT INTO ledger_entries (resource_id, purchase_id, delta, reason)
     VALUES ('product:1', '${p?.id}', -1, 'sale')`,
   )
   await refuses('a changed ledger', '23000', `UPDATE ledger_entries SET delta = 0`)
@@ -167,42 +167,42 @@ t.test('what the schema forbids, however the locks are', async (t) => {
   await refuses(
     'an idempotency key twice',
     '23505',
-    `INSERT INTO purchases (queue, lines, idempotency_key)
+    `INSERT INTO purchases (queue, items, idempotency_key)
     VALUES ('product:2', '[]', 'k')`,
   )
   await refuses(
     'overlapping bookings',
     '23P01',
-    `INSERT INTO bookings (resource, during, status)
+    `INSERT INTO bookings (resource_id, period, status)
     VALUES ('property:1', '[2030-01-04,2030-01-06)', 'requested')`,
   )
   await refuses(
     'a rider with two rides',
     '23505',
-    `INSERT INTO bookings (kind, resource, customer, during, status)
+    `INSERT INTO bookings (kind, resource_id, customer, period, status)
     VALUES ('ride', 'driver:2', 'rider', '[2031-01-01,)', 'requested')`,
   )
   await refuses(
     'a charge twice',
     '23505',
-    `INSERT INTO charges (purchase, purpose, amount) VALUES ('${p?.id}', 'charge', 1), ('${p?.id}', 'charge', 1)`,
+    `INSERT INTO charges (purchase_id, kind, amount) VALUES ('${p?.id}', 'charge', 1), ('${p?.id}', 'charge', 1)`,
   )
   const [b] = await client<{ id: string }[]>`SELECT id FROM bookings LIMIT 1`
   await refuses(
     'a charge of a stay twice',
     '23505',
-    `INSERT INTO charges (booking, purpose, amount) VALUES ('${b?.id}', 'charge', 1), ('${b?.id}', 'charge', 1)`,
+    `INSERT INTO charges (booking_id, kind, amount) VALUES ('${b?.id}', 'charge', 1), ('${b?.id}', 'charge', 1)`,
   )
-  await refuses('a charge of nothing', '23514', `INSERT INTO charges (purpose, amount) VALUES ('charge', 1)`)
+  await refuses('a charge of nothing', '23514', `INSERT INTO charges (kind, amount) VALUES ('charge', 1)`)
   await refuses(
     'a charge of a purchase and of a stay',
     '23514',
-    `INSERT INTO charges (purchase, booking, purpose, amount) VALUES ('${p?.id}', '${b?.id}', 'charge', 1)`,
+    `INSERT INTO charges (purchase_id, booking_id, kind, amount) VALUES ('${p?.id}', '${b?.id}', 'charge', 1)`,
   )
-  await client`INSERT INTO charges (purchase, purpose, amount, status) VALUES (${p?.id ?? ''}, 'charge', 100, 'captured')`
+  await client`INSERT INTO charges (purchase_id, kind, amount, status) VALUES (${p?.id ?? ''}, 'charge', 100, 'captured')`
   const row = (n: number, id: string, amount: number, there: boolean) =>
     `('${p?.id}', 'refund', ${n}, '${id}', ${amount}, ${there}, 'refunded')`
-  const refund = 'INSERT INTO charges (purchase, purpose, n, provider_id, amount, at_provider, status) VALUES'
+  const refund = 'INSERT INTO charges (purchase_id, kind, n, provider_id, amount, at_provider, status) VALUES'
   await refuses(
     'two refunds of 60 of a charge of 100',
     '23000',
@@ -216,6 +216,6 @@ t.test('what the schema forbids, however the locks are', async (t) => {
   await refuses(
     'a refund of a stay beyond its charge',
     '23000',
-    `INSERT INTO charges (booking, purpose, amount) VALUES ('${b?.id}', 'refund', 1)`,
+    `INSERT INTO charges (booking_id, kind, amount) VALUES ('${b?.id}', 'refund', 1)`,
   )
 })
