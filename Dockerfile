@@ -12,7 +12,8 @@ COPY --from=packages /app/node_modules node_modules
 COPY package.json ./
 COPY src src
 COPY drizzle drizzle
-COPY ops/migrate.ts ops/sandbox.ts ops/seed.ts ops/verify.ts ops/command.mjs ops/processes.mjs ops/
+COPY ops/commands/migrate.ts ops/commands/sandbox.ts ops/commands/seed.ts ops/commands/verify.ts ops/commands/
+COPY ops/dev/command.mjs ops/dev/process-registry.mjs ops/dev/
 # A container is reached from outside it; where its port is published decides from which machines.
 ENV HOST=0.0.0.0
 # tsx caches compiled sources below /tmp, the only place that a container writes to.

@@ -1,5 +1,5 @@
-/** The options of `npm run chaos`: read by ops/test.mjs before it installs or starts anything, and by load/chaos.ts. */
-import { readCommand } from '../ops/command.mjs'
+/** The options of `npm run chaos`: read by ops/dev/test.mjs before it installs or starts anything, and by load/chaos.ts. */
+import { readCommand } from '../ops/dev/command.mjs'
 
 /** Seconds of load before the first fault and after the last: what is compared with each other. */
 const CALM_S = [10, 16]

@@ -11,7 +11,7 @@ import { describe } from '../test/chaos/nemesis.ts'
 import { CONTROLS, PLANTED, type Planted } from '../test/chaos/planted.ts'
 import { type Options, type Progress, type Report, runChaos } from '../test/chaos/run.ts'
 import { readOptions } from './chaos-options.mjs'
-import { drawFigure, drawPanel, STYLE, STYLE_DARK } from './chart.ts'
+import { drawFigure, drawPanel, STYLE, STYLE_DARK } from './lib/chart.ts'
 
 const say = (line: string) => process.stdout.write(`chaos: ${line}\n`)
 const { seed, guards, without, out = '.data/chaos', picture: picture_file, refuse, ...run } = readOptions()

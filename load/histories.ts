@@ -1,5 +1,5 @@
 /** `npm run histories`: histories of a lock against the model, many more than the tests run. */
-import { readCommand } from '../ops/command.mjs'
+import { readCommand } from '../ops/dev/command.mjs'
 import { openHistoryWorld } from '../test/locks/model/environment.ts'
 import { fencedInMemory, runHistories } from '../test/locks/model/histories.ts'
 

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createClient, ProblemError } from 'holdfast/client'
 import t from 'tap'
-import { ROOT } from '../../ops/install.mjs'
+import { ROOT } from '../../ops/dev/install.mjs'
 import { openWorld, until } from '../support/environment.ts'
 
 const world = await openWorld(t)

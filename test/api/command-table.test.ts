@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { ROOT } from '../../ops/install.mjs'
+import { ROOT } from '../../ops/dev/install.mjs'
 import { BOOKING_COMMANDS, BOOKING_STATUSES, COMMANDS, PURCHASE_STATUSES } from '../../src/shared/db/schema.ts'
 import { newId } from '../../src/shared/ids.ts'
 import { type Answer, openShop, stopSweeper } from '../support/api-client.ts'

@@ -4,7 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { anyFreePort } from '../../ops/processes.mjs'
+import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 import { card, metric, openShop, provider, quantile, stopSweeper, tally } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
-import { ROOT } from '../../ops/install.mjs'
+import { ROOT } from '../../ops/dev/install.mjs'
 import { readConfig } from '../../src/shared/config.ts'
 import { openDb } from '../../src/shared/db/client.ts'
 import { verify } from '../../src/shared/invariants.ts'

@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import t, { type Test } from 'tap'
-import { ROOT } from '../../ops/install.mjs'
+import { ROOT } from '../../ops/dev/install.mjs'
 import { startApi } from '../../src/api/server.ts'
 import { readConfig } from '../../src/shared/config.ts'
 import { createLog } from '../../src/shared/log.ts'
@@ -174,7 +174,7 @@ function lab(...args: string[]): Promise<{ code: number; out: string; err: strin
   return new Promise((resolve) => {
     const child = execFile(
       process.execPath,
-      ['--import=tsx', 'ops/lab.ts', ...args],
+      ['--import=tsx', 'ops/commands/lab.ts', ...args],
       { cwd: ROOT },
       (_error, out, err) => resolve({ code: child.exitCode ?? -1, out, err }),
     )

@@ -4,7 +4,7 @@
  */
 import type { InjectOptions, RouteOptions } from 'fastify'
 import t from 'tap'
-import { buildUnconnectedApp } from '../../ops/unconnected-app.ts'
+import { buildUnconnectedApp } from '../../ops/checks/unconnected-app.ts'
 import { type Operation, operations } from '../support/openapi-contract.ts'
 
 const WRITES = new Set(['POST', 'PUT', 'PATCH', 'DELETE'])

@@ -8,7 +8,7 @@ import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
 import { LONGEST_FAULT_S } from '../../load/chaos-options.mjs'
-import { ROOT } from '../../ops/install.mjs'
+import { ROOT } from '../../ops/dev/install.mjs'
 import { plan, WITHOUT_KILLS } from '../chaos/nemesis.ts'
 
 const scripts: Record<string, string> = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')).scripts
@@ -93,7 +93,7 @@ t.test('--help is a short usage, a wrong option is one line and exit code 2', as
 })
 
 t.test('an address that is none is one line and exit code 2, and so is none at all', async (t) => {
-  const seed = 'node --import=tsx ops/seed.ts'
+  const seed = 'node --import=tsx ops/commands/seed.ts'
   const postgres = /DATABASE_URL must be a URL that starts with postgres:\/\/ or postgresql:\/\/$/m
   const redis = /REDIS_URL must be a URL that starts with redis:\/\/ or rediss:\/\/$/m
   const several = 'postgres://u:p@127.0.0.1:9,127.0.0.2:9/holdfast'
@@ -173,7 +173,7 @@ t.test('while npm ci is silent the install says every few seconds how far it is'
   )
   chmodSync(npm, 0o755)
   const PATH = `${join(folder, 'bin')}:${process.env.PATH}`
-  const { code, out } = await run(t, 'node ops/install.mjs', [], { PATH }, folder)
+  const { code, out } = await run(t, 'node ops/dev/install.mjs', [], { PATH }, folder)
   t.equal(code, 0)
   t.match(out, /^install: node_modules is missing: running npm ci$/m)
   const told = out.match(/^install: npm ci: 1 of about \d{3} packages after \d+ s$/gm) ?? []

@@ -8,8 +8,8 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statS
 import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
 import { parse } from 'yaml'
-import { ROOT } from '../../ops/install.mjs'
-import { anyFreePort } from '../../ops/processes.mjs'
+import { ROOT } from '../../ops/dev/install.mjs'
+import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 import { readConfig } from '../../src/shared/config.ts'
 import { CONNECTIONS } from '../../src/shared/db/client.ts'
 import { card } from '../support/api-client.ts'
@@ -155,7 +155,7 @@ t.test('Redis keeps what it has, nothing runs as root or writes to its image, po
 })
 
 t.test('Prometheus and Grafana find what they are told of', async (t) => {
-  const { scrape_configs, rule_files } = parse(read('ops/prometheus/prometheus.yml'))
+  const { scrape_configs, rule_files } = parse(read('ops/deploy/prometheus/prometheus.yml'))
   const ports: Record<string, string | undefined> = {
     api: environment('api').PORT,
     worker: environment('worker').METRICS_PORT,
@@ -163,13 +163,13 @@ t.test('Prometheus and Grafana find what they are told of', async (t) => {
   for (const { job_name, dns_sd_configs } of scrape_configs) {
     t.match(dns_sd_configs, [{ names: [job_name], port: Number(ports[job_name]) }], `${job_name} is found by its name`)
   }
-  for (const file of rule_files) t.ok(existsSync(join(ROOT, 'ops/prometheus', file)), file)
+  for (const file of rule_files) t.ok(existsSync(join(ROOT, 'ops/deploy/prometheus', file)), file)
   t.ok(service('prometheus').command?.includes('--config.file=/etc/prometheus/prometheus.yml'))
-  const { datasources } = parse(read('ops/grafana/datasources/prometheus.yml'))
+  const { datasources } = parse(read('ops/deploy/grafana/datasources/prometheus.yml'))
   t.equal(datasources[0].url, 'http://prometheus:9090')
-  const mounted = (path: string) => path.replace('/etc/grafana/provisioning', 'ops/grafana')
+  const mounted = (path: string) => path.replace('/etc/grafana/provisioning', 'ops/deploy/grafana')
   t.ok(existsSync(join(ROOT, mounted(environment('grafana').GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH ?? ''))))
-  const { providers } = parse(read('ops/grafana/dashboards/provider.yml'))
+  const { providers } = parse(read('ops/deploy/grafana/dashboards/provider.yml'))
   t.ok(existsSync(join(ROOT, mounted(providers[0].options.path), 'holdfast.json')))
 })
 
@@ -184,7 +184,7 @@ t.test('k6 runs a script that is mounted, against the API, with its types of the
   t.match(user, /^[1-9]\d*$/, 'it is not root')
   const { BASE_URL = '', ...others } = environment('k6')
   t.match(new URL(BASE_URL), { hostname: 'api', port: environment('api').PORT })
-  for (const variable of ['BASE_URL', ...Object.keys(others)]) t.match(read('load/api.js'), `__ENV.${variable}`)
+  for (const variable of ['BASE_URL', ...Object.keys(others)]) t.match(read('load/scripts/api.js'), `__ENV.${variable}`)
   t.match(depends_on, { api: { condition: 'service_healthy' }, worker: { condition: 'service_healthy' } })
   const version = (text = '') => text.split('.').slice(0, 2).join('.')
   t.equal(version(image.split(':')[1]), version(JSON.parse(read('package.json')).devDependencies['@types/k6']))

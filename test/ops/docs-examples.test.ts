@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { ROOT } from '../../ops/install.mjs'
+import { ROOT } from '../../ops/dev/install.mjs'
 import { openWorld, until } from '../support/environment.ts'
 import { contract } from '../support/openapi-contract.ts'
 

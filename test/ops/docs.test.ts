@@ -7,7 +7,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
-import { ROOT } from '../../ops/install.mjs'
+import { ROOT } from '../../ops/dev/install.mjs'
 import { hasBrowser, openBrowser } from '../support/browser.ts'
 import { openWorld, until } from '../support/environment.ts'
 import { contract, document, type Operation, operations, schemaAt } from '../support/openapi-contract.ts'
@@ -26,7 +26,7 @@ async function run(args: string[], env: Record<string, string> = {}) {
 }
 
 t.test('openapi.json is what the routes say', async (t) => {
-  const { code, output } = await run(['--import=tsx', 'ops/openapi.ts', '--check'])
+  const { code, output } = await run(['--import=tsx', 'ops/checks/openapi.ts', '--check'])
   t.equal(code, 0, output)
 })
 
@@ -116,7 +116,7 @@ t.test('docs/configuration.md has every variable that a process reads', (t) => {
 /** An API and a worker on the sample data, with the sample purchases settled. */
 async function samples(t: Test) {
   const world = await openWorld(t)
-  const seeded = await run(['--import=tsx', 'ops/seed.ts'], world.env)
+  const seeded = await run(['--import=tsx', 'ops/commands/seed.ts'], world.env)
   t.equal(seeded.code, 0, seeded.output)
   const [api] = await Promise.all([world.startApi(), world.startWorker()])
   const call = contract(api.url)

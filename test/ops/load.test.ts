@@ -6,15 +6,15 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { readScenarios } from '../../load/k6/scenarios.ts'
-import { ROOT } from '../../ops/install.mjs'
+import { readScenarios } from '../../load/runner/scenarios.ts'
+import { ROOT } from '../../ops/dev/install.mjs'
 import { openShop } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 
 /** `npm run load`, less npm. `stop`: Ctrl-C, when it resolves. */
 async function load(t: Test, args: string[], env: Record<string, string> = {}, stop?: Promise<unknown>) {
   const { PATH = '', HOME = '' } = process.env
-  const child = spawn(process.execPath, ['--import=tsx', 'load/run.ts', '--runner=node', ...args], {
+  const child = spawn(process.execPath, ['--import=tsx', 'load/runner/run.ts', '--runner=node', ...args], {
     cwd: ROOT,
     env: { PATH, HOME, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -76,7 +76,7 @@ t.test('every script in short: each threshold and every invariant holds, and a r
     locks: ['--rate=10', '--seconds=1', '--locks=3'],
     'contended-carts': ['--rate=30', '--seconds=1', '--products=3', '--units=8'],
   }
-  const scripts = readdirSync(join(ROOT, 'load')).filter((file) => file.endsWith('.js') && file !== 'api.js')
+  const scripts = readdirSync(join(ROOT, 'load/scripts')).filter((file) => file.endsWith('.js') && file !== 'api.js')
   t.same(Object.keys(runs).sort(), scripts.map((file) => file.slice(0, -3)).sort(), 'there is no other script')
   const slow = '--p95-ms=20000'
   const all = await Promise.all(
@@ -202,7 +202,7 @@ t.test('k6, where it is installed, is given the script, its variables and the pl
   t.equal(code, 99, 'its exit code is kept')
   t.match(
     text,
-    new RegExp(`k6 run -e RATE=5 -e BASE_URL=${url} \\S+/load/locks\\.js to \\S+/load/reports/locks\\.html`),
+    new RegExp(`k6 run -e RATE=5 -e BASE_URL=${url} \\S+/load/scripts/locks\\.js to \\S+/load/reports/locks\\.html`),
   )
 })
 

@@ -7,8 +7,8 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { parse, stringify } from 'yaml'
-import { ensurePrometheus, ROOT } from '../../ops/install.mjs'
-import { anyFreePort } from '../../ops/processes.mjs'
+import { ensurePrometheus, ROOT } from '../../ops/dev/install.mjs'
+import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 import { openShop } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 
@@ -27,7 +27,7 @@ interface Panel {
   targets: { expr: string }[]
 }
 
-const read = (path: string) => readFileSync(join(ROOT, 'ops', path), 'utf8')
+const read = (path: string) => readFileSync(join(ROOT, 'ops/deploy', path), 'utf8')
 const rules: Rule[] = parse(read('prometheus/alerts.yml')).groups.flatMap((group: { rules: Rule[] }) => group.rules)
 const dashboard: { panels: Panel[] } = JSON.parse(read('grafana/dashboards/holdfast.json'))
 const queries = dashboard.panels.flatMap(({ title, targets }) => targets.map(({ expr }) => ({ title, expr })))
@@ -66,7 +66,7 @@ t.test('every rule has a case in which it fires and one in which it is quiet', a
     ['test', 'rules', 'alerts.test.yml'],
   ]) {
     const { status, stdout, stderr } = spawnSync(found.promtool, args, {
-      cwd: join(ROOT, 'ops', 'prometheus'),
+      cwd: join(ROOT, 'ops/deploy/prometheus'),
       encoding: 'utf8',
     })
     t.equal(status, 0, `promtool ${args.join(' ')}\n${stdout}${stderr}`)
@@ -170,7 +170,7 @@ t.test('a running fleet exports every name and label, and every query has data w
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
   const config = parse(read('prometheus/prometheus.yml'))
   config.global = { scrape_interval: '500ms', evaluation_interval: '500ms' }
-  config.rule_files = [join(ROOT, 'ops', 'prometheus', 'alerts.yml')]
+  config.rule_files = [join(ROOT, 'ops/deploy/prometheus/alerts.yml')]
   // Only where the names of containers lead is different here.
   for (const job of config.scrape_configs) {
     t.match(job.dns_sd_configs, [{ names: [job.job_name], type: 'A' }])

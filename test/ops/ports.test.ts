@@ -1,6 +1,6 @@
 /** Many test files start servers at the same time, each on a port that it draws. */
 import t from 'tap'
-import { anyFreePort } from '../../ops/processes.mjs'
+import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 
 t.test('two who draw the same port before either has a server on it: each gets its own', async (t) => {
   const { random } = Math

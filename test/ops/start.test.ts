@@ -5,8 +5,8 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { createClient } from 'holdfast/client'
 import t from 'tap'
-import { ROOT } from '../../ops/install.mjs'
-import { anyFreePort, identityOf } from '../../ops/processes.mjs'
+import { ROOT } from '../../ops/dev/install.mjs'
+import { anyFreePort, identityOf } from '../../ops/dev/process-registry.mjs'
 import { until } from '../support/environment.ts'
 
 const folder = join(process.env.HOLDFAST_TEST_FOLDER ?? t.testdir({}), 'start')
@@ -17,7 +17,7 @@ type Scope = { teardown(step: () => void): void }
 
 /** `npm start` less npm, on a folder of its own and with none of this machine's servers. */
 const start = (t: Scope, extra: Record<string, string> = {}, ...args: string[]) =>
-  launch(t, [process.execPath, 'ops/start.mjs', ...args], extra)
+  launch(t, [process.execPath, 'ops/dev/start.mjs', ...args], extra)
 
 function launch(t: Scope, [command = '', ...args]: string[], extra: Record<string, string> = {}) {
   const { PATH = '', HOME = '' } = process.env
@@ -104,14 +104,18 @@ t.test(
     t.notMatch(first.text(), /"confirmed":\[/, 'ids are for debug')
 
     t.match(
-      await beside('ops/verify.ts'),
+      await beside('ops/commands/verify.ts'),
       { code: 0, text: /ok +no queue is blocked[\s\S]*invariants hold, 0 broken/ },
       'it is found',
     )
-    t.match(await beside('ops/migrate.ts'), { code: 0, text: /nothing to apply, the schema is up to date/ })
-    t.match(await beside('ops/lab.ts', ['inventory']), { code: 0, text: /with lock/ })
+    t.match(await beside('ops/commands/migrate.ts'), { code: 0, text: /nothing to apply, the schema is up to date/ })
+    t.match(await beside('ops/commands/lab.ts', ['inventory']), { code: 0, text: /with lock/ })
     const nowhere = { DATABASE_URL: 'postgres://u:p@127.0.0.1:9/none' }
-    t.match(await beside('ops/verify.ts', [], nowhere), { code: 1, text: /127\.0\.0\.1:9/ }, 'the environment wins')
+    t.match(
+      await beside('ops/commands/verify.ts', [], nowhere),
+      { code: 1, text: /127\.0\.0\.1:9/ },
+      'the environment wins',
+    )
 
     t.match(first.text(), /it listens on 127\.0\.0\.1, for this machine alone/)
     const ports = Array.from(first.text().matchAll(/(?:METRICS_PORT=|sandbox:.*127\.0\.0\.1:)(\d+)/g), ([, one]) =>
@@ -134,7 +138,7 @@ t.test(
     first.child.kill('SIGKILL')
     await first.exited
     t.ok(orphans.every(stillRuns), 'a killed start cannot take its processes along')
-    const without = await beside('ops/verify.ts')
+    const without = await beside('ops/commands/verify.ts')
     t.match(without, { code: 2, text: /no npm start is running here/ }, 'what it has written down is not believed')
 
     const second = start(t)

@@ -5,7 +5,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
-import { anyFreePort } from '../../ops/processes.mjs'
+import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 import { SANDBOX_KEY, SANDBOX_WEBHOOK_SECRET } from '../../src/shared/config.ts'
 import { verify } from '../../src/shared/invariants.ts'
 import { createSandbox } from '../../src/shared/payments/sandbox.ts'

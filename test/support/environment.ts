@@ -9,9 +9,9 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import postgres from 'postgres'
-import { ensureRedisServer, ROOT } from '../../ops/install.mjs'
-import { anyFreePort } from '../../ops/processes.mjs'
-import { type Server, startPostgres, startRedis } from '../../ops/services.mjs'
+import { ensureRedisServer, ROOT } from '../../ops/dev/install.mjs'
+import { type Server, startPostgres, startRedis } from '../../ops/dev/local-servers.mjs'
+import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 
 /** What openWorld needs of tap's t; the top-level `tap` object has it too. */
 export interface Scope {
@@ -124,9 +124,9 @@ export async function openWorld(t: Scope): Promise<World> {
     env,
     async startSandbox(extra = {}) {
       const url = `http://127.0.0.1:${await anyFreePort()}`
-      const one = spawnNode('ops/sandbox.ts', { ...env, SANDBOX_URL: url, ...extra }, url)
+      const one = spawnNode('ops/commands/sandbox.ts', { ...env, SANDBOX_URL: url, ...extra }, url)
       running.push(one)
-      await ready(one, 'ops/sandbox.ts')
+      await ready(one, 'ops/commands/sandbox.ts')
       return one
     },
     startApi: (extra = {}) => start('src/api/main.ts', 'PORT', extra),
@@ -151,7 +151,7 @@ export async function openWorld(t: Scope): Promise<World> {
         if (found.length === 0) await sql`CREATE DATABASE holdfast`
         await sql.end()
         if (found.length > 0) return one
-        const migrate = spawnNode('ops/migrate.ts', { ...env, DATABASE_URL: one.url('holdfast') }, '')
+        const migrate = spawnNode('ops/commands/migrate.ts', { ...env, DATABASE_URL: one.url('holdfast') }, '')
         if ((await migrate.exited) !== 'code 0') throw new Error(`migrate failed:\n${migrate.logs()}`)
         return one
       }

@@ -2,7 +2,7 @@
 import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { ensureFaketime } from '../../ops/install.mjs'
+import { ensureFaketime } from '../../ops/dev/install.mjs'
 
 const SHARED = '/dev/shm'
 

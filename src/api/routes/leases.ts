@@ -237,7 +237,7 @@ export async function leaseRoutes(instance: FastifyInstance, { locks, modes }: L
   )
 }
 
-/** A lease that ops/seed.ts acquires for the examples: its id is public, so it protects nothing. */
+/** A lease that ops/commands/seed.ts acquires for the examples: its id is public, so it protects nothing. */
 function sample(name: string) {
   const lock = { resource: `sample:${name}`, mode: 'exclusive', id: 'x 86400000 sample/0-sample sample' } as const
   const ttl_ms = 86_400_000

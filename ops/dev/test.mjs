@@ -1,0 +1,251 @@
+/**
+ * `npm test [-- FILES or options of tap]`: installs what is missing, starts a throw-away Postgres and Redis (not those whose
+ * URL is given), migrates a template database that every test file clones, runs tap, and removes all of it again, also
+ * after Ctrl-C. Closes with tap's own totals as `N passed, N failed`; its exit code is tap's.
+ *
+ * `node ops/dev/test.mjs --run FILE [ARGUMENTS]` runs that file in place of tap, where openWorld of test/support/environment.ts finds the same.
+ * FILE-options.mjs beside it reads the arguments first: what is wrong with them is said before anything is installed.
+ */
+import { spawn, spawnSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { pathToFileURL } from 'node:url'
+import { readCommand } from './command.mjs'
+import {
+  ensureEtcdServer,
+  ensureFaketime,
+  ensurePackages,
+  ensureRedisServer,
+  ensureTapPlugins,
+  ROOT,
+  tapCommand,
+} from './install.mjs'
+import { startPostgres, startRedis } from './local-servers.mjs'
+import { endGroup, endLeftovers, lockFolder, Refusal, remember } from './process-registry.mjs'
+
+const PREFIX = 'holdfast-test-'
+const STOP_MS = 5_000
+/** A folder younger than this may belong to a run that has not locked it yet. */
+const FRESH_MS = 60_000
+/** What configures Holdfast or a library of it: a shell's settings must not decide how the tests end. */
+const CONFIGURATION =
+  /^(DATABASE_URL|PORT|HOST|METRICS_PORT|NODE_ENV|LAB|REDIS_PREFIX|LOG_LEVEL|SHUTDOWN_MS|DRAIN_MS|LEASE_TTL_MS|PG.*|.*_KEYS|LOCK_.*|ETCD_HOSTS|PAYMENTS|PAYMENT_.*|SANDBOX_.*|STRIPE_.*|WORKER_CONCURRENCY|HOLDFAST_.*|OTEL_.*|TAP_.*|RATE_LIMIT|CORS_ORIGINS|WEBHOOKS?_.*)$/
+const USAGE = `
+npm test [-- FILES OPTIONS]     all tests, or these files, on a throw-away Postgres and Redis
+  OPTIONS are tap's: --grep=TEXT, --bail, --timeout=SECONDS, … (npx tap --help)
+  DATABASE_URL, REDIS_URL         servers to use instead; tests make databases named holdfast_… there and drop them
+Exit code 0 when all tests pass. 2: the options make no sense.`
+const terminal = process.stdout.isTTY
+const [first, ...others] = process.argv.slice(2)
+/** a file and its arguments, to be run in place of tap */
+const instead = first === '--run' ? others : undefined
+const say = (line) => process.stdout.write(`test: ${line}\n`)
+/** what to undo, newest first */
+const undo = []
+/** the process that runs now: migrate or tap, with all that it starts in one group */
+let child
+let interrupted = false
+
+for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.on(name, () => {
+    // npm passes a terminal's Ctrl-C on, so it comes twice; the first one does it all.
+    if (interrupted) return
+    interrupted = true
+    if (child) void endGroup(child.pid, { ask: 'SIGINT', deadline_ms: STOP_MS })
+  })
+}
+
+const asks_help = ['--help', '-h'].includes(first)
+const command = readCommand({ name: 'test', usage: USAGE, args: asks_help ? ['--help'] : [] })
+command.checkAddresses()
+if (instead) await readOptions(instead)
+else refuseMissing(process.argv.slice(2))
+
+let code = 1
+let totals
+try {
+  code = await main()
+} catch (error) {
+  if (!interrupted) process.stderr.write(`test: ${error instanceof Refusal ? error.message : error.stack}\n`)
+} finally {
+  for (const step of undo.reverse()) {
+    await step().catch((error) => process.stderr.write(`test: while cleaning up: ${error.message}\n`))
+  }
+}
+if (interrupted) code ||= 1
+if (!instead) process.stdout.write(`${closing()}\n`)
+process.exit(code)
+
+async function readOptions([file = '', ...args]) {
+  const { readOptions } = await import(pathToFileURL(join(ROOT, file.replace(/\.ts$/, '-options.mjs'))).href)
+  readOptions(args)
+}
+
+function refuseMissing(args) {
+  const missing = args.find((arg) => /^[^-*?{]+\.[mc]?[jt]sx?$/.test(arg) && !existsSync(arg))
+  if (missing !== undefined) command.refuse(`there is no ${missing}`)
+}
+
+/** tap reads its options with a stack trace for a wrong one: it is asked, before anything is started, when there are any. */
+function refuseUnknown(args) {
+  if (!args.some((arg) => arg.startsWith('-'))) return
+  const { status, stderr } = spawnSync(process.execPath, [tapCommand(), 'versions', ...args], { encoding: 'utf8' })
+  if (status !== 0) command.refuse(/Error: (.*?)(\.\s|\n|$)/.exec(stderr)?.[1] ?? stderr.trim().split('\n')[0])
+}
+
+async function main() {
+  await ensurePackages(say)
+  if (!instead) refuseUnknown(process.argv.slice(2))
+  ensureTapPlugins(say)
+  // Here, before two test files may want to install it at once; they start their own.
+  ensureEtcdServer(say)
+  if (process.platform === 'linux') ensureFaketime(say)
+  await removeDeadRuns()
+  const folder = mkdtempSync(join(tmpdir(), PREFIX))
+  undo.push(async () => rmSync(folder, { recursive: true, force: true }))
+  const unlock = lockFolder(folder, 'npm test')
+  undo.push(async () => unlock())
+  // Postgres runs as another user when we are root, and must get through to its own part.
+  chmodSync(folder, 0o711)
+  undo.push(() => endAll(folder, () => {}))
+
+  const servers = { postgres: process.env.DATABASE_URL, redis: process.env.REDIS_URL }
+  if (!servers.redis) {
+    const redis = await startRedis({ folder, binary: ensureRedisServer(say), detached: true, say })
+    remember(folder, 'redis', redis.pid)
+    undo.push(() => redis.stop())
+    servers.redis = redis.url
+  }
+  if (!servers.postgres) {
+    const postgres = await startPostgres({ folder, detached: true, say })
+    remember(folder, 'postgres', postgres.pid)
+    undo.push(async () => {
+      await postgres.stop()
+      if (postgres.folder !== folder) rmSync(postgres.folder, { recursive: true, force: true })
+    })
+    servers.postgres = postgres.url('postgres')
+  }
+  const template = await makeTemplate(servers.postgres)
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !CONFIGURATION.test(name)))
+  if (
+    (await run(folder, 'inherit', ['--import=tsx', 'ops/commands/migrate.ts'], { ...env, DATABASE_URL: template })) !==
+    0
+  )
+    return 1
+  const bundled = await bundleBelow(join(ROOT, 'node_modules', '.cache'))
+  const full = {
+    ...env,
+    HOLDFAST_BUNDLE: bundled,
+    HOLDFAST_SERVER_URL: servers.postgres,
+    HOLDFAST_TEMPLATE_URL: template,
+    HOLDFAST_TEST_FOLDER: folder,
+    REDIS_URL: servers.redis,
+  }
+  return instead ? await run(folder, 'inherit', ['--import=tsx', ...instead], full) : await runTap(folder, full)
+}
+
+/** Ends whatever a run, or a start that one of its tests made in a folder below, has left running. */
+async function endAll(folder, tell) {
+  await endLeftovers(folder, tell)
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    if (entry.isDirectory()) await endLeftovers(join(folder, entry.name), tell)
+  }
+}
+
+/** Loaded here, because its packages may have been missing before. */
+async function bundleBelow(cache) {
+  const { bundle } = await import('./bundle.mjs')
+  mkdirSync(cache, { recursive: true })
+  const folder = mkdtempSync(join(cache, PREFIX))
+  undo.push(async () => rmSync(folder, { recursive: true, force: true }))
+  await bundle(folder)
+  return folder
+}
+
+/** Runs that were killed could not clean up; the next one does it for them. */
+async function removeDeadRuns() {
+  for (const name of readdirSync(tmpdir()).filter((entry) => entry.startsWith(PREFIX))) {
+    const folder = join(tmpdir(), name)
+    const { uid, mtimeMs } = statSync(folder, { throwIfNoEntry: false }) ?? {}
+    if (uid !== process.getuid?.() || Date.now() - mtimeMs < FRESH_MS) continue
+    try {
+      lockFolder(folder, 'npm test')
+    } catch {
+      continue
+    }
+    await endAll(folder, say)
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+/** An empty database that is migrated once and cloned by every test file. */
+async function makeTemplate(server_url) {
+  const { default: postgres } = await import('postgres')
+  const name = `holdfast_template_${randomBytes(6).toString('hex')}`
+  const query = async (text) => {
+    const sql = postgres(server_url, { max: 1, onnotice() {} })
+    await sql.unsafe(text).finally(() => sql.end())
+  }
+  await query(`CREATE DATABASE ${name}`)
+  undo.push(() => query(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`))
+  const url = new URL(server_url)
+  url.pathname = `/${name}`
+  return url.href
+}
+
+async function runTap(folder, env) {
+  const args = [tapCommand(), ...process.argv.slice(2)]
+  if (!terminal) return await run(folder, 'pipe', [...args, '--no-color'], env)
+  // On a terminal tap draws; without one its raw output is read as it comes (with --output-file it would print it twice).
+  const raw = join(folder, 'output.tap')
+  const result = await run(folder, 'inherit', [...args, `--output-file=${raw}`], env)
+  if (existsSync(raw)) for (const line of readFileSync(raw, 'utf8').split('\n')) readTotals(line)
+  return result
+}
+
+/** Runs Node in a group of its own, which is ended as a whole: a test file that was killed may have left processes. */
+async function run(folder, stdout, args, env) {
+  if (interrupted) return 1
+  child = spawn(process.execPath, args, { cwd: ROOT, env, detached: true, stdio: ['ignore', stdout, 'inherit'] })
+  remember(folder, 'tests', child.pid)
+  if (stdout === 'pipe') showTerse(child.stdout)
+  const result = await new Promise((resolve) => {
+    child.once('error', () => resolve(1))
+    child.once('close', (status) => resolve(status ?? 1))
+  })
+  await endGroup(child.pid, { deadline_ms: STOP_MS })
+  child = undefined
+  return result
+}
+
+/** Without a terminal: one line for each test file, and all that a file said when it failed. tap's own reporters redraw. */
+function showTerse(stream) {
+  let lines = []
+  createInterface({ input: stream }).on('line', (line) => {
+    readTotals(line)
+    const [, not, name] = /^(not )?ok \d+ - (.*)$/.exec(line) ?? []
+    if (name === undefined) return lines.push(line)
+    process.stdout.write(not ? `${lines.join('\n')}\n${line}\n` : `ok - ${name}\n`)
+    lines = []
+  })
+}
+
+/**
+ * tap closes its raw output with a comment such as `# { total: 9, pass: 5, fail: 1, todo: 1, skip: 2 }`: assertions of all
+ * files, counted by its own parser, with a file that crashed or timed out as one more failure.
+ */
+function readTotals(line) {
+  const [, pairs] = /^# \{ (total: .*) \}$/.exec(line) ?? []
+  if (pairs) totals = Object.fromEntries(Array.from(pairs.matchAll(/(\w+): (\d+)/g), ([, key, n]) => [key, Number(n)]))
+}
+
+/** HOLDFAST_FAILED: how many steps before the tests have failed (.ci/run), so that one line tells how it all went. */
+function closing() {
+  const { pass = 0, fail = 0, skip = 0, todo = 0 } = totals ?? {}
+  // A run that failed without one failed assertion (no template, killed, interrupted) has failed all the same.
+  const failed = Math.max(fail, code === 0 ? 0 : 1) + Number(process.env.HOLDFAST_FAILED ?? 0)
+  return `${pass} passed, ${failed} failed${skip + todo > 0 ? `, ${skip + todo} skipped` : ''}`
+}
