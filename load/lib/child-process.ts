@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { ROOT } from '../../ops/dev/install.mjs'
+import { isConfiguration } from '../../src/shared/config.ts'
 
 /** Milliseconds a process has to come up on a machine that has much else to do, and to end after SIGTERM. */
 const UP_MS = 60_000
@@ -35,10 +36,10 @@ process.on('exit', () => {
   for (const child of live) child.kill('SIGKILL')
 })
 
-/** What configures Holdfast: a shell's settings must not decide how a benchmark ends. */
-const CONFIGURATION =
-  /^(DATABASE_URL|REDIS_|PORT$|HOST$|METRICS_PORT|NODE_|LAB$|LOG_LEVEL|SHUTDOWN_MS|LEASE_|PG|LOCK_|ETCD_|PAYMENTS|STRIPE_|WORKER_|RATE_LIMIT)|_KEYS$/
-const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !CONFIGURATION.test(name)))
+/** Without what configures Holdfast or Node: a shell's settings must not decide how a benchmark ends. */
+const inherited = Object.fromEntries(
+  Object.entries(process.env).filter(([name]) => !isConfiguration(name) && !name.startsWith('NODE_')),
+)
 
 export function startNode({ name, entry, env = {}, flags = [] }: NodeOptions): NodeProcess {
   const path = join(ROOT, entry)

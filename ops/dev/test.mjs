@@ -30,9 +30,6 @@ const PREFIX = 'holdfast-test-'
 const STOP_MS = 5_000
 /** A folder younger than this may belong to a run that has not locked it yet. */
 const FRESH_MS = 60_000
-/** What configures Holdfast or a library of it: a shell's settings must not decide how the tests end. */
-const CONFIGURATION =
-  /^(DATABASE_URL|PORT|HOST|METRICS_PORT|NODE_ENV|LAB|REDIS_PREFIX|LOG_LEVEL|SHUTDOWN_MS|DRAIN_MS|LEASE_TTL_MS|PG.*|.*_KEYS|LOCK_.*|ETCD_HOSTS|PAYMENTS|PAYMENT_.*|SANDBOX_.*|STRIPE_.*|WORKER_CONCURRENCY|HOLDFAST_.*|OTEL_.*|TAP_.*|RATE_LIMIT|CORS_ORIGINS|WEBHOOKS?_.*)$/
 const USAGE = `
 npm test [-- FILES OPTIONS]     all tests, or these files, on a throw-away Postgres and Redis
   OPTIONS are tap's: --grep=TEXT, --bail, --timeout=SECONDS, … (npx tap --help)
@@ -129,7 +126,7 @@ async function main() {
     servers.postgres = postgres.url('postgres')
   }
   const template = await makeTemplate(servers.postgres)
-  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !CONFIGURATION.test(name)))
+  const env = await neutralEnvironment()
   if (
     (await run(folder, 'inherit', ['--import=tsx', 'ops/commands/migrate.ts'], { ...env, DATABASE_URL: template })) !==
     0
@@ -145,6 +142,17 @@ async function main() {
     REDIS_URL: servers.redis,
   }
   return instead ? await run(folder, 'inherit', ['--import=tsx', ...instead], full) : await runTap(folder, full)
+}
+
+/**
+ * Without what configures Holdfast or tap: a shell's settings must not decide how the tests end. Loaded here, because the
+ * loader of TypeScript may have been missing before.
+ */
+async function neutralEnvironment() {
+  const { tsImport } = await import('tsx/esm/api')
+  const { isConfiguration } = await tsImport('../../src/shared/config.ts', import.meta.url)
+  const hidden = (name) => isConfiguration(name) || name.startsWith('TAP_')
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !hidden(name)))
 }
 
 /** Ends whatever a run, or a start that one of its tests made in a folder below, has left running. */

@@ -78,10 +78,61 @@ export interface Payments {
   readonly timeout_ms: number
 }
 
+/** Every variable that a process reads. Only these can be read below, so none is missing here. */
+const VARIABLES = [
+  'ADMIN_KEYS',
+  'API_KEYS',
+  'BOOKING_ACCEPT_SECONDS',
+  'CORS_ORIGINS',
+  'DATABASE_URL',
+  'DRAIN_MS',
+  'ETCD_HOSTS',
+  'EVENTS_KEEP_DAYS',
+  'HOST',
+  'LAB',
+  'LAB_PAUSE_MS',
+  'LEASE_TTL_MS',
+  'LOCK_BACKEND',
+  'LOCK_EXPECTED_HOLD_MS',
+  'LOCK_MAX_TTL_MS',
+  'LOCK_REDIS_URLS',
+  'LOCK_WAIT_REPLICAS',
+  'LOG_LEVEL',
+  'METRICS_PORT',
+  'NODE_ENV',
+  'OTEL_EXPORTER_OTLP_ENDPOINT',
+  'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT',
+  'OTEL_SDK_DISABLED',
+  'PAYMENTS',
+  'PAYMENT_TIMEOUT_MS',
+  'PORT',
+  'RATE_LIMIT',
+  'REDIS_PREFIX',
+  'REDIS_URL',
+  'SANDBOX_URL',
+  'SHUTDOWN_MS',
+  'STRIPE_SECRET_KEY',
+  'STRIPE_WEBHOOK_SECRET',
+  'WEBHOOKS_ALLOW_PRIVATE',
+  'WEBHOOK_GIVE_UP_HOURS',
+  'WEBHOOK_RETRY_MS',
+  'WEBHOOK_TIMEOUT_MS',
+  'WORKER_CONCURRENCY',
+] as const
+type Variable = (typeof VARIABLES)[number]
+
+/** Read by libraries (postgres.js, the OpenTelemetry SDK), by the sandbox process, and by `npm start` and `npm test`. */
+const OTHER_VARIABLE = /^(PG|OTEL_|SANDBOX_|HOLDFAST_)/
+
+/** True for a variable that configures Holdfast: tests and benchmarks hide the developer's from the processes they start. */
+export function isConfiguration(name: string): boolean {
+  return OTHER_VARIABLE.test(name) || VARIABLES.some((variable) => variable === name)
+}
+
 class ConfigError extends Error {
   readonly code = 'bad_configuration'
-  readonly variable: string
-  constructor(variable: string, detail: string) {
+  readonly variable: Variable
+  constructor(variable: Variable, detail: string) {
     super(`${variable} ${detail}`)
     this.variable = variable
   }
@@ -89,12 +140,12 @@ class ConfigError extends Error {
 
 type Env = Readonly<Record<string, string | undefined>>
 
-function text(env: Env, name: string): string | undefined {
+function text(env: Env, name: Variable): string | undefined {
   const value = env[name]?.trim()
   return value === '' ? undefined : value
 }
 
-function integer(env: Env, name: string, min: number, max: number): number | undefined {
+function integer(env: Env, name: Variable, min: number, max: number): number | undefined {
   const value = text(env, name)
   if (value === undefined) return undefined
   const number = Number(value)
@@ -104,7 +155,7 @@ function integer(env: Env, name: string, min: number, max: number): number | und
   return number
 }
 
-function choice(env: Env, name: string, choices: readonly string[]): string | undefined {
+function choice(env: Env, name: Variable, choices: readonly string[]): string | undefined {
   const value = text(env, name)
   if (value !== undefined && !choices.includes(value)) {
     throw new ConfigError(name, `must be one of ${choices.join(', ')}, not ${JSON.stringify(value)}`)
@@ -112,7 +163,7 @@ function choice(env: Env, name: string, choices: readonly string[]): string | un
   return value
 }
 
-function url(env: Env, name: string, protocols: readonly string[]): string {
+function url(env: Env, name: Variable, protocols: readonly string[]): string {
   const value = text(env, name)
   if (value === undefined) throw new ConfigError(name, 'is not set')
   // Several hosts with ports, which Postgres clients accept, are no valid URL: validate the first one only.
@@ -137,7 +188,7 @@ function keys(env: Env, name: 'API_KEYS' | 'ADMIN_KEYS', production: boolean): r
 }
 
 /** As browsers send them: scheme, host, and the port unless it is the scheme's default. */
-function origins(env: Env, name: string): readonly string[] {
+function origins(env: Env, name: Variable): readonly string[] {
   const list = (text(env, name) ?? '').split(',').flatMap((origin) => origin.trim() || [])
   for (const origin of list) {
     if (/^https?:/.test(origin) && URL.canParse(origin) && new URL(origin).origin === origin) continue
@@ -181,7 +232,7 @@ function lockRedis(env: Env): LockRedis | undefined {
 function lockConfig(env: Env, lease_ttl_ms: number): LockConfig {
   const servers = lockRedis(env)
   const backend = choice(env, 'LOCK_BACKEND', ['redis', 'redlock', 'etcd']) ?? (servers ? 'redlock' : 'redis')
-  const notFor = (name: string, what: string) => {
+  const notFor = (name: Variable, what: string) => {
     if (text(env, name) !== undefined) throw new ConfigError(name, `is for ${what}; unset it`)
   }
   if (backend !== 'etcd') notFor('ETCD_HOSTS', 'LOCK_BACKEND=etcd')
@@ -207,7 +258,7 @@ function lockConfig(env: Env, lease_ttl_ms: number): LockConfig {
 }
 
 /** `product=500,*=1000` as a map. */
-function millisecondsByType(env: Env, name: string, otherwise_ms: number): ReadonlyMap<string, number> {
+function millisecondsByType(env: Env, name: Variable, otherwise_ms: number): ReadonlyMap<string, number> {
   const map = new Map<string, number>()
   for (const entry of text(env, name)?.split(',') ?? []) {
     const [, type = '', digits = ''] = TYPE_AND_MS.exec(entry.trim()) ?? []
@@ -274,7 +325,7 @@ function stop(env: Env, production: boolean) {
 }
 
 function tracing(env: Env): boolean {
-  const names = ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT']
+  const names = ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT'] as const
   const named = names.filter((name) => text(env, name) !== undefined)
   for (const name of named) url(env, name, ['http:', 'https:'])
   return named.length > 0 && text(env, 'OTEL_SDK_DISABLED')?.toLowerCase() !== 'true'
@@ -326,7 +377,7 @@ export const SANDBOX_URL = 'http://127.0.0.1:12111'
 export const SANDBOX_KEY = 'sk_test_sandbox'
 export const SANDBOX_WEBHOOK_SECRET = 'whsec_sandbox'
 
-function secret(env: Env, name: string, form: RegExp): string {
+function secret(env: Env, name: Variable, form: RegExp): string {
   const value = text(env, name)
   if (value === undefined) throw new ConfigError(name, 'must be set with PAYMENTS=stripe')
   if (!form.test(value)) throw new ConfigError(name, 'is not one of its kind')
