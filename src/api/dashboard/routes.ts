@@ -5,11 +5,10 @@
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
-import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import { problemResponses } from '../http/responses.ts'
 import { createStreams, frame, HELLO } from '../http/sse.ts'
+import type { TypedApp } from '../http/typed-app.ts'
 import type { Collector } from './collector.ts'
 import { SnapshotSchema } from './snapshot-schema.ts'
 
@@ -46,9 +45,27 @@ const POLICY = [
   "frame-ancestors 'none'",
 ].join('; ')
 
-export async function dashboardRoutes(instance: FastifyInstance, { dashboard }: DashboardOptions): Promise<void> {
-  const app = instance.withTypeProvider<TypeBoxTypeProvider>()
+const schema = {
+  operationId: 'getDashboard',
+  tags: ['operating'],
+  summary: 'Get the dashboard: stock, queues, locks, throughput, breakers, invariants',
+  description:
+    'As JSON, at most a second old. With `Accept: text/event-stream` a stream: first the event `samples` with the ' +
+    'throughput of the last minutes, then about once a second the event `snapshot` with this JSON. A slow client ' +
+    'gets fewer snapshots.',
+  response: {
+    200: {
+      description: 'Current snapshot',
+      content: {
+        'application/json': { schema: SnapshotSchema },
+        'text/event-stream': { schema: Type.String() },
+      },
+    },
+    ...problemResponses(400),
+  },
+}
 
+export async function dashboardRoutes(app: TypedApp, { dashboard }: DashboardOptions): Promise<void> {
   for (const [path, address, media] of FILES) {
     const content = await readFile(fileURLToPath(address))
     const etag = `"${createHash('sha256').update(content).digest('base64url').slice(0, 22)}"`
@@ -59,62 +76,37 @@ export async function dashboardRoutes(instance: FastifyInstance, { dashboard }: 
     })
   }
 
-  const streams = createStreams(instance, MAX_STREAMS)
+  const streams = createStreams(app, MAX_STREAMS)
+  app.get('/api/dashboard', { schema }, async (request, reply) => {
+    reply.header('vary', 'accept')
+    if (!/\btext\/event-stream\b/.test(request.headers.accept ?? '')) return await dashboard.snapshot()
+    streams.assertCapacity()
+    return streams.open(reply, (gone) => snapshotFrames(dashboard, gone)) as never
+  })
+}
 
-  /** A slow client skips snapshots: after each one it gets the newest. */
-  async function* snapshotFrames(signal: AbortSignal): AsyncGenerator<string> {
-    let newest: string | undefined
-    let wake = () => {}
-    signal.addEventListener('abort', () => wake())
-    const unsubscribe = dashboard.subscribe((json) => {
-      newest = json
-      wake()
-    })
-    try {
-      yield HELLO + frame({ event: 'samples', data: JSON.stringify(dashboard.samples()) })
-      while (!signal.aborted) {
-        const data = newest
-        newest = undefined
-        if (data !== undefined) yield frame({ event: 'snapshot', data })
-        else {
-          await new Promise<void>((resolve) => {
-            wake = resolve
-          })
-        }
+/** A slow client skips snapshots: after each one it gets the newest. */
+async function* snapshotFrames(dashboard: Collector, signal: AbortSignal): AsyncGenerator<string> {
+  let newest: string | undefined
+  let wake = () => {}
+  signal.addEventListener('abort', () => wake())
+  const unsubscribe = dashboard.subscribe((json) => {
+    newest = json
+    wake()
+  })
+  try {
+    yield HELLO + frame({ event: 'samples', data: JSON.stringify(dashboard.samples()) })
+    while (!signal.aborted) {
+      const data = newest
+      newest = undefined
+      if (data !== undefined) yield frame({ event: 'snapshot', data })
+      else {
+        await new Promise<void>((resolve) => {
+          wake = resolve
+        })
       }
-    } finally {
-      unsubscribe()
     }
+  } finally {
+    unsubscribe()
   }
-
-  app.get(
-    '/api/dashboard',
-    {
-      schema: {
-        operationId: 'getDashboard',
-        tags: ['operating'],
-        summary: 'Get the dashboard: stock, queues, locks, throughput, breakers, invariants',
-        description:
-          'As JSON, at most a second old. With `Accept: text/event-stream` a stream: first the event `samples` with the ' +
-          'throughput of the last minutes, then about once a second the event `snapshot` with this JSON. A slow client ' +
-          'gets fewer snapshots.',
-        response: {
-          200: {
-            description: 'Current snapshot',
-            content: {
-              'application/json': { schema: SnapshotSchema },
-              'text/event-stream': { schema: Type.String() },
-            },
-          },
-          ...problemResponses(400),
-        },
-      },
-    },
-    async (request, reply) => {
-      reply.header('vary', 'accept')
-      if (!/\btext\/event-stream\b/.test(request.headers.accept ?? '')) return await dashboard.snapshot()
-      streams.assertCapacity()
-      return streams.open(reply, snapshotFrames) as never
-    },
-  )
 }

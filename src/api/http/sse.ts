@@ -29,7 +29,7 @@ export const HELLO = `retry: ${RETRY_MS}\n`
  * The streams of one route, at most `most` at once; none outlives its client or this process. `open` answers with what the
  * source yields; the source must end soon after its signal aborts.
  */
-export function createStreams(app: FastifyInstance, most: number) {
+export function createStreams(app: Pick<FastifyInstance, 'door'>, most: number) {
   /** Ends the open streams. One controller per stream: a shared signal would retain the listeners of every past stream. */
   const ends = new Set<AbortController>()
   let stopping = false

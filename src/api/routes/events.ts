@@ -3,8 +3,6 @@
  * later event, once and in order, or an error that they are no longer stored; events are never skipped silently.
  */
 
-import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../../shared/breaker.ts'
 import type { Client } from '../../shared/db/client.ts'
@@ -22,6 +20,7 @@ import {
 import { fieldProblem, Problem } from '../../shared/problem.ts'
 import { problemResponses } from '../http/responses.ts'
 import { createStreams, frame, HELLO } from '../http/sse.ts'
+import type { TypedApp } from '../http/typed-app.ts'
 import type { Tail } from '../outbox-tail.ts'
 
 /** Milliseconds without an event after which a keep-alive is sent: below the idle timeout of proxies. */
@@ -45,12 +44,47 @@ const eventsGone = () =>
     'The events after this one are no longer stored. Read the present state, then stream from now on.',
   )
 
-export async function eventRoutes(
-  instance: FastifyInstance,
-  { client, tail, viaBreaker }: EventOptions,
-): Promise<void> {
-  const app = instance.withTypeProvider<TypeBoxTypeProvider>()
-  const streams = createStreams(instance, STREAMS)
+const Stream = {
+  operationId: 'streamEvents',
+  tags: ['events'],
+  summary: 'Stream changes of purchases, bookings and stock',
+  description:
+    'Server-sent events (`text/event-stream`), without end unless `limit` is given. Send the last `id` as ' +
+    'Last-Event-ID to resume without a gap; an EventSource does so by itself. `data` is `{id, change, type, ' +
+    'resource, sequence, timestamp, data}`, as in a webhook; `sequence` numbers the events of a resource without ' +
+    'gaps. A purchase of several resources is one event for each of them, with the same `change`.',
+  querystring: Type.Object(
+    {
+      resource: Type.Optional(
+        Type.String({ pattern: REF_PATTERN, maxLength: 161, description: 'Only events of this resource' }),
+      ),
+      type: Type.Optional(EventType),
+      after: Type.Optional(
+        Type.String({ maxLength: 40, description: 'As Last-Event-ID, which takes precedence', examples: ['0-0'] }),
+      ),
+      limit: Type.Optional(
+        Type.Integer({
+          minimum: 1,
+          maximum: 10_000,
+          description: 'The stream ends after so many events',
+          examples: [1],
+        }),
+      ),
+    },
+    { additionalProperties: false },
+  ),
+  headers: Type.Object({ 'last-event-id': Type.Optional(Type.String()) }),
+  response: {
+    200: {
+      description: 'The stream of events',
+      content: { 'text/event-stream': { schema: Type.String() } },
+    },
+    ...problemResponses(400, 403, eventsGone()),
+  },
+}
+
+export async function eventRoutes(app: TypedApp, { client, tail, viaBreaker }: EventOptions): Promise<void> {
+  const streams = createStreams(app, STREAMS)
 
   /** The position after which a client resumes. @throws Problem when the event is unknown, or no longer stored */
   async function resume(id: string, field: string): Promise<Position> {
@@ -63,93 +97,46 @@ export async function eventRoutes(
     return position
   }
 
-  async function* eventFrames(
-    from: Position | undefined,
-    { resource, type, limit }: { resource?: string; type?: string; limit?: number },
-    signal: AbortSignal,
-  ): AsyncGenerator<string> {
-    const listener = tail.listen(from, resource)
-    let left = limit ?? Number.POSITIVE_INFINITY
-    try {
-      let seen = listener.position()
-      while (seen === undefined && !signal.aborted) {
-        await listener.waitForMore(ALIVE_MS, signal)
-        seen = listener.position()
-      }
-      // The position is sent before the first event, so that a client that disconnects before it misses no event.
-      if (seen) yield HELLO + frame({ id: formatEventId(seen) })
-      while (!signal.aborted && left > 0) {
-        const since = listener.position()
-        const events = (await listener.next()).filter((one) => type === undefined || one.type === type).slice(0, left)
-        left -= events.length
-        const text = events.map((one) => frame({ id: one.id, event: one.type, data: JSON.stringify(one) }))
-        if (events.length > 0) yield text.join('')
-        else if (listener.position() === since) {
-          await listener.waitForMore(ALIVE_MS, signal)
-          if (listener.position() === since) yield frame({ id: formatEventId(listener.position() ?? { id: 0, n: 0 }) })
-        }
-      }
-    } finally {
-      listener.close()
-    }
-  }
+  // Events contain the customers of every caller.
+  app.get('/api/events', { config: { admin: true }, schema: Stream }, async (request, reply) => {
+    streams.assertCapacity()
+    const [header] = [request.headers['last-event-id']].flat()
+    const { after } = request.query
+    const from = header ? await resume(header, 'Last-Event-ID') : after ? await resume(after, 'after') : undefined
+    // Without a position: from now on. If Postgres is away, answer 503 before the stream begins.
+    if (from === undefined) await viaBreaker(() => client`SELECT 1`)
+    return streams.open(reply, (gone) => eventFrames(tail, from, request.query, gone)) as never
+  })
+}
 
-  app.get(
-    '/api/events',
-    {
-      // Events contain the customers of every caller.
-      config: { admin: true },
-      schema: {
-        operationId: 'streamEvents',
-        tags: ['events'],
-        summary: 'Stream changes of purchases, bookings and stock',
-        description:
-          'Server-sent events (`text/event-stream`), without end unless `limit` is given. Send the last `id` as ' +
-          'Last-Event-ID to resume without a gap; an EventSource does so by itself. `data` is `{id, change, type, ' +
-          'resource, sequence, timestamp, data}`, as in a webhook; `sequence` numbers the events of a resource without ' +
-          'gaps. A purchase of several resources is one event for each of them, with the same `change`.',
-        querystring: Type.Object(
-          {
-            resource: Type.Optional(
-              Type.String({ pattern: REF_PATTERN, maxLength: 161, description: 'Only events of this resource' }),
-            ),
-            type: Type.Optional(EventType),
-            after: Type.Optional(
-              Type.String({
-                maxLength: 40,
-                description: 'As Last-Event-ID, which takes precedence',
-                examples: ['0-0'],
-              }),
-            ),
-            limit: Type.Optional(
-              Type.Integer({
-                minimum: 1,
-                maximum: 10_000,
-                description: 'The stream ends after so many events',
-                examples: [1],
-              }),
-            ),
-          },
-          { additionalProperties: false },
-        ),
-        headers: Type.Object({ 'last-event-id': Type.Optional(Type.String()) }),
-        response: {
-          200: {
-            description: 'The stream of events',
-            content: { 'text/event-stream': { schema: Type.String() } },
-          },
-          ...problemResponses(400, 403, eventsGone()),
-        },
-      },
-    },
-    async (request, reply) => {
-      streams.assertCapacity()
-      const [header] = [request.headers['last-event-id']].flat()
-      const { after } = request.query
-      const from = header ? await resume(header, 'Last-Event-ID') : after ? await resume(after, 'after') : undefined
-      // Without a position: from now on. If Postgres is away, answer 503 before the stream begins.
-      if (from === undefined) await viaBreaker(() => client`SELECT 1`)
-      return streams.open(reply, (gone) => eventFrames(from, request.query, gone)) as never
-    },
-  )
+async function* eventFrames(
+  tail: Tail,
+  from: Position | undefined,
+  { resource, type, limit }: { resource?: string; type?: string; limit?: number },
+  signal: AbortSignal,
+): AsyncGenerator<string> {
+  const listener = tail.listen(from, resource)
+  let left = limit ?? Number.POSITIVE_INFINITY
+  try {
+    let seen = listener.position()
+    while (seen === undefined && !signal.aborted) {
+      await listener.waitForMore(ALIVE_MS, signal)
+      seen = listener.position()
+    }
+    // The position is sent before the first event, so that a client that disconnects before it misses no event.
+    if (seen) yield HELLO + frame({ id: formatEventId(seen) })
+    while (!signal.aborted && left > 0) {
+      const since = listener.position()
+      const events = (await listener.next()).filter((one) => type === undefined || one.type === type).slice(0, left)
+      left -= events.length
+      const text = events.map((one) => frame({ id: one.id, event: one.type, data: JSON.stringify(one) }))
+      if (events.length > 0) yield text.join('')
+      else if (listener.position() === since) {
+        await listener.waitForMore(ALIVE_MS, signal)
+        if (listener.position() === since) yield frame({ id: formatEventId(listener.position() ?? { id: 0, n: 0 }) })
+      }
+    }
+  } finally {
+    listener.close()
+  }
 }

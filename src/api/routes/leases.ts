@@ -2,8 +2,6 @@
  * Leases for services in any language. Invariant: a lease over HTTP is kept by its owner's heartbeats alone; no API process
  * owns it, so any of them can renew or release it. If the client disconnects before the response is sent, it is released.
  */
-import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import { UnavailableError } from '../../shared/breaker.ts'
 import {
@@ -20,6 +18,7 @@ import { fieldProblem, Problem, stopping } from '../../shared/problem.ts'
 import { lockBusy, onLockServer } from '../http/lock-problems.ts'
 import { problemResponses, response } from '../http/responses.ts'
 import { Identifier, LEASE_ID_PATTERN, Ref, Time } from '../http/schemas.ts'
+import type { TypedApp } from '../http/typed-app.ts'
 
 /** Below this, heartbeats over HTTP are unreliable; above a day, a crashed owner blocks the lock for too long. */
 const [MIN_TTL_MS, MAX_TTL_MS] = [100, 86_400_000]
@@ -109,132 +108,124 @@ const malformed = () => fieldProblem('lease_id', 'is not a valid lease_id')
 const unsupported = (mode: Mode) =>
   fieldProblem('mode', `${mode} is not available on this lock server`, 422, 'mode_unavailable')
 
-export async function leaseRoutes(instance: FastifyInstance, { locks, modes }: LeaseOptions): Promise<void> {
-  const app = instance.withTypeProvider<TypeBoxTypeProvider>()
-  const tags = ['leases']
-  const params = (sample: { lease_id: string }) =>
-    Type.Object({
-      lease_id: Type.String({ pattern: LEASE_ID_PATTERN, maxLength: 4_000, examples: [sample.lease_id] }),
-    })
+const TAGS = ['leases']
+const params = (sample: { lease_id: string }) =>
+  Type.Object({
+    lease_id: Type.String({ pattern: LEASE_ID_PATTERN, maxLength: 4_000, examples: [sample.lease_id] }),
+  })
 
+export async function leaseRoutes(app: TypedApp, { locks, modes }: LeaseOptions): Promise<void> {
+  acquireRoute(app, locks, modes)
+  renewRoute(app, locks)
+  releaseRoute(app, locks)
+}
+
+const Acquire = {
+  operationId: 'acquireLease',
+  tags: TAGS,
+  summary: 'Acquire a lease',
+  description:
+    'The lease expires `ttl_ms` after its last heartbeat (PUT). Store the fencing token with every write under the ' +
+    'lease, so that the database can refuse a holder whose lease has expired. Closing the connection ends the wait.',
+  body: AcquireRequest,
+  response: {
+    201: response(LeaseSchema, 'Acquired'),
+    ...problemResponses(400, lockBusy(BUSY, []), 413, 415, unsupported('permit')),
+  },
+}
+
+function acquireRoute(app: TypedApp, locks: Locks, modes: readonly Mode[]): void {
   /** Ends the open waits. */
   const waits = new Set<AbortController>()
   let draining = false
-  instance.door.onDrain(() => {
+  app.door.onDrain(() => {
     draining = true
     for (const one of waits) one.abort(stopping())
   })
-
-  app.post(
-    '/api/leases',
-    {
-      schema: {
-        operationId: 'acquireLease',
-        tags,
-        summary: 'Acquire a lease',
-        description:
-          'The lease expires `ttl_ms` after its last heartbeat (PUT). Store the fencing token with every write under the ' +
-          'lease, so that the database can refuse a holder whose lease has expired. Closing the connection ends the wait.',
-        body: AcquireRequest,
-        response: {
-          201: response(LeaseSchema, 'Acquired'),
-          ...problemResponses(400, lockBusy(BUSY, []), 413, 415, unsupported('permit')),
-        },
-      },
-    },
-    async (request, reply) => {
-      const { resource, owner, ttl_ms, wait_ms = 0, ...lockMode } = request.body
-      if (!modes.includes(lockMode.mode)) throw unsupported(lockMode.mode)
-      const gone = new AbortController()
-      let lease: RemoteLease | undefined
-      let answered = false
-      reply.raw.once('finish', () => {
-        answered = true
-      })
-      waits.add(gone)
-      if (draining) gone.abort(stopping())
-      reply.raw.once('close', () => {
-        waits.delete(gone)
-        gone.abort()
-        // Acquired, but the response was not sent: no client knows the lease_id, so none would release it.
-        if (lease && !answered) releaseUnsent(lease)
-      })
-      const options = { ...lockMode, owner, ttl_ms, wait_ms, signal: gone.signal } as AcquireOptions
-      try {
-        lease = await onLockServer(() => locks.remote.acquire(resource, options))
-      } catch (error) {
-        if (gone.signal.reason instanceof Problem) throw gone.signal.reason
-        if (gone.signal.aborted) return reply.hijack()
-        // The schema has checked everything else: Redlock has a longest TTL of its own.
-        if (error instanceof RangeError) throw fieldProblem('ttl_ms', `is not possible here: ${error.message}`)
-        throw error instanceof LockBusyError ? await busy(error) : error
-      }
-      if (gone.signal.aborted && !(gone.signal.reason instanceof Problem)) {
-        releaseUnsent(lease)
-        return reply.hijack()
-      }
-      return reply.code(201).send(toResponse(lease))
-    },
-  )
-
   /** A failure is ignored, because no client waits for the result: the lease then ends with its TTL. */
-  function releaseUnsent(lease: RemoteLease): void {
-    locks.remote.release(lease.handle).catch(() => {})
+  const releaseUnsent = (lease: RemoteLease) => void locks.remote.release(lease.handle).catch(() => {})
+
+  app.post('/api/leases', { schema: Acquire }, async (request, reply) => {
+    const { resource, owner, ttl_ms, wait_ms = 0, ...lockMode } = request.body
+    if (!modes.includes(lockMode.mode)) throw unsupported(lockMode.mode)
+    const gone = new AbortController()
+    let lease: RemoteLease | undefined
+    let answered = false
+    reply.raw.once('finish', () => {
+      answered = true
+    })
+    waits.add(gone)
+    if (draining) gone.abort(stopping())
+    reply.raw.once('close', () => {
+      waits.delete(gone)
+      gone.abort()
+      // Acquired, but the response was not sent: no client knows the lease_id, so none would release it.
+      if (lease && !answered) releaseUnsent(lease)
+    })
+    const options = { ...lockMode, owner, ttl_ms, wait_ms, signal: gone.signal } as AcquireOptions
+    try {
+      lease = await onLockServer(() => locks.remote.acquire(resource, options))
+    } catch (error) {
+      if (gone.signal.reason instanceof Problem) throw gone.signal.reason
+      if (gone.signal.aborted) return reply.hijack()
+      // The schema has checked everything else: Redlock has a longest TTL of its own.
+      if (error instanceof RangeError) throw fieldProblem('ttl_ms', `is not possible here: ${error.message}`)
+      throw error instanceof LockBusyError ? await busy(locks, error) : error
+    }
+    if (gone.signal.aborted && !(gone.signal.reason instanceof Problem)) {
+      releaseUnsent(lease)
+      return reply.hijack()
+    }
+    return reply.code(201).send(toResponse(lease))
+  })
+}
+
+/** The 409 with the holder and the wait queue of the lock. */
+async function busy(locks: Locks, error: LockBusyError): Promise<Problem> {
+  const { waiters } = await onLockServer(() => locks.inspect(error.resource))
+  return lockBusy(error, waiters.map(waiterToResponse))
+}
+
+function renewRoute(app: TypedApp, locks: Locks): void {
+  const schema = {
+    operationId: 'renewLease',
+    tags: TAGS,
+    summary: 'Renew a lease (heartbeat)',
+    description:
+      'The lease then expires `ttl_ms` from now. Send a heartbeat every third of the TTL, so that a failed one can be repeated.',
+    params: params(SAMPLE_LEASES.renewed),
+    response: { 200: response(LeaseSchema, 'Renewed'), ...problemResponses(400, 410, 413, 415) },
   }
+  app.put('/api/leases/:lease_id', { schema }, async (request) => {
+    try {
+      return toResponse(await onLockServer(() => locks.remote.extend(request.params.lease_id)))
+    } catch (error) {
+      if (error instanceof RangeError) throw malformed()
+      throw error instanceof LeaseLostError ? ended(`${error.message}.`) : error
+    }
+  })
+}
 
-  /** The 409 with the holder and the wait queue of the lock. */
-  async function busy(error: LockBusyError): Promise<Problem> {
-    const { waiters } = await onLockServer(() => locks.inspect(error.resource))
-    return lockBusy(error, waiters.map(waiterToResponse))
+function releaseRoute(app: TypedApp, locks: Locks): void {
+  const schema = {
+    operationId: 'releaseLease',
+    tags: TAGS,
+    summary: 'Release a lease',
+    description: 'The first waiter acquires the lock.',
+    params: params(SAMPLE_LEASES.released),
+    response: { 204: Type.Null({ description: 'Released' }), ...problemResponses(400, 410, 413, 415) },
   }
-
-  app.put(
-    '/api/leases/:lease_id',
-    {
-      schema: {
-        operationId: 'renewLease',
-        tags,
-        summary: 'Renew a lease (heartbeat)',
-        description:
-          'The lease then expires `ttl_ms` from now. Send a heartbeat every third of the TTL, so that a failed one can be repeated.',
-        params: params(SAMPLE_LEASES.renewed),
-        response: { 200: response(LeaseSchema, 'Renewed'), ...problemResponses(400, 410, 413, 415) },
-      },
-    },
-    async (request) => {
-      try {
-        return toResponse(await onLockServer(() => locks.remote.extend(request.params.lease_id)))
-      } catch (error) {
-        if (error instanceof RangeError) throw malformed()
-        throw error instanceof LeaseLostError ? ended(`${error.message}.`) : error
-      }
-    },
-  )
-
-  app.delete(
-    '/api/leases/:lease_id',
-    {
-      schema: {
-        operationId: 'releaseLease',
-        tags,
-        summary: 'Release a lease',
-        description: 'The first waiter acquires the lock.',
-        params: params(SAMPLE_LEASES.released),
-        response: { 204: Type.Null({ description: 'Released' }), ...problemResponses(400, 410, 413, 415) },
-      },
-    },
-    async (request, reply) => {
-      try {
-        const result = await onLockServer(() => locks.remote.release(request.params.lease_id))
-        if (result.released) return reply.code(204).send(null)
-        throw result.reason === 'unreachable'
-          ? new UnavailableError('the lock server', result.reason)
-          : ended(`The lease is lost: ${result.reason}.`)
-      } catch (error) {
-        throw error instanceof RangeError ? malformed() : error
-      }
-    },
-  )
+  app.delete('/api/leases/:lease_id', { schema }, async (request, reply) => {
+    try {
+      const result = await onLockServer(() => locks.remote.release(request.params.lease_id))
+      if (result.released) return reply.code(204).send(null)
+      throw result.reason === 'unreachable'
+        ? new UnavailableError('the lock server', result.reason)
+        : ended(`The lease is lost: ${result.reason}.`)
+    } catch (error) {
+      throw error instanceof RangeError ? malformed() : error
+    }
+  })
 }
 
 /** A lease that ops/commands/seed.ts acquires for the examples: its id is public, so it protects nothing. */
