@@ -1,6 +1,7 @@
 /** Holdfast's real processes for a benchmark: one API and some workers on a database and a prefix of their own. */
 import { anyFreePort } from '../../ops/dev/process-registry.mjs'
-import { type Client, migrateDb, openDb } from '../../src/shared/db/client.ts'
+import { type Client, openDb } from '../../src/shared/db/client.ts'
+import { migrateDb } from '../../src/shared/db/migrate.ts'
 import { answers, type NodeProcess, startNode } from './child-process.ts'
 import type { Field } from './environment.ts'
 

@@ -1,5 +1,5 @@
 /** `npm run migrate`: brings DATABASE_URL to the newest schema. Exit code 0 or 1; safe from ten processes at once. */
-import { migrateDb } from '../../src/shared/db/client.ts'
+import { migrateDb } from '../../src/shared/db/migrate.ts'
 import { readCommand, reasonOf } from '../dev/command.mjs'
 
 const USAGE = `

@@ -2,7 +2,7 @@
  * The five scarcities, one adapter each: what there is n of, how one of them is taken, held, kept and given back over
  * the public API, and how it is taken by a caller in SQL who knows nothing of lines and leases.
  */
-import { sqlState } from '../../src/shared/db/client.ts'
+import { sqlState } from '../../src/shared/db/errors.ts'
 import { type Answer, card, type Shop } from '../support/api-client.ts'
 import type { Arena } from './arena.ts'
 

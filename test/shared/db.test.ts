@@ -2,7 +2,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
 import t from 'tap'
-import { migrateDb, openDb, query, transaction } from '../../src/shared/db/client.ts'
+import { openDb, query, transaction } from '../../src/shared/db/client.ts'
+import { migrateDb } from '../../src/shared/db/migrate.ts'
 import { openWorld } from '../support/environment.ts'
 import { startProxy } from '../support/tcp-proxy.ts'
 

@@ -7,8 +7,10 @@
 import { randomUUID } from 'node:crypto'
 import { sql } from 'drizzle-orm'
 import { type Breaker, UnavailableError } from '../../shared/breaker.ts'
-import { type Db, isDataError, openDb, query, unnestRows } from '../../shared/db/client.ts'
+import { type Db, openDb, query } from '../../shared/db/client.ts'
+import { isDataError } from '../../shared/db/errors.ts'
 import type { Payment } from '../../shared/db/schema.ts'
+import { unnestRows } from '../../shared/db/unnest.ts'
 import type { Log } from '../../shared/log.ts'
 import { Problem, stopping } from '../../shared/problem.ts'
 

@@ -2,12 +2,9 @@
  * Postgres connections. Invariant: every connection has explicit time limits, and the server ends a transaction whose client
  * has stopped responding, so that its row locks never outlive the lease of its batch.
  */
-import { fileURLToPath } from 'node:url'
-import { type SQL, sql } from 'drizzle-orm'
-import { readMigrationFiles } from 'drizzle-orm/migrator'
+import type { SQL } from 'drizzle-orm'
 import { PgDialect } from 'drizzle-orm/pg-core'
 import { drizzle } from 'drizzle-orm/postgres-js'
-import { migrate } from 'drizzle-orm/postgres-js/migrator'
 import postgres from 'postgres'
 
 /**
@@ -118,81 +115,4 @@ export async function transaction<T>(
     signal.throwIfAborted()
     return result
   })) as T
-}
-
-/** Strings are always quoted, so that the string NULL is not null. */
-function arrayElement(value: unknown): string {
-  if (value === null || value === undefined) return 'NULL'
-  if (typeof value === 'number') return String(value)
-  const text = typeof value === 'string' ? value : JSON.stringify(value)
-  return `"${/["\\]/.test(text) ? text.replace(/["\\]/g, '\\$&') : text}"`
-}
-
-/**
- * Rows for FROM, as `name(column, …)` with these columns and types: one array for each column, which costs Postgres half of
- * what JSON does. A missing member is NULL; objects are for columns of type jsonb.
- */
-export function unnestRows(name: string, rows: readonly object[], types: Readonly<Record<string, string>>): SQL {
-  const arrays = Object.entries(types).map(([column, type]) => {
-    const values = rows.map((row) => arrayElement((row as Record<string, unknown>)[column]))
-    return sql`${`{${values.join()}}`}::text::${sql.raw(type)}[]`
-  })
-  const columns = Object.keys(types).map((column) => `"${column}"`)
-  return sql`unnest(${sql.join(arrays, sql`, `)}) AS ${sql.raw(`${name}(${columns.join(', ')})`)}`
-}
-
-/** One advisory lock for each database, so that two migrating processes never interleave (drizzle's migrate has no lock). */
-const MIGRATION_LOCK = 4_077_001
-
-const MIGRATIONS = fileURLToPath(new URL('../../../drizzle', import.meta.url))
-const OTHER_SCHEMA =
-  'the schema of this database was created before drizzle/0000_baseline.sql and cannot be upgraded: use an empty database'
-
-/** Hashes of the migrations that were applied to the database, oldest first. */
-async function migrations(client: postgres.Sql): Promise<string[]> {
-  const [table] = await client<{ there: boolean }[]>`
-    SELECT to_regclass('drizzle.__drizzle_migrations') IS NOT NULL AS there`
-  if (!table?.there) return []
-  const rows = await client<{ hash: string }[]>`SELECT hash FROM drizzle.__drizzle_migrations ORDER BY id`
-  return rows.map(({ hash }) => hash)
-}
-
-/**
- * Applies the missing migrations of drizzle/ to the database; safe from many processes at once.
- * @returns the number of applied migrations
- * @throws Error when the database was created by another baseline than drizzle/0000_baseline.sql
- */
-export async function migrateDb(url: string): Promise<number> {
-  const client = postgres(url, { max: 1, connect_timeout: 5, onnotice: () => {} })
-  try {
-    const orm = drizzle(client)
-    await orm.execute(sql`SELECT pg_advisory_lock(${MIGRATION_LOCK})`)
-    const before = await migrations(client)
-    // A later version may have migrated the database already; only one with another baseline is not ours.
-    const [baseline] = readMigrationFiles({ migrationsFolder: MIGRATIONS })
-    if (before.length > 0 && before[0] !== baseline?.hash) throw new Error(OTHER_SCHEMA)
-    // Released with the session: a killed migrator never leaves it behind.
-    await migrate(orm, { migrationsFolder: MIGRATIONS })
-    return (await migrations(client)).length - before.length
-  } finally {
-    await client.end({ timeout: 5 })
-  }
-}
-
-/** SQLSTATE of a Postgres error, or undefined for anything else (a broken connection, a bug). */
-export function sqlState(error: unknown): string | undefined {
-  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
-  return cause instanceof postgres.PostgresError ? cause.code : undefined
-}
-
-/** Name of the violated constraint, or undefined. */
-export function constraintOf(error: unknown): string | undefined {
-  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error
-  return cause instanceof postgres.PostgresError ? cause.constraint_name : undefined
-}
-
-/** The data itself is at fault (classes 22 and 23, RAISE): the same statement will always fail. */
-export function isDataError(error: unknown): boolean {
-  const state = sqlState(error)
-  return state !== undefined && (state.startsWith('22') || state.startsWith('23') || state === 'P0001')
 }

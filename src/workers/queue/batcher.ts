@@ -3,7 +3,8 @@
  * the lease of its request; one bad row or one stale lease costs the other requests a round, never their result.
  */
 import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, isDataError } from '../../shared/db/client.ts'
+import type { Client } from '../../shared/db/client.ts'
+import { isDataError } from '../../shared/db/errors.ts'
 import type { Lease, Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'

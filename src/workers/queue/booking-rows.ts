@@ -4,8 +4,9 @@
  * on no newer token; ended bookings are written before new ones, so that the EXCLUDE constraint never sees a transient overlap.
  */
 import { sql } from 'drizzle-orm'
-import { type Client, query, type Transaction, unnestRows } from '../../shared/db/client.ts'
+import { type Client, query, type Transaction } from '../../shared/db/client.ts'
 import type { BookingCommand, ChargeCommand, Payment } from '../../shared/db/schema.ts'
+import { unnestRows } from '../../shared/db/unnest.ts'
 import { isActive } from '../../shared/domain/booking.ts'
 import type { BookingChange, BookingDecision, BookingItem, BookingRow } from '../decide/bookings.ts'
 import type { QueueCursor } from './queue-item.ts'

@@ -4,7 +4,8 @@
  * charge jobs carry out the committed rows, however often a job is lost.
  */
 import { sql } from 'drizzle-orm'
-import { query, type Transaction, unnestRows } from '../../shared/db/client.ts'
+import { query, type Transaction } from '../../shared/db/client.ts'
+import { unnestRows } from '../../shared/db/unnest.ts'
 import type { ChargeRequest, PaymentChange, PurchaseItem, Replacement, Resource } from '../decide/purchases.ts'
 
 /** Reads the holdings of the batch's customers into the resources with a limit; no statement where there is no limit. */

@@ -5,8 +5,10 @@
  */
 import { sql } from 'drizzle-orm'
 import type { Client, Transaction } from '../../shared/db/client.ts'
-import { query, sqlState, transaction, unnestRows } from '../../shared/db/client.ts'
+import { query, transaction } from '../../shared/db/client.ts'
+import { sqlState } from '../../shared/db/errors.ts'
 import type { CommandKind, Payment } from '../../shared/db/schema.ts'
+import { unnestRows } from '../../shared/db/unnest.ts'
 import { type BookingDecision, decideBookings } from '../decide/bookings.ts'
 import {
   decidePurchases,
