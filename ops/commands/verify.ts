@@ -4,7 +4,7 @@ import { openDb } from '../../src/shared/db/client.ts'
 import { verify } from '../../src/shared/invariants.ts'
 import { createLog } from '../../src/shared/log.ts'
 import { openLocks } from '../../src/shared/open-locks.ts'
-import { openRedis } from '../../src/shared/queues.ts'
+import { openRedis } from '../../src/shared/redis.ts'
 import { readCommand, reasonOf } from '../dev/command.mjs'
 
 const USAGE = `

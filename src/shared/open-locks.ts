@@ -9,7 +9,7 @@ import type { LockEvents, Locks, Mode } from './locks/api.ts'
 import { createLocks } from './locks/redis/locks.ts'
 import { createRedlock } from './locks/redlock/locks.ts'
 import type { Log } from './log.ts'
-import { openRedis } from './queues.ts'
+import { openRedis } from './redis.ts'
 
 interface OpenLocksDeps {
   config: Pick<Config, 'lock' | 'redis_prefix' | 'lease_ttl_ms' | 'expected_hold_ms'>

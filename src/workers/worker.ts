@@ -1,26 +1,18 @@
 /** Assembles a worker from its dependencies; main.ts runs it as a process, tests run it in theirs. */
-import { type Job, Worker } from 'bullmq'
+import type { Job } from 'bullmq'
 import { type Breaker, createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
 import { CONNECTIONS, openDb } from '../shared/db/client.ts'
 import { watchDependencies } from '../shared/health.ts'
+import { openWorker, QUEUES } from '../shared/jobs/bullmq.ts'
+import { createChargeQueue } from '../shared/jobs/charge-queue.ts'
+import { createNudger, type NudgeJob } from '../shared/jobs/nudges.ts'
 import { createLockStats } from '../shared/lock-stats.ts'
 import { LeaseLostError, LockBusyError, type Locks } from '../shared/locks/api.ts'
 import type { Log } from '../shared/log.ts'
 import { lockEvents, type Metrics } from '../shared/metrics.ts'
 import { openLocks } from '../shared/open-locks.ts'
-import {
-  bullPrefix,
-  createChargeQueue,
-  createNudger,
-  formatHotQueue,
-  hotQueueChannel,
-  type NudgeJob,
-  openRedis,
-  pingRedis,
-  QUEUE,
-  settledChannel,
-} from '../shared/queues.ts'
+import { formatHotQueue, hotQueueChannel, openRedis, pingRedis, settledChannel } from '../shared/redis.ts'
 import { runSteps, type Step } from '../shared/shutdown.ts'
 import { withTimeout } from '../shared/timeout.ts'
 import { openTraces } from '../shared/tracing.ts'
@@ -141,7 +133,6 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     progress_ms,
   })
 
-  const jobs_redis = openRedis(redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
   async function processJob(job: Job<NudgeJob>): Promise<void> {
     // A job for one queue keeps the queue's name as its deduplication id until it holds the lease and is about to fetch
     // rows: a nudge that is dropped until then is for rows that this job will fetch, and the fleet has one such job. If the
@@ -158,20 +149,16 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       throw error
     }
   }
-  const jobs = new Worker<NudgeJob>(QUEUE, processJob, {
-    connection: jobs_redis,
-    prefix: bullPrefix(redis_prefix),
+  const jobs = openWorker<NudgeJob>(QUEUES.nudges, processJob, {
+    redis_url,
+    redis_prefix,
+    log,
     concurrency: config.worker_concurrency,
-    // A killed worker's job comes back about when its leases end, not after BullMQ's 30 seconds.
-    lockDuration: ttl_ms,
-    stalledInterval: Math.ceil(ttl_ms / 2),
-    // A nudge does no harm however often its worker dies; at 1, the second crash would fail it.
-    maxStalledCount: 1_000,
-  })
-  jobs.on('error', (error) => log.debug({ error }, 'bullmq worker error'))
-  jobs.on('failed', (job, error) => {
-    const last = (job?.attemptsMade ?? 0) >= (job?.opts.attempts ?? 1)
-    log[last ? 'error' : 'warn']({ job: job?.id, resources: job?.data.resources, error }, 'job failed')
+    ttl_ms,
+    onFailed(job, error) {
+      const last = (job?.attemptsMade ?? 0) >= (job?.opts.attempts ?? 1)
+      log[last ? 'error' : 'warn']({ job: job?.id, resources: job?.data.resources, error }, 'job failed')
+    },
   })
 
   const webhooks = startWebhookJobs({ config, locks, metrics, log })
@@ -232,7 +219,6 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       () => {
         watch.close()
         redis.disconnect()
-        jobs_redis.disconnect()
         database.close()
         leases.close()
         return Promise.all([db.close(), watched.close()])

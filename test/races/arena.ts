@@ -4,9 +4,10 @@
  */
 import type { Redis } from 'ioredis'
 import type { Test } from 'tap'
+import { createNudger } from '../../src/shared/jobs/nudges.ts'
 import { createLocks } from '../../src/shared/locks/redis/locks.ts'
 import { createLog } from '../../src/shared/log.ts'
-import { createNudger, openRedis } from '../../src/shared/queues.ts'
+import { openRedis } from '../../src/shared/redis.ts'
 import { openShop, provider, type Shop, TTL } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 import { withLag } from './lag.ts'

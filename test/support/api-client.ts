@@ -6,7 +6,7 @@ import { type Client, openDb } from '../../src/shared/db/client.ts'
 import { verify } from '../../src/shared/invariants.ts'
 import { createLocks } from '../../src/shared/locks/redis/locks.ts'
 import { createLog } from '../../src/shared/log.ts'
-import { openRedis } from '../../src/shared/queues.ts'
+import { openRedis } from '../../src/shared/redis.ts'
 import { until, type World } from './environment.ts'
 
 export interface Answer {

@@ -1,8 +1,9 @@
 /** Nudges that are held back while a worker says that it has the line. */
-import { Queue } from 'bullmq'
 import { Redis } from 'ioredis'
 import t from 'tap'
-import { bullPrefix, formatHotQueue, hotQueueChannel, type NudgeJob, QUEUE } from '../../src/shared/queues.ts'
+import { openQueue, QUEUES } from '../../src/shared/jobs/bullmq.ts'
+import type { NudgeJob } from '../../src/shared/jobs/nudges.ts'
+import { formatHotQueue, hotQueueChannel } from '../../src/shared/redis.ts'
 import { openShop, rush, settled, TTL } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 
@@ -15,10 +16,10 @@ t.test('buyers of a line that flows make no job until its worker has left it, or
   const api = await world.startApi()
   const shop = openShop(t, [api.url], DATABASE_URL)
   const redis = new Redis(REDIS_URL)
-  const queue = new Queue<NudgeJob>(QUEUE, { connection: { url: REDIS_URL }, prefix: bullPrefix(REDIS_PREFIX) })
+  const queue = openQueue<NudgeJob>(QUEUES.nudges, redis, REDIS_PREFIX)
   t.teardown(async () => {
-    redis.disconnect()
     await queue.close()
+    redis.disconnect()
   })
   const said = (resource: string, flows: boolean) =>
     redis.publish(hotQueueChannel(REDIS_PREFIX), formatHotQueue(resource, flows))

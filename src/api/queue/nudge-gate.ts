@@ -5,7 +5,7 @@
  */
 import type { Redis } from 'ioredis'
 import type { Log } from '../../shared/log.ts'
-import { hotQueueChannel, parseHotQueue } from '../../shared/queues.ts'
+import { hotQueueChannel, parseHotQueue, subscribe } from '../../shared/redis.ts'
 
 /** Milliseconds without a message after which the worker may have died: many batches, and less than the sweeper's period. */
 const SILENT_MS = 500
@@ -20,7 +20,6 @@ export interface NudgeGateDeps {
 
 export function createNudgeGate({ subscriber, redis_prefix, nudge, log }: NudgeGateDeps) {
   const hotQueues = new Map<string, { silence: NodeJS.Timeout; held_back: boolean }>()
-  const channel = hotQueueChannel(redis_prefix)
 
   function onCooled(resource: string): void {
     const hot = hotQueues.get(resource)
@@ -30,23 +29,18 @@ export function createNudgeGate({ subscriber, redis_prefix, nudge, log }: NudgeG
     if (hot.held_back) nudge([resource])
   }
 
-  const subscribe = () => {
-    subscriber
-      .subscribe(channel)
-      .catch((error) => log.debug({ error }, 'hot-queue channel subscription failed; nudges are not held back'))
-  }
-  // Again after every reconnect: a subscription ends with its connection.
-  subscriber.on('ready', subscribe)
-  if (subscriber.status === 'ready') subscribe()
   let closed = false
-  subscriber.on('message', (from: string, message: string) => {
-    if (from !== channel || closed) return
+  const onMessage = (message: string) => {
+    if (closed) return
     const { resource, flows } = parseHotQueue(message)
     if (!flows) return onCooled(resource)
     const hot = hotQueues.get(resource)
     if (hot) hot.silence.refresh()
     else hotQueues.set(resource, { silence: setTimeout(onCooled, SILENT_MS, resource), held_back: false })
-  })
+  }
+  subscribe(subscriber, hotQueueChannel(redis_prefix), onMessage, (error) =>
+    log.debug({ error }, 'hot-queue channel subscription failed; nudges are not held back'),
+  )
 
   return {
     /** Like the nudger's, but holds nudges of hot queues back. */

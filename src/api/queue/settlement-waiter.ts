@@ -6,7 +6,7 @@ import { sql } from 'drizzle-orm'
 import type { Redis } from 'ioredis'
 import { type Client, query } from '../../shared/db/client.ts'
 import type { Log } from '../../shared/log.ts'
-import { settledChannel } from '../../shared/queues.ts'
+import { settledChannel, subscribe } from '../../shared/redis.ts'
 
 /** SQL condition: units are held and the card charge is in progress. Not settled until the charge ends. */
 export const CHARGING = {
@@ -46,24 +46,18 @@ export function createSettlementWaiter(
   const listeners = new Set<(ids: string[]) => void>()
   const ends = new Set<() => void>()
   let stopping = false
-  const channel = settledChannel(redis_prefix)
   const wake = (id: string) => {
     for (const settle of watched.get(id) ?? []) settle()
   }
-  const subscribeToNotices = () => {
-    subscriber
-      .subscribe(channel)
-      .catch((error) => log.warn({ error }, 'subscription to settlement notices failed; waiting by polls'))
-  }
-  // Again after every reconnect: a subscription ends with its connection.
-  subscriber.on('ready', subscribeToNotices)
-  if (subscriber.status === 'ready') subscribeToNotices()
-  subscriber.on('message', (from, message) => {
-    if (from !== channel || watched.size + listeners.size === 0) return
+  const onNotice = (message: string) => {
+    if (watched.size + listeners.size === 0) return
     const ids = JSON.parse(message) as string[]
     for (const id of ids) wake(id)
     for (const listener of listeners) listener(ids)
-  })
+  }
+  subscribe(subscriber, settledChannel(redis_prefix), onNotice, (error) =>
+    log.warn({ error }, 'subscription to settlement notices failed; waiting by polls'),
+  )
 
   let polling = false
   const timer = setInterval(() => {

@@ -3,10 +3,10 @@
  * opens it. Changing a job there changes a hint only: purchases are rows.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { Queue } from 'bullmq'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import { openQueue, QUEUES } from '../../shared/jobs/bullmq.ts'
 import type { Log } from '../../shared/log.ts'
-import { bullPrefix, openRedis, PAYMENTS, QUEUE, WEBHOOKS } from '../../shared/queues.ts'
+import { openRedis } from '../../shared/redis.ts'
 
 const PATH = '/admin/queues'
 /** Its page needs inline styles. */
@@ -56,10 +56,7 @@ export async function openBullBoard(redis_url: string, redis_prefix: string, log
   const { BullMQAdapter } = await import('@bull-board/api/bullMQAdapter')
   const { FastifyAdapter } = await import('@bull-board/fastify')
   const connection = openRedis(redis_url, log, { commandTimeout: 5_000, enableOfflineQueue: true })
-  const queues = [QUEUE, PAYMENTS, WEBHOOKS].map(
-    (name) => new Queue(name, { connection, prefix: bullPrefix(redis_prefix), skipVersionCheck: true }),
-  )
-  for (const queue of queues) queue.on('error', () => {})
+  const queues = Object.values(QUEUES).map((name) => openQueue(name, connection, redis_prefix))
   const adapter = new FastifyAdapter()
   createBullBoard({ queues: queues.map((queue) => new BullMQAdapter(queue)), serverAdapter: adapter })
   adapter.setBasePath(PATH)

@@ -5,8 +5,8 @@
 import { sql } from 'drizzle-orm'
 import { type Client, query } from '../../shared/db/client.ts'
 import { queueHeads } from '../../shared/db/queue-heads.ts'
+import type { Nudge } from '../../shared/jobs/nudges.ts'
 import type { Locks } from '../../shared/locks/api.ts'
-import type { Nudge } from '../../shared/queues.ts'
 
 /** Milliseconds between sweeps: an overdue hold's units are sellable again within a second, by two sweeps' room. */
 export const SWEEP_MS = 400

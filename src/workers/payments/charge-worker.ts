@@ -2,17 +2,17 @@
  * BullMQ worker of the charges, apart from the worker of the queues. Invariant: at most CHARGES_AT_ONCE jobs of this process
  * and FLEET of all call the provider at the same time, and none of them occupies the slot of a queue's job.
  */
-import { Worker } from 'bullmq'
 import type { Redis } from 'ioredis'
 import { type Breaker, createBreaker } from '../../shared/breaker.ts'
 import type { Config } from '../../shared/config.ts'
 import type { Client } from '../../shared/db/client.ts'
+import { openWorker, QUEUES } from '../../shared/jobs/bullmq.ts'
+import type { ChargeJob } from '../../shared/jobs/charge-queue.ts'
 import { LeaseLostError, LockBusyError } from '../../shared/locks/api.ts'
 import { createLocks } from '../../shared/locks/redis/locks.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
 import { createStripe } from '../../shared/payments/stripe.ts'
-import { bullPrefix, openRedis, PAYMENTS, type PaymentJob } from '../../shared/queues.ts'
 import { createChargeSaga, isPaymentAnswer } from './charge-saga.ts'
 
 /** Concurrent charges of one worker: with a provider that needs a second for a request, thirty charges still end in it. */
@@ -54,32 +54,28 @@ export function startPaymentJobs({ config, client, redis, metrics, log, nudge }:
   const permit = { mode: 'permit', limit: FLEET, wait_ms: TURN_MS, max_hold_ms: PERMIT_MS } as const
   // On REDIS_URL, wherever the leases are: a quorum has no permits, and these protect the provider, not a sale.
   const permits = createLocks({ redis, prefix: config.redis_prefix, ttl_ms })
-  const connection = openRedis(config.redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
-  const jobs = new Worker<PaymentJob>(
-    PAYMENTS,
+  const jobs = openWorker<ChargeJob>(
+    QUEUES.charges,
     async ({ data }) => await permits.withLease(PERMIT, permit, () => saga.process(data.id)),
     {
-      connection,
-      prefix: bullPrefix(config.redis_prefix),
+      redis_url: config.redis_url,
+      redis_prefix: config.redis_prefix,
+      log,
       concurrency: CHARGES_AT_ONCE,
-      // The charge of a killed worker continues at about the time its permit expires.
-      lockDuration: ttl_ms,
-      stalledInterval: Math.ceil(ttl_ms / 2),
-      maxStalledCount: 1_000,
+      ttl_ms,
+      onFailed(job, error) {
+        const quiet = error instanceof LockBusyError || error instanceof LeaseLostError
+        const level = quiet ? 'debug' : 'warn'
+        log[level]({ subject: job?.data.id, error }, 'charge job failed; the sweeper adds another one')
+      },
     },
   )
-  jobs.on('error', (error) => log.debug({ error }, 'bullmq worker error'))
-  jobs.on('failed', (job, error) => {
-    const quiet = error instanceof LockBusyError || error instanceof LeaseLostError
-    log[quiet ? 'debug' : 'warn']({ subject: job?.data.id, error }, 'charge job failed; the sweeper adds another one')
-  })
   return {
     breaker,
     async close() {
       saga.stop()
       await jobs.close()
       await permits.close()
-      connection.disconnect()
       breaker.close()
     },
   }

@@ -4,8 +4,8 @@
  */
 import type { Breaker } from '../../shared/breaker.ts'
 import { byLockOrder } from '../../shared/domain/resource.ts'
+import type { Nudge } from '../../shared/jobs/nudges.ts'
 import { type Lease, LeaseLostError, type Locks } from '../../shared/locks/api.ts'
-import type { Nudge } from '../../shared/queues.ts'
 import type { BatchResult, createBatcher } from './batcher.ts'
 import { idOf, type QueueItem, resourcesOf } from './queue-item.ts'
 import { StaleLeaseError } from './settlement.ts'

@@ -2,14 +2,13 @@
  * Schedules deliveries: one worker at a time (under a lease) polls for streams with undelivered events and adds a BullMQ job
  * for each. Invariant: the jobs are hints. The state is in Postgres, and the next poll makes up for a lost job.
  */
-import { Queue, Worker } from 'bullmq'
 import type { Config } from '../../shared/config.ts'
 import { CONNECTIONS, openDb } from '../../shared/db/client.ts'
+import { openProducerRedis, openQueue, openWorker, QUEUES } from '../../shared/jobs/bullmq.ts'
 import type { Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
 import { createHorizon } from '../../shared/outbox.ts'
-import { bullPrefix, openRedis, WEBHOOKS } from '../../shared/queues.ts'
 import { createDeliveries } from './delivery.ts'
 import { createPoster } from './http-sender.ts'
 import { advanceStreams, type DeliveryStream, dueStreams, hasEndpoints, prune } from './streams.ts'
@@ -45,31 +44,19 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
   const poster = createPoster(limits)
   const webhooks = createDeliveries({ client, locks, poster, config: limits, metrics, log })
   const horizon = createHorizon(client)
-  const prefix = bullPrefix(redis_prefix)
-  const adding = openRedis(redis_url, log, { commandTimeout: 2_000 })
-  const queue = new Queue<DeliveryStream>(WEBHOOKS, {
-    connection: adding,
-    prefix,
-    skipWaitingForReady: true,
-    skipVersionCheck: true,
-    skipMetasUpdate: true,
-    // The stream is the state: a failed job is added again, and its id must be free by then.
-    defaultJobOptions: { attempts: 1, removeOnComplete: true, removeOnFail: true },
-  })
-  queue.on('error', () => {})
-  const working = openRedis(redis_url, log, { maxRetriesPerRequest: null, enableOfflineQueue: true })
-  const jobs = new Worker<DeliveryStream>(WEBHOOKS, async ({ data }) => await webhooks.process(data), {
-    connection: working,
-    prefix,
+  const redis = openProducerRedis(redis_url, log)
+  // The stream is the state: a failed job is added again, and its id must be free by then.
+  const job_options = { attempts: 1, removeOnComplete: true, removeOnFail: true }
+  const queue = openQueue<DeliveryStream>(QUEUES.webhooks, redis, redis_prefix, job_options)
+  const jobs = openWorker<DeliveryStream>(QUEUES.webhooks, async ({ data }) => await webhooks.process(data), {
+    redis_url,
+    redis_prefix,
+    log,
     concurrency: CONCURRENT_STREAMS,
-    lockDuration: ttl_ms,
-    stalledInterval: Math.ceil(ttl_ms / 2),
-    maxStalledCount: 1_000,
+    ttl_ms,
+    onFailed: (job, error) =>
+      log.debug({ stream: job?.data, error }, 'webhook job failed; the next poll adds it again'),
   })
-  jobs.on('error', (error) => log.debug({ error }, 'bullmq worker error'))
-  jobs.on('failed', (job, error) =>
-    log.debug({ stream: job?.data, error }, 'webhook job failed; the next poll adds it again'),
-  )
 
   /** One poll, by the worker that gets the lease. */
   async function scheduleDue(): Promise<void> {
@@ -132,8 +119,7 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
       await jobs.close()
       await queue.close()
       poster.close()
-      adding.disconnect()
-      working.disconnect()
+      redis.disconnect()
       await db.close()
     },
   }
