@@ -14,6 +14,7 @@ import {
   parseEventId,
   readEvents,
 } from '../shared/outbox.ts'
+import { createSignal } from '../shared/timeout.ts'
 
 /** Milliseconds between polls: the most that an event is delayed, besides its own transmission. */
 const POLL_MS = 100
@@ -25,15 +26,6 @@ const KEPT = 5_000
 const AT_ONCE = 500
 /** Pages read at once for listeners that are further behind. */
 const PAGES_AT_ONCE = 2
-
-/** A one-shot signal. */
-function createSignal() {
-  let fire = () => {}
-  const fired = new Promise<void>((resolve) => {
-    fire = () => resolve()
-  })
-  return { fire, fired }
-}
 
 export interface Listener {
   /** All events up to it were returned; undefined until the end of the outbox has been read. */
@@ -149,13 +141,7 @@ export function createTail(client: Client, log: Log) {
       },
       async waitForMore(within_ms, signal) {
         const available = kept && (position === undefined || comparePositions(position, kept.to) < 0)
-        if (signal.aborted || available) return
-        const timeout = createSignal()
-        const timer = setTimeout(timeout.fire, within_ms)
-        signal.addEventListener('abort', timeout.fire, { once: true })
-        await Promise.race([news.fired, timeout.fired])
-        clearTimeout(timer)
-        signal.removeEventListener('abort', timeout.fire)
+        if (!available) await news.wait({ within_ms, signal })
       },
       close() {
         listeners--

@@ -8,6 +8,7 @@ import Type from 'typebox'
 import type { Breaker } from './breaker.ts'
 import type { Log } from './log.ts'
 import type { Metrics } from './metrics.ts'
+import { every, withTimeout } from './timeout.ts'
 
 export interface Health {
   metrics: Metrics
@@ -42,17 +43,11 @@ function shareRunning(check: () => Promise<unknown>): () => Promise<unknown> {
 }
 
 async function runCheck(check: () => Promise<unknown>): Promise<Answer> {
-  let timer: NodeJS.Timeout | undefined
   try {
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error(`no response within ${CHECK_MS} ms`)), CHECK_MS)
-    })
-    await Promise.race([check(), late])
+    await withTimeout(check(), CHECK_MS)
     return { status: 'up' }
   } catch (error) {
     return { status: 'down', detail: causeOf(error as Error) }
-  } finally {
-    clearTimeout(timer)
   }
 }
 
@@ -92,10 +87,11 @@ export function watchDependencies(
       log.warn({ dependency: name, error: detail, down_s }, `${name} does not answer`)
     }
   })
-  const checkAll = () => void Promise.all(watched.map((one) => one()))
-  const timer = setInterval(checkAll, watch_ms)
-  checkAll()
-  return { close: () => clearInterval(timer) }
+  const checkAll = () => Promise.all(watched.map((one) => one()))
+  const onError = (error: unknown) => log.error({ error }, 'the dependencies could not be checked')
+  checkAll().catch(onError)
+  const stop = every(watch_ms, checkAll, onError)
+  return { close: () => void stop() }
 }
 
 const Livez = Type.Object({

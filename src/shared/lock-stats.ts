@@ -5,7 +5,7 @@
  */
 import type { Redis } from 'ioredis'
 import type { LockEvents } from './locks/api.ts'
-import { withTimeout } from './timeout.ts'
+import { every, withTimeout } from './timeout.ts'
 
 const FLUSH_MS = 1_000
 /** Milliseconds within which Redis must answer. */
@@ -101,7 +101,8 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
     if (sending) await withTimeout(sending, ANSWER_MS)
   }
 
-  const timer = setInterval(() => flush().catch(() => {}), FLUSH_MS).unref()
+  // A flush that fails keeps its counts for the next one.
+  const stopFlushing = every(FLUSH_MS, flush, () => {})
 
   return {
     events: {
@@ -135,7 +136,7 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
     },
 
     async close() {
-      clearInterval(timer)
+      void stopFlushing()
       await flush().catch(() => {})
     },
   }

@@ -7,6 +7,7 @@
  */
 import type { Context, Tracer } from '@opentelemetry/api'
 import type { Redis } from 'ioredis'
+import { withTimeout } from './timeout.ts'
 
 export interface Traces {
   tracer: Tracer
@@ -62,12 +63,7 @@ export async function openTraces({ service, redis, prefix }: TracesDeps): Promis
     },
     async close() {
       // A collector that does not answer must not use up the time limit for stopping.
-      let timer: NodeJS.Timeout | undefined
-      const late = new Promise<void>((resolve) => {
-        timer = setTimeout(resolve, CLOSE_MS)
-      })
-      await Promise.race([provider.shutdown().catch(() => {}), late])
-      clearTimeout(timer)
+      await withTimeout(provider.shutdown(), CLOSE_MS).catch(() => {})
     },
   }
 }

@@ -14,7 +14,7 @@ import { lockEvents, type Metrics } from '../shared/metrics.ts'
 import { openLocks } from '../shared/open-locks.ts'
 import { formatHotQueue, hotQueueChannel, openRedis, pingRedis, settledChannel } from '../shared/redis.ts'
 import { runSteps, type Step } from '../shared/shutdown.ts'
-import { withTimeout } from '../shared/timeout.ts'
+import { every, withTimeout } from '../shared/timeout.ts'
 import { openTraces } from '../shared/tracing.ts'
 import { FLEET_POLL_MS, FLEET_STATEMENT_MS, pollFleetOnce } from './maintenance/fleet-monitor.ts'
 import { SWEEP_MS, sweepOnce } from './maintenance/sweeper.ts'
@@ -163,19 +163,13 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
 
   const webhooks = startWebhookJobs({ config, locks, metrics, log })
 
-  let sweeping: Promise<unknown> = Promise.resolve()
-  let swept = true
-  const sweeper = setInterval(() => {
-    if (!swept) return
-    swept = false
-    sweeping = sweepOnce({ client: db.client, locks, nudge: nudger.nudge, enqueueCharges: chargeQueue.enqueue })
-      .catch((error) => log.debug({ error }, 'sweep failed; will retry'))
-      .finally(() => {
-        swept = true
-      })
-  }, SWEEP_MS)
+  const stopSweeping = every(
+    SWEEP_MS,
+    () => sweepOnce({ client: db.client, locks, nudge: nudger.nudge, enqueueCharges: chargeQueue.enqueue }),
+    (error) => log.debug({ error }, 'sweep failed; will retry'),
+  )
 
-  const progressTimer = setInterval(() => {
+  function checkProgress(): void {
     const queues = runner.state()
     metrics.queues_under_way.set(queues.length)
     metrics.queue_idle_seconds.set(Math.max(0, ...queues.map(({ idle_ms }) => idle_ms)) / 1000)
@@ -183,7 +177,10 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       metrics.queues_left_stuck.inc()
       log.error({ resource, progress_ms }, 'a queue has made no progress within its time limit: its lease is released')
     }
-  }, PROGRESS_CHECK_MS)
+  }
+  const stopCheckingProgress = every(PROGRESS_CHECK_MS, checkProgress, (error) =>
+    log.error({ error }, 'the progress of the queues could not be checked'),
+  )
 
   const breakers = [database, leases, charges.breaker]
   const watched = openDb(config.database_url, {
@@ -192,13 +189,11 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
     idle_in_transaction_ms: ttl_ms,
     statement_ms: FLEET_STATEMENT_MS,
   })
-  let polling = false
-  const watcher = setInterval(async () => {
-    if (polling) return
-    polling = true
-    await pollFleetOnce({ client: watched.client, locks, redis, prefix: redis_prefix, metrics, breakers, log })
-    polling = false
-  }, FLEET_POLL_MS)
+  const stopMonitoring = every(
+    FLEET_POLL_MS,
+    () => pollFleetOnce({ client: watched.client, locks, redis, prefix: redis_prefix, metrics, breakers, log }),
+    (error) => log.debug({ error }, 'fleet status poll failed; will retry'),
+  )
 
   const checks = { postgres: () => db.client`SELECT 1`, redis: () => pingRedis(redis), ...opened.checks }
   const watch = watchDependencies({ checks, log })
@@ -207,8 +202,10 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       'finish batches',
       () => {
         runner.stop()
-        for (const timer of [sweeper, watcher, progressTimer]) clearInterval(timer)
-        return Promise.all([jobs.close(), charges.close(), webhooks.close(), sweeping])
+        void stopCheckingProgress()
+        // Not waited for: it changes nothing that a batch or a sweep needs, and closing its connections ends it.
+        void stopMonitoring()
+        return Promise.all([jobs.close(), charges.close(), webhooks.close(), stopSweeping()])
       },
     ],
     ['hand jobs over', () => Promise.all([nudger.close(), chargeQueue.close()])],

@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import Type from 'typebox'
+import { createSignal } from '../../shared/timeout.ts'
 import { problemResponses } from '../http/responses.ts'
 import { createStreams, frame, HELLO } from '../http/sse.ts'
 import type { TypedApp } from '../http/typed-app.ts'
@@ -88,11 +89,10 @@ export async function dashboardRoutes(app: TypedApp, { dashboard }: DashboardOpt
 /** A slow client skips snapshots: after each one it gets the newest. */
 async function* snapshotFrames(dashboard: Collector, signal: AbortSignal): AsyncGenerator<string> {
   let newest: string | undefined
-  let wake = () => {}
-  signal.addEventListener('abort', () => wake())
+  let news = createSignal()
   const unsubscribe = dashboard.subscribe((json) => {
     newest = json
-    wake()
+    news.fire()
   })
   try {
     yield HELLO + frame({ event: 'samples', data: JSON.stringify(dashboard.samples()) })
@@ -101,9 +101,8 @@ async function* snapshotFrames(dashboard: Collector, signal: AbortSignal): Async
       newest = undefined
       if (data !== undefined) yield frame({ event: 'snapshot', data })
       else {
-        await new Promise<void>((resolve) => {
-          wake = resolve
-        })
+        news = createSignal()
+        await news.wait({ signal })
       }
     }
   } finally {

@@ -6,9 +6,9 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import { Problem } from '../../shared/problem.ts'
+import { withTimeout } from '../../shared/timeout.ts'
 
 /** Milliseconds for a server to become ready. */
 const READY_MS = 5_000
@@ -74,12 +74,14 @@ export async function startRedisServers(count: number, signal: AbortSignal): Pro
       const answering = new Promise<void>((resolve) => {
         redis.once('ready', resolve)
       })
-      const late = Promise.race([gone, sleep(READY_MS, undefined, { ref: false })])
-      const missing = late.then(() => {
-        throw new Problem(503, 'redis_server_missing', 'redis-server is not installed, or does not start here.')
+      const ended = gone.then(() => {
+        throw new Error('redis-server has ended')
       })
-      missing.catch(() => {})
-      ready.push(Promise.race([answering, missing]))
+      ready.push(
+        withTimeout(Promise.race([answering, ended]), READY_MS).catch(() => {
+          throw new Problem(503, 'redis_server_missing', 'redis-server is not installed, or does not start here.')
+        }),
+      )
     }
     if (signal.aborted) kill()
     await Promise.all(ready)

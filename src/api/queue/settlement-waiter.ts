@@ -7,6 +7,7 @@ import type { Redis } from 'ioredis'
 import { type Client, query } from '../../shared/db/client.ts'
 import type { Log } from '../../shared/log.ts'
 import { settledChannel, subscribe } from '../../shared/redis.ts'
+import { createSignal, every, type Signal } from '../../shared/timeout.ts'
 
 /** SQL condition: units are held and the card charge is in progress. Not settled until the charge ends. */
 export const CHARGING = {
@@ -20,8 +21,8 @@ export const CHARGING = {
 const POLL_MS = 500
 
 interface Watch {
-  /** Resolves true once the row is settled, false after wait_ms. */
-  wait(wait_ms: number): Promise<boolean>
+  /** Resolves once the row is settled, or after wait_ms. */
+  wait(wait_ms: number): Promise<void>
   /** Ends the watch; must be called in every case. */
   stop(): void
 }
@@ -42,12 +43,12 @@ export function createSettlementWaiter(
   client: Client,
   log: Log,
 ): SettlementWaiter {
-  const watched = new Map<string, Set<() => void>>()
+  /** by id: fired once its row is settled, or when its wait shall end before that */
+  const watched = new Map<string, Set<Signal>>()
   const listeners = new Set<(ids: string[]) => void>()
-  const ends = new Set<() => void>()
   let stopping = false
   const wake = (id: string) => {
-    for (const settle of watched.get(id) ?? []) settle()
+    for (const end of watched.get(id) ?? []) end.fire()
   }
   const onNotice = (message: string) => {
     if (watched.size + listeners.size === 0) return
@@ -59,19 +60,10 @@ export function createSettlementWaiter(
     log.warn({ error }, 'subscription to settlement notices failed; waiting by polls'),
   )
 
-  let polling = false
-  const timer = setInterval(() => {
-    if (polling || watched.size === 0) return
-    polling = true
-    poll()
-      .catch((error) => log.debug({ error }, 'poll for settled rows failed; will retry'))
-      .finally(() => {
-        polling = false
-      })
-  }, POLL_MS)
-  timer.unref()
+  const stopPolling = every(POLL_MS, poll, (error) => log.debug({ error }, 'poll for settled rows failed; will retry'))
 
   async function poll(): Promise<void> {
+    if (watched.size === 0) return
     const ids = JSON.stringify([...watched.keys()])
     const rows = await query<{ id: string }>(
       client,
@@ -87,27 +79,14 @@ export function createSettlementWaiter(
 
   return {
     watch(id) {
-      let settle: () => void = () => {}
-      const settled = new Promise<true>((resolve) => {
-        settle = () => resolve(true)
-      })
+      const end = createSignal()
       const watchers = watched.get(id) ?? new Set()
-      watched.set(id, watchers.add(settle))
-      let timeout: NodeJS.Timeout | undefined
-      let end = () => {}
+      watched.set(id, watchers.add(end))
       return {
-        wait(wait_ms) {
-          const timedOut = new Promise<false>((resolve) => {
-            end = () => resolve(false)
-            ends.add(end)
-            timeout = setTimeout(end, stopping ? 0 : wait_ms)
-          })
-          return Promise.race([settled, timedOut])
-        },
+        wait: (wait_ms) => end.wait({ within_ms: stopping ? 0 : wait_ms }),
         stop() {
-          clearTimeout(timeout)
-          ends.delete(end)
-          watchers.delete(settle)
+          end.fire()
+          watchers.delete(end)
           if (watchers.size === 0) watched.delete(id)
         },
       }
@@ -118,10 +97,10 @@ export function createSettlementWaiter(
     },
     stop() {
       stopping = true
-      for (const end of ends) end()
+      for (const watchers of watched.values()) for (const end of watchers) end.fire()
     },
     close() {
-      clearInterval(timer)
+      void stopPolling()
       subscriber.disconnect()
     },
   }

@@ -6,6 +6,7 @@ import type { Breaker } from '../../shared/breaker.ts'
 import { byLockOrder } from '../../shared/domain/resource.ts'
 import type { Nudge } from '../../shared/jobs/nudges.ts'
 import { type Lease, LeaseLostError, type Locks } from '../../shared/locks/api.ts'
+import { createSignal, type Signal } from '../../shared/timeout.ts'
 import type { BatchResult, createBatcher } from './batcher.ts'
 import { idOf, type QueueItem, resourcesOf } from './queue-item.ts'
 import { StaleLeaseError } from './settlement.ts'
@@ -44,8 +45,8 @@ interface RunningQueue {
   hot: boolean
   /** when its last step ended, by performance.now() */
   progress_at: number
-  /** ends the pause before the next poll */
-  wake(): void
+  /** fired to end the pause before the next poll */
+  bell: Signal
 }
 
 /** Lets further nudges of the queue add jobs again: called while the lease is held, before rows are fetched. */
@@ -141,23 +142,16 @@ export function createQueueRunner(deps: QueueRunnerDeps) {
           run.hot = true
           publishHot(queue, true)
         }
-        if (!more) await waitForRows(run)
+        if (!more) {
+          // Passing a hot queue from worker to worker costs a job for every few rows, which is more than settling them.
+          run.bell = createSignal()
+          await run.bell.wait({ within_ms: HOT_POLL_MS })
+        }
         extras = await acquireMissing(queue, run.job, result.missed, missCounts, onProgress)
       }
     } finally {
       await lease.release()
     }
-  }
-
-  /** Passing a hot queue from worker to worker costs a job for every few rows, which is more than settling them. */
-  function waitForRows(run: RunningQueue): Promise<void> {
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, HOT_POLL_MS)
-      run.wake = () => {
-        clearTimeout(timer)
-        resolve()
-      }
-    })
   }
 
   /** Waits, in lock order and while the queue is held, for the leases of the first row that has missed MISSES times. */
@@ -194,7 +188,7 @@ export function createQueueRunner(deps: QueueRunnerDeps) {
       joinedJobs: [],
       hot: false,
       progress_at: performance.now(),
-      wake() {},
+      bell: createSignal(),
     }
     running.set(queue, run)
     try {
@@ -231,11 +225,11 @@ export function createQueueRunner(deps: QueueRunnerDeps) {
       // A job of many queues does not wait for one of them. If this process dies, the sweeper nudges the queue.
       if (!releaseDedupId) {
         run.rerun = true
-        return run.wake()
+        return run.bell.fire()
       }
-      const { joinedJobs, wake } = run
+      const { joinedJobs, bell } = run
       const polled = new Promise<boolean>((resolve) => joinedJobs.push({ releaseDedupId, resolve }))
-      wake()
+      bell.fire()
       if (await polled) return
     }
     await runWithRetry(queue, job, releaseDedupId ?? (async () => {}))

@@ -9,6 +9,7 @@ import type { Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
 import { createHorizon } from '../../shared/outbox.ts'
+import { every } from '../../shared/timeout.ts'
 import { createDeliveries } from './delivery.ts'
 import { createPoster } from './http-sender.ts'
 import { advanceStreams, type DeliveryStream, dueStreams, hasEndpoints, prune } from './streams.ts'
@@ -95,22 +96,12 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
     }
   }
 
-  function every(ms: number, body: () => Promise<void>, what: string) {
-    let under_way: Promise<void> | undefined
-    const timer = setInterval(() => {
-      under_way ??= body()
-        .catch((error) => log.debug({ error }, `${what} failed; will retry`))
-        .finally(() => {
-          under_way = undefined
-        })
-    }, ms)
-    return async () => {
-      clearInterval(timer)
-      await under_way
-    }
-  }
-  const stopScheduling = every(POLL_MS, scheduleDue, 'poll of the delivery streams')
-  const stopPruning = every(PRUNE_MS, pruneOld, 'deletion of old events')
+  const stopScheduling = every(POLL_MS, scheduleDue, (error) =>
+    log.debug({ error }, 'poll of the delivery streams failed; will retry'),
+  )
+  const stopPruning = every(PRUNE_MS, pruneOld, (error) =>
+    log.debug({ error }, 'deletion of old events failed; will retry'),
+  )
 
   return {
     async close() {

@@ -3,9 +3,9 @@
  * that come before it by name, so two callers that acquire together are never deadlocked.
  */
 
-import { answerLimit, withTimeout } from '../../timeout.ts'
 import type { Lease, LeaseOptions, LeaseSet, LockEvents, LockMode, LockRequest, Locks } from '../api.ts'
 import { LockBusyError } from '../api.ts'
+import { awaitAnswer } from './answer-limit.ts'
 import { checkOptions, checkRequests, rejectOptions } from './arguments.ts'
 import type { Backend, BusyAnswer } from './backend.ts'
 import {
@@ -52,7 +52,7 @@ export function createAcquireAll(deps: Deps): Pick<Locks, 'acquireAll'> {
     try {
       const pending = backend.attemptAll(leaseRequests.map((one) => ({ ...one, slot_ttl_ms: 0, ticket: 0 })))
       waiter.pending = pending
-      const answer = await withTimeout(pending, answerLimit(ttl_ms), waiter)
+      const answer = await awaitAnswer(pending, ttl_ms, waiter)
       // The signal may have aborted between the answer and this line.
       if (waiter.aborted) throw waiter.aborted.reason
       if (!('granted' in answer)) {

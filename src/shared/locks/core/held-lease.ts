@@ -3,8 +3,8 @@
  * always ends here before it ends on the server, whether or not the server answers.
  */
 
-import { answerLimit, withTimeout } from '../../timeout.ts'
 import { type Lease, LeaseLostError, type LockEvents, type LostReason, type Mode, type ReleaseResult } from '../api.ts'
+import { awaitAnswer } from './answer-limit.ts'
 import type { Backend } from './backend.ts'
 
 /** A request for a lease, with its options. */
@@ -217,7 +217,7 @@ export class HeldLease implements Lease {
     this.#indexed = true
     this.#answered = this.#callers?.length ?? 0
     const pending = this.#registry.backend.extend(this.resource, this.#id, this.#ttl_ms)
-    withTimeout(pending, answerLimit(this.#ttl_ms)).then(
+    awaitAnswer(pending, this.#ttl_ms).then(
       (answer) => this.#onRenewed(sent_at, answer),
       () => this.#onRenewalFailed(pending),
     )
@@ -295,10 +295,7 @@ export class HeldLease implements Lease {
     if (!noticed) this.#end('released')
     let answer: 'released' | 'expired' | 'taken'
     try {
-      answer = await withTimeout(
-        this.#registry.backend.release(this.resource, this.#id, this.#indexed),
-        answerLimit(this.#ttl_ms),
-      )
+      answer = await awaitAnswer(this.#registry.backend.release(this.resource, this.#id, this.#indexed), this.#ttl_ms)
     } catch {
       // If the server is back before the TTL ends, the clean-up frees the lock for other callers.
       this.#registry.cleanUp(this.resource, this.#id, this.#ttl_ms)

@@ -3,7 +3,6 @@
  * all that is needed to renew or release the lease, so any process can serve the request, and none renews it by itself.
  */
 
-import { answerLimit, withTimeout } from '../../timeout.ts'
 import {
   type AcquireOptions,
   LeaseLostError,
@@ -12,6 +11,7 @@ import {
   type RemoteLease,
   type RemoteLeases,
 } from '../api.ts'
+import { awaitAnswer } from './answer-limit.ts'
 import { checkOptions, checkResource, rejectOptions } from './arguments.ts'
 import type { Backend, BusyAnswer } from './backend.ts'
 import type { GrantedLock } from './held-lease.ts'
@@ -48,7 +48,7 @@ export function createRemoteLeases({ backend, events, acquireGrant }: Deps): Rem
     const sent_at = performance.now()
     const pending = backend.extend(resource, id, ttl_ms)
     waiter.pending = pending
-    const answer = await withTimeout(pending, answerLimit(ttl_ms), waiter)
+    const answer = await awaitAnswer(pending, ttl_ms, waiter)
     if (typeof answer !== 'number') throw new LeaseLostError(resource, token, answer)
     return leaseOf({ resource, mode, id, token, ttl_ms, since_ms: Date.now() }, sent_at)
   }
@@ -67,7 +67,7 @@ export function createRemoteLeases({ backend, events, acquireGrant }: Deps): Rem
       const held = parseHandle(handle)
       const { resource, id, token, ttl_ms, since_ms } = held
       const sent_at = performance.now()
-      const answer = await withTimeout(backend.extend(resource, id, ttl_ms), answerLimit(ttl_ms))
+      const answer = await awaitAnswer(backend.extend(resource, id, ttl_ms), ttl_ms)
       if (typeof answer === 'number') return leaseOf(held, sent_at)
       const owner = id.split(' ').slice(3).join(' ')
       events.lost?.(resource, answer, { token, owner, held_ms: Date.now() - since_ms })
@@ -76,7 +76,7 @@ export function createRemoteLeases({ backend, events, acquireGrant }: Deps): Rem
 
     async release(handle) {
       const { resource, id, ttl_ms, since_ms } = parseHandle(handle)
-      const answer = await withTimeout(backend.release(resource, id, true), answerLimit(ttl_ms))
+      const answer = await awaitAnswer(backend.release(resource, id, true), ttl_ms)
       if (answer !== 'released') return { released: false, reason: answer }
       events.released?.(resource, Math.max(0, Date.now() - since_ms))
       return { released: true }

@@ -3,7 +3,7 @@
  * up after the last request that carried it has been answered; what cannot be cleaned up expires with its TTL.
  */
 
-import { answerLimit, withTimeout } from '../../timeout.ts'
+import { withTimeout } from '../../timeout.ts'
 import {
   type AcquireOptions,
   type Lease,
@@ -16,6 +16,7 @@ import {
   type TryOptions,
 } from '../api.ts'
 import { createAcquireAll } from './acquire-all.ts'
+import { awaitAnswer } from './answer-limit.ts'
 import { checkedLeases, checkFunction, checkNumber, checkOptions, checkResource, checkResources } from './arguments.ts'
 import type { Backend, BusyAnswer, Handoff } from './backend.ts'
 import { createLeaseRegistry, type GrantedLock, holdLease, type LeaseRequest } from './held-lease.ts'
@@ -53,14 +54,14 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
   function cleanUp(resource: string, id: string, ttl_ms: number, pending?: Promise<unknown>): Promise<void> {
     const work = (async () => {
       if (pending) {
-        await withTimeout(pending, answerLimit(ttl_ms)).catch(() => {
+        await awaitAnswer(pending, ttl_ms).catch(() => {
           pending.then(() => cleanUp(resource, id, ttl_ms), noop)
         })
       }
       const gone_at = performance.now() + ttl_ms
       for (let pause_ms = 50; performance.now() < gone_at; pause_ms *= 2) {
         try {
-          await withTimeout(backend.cancel(resource, id), answerLimit(ttl_ms))
+          await awaitAnswer(backend.cancel(resource, id), ttl_ms)
           return
         } catch {
           if (closed) return
@@ -244,7 +245,7 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
     })
     await Promise.all([...ends, ...Array.from(registry.held.values(), (lease) => lease.abandon())])
     // Limited: on a server that hangs, what is left expires with its TTL.
-    await withTimeout(Promise.all(runningCleanUps), answerLimit(default_ttl_ms)).catch(noop)
+    await awaitAnswer(Promise.all(runningCleanUps), default_ttl_ms).catch(noop)
     await backend.close()
   }
 
@@ -273,14 +274,14 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
 
     async inspect(resource) {
       checkResource(resource)
-      const [state] = await withTimeout(backend.inspect([resource]), answerLimit(default_ttl_ms))
+      const [state] = await awaitAnswer(backend.inspect([resource]), default_ttl_ms)
       if (!state) throw new Error(`the lock server did not answer for ${resource}`)
       return state
     },
 
     async list() {
-      const resources = await withTimeout(backend.list(), answerLimit(default_ttl_ms))
-      const states = await withTimeout(backend.inspect(resources.sort()), answerLimit(default_ttl_ms))
+      const resources = await awaitAnswer(backend.list(), default_ttl_ms)
+      const states = await awaitAnswer(backend.inspect(resources.sort()), default_ttl_ms)
       return states.filter(({ holders, waiters }) => holders.length + waiters.length > 0)
     },
 
@@ -288,7 +289,7 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
       checkResource(resource)
       checkOptions(options)
       const { above = 0 } = options
-      return await withTimeout(backend.force(resource, above), answerLimit(default_ttl_ms))
+      return await awaitAnswer(backend.force(resource, above), default_ttl_ms)
     },
 
     close() {
@@ -300,12 +301,7 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
 }
 
 async function waitBriefly(cleanUps: Promise<unknown>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  const enough = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, CLEANUP_WAIT_MS)
-  })
-  await Promise.race([cleanUps, enough])
-  clearTimeout(timer)
+  await withTimeout(cleanUps, CLEANUP_WAIT_MS).catch(noop)
 }
 
 function noop(): void {}

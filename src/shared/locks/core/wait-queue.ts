@@ -3,8 +3,9 @@
  * the heartbeat of its rechecks keeps a waiter's slot alive.
  */
 
-import { answerLimit, type Interruptible, withTimeout } from '../../timeout.ts'
+import type { Interruptible } from '../../timeout.ts'
 import { LockBusyError } from '../api.ts'
+import { awaitAnswer } from './answer-limit.ts'
 import type { Attempt, Backend, BusyAnswer, Handoff } from './backend.ts'
 import { validUntil } from './held-lease.ts'
 
@@ -64,7 +65,6 @@ export async function waitForLock(
   until: number,
   contended?: (resource: string) => void,
 ): Promise<Granted | BusyAnswer> {
-  const limit_ms = answerLimit(request.ttl_ms)
   let busy: BusyAnswer | undefined
   let answered_at = 0
   let missed = false
@@ -77,7 +77,7 @@ export async function waitForLock(
     try {
       const pending = backend.attempt(request)
       waiter.pending = missed ? Promise.allSettled([waiter.pending, pending]).then(noop) : pending
-      const answer = await withTimeout(pending, limit_ms, waiter)
+      const answer = await awaitAnswer(pending, request.ttl_ms, waiter)
       if (answer.granted) {
         // The answer may have waited in the socket while the event loop was blocked. Another attempt starts a new TTL.
         if (performance.now() >= validUntil(sent_at, request.ttl_ms)) throw new Error('the grant came too late')

@@ -5,8 +5,8 @@
  */
 import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
-import { answerLimit } from '../../timeout.ts'
 import type { LockEvents } from '../api.ts'
+import { answerLimit } from '../core/answer-limit.ts'
 import type { Backend, OnLockMessage } from '../core/backend.ts'
 import { slotTtl } from '../core/wait-queue.ts'
 import { type Subscription, subscribe } from '../redis/subscription.ts'

@@ -3,7 +3,8 @@
  * of the TTL, and not at all once the outcome is decided; a round ends before the core's own time limit. Later answers
  * are still filled in.
  */
-import { answerLimit, withTimeout } from '../../timeout.ts'
+import { withTimeout } from '../../timeout.ts'
+import { answerLimit } from '../core/answer-limit.ts'
 import type { Voter } from './voter.ts'
 
 export interface Round<T> {
