@@ -106,14 +106,18 @@ const Readyz = Type.Object({
   breakers: Type.Record(Type.String(), Type.Enum(['closed', 'half_open', 'open'])),
 })
 
-export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, stuckReason, stopping }: Health): void {
+export function healthRoutes(app: FastifyInstance, health: Health): void {
+  livezRoute(app, health)
+  readyzRoute(app, health)
+  metricsRoute(app, health)
+}
+
+function livezRoute(app: FastifyInstance, { stuckReason }: Health): void {
   const loop = monitorEventLoopDelay({ resolution: 20 })
   loop.enable()
   app.addHook('onClose', async () => {
     loop.disable()
   })
-  const sharedChecks = Object.entries(checks).map(([name, check]) => [name, shareRunning(check)] as const)
-
   app.get(
     '/livez',
     {
@@ -134,7 +138,10 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
       return reply.code(503).send({ status: 'stuck', detail, event_loop_p99_ms })
     },
   )
+}
 
+function readyzRoute(app: FastifyInstance, { breakers, checks, stopping }: Health): void {
+  const sharedChecks = Object.entries(checks).map(([name, check]) => [name, shareRunning(check)] as const)
   app.get(
     '/readyz',
     {
@@ -162,7 +169,9 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
       })
     },
   )
+}
 
+function metricsRoute(app: FastifyInstance, { metrics: { registry } }: Health): void {
   app.get(
     '/metrics',
     {
@@ -176,6 +185,6 @@ export function healthRoutes(app: FastifyInstance, { metrics, breakers, checks, 
         },
       },
     },
-    async (_request, reply) => reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),
+    async (_request, reply) => reply.type(registry.contentType).send(await registry.metrics()),
   )
 }

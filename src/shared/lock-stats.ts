@@ -77,13 +77,8 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
   async function send(): Promise<void> {
     const flushed = counts
     counts = new Map()
-    const key = keyOf(hourNow())
-    // All or nothing: a partly counted hour would report a wrong success rate.
-    const transaction = redis.multi()
-    for (const [field, count] of flushed) transaction.hincrby(key, field, count)
-    transaction.expire(key, ((MAX_HOURS + 1) * HOUR_MS) / 1000)
     try {
-      await transaction.exec()
+      await addCounts(redis, keyOf(hourNow()), flushed)
     } catch (error) {
       // When only the answer was lost, one second counts twice: better than a gap at each failover of Redis.
       for (const [field, count] of flushed) add(field, count)
@@ -127,12 +122,7 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
       const last = hourNow()
       const first = last - hours + 1
       const keys = Array.from({ length: hours }, (_, n) => keyOf(first + n))
-      const answers = await withTimeout(Promise.all(keys.map((key) => redis.hgetall(key))), ANSWER_MS)
-      const sums = new Map<string, number>()
-      for (const [field, count] of answers.flatMap((hash) => Object.entries(hash))) {
-        sums.set(field, (sums.get(field) ?? 0) + Number(count))
-      }
-      return { since_ms: first * HOUR_MS, ...summary(sums) }
+      return { since_ms: first * HOUR_MS, ...summary(await withTimeout(sumCounts(redis, keys), ANSWER_MS)) }
     },
 
     async close() {
@@ -140,6 +130,24 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
       await flush().catch(() => {})
     },
   }
+}
+
+/** All or nothing: a partly counted hour would report a wrong success rate. */
+async function addCounts(redis: Redis, key: string, counts: ReadonlyMap<string, number>): Promise<void> {
+  const transaction = redis.multi()
+  for (const [field, count] of counts) transaction.hincrby(key, field, count)
+  transaction.expire(key, ((MAX_HOURS + 1) * HOUR_MS) / 1000)
+  await transaction.exec()
+}
+
+/** The counts of these hours, by field. */
+async function sumCounts(redis: Redis, keys: readonly string[]): Promise<Map<string, number>> {
+  const hashes = await Promise.all(keys.map((key) => redis.hgetall(key)))
+  const sums = new Map<string, number>()
+  for (const [field, count] of hashes.flatMap((hash) => Object.entries(hash))) {
+    sums.set(field, (sums.get(field) ?? 0) + Number(count))
+  }
+  return sums
 }
 
 function summary(sums: ReadonlyMap<string, number>): Omit<LockStatistics, 'since_ms'> {

@@ -22,16 +22,49 @@ export type Metrics = ReturnType<typeof createMetrics>
 export function createMetrics() {
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
-  const registers = [registry]
-  const named = (name: string) => `holdfast_${name}`
-  const counter = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
-    new Counter({ name: named(name), help, labelNames, registers })
-  const histogram = (name: string, help: string, buckets: number[]) =>
-    new Histogram({ name: named(name), help, buckets, registers })
-  const gauge = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
-    new Gauge({ name: named(name), help, labelNames, registers })
+  const define = definers(registry)
   const metrics = {
     registry,
+    ...lockMetrics(define),
+    ...settlementMetrics(define),
+    ...queueMetrics(define),
+    ...outboundMetrics(define),
+    ...breakerMetrics(define),
+  }
+  // No value before the first poll of the fleet (fleet-monitor.ts): a 0 would claim that all is well.
+  const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
+  for (const one of [queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations])
+    one.remove()
+  // increase() of a counter that first appears with 1 is 0, so counters that alerts use start with 0.
+  for (const reason of LOST) metrics.lock_lost.inc({ reason }, 0)
+  for (const reason of FAILED) metrics.lock_failures.inc({ reason }, 0)
+  metrics.lock_long_holds.inc({ type: '*' }, 0)
+  metrics.charges.inc({ kind: 'charge', status: 'authorization_lost' }, 0)
+  metrics.charges.inc({ kind: 'refund', status: 'failed' }, 0)
+  metrics.charges.inc({ kind: 'dispute', status: 'open' }, 0)
+  metrics.lock_contentions.inc(0)
+  metrics.lock_late_renewals.inc(0)
+  metrics.fencing_rejections.inc(0)
+  metrics.queues_left_stuck.inc(0)
+  return metrics
+}
+
+function definers(registry: Registry) {
+  const registers = [registry]
+  const named = (name: string) => `holdfast_${name}`
+  return {
+    counter: <L extends string>(name: string, help: string, labelNames: L[] = []) =>
+      new Counter({ name: named(name), help, labelNames, registers }),
+    histogram: (name: string, help: string, buckets: number[]) =>
+      new Histogram({ name: named(name), help, buckets, registers }),
+    gauge: <L extends string>(name: string, help: string, labelNames: L[] = []) =>
+      new Gauge({ name: named(name), help, labelNames, registers }),
+  }
+}
+type Definers = ReturnType<typeof definers>
+
+function lockMetrics({ counter, histogram }: Definers) {
+  return {
     lock_acquire_seconds: histogram(
       'lock_acquire_seconds',
       'Time from the request for a lease until it is held, in seconds.',
@@ -52,6 +85,11 @@ export function createMetrics() {
       'fencing_token_rejections_total',
       'Writes of superseded lease holders that the database rejected.',
     ),
+  }
+}
+
+function settlementMetrics({ counter, histogram }: Definers) {
+  return {
     purchases: counter('purchases_total', 'Purchases that reached a status.', ['status']),
     bookings: counter('bookings_total', 'Bookings that reached a status.', ['status']),
     settlement_batch_rows: histogram(
@@ -64,6 +102,11 @@ export function createMetrics() {
       'Time from the insert of a queued row until its settlement, in seconds.',
       SECONDS,
     ),
+  }
+}
+
+function queueMetrics({ counter, gauge }: Definers) {
+  return {
     queue_depth: gauge('queue_depth', 'Queued purchases, bookings and commands across the fleet.'),
     queue_oldest_age_seconds: gauge(
       'queue_oldest_age_seconds',
@@ -86,6 +129,12 @@ export function createMetrics() {
       'invariant_violations',
       'Invariants that did not hold in the last verification of the database.',
     ),
+  }
+}
+
+/** What leaves the fleet: charges at the provider, webhooks to endpoints. */
+function outboundMetrics({ counter, histogram, gauge }: Definers) {
+  return {
     charges: counter(
       'charges_total',
       'Outcomes of charges, refund attempts and disputes, including those made at the provider.',
@@ -101,6 +150,11 @@ export function createMetrics() {
       'Duration of one charge job with its retries and pauses, in seconds.',
       SECONDS,
     ),
+  }
+}
+
+function breakerMetrics({ counter, gauge }: Definers) {
+  return {
     circuit_breaker_transitions: counter(
       'circuit_breaker_transitions_total',
       'State changes of the circuit breakers of this process.',
@@ -112,22 +166,6 @@ export function createMetrics() {
       ['breaker', 'state'],
     ),
   }
-  // No value before the first poll of the fleet (fleet-monitor.ts): a 0 would claim that all is well.
-  const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
-  for (const one of [queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations])
-    one.remove()
-  // increase() of a counter that first appears with 1 is 0, so counters that alerts use start with 0.
-  for (const reason of LOST) metrics.lock_lost.inc({ reason }, 0)
-  for (const reason of FAILED) metrics.lock_failures.inc({ reason }, 0)
-  metrics.lock_long_holds.inc({ type: '*' }, 0)
-  metrics.charges.inc({ kind: 'charge', status: 'authorization_lost' }, 0)
-  metrics.charges.inc({ kind: 'refund', status: 'failed' }, 0)
-  metrics.charges.inc({ kind: 'dispute', status: 'open' }, 0)
-  metrics.lock_contentions.inc(0)
-  metrics.lock_late_renewals.inc(0)
-  metrics.fencing_rejections.inc(0)
-  metrics.queues_left_stuck.inc(0)
-  return metrics
 }
 
 /**

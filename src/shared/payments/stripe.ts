@@ -3,7 +3,16 @@
  * the retries, counted and with jitter.
  */
 import Stripe from 'stripe'
-import { type Dispute, type Gateway, type Hint, type Intent, type Refund, RefusedError } from './gateway.ts'
+import {
+  type Dispute,
+  type Gateway,
+  type Hint,
+  type Intent,
+  type NewIntent,
+  type PaymentSnapshot,
+  type Refund,
+  RefusedError,
+} from './gateway.ts'
 
 export interface StripeOptions {
   secret_key: string
@@ -27,67 +36,14 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
     ...(url === undefined ? {} : address(new URL(url))),
   })
 
-  /** For an intent in another state than the request needs, returns that state. */
-  async function move(id: string, request: () => Promise<Stripe.PaymentIntent>): Promise<Intent> {
-    try {
-      return read(await request())
-    } catch (error) {
-      if (error instanceof Stripe.errors.StripeCardError) {
-        return { id, status: 'declined', reason: error.decline_code ?? error.code ?? 'card_declined' }
-      }
-      if (!(error instanceof Stripe.errors.StripeInvalidRequestError)) throw error
-      return read(await stripe.paymentIntents.retrieve(id))
-    }
-  }
-
-  async function find(id: string): Promise<Intent> {
-    try {
-      return read(await stripe.paymentIntents.retrieve(id))
-    } catch (error) {
-      throw refused(error)
-    }
-  }
-
   return {
-    async create({ id, of, amount, currency, token, key }) {
-      try {
-        const intent = await stripe.paymentIntents.create(
-          {
-            amount,
-            currency: currency.toLowerCase(),
-            capture_method: 'manual',
-            automatic_payment_methods: { enabled: true, allow_redirects: 'never' },
-            metadata: { [of]: id },
-            ...(token.startsWith('tok_')
-              ? {
-                  payment_method_data: {
-                    type: 'card',
-                    card: { token },
-                  } as Stripe.PaymentIntentCreateParams.PaymentMethodData,
-                }
-              : { payment_method: token }),
-          },
-          { idempotencyKey: key },
-        )
-        return read(intent)
-      } catch (error) {
-        throw refused(error)
-      }
-    },
-    find,
-    async fetchSnapshot(id) {
-      const of = { payment_intent: id, limit: 100 }
-      const [intent, refunds, disputes] = await Promise.all([
-        find(id),
-        stripe.refunds.list(of).autoPagingToArray({ limit: MOST }),
-        stripe.disputes.list(of).autoPagingToArray({ limit: MOST }),
-      ])
-      return { intent, refunds: refunds.map(readRefund), disputes: disputes.map(readDispute) }
-    },
+    create: (request) => createIntent(stripe, request),
+    find: (id) => find(stripe, id),
+    fetchSnapshot: (id) => fetchSnapshot(stripe, id),
     // A card that requires authentication of its owner is declined: the buyer is not present.
-    confirm: (id) => move(id, () => stripe.paymentIntents.confirm(id, { error_on_requires_action: true })),
-    capture: (id) => move(id, () => stripe.paymentIntents.capture(id)),
-    cancel: (id) => move(id, () => stripe.paymentIntents.cancel(id)),
+    confirm: (id) => move(stripe, id, () => stripe.paymentIntents.confirm(id, { error_on_requires_action: true })),
+    capture: (id) => move(stripe, id, () => stripe.paymentIntents.capture(id)),
+    cancel: (id) => move(stripe, id, () => stripe.paymentIntents.cancel(id)),
     async refund(id, amount, key) {
       try {
         const asked = { payment_intent: id, amount, metadata: { [KEY]: key } }
@@ -104,6 +60,57 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
       }
     },
   }
+}
+
+async function createIntent(stripe: Stripe, { id, of, amount, currency, token, key }: NewIntent): Promise<Intent> {
+  const card = { type: 'card', card: { token } } as Stripe.PaymentIntentCreateParams.PaymentMethodData
+  try {
+    const intent = await stripe.paymentIntents.create(
+      {
+        amount,
+        currency: currency.toLowerCase(),
+        capture_method: 'manual',
+        automatic_payment_methods: { enabled: true, allow_redirects: 'never' },
+        metadata: { [of]: id },
+        ...(token.startsWith('tok_') ? { payment_method_data: card } : { payment_method: token }),
+      },
+      { idempotencyKey: key },
+    )
+    return read(intent)
+  } catch (error) {
+    throw refused(error)
+  }
+}
+
+/** For an intent in another state than the request needs, returns that state. */
+async function move(stripe: Stripe, id: string, request: () => Promise<Stripe.PaymentIntent>): Promise<Intent> {
+  try {
+    return read(await request())
+  } catch (error) {
+    if (error instanceof Stripe.errors.StripeCardError) {
+      return { id, status: 'declined', reason: error.decline_code ?? error.code ?? 'card_declined' }
+    }
+    if (!(error instanceof Stripe.errors.StripeInvalidRequestError)) throw error
+    return read(await stripe.paymentIntents.retrieve(id))
+  }
+}
+
+async function find(stripe: Stripe, id: string): Promise<Intent> {
+  try {
+    return read(await stripe.paymentIntents.retrieve(id))
+  } catch (error) {
+    throw refused(error)
+  }
+}
+
+async function fetchSnapshot(stripe: Stripe, id: string): Promise<PaymentSnapshot> {
+  const of = { payment_intent: id, limit: 100 }
+  const [intent, refunds, disputes] = await Promise.all([
+    find(stripe, id),
+    stripe.refunds.list(of).autoPagingToArray({ limit: MOST }),
+    stripe.disputes.list(of).autoPagingToArray({ limit: MOST }),
+  ])
+  return { intent, refunds: refunds.map(readRefund), disputes: disputes.map(readDispute) }
 }
 
 /** Metadata of a refund: the idempotency key of its request. A refund made in Stripe's dashboard has none. */
