@@ -2,6 +2,7 @@
  * `holdfast/client`: the HTTP contract as typed calls. Invariant: a request is retried only if that cannot have an effect
  * twice: a GET, or a request with an Idempotency-Key, which stays the same.
  */
+import { setTimeout } from 'node:timers/promises'
 import createFetchClient, { type FetchResponse, type MaybeOptionalInit } from 'openapi-fetch'
 import { type components, KEYED, type paths } from './generated/openapi.ts'
 
@@ -184,17 +185,7 @@ function isPending(row: Purchase | Booking): boolean {
   return held && row.payment.method === 'card' && row.hold_seconds === null
 }
 
-function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    signal.throwIfAborted()
-    const abort = () => {
-      clearTimeout(timer)
-      reject(signal.reason)
-    }
-    const timer = setTimeout(() => {
-      signal.removeEventListener('abort', abort)
-      resolve()
-    }, ms)
-    signal.addEventListener('abort', abort, { once: true })
-  })
+/** @throws the reason of the signal, as soon as it aborts */
+async function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  await setTimeout(ms, undefined, { signal }).catch(() => signal.throwIfAborted())
 }
