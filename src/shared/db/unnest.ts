@@ -12,15 +12,27 @@ function arrayElement(value: unknown): string {
   return `"${/["\\]/.test(text) ? text.replace(/["\\]/g, '\\$&') : text}"`
 }
 
+/** A list as an array of this type. */
+function arrayOf(values: readonly unknown[], type: string): SQL {
+  return sql`${`{${values.map(arrayElement).join()}}`}::text::${sql.raw(type)}[]`
+}
+
+/** The condition that a column is one of these values: `WHERE id ${anyOf(ids, 'uuid')}`. */
+export function anyOf(values: Iterable<string>, type: 'uuid' | 'text'): SQL {
+  return sql`= ANY(${arrayOf([...values], type)})`
+}
+
 /**
  * Rows for FROM, as `name(column, …)` with these columns and types: one array for each column, which costs Postgres half of
  * what JSON does. A missing member is NULL; objects are for columns of type jsonb.
  */
 export function unnestRows(name: string, rows: readonly object[], types: Readonly<Record<string, string>>): SQL {
-  const arrays = Object.entries(types).map(([column, type]) => {
-    const values = rows.map((row) => arrayElement((row as Record<string, unknown>)[column]))
-    return sql`${`{${values.join()}}`}::text::${sql.raw(type)}[]`
-  })
+  const arrays = Object.entries(types).map(([column, type]) =>
+    arrayOf(
+      rows.map((row) => (row as Record<string, unknown>)[column]),
+      type,
+    ),
+  )
   const columns = Object.keys(types).map((column) => `"${column}"`)
   return sql`unnest(${sql.join(arrays, sql`, `)}) AS ${sql.raw(`${name}(${columns.join(', ')})`)}`
 }

@@ -2,10 +2,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
 import t from 'tap'
-import { openDb, query, transaction } from '../../src/shared/db/client.ts'
-import { migrateDb } from '../../src/shared/db/migrate.ts'
-import { openWorld } from '../support/environment.ts'
-import { startProxy } from '../support/tcp-proxy.ts'
+import { openDb, query, transaction } from '../../../src/shared/db/client.ts'
+import { openWorld } from '../../support/environment.ts'
+import { startProxy } from '../../support/tcp-proxy.ts'
 
 t.test(
   'what is asked while a connection is being reset gets its own answer or an error, never another’s',
@@ -126,17 +125,4 @@ t.test('a transaction that is given up writes nothing after that, and is rolled 
     'committed',
   )
   t.same([...(await client`SELECT n FROM written`)], [{ n: 4 }])
-})
-
-t.test('a database of an earlier baseline, migrate: refused with the reason, and nothing is changed', async (t) => {
-  const world = await openWorld(t)
-  const db = openDb(world.env.DATABASE_URL, { max: 1, name: 'test', idle_in_transaction_ms: 10_000 })
-  t.teardown(() => db.close())
-  await db.client`UPDATE drizzle.__drizzle_migrations SET hash = 'of another baseline' WHERE id = 1`
-  await t.rejects(migrateDb(world.env.DATABASE_URL), {
-    message: /created before .*0000_baseline\.sql.*: use an empty database/,
-  })
-  await db.client`DELETE FROM drizzle.__drizzle_migrations WHERE id > 1`
-  await t.rejects(migrateDb(world.env.DATABASE_URL), { message: /use an empty database/ })
-  t.equal((await db.client`SELECT 1 FROM drizzle.__drizzle_migrations`).length, 1)
 })
