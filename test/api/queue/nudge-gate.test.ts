@@ -5,7 +5,7 @@ import type { Redis } from 'ioredis'
 import pino from 'pino'
 import t from 'tap'
 import { createNudgeGate } from '../../../src/api/queue/nudge-gate.ts'
-import { formatHotQueue, hotQueueChannel } from '../../../src/shared/queues.ts'
+import { formatHotQueue, hotQueueChannel } from '../../../src/shared/redis.ts'
 
 /** A gate, its worker's announcements, and the nudges that it has sent. */
 function openGate() {
