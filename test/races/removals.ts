@@ -8,7 +8,8 @@ export interface Removal {
   readonly env?: Readonly<Record<string, string>>
 }
 
-const BATCH = '/src/workers/queue/settlement.ts'
+const SETTLEMENT = '/src/workers/queue/settlement.ts'
+const PURCHASES = '/src/workers/queue/purchase-rows.ts'
 
 /** Delays each write of a batch there, so that another batch can decide on the rows it has read. */
 const late = (when: string) => `
@@ -25,27 +26,27 @@ export const RIDE = { sql: `DROP INDEX bookings_active_ride; ${late('UPDATE ON b
 export const FENCE = {
   sql: 'DROP TRIGGER resources_fencing_token ON resources',
   env: { TOKENS_LATE_MS: '2000' },
-  code: [{ file: BATCH, guard: 'fence', instead: '' }],
+  code: [{ file: SETTLEMENT, guard: 'fence', instead: '' }],
 } satisfies Removal
 
 /** The row locks under which a batch reads what it will write. */
 export const ROW_LOCKS = {
   sql: late('INSERT ON ledger_entries'),
   code: [
-    { file: BATCH, guard: 'row-lock', instead: '' },
+    { file: SETTLEMENT, guard: 'row-lock', instead: '' },
     {
-      file: BATCH,
+      file: SETTLEMENT,
       guard: 'row-update',
-      instead: `SELECT r.*, date_part('epoch', clock_timestamp()) * 1000 AS now_ms FROM locked l JOIN resources r ON r.id = l.id`,
+      instead: 'build.with(locked).select(fenced).from(locked).innerJoin(resources, eq(resources.id, locked.id))',
     },
-    { file: BATCH, guard: 'row-token', instead: '' },
+    { file: PURCHASES, guard: 'row-token', instead: '' },
   ],
 } satisfies Removal
 
 /** The condition on the status that was decided on, and the ledger's unique effects behind it. */
 export const STATUS = {
   sql: 'DROP INDEX ledger_entries_effect',
-  code: [{ file: BATCH, guard: 'status', instead: '' }],
+  code: [{ file: PURCHASES, guard: 'status', instead: '' }],
 } satisfies Removal
 
 /** The unique keys of purchases, and what the intake does about them. */

@@ -94,9 +94,14 @@ const signals = new WeakMap<object, AbortSignal>()
  * Runs one drizzle `sql` statement as a named prepared statement. drizzle's own `execute` sends it unnamed, which costs
  * postgres.js a second round trip a statement (Describe, then Bind).
  */
-export async function query<Row>(on: Client | Transaction, statement: SQL): Promise<Row[]> {
-  signals.get(on)?.throwIfAborted()
+export function query<Row>(on: Client | Transaction, statement: SQL): Promise<Row[]> {
   const { sql: text, params } = dialect.sqlToQuery(statement)
+  return run(on, text, params)
+}
+
+/** Runs one statement as a named prepared statement; in a transaction only while its signal has not aborted. */
+export async function run<Row>(on: Client | Transaction, text: string, params: readonly unknown[]): Promise<Row[]> {
+  signals.get(on)?.throwIfAborted()
   return (await on.unsafe(text, params as never[], { prepare: true })) as unknown as Row[]
 }
 

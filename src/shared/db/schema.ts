@@ -14,6 +14,7 @@ import {
   jsonb,
   pgSequence,
   pgTable,
+  pgView,
   primaryKey,
   smallint,
   text,
@@ -395,6 +396,18 @@ export const charges = pgTable(
     ),
   ],
 )
+
+/** What a charge job needs to know of a purchase or booking: a view of drizzle/0001_guards.sql. */
+export const payable = pgView('payable', {
+  id: uuid('id').notNull(),
+  purchase_id: uuid('purchase_id'),
+  booking_id: uuid('booking_id'),
+  queue: ref('queue').notNull(),
+  /** of the card */
+  token: text('token'),
+  /** units or time are held, and the hold has not expired */
+  open: boolean('open').notNull(),
+}).existing()
 
 /**
  * What became visible to buyers, in order: every change of status that was committed, and stock in and out. Triggers

@@ -12,10 +12,11 @@ function arrayElement(value: unknown): string {
   return `"${/["\\]/.test(text) ? text.replace(/["\\]/g, '\\$&') : text}"`
 }
 
+/** The text of a Postgres array. */
+export const arrayText = (values: readonly unknown[]) => `{${values.map(arrayElement).join()}}`
+
 /** A list as an array of this type. */
-function arrayOf(values: readonly unknown[], type: string): SQL {
-  return sql`${`{${values.map(arrayElement).join()}}`}::text::${sql.raw(type)}[]`
-}
+const arrayOf = (values: readonly unknown[], type: string) => sql`${arrayText(values)}::text::${sql.raw(type)}[]`
 
 /** The condition that a column is one of these values: `WHERE id ${anyOf(ids, 'uuid')}`. */
 export function anyOf(values: Iterable<string>, type: 'uuid' | 'text'): SQL {

@@ -2,11 +2,15 @@
  * Makes up for lost nudges. Invariant: a queue whose first row has waited for a second, a queue with an overdue hold or
  * request, and a charge that has not ended in time gets a new job, whatever happened to the earlier one.
  */
-import { sql } from 'drizzle-orm'
-import { type Client, query } from '../../shared/db/client.ts'
+import { and, eq, inArray, lte, not, type SQL, sql } from 'drizzle-orm'
+import type { PgColumn } from 'drizzle-orm/pg-core'
+import type { Client } from '../../shared/db/client.ts'
 import { queueHeads } from '../../shared/db/queue-heads.ts'
+import { charges } from '../../shared/db/schema.ts'
+import { build, prepare } from '../../shared/db/statements.ts'
 import type { Nudge } from '../../shared/jobs/nudges.ts'
 import type { Locks } from '../../shared/locks/api.ts'
+import { UNFINISHED } from '../payments/charge-store.ts'
 
 /** Milliseconds between sweeps: an overdue hold's units are sellable again within a second, by two sweeps' room. */
 export const SWEEP_MS = 400
@@ -21,8 +25,58 @@ const STEP_MS = 12_000
 const CHARGES = 1_000
 /** Captured charges that one sweep has checked at the provider: at most 50 a second, of the 100 requests that Stripe allows. */
 const CHECKS = 20
+/** Seconds until a charge gets another job, if the new one does nothing. */
+const AGAIN_S = 2
 /** Seconds until such a check gets another job, if it has not been made. */
 const CHECK_S = 10
+
+/** In SQL: the heads of the queues are recursive skip scans. */
+const lateQueuesSql = prepare<{ queue: string }>(sql`
+  SELECT queue FROM (
+    SELECT queue FROM ${queueHeads('purchases')} a WHERE created_at < clock_timestamp() - ${LATE}
+    UNION
+    SELECT queue FROM ${queueHeads('commands')} b WHERE created_at < clock_timestamp() - ${LATE}
+    UNION
+    SELECT queue FROM ${queueHeads('bookings', 'resource_id')} c WHERE created_at < clock_timestamp() - ${LATE}
+    UNION
+    SELECT resource_id FROM bookings WHERE status = 'requested' AND expires_at <= clock_timestamp()
+    UNION
+    SELECT queue FROM purchases WHERE status = 'held' AND expires_at <= clock_timestamp()
+  ) late LIMIT ${QUEUES}`)
+
+/** Gives the charges that match a job, and no other one before the new job has had time to start. */
+const dueCharges = (due: SQL | undefined, order: PgColumn, limit: number, pause_s: number) =>
+  prepare(
+    build
+      .update(charges)
+      .set({ next_attempt_at: sql`clock_timestamp() + ${pause_s} * interval '1 second'` })
+      .where(
+        inArray(
+          charges.id,
+          build
+            .select({ id: charges.id })
+            .from(charges)
+            .where(and(due, lte(charges.next_attempt_at, sql`clock_timestamp()`)))
+            .orderBy(order)
+            .limit(limit),
+        ),
+      )
+      .returning({ subject_id: sql<string>`coalesce(${charges.purchase_id}, ${charges.booking_id})`.as('subject_id') }),
+  )
+/** Charges whose job was lost or postponed its next step. */
+const unfinishedSql = dueCharges(
+  and(inArray(charges.status, UNFINISHED), not(charges.at_provider)),
+  charges.next_attempt_at,
+  CHARGES,
+  AGAIN_S,
+)
+/** Captured charges: a change at the provider may have lost its webhook. */
+const checksSql = dueCharges(
+  and(eq(charges.status, 'captured'), lte(charges.recheck_at, sql`clock_timestamp()`)),
+  charges.recheck_at,
+  CHECKS,
+  CHECK_S,
+)
 
 export interface SweepDeps {
   client: Client
@@ -36,47 +90,11 @@ export async function sweepOnce({ client, locks, nudge, enqueueCharges }: SweepD
   const lease = await locks.tryAcquire('sweep:purchases', { progress_ms: STEP_MS })
   if (!lease) return []
   try {
-    const rows = await query<{ queue: string }>(
-      client,
-      sql`
-      SELECT queue FROM (
-        SELECT queue FROM ${queueHeads('purchases')} a WHERE created_at < clock_timestamp() - ${LATE}
-        UNION
-        SELECT queue FROM ${queueHeads('commands')} b WHERE created_at < clock_timestamp() - ${LATE}
-        UNION
-        SELECT queue FROM ${queueHeads('bookings', 'resource_id')} c WHERE created_at < clock_timestamp() - ${LATE}
-        UNION
-        SELECT resource_id FROM bookings WHERE status = 'requested' AND expires_at <= clock_timestamp()
-        UNION
-        SELECT queue FROM purchases WHERE status = 'held' AND expires_at <= clock_timestamp()
-      ) late LIMIT ${QUEUES}`,
-    )
-    const queues = rows.map((row) => row.queue)
+    const queues = (await lateQueuesSql(client)).map((row) => row.queue)
     nudge(queues, { force: true })
     lease.progress()
-    // Charges whose job was lost or postponed its next step. Not again before the new job has had time to start.
-    const charges = await query<{ id: string }>(
-      client,
-      sql`
-      UPDATE charges SET next_attempt_at = clock_timestamp() + interval '2 seconds'
-      WHERE id IN (
-        SELECT id FROM charges
-        WHERE status IN ('pending', 'confirming', 'cancelling', 'capturing', 'failed') AND NOT at_provider AND next_attempt_at <= clock_timestamp()
-        ORDER BY next_attempt_at LIMIT ${CHARGES})
-      RETURNING coalesce(purchase_id, booking_id) AS id`,
-    )
-    // Captured charges: a change at the provider may have lost its webhook.
-    const checks = await query<{ id: string }>(
-      client,
-      sql`
-      UPDATE charges SET next_attempt_at = clock_timestamp() + ${CHECK_S} * interval '1 second'
-      WHERE id IN (
-        SELECT id FROM charges
-        WHERE status = 'captured' AND recheck_at IS NOT NULL AND recheck_at <= clock_timestamp() AND next_attempt_at <= clock_timestamp()
-        ORDER BY recheck_at LIMIT ${CHECKS})
-      RETURNING coalesce(purchase_id, booking_id) AS id`,
-    )
-    enqueueCharges(new Set([...charges, ...checks].map((row) => row.id)))
+    const charged = [...(await unfinishedSql(client)), ...(await checksSql(client))]
+    enqueueCharges(new Set(charged.map((row) => row.subject_id)))
     return queues
   } finally {
     await lease.release()

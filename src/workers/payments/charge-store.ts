@@ -2,9 +2,11 @@
  * The rows of the charge saga. Invariant: every write is conditional on the status that it starts from, so of two jobs that
  * take the same step, or take it late, one writes and the other changes zero rows.
  */
-import { sql } from 'drizzle-orm'
-import { type Client, query } from '../../shared/db/client.ts'
-import type { ChargeStatus } from '../../shared/db/schema.ts'
+import { and, eq, inArray, not, notExists, or, type SQLWrapper, sql } from 'drizzle-orm'
+import { alias, type PgColumn } from 'drizzle-orm/pg-core'
+import type { Client } from '../../shared/db/client.ts'
+import { type ChargeStatus, charges, commands, payable } from '../../shared/db/schema.ts'
+import { build, insertFrom, prepare, value } from '../../shared/db/statements.ts'
 
 /** A refund that we owe. */
 export interface OwnRefund {
@@ -38,43 +40,113 @@ export interface ChargeState {
   open: boolean
 }
 
-/** The charge row belongs to the purchase or booking with this id. */
-const belongsTo = (row: string, id: string) =>
-  sql`(${sql.raw(row)}.purchase_id = ${id} OR ${sql.raw(row)}.booking_id = ${id})`
+/** The row belongs to the purchase or booking with this id. */
+export const belongsTo = (row: { purchase_id: PgColumn; booking_id: PgColumn }, id: SQLWrapper) =>
+  or(eq(row.purchase_id, id), eq(row.booking_id, id))
 
-const ownRefundJson = (row: string) =>
-  sql.raw(`json_build_object('id', ${row}.id, 'status', ${row}.status, 'amount', ${row}.amount, 'attempts', ${row}.attempts,
-    'due', ${row}.recheck_at IS NULL OR ${row}.recheck_at <= clock_timestamp())`)
+const now = sql`clock_timestamp()`
+const id = value('id')
+const changed = { id: charges.id }
 
-export async function loadCharge(client: Client, id: string): Promise<ChargeState | undefined> {
-  const [row] = await query<ChargeState>(
-    client,
-    sql`SELECT p.id, CASE WHEN p.booking_id IS NULL THEN 'purchase' ELSE 'booking' END AS of, p.queue,
-               coalesce(p.token, '') AS token, c.id AS charge_id, c.status, coalesce(c.provider_id, '') AS provider_id,
-               c.amount, c.currency, p.open,
-               CASE WHEN c.recheck_at <= clock_timestamp() THEN c.recheck_at::text END AS recheck_at,
-               (SELECT ${ownRefundJson('r')} FROM charges r WHERE r.kind = 'refund' AND NOT r.at_provider AND ${belongsTo('r', id)}) AS refund
-        FROM payable p JOIN charges c ON c.kind = 'charge' AND ${belongsTo('c', id)}
-        WHERE p.id = ${id}`,
+function loadStatement() {
+  const r = alias(charges, 'r')
+  const ownRefund = build
+    .select({
+      refund:
+        sql`json_build_object('id', ${r.id}, 'status', ${r.status}, 'amount', ${r.amount}, 'attempts', ${r.attempts},
+        'due', ${r.recheck_at} IS NULL OR ${r.recheck_at} <= clock_timestamp())`.as('refund'),
+    })
+    .from(r)
+    .where(and(eq(r.kind, 'refund'), not(r.at_provider), belongsTo(r, id)))
+  return prepare(
+    build
+      .select({
+        id: payable.id,
+        of: sql<'purchase' | 'booking'>`CASE WHEN ${payable.booking_id} IS NULL THEN 'purchase' ELSE 'booking' END`.as(
+          'of',
+        ),
+        queue: payable.queue,
+        token: sql<string>`coalesce(${payable.token}, '')`.as('token'),
+        charge_id: sql<string>`${charges.id}`.as('charge_id'),
+        status: charges.status,
+        provider_id: sql<string>`coalesce(${charges.provider_id}, '')`.as('provider_id'),
+        amount: charges.amount,
+        currency: charges.currency,
+        open: payable.open,
+        recheck_at: sql<
+          string | null
+        >`CASE WHEN ${charges.recheck_at} <= clock_timestamp() THEN ${charges.recheck_at}::text END`.as('recheck_at'),
+        refund: sql<OwnRefund | null>`${ownRefund}`.as('refund'),
+      })
+      .from(payable)
+      .innerJoin(charges, and(eq(charges.kind, 'charge'), belongsTo(charges, id)))
+      .where(eq(payable.id, id)),
   )
+}
+const loadSql = loadStatement()
+
+export async function loadCharge(client: Client, of: string): Promise<ChargeState | undefined> {
+  const [row] = await loadSql(client, { id: of })
   return row
 }
 
+const markConfirmingSql = prepare(
+  build
+    .update(charges)
+    .set({ status: 'confirming', provider_id: sql`${value('provider_id')}`, attempts: sql`${charges.attempts} + 1` })
+    .from(payable)
+    .where(and(eq(charges.id, value('charge_id')), eq(charges.status, 'pending'), eq(payable.id, id), payable.open))
+    .returning(changed),
+)
+
 /** Before a confirm is sent: succeeds only while the units or dates are held. */
-export async function markConfirming(
-  client: Client,
-  { id, charge_id }: ChargeState,
-  provider_id: string,
-): Promise<boolean> {
-  const rows = await query(
-    client,
-    sql`UPDATE charges c SET status = 'confirming', provider_id = ${provider_id}, attempts = attempts + 1
-        FROM payable p
-        WHERE c.id = ${charge_id} AND c.status = 'pending' AND p.id = ${id} AND p.open
-        RETURNING c.id`,
-  )
-  return rows.length > 0
+export async function markConfirming(client: Client, charge: ChargeState, provider_id: string): Promise<boolean> {
+  const { id, charge_id } = charge
+  return (await markConfirmingSql(client, { id, charge_id, provider_id })).length > 0
 }
+
+function outcomeStatement() {
+  const [to, from, charge_id] = [sql`${value('to')}::text`, sql`${value('from')}::text`, value('charge_id')]
+  const ended = build.$with('ended').as(
+    build
+      .update(charges)
+      .set({
+        status: to,
+        reason: sql`${value('reason')}`,
+        settled_at: sql`CASE WHEN ${to} = 'authorized' THEN NULL ELSE clock_timestamp() END`,
+        // The intent has ended: a later event of it, such as that of our cancel, needs no check.
+        recheck_at: sql`CASE WHEN ${to} = 'authorized' THEN ${charges.recheck_at} END`,
+      })
+      .where(
+        and(
+          eq(charges.id, charge_id),
+          // An intent that is being cancelled is not sold any more, even if it is authorized after all.
+          or(
+            eq(charges.status, from),
+            and(eq(charges.status, 'cancelling'), sql`${from} = 'confirming' AND ${to} <> 'authorized'`),
+          ),
+        ),
+      )
+      .returning({ purchase_id: charges.purchase_id, booking_id: charges.booking_id }),
+  )
+  const queued = build.$with('queued', {}).as(
+    sql`${insertFrom(
+      commands,
+      build
+        .select({
+          queue: sql`${value('queue')}::text`,
+          purchase_id: ended.purchase_id,
+          booking_id: ended.booking_id,
+          action: sql`CASE WHEN ${to} = 'authorized' THEN 'paid' ELSE 'unpaid' END`,
+          idempotency_key: sql`${charge_id}::text`,
+          idempotency_scope: sql`'charge'`,
+        })
+        .from(ended),
+    )} ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING`,
+  )
+  return prepare(build.with(ended, queued).select({ purchase_id: ended.purchase_id }).from(ended))
+}
+const outcomeSql = outcomeStatement()
 
 /**
  * Writes the outcome of the charge and the command for the queue in one statement: neither exists without the other. The
@@ -87,35 +159,48 @@ export async function recordOutcome(
   to: 'authorized' | 'declined' | 'unavailable',
   reason: string | null,
 ): Promise<boolean> {
-  const action = to === 'authorized' ? 'paid' : 'unpaid'
-  const rows = await query(
-    client,
-    sql`WITH c AS (
-          UPDATE charges SET status = ${to}, reason = ${reason},
-                 settled_at = CASE WHEN ${to} = 'authorized' THEN NULL ELSE clock_timestamp() END,
-                 -- The intent has ended: a later event of it, such as that of our cancel, needs no check.
-                 recheck_at = CASE WHEN ${to} = 'authorized' THEN recheck_at END
-          -- An intent that is being cancelled is not sold any more, even if it is authorized after all.
-          WHERE id = ${charge_id} AND (status = ${from} OR ${from} = 'confirming' AND ${to} <> 'authorized' AND status = 'cancelling')
-          RETURNING purchase_id, booking_id
-        ), inserted AS (
-          INSERT INTO commands (queue, purchase_id, booking_id, action, idempotency_key, idempotency_scope)
-          SELECT ${queue}, c.purchase_id, c.booking_id, ${action}, ${charge_id}, 'charge' FROM c
-          ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
-        )
-        SELECT 1 FROM c`,
-  )
-  return rows.length > 0
+  return (await outcomeSql(client, { charge_id, queue, from, to, reason })).length > 0
 }
 
+const markCancellingSql = prepare(
+  build
+    .update(charges)
+    .set({ status: 'cancelling' })
+    .where(and(eq(charges.id, value('charge_id')), eq(charges.status, 'confirming')))
+    .returning(changed),
+)
+
 /** Before its intent is cancelled. False when the outcome has been written, or another job has begun to cancel it. */
-export async function markCancelling(client: Client, charge_id: string): Promise<boolean> {
-  const rows = await query(
-    client,
-    sql`UPDATE charges SET status = 'cancelling' WHERE id = ${charge_id} AND status = 'confirming' RETURNING id`,
+export const markCancelling = async (client: Client, charge_id: string): Promise<boolean> =>
+  (await markCancellingSql(client, { charge_id })).length > 0
+
+function captureStatement() {
+  const refund = alias(charges, 'refund')
+  const status = sql`${value('status')}::text`
+  const refunds = build
+    .select({ id: refund.id })
+    .from(refund)
+    .where(and(eq(refund.kind, 'refund'), belongsTo(refund, id)))
+  return prepare(
+    build
+      .update(charges)
+      .set({
+        status,
+        reason: sql`${value('reason')}`,
+        settled_at: now,
+        recheck_at: sql`coalesce(${charges.recheck_at}, clock_timestamp() + interval '1 hour')`,
+      })
+      .where(
+        and(
+          eq(charges.id, value('charge_id')),
+          eq(charges.status, 'capturing'),
+          or(sql`${status} = 'captured'`, notExists(refunds)),
+        ),
+      )
+      .returning(changed),
   )
-  return rows.length > 0
 }
+const captureSql = captureStatement()
 
 /** Writes the outcome of the capture. A charge with a refund does not become `authorization_lost`: the refund ends it. */
 export async function recordCapture(
@@ -124,38 +209,50 @@ export async function recordCapture(
   status: 'captured' | 'authorization_lost',
   reason: string | null,
 ): Promise<boolean> {
-  const rows = await query(
-    client,
-    sql`UPDATE charges SET status = ${status}, reason = ${reason}, settled_at = clock_timestamp(),
-               recheck_at = coalesce(recheck_at, clock_timestamp() + interval '1 hour')
-        WHERE id = ${charge_id} AND status = 'capturing'
-          AND (${status} = 'captured' OR NOT EXISTS (
-            SELECT 1 FROM charges r WHERE r.kind = 'refund' AND ${belongsTo('r', id)}))
-        RETURNING id`,
-  )
-  return rows.length > 0
+  return (await captureSql(client, { charge_id, id, status, reason })).length > 0
 }
+
+/** Statuses of a charge that may have reserved money and has not taken it. */
+export const RESERVED: readonly ChargeStatus[] = ['confirming', 'cancelling', 'authorized', 'capturing']
+const released = { status: 'released' as const, settled_at: now }
+const releasedCharge = build.$with('released').as(
+  build
+    .update(charges)
+    .set(released)
+    .where(and(belongsTo(charges, id), eq(charges.kind, 'charge'), inArray(charges.status, [...RESERVED])))
+    .returning(changed),
+)
+const releaseSql = prepare(
+  build
+    .with(releasedCharge)
+    .update(charges)
+    .set(released)
+    .where(
+      and(
+        belongsTo(charges, id),
+        eq(charges.kind, 'refund'),
+        not(charges.at_provider),
+        inArray(charges.status, ['pending', 'failed']),
+      ),
+    )
+    .returning(changed),
+)
 
 /** The reservation was cancelled, or nothing was ever taken: there is nothing to refund, and charge and refund end. */
-export async function recordRelease(client: Client, id: string): Promise<boolean> {
-  const rows = await query(
-    client,
-    sql`WITH c AS (
-          UPDATE charges t SET status = 'released', settled_at = clock_timestamp()
-          WHERE ${belongsTo('t', id)} AND kind = 'charge' AND status IN ('confirming', 'cancelling', 'authorized', 'capturing')
-        )
-        UPDATE charges t SET status = 'released', settled_at = clock_timestamp()
-        WHERE ${belongsTo('t', id)} AND kind = 'refund' AND NOT at_provider AND status IN ('pending', 'failed') RETURNING id`,
-  )
-  return rows.length > 0
-}
+export const recordRelease = async (client: Client, of: string): Promise<boolean> =>
+  (await releaseSql(client, { id: of })).length > 0
+
+/** Statuses that a charge job may still change. Not `authorized`: its sale is the queue worker's next step. */
+export const UNFINISHED: ChargeStatus[] = ['pending', 'confirming', 'cancelling', 'capturing', 'failed']
+const postponeSql = prepare(
+  build
+    .update(charges)
+    .set({ next_attempt_at: sql`clock_timestamp() + interval '3 seconds'` })
+    .where(and(belongsTo(charges, id), inArray(charges.status, UNFINISHED))),
+)
 
 /** Nothing more can be done now: the sweeper adds a job later. Always false: there is no further step now. */
-export async function scheduleRecheck(client: Client, id: string): Promise<false> {
-  await query(
-    client,
-    sql`UPDATE charges t SET next_attempt_at = clock_timestamp() + interval '3 seconds'
-        WHERE ${belongsTo('t', id)} AND status IN ('pending', 'confirming', 'cancelling', 'capturing', 'failed')`,
-  )
+export async function scheduleRecheck(client: Client, of: string): Promise<false> {
+  await postponeSql(client, { id: of })
   return false
 }

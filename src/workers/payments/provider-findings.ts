@@ -3,11 +3,13 @@
  * the status of a row only advances, so of two snapshots the older one changes nothing; what we still owe is the captured
  * amount minus everything that went back, by refund or dispute.
  */
-import { sql } from 'drizzle-orm'
-import { type Client, query, type Transaction } from '../../shared/db/client.ts'
-import type { ChargeStatus } from '../../shared/db/schema.ts'
+import { and, eq, gt, inArray, lte, notExists, or, sql } from 'drizzle-orm'
+import { alias, unionAll } from 'drizzle-orm/pg-core'
+import type { Client, Transaction } from '../../shared/db/client.ts'
+import { bookings, type ChargeStatus, charges, commands, outboxSequences, purchases } from '../../shared/db/schema.ts'
+import { build, insertFrom, prepare, value } from '../../shared/db/statements.ts'
 import type { Dispute, PaymentSnapshot, Refund } from '../../shared/payments/gateway.ts'
-import type { ChargeState, OwnRefund } from './charge-store.ts'
+import { belongsTo, type ChargeState, type OwnRefund, RESERVED } from './charge-store.ts'
 
 /** Seconds until a refused refund is requested again: the first time, and at most. It doubles in between. */
 const AGAIN_S = 2
@@ -51,38 +53,56 @@ export interface Recorded {
   news: Pick<Change, 'kind' | 'status' | 'provider_id' | 'amount' | 'reason'>[]
 }
 
+const now = sql`clock_timestamp()`
+const id = value('id')
+const inAnHour = sql`coalesce(${charges.recheck_at}, clock_timestamp() + interval '1 hour')`
+const due = sql<boolean>`${charges.recheck_at} IS NULL OR ${charges.recheck_at} <= clock_timestamp()`.as('due')
+
+/** In SQL: the resources of a cart are elements of its JSON. */
+const lockSequencesSql = prepare<{ resource_id: string }>(sql`
+  SELECT ${outboxSequences.resource_id} FROM ${outboxSequences} WHERE ${outboxSequences.resource_id} IN (
+    SELECT ${purchases.queue} FROM ${purchases} WHERE ${purchases.id} = ${id}
+    UNION SELECT (l ->> 'resource') COLLATE "C" FROM ${purchases}, jsonb_array_elements(${purchases.items}) l
+    WHERE ${purchases.id} = ${id}
+    UNION SELECT ${bookings.resource_id} FROM ${bookings} WHERE ${bookings.id} = ${id})
+  ORDER BY ${outboxSequences.resource_id} FOR UPDATE`)
+const lockChargeSql = prepare(
+  build
+    .select({ amount: charges.amount, currency: charges.currency, status: charges.status })
+    .from(charges)
+    .where(eq(charges.id, id))
+    .for('no key update'),
+)
+const capturedSql = prepare(
+  build.update(charges).set({ status: 'captured', settled_at: now, recheck_at: inAnHour }).where(eq(charges.id, id)),
+)
+const findingsSql = prepare(
+  build
+    .select({
+      id: charges.id,
+      kind: sql<'refund' | 'dispute'>`${charges.kind}`.as('kind'),
+      status: charges.status,
+      amount: charges.amount,
+      attempts: charges.attempts,
+      at_provider: charges.at_provider,
+      provider_id: charges.provider_id,
+      reason: charges.reason,
+      due,
+    })
+    .from(charges)
+    .where(and(belongsTo(charges, id), inArray(charges.kind, ['refund', 'dispute'])))
+    .orderBy(charges.n),
+)
+
 /** Records refunds and disputes of a captured charge. */
 export async function record(client: Client, charge: ChargeState, seen: PaymentSnapshot): Promise<Recorded> {
-  const of = charge.of === 'purchase' ? sql`purchase_id = ${charge.id}` : sql`booking_id = ${charge.id}`
   return await client.begin(async (tx) => {
     // Lock the event sequences first, in one order: a batch that ends a sale also locks them before the charge.
-    await query(
-      tx,
-      sql`SELECT resource_id FROM outbox_sequences WHERE resource_id IN (
-            SELECT queue FROM purchases WHERE id = ${charge.id}
-            UNION SELECT (l ->> 'resource') COLLATE "C" FROM purchases, jsonb_array_elements(items) l WHERE id = ${charge.id}
-            UNION SELECT resource_id FROM bookings WHERE id = ${charge.id})
-          ORDER BY resource_id FOR UPDATE`,
-    )
-    const [locked] = await query<{ amount: number; currency: string; status: ChargeStatus }>(
-      tx,
-      sql`SELECT amount, currency, status FROM charges WHERE id = ${charge.charge_id} FOR NO KEY UPDATE`,
-    )
+    await lockSequencesSql(tx, { id: charge.id })
+    const [locked] = await lockChargeSql(tx, { id: charge.charge_id })
     if (!locked) return { news: [] }
-    if (UNCAPTURED.has(locked.status)) {
-      await query(
-        tx,
-        sql`UPDATE charges SET status = 'captured', settled_at = clock_timestamp(),
-                   recheck_at = coalesce(recheck_at, clock_timestamp() + interval '1 hour')
-            WHERE id = ${charge.charge_id}`,
-      )
-    }
-    const rows = await query<Row>(
-      tx,
-      sql`SELECT id, kind, status, amount, attempts, at_provider, provider_id, reason,
-                 recheck_at IS NULL OR recheck_at <= clock_timestamp() AS due
-          FROM charges WHERE ${of} AND kind IN ('refund', 'dispute') ORDER BY n`,
-    )
+    if (RESERVED.includes(locked.status)) await capturedSql(tx, { id: charge.charge_id })
+    const rows = await findingsSql(tx, { id: charge.id })
     const own = rows.find((row) => row.kind === 'refund' && !row.at_provider)
     const mine = own ? ownOf(own, seen.refunds) : []
     const theirs = seen.refunds.filter((refund) => !mine.includes(refund))
@@ -105,9 +125,6 @@ export async function record(client: Client, charge: ChargeState, seen: PaymentS
     return { own: own && (await refundToRequest(tx, own.id)), undone, news }
   })
 }
-
-/** Statuses of a charge whose money is not captured yet, as far as the row knows. */
-const UNCAPTURED: ReadonlySet<ChargeStatus> = new Set(['confirming', 'cancelling', 'authorized', 'capturing'])
 
 const sum = (all: readonly { amount: number }[]) => all.reduce((total, one) => total + one.amount, 0)
 const lostOf = (disputes: readonly Dispute[]) => disputes.filter((one) => one.status === 'lost')
@@ -186,64 +203,152 @@ function changeOf(rows: readonly Row[], kind: Row['kind'], seen: Refund | Disput
   return { ...(row && { row }), kind, provider_id, status, amount, reason, attempts: 0, recheck_s: null }
 }
 
+/** Seconds from now; null: none. */
+const inSeconds = (name: string) => sql`clock_timestamp() + ${value(name)}::float8 * interval '1 second'`
+
+const state = {
+  status: sql`${value('status')}`,
+  amount: sql`${value('amount')}`,
+  reason: sql`${value('reason')}`,
+  provider_id: sql`${value('provider_id')}`,
+  settled_at: sql`CASE WHEN ${value('over')}::boolean THEN clock_timestamp() END`,
+}
+const updateSql = prepare(
+  build
+    .update(charges)
+    .set({
+      ...state,
+      attempts: sql`${value('attempts')}`,
+      recheck_at: inSeconds('recheck_s'),
+      next_attempt_at: sql`greatest(${inSeconds('recheck_s')}, clock_timestamp() + interval '2 seconds')`,
+    })
+    .where(eq(charges.id, id)),
+)
+
+function insertStatement() {
+  const other = alias(charges, 'other')
+  const kind = sql`${value('kind')}::text`
+  const last = build
+    .select({ n: sql`coalesce(max(${other.n}), 1) + 1` })
+    .from(other)
+    .where(and(belongsTo(other, id), eq(other.kind, kind)))
+  return prepare(
+    insertFrom(
+      charges,
+      build
+        .select({
+          purchase_id: charges.purchase_id,
+          booking_id: charges.booking_id,
+          kind,
+          n: sql`${last}`,
+          at_provider: sql`true`,
+          provider_id: sql`${value('provider_id')}::text`,
+          status: sql`${value('status')}::text`,
+          amount: sql`${value('amount')}::bigint`,
+          currency: charges.currency,
+          reason: sql`${value('reason')}::text`,
+          settled_at: state.settled_at,
+        })
+        .from(charges)
+        .where(eq(charges.id, value('charge_id'))),
+    ),
+  )
+}
+const insertSql = insertStatement()
+
 async function write(tx: Transaction, charge: ChargeState, change: Change): Promise<void> {
   const { row, kind, provider_id, status, amount, reason, attempts, recheck_s } = change
   const over = status !== 'pending' && status !== 'failed' && status !== 'open'
-  const settled_at = over ? sql`clock_timestamp()` : sql`NULL`
-  const recheckAt = recheck_s === null ? sql`NULL` : sql`clock_timestamp() + ${recheck_s} * interval '1 second'`
-  if (row) {
-    await query(
-      tx,
-      sql`UPDATE charges SET status = ${status}, amount = ${amount}, reason = ${reason}, attempts = ${attempts},
-                 provider_id = ${provider_id}, settled_at = ${settled_at}, recheck_at = ${recheckAt},
-                 next_attempt_at = greatest(${recheckAt}, clock_timestamp() + interval '2 seconds')
-          WHERE id = ${row.id}`,
-    )
-    return
-  }
-  await query(
-    tx,
-    sql`INSERT INTO charges (purchase_id, booking_id, kind, n, at_provider, provider_id, status, amount, currency, reason, settled_at)
-        SELECT c.purchase_id, c.booking_id, ${kind}, (
-                 SELECT coalesce(max(r.n), 1) + 1 FROM charges r
-                 WHERE (r.purchase_id = ${charge.id} OR r.booking_id = ${charge.id}) AND r.kind = ${kind}),
-               true, ${provider_id}, ${status}, ${amount}, c.currency, ${reason}, ${settled_at}
-        FROM charges c WHERE c.id = ${charge.charge_id}`,
-  )
+  const written = { status, amount, reason, provider_id, over }
+  if (row) await updateSql(tx, { ...written, id: row.id, attempts, recheck_s })
+  else await insertSql(tx, { ...written, id: charge.id, charge_id: charge.charge_id, kind })
 }
 
 /** Purchases and bookings that this charge pays or may still pay: its own, and the replacement that late money bought. */
-const boughtWith = (id: string) => sql`(
-  SELECT id, queue, 'purchase' AS of, status IN ('queued', 'held', 'confirmed') AS keeps, status = 'confirmed' AS sold
-  FROM purchases WHERE id = ${id} OR replaces_id = ${id}
-  UNION ALL
-  SELECT id, resource_id, 'booking', status IN ('queued', 'requested', 'accepted', 'completed'), status = 'accepted'
-  FROM bookings WHERE id = ${id} OR replaces_id = ${id})`
+const bought = unionAll(
+  build
+    .select({
+      id: purchases.id,
+      queue: purchases.queue,
+      of: sql<string>`'purchase'`.as('of'),
+      keeps: sql<boolean>`${purchases.status} IN ('queued', 'held', 'confirmed')`.as('keeps'),
+      sold: sql<boolean>`${purchases.status} = 'confirmed'`.as('sold'),
+    })
+    .from(purchases)
+    .where(or(eq(purchases.id, id), eq(purchases.replaces_id, id))),
+  build
+    .select({
+      id: bookings.id,
+      queue: bookings.resource_id,
+      of: sql<string>`'booking'`.as('of'),
+      keeps: sql<boolean>`${bookings.status} IN ('queued', 'requested', 'accepted', 'completed')`.as('keeps'),
+      sold: sql<boolean>`${bookings.status} = 'accepted'`.as('sold'),
+    })
+    .from(bookings)
+    .where(or(eq(bookings.id, id), eq(bookings.replaces_id, id))),
+).as('bought')
+
+const insertOwedSql = prepare(
+  sql`${insertFrom(
+    charges,
+    build
+      .select({
+        purchase_id: charges.purchase_id,
+        booking_id: charges.booking_id,
+        kind: sql`'refund'`,
+        amount: sql`${value('left')}::bigint`,
+        currency: charges.currency,
+      })
+      .from(charges)
+      .where(
+        and(
+          eq(charges.id, value('charge_id')),
+          notExists(build.select({ id: bought.id }).from(bought).where(sql`${bought.keeps}`)),
+        ),
+      ),
+  )} ON CONFLICT DO NOTHING`,
+)
 
 /** A bank returned a refund made at the provider after its sale was undone: now we owe it. */
 async function insertOwedRefund(tx: Transaction, charge: ChargeState, left: number): Promise<void> {
-  await query(
-    tx,
-    sql`INSERT INTO charges (purchase_id, booking_id, kind, amount, currency)
-        SELECT c.purchase_id, c.booking_id, 'refund', ${left}, c.currency FROM charges c
-        WHERE c.id = ${charge.charge_id} AND NOT EXISTS (SELECT 1 FROM ${boughtWith(charge.id)} b WHERE b.keeps)
-        ON CONFLICT DO NOTHING`,
-  )
+  await insertOwedSql(tx, { id: charge.id, charge_id: charge.charge_id, left })
 }
 
+const undoSql = prepare<{ id: string }>(
+  sql`${insertFrom(
+    commands,
+    build
+      .select({
+        queue: bought.queue,
+        purchase_id: sql`CASE ${bought.of} WHEN 'purchase' THEN ${bought.id} END`,
+        booking_id: sql`CASE ${bought.of} WHEN 'booking' THEN ${bought.id} END`,
+        action: sql`CASE ${bought.of} WHEN 'purchase' THEN 'refund' ELSE 'cancel' END`,
+        idempotency_key: sql`${bought.id}::text`,
+        idempotency_scope: sql`'refunded at provider'`,
+      })
+      .from(bought)
+      .where(sql`${bought.sold}`),
+  )} ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING id`,
+)
+
 /** Everything was refunded at the provider: queues a command that undoes the sale. */
-async function undoSale(tx: Transaction, charge: ChargeState): Promise<boolean> {
-  const rows = await query(
-    tx,
-    sql`INSERT INTO commands (queue, purchase_id, booking_id, action, idempotency_key, idempotency_scope)
-        SELECT queue, CASE of WHEN 'purchase' THEN id END, CASE of WHEN 'booking' THEN id END,
-               CASE of WHEN 'purchase' THEN 'refund' ELSE 'cancel' END, id::text, 'refunded at provider'
-        FROM ${boughtWith(charge.id)} b WHERE b.sold
-        ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING
-        RETURNING id`,
+const undoSale = async (tx: Transaction, charge: ChargeState): Promise<boolean> =>
+  (await undoSql(tx, { id: charge.id })).length > 0
+
+function nextCheckStatement() {
+  const since = sql`coalesce(${charges.settled_at}, ${charges.created_at})`
+  const longest = sql`CASE WHEN ${value('undecided')}::boolean THEN interval '6 hours' ELSE interval '30 days' END`
+  return prepare(
+    build
+      .update(charges)
+      .set({
+        recheck_at: sql`CASE WHEN ${since} > clock_timestamp() - ${CHECKED_DAYS} * interval '1 day' THEN clock_timestamp()
+          + least(greatest(clock_timestamp() - ${since}, interval '1 hour'), ${longest}) END`,
+      })
+      .where(and(eq(charges.id, id), sql`${charges.recheck_at}::text = ${value('recheck_at')}`)),
   )
-  return rows.length > 0
 }
+const nextCheckSql = nextCheckStatement()
 
 /**
  * Schedules the next check of this charge: after an hour, then whenever its age has doubled, within 30 days at most; sooner
@@ -257,42 +362,66 @@ export async function scheduleNextCheck(
   if (recheck_at === null) return
   const undecided =
     seen?.refunds.some((one) => one.status === 'pending') || seen?.disputes.some((one) => one.status === 'open')
-  const longest = sql.raw(undecided ? "interval '6 hours'" : "interval '30 days'")
-  await query(
-    on,
-    sql`UPDATE charges SET recheck_at = CASE
-          WHEN coalesce(settled_at, created_at) > clock_timestamp() - ${CHECKED_DAYS} * interval '1 day'
-          THEN clock_timestamp()
-            + least(greatest(clock_timestamp() - coalesce(settled_at, created_at), interval '1 hour'), ${longest}) END
-        WHERE id = ${charge_id} AND recheck_at::text = ${recheck_at}`,
-  )
+  await nextCheckSql(on, { id: charge_id, recheck_at, undecided: undecided === true })
 }
 
+const pendingRefundSql = prepare(
+  build
+    .select({
+      id: charges.id,
+      status: charges.status,
+      amount: charges.amount,
+      attempts: charges.attempts,
+      due: sql<boolean>`true`.as('due'),
+    })
+    .from(charges)
+    .where(
+      and(eq(charges.id, id), eq(charges.status, 'pending'), gt(charges.attempts, 0), lte(charges.recheck_at, now)),
+    ),
+)
+
 /** Our refund, when its attempt has no known outcome: it may have been requested already. */
-async function refundToRequest(tx: Transaction, id: string): Promise<OwnRefund | undefined> {
-  const [row] = await query<OwnRefund>(
-    tx,
-    sql`SELECT id, status, amount, attempts, true AS due FROM charges
-        WHERE id = ${id} AND status = 'pending' AND attempts > 0 AND recheck_at <= clock_timestamp()`,
-  )
+async function refundToRequest(tx: Transaction, of: string): Promise<OwnRefund | undefined> {
+  const [row] = await pendingRefundSql(tx, { id: of })
   return row
 }
+
+/** This attempt of our refund, while its outcome is not recorded. */
+const attempt = and(eq(charges.id, id), eq(charges.status, 'pending'), eq(charges.attempts, value('attempts')))
+const refundResultSql = prepare(
+  build
+    .update(charges)
+    .set({
+      status: sql`${value('status')}`,
+      provider_id: sql`${value('provider_id')}`,
+      reason: sql`${value('reason')}`,
+      settled_at: sql`CASE WHEN ${value('status')}::text = 'refunded' THEN clock_timestamp() END`,
+      recheck_at: inSeconds('recheck_s'),
+      next_attempt_at: sql`coalesce(${inSeconds('recheck_s')}, clock_timestamp())`,
+    })
+    .where(attempt)
+    .returning({ id: charges.id }),
+)
 
 /** Records the provider's response to our refund: refunded, pending or failed. */
 export async function recordRefundResult(client: Client, { id, attempts }: OwnRefund, made: Refund): Promise<boolean> {
   const { id: provider_id, status, reason } = made
   const recheck_s = status === 'refunded' ? null : status === 'failed' ? backoff_s(attempts) : 60
-  const rows = await query(
-    client,
-    sql`UPDATE charges SET status = ${status}, provider_id = ${provider_id}, reason = ${reason},
-               settled_at = CASE WHEN ${status} = 'refunded' THEN clock_timestamp() END,
-               recheck_at = clock_timestamp() + ${recheck_s}::float8 * interval '1 second',
-               next_attempt_at = clock_timestamp() + coalesce(${recheck_s}::float8, 0) * interval '1 second'
-        WHERE id = ${id} AND status = 'pending' AND attempts = ${attempts}
-        RETURNING id`,
-  )
-  return rows.length > 0
+  return (await refundResultSql(client, { id, attempts, status, provider_id, reason, recheck_s })).length > 0
 }
+
+const refundRefusalSql = prepare(
+  build
+    .update(charges)
+    .set({
+      status: 'failed',
+      reason: sql`${value('reason')}`,
+      recheck_at: inSeconds('wait_s'),
+      next_attempt_at: inSeconds('wait_s'),
+    })
+    .where(attempt)
+    .returning({ id: charges.id }),
+)
 
 /** Records a refusal: this attempt has ended, and the next one comes later with a key of its own. */
 export async function recordRefundRefusal(
@@ -300,12 +429,5 @@ export async function recordRefundRefusal(
   { id, attempts }: OwnRefund,
   reason: string,
 ): Promise<boolean> {
-  const wait = sql`clock_timestamp() + ${backoff_s(attempts)} * interval '1 second'`
-  const rows = await query(
-    client,
-    sql`UPDATE charges SET status = 'failed', reason = ${reason}, recheck_at = ${wait}, next_attempt_at = ${wait}
-        WHERE id = ${id} AND status = 'pending' AND attempts = ${attempts}
-        RETURNING id`,
-  )
-  return rows.length > 0
+  return (await refundRefusalSql(client, { id, attempts, reason, wait_s: backoff_s(attempts) })).length > 0
 }

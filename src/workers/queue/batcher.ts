@@ -10,11 +10,11 @@ import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
 import { UnprocessableError } from '../decide/purchases.ts'
 import { createBookingFetcher } from './booking-rows.ts'
+import { fetchPending } from './purchase-rows.ts'
 import { idOf, type QueueItem, resourcesOf, rowOf } from './queue-item.ts'
 import {
   ChangedRowError,
   type Decision,
-  fetchPending,
   isConstraintConflict,
   quarantine,
   rowsPerQueue,

@@ -3,8 +3,10 @@
  * stream advances only from the number that its sender read and under the sender's token; the outbox is pruned only from
  * its beginning.
  */
-import { sql } from 'drizzle-orm'
-import { type Client, query } from '../../shared/db/client.ts'
+import { and, asc, eq, gt, inArray, isNull, lt, lte, max, min, or, type SQLWrapper, sql } from 'drizzle-orm'
+import type { Client } from '../../shared/db/client.ts'
+import { outbox, outboxRetention, webhookDeliveries, webhookEndpoints, webhookStreams } from '../../shared/db/schema.ts'
+import { build, insertFrom, prepare, value } from '../../shared/db/statements.ts'
 import { type Event, parseEventId } from '../../shared/outbox.ts'
 import type { Attempt } from './http-sender.ts'
 
@@ -30,151 +32,316 @@ export interface ClaimedStream extends DeliveryStream {
   attempts: number
 }
 
+const now = sql`clock_timestamp()`
+const enabled = isNull(webhookEndpoints.disabled_reason)
+const enabledSql = prepare(build.select({ id: webhookEndpoints.id }).from(webhookEndpoints).where(enabled).limit(1))
+
 /** True when there is an enabled endpoint. */
-export async function hasEndpoints(client: Client): Promise<boolean> {
-  return (await query(client, sql`SELECT 1 FROM webhook_endpoints WHERE disabled_reason IS NULL LIMIT 1`)).length > 0
+export const hasEndpoints = async (client: Client): Promise<boolean> => (await enabledSql(client)).length > 0
+
+function advanceStatement() {
+  const final = sql`${value('final')}::bigint`
+  const position = webhookEndpoints.outbox_position
+  const behind = build.$with('behind').as(
+    build
+      .select({
+        id: webhookEndpoints.id,
+        resource_id: webhookEndpoints.resource_id,
+        outbox_position: position,
+        upto: sql<number>`least(${final}, ${position} + ${ROWS}::bigint)`.as('upto'),
+      })
+      .from(webhookEndpoints)
+      .where(and(enabled, lt(position, final)))
+      .for('update'),
+  )
+  const added = build
+    .select({
+      endpoint_id: behind.id,
+      resource_id: outbox.resource_id,
+      outbox_id: min(outbox.id),
+      delivered_sequence: sql`min(${outbox.last_sequence} - cardinality(${outbox.statuses}))`,
+      last_sequence: max(outbox.last_sequence),
+    })
+    .from(behind)
+    .innerJoin(outbox, and(gt(outbox.id, behind.outbox_position), lte(outbox.id, behind.upto)))
+    .where(or(isNull(behind.resource_id), eq(outbox.resource_id, behind.resource_id)))
+    .groupBy(behind.id, outbox.resource_id)
+  const extended = build.$with('extended', {}).as(
+    sql`${insertFrom(webhookStreams, added)} ON CONFLICT (endpoint_id, resource_id)
+      DO UPDATE SET last_sequence = greatest(${webhookStreams.last_sequence}, excluded.last_sequence)`,
+  )
+  return prepare(
+    build
+      .with(behind, extended)
+      .update(webhookEndpoints)
+      .set({ outbox_position: sql`${behind.upto}` })
+      .from(behind)
+      .where(eq(webhookEndpoints.id, behind.id)),
+  )
 }
+const advanceSql = advanceStatement()
 
 /** Extends the streams up to this row of the outbox, which is final. */
 export async function advanceStreams(client: Client, final: number): Promise<void> {
-  await query(
-    client,
-    sql`
-    WITH e AS MATERIALIZED (
-      SELECT id, resource_id, outbox_position, least(${final}::bigint, outbox_position + ${ROWS}::bigint) AS upto
-      FROM webhook_endpoints WHERE disabled_reason IS NULL AND outbox_position < ${final} FOR UPDATE
-    ), l AS (
-      INSERT INTO webhook_streams (endpoint_id, resource_id, outbox_id, delivered_sequence, last_sequence)
-      SELECT e.id, o.resource_id, min(o.id), min(o.last_sequence - cardinality(o.statuses)), max(o.last_sequence)
-      FROM e JOIN outbox o ON o.id > e.outbox_position AND o.id <= e.upto
-      WHERE e.resource_id IS NULL OR o.resource_id = e.resource_id
-      GROUP BY 1, 2
-      ON CONFLICT (endpoint_id, resource_id) DO UPDATE SET last_sequence = greatest(webhook_streams.last_sequence, excluded.last_sequence)
-    )
-    UPDATE webhook_endpoints w SET outbox_position = e.upto FROM e WHERE w.id = e.id`,
-  )
+  await advanceSql(client, { final })
 }
+
+const isDue = and(
+  lt(webhookStreams.delivered_sequence, webhookStreams.last_sequence),
+  lte(webhookStreams.next_attempt_at, now),
+  enabled,
+)
+const stream = {
+  endpoint: sql<string>`${webhookStreams.endpoint_id}`.as('endpoint'),
+  resource: sql<string>`${webhookStreams.resource_id}`.as('resource'),
+}
+const dueSql = prepare(
+  build
+    .select(stream)
+    .from(webhookStreams)
+    .innerJoin(webhookEndpoints, eq(webhookEndpoints.id, webhookStreams.endpoint_id))
+    .where(isDue)
+    .orderBy(webhookStreams.next_attempt_at)
+    .limit(STREAMS),
+)
 
 /** Streams with undelivered events whose next attempt is due. */
-export async function dueStreams(client: Client): Promise<DeliveryStream[]> {
-  return await query<DeliveryStream>(
-    client,
-    sql`SELECT l.endpoint_id AS endpoint, l.resource_id AS resource FROM webhook_streams l JOIN webhook_endpoints e ON e.id = l.endpoint_id
-        WHERE l.delivered_sequence < l.last_sequence AND l.next_attempt_at <= clock_timestamp() AND e.disabled_reason IS NULL
-        ORDER BY l.next_attempt_at LIMIT ${STREAMS}`,
-  )
-}
+export const dueStreams = (client: Client): Promise<DeliveryStream[]> => dueSql(client)
+
+const ofStream = and(
+  eq(webhookStreams.endpoint_id, value('endpoint')),
+  eq(webhookStreams.resource_id, value('resource')),
+)
+const claimSql = prepare(
+  build
+    .update(webhookStreams)
+    .set({ fencing_token: sql`${value('token')}` })
+    .from(webhookEndpoints)
+    .where(
+      and(
+        ofStream,
+        eq(webhookEndpoints.id, webhookStreams.endpoint_id),
+        lte(webhookStreams.fencing_token, value('token')),
+        isDue,
+      ),
+    )
+    .returning({
+      ...stream,
+      url: webhookEndpoints.url,
+      events: webhookEndpoints.events,
+      secret: webhookEndpoints.secret,
+      previous_secret: sql<
+        string | null
+      >`CASE WHEN ${webhookEndpoints.previous_secret_expires_at} > clock_timestamp() THEN ${webhookEndpoints.previous_secret} END`.as(
+        'previous_secret',
+      ),
+      delivered_sequence: webhookStreams.delivered_sequence,
+      outbox_id: webhookStreams.outbox_id,
+      attempts: webhookStreams.attempts,
+    }),
+)
 
 /** Writes this sender's token to the stream; undefined when there is nothing to send or a newer sender. */
-export async function claimStream(client: Client, { endpoint, resource }: DeliveryStream, token: number) {
-  const [row] = await query<ClaimedStream>(
-    client,
-    sql`UPDATE webhook_streams l SET fencing_token = ${token}
-        FROM webhook_endpoints e
-        WHERE l.endpoint_id = ${endpoint} AND l.resource_id = ${resource} AND e.id = l.endpoint_id AND l.fencing_token <= ${token}
-          AND l.delivered_sequence < l.last_sequence AND l.next_attempt_at <= clock_timestamp() AND e.disabled_reason IS NULL
-        RETURNING l.endpoint_id AS endpoint, l.resource_id AS resource, e.url, e.events, e.secret,
-                  CASE WHEN e.previous_secret_expires_at > clock_timestamp() THEN e.previous_secret END AS previous_secret,
-                  l.delivered_sequence, l.outbox_id, l.attempts`,
-  )
+export async function claimStream(
+  client: Client,
+  { endpoint, resource }: DeliveryStream,
+  token: number,
+): Promise<ClaimedStream | undefined> {
+  const [row] = await claimSql(client, { endpoint, resource, token })
   return row
 }
 
-const own = (stream: ClaimedStream, token: number) =>
-  sql`endpoint_id = ${stream.endpoint} AND resource_id = ${stream.resource} AND fencing_token = ${token} AND delivered_sequence = ${stream.delivered_sequence}`
+/** The stream, as its sender has read it, and still under the sender's token. */
+const own = and(
+  ofStream,
+  eq(webhookStreams.fencing_token, value('token')),
+  eq(webhookStreams.delivered_sequence, value('delivered_sequence')),
+)
+const ownValues = ({ endpoint, resource, delivered_sequence }: ClaimedStream, token: number) => ({
+  endpoint,
+  resource,
+  delivered_sequence,
+  token,
+})
 
-/** Inserts an attempt of this event into the log of deliveries. */
-const insertAttempt = (stream: ClaimedStream, event: Event, attempt: Attempt) => sql`
-  INSERT INTO webhook_deliveries (endpoint_id, event, type, resource_id, sequence, attempt, status, error, duration_ms)
-  SELECT ${stream.endpoint}::uuid, ${event.id}, ${event.type}, ${stream.resource}, ${event.sequence}::bigint,
-         ${stream.attempts + 1}::int, ${attempt.status ?? null}::int, ${attempt.error ?? null}, ${attempt.duration_ms}::int
-  FROM moved RETURNING 1`
+/** Inserts an attempt into the log of deliveries, if the stream was moved. */
+const loggedAttempt = (moved: SQLWrapper) =>
+  insertFrom(
+    webhookDeliveries,
+    build
+      .select({
+        endpoint_id: sql`${value('endpoint')}::uuid`,
+        event: sql`${value('event')}::text`,
+        type: sql`${value('type')}::text`,
+        resource_id: sql`${value('resource')}::text`,
+        sequence: sql`${value('sequence')}::bigint`,
+        attempt: sql`${value('attempt')}::int`,
+        status: sql`${value('status')}::int`,
+        error: sql`${value('error')}::text`,
+        duration_ms: sql`${value('duration_ms')}::int`,
+      })
+      .from(sql`${moved}`),
+  )
+const attemptValues = ({ attempts }: ClaimedStream, { id, type, sequence }: Event, attempt: Attempt) => ({
+  event: id,
+  type,
+  sequence,
+  attempt: attempts + 1,
+  status: attempt.status ?? null,
+  error: attempt.error ?? null,
+  duration_ms: attempt.duration_ms,
+})
+
+const deliveredStream = build.$with('moved').as(
+  build
+    .update(webhookStreams)
+    .set({
+      delivered_sequence: sql`${value('sequence')}`,
+      outbox_id: sql`${value('outbox_id')}`,
+      attempts: 0,
+      failing_since: null,
+    })
+    .where(own)
+    .returning({ endpoint_id: webhookStreams.endpoint_id }),
+)
+const loggedDelivery = build.$with('logged', {}).as(loggedAttempt(deliveredStream))
+const deliveredSql = prepare(
+  build
+    .with(deliveredStream, loggedDelivery)
+    .select({ endpoint_id: deliveredStream.endpoint_id })
+    .from(deliveredStream),
+)
 
 /** The endpoint accepted the event. False: another sender has the stream, or a replay has moved it. */
 export async function recordDelivered(
   client: Client,
-  stream: ClaimedStream,
+  claimed: ClaimedStream,
   token: number,
   event: Event,
   attempt: Attempt,
-) {
-  const rows = await query(
-    client,
-    sql`WITH moved AS (
-          UPDATE webhook_streams SET delivered_sequence = ${event.sequence}, outbox_id = ${parseEventId(event.id).id}, attempts = 0,
-                 failing_since = NULL
-          WHERE ${own(stream, token)} RETURNING 1)
-        ${insertAttempt(stream, event, attempt)}`,
-  )
-  return rows.length > 0
+): Promise<boolean> {
+  const outbox_id = parseEventId(event.id).id
+  const values = { ...ownValues(claimed, token), ...attemptValues(claimed, event, attempt), outbox_id }
+  return (await deliveredSql(client, values)).length > 0
 }
+
+const skipSql = prepare(
+  build
+    .update(webhookStreams)
+    .set({ delivered_sequence: sql`${value('to')}`, outbox_id: sql`${value('outbox_id')}` })
+    .where(own)
+    .returning({ endpoint_id: webhookStreams.endpoint_id }),
+)
 
 /** Skips events that the endpoint has not subscribed to, up to this number. */
 export async function skipTo(
   client: Client,
-  stream: ClaimedStream,
+  claimed: ClaimedStream,
   token: number,
-  delivered_sequence: number,
+  to: number,
   outbox_id: number,
-) {
-  const rows = await query(
-    client,
-    sql`UPDATE webhook_streams SET delivered_sequence = ${delivered_sequence}, outbox_id = ${outbox_id} WHERE ${own(stream, token)} RETURNING 1`,
-  )
-  return rows.length > 0
+): Promise<boolean> {
+  return (await skipSql(client, { ...ownValues(claimed, token), to, outbox_id })).length > 0
 }
+
+const pause = sql`clock_timestamp() + ${value('pause_ms')}::float8 * interval '1 ms'`
+const failedStream = build.$with('moved').as(
+  build
+    .update(webhookStreams)
+    .set({
+      attempts: sql`${webhookStreams.attempts} + 1`,
+      failing_since: sql`coalesce(${webhookStreams.failing_since}, clock_timestamp())`,
+      next_attempt_at: pause,
+    })
+    .where(own)
+    .returning({ failing_since: webhookStreams.failing_since }),
+)
+const loggedFailure = build.$with('logged', {}).as(loggedAttempt(failedStream))
+const failedSql = prepare(
+  build
+    .with(failedStream, loggedFailure)
+    .select({
+      for_ms: sql<number>`date_part('epoch', clock_timestamp() - ${failedStream.failing_since}) * 1000`.as('for_ms'),
+    })
+    .from(failedStream),
+)
 
 /** The endpoint did not accept the event: retry after a pause. Returns for how many ms it has failed; undefined: no longer ours. */
 export async function recordFailure(
   client: Client,
-  stream: ClaimedStream,
+  claimed: ClaimedStream,
   token: number,
   event: Event,
   attempt: Attempt,
   pause_ms: number,
 ): Promise<number | undefined> {
-  const [row] = await query<{ for_ms: number }>(
-    client,
-    sql`WITH moved AS (
-          UPDATE webhook_streams SET attempts = attempts + 1, failing_since = coalesce(failing_since, clock_timestamp()),
-                 next_attempt_at = clock_timestamp() + ${pause_ms} * interval '1 ms'
-          WHERE ${own(stream, token)} RETURNING failing_since), log AS (${insertAttempt(stream, event, attempt)})
-        SELECT (extract(epoch FROM clock_timestamp() - failing_since) * 1000)::float8 AS for_ms FROM moved, log`,
-  )
+  const values = { ...ownValues(claimed, token), ...attemptValues(claimed, event, attempt), pause_ms }
+  const [row] = await failedSql(client, values)
   return row?.for_ms
 }
 
+const deferSql = prepare(build.update(webhookStreams).set({ next_attempt_at: pause }).where(own))
+
 /** Postpones the next attempt: no request was made. */
-export async function defer(client: Client, stream: ClaimedStream, token: number, pause_ms: number): Promise<void> {
-  await query(
-    client,
-    sql`UPDATE webhook_streams SET next_attempt_at = clock_timestamp() + ${pause_ms} * interval '1 ms' WHERE ${own(stream, token)}`,
-  )
+export async function defer(client: Client, claimed: ClaimedStream, token: number, pause_ms: number): Promise<void> {
+  await deferSql(client, { ...ownValues(claimed, token), pause_ms })
 }
 
-export async function disable(client: Client, endpoint: string, why: string): Promise<void> {
-  await query(
-    client,
-    sql`UPDATE webhook_endpoints SET disabled_reason = ${why} WHERE id = ${endpoint} AND disabled_reason IS NULL`,
+const disableSql = prepare(
+  build
+    .update(webhookEndpoints)
+    .set({ disabled_reason: sql`${value('reason')}` })
+    .where(and(eq(webhookEndpoints.id, value('endpoint')), enabled)),
+)
+
+export async function disable(client: Client, endpoint: string, reason: string): Promise<void> {
+  await disableSql(client, { endpoint, reason })
+}
+
+const oldest = sql`clock_timestamp() - ${value('days')}::int * interval '1 day'`
+
+function pruneEventsStatement() {
+  const first = build.select({ id: outbox.id }).from(outbox).orderBy(asc(outbox.id)).limit(PRUNED_ROWS)
+  const gone = build.$with('gone').as(
+    build
+      .delete(outbox)
+      .where(and(inArray(outbox.id, first), lt(outbox.created_at, oldest)))
+      .returning({ id: outbox.id }),
+  )
+  const kept = build.$with('kept').as(
+    build
+      .update(outboxRetention)
+      .set({
+        pruned_through_id: sql`greatest(${outboxRetention.pruned_through_id}, (SELECT max(${gone.id}) FROM ${gone}))`,
+      })
+      .where(sql`EXISTS (SELECT FROM ${gone})`)
+      .returning({ one: outboxRetention.one }),
+  )
+  return prepare(
+    build
+      .with(gone, kept)
+      .select({ n: sql<number>`count(*)`.as('n') })
+      .from(gone),
   )
 }
+const pruneEventsSql = pruneEventsStatement()
+
+const oldDeliveries = build
+  .select({ endpoint_id: webhookDeliveries.endpoint_id, id: webhookDeliveries.id })
+  .from(webhookDeliveries)
+  .where(lt(webhookDeliveries.created_at, oldest))
+  .orderBy(webhookDeliveries.created_at)
+  .limit(PRUNED_ROWS)
+const pruneDeliveriesSql = prepare(
+  build
+    .delete(webhookDeliveries)
+    .where(sql`(${webhookDeliveries.endpoint_id}, ${webhookDeliveries.id}) IN ${oldDeliveries}`)
+    .returning({ id: webhookDeliveries.id }),
+)
 
 /** Deletes events older than this number of days: a part of them, from the beginning. True: there are more. */
 export async function prune(client: Client, days: number): Promise<boolean> {
-  const old = sql`created_at < clock_timestamp() - ${days} * interval '1 day'`
-  const [row] = await query<{ n: number }>(
-    client,
-    sql`WITH gone AS (
-          DELETE FROM outbox WHERE id IN (SELECT id FROM outbox ORDER BY id LIMIT ${PRUNED_ROWS}) AND ${old} RETURNING id
-        ), kept AS (
-          UPDATE outbox_retention SET pruned_through_id = greatest(pruned_through_id, (SELECT max(id) FROM gone)) WHERE EXISTS (SELECT FROM gone)
-        )
-        SELECT count(*) AS n FROM gone`,
-  )
-  const log = await query(
-    client,
-    sql`DELETE FROM webhook_deliveries WHERE (endpoint_id, id) IN (
-          SELECT endpoint_id, id FROM webhook_deliveries WHERE ${old} ORDER BY created_at LIMIT ${PRUNED_ROWS}) RETURNING 1`,
-  )
-  return row?.n === PRUNED_ROWS || log.length === PRUNED_ROWS
+  const [events] = await pruneEventsSql(client, { days })
+  const deliveries = await pruneDeliveriesSql(client, { days })
+  return events?.n === PRUNED_ROWS || deliveries.length === PRUNED_ROWS
 }
