@@ -11,6 +11,7 @@ import { type ConnectionDrain, createConnectionDrain } from '../shared/shutdown.
 import { type DashboardOptions, dashboardRoutes } from './dashboard/routes.ts'
 import { type LabOptions, labRoutes } from './lab/routes.ts'
 import { requireAdminPassword } from './plugins/auth.ts'
+import { compileSerializers } from './plugins/compile-once.ts'
 import { answerErrors, refuseConnection, toProblem } from './plugins/errors.ts'
 import { documentRoutes } from './plugins/openapi.ts'
 import { protect, type SecurityOptions } from './plugins/security.ts'
@@ -75,6 +76,7 @@ export async function buildApp({ config, rates, log, health, routes, trace }: Ap
   for (const schema of [ProblemSchema, ResourceSchema, PurchaseSchema, BookingSchema, EndpointSchema]) {
     app.addSchema(schema)
   }
+  compileSerializers(app)
   await documentRoutes(app)
   refuseUnknown(app)
   healthRoutes(app, health)

@@ -8,6 +8,7 @@ import addFormats from 'ajv-formats'
 import type { FastifyError, FastifyInstance } from 'fastify'
 import { type FieldError, fieldProblem } from '../../shared/problem.ts'
 import { IDENTIFIER, isIdentifier, isPlainText, NFC, PLAIN_TEXT, WORDS } from '../http/schemas.ts'
+import { compileOnce } from './compile-once.ts'
 
 /** Bytes of a body: a purchase of 100 items with the longest references takes a tenth of it. */
 export const BODY_LIMIT = 256 * 1024
@@ -21,7 +22,9 @@ export function compileValidators(app: FastifyInstance): void {
     addFormats.default(ajv).addFormat(PLAIN_TEXT, isPlainText).addFormat(IDENTIFIER, isIdentifier)
     ajv.addKeyword({ keyword: NFC, type: 'string', modifying: true, validate: normalize, errors: false })
   }
-  app.setValidatorCompiler(({ schema, httpPart }) => (httpPart === 'body' ? body : text).compile(schema as object))
+  const compileBody = compileOnce(({ schema }) => body.compile(schema as object))
+  const compileText = compileOnce(({ schema }) => text.compile(schema as object))
+  app.setValidatorCompiler((route) => (route.httpPart === 'body' ? compileBody : compileText)(route))
 }
 
 function normalize(_schema: boolean, text: string, _parent?: object, context?: DataValidationCxt): boolean {
