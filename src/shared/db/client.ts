@@ -69,7 +69,7 @@ export function openDb(url: string, options: DbOptions): Db {
     idle_timeout: 60,
     onnotice: () => {},
     // With fetch_types each connection first reads the array types, and one that is cut at that moment ends the process: the
-    // error of that query is not caught. Lists are sent and returned as JSON.
+    // error of that query is not caught. Lists are sent as text (unnest.ts) and returned as JSON.
     fetch_types: false,
     // Every bigint of the schema is bounded below 2^53.
     types: { int8: { to: 20, from: [20], parse: Number, serialize: String } },
