@@ -5,6 +5,7 @@
 import { type SQL, sql } from 'drizzle-orm'
 import { type Client, query } from '../../shared/db/client.ts'
 import { queueHeads } from '../../shared/db/queue-heads.ts'
+import { unnestRows } from '../../shared/db/unnest.ts'
 
 /** Resources shown of each type, and number of types. */
 const [EACH_TYPE, TYPES] = [6, 12]
@@ -16,9 +17,11 @@ export const COUNT_TO = 10_000
  * The first resources of each type by a skip scan (';' follows ':'), without accounts, and the busy ones. Resources sold by
  * units come first, because they have the numbers.
  */
-export const resourcesToShow = (busy: readonly string[]): SQL => sql`
+export function resourcesToShow(busy: readonly string[]): SQL {
+  const rows = busy.map((id) => ({ id }))
+  return sql`
   WHERE r.id IN (
-    SELECT json_array_elements_text(${JSON.stringify(busy)}::json) UNION (
+    SELECT id FROM ${unnestRows('busy', rows, { id: 'text' })} UNION (
     WITH RECURSIVE type AS (
       (SELECT split_part(id, ':', 1) AS name FROM resources ORDER BY id LIMIT 1)
       UNION ALL
@@ -29,6 +32,7 @@ export const resourcesToShow = (busy: readonly string[]): SQL => sql`
       SELECT id FROM resources WHERE id >= t.name || ':' AND id < t.name || ';' ORDER BY id LIMIT ${EACH_TYPE}::int
     ) first))
   ORDER BY r.kind DESC, r.id`
+}
 
 export async function readQueues(client: Client) {
   const count = (table: string, queue = 'queue') =>

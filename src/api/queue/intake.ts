@@ -10,7 +10,7 @@ import { type Breaker, UnavailableError } from '../../shared/breaker.ts'
 import { type Db, openDb, query } from '../../shared/db/client.ts'
 import { isDataError } from '../../shared/db/errors.ts'
 import type { Payment } from '../../shared/db/schema.ts'
-import { unnestRows } from '../../shared/db/unnest.ts'
+import { anyOf, unnestRows } from '../../shared/db/unnest.ts'
 import type { Log } from '../../shared/log.ts'
 import { Problem, stopping } from '../../shared/problem.ts'
 
@@ -183,7 +183,7 @@ export function createIntake<Row extends QueuedRowInput>(
         const found = await query<{ id: string }>(
           rescue.client,
           sql`UPDATE ${sql.raw(name)} SET status = 'cancelled', reason = 'not_acknowledged', settled_at = clock_timestamp()
-              WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(ids)}::json)::uuid) AND status = 'queued'
+              WHERE id ${anyOf(ids, 'uuid')} AND status = 'queued'
               RETURNING id`,
         )
         if (found.length > 0) {

@@ -3,6 +3,7 @@
 import { sql } from 'drizzle-orm'
 import type { Breaker } from '../../shared/breaker.ts'
 import { type Client, query } from '../../shared/db/client.ts'
+import { anyOf } from '../../shared/db/unnest.ts'
 import { isAccount } from '../../shared/domain/resource.ts'
 import { fieldProblem } from '../../shared/problem.ts'
 
@@ -37,8 +38,7 @@ export function createResourceKinds(client: Client, viaBreaker: Breaker['run']):
         const rows = await viaBreaker(() =>
           query<{ id: string; kind: Kind }>(
             client,
-            sql`SELECT id, kind FROM resources
-                WHERE id IN (SELECT json_array_elements_text(${JSON.stringify(unknown)}::json))`,
+            sql`SELECT id, kind FROM resources WHERE id ${anyOf(unknown, 'text')}`,
           ),
         )
         if (kinds.size > CACHED) kinds.clear()

@@ -6,6 +6,7 @@
 import { type SQL, sql } from 'drizzle-orm'
 import type { Breaker } from '../../shared/breaker.ts'
 import { type Client, query, type Transaction } from '../../shared/db/client.ts'
+import { anyOf } from '../../shared/db/unnest.ts'
 
 export interface RowReader<Row> {
   /** One row by id. Reads of one event-loop turn share a query, because a notice wakes a batch of waiters. */
@@ -33,8 +34,7 @@ export function createRowReader<Row extends { id: string; overdue: boolean }>(
     const rows = await query<Row>(client, sql`${select} ${where}`)
     const overdue = rows.filter((row) => row.overdue).map((row) => row.id)
     if (overdue.length === 0) return rows
-    const ids = JSON.stringify(overdue)
-    const locked = sql`WHERE id IN (SELECT json_array_elements_text(${ids}::json)::uuid) ORDER BY id FOR SHARE`
+    const locked = sql`WHERE id ${anyOf(overdue, 'uuid')} ORDER BY id FOR SHARE`
     const current = (await client.begin((tx: Transaction) => query<Row>(tx, sql`${select} ${locked}`))) as Row[]
     const currentById = new Map(current.map((row) => [row.id, row]))
     return rows.map((row) => currentById.get(row.id) ?? row)
@@ -47,8 +47,7 @@ export function createRowReader<Row extends { id: string; overdue: boolean }>(
         const ids = new Set<string>()
         const rows = new Promise((resolve) => setImmediate(resolve)).then(async () => {
           next = undefined
-          const list = JSON.stringify([...ids])
-          const where = sql`WHERE id IN (SELECT json_array_elements_text(${list}::json)::uuid)`
+          const where = sql`WHERE id ${anyOf(ids, 'uuid')}`
           return new Map((await viaBreaker(() => read(where))).map((row) => [row.id, row]))
         })
         next = { ids, rows }

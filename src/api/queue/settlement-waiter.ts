@@ -5,6 +5,7 @@
 import { sql } from 'drizzle-orm'
 import type { Redis } from 'ioredis'
 import { type Client, query } from '../../shared/db/client.ts'
+import { unnestRows } from '../../shared/db/unnest.ts'
 import type { Log } from '../../shared/log.ts'
 import { settledChannel, subscribe } from '../../shared/redis.ts'
 import { createSignal, every, type Signal } from '../../shared/timeout.ts'
@@ -64,10 +65,10 @@ export function createSettlementWaiter(
 
   async function poll(): Promise<void> {
     if (watched.size === 0) return
-    const ids = JSON.stringify([...watched.keys()])
+    const ids = Array.from(watched.keys(), (id) => ({ id }))
     const rows = await query<{ id: string }>(
       client,
-      sql`WITH w AS (SELECT json_array_elements_text(${ids}::json)::uuid AS id)
+      sql`WITH w AS (SELECT id FROM ${unnestRows('ids', ids, { id: 'uuid' })})
           SELECT id FROM purchases JOIN w USING (id) WHERE status <> 'queued' AND NOT ${sql.raw(CHARGING.purchases)}
           UNION ALL
           SELECT id FROM bookings JOIN w USING (id) WHERE status <> 'queued' AND NOT ${sql.raw(CHARGING.bookings)}
