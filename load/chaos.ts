@@ -13,7 +13,7 @@ import { type Options, type Progress, type Report, runChaos } from '../test/chao
 import { readOptions } from './chaos-options.mjs'
 import { drawFigure, drawPanel, STYLE, STYLE_DARK } from './lib/chart.ts'
 
-const say = (line: string) => process.stdout.write(`chaos: ${line}\n`)
+const log = (line: string) => process.stdout.write(`chaos: ${line}\n`)
 const { seed, guards, without, out = '.data/chaos', picture: picture_file, refuse, ...run } = readOptions()
 
 /** Below this share of what was settled before, the fleet has not come back, however busy the machine. */
@@ -39,7 +39,7 @@ function progress({ at_ms, came, inside, answered, refused, unanswered, now, wai
   if (process.stdout.isTTY) process.stdout.write(`\r\x1b[K${line.slice(0, (process.stdout.columns ?? 120) - 1)}`)
   else if (at_ms < said_ms || at_ms - said_ms >= PROGRESS_MS) {
     said_ms = at_ms
-    say(line)
+    log(line)
   }
 }
 
@@ -61,26 +61,26 @@ const isDown = ({ recovery }: Report) => recovery.last < BROKEN * recovery.befor
 
 function print(report: Report): void {
   const { faults, findings, recovery, entries, load_ms, drain_ms, unheard, turnedAway } = report
-  say('what was done:')
+  log('what was done:')
   for (const fault of faults)
-    say(`  ${seconds(fault.from_ms).padStart(6)} – ${seconds(fault.until_ms).padStart(6)} s  ${describe(fault)}`)
-  say('what became of it:')
+    log(`  ${seconds(fault.from_ms).padStart(6)} – ${seconds(fault.until_ms).padStart(6)} s  ${describe(fault)}`)
+  log('what became of it:')
   for (const { invariant, looked_at, offenders } of findings) {
-    say(`  ${offenders.length === 0 ? 'ok    ' : 'BROKEN'} ${invariant} (${looked_at} looked at)`)
-    for (const one of offenders) say(`         ${one}`)
+    log(`  ${offenders.length === 0 ? 'ok    ' : 'BROKEN'} ${invariant} (${looked_at} looked at)`)
+    for (const one of offenders) log(`         ${one}`)
   }
   const tally = new Map<string, number>()
   for (const { status } of entries) tally.set(`${status || 'none'}`, (tally.get(`${status || 'none'}`) ?? 0) + 1)
-  say(
+  log(
     `requests ${entries.length}: ${[...tally]
       .sort()
       .map(([status, n]) => `${status} ${n}`)
       .join(', ')}; ${turnedAway} were not let in`,
   )
-  say(
+  log(
     `faults ${faults.length} of ${report.plan.length} planned, in ${seconds(load_ms)} s of load; everything had come to its end ${seconds(drain_ms)} s later`,
   )
-  say(
+  log(
     `without a key, and there all the same: told 503 ${unheard.refused} (the gap that the README names), told nothing ${unheard.unanswered}`,
   )
   const { before, after_s, last } = recovery
@@ -88,7 +88,7 @@ function print(report: Report): void {
     after_s === undefined
       ? 'not again 90 % of it while it was watched'
       : `90 % of it ${after_s.toFixed(1)} s after the last fault`
-  say(`settled ${before.toFixed(1)}/s before the first fault, ${back}, ${last.toFixed(1)}/s in the end`)
+  log(`settled ${before.toFixed(1)}/s before the first fault, ${back}, ${last.toFixed(1)}/s in the end`)
 }
 
 const COLOURS = `${STYLE}
@@ -122,23 +122,23 @@ async function honest(options: Options): Promise<boolean> {
   mkdirSync(dirname(file), { recursive: true })
   writeFileSync(file, picture(report, options.seed))
   writeFileSync(join(folder, 'findings.json'), JSON.stringify(report.findings, undefined, 2))
-  say(`records, logs and findings are in ${folder}, the picture is ${file}`)
+  log(`records, logs and findings are in ${folder}, the picture is ${file}`)
   const broken = brokenOf(report)
-  if (isDown(report)) say('BROKEN: it does not settle half of what it did before')
+  if (isDown(report)) log('BROKEN: it does not settle half of what it did before')
   const found = broken.length > 0 || isDown(report)
-  say(`seed ${options.seed}: ${report.findings.length - broken.length} claims hold, ${broken.length} broken`)
+  log(`seed ${options.seed}: ${report.findings.length - broken.length} claims hold, ${broken.length} broken`)
   return !found
 }
 
 /** True when the checker has found what is missing. */
 async function found(planted: Planted, options: Options): Promise<boolean> {
-  say(`without ${planted.name}: ${planted.what} out`)
+  log(`without ${planted.name}: ${planted.what} out`)
   // A run without faults is no proof that the checker sees this one, nor that it is quiet without it.
   const broken = brokenOf(await once({ ...options, planted })).filter(
     (one) => planted.harmless || one.invariant !== HURT,
   )
   const [first] = broken
-  say(
+  log(
     first
       ? `without ${planted.name}: FOUND: ${broken.map((one) => `${one.invariant} (${one.offenders.length}, such as ${one.offenders[0]})`).join('; ')}`
       : `without ${planted.name}: nothing is found`,
@@ -153,8 +153,8 @@ if (guards) {
   let false_alarms = 0
   for (const control of CONTROLS) if (await found(control, options)) false_alarms++
   for (const planted of PLANTED) if (!(await found(planted, options))) missed++
-  say(`${PLANTED.length - missed} of ${PLANTED.length} planted faults are found, seed ${seed}`)
-  say(`with the guards in place ${false_alarms === 0 ? 'nothing is found' : `there are ${false_alarms} false alarms`}`)
+  log(`${PLANTED.length - missed} of ${PLANTED.length} planted faults are found, seed ${seed}`)
+  log(`with the guards in place ${false_alarms === 0 ? 'nothing is found' : `there are ${false_alarms} false alarms`}`)
   process.exitCode = missed + false_alarms === 0 ? 0 : 1
 } else if (without !== undefined) {
   // A verdict that it is broken is what a planted fault asks for, and an exit code of 1.
@@ -163,7 +163,7 @@ if (guards) {
   const time = new Date().toISOString().replaceAll(/[-:]|\..*/g, '')
   // A second run of a seed meets other things: neither takes the other's place.
   const folder = join(out, `seed-${seed}-${time}`)
-  say(`seed ${seed}, ${run.seconds} s of load, ${run.rate} come in a second; records go to ${folder}`)
+  log(`seed ${seed}, ${run.seconds} s of load, ${run.rate} come in a second; records go to ${folder}`)
   process.exitCode = (await honest({ ...options, folder })) ? 0 : 1
 }
 // What libraries still keep open is of no use any more.

@@ -152,11 +152,11 @@ async function measure(systems: readonly System[]): Promise<void> {
     ...[Math.round(bookings / seconds), booked, conflicts, errors].map((n) => n.toLocaleString('en')),
   ])
   print(['system', 'answers/s', 'booked', 'conflicts', 'errors'], rows)
-  say(`deadlocks: ${ownDeadlocks} with Holdfast, ${otherDeadlocks} with the INSERTs`)
-  say(`load average (others' work included): ${Math.min(...load).toFixed(1)} to ${Math.max(...load).toFixed(1)}`)
+  log(`deadlocks: ${ownDeadlocks} with Holdfast, ${otherDeadlocks} with the INSERTs`)
+  log(`load average (others' work included): ${Math.min(...load).toFixed(1)} to ${Math.max(...load).toFixed(1)}`)
   const broken = findings.filter((one) => one.offenders.length > 0)
-  for (const { invariant, offenders } of broken) say(`BROKEN ${invariant}: ${offenders.join(', ')}`)
-  if (broken.length === 0) say(`all ${findings.length} invariants hold`)
+  for (const { invariant, offenders } of broken) log(`BROKEN ${invariant}: ${offenders.join(', ')}`)
+  if (broken.length === 0) log(`all ${findings.length} invariants hold`)
   if (broken.length > 0 || ownDeadlocks > 0 || outcomes.get(own)?.errors) process.exitCode = 1
 }
 
@@ -166,11 +166,11 @@ function print(header: string[], rows: string[][]): void {
   for (const row of [header, widths.map((width) => '-'.repeat(width)), ...rows]) process.stdout.write(line(row))
 }
 
-const say = (line: string) => process.stdout.write(`bench: ${line}\n`)
-const arena = await openArena(say, { statements: false, appendfsync: 'everysec' })
+const log = (line: string) => process.stdout.write(`bench: ${line}\n`)
+const arena = await openArena(log, { statements: false, appendfsync: 'everysec' })
 try {
-  say(`${bookings} random ranges on ${properties} properties, ${clients} clients, ${workers} workers`)
-  say(`${arena.versions.join(', ')}, Node ${process.versions.node}`)
+  log(`${bookings} random ranges on ${properties} properties, ${clients} clients, ${workers} workers`)
+  log(`${arena.versions.join(', ')}, Node ${process.versions.node}`)
   await withSystems(arena, measure)
 } finally {
   await arena.close()

@@ -5,11 +5,11 @@ import postgres from 'postgres'
 import type { NodeProcess } from '../lib/child-process.ts'
 import type { Arena } from '../lib/environment.ts'
 
-type Say = (line: string) => void
+type Log = (line: string) => void
 
 export interface Costs {
   /** Says what was spent since it was opened. */
-  print(say: Say): Promise<void>
+  print(log: Log): Promise<void>
 }
 
 /** Linux counts in hundredths of a second. */
@@ -68,13 +68,13 @@ export async function openCosts(arena: Arena, processes: readonly NodeProcess[])
   const redis = await commands(arena)
   const from = performance.now()
   return {
-    async print(say) {
+    async print(log) {
       const seconds = (performance.now() - from) / 1000
       const share = Array.from(watched, ([name, pid]) => {
         const cost = spent(pid) - (before.get(name) ?? 0)
         return `${name} ${cost.toFixed(1)} s (${Math.round((cost / seconds) * 100)} %)`
       })
-      say(`processor time in ${seconds.toFixed(1)} s: ${share.join(', ')}`)
+      log(`processor time in ${seconds.toFixed(1)} s: ${share.join(', ')}`)
       const asked = Array.from(await commands(arena), ([name, { calls, us }]) => {
         const old = redis.get(name) ?? { calls: 0, us: 0 }
         return { name, calls: calls - old.calls, us: us - old.us }
@@ -83,7 +83,7 @@ export async function openCosts(arena: Arena, processes: readonly NodeProcess[])
         .filter((one) => one.us > 0)
         .sort((a, b) => b.us - a.us)
         .slice(0, TOP)) {
-        say(`  redis ${name}: ${calls} calls, ${Math.round(us / 1000)} ms, ${(us / calls).toFixed(1)} µs each`)
+        log(`  redis ${name}: ${calls} calls, ${Math.round(us / 1000)} ms, ${(us / calls).toFixed(1)} µs each`)
       }
       if (!sql) return
       const rows = await sql<{ calls: number; ms: number; mean: number; rows: number; wal: number; query: string }[]>`
@@ -91,7 +91,7 @@ export async function openCosts(arena: Arena, processes: readonly NodeProcess[])
                regexp_replace(query, '[[:space:]]+', ' ', 'g') AS query
         FROM pg_stat_statements ORDER BY total_exec_time DESC LIMIT ${TOP}`
       for (const { calls, ms, mean, rows: n, wal, query } of rows) {
-        say(
+        log(
           `  postgres ${Math.round(ms)} ms, ${calls} calls, ${mean.toFixed(2)} ms each, ${n} rows, ` +
             `${Math.round(wal / 1024)} KiB WAL: ${query.slice(0, 110)}`,
         )
@@ -114,7 +114,7 @@ export const profileFlags = (folder: string, who: string) => ['--cpu-prof', `--c
 const MAIN_THREAD = /^CPU\.\d+\.\d+\.\d+\.0\.\d+\.cpuprofile$/
 
 /** The functions with the most time of their own, and the same by package. */
-export function printProfiles(folder: string, say: Say): void {
+export function printProfiles(folder: string, log: Log): void {
   const files = readdirSync(folder, { recursive: true, encoding: 'utf8' })
   for (const file of files.filter((path) => MAIN_THREAD.test(basename(path)))) {
     const { nodes, samples, timeDeltas } = JSON.parse(readFileSync(join(folder, file), 'utf8')) as CpuProfile
@@ -138,7 +138,7 @@ export function printProfiles(folder: string, say: Say): void {
         .sort((a, b) => b[1] - a[1])
         .slice(0, TOP)
         .map(([name, own]) => `    ${((own / busy) * 100).toFixed(1).padStart(5)} %  ${name}`)
-    say(`${file}: busy ${(busy / 1e6).toFixed(1)} s, from its start to its end`)
-    for (const line of ['  by place', ...top(places), '  by function', ...top(functions)]) say(line)
+    log(`${file}: busy ${(busy / 1e6).toFixed(1)} s, from its start to its end`)
+    for (const line of ['  by place', ...top(places), '  by function', ...top(functions)]) log(line)
   }
 }

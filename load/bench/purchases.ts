@@ -30,7 +30,7 @@ const PROGRESS_MS = 1_000
  */
 const QUIET_MS = 1_000
 
-const say = (line: string) => process.stdout.write(`bench: ${line}\n`)
+const log = (line: string) => process.stdout.write(`bench: ${line}\n`)
 const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms))
 
 const USAGE = `
@@ -94,7 +94,7 @@ function createProgress(what: string, running: Running) {
     const now = Date.now()
     if (now - at < PROGRESS_MS) return
     const settled = await running.settled()
-    say(`${what}: ${phase}, settled ${settled} (${Math.round(((settled - before) * 1000) / (now - at))}/s)`)
+    log(`${what}: ${phase}, settled ${settled} (${Math.round(((settled - before) * 1000) / (now - at))}/s)`)
     at = now
     before = settled
   }
@@ -131,7 +131,7 @@ async function measure(running: Running, system: SystemName, products: number, w
       await progress('no more load')
     }
     const left = await running.left()
-    if (costs) await costs.print(say)
+    if (costs) await costs.print(log)
     const count = await running.count(loaded.from_ms, loaded.accepted)
     if (loaded.refused > 0) count.faults.push(`${loaded.refused} requests were not answered 2xx`)
     if (count.settled === 0) count.faults.push('nothing was settled')
@@ -144,7 +144,7 @@ async function measure(running: Running, system: SystemName, products: number, w
 
 async function run(system: SystemName, products: number, round: number, options: Options): Promise<Measured> {
   const what = `${nameOf(products)}, round ${round} of ${options.runs}, ${system}`
-  say(`${what}: starting`)
+  log(`${what}: starting`)
   const concurrency = options.concurrency ?? (system === 'holdfast' ? 1 : JOBS[system](products))
   return await arena.field(async (field) => {
     const profile = system === 'holdfast' ? options.profile : undefined
@@ -152,11 +152,11 @@ async function run(system: SystemName, products: number, round: number, options:
     try {
       const result = await measure(running, system, products, what, options)
       const rest = result.left > 0 ? `, ${result.left} left` : ''
-      say(
+      log(
         `${what}: ${Math.round(result.per_second)}/s (${result.settled} in ${result.seconds.toFixed(1)} s${rest}), ` +
           `answer after ${result.loaded.p50_ms} ms p50, ${result.loaded.p99_ms} ms p99`,
       )
-      for (const fault of result.faults) say(`${what}: VOID: ${fault}`)
+      for (const fault of result.faults) log(`${what}: VOID: ${fault}`)
       return { system, products, round, concurrency, ...result }
     } finally {
       await running.stop()
@@ -165,7 +165,7 @@ async function run(system: SystemName, products: number, round: number, options:
 }
 
 const options = readOptions()
-const arena = await openArena(say, { statements: options.profile !== undefined, appendfsync: options.appendfsync })
+const arena = await openArena(log, { statements: options.profile !== undefined, appendfsync: options.appendfsync })
 let interrupted = false
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.on(signal, () => {
@@ -183,22 +183,22 @@ try {
       }
     }
   }
-  if (options.profile && options.systems.includes('holdfast')) printProfiles(options.profile, say)
+  if (options.profile && options.systems.includes('holdfast')) printProfiles(options.profile, log)
   if (interrupted) {
     process.exitCode = 1
   } else {
     process.stdout.write(`\n${table(results)}\n`)
     const faults = results.filter((result) => result.faults.length > 0)
     if (faults.length > 0) {
-      say(`${faults.length} runs are void; nothing was written`)
+      log(`${faults.length} runs are void; nothing was written`)
       process.exitCode = 1
     } else {
-      for (const file of writeResults(options.out, results, arena.versions, options)) say(`wrote ${file}`)
+      for (const file of writeResults(options.out, results, arena.versions, options)) log(`wrote ${file}`)
     }
   }
 } catch (error) {
   process.exitCode = 1
-  if (!interrupted) say(error instanceof Error ? (error.stack ?? error.message) : String(error))
+  if (!interrupted) log(error instanceof Error ? (error.stack ?? error.message) : String(error))
 } finally {
   await arena.close()
 }

@@ -50,8 +50,8 @@ async function underLease(url: string): Promise<number> {
 }
 
 const price = { amount: 1, currency: 'USD' }
-const say = (line: string) => process.stdout.write(`bench: ${line}\n`)
-const arena = await openArena(say, { statements: false, appendfsync: 'everysec' })
+const log = (line: string) => process.stdout.write(`bench: ${line}\n`)
+const arena = await openArena(log, { statements: false, appendfsync: 'everysec' })
 try {
   await arena.field((field) =>
     withHoldfast(field, 0, async ({ url, client }) => {
@@ -60,7 +60,7 @@ try {
                       SELECT 'driver:' || n, 'units', 1000000, 1000000, 1 FROM generate_series(0, ${MANY - 1}) n
                       RETURNING id, total)
         INSERT INTO ledger_entries (resource_id, delta, reason) SELECT id, total, 'created' FROM made`
-      say(`${changes} changes a way, ${clients} clients, ${arena.versions.join(', ')}, Node ${process.versions.node}`)
+      log(`${changes} changes a way, ${clients} clients, ${arena.versions.join(', ')}, Node ${process.versions.node}`)
       process.stdout.write('| rows | way         | changes/s | tries a change | p50 ms | p99 ms |\n')
       process.stdout.write('| ---- | ----------- | --------- | -------------- | ------ | ------ |\n')
       for (const rows of [MANY, 1]) {
@@ -86,7 +86,7 @@ try {
           process.stdout.write(`| ${cells.join(' | ')} |\n`)
         }
       }
-      say(`load average at the end (others' work included): ${loadavg()[0]?.toFixed(1)}`)
+      log(`load average at the end (others' work included): ${loadavg()[0]?.toFixed(1)}`)
     }),
   )
 } finally {

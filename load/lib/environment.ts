@@ -39,15 +39,15 @@ interface ArenaOptions {
   appendfsync: string
 }
 
-type Say = (line: string) => void
+type Log = (line: string) => void
 
-export async function openArena(say: Say, options: ArenaOptions): Promise<Arena> {
+export async function openArena(log: Log, options: ArenaOptions): Promise<Arena> {
   const undo: (() => unknown)[] = []
   const close = async () => {
     for (const step of undo.splice(0).reverse()) await step()
   }
   try {
-    return await open(say, options, undo, close)
+    return await open(log, options, undo, close)
   } catch (error) {
     await close()
     throw error
@@ -55,7 +55,7 @@ export async function openArena(say: Say, options: ArenaOptions): Promise<Arena>
 }
 
 async function open(
-  say: Say,
+  log: Log,
   options: ArenaOptions,
   undo: (() => unknown)[],
   close: () => Promise<void>,
@@ -70,8 +70,8 @@ async function open(
   let admin_url = given.postgres
   let statements = false
   if (!admin_url) {
-    say('starting a Postgres (fsync on)')
-    let server = await startPostgres({ folder, detached: true, say })
+    log('starting a Postgres (fsync on)')
+    let server = await startPostgres({ folder, detached: true, log })
     undo.push(async () => {
       await server.stop()
       if (server.folder !== folder) rmSync(server.folder, { recursive: true, force: true })
@@ -79,7 +79,7 @@ async function open(
     if (options.statements) {
       await once(server.url('postgres'), "ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
       await server.stop()
-      server = await startPostgres({ folder, detached: true, say })
+      server = await startPostgres({ folder, detached: true, log })
       statements = true
     }
     admin_url = server.url('postgres')
@@ -87,8 +87,8 @@ async function open(
   }
   let redis_url = given.redis
   if (!redis_url) {
-    say('starting a Redis (append-only file on)')
-    const server = await startRedis({ folder, binary: ensureRedisServer(say), detached: true, say })
+    log('starting a Redis (append-only file on)')
+    const server = await startRedis({ folder, binary: ensureRedisServer(log), detached: true, log })
     undo.push(() => server.stop())
     redis_url = server.url
     pids.redis = server.pid

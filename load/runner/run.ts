@@ -39,7 +39,7 @@ npm run load -- NAME [OPTIONS]     NAME is ${scripts}, or a file that ends with 
   --NAME=VALUE     (or -e NAME=VALUE) everything else is for the script, as its variable NAME in capitals (docs/load.md)
 Exit codes are k6's (99: a threshold does not hold); 1: an invariant is broken; 2: the options make no sense, or no API answers.`
 
-const say = (line: string) => process.stdout.write(`load: ${line}\n`)
+const log = (line: string) => process.stdout.write(`load: ${line}\n`)
 const terminal = process.stdout.isTTY
 /** A terminal tells our children as well: what is under way ends, and what was started is cleared away. */
 const stop = new AbortController()
@@ -108,7 +108,7 @@ async function answersAt(url: string): Promise<boolean> {
 async function load(args: Arguments, url: string, database_url: string | undefined): Promise<number> {
   const k6 =
     args.runner === undefined ? spawnSync('k6', ['version'], { stdio: 'ignore' }).status === 0 : args.runner === 'k6'
-  say(`${args.title} by ${k6 ? 'k6' : 'the Node runner'} against ${url}`)
+  log(`${args.title} by ${k6 ? 'k6' : 'the Node runner'} against ${url}`)
   mkdirSync(REPORTS, { recursive: true })
   const path = join(REPORTS, `${args.title}.html`)
   rmSync(path, { force: true })
@@ -119,7 +119,7 @@ async function load(args: Arguments, url: string, database_url: string | undefin
     const given = [...args.given].map(([name, value]) => `${name}=${value}`)
     writeFileSync(path, report({ name: args.title, url, given, result: ran.result, verdicts, at: new Date() }))
   }
-  if (existsSync(path)) say(`the report is ${path}`)
+  if (existsSync(path)) log(`the report is ${path}`)
   const broken = typeof verdicts === 'string' ? 0 : verdicts.filter((one) => one.offenders.length > 0).length
   return broken > 0 ? EXIT.broken : ran.code
 }
@@ -160,25 +160,25 @@ async function byNode({ file, given, title }: Arguments, url: string): Promise<R
     if (unread.length > 0)
       throw new InvalidConfig(`${title} does not read ${unread.join(', ')}; it reads ${[...read].join(', ')}`)
     for (const { name, executor, iterations, duration_s, max_vus } of script.scenarios)
-      say(`${name}: ${iterations} iterations in ${duration_s} s (${executor}), up to ${max_vus} VUs`)
+      log(`${name}: ${iterations} iterations in ${duration_s} s (${executor}), up to ${max_vus} VUs`)
     const result = await script.run({
       progress: createProgress(),
-      error: (text) => say(`ERROR ${text}`),
+      error: (text) => log(`ERROR ${text}`),
       stop: stop.signal,
     })
     if (terminal) process.stdout.write('\n')
     process.stdout.write(`${summary(result)}\n`)
-    for (const [message, count] of result.errors) say(`ERROR in ${count} iterations: ${message}`)
+    for (const [message, count] of result.errors) log(`ERROR in ${count} iterations: ${message}`)
     const failed = result.thresholds.filter((one) => !one.passed).map((one) => one.metric)
     if (result.late_ms > LATE_MS)
-      say(`this machine was the limit: an iteration began ${Math.round(result.late_ms)} ms after it was due`)
-    if (failed.length > 0) say(`thresholds on ${[...new Set(failed)].join(', ')} do not hold`)
+      log(`this machine was the limit: an iteration began ${Math.round(result.late_ms)} ms after it was due`)
+    if (failed.length > 0) log(`thresholds on ${[...new Set(failed)].join(', ')} do not hold`)
     if (result.stopped) return { result, code: EXIT.stopped }
     if (failed.length > 0 || result.aborted) return { result, code: EXIT.thresholds }
     return { result, code: result.errors.size > 0 ? EXIT.script : 0 }
   } catch (error) {
-    if (error instanceof InvalidConfig) say(`ERROR ${error.message}`)
-    else if (error instanceof ScriptError) say(`ERROR in ${title}: ${error.message}`)
+    if (error instanceof InvalidConfig) log(`ERROR ${error.message}`)
+    else if (error instanceof ScriptError) log(`ERROR in ${title}: ${error.message}`)
     else throw error
     return { code: error instanceof InvalidConfig ? EXIT.config : EXIT.script }
   }
@@ -198,18 +198,18 @@ function createProgress() {
 /** The invariants of the database, once nothing stands in line any more; or why it was not asked. */
 async function verdictsOf(database_url: string | undefined): Promise<readonly Verdict[] | string> {
   if (!database_url) {
-    say('the invariants are not checked: DATABASE_URL is not known')
+    log('the invariants are not checked: DATABASE_URL is not known')
     return 'DATABASE_URL was not known'
   }
   const { drained } = await import('./database.ts')
   const { left, verdicts } = await drained(database_url)
   if (left > 0) {
-    say(`BROKEN ${left} rows still stand in line`)
+    log(`BROKEN ${left} rows still stand in line`)
     return [...verdicts, { invariant: 'every line comes to its end', looked_at: left, offenders: [`${left} rows`] }]
   }
   const broken = verdicts.filter((one) => one.offenders.length > 0)
-  for (const { invariant, offenders } of broken) say(`BROKEN ${invariant}: ${offenders.join(', ')}`)
-  if (broken.length === 0) say(`all ${verdicts.length} invariants hold`)
+  for (const { invariant, offenders } of broken) log(`BROKEN ${invariant}: ${offenders.join(', ')}`)
+  if (broken.length === 0) log(`all ${verdicts.length} invariants hold`)
   return verdicts
 }
 
@@ -218,11 +218,11 @@ async function withOwnFleet(args: Arguments): Promise<number> {
     import('../lib/environment.ts'),
     import('../lib/fleet.ts'),
   ])
-  const arena = await openArena(say, { statements: false, appendfsync: 'everysec' })
+  const arena = await openArena(log, { statements: false, appendfsync: 'everysec' })
   try {
     return await arena.field((field) =>
       withHoldfast(field, args.workers, ({ url }) => {
-        say(`an API and ${args.workers} workers, for this run alone`)
+        log(`an API and ${args.workers} workers, for this run alone`)
         return load(args, url, field.database_url)
       }),
     )
@@ -238,7 +238,7 @@ async function main(): Promise<number> {
   const url = args.url ?? here.HOLDFAST_URL ?? DEFAULT_URL
   if (await answersAt(url)) return await load(args, url, process.env.DATABASE_URL || here.DATABASE_URL)
   if (args.url !== undefined) throw new Refusal(`nobody answers at ${new URL('/livez', url)}`)
-  say(`nobody answers at ${url}: starting everything for this run`)
+  log(`nobody answers at ${url}: starting everything for this run`)
   return await withOwnFleet(args)
 }
 

@@ -9,7 +9,7 @@ const API_KEY = __ENV.API_KEY || ''
  * @param {string} name
  * @param {number} usual
  */
-export function whole(name, usual) {
+export function intEnv(name, usual) {
   const text = __ENV[name]
   if (text === undefined || text === '') return usual
   if (!/^[1-9]\d{0,8}$/.test(text)) throw new Error(`${name} is a whole number from 1, not ${text}`)
@@ -17,7 +17,7 @@ export function whole(name, usual) {
 }
 
 /** Different in every run, so that none finds what another has left. */
-export const run = () => `${Date.now().toString(36)}-${Math.floor(Math.random() * 1e9).toString(36)}`
+export const runId = () => `${Date.now().toString(36)}-${Math.floor(Math.random() * 1e9).toString(36)}`
 
 /**
  * The name is the tag by which requests are told apart in figures: their addresses have ids in them.
@@ -27,7 +27,7 @@ export const run = () => `${Date.now().toString(36)}-${Math.floor(Math.random() 
  * @param {object} [body]
  * @param {{ [name: string]: string }} [headers]
  */
-export async function ask(name, method, path, body, headers) {
+export async function request(name, method, path, body, headers) {
   return await http.asyncRequest(method, `${BASE_URL}${path}`, body === undefined ? null : JSON.stringify(body), {
     headers: Object.assign(
       body === undefined ? {} : { 'content-type': 'application/json' },
@@ -42,15 +42,13 @@ export async function ask(name, method, path, body, headers) {
 /**
  * In setup and teardown: anything but this status ends the run.
  * @param {number} status
- * @param {Parameters<typeof ask>} request
+ * @param {Parameters<typeof request>} args
  * @returns {Promise<any>} the answer's body
  */
-export async function must(status, ...request) {
-  const answer = await ask(...request)
+export async function requestOk(status, ...args) {
+  const answer = await request(...args)
   if (answer.status === status) return answer.json()
-  throw new Error(
-    `${request[1]} ${BASE_URL}${request[2]} was answered ${answer.status}: ${answer.error || answer.body}`,
-  )
+  throw new Error(`${args[1]} ${BASE_URL}${args[2]} was answered ${answer.status}: ${answer.error || answer.body}`)
 }
 
 /**
@@ -58,18 +56,18 @@ export async function must(status, ...request) {
  * @param {number} total
  * @param {number} [price] minor units
  */
-export async function sell(ref, total, price = 100) {
+export async function createProduct(ref, total, price = 100) {
   const body = { name: ref, kind: 'units', total, price: { amount: price, currency: 'USD' } }
-  await must(201, 'setup', 'PUT', `/api/resources/${ref.replace(':', '/')}`, body)
+  await requestOk(201, 'setup', 'PUT', `/api/resources/${ref.replace(':', '/')}`, body)
 }
 
 /** @param {string} ref `type:id` */
-export async function calendar(ref) {
-  await must(201, 'setup', 'PUT', `/api/resources/${ref.replace(':', '/')}`, { name: ref, kind: 'calendar' })
+export async function createCalendar(ref) {
+  await requestOk(201, 'setup', 'PUT', `/api/resources/${ref.replace(':', '/')}`, { name: ref, kind: 'calendar' })
 }
 
 /** @param {string} ref `type:id` */
-export const look = (ref) => must(200, 'teardown', 'GET', `/api/resources/${ref.replace(':', '/')}`)
+export const getResource = (ref) => requestOk(200, 'teardown', 'GET', `/api/resources/${ref.replace(':', '/')}`)
 
 /**
  * What an answer says about itself: `status` of what was made, or the `code` of a problem.

@@ -5,14 +5,14 @@ import { check } from 'k6'
 import exec from 'k6/execution'
 import http from 'k6/http'
 import { Counter } from 'k6/metrics'
-import { ask, calendar, must, outcome, run, whole } from './api.js'
+import { createCalendar, intEnv, outcome, request, requestOk, runId } from './api.js'
 
-const STAYS = whole('STAYS', 100)
-const RIDES = whole('RIDES', 20)
-const PROPERTIES = whole('PROPERTIES', 20)
-const DRIVERS = whole('DRIVERS', 10)
-const SECONDS = whole('SECONDS', 20)
-const P95_MS = whole('P95_MS', 2000)
+const STAYS = intEnv('STAYS', 100)
+const RIDES = intEnv('RIDES', 20)
+const PROPERTIES = intEnv('PROPERTIES', 20)
+const DRIVERS = intEnv('DRIVERS', 10)
+const SECONDS = intEnv('SECONDS', 20)
+const P95_MS = intEnv('P95_MS', 2000)
 
 const DAYS = 365
 const NIGHTS = 7
@@ -52,9 +52,9 @@ export const options = {
 }
 
 export async function setup() {
-  const town = run()
-  for (let n = 0; n < PROPERTIES; n++) await calendar(`property:${town}-${n}`)
-  for (let n = 0; n < DRIVERS; n++) await calendar(`driver:${town}-${n}`)
+  const town = runId()
+  for (let n = 0; n < PROPERTIES; n++) await createCalendar(`property:${town}-${n}`)
+  for (let n = 0; n < DRIVERS; n++) await createCalendar(`driver:${town}-${n}`)
   return { town }
 }
 
@@ -76,7 +76,7 @@ export async function stay(data) {
     from: new Date(from).toISOString(),
     to: new Date(from + (1 + dice(NIGHTS)) * DAY_MS).toISOString(),
   }
-  const answer = await ask('stay', 'POST', '/api/bookings', body, { prefer: 'wait=30' })
+  const answer = await request('stay', 'POST', '/api/bookings', body, { prefer: 'wait=30' })
   const told = outcome(answer)
   check(told, { 'a stay is accepted or in conflict': (one) => one === '201 accepted' || one === '409 conflict' })
   count(told)
@@ -86,13 +86,13 @@ export async function stay(data) {
 export async function ride(data) {
   const rider_id = `rider-${data.town}-${exec.scenario.iterationInTest}`
   const body = { driver_id: `${data.town}-${dice(DRIVERS)}`, rider_id, pickup_lat: 52.52, pickup_lng: 13.4 }
-  const answer = await ask('ride', 'POST', '/api/bookings', body, { prefer: 'wait=30' })
+  const answer = await request('ride', 'POST', '/api/bookings', body, { prefer: 'wait=30' })
   const told = outcome(answer)
   check(told, { 'a ride is requested or in conflict': (one) => one === '201 requested' || one === '409 conflict' })
   count(told)
   if (answer.status !== 201) return
   for (const command of ['accept', 'complete']) {
-    const moved = await ask(command, 'POST', `/api/bookings/${answer.json('id')}/${command}`)
+    const moved = await request(command, 'POST', `/api/bookings/${answer.json('id')}/${command}`)
     check(outcome(moved), {
       'a ride goes on': (one) => one === `200 ${command === 'accept' ? 'accepted' : 'completed'}`,
     })
@@ -103,7 +103,7 @@ export async function ride(data) {
 export async function teardown(data) {
   for (let n = 0; n < PROPERTIES; n++) {
     const query = `resource=property:${data.town}-${n}&status=accepted&limit=100`
-    const { data: stays } = await must(200, 'teardown', 'GET', `/api/bookings?${query}`)
+    const { data: stays } = await requestOk(200, 'teardown', 'GET', `/api/bookings?${query}`)
     const times = stays.map((/** @type {any} */ one) => ({ from: Date.parse(one.from), to: Date.parse(one.to) }))
     check(apart(times), { 'no two stays overlap': (all) => all })
   }

@@ -4,13 +4,13 @@ import { check } from 'k6'
 import exec from 'k6/execution'
 import http from 'k6/http'
 import { Counter } from 'k6/metrics'
-import { ask, look, outcome, run, sell, whole } from './api.js'
+import { createProduct, getResource, intEnv, outcome, request, runId } from './api.js'
 
-const PRODUCTS = whole('PRODUCTS', 6)
-const UNITS = whole('UNITS', 300)
-const RATE = whole('RATE', 100)
-const SECONDS = whole('SECONDS', 20)
-const P95_MS = whole('P95_MS', 5000)
+const PRODUCTS = intEnv('PRODUCTS', 6)
+const UNITS = intEnv('UNITS', 300)
+const RATE = intEnv('RATE', 100)
+const SECONDS = intEnv('SECONDS', 20)
+const P95_MS = intEnv('P95_MS', 5000)
 
 const carts = new Counter('carts_sold')
 const refused = new Counter('carts_sold_out')
@@ -38,9 +38,9 @@ export const options = {
 
 export async function setup() {
   if (PRODUCTS < 2) throw new Error('a cart takes two of PRODUCTS: there must be two')
-  const shop = run()
+  const shop = runId()
   const refs = Array.from({ length: PRODUCTS }, (_, n) => `product:cart-${shop}-${n}`)
-  for (const ref of refs) await sell(ref, UNITS)
+  for (const ref of refs) await createProduct(ref, UNITS)
   return { refs }
 }
 
@@ -50,7 +50,7 @@ export default async function (data) {
   const other = (one + 1 + Math.floor(Math.random() * (PRODUCTS - 1))) % PRODUCTS
   const lines = [one, other].map((n) => ({ resource: data.refs[n], units: 1 }))
   const body = { customer: `cart-${exec.scenario.iterationInTest}`, lines }
-  const told = outcome(await ask('cart', 'POST', '/api/purchases', body, { prefer: 'wait=30' }))
+  const told = outcome(await request('cart', 'POST', '/api/purchases', body, { prefer: 'wait=30' }))
   check(told, { 'sold whole or sold out': (cart) => cart === '201 confirmed' || cart === '409 sold_out' })
   if (told === '201 confirmed') carts.add(1)
   if (told === '409 sold_out') refused.add(1)
@@ -60,7 +60,7 @@ export default async function (data) {
 export async function teardown(data) {
   let sold = 0
   for (const ref of data.refs) {
-    const product = await look(ref)
+    const product = await getResource(ref)
     check(product, { 'no product is oversold': (one) => one.available >= 0 && one.available + one.sold === UNITS })
     sold += product.sold
   }

@@ -4,12 +4,12 @@ import { check } from 'k6'
 import exec from 'k6/execution'
 import http from 'k6/http'
 import { Counter } from 'k6/metrics'
-import { ask, look, outcome, run, sell, whole } from './api.js'
+import { createProduct, getResource, intEnv, outcome, request, runId } from './api.js'
 
-const BUYERS = whole('BUYERS', 10000)
-const UNITS = whole('UNITS', 1000)
-const RATE = whole('RATE', 1000)
-const P95_MS = whole('P95_MS', 5000)
+const BUYERS = intEnv('BUYERS', 10000)
+const UNITS = intEnv('UNITS', 1000)
+const RATE = intEnv('RATE', 1000)
+const P95_MS = intEnv('P95_MS', 5000)
 
 const sold = new Counter('sold')
 const soldOut = new Counter('sold_out')
@@ -37,8 +37,8 @@ export const options = {
 }
 
 export async function setup() {
-  const resource = `product:flash-${run()}`
-  await sell(resource, UNITS, 99900)
+  const resource = `product:flash-${runId()}`
+  await createProduct(resource, UNITS, 99900)
   return { resource }
 }
 
@@ -47,7 +47,7 @@ export default async function (sale) {
   const n = exec.scenario.iterationInTest
   const body = { customer: `buyer-${n}`, lines: [{ resource: sale.resource, units: 1 }] }
   const headers = { prefer: 'wait=30', 'idempotency-key': `${sale.resource}-${n}` }
-  const told = outcome(await ask('buy', 'POST', '/api/purchases', body, headers))
+  const told = outcome(await request('buy', 'POST', '/api/purchases', body, headers))
   check(told, { 'confirmed or sold out': (one) => one === '201 confirmed' || one === '409 sold_out' })
   if (told === '201 confirmed') sold.add(1)
   if (told === '409 sold_out') soldOut.add(1)
@@ -55,7 +55,7 @@ export default async function (sale) {
 
 /** @param {{ resource: string }} sale */
 export async function teardown(sale) {
-  check(await look(sale.resource), {
+  check(await getResource(sale.resource), {
     'every unit is sold, none twice': (one) =>
       one.sold === Math.min(BUYERS, UNITS) && one.available === UNITS - one.sold,
   })

@@ -5,13 +5,13 @@ import { check } from 'k6'
 import exec from 'k6/execution'
 import http from 'k6/http'
 import { Counter, Trend } from 'k6/metrics'
-import { ask, must, outcome, run, whole } from './api.js'
+import { intEnv, outcome, request, requestOk, runId } from './api.js'
 
-const LOCKS = whole('LOCKS', 50)
-const RATE = whole('RATE', 100)
-const SECONDS = whole('SECONDS', 20)
-const WAIT_MS = whole('WAIT_MS', 5000)
-const P95_MS = whole('P95_MS', 1000)
+const LOCKS = intEnv('LOCKS', 50)
+const RATE = intEnv('RATE', 100)
+const SECONDS = intEnv('SECONDS', 20)
+const WAIT_MS = intEnv('WAIT_MS', 5000)
+const P95_MS = intEnv('P95_MS', 1000)
 
 const held = new Counter('held')
 const busy = new Counter('lock_busy')
@@ -51,7 +51,7 @@ export const options = {
 }
 
 export async function setup() {
-  return { place: `load-${run()}` }
+  return { place: `load-${runId()}` }
 }
 
 /** @param {string} resource */
@@ -59,18 +59,18 @@ async function turn(resource) {
   const owner = `vu-${exec.vu.idInTest}`
   const since = Date.now()
   const body = { resource, mode: 'exclusive', ttl_ms: 10000, wait_ms: WAIT_MS, owner }
-  const got = await ask('acquire', 'POST', '/api/leases', body)
+  const got = await request('acquire', 'POST', '/api/leases', body)
   if (outcome(got) === '409 lock_busy') return busy.add(1)
   if (!check(got, { 'a lease: 201': (answer) => answer.status === 201 })) return
   waited.add(Date.now() - since)
   held.add(1)
   const path = `/api/leases/${got.json('lease_id')}`
-  const renewed = await ask('renew', 'PUT', path)
+  const renewed = await request('renew', 'PUT', path)
   check(renewed, {
     'it is renewed, with the same token': (one) =>
       one.status === 200 && one.json('fencing_token') === got.json('fencing_token'),
   })
-  const looked = await ask('look', 'GET', `/api/locks/${resource}`)
+  const looked = await request('look', 'GET', `/api/locks/${resource}`)
   check(looked, {
     'nobody else holds it': (one) => {
       if (one.status !== 200) return false
@@ -78,7 +78,7 @@ async function turn(resource) {
       return holders.length === 1 && holders[0].fencing_token === got.json('fencing_token')
     },
   })
-  const released = await ask('release', 'DELETE', path)
+  const released = await request('release', 'DELETE', path)
   check(released, { 'it is let go: 204': (answer) => answer.status === 204 })
 }
 
@@ -90,6 +90,6 @@ export const many = (data) => turn(`job:${data.place}-${Math.floor(Math.random()
 
 /** @param {{ place: string }} data */
 export async function teardown(data) {
-  const { holders, waiters } = await must(200, 'teardown', 'GET', `/api/locks/job:${data.place}-hot`)
+  const { holders, waiters } = await requestOk(200, 'teardown', 'GET', `/api/locks/job:${data.place}-hot`)
   check({ holders, waiters }, { 'nobody is left': (one) => one.holders.length === 0 && one.waiters.length === 0 })
 }

@@ -4,12 +4,12 @@ import { check } from 'k6'
 import exec from 'k6/execution'
 import http from 'k6/http'
 import { Rate, Trend } from 'k6/metrics'
-import { ask, outcome, run, sell, whole } from './api.js'
+import { createProduct, intEnv, outcome, request, runId } from './api.js'
 
-const PRODUCTS = whole('PRODUCTS', 100)
-const RATE = whole('RATE', 200)
-const SECONDS = whole('SECONDS', 30)
-const P95_MS = whole('P95_MS', 1000)
+const PRODUCTS = intEnv('PRODUCTS', 100)
+const RATE = intEnv('RATE', 200)
+const SECONDS = intEnv('SECONDS', 30)
+const P95_MS = intEnv('P95_MS', 1000)
 
 const PLENTY = 100000000
 const settledAtOnce = new Rate('settled_at_first_look')
@@ -51,8 +51,8 @@ export const options = {
 }
 
 export async function setup() {
-  const shop = `steady-${run()}`
-  for (let n = 0; n < PRODUCTS; n++) await sell(`product:${shop}-${n}`, PLENTY)
+  const shop = `steady-${runId()}`
+  for (let n = 0; n < PRODUCTS; n++) await createProduct(`product:${shop}-${n}`, PLENTY)
   return { shop }
 }
 
@@ -62,17 +62,20 @@ const any = () => Math.floor(Math.random() * PRODUCTS)
 export async function buy(data) {
   const n = exec.scenario.iterationInTest
   const body = { customer: `buyer-${n}`, lines: [{ resource: `product:${data.shop}-${any()}`, units: 1 }] }
-  const taken = await ask('buy', 'POST', '/api/purchases', body, { 'idempotency-key': `${data.shop}-${n}` })
+  const taken = await request('buy', 'POST', '/api/purchases', body, { 'idempotency-key': `${data.shop}-${n}` })
   if (!check(taken, { 'taken: 202': (answer) => answer.status === 202 })) return
   const since = Date.now()
   const id = taken.json('id')
-  const first = await ask('look', 'GET', `/api/purchases/${id}`)
+  const first = await request('look', 'GET', `/api/purchases/${id}`)
   const settled = first.status === 200 && first.json('status') !== 'queued'
   settledAtOnce.add(settled)
   // The same key again, and now for the outcome: the same purchase.
   const again = settled
     ? first
-    : await ask('wait', 'POST', '/api/purchases', body, { 'idempotency-key': `${data.shop}-${n}`, prefer: 'wait=30' })
+    : await request('wait', 'POST', '/api/purchases', body, {
+        'idempotency-key': `${data.shop}-${n}`,
+        prefer: 'wait=30',
+      })
   settling.add(Date.now() - since)
   check(again, {
     'the same purchase, confirmed': (one) =>
@@ -82,6 +85,6 @@ export async function buy(data) {
 
 /** @param {{ shop: string }} data */
 export async function browse(data) {
-  const answer = await ask('browse', 'GET', `/api/resources/product/${data.shop}-${any()}`)
+  const answer = await request('browse', 'GET', `/api/resources/product/${data.shop}-${any()}`)
   check(outcome(answer), { 'there is one': (one) => one.startsWith('200') })
 }

@@ -17,7 +17,7 @@ const [MAJOR = 0, MINOR = 0] = process.versions.node.split('.').map(Number)
 const patches = () => readdirSync(join(ROOT, 'ops', 'patches')).map((name) => join(ROOT, 'ops', 'patches', name))
 
 /** @returns what resolves once they are there */
-export async function ensurePackages(say) {
+export async function ensurePackages(log) {
   if (MAJOR < 20 || (MAJOR === 20 && MINOR < 19)) {
     throw new Refusal(`Node ${process.versions.node} is too old: 20.19 or newer is needed`)
   }
@@ -30,13 +30,13 @@ export async function ensurePackages(say) {
         ? 'package-lock.json or a patch is newer than node_modules'
         : undefined
   if (why) {
-    say(`${why}: running npm ci`)
-    await installPackages(say)
+    log(`${why}: running npm ci`)
+    await installPackages(log)
   }
 }
 
 /** npm says nothing before it has finished, which takes a minute or more: the packages that are there are counted. */
-async function installPackages(say) {
+async function installPackages(log) {
   const { packages } = JSON.parse(readFileSync(join(ROOT, 'package-lock.json'), 'utf8'))
   const here = { os: process.platform, cpu: process.arch, libc: libc() }
   const wanted = Object.entries(packages).flatMap(([path, needs]) =>
@@ -46,7 +46,7 @@ async function installPackages(say) {
   const timer = setInterval(() => {
     const there = wanted.filter((path) => existsSync(join(ROOT, path, 'package.json'))).length
     const seconds = Math.round((performance.now() - began) / 1000)
-    say(`npm ci: ${there} of about ${wanted.length} packages after ${seconds} s`)
+    log(`npm ci: ${there} of about ${wanted.length} packages after ${seconds} s`)
   }, PROGRESS_MS)
   // With NODE_ENV=production npm would leave out the embedded Postgres.
   const args = ['ci', '--include=dev', '--include=optional', '--no-audit', '--no-fund', '--no-progress']
@@ -70,10 +70,10 @@ function libc() {
 }
 
 /** tap compiles its set of plugins into node_modules; when that happens inside a test run, the run still uses the old set. */
-export function ensureTapPlugins(say) {
+export function ensureTapPlugins(log) {
   const built = join(ROOT, 'node_modules', '@tapjs', 'test', 'test-built', 'dist', 'esm', 'index.js')
   if (existsSync(built) && !readFileSync(built, 'utf8').includes('@tapjs/typescript')) return
-  say("building tap's plugin set (once an install)")
+  log("building tap's plugin set (once an install)")
   run(process.execPath, [tapCommand(), 'build'], 'tap build failed; see above')
 }
 
@@ -118,19 +118,19 @@ const PROMETHEUS_FOLDER = join(ROOT, '.cache', 'prometheus')
 const FAKETIME_FOLDER = join(ROOT, '.cache', 'faketime')
 
 /** The path of redis-server, installed from Debian when this user may. */
-export function ensureRedisServer(say) {
-  const found = find('redis-server') ?? installed('redis-server', 'redis-server', 'redis-server', say)
+export function ensureRedisServer(log) {
+  const found = find('redis-server') ?? installed('redis-server', 'redis-server', 'redis-server', log)
   if (found) return found
   const command = advice('redis-server', 'redis')
   throw new Refusal(`redis-server is missing: ${command} (or set REDIS_URL to a Redis you have)`)
 }
 
 /** The path of etcd: installed from Debian when this user may, else unpacked into the checkout from Debian's package. */
-export function ensureEtcdServer(say) {
-  const found = find('etcd', [join(ETCD_FOLDER, 'usr', 'bin')]) ?? installed('etcd', 'etcd-server', 'etcd', say)
+export function ensureEtcdServer(log) {
+  const found = find('etcd', [join(ETCD_FOLDER, 'usr', 'bin')]) ?? installed('etcd', 'etcd-server', 'etcd', log)
   if (found) return found
   if (existsSync('/usr/bin/apt-get') && existsSync('/usr/bin/dpkg-deb')) {
-    say(`etcd is missing: unpacking Debian's package etcd-server into ${ETCD_FOLDER}`)
+    log(`etcd is missing: unpacking Debian's package etcd-server into ${ETCD_FOLDER}`)
     unpack(ETCD_FOLDER, 'etcd-server')
     const now = find('etcd', [join(ETCD_FOLDER, 'usr', 'bin')])
     if (now) return now
@@ -142,11 +142,11 @@ export function ensureEtcdServer(say) {
  * The path of libfaketime, which gives a process a clock of its own: for tests, so it is only ever unpacked into the
  * checkout, from Debian's package.
  */
-export function ensureFaketime(say) {
+export function ensureFaketime(log) {
   const found = findFaketime()
   if (found) return found
   if (existsSync('/usr/bin/apt-get') && existsSync('/usr/bin/dpkg-deb')) {
-    say(`libfaketime is missing: unpacking Debian's package into ${FAKETIME_FOLDER}`)
+    log(`libfaketime is missing: unpacking Debian's package into ${FAKETIME_FOLDER}`)
     unpack(FAKETIME_FOLDER, 'libfaketime')
     const now = findFaketime()
     if (now) return now
@@ -160,11 +160,11 @@ export function ensureFaketime(say) {
  * The paths of prometheus and promtool, which nothing but a test needs: so they are only ever unpacked into the checkout,
  * from Debian's package.
  */
-export function ensurePrometheus(say) {
+export function ensurePrometheus(log) {
   const folders = [join(PROMETHEUS_FOLDER, 'usr', 'bin')]
   const look = () => ({ prometheus: find('prometheus', folders), promtool: find('promtool', folders) })
   if (!look().promtool && existsSync('/usr/bin/apt-get') && existsSync('/usr/bin/dpkg-deb')) {
-    say(`prometheus is missing: unpacking Debian's package into ${PROMETHEUS_FOLDER}`)
+    log(`prometheus is missing: unpacking Debian's package into ${PROMETHEUS_FOLDER}`)
     unpack(PROMETHEUS_FOLDER, 'prometheus')
   }
   const { prometheus, promtool } = look()
@@ -190,11 +190,11 @@ function unpack(folder, name) {
 }
 
 /** The server's path, if this user may install its package from Debian. */
-function installed(server, name, service, say) {
+function installed(server, name, service, log) {
   const root = process.getuid?.() === 0
   if (!existsSync('/usr/bin/apt-get')) return undefined
   if (!root && spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status !== 0) return undefined
-  say(`${server} is missing: installing it from Debian (apt-get install ${name})`)
+  log(`${server} is missing: installing it from Debian (apt-get install ${name})`)
   const shell = ['sh', '-c', APT_SCRIPT, 'sh', name, service]
   // npm's own variables (prefix, configuration) are none of apt's business; a terminal keeps its colours.
   const [command, ...args] = root ? shell : ['sudo', '-n', ...shell]

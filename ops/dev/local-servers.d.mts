@@ -16,7 +16,7 @@ interface Options {
   readonly port?: number
   /** a session of its own, so that a terminal's Ctrl-C does not reach it */
   readonly detached?: boolean
-  readonly say?: (line: string) => void
+  readonly log?: (line: string) => void
 }
 
 /** Resolves when it answers a query. `folder` is where its data really is (not always the folder asked for). */
@@ -25,5 +25,5 @@ export function startPostgres(options: Options): Promise<Server & { url(database
 export function startRedis(options: Options & { binary: string }): Promise<Server & { url: string; folder: string }>
 /** One server, alone in its cluster. Resolves when it has elected itself. */
 export function startEtcd(
-  options: Omit<Options, 'say'> & { binary: string },
+  options: Omit<Options, 'log'> & { binary: string },
 ): Promise<Server & { url: string; folder: string }>

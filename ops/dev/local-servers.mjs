@@ -19,7 +19,7 @@ import { connect } from 'node:net'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createCluster, IS_ROOT, ownerOf, placePostgres } from './postgres-data-dir.mjs'
-import { anyFreePort, commandOf, endGroup, identityOf, portIsFree, Refusal } from './process-registry.mjs'
+import { anyFreePort, commandOf, identityOf, killGroup, portIsFree, Refusal } from './process-registry.mjs'
 
 /** Recovery after a kill -9 replays the log since the last checkpoint: seconds, seldom more. */
 const READY_MS = 60_000
@@ -37,21 +37,21 @@ const SETTINGS = {
 const FLAGS = Object.entries(SETTINGS).flatMap(([name, value]) => ['-c', `${name}=${value}`])
 
 /** @see services.d.mts */
-export async function startPostgres({ folder, port, detached = false, say = () => {} }) {
+export async function startPostgres({ folder, port, detached = false, log = () => {} }) {
   makeFolder(folder)
-  const { binaries, home, as } = placePostgres(realpathSync(folder), say)
+  const { binaries, home, as } = placePostgres(realpathSync(folder), log)
   const data = join(home, 'cluster')
   const password = createCluster(binaries, home, as)
-  await endOrphan(data, say)
+  await endOrphan(data, log)
   const env = { PATH: process.env.PATH, LC_ALL: 'C', TZ: 'UTC' }
-  const log = join(folder, 'postgres.log')
+  const log_file = join(folder, 'postgres.log')
   const url = (on, database) => `postgres://holdfast:${password}@127.0.0.1:${on}/${database}`
   const server = await listening({
     port,
-    log,
+    log_file,
     start: (on) =>
       launch(join(binaries, 'postgres'), ['-D', data, '-p', `${on}`, ...FLAGS], {
-        log,
+        log_file,
         detached,
         as,
         env,
@@ -63,7 +63,7 @@ export async function startPostgres({ folder, port, detached = false, say = () =
 }
 
 /** @see services.d.mts */
-export async function startRedis({ folder, port, binary, detached = false, say = () => {} }) {
+export async function startRedis({ folder, port, binary, detached = false, log = () => {} }) {
   makeFolder(folder)
   const data = join(realpathSync(folder), 'redis')
   makeFolder(data)
@@ -71,19 +71,19 @@ export async function startRedis({ folder, port, binary, detached = false, say =
   const pid = firstNumber(pidfile)
   // Redis shows its address in place of its arguments; the folder it runs in tells whose it is.
   if (pid && commandOf(pid).includes('redis-server') && (folderOf(pid) ?? data) === data) {
-    say(`a Redis (pid ${pid}) still runs on ${data}; stopping it`)
-    await endGroup(pid, { deadline_ms: STOP_MS })
+    log(`a Redis (pid ${pid}) still runs on ${data}; stopping it`)
+    await killGroup(pid, { deadline_ms: STOP_MS })
   }
   rmSync(pidfile, { force: true })
-  const log = join(folder, 'redis.log')
+  const log_file = join(folder, 'redis.log')
   const server = await listening({
     port,
-    log,
+    log_file,
     start: (on) => {
       const args = ['--port', `${on}`, '--bind', '127.0.0.1', '--dir', data, '--pidfile', pidfile]
       args.push('--appendonly', 'yes', '--maxmemory-policy', 'noeviction')
       const as = IS_ROOT ? (ownerOf(data) ?? {}) : {}
-      return launch(binary, args, { log, detached, as, env: process.env, ask: 'SIGTERM' })
+      return launch(binary, args, { log_file, detached, as, env: process.env, ask: 'SIGTERM' })
     },
     answers: answersPing,
   })
@@ -94,10 +94,10 @@ export async function startRedis({ folder, port, binary, detached = false, say =
 export async function startEtcd({ folder, port, binary, detached = false }) {
   makeFolder(folder)
   const data = join(realpathSync(folder), 'etcd')
-  const log = join(folder, 'etcd.log')
+  const log_file = join(folder, 'etcd.log')
   const server = await listening({
     port,
-    log,
+    log_file,
     start: (on) => {
       const own = `http://127.0.0.1:${on}`
       // Alone, it needs no port for its peers: 0 is any free one, and nobody is told of it.
@@ -105,7 +105,7 @@ export async function startEtcd({ folder, port, binary, detached = false }) {
       const args = ['--data-dir', data, '--listen-client-urls', own, '--advertise-client-urls', own]
       args.push('--listen-peer-urls', peers, '--initial-advertise-peer-urls', peers, '--initial-cluster')
       args.push(`default=${peers}`, '--logger', 'zap', '--log-level', 'warn')
-      return launch(binary, args, { log, detached, env: { PATH: process.env.PATH }, ask: 'SIGTERM' })
+      return launch(binary, args, { log_file, detached, env: { PATH: process.env.PATH }, ask: 'SIGTERM' })
     },
     answers: answersHealth,
   })
@@ -114,7 +114,7 @@ export async function startEtcd({ folder, port, binary, detached = false }) {
 
 /** Starts on the port given, or on one found free, and resolves when it answers. A server that ends at once because its
  *  port was taken meanwhile, or because its predecessor's shared memory is not gone yet, is started again. */
-async function listening({ port, log, start, answers }) {
+async function listening({ port, log_file, start, answers }) {
   if (port !== undefined && !(await portIsFree(port))) throw new Refusal(`port ${port} is taken`)
   for (let tries = 1; ; tries++) {
     const on = port ?? (await anyFreePort())
@@ -125,9 +125,9 @@ async function listening({ port, log, start, answers }) {
       await sleep(RETRY_MS)
     }
     await server.stop()
-    const tail = readFileSync(log, 'utf8').trim().split('\n').slice(-8).join('\n')
+    const tail = readFileSync(log_file, 'utf8').trim().split('\n').slice(-8).join('\n')
     const passing = /address already in use|could not bind|Failed listening|shared memory block/i.test(tail)
-    if (!passing || tries === 10) throw new Refusal(`a server did not start; the end of ${log}:\n${tail}`)
+    if (!passing || tries === 10) throw new Refusal(`a server did not start; the end of ${log_file}:\n${tail}`)
     await sleep(500)
   }
 }
@@ -138,8 +138,8 @@ process.on('exit', () => {
   for (const [child, ask] of live) child.kill(ask)
 })
 
-function launch(command, args, { log, detached, as, env, ask }) {
-  const out = openSync(log, 'w')
+function launch(command, args, { log_file, detached, as, env, ask }) {
+  const out = openSync(log_file, 'w')
   // Detached: a terminal's Ctrl-C goes to the starter alone, which stops its servers last.
   const child = spawn(command, args, { ...as, cwd: '/', env, detached, stdio: ['ignore', out, out] })
   closeSync(out)
@@ -147,7 +147,7 @@ function launch(command, args, { log, detached, as, env, ask }) {
   const exited = new Promise((resolve) => {
     child.once('exit', (code, signal) => resolve(signal ?? `code ${code}`))
     child.once('error', (error) => {
-      writeFileSync(log, `${error.message}\n`)
+      writeFileSync(log_file, `${error.message}\n`)
       resolve(error.message)
     })
   })
@@ -208,13 +208,13 @@ async function answersHealth(port) {
 
 /** Stops a Postgres that still runs on this data. A postmaster.pid whose number now belongs to another program would
  *  keep Postgres from starting, so that one is removed; one whose process is gone Postgres handles itself. */
-async function endOrphan(data, say) {
+async function endOrphan(data, log) {
   const file = join(data, 'postmaster.pid')
   const pid = firstNumber(file)
   if (!pid || identityOf(pid) === undefined) return
   if (!commandOf(pid).includes(`-D ${data}`)) return rmSync(file, { force: true })
-  say(`a Postgres (pid ${pid}) still runs on ${data}; stopping it`)
-  await endGroup(pid, { ask: 'SIGINT', deadline_ms: STOP_MS })
+  log(`a Postgres (pid ${pid}) still runs on ${data}; stopping it`)
+  await killGroup(pid, { ask: 'SIGINT', deadline_ms: STOP_MS })
 }
 
 function makeFolder(path) {

@@ -26,7 +26,7 @@ const SHARED = '/var/lib/holdfast'
 export const IS_ROOT = process.getuid?.() === 0
 
 /** Where the binaries and the data of `folder` are, and as whom they run. */
-export function placePostgres(folder, say) {
+export function placePostgres(folder, log) {
   const native = nativeFolder()
   const near = join(folder, 'postgres')
   if (!IS_ROOT) {
@@ -35,13 +35,13 @@ export function placePostgres(folder, say) {
   }
   const hash = createHash('sha256').update(folder).digest('hex').slice(0, 12)
   const far = join(SHARED, hash, 'postgres')
-  const as = ownerOf(near) ?? ownerOf(far) ?? postgresUser(say)
+  const as = ownerOf(near) ?? ownerOf(far) ?? postgresUser(log)
   const readable = mayUse(as, 'test -x "$1/bin/initdb" && test -r "$1/share/postgresql/postgres.bki"', native.path)
-  const binaries = join(readable ? native.path : copyOf(native, say), 'bin')
+  const binaries = join(readable ? native.path : copyOf(native, log), 'bin')
   if (settle(near, as)) return { binaries, home: near, as }
   enterable(SHARED, dirname(far))
   if (!settle(far, as)) throw new Refusal(`the user that runs Postgres may use neither ${near} nor ${far}`)
-  say(`Postgres keeps its data in ${dirname(far)}, because its user may not enter ${folder}`)
+  log(`Postgres keeps its data in ${dirname(far)}, because its user may not enter ${folder}`)
   return { binaries, home: far, as }
 }
 
@@ -75,10 +75,10 @@ export function ownerOf(path) {
   return uid === 0 ? undefined : { uid, gid }
 }
 
-function postgresUser(say) {
+function postgresUser(log) {
   const id = (flag) => Number.parseInt(spawnSync('id', [flag, 'postgres'], { encoding: 'utf8' }).stdout, 10)
   if (Number.isNaN(id('-u'))) {
-    say('creating the system user postgres: Postgres refuses to run as root')
+    log('creating the system user postgres: Postgres refuses to run as root')
     spawnSync('useradd', ['--system', '--user-group', '--no-create-home', '--shell', '/bin/false', 'postgres'])
     if (Number.isNaN(id('-u')))
       throw new Refusal('could not create the system user postgres: run as another user than root')
@@ -104,10 +104,10 @@ function nativeFolder() {
 }
 
 /** A copy that every user can read; made under another name first, so that an interrupted copy is never used. */
-function copyOf({ path, version }, say) {
+function copyOf({ path, version }, log) {
   const copy = join(SHARED, `postgres-${version}-${process.arch}`)
   if (existsSync(copy)) return copy
-  say(`copying the Postgres binaries to ${copy}, because the user that runs them may not enter ${path}`)
+  log(`copying the Postgres binaries to ${copy}, because the user that runs them may not enter ${path}`)
   enterable(SHARED)
   const part = `${copy}.${process.pid}`
   cpSync(path, part, { recursive: true, verbatimSymlinks: true })

@@ -68,7 +68,7 @@ export function signal(pid, name) {
  * Ends a process and whatever else runs in its group, when it leads one: asks the leader, then what it left behind, and
  * kills what still runs after deadline_ms. Resolves when all of it is gone.
  */
-export async function endGroup(pid, { ask = 'SIGTERM', deadline_ms = 20_000 } = {}) {
+export async function killGroup(pid, { ask = 'SIGTERM', deadline_ms = 20_000 } = {}) {
   const runs = () => identityOf(pid) !== undefined
   const until = Date.now() + deadline_ms
   if (runs()) signal(pid, ask)
@@ -83,17 +83,17 @@ export async function endGroup(pid, { ask = 'SIGTERM', deadline_ms = 20_000 } = 
 }
 
 /** Writes down a process that must not outlive the owner of `folder`, in case the owner is killed. */
-export function remember(folder, name, pid) {
+export function recordPid(folder, name, pid) {
   mkdirSync(join(folder, 'run'), { recursive: true })
   writeFileSync(join(folder, 'run', name), identityOf(pid) ?? `${pid} gone`)
 }
 
-export function forget(folder, name) {
+export function forgetPid(folder, name) {
   rmSync(join(folder, 'run', name), { force: true })
 }
 
 /** Ends what a killed owner of `folder` left running: its own processes first, then Redis and Postgres. */
-export async function endLeftovers(folder, say) {
+export async function reapOrphans(folder, log) {
   let names = []
   try {
     names = readdirSync(join(folder, 'run'))
@@ -106,10 +106,10 @@ export async function endLeftovers(folder, say) {
     const pid = Number.parseInt(written, 10)
     const now = identityOf(pid)
     if (now === written || (pid > 1 && now === undefined && groupRuns(pid))) {
-      say(`${name} (pid ${pid}) was left running by a start that was killed; stopping it`)
-      await endGroup(pid, { ask: name === 'postgres' ? 'SIGINT' : 'SIGTERM', deadline_ms: 10_000 })
+      log(`${name} (pid ${pid}) was left running by a start that was killed; stopping it`)
+      await killGroup(pid, { ask: name === 'postgres' ? 'SIGINT' : 'SIGTERM', deadline_ms: 10_000 })
     }
-    forget(folder, name)
+    forgetPid(folder, name)
   }
 }
 

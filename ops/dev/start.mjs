@@ -13,14 +13,14 @@ import { readCommand } from './command.mjs'
 import { ensurePackages, ensureRedisServer, ROOT } from './install.mjs'
 import { startPostgres, startRedis } from './local-servers.mjs'
 import {
-  endGroup,
-  endLeftovers,
-  forget,
+  forgetPid,
+  killGroup,
   lockFolder,
   nextFreePort,
   portIsFree,
   Refusal,
-  remember,
+  reapOrphans,
+  recordPid,
   signal,
 } from './process-registry.mjs'
 import { logger, readProcfile, startLogged, wordsOf } from './procfile.mjs'
@@ -42,7 +42,7 @@ The environment, or a file .env (.env.example has all of it):
   DATABASE_URL, REDIS_URL       servers to use instead of a private Postgres and Redis in .data/
 Exit code 1 when it cannot run. 2: the options or an address make no sense.`
 
-const say = logger('holdfast', 1)
+const log = logger('holdfast', 1)
 const command = readCommand({ name: 'holdfast', usage: USAGE, words: 99 })
 if (existsSync(join(ROOT, '.env'))) process.loadEnvFile(join(ROOT, '.env'))
 command.checkAddresses()
@@ -93,14 +93,14 @@ async function main() {
     unlock = lockFolder(data, 'npm start')
     registry = data
     rmSync(join(data, 'env'), { force: true })
-    await endLeftovers(data, say)
+    await reapOrphans(data, log)
   }
   const port = await apiPort(env)
-  await ensurePackages(say)
+  await ensurePackages(log)
   if (stopping) return
-  if (own.redis) env.REDIS_URL = (await keep('redis', { binary: ensureRedisServer(say) }, startRedis)).url
+  if (own.redis) env.REDIS_URL = (await startServer('redis', { binary: ensureRedisServer(log) }, startRedis)).url
   if (own.postgres) {
-    const server = await keep('postgres', {}, startPostgres)
+    const server = await startServer('postgres', {}, startPostgres)
     env.DATABASE_URL = await database(server.url('postgres'), server.url('holdfast'))
   }
   if (stopping) return
@@ -108,14 +108,14 @@ async function main() {
     const api = counts.get('api')?.count ? `HOLDFAST_URL=http://${reachable(env.HOST)}:${port}\n` : ''
     const lines = `DATABASE_URL=${env.DATABASE_URL}\nREDIS_URL=${env.REDIS_URL}\n${api}`
     writeFileSync(join(data, 'env'), lines, { mode: 0o600 })
-    say(`npm run verify and the other commands find this by ${join(data, 'env')}`)
+    log(`npm run verify and the other commands find this by ${join(data, 'env')}`)
   }
-  await once('migrate', ['--import=tsx', 'ops/commands/migrate.ts'], env)
-  await once('seed', ['--import=tsx', 'ops/commands/seed.ts'], env)
+  await runOnce('migrate', ['--import=tsx', 'ops/commands/migrate.ts'], env)
+  await runOnce('seed', ['--import=tsx', 'ops/commands/seed.ts'], env)
   if (stopping) return
   await chooseSandbox(counts, env, port)
   await runProcfile(counts, env, port)
-  if (counts.get('api')?.count) await announce(env, port)
+  if (counts.get('api')?.count) await printReady(env, port)
 }
 
 function makeData() {
@@ -135,7 +135,7 @@ async function apiPort(env) {
   const hosts = [env.HOST, '0.0.0.0', '127.0.0.1', '::1']
   if (!env.PORT) {
     const port = await nextFreePort(3000, hosts)
-    if (port !== 3000) say(`port 3000 is taken; using ${port} (PORT chooses another)`)
+    if (port !== 3000) log(`port 3000 is taken; using ${port} (PORT chooses another)`)
     return port
   }
   const port = Number(env.PORT)
@@ -144,21 +144,21 @@ async function apiPort(env) {
 }
 
 /** Starts a server on the port it had last time, and again there when it ends on its own. */
-async function keep(name, options, start) {
+async function startServer(name, options, start) {
   const file = join(data, `${name}.port`)
   const before = existsSync(file) ? Number(readFileSync(file, 'utf8')) : 0
   const port = before && (await portIsFree(before)) ? { port: before } : {}
   const launch = async (where) => {
-    const pending = start({ ...options, ...where, folder: data, detached: true, say })
+    const pending = start({ ...options, ...where, folder: data, detached: true, log })
     // A Ctrl-C in the middle of this waits for it, so that there is something to stop.
     starting = pending.catch(() => undefined)
     const server = await pending
-    remember(data, name, server.pid)
+    recordPid(data, name, server.pid)
     servers.push({ name, server })
     void server.exited.then(async (how) => {
       servers = servers.filter((entry) => entry.server !== server)
       if (stopping) return
-      say(`${name} has ended (${how}); starting it again on port ${server.port}`)
+      log(`${name} has ended (${how}); starting it again on port ${server.port}`)
       await sleep(RESTART_MS)
       if (!stopping) await launch({ port: server.port }).catch((error) => stop(1, error.message))
     })
@@ -166,7 +166,7 @@ async function keep(name, options, start) {
   }
   const server = await launch(port)
   writeFileSync(file, String(server.port))
-  say(`${name} answers on 127.0.0.1:${server.port}`)
+  log(`${name} answers on 127.0.0.1:${server.port}`)
   return server
 }
 
@@ -179,7 +179,7 @@ async function database(server_url, url) {
   return url
 }
 
-async function once(name, args, env) {
+async function runOnce(name, args, env) {
   if (stopping) return
   const { code } = await run(name, [process.execPath, ...args], env, logger(name, 1)).exited
   if (code !== 0 && !stopping) throw new Refusal(`${name} failed; see above`)
@@ -216,17 +216,17 @@ async function runProcfile(counts, env, port) {
 
 /** Runs a process and runs it again when it ends, until that is plainly of no use. */
 async function watch(label, words, env, extra) {
-  const log = logger(label, [...children.keys()].length + 2)
+  const logChild = logger(label, [...children.keys()].length + 2)
   for (let early = 0; !stopping; ) {
     const since = performance.now()
-    const child = run(label, words, env, log)
+    const child = run(label, words, env, logChild)
     const where = Object.entries(extra).map(([name, value]) => ` ${name}=${value}`)
-    log(`started, pid ${child.pid}${where.join('')}`)
+    logChild(`started, pid ${child.pid}${where.join('')}`)
     const { how } = await child.exited
     if (stopping) return
     early = performance.now() - since < STARTED_MS ? early + 1 : 0
     if (early === TRIES) return stop(1, `${label} ended ${TRIES} times soon after its start (${how}): giving up`)
-    say(`${label} has ended (${how}); starting it again in ${RESTART_MS / 1000} s`)
+    log(`${label} has ended (${how}); starting it again in ${RESTART_MS / 1000} s`)
     await sleep(RESTART_MS)
   }
 }
@@ -235,13 +235,13 @@ async function watch(label, words, env, extra) {
 function run(label, words, env, log) {
   const { pid, exited, closed } = startLogged(words, env, log)
   if (pid === undefined) return { pid, exited }
-  if (registry) remember(registry, label, pid)
+  if (registry) recordPid(registry, label, pid)
   const ended = exited.then(async (result) => {
     // What it started itself must not stay behind; the end of its output must not be lost.
-    await endGroup(pid, { deadline_ms: STOP_MS })
+    await killGroup(pid, { deadline_ms: STOP_MS })
     await Promise.race([closed, sleep(1_000)])
     children.delete(label)
-    if (registry) forget(registry, label)
+    if (registry) forgetPid(registry, label)
     return result
   })
   children.set(label, { pid, ended })
@@ -254,7 +254,7 @@ function reachable(host) {
   return host.includes(':') ? `[${host}]` : host
 }
 
-async function announce(env, port) {
+async function printReady(env, port) {
   const answers = () =>
     fetch(`http://${reachable(env.HOST)}:${port}/livez`, { signal: AbortSignal.timeout(2_000) }).then(({ ok }) => ok)
   while (!(await answers().catch(() => false))) {
@@ -265,38 +265,38 @@ async function announce(env, port) {
   const url = `http://${host}:${port}`
   const alone = ['127.0.0.1', '::1', 'localhost'].includes(env.HOST)
   const keys = env.API_KEYS && env.ADMIN_KEYS
-  say(
+  log(
     alone
       ? `it listens on ${env.HOST}, for this machine alone (HOST=0.0.0.0 lets others in; set API_KEYS and ADMIN_KEYS then)`
       : `it listens on ${env.HOST}, for other machines too${keys ? '' : ': API_KEYS and ADMIN_KEYS are not set, so EVERY CALLER MAY DO EVERYTHING'}`,
   )
-  say(`ready: Swagger UI is at ${url}/docs and the dashboard at ${url} (Ctrl-C stops everything)`)
+  log(`ready: Swagger UI is at ${url}/docs and the dashboard at ${url} (Ctrl-C stops everything)`)
 }
 
 /** Stops everything in order and then lets the program end with `code`; the first caller decides. */
 async function stop(code, why) {
   if (stopping) return
   stopping = true
-  if (why) say(why)
-  for (const { pid } of children.values()) void endGroup(pid, { deadline_ms: STOP_MS })
+  if (why) log(why)
+  for (const { pid } of children.values()) void killGroup(pid, { deadline_ms: STOP_MS })
   await Promise.all(Array.from(children.values(), ({ ended }) => ended))
   await starting
   for (const name of ['redis', 'postgres']) {
     for (const entry of servers.filter((candidate) => candidate.name === name)) {
       await entry.server.stop()
-      forget(data, name)
+      forgetPid(data, name)
     }
   }
   unlock()
-  if (why) say('stopped')
+  if (why) log('stopped')
   finish(code)
 }
 
 function endNow() {
-  say('ending at once')
+  log('ending at once')
   for (const [label, { pid }] of children) {
     signal(-pid, 'SIGKILL')
-    if (registry) forget(registry, label)
+    if (registry) forgetPid(registry, label)
   }
   // Postgres leaves no children behind on SIGQUIT, and replays its log at the next start.
   for (const { name, server } of servers) server.kill(name === 'postgres' ? 'SIGQUIT' : 'SIGKILL')

@@ -24,7 +24,7 @@ import {
   tapCommand,
 } from './install.mjs'
 import { startPostgres, startRedis } from './local-servers.mjs'
-import { endGroup, endLeftovers, lockFolder, Refusal, remember } from './process-registry.mjs'
+import { killGroup, lockFolder, Refusal, reapOrphans, recordPid } from './process-registry.mjs'
 
 const PREFIX = 'holdfast-test-'
 const STOP_MS = 5_000
@@ -39,7 +39,7 @@ const terminal = process.stdout.isTTY
 const [first, ...others] = process.argv.slice(2)
 /** a file and its arguments, to be run in place of tap */
 const instead = first === '--run' ? others : undefined
-const say = (line) => process.stdout.write(`test: ${line}\n`)
+const log = (line) => process.stdout.write(`test: ${line}\n`)
 /** what to undo, newest first */
 const undo = []
 /** the process that runs now: migrate or tap, with all that it starts in one group */
@@ -51,7 +51,7 @@ for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
     // npm passes a terminal's Ctrl-C on, so it comes twice; the first one does it all.
     if (interrupted) return
     interrupted = true
-    if (child) void endGroup(child.pid, { ask: 'SIGINT', deadline_ms: STOP_MS })
+    if (child) void killGroup(child.pid, { ask: 'SIGINT', deadline_ms: STOP_MS })
   })
 }
 
@@ -94,12 +94,12 @@ function refuseUnknown(args) {
 }
 
 async function main() {
-  await ensurePackages(say)
+  await ensurePackages(log)
   if (!instead) refuseUnknown(process.argv.slice(2))
-  ensureTapPlugins(say)
+  ensureTapPlugins(log)
   // Here, before two test files may want to install it at once; they start their own.
-  ensureEtcdServer(say)
-  if (process.platform === 'linux') ensureFaketime(say)
+  ensureEtcdServer(log)
+  if (process.platform === 'linux') ensureFaketime(log)
   await removeDeadRuns()
   const folder = mkdtempSync(join(tmpdir(), PREFIX))
   undo.push(async () => rmSync(folder, { recursive: true, force: true }))
@@ -111,14 +111,14 @@ async function main() {
 
   const servers = { postgres: process.env.DATABASE_URL, redis: process.env.REDIS_URL }
   if (!servers.redis) {
-    const redis = await startRedis({ folder, binary: ensureRedisServer(say), detached: true, say })
-    remember(folder, 'redis', redis.pid)
+    const redis = await startRedis({ folder, binary: ensureRedisServer(log), detached: true, log })
+    recordPid(folder, 'redis', redis.pid)
     undo.push(() => redis.stop())
     servers.redis = redis.url
   }
   if (!servers.postgres) {
-    const postgres = await startPostgres({ folder, detached: true, say })
-    remember(folder, 'postgres', postgres.pid)
+    const postgres = await startPostgres({ folder, detached: true, log })
+    recordPid(folder, 'postgres', postgres.pid)
     undo.push(async () => {
       await postgres.stop()
       if (postgres.folder !== folder) rmSync(postgres.folder, { recursive: true, force: true })
@@ -157,9 +157,9 @@ async function neutralEnvironment() {
 
 /** Ends whatever a run, or a start that one of its tests made in a folder below, has left running. */
 async function endAll(folder, tell) {
-  await endLeftovers(folder, tell)
+  await reapOrphans(folder, tell)
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
-    if (entry.isDirectory()) await endLeftovers(join(folder, entry.name), tell)
+    if (entry.isDirectory()) await reapOrphans(join(folder, entry.name), tell)
   }
 }
 
@@ -184,7 +184,7 @@ async function removeDeadRuns() {
     } catch {
       continue
     }
-    await endAll(folder, say)
+    await endAll(folder, log)
     rmSync(folder, { recursive: true, force: true })
   }
 }
@@ -218,13 +218,13 @@ async function runTap(folder, env) {
 async function run(folder, stdout, args, env) {
   if (interrupted) return 1
   child = spawn(process.execPath, args, { cwd: ROOT, env, detached: true, stdio: ['ignore', stdout, 'inherit'] })
-  remember(folder, 'tests', child.pid)
+  recordPid(folder, 'tests', child.pid)
   if (stdout === 'pipe') showTerse(child.stdout)
   const result = await new Promise((resolve) => {
     child.once('error', () => resolve(1))
     child.once('close', (status) => resolve(status ?? 1))
   })
-  await endGroup(child.pid, { deadline_ms: STOP_MS })
+  await killGroup(child.pid, { deadline_ms: STOP_MS })
   child = undefined
   return result
 }

@@ -7,7 +7,7 @@ import type { Arena } from '../../lib/environment.ts'
 import { type Holdfast, stock, withHoldfast } from '../../lib/fleet.ts'
 import type { Load, Loaded } from '../generator.ts'
 
-export type Say = (line: string) => void
+export type Log = (line: string) => void
 
 /** One thing that there is more and more of, and what it does. */
 export interface Figure {
@@ -32,7 +32,7 @@ export interface Options {
   minutes: number
 }
 
-export type Part = (arena: Arena, options: Options, say: Say) => Promise<Figure>
+export type Part = (arena: Arena, options: Options, log: Log) => Promise<Figure>
 
 const CONNECTIONS = 128
 const WARM_UP_S = 2

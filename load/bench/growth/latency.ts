@@ -6,7 +6,7 @@ import { drained, halfRate, load, type Part, shop, whole } from './environment.t
 
 const MS = 'ms'
 
-export const wait: Part = async (arena, { seconds, runs }, say) => {
+export const wait: Part = async (arena, { seconds, runs }, log) => {
   const sizes = [1, 1_000]
   const found = sizes.map(() => ({ rates: [] as number[], p50: [] as number[], p99: [] as number[] }))
   for (let round = 1; round <= runs; round++) {
@@ -14,7 +14,7 @@ export const wait: Part = async (arena, { seconds, runs }, say) => {
       await shop(arena, { workers: 1, products }, async (holdfast) => {
         const rate = await halfRate(holdfast, products, seconds)
         const { p50_ms, p99_ms, max_ms } = await load(holdfast, { products, seconds, wait: true, rate })
-        say(`${whole(products)} products at ${whole(rate)}/s: p50 ${p50_ms} ms, p99 ${p99_ms} ms, max ${max_ms} ms`)
+        log(`${whole(products)} products at ${whole(rate)}/s: p50 ${p50_ms} ms, p99 ${p99_ms} ms, max ${max_ms} ms`)
         found[i]?.rates.push(rate)
         found[i]?.p50.push(p50_ms)
         found[i]?.p99.push(p99_ms)
@@ -37,7 +37,7 @@ export const wait: Part = async (arena, { seconds, runs }, say) => {
 /** A sale of one product, at half of what is possible, and a hundred others that sell a little all the time. */
 const NEIGHBOURS = 100
 const NEIGHBOURS_RATE = 200
-export const neighbours: Part = async (arena, { seconds, runs }, say) => {
+export const neighbours: Part = async (arena, { seconds, runs }, log) => {
   const alone: number[] = []
   const beside: number[] = []
   for (let round = 1; round <= runs; round++) {
@@ -48,7 +48,7 @@ export const neighbours: Part = async (arena, { seconds, runs }, say) => {
       const before = await load(holdfast, others)
       const [during] = await Promise.all([load(holdfast, others), load(holdfast, { products: 1, seconds, rate })])
       await drained(holdfast.client)
-      say(
+      log(
         `alone p50 ${before.p50_ms}, p99 ${before.p99_ms} ms; beside a sale of ${whole(rate)}/s ${during.p50_ms}, ${during.p99_ms} ms`,
       )
       alone.push(before.p99_ms)
@@ -70,7 +70,7 @@ export const neighbours: Part = async (arena, { seconds, runs }, say) => {
 const resident = (pid: number) =>
   Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? Number.NaN) / 1_024
 
-export const soak: Part = async (arena, { minutes }, say) => {
+export const soak: Part = async (arena, { minutes }, log) => {
   const SAMPLES = 20
   return await shop(arena, { workers: 1, products: 100 }, async (holdfast) => {
     const rate = await halfRate(holdfast, 100, 5)
@@ -81,7 +81,7 @@ export const soak: Part = async (arena, { minutes }, say) => {
     for (let n = 0; n < SAMPLES; n++) {
       await Promise.race([loading, sleep((minutes * 60_000) / SAMPLES)])
       for (const [i, { pid }] of [api, worker].entries()) lines[i]?.values.push(resident(pid))
-      say(
+      log(
         `${(((n + 1) * minutes) / SAMPLES).toFixed(1)} min: ${lines.map((one) => `${one.name} ${whole(one.values.at(-1) ?? 0)} MB`).join(', ')}`,
       )
     }

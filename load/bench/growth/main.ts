@@ -13,7 +13,7 @@ import { neighbours, soak, wait } from './latency.ts'
 import { line, products, settled, workers } from './throughput.ts'
 
 const PARTS: Record<string, Part> = { workers, products, line, settled, wait, neighbours, soak }
-const say = (text: string) => process.stdout.write(`bench: ${text}\n`)
+const log = (text: string) => process.stdout.write(`bench: ${text}\n`)
 
 const USAGE = `
 npm run bench -- growth [OPTIONS]     what happens when there is more of something (docs/bench/growth.md)
@@ -124,20 +124,20 @@ ${STYLE_DARK}
   writeFileSync(join(values.out, 'growth.svg'), svg)
 }
 
-const arena = await openArena(say, { statements: false, appendfsync: 'everysec' })
+const arena = await openArena(log, { statements: false, appendfsync: 'everysec' })
 try {
   const [cpu] = cpus()
   const where = `${cpus().length} × ${cpu?.model ?? 'processor'}, ${arena.versions.join(', ')}, Node ${process.versions.node}`
   for (const name of parts) {
     const part = PARTS[name]
     if (!part) continue
-    say(`${name}: begins`)
-    const figure = await part(arena, options, say)
+    log(`${name}: begins`)
+    const figure = await part(arena, options, log)
     const measured = `${new Date().toISOString().slice(0, 10)}, ${where}; medians of ${options.runs}, ${options.seconds} s each.`
     write({ ...kept(), [name]: { ...figure, measured } })
-    say(`${name}: ${figure.notes.join(' ')}`)
+    log(`${name}: ${figure.notes.join(' ')}`)
   }
-  say(`wrote ${join(values.out, 'growth.md')} and growth.svg`)
+  log(`wrote ${join(values.out, 'growth.md')} and growth.svg`)
 } finally {
   await arena.close()
 }

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Client } from '../../../src/shared/db/client.ts'
 import type { Arena } from '../../lib/environment.ts'
 import { median } from '../results.ts'
-import { load, type Options, type Part, type Say, shop, throughput, whole } from './environment.ts'
+import { type Log, load, type Options, type Part, shop, throughput, whole } from './environment.ts'
 
 const RATE = 'settled a second'
 
@@ -13,7 +13,7 @@ async function rounds(
   sizes: readonly number[],
   one: (size: number) => { name: string; workers: number; products: number },
   arena: Arena,
-  say: Say,
+  log: Log,
 ): Promise<number[]> {
   const found = sizes.map(() => [] as number[])
   for (let round = 1; round <= runs; round++) {
@@ -21,15 +21,15 @@ async function rounds(
       const { name, ...fleet } = one(size)
       const rate = await shop(arena, fleet, (holdfast) => throughput(holdfast, fleet.products, seconds))
       found[i]?.push(rate)
-      say(`${name} ${whole(size)}, round ${round} of ${runs}: ${whole(rate)}/s`)
+      log(`${name} ${whole(size)}, round ${round} of ${runs}: ${whole(rate)}/s`)
     }
   }
   return found.map((values) => median(values))
 }
 
-export const workers: Part = async (arena, options, say) => {
+export const workers: Part = async (arena, options, log) => {
   const sizes = options.workers
-  const values = await rounds(options, sizes, (size) => ({ name: 'workers', workers: size, products: 1 }), arena, say)
+  const values = await rounds(options, sizes, (size) => ({ name: 'workers', workers: size, products: 1 }), arena, log)
   const [first = 1] = values
   return {
     title: 'One hot product, more and more workers',
@@ -41,9 +41,9 @@ export const workers: Part = async (arena, options, say) => {
   }
 }
 
-export const products: Part = async (arena, options, say) => {
+export const products: Part = async (arena, options, log) => {
   const sizes = options.products
-  const values = await rounds(options, sizes, (size) => ({ name: 'products', workers: 1, products: size }), arena, say)
+  const values = await rounds(options, sizes, (size) => ({ name: 'products', workers: 1, products: size }), arena, log)
   return {
     title: 'One worker, more and more products',
     of: 'products',
@@ -55,9 +55,9 @@ export const products: Part = async (arena, options, say) => {
 }
 
 /** The line is in tenths, each with its own rate. */
-export const line: Part = async (arena, { queued }, say) => {
+export const line: Part = async (arena, { queued }, log) => {
   const seconds = await shop(arena, { workers: 0, products: 1 }, async ({ client, addWorker }) => {
-    say(`${whole(queued)} rows are put in line`)
+    log(`${whole(queued)} rows are put in line`)
     await client`INSERT INTO purchases (id, queue, customer, items)
                  SELECT gen_random_uuid(), 'product:1', 'c' || n, '[{"resource": "product:1", "units": 1}]'
                  FROM generate_series(1, ${queued}) n`
@@ -68,7 +68,7 @@ export const line: Part = async (arena, { queued }, say) => {
       // The first batch starts the clock, not the start of the worker.
       while ((await sold(client)) < Math.max(1, (queued * tenth) / 10)) await sleep(10)
       at.push(performance.now())
-      say(`in line ${whole(queued * (1 - tenth / 10))}`)
+      log(`in line ${whole(queued * (1 - tenth / 10))}`)
     }
     return at.slice(1).map((end, n) => (end - (at[n] ?? end)) / 1_000)
   })
@@ -95,7 +95,7 @@ async function sold(client: Client): Promise<number> {
 
 /** Settled rows of a thousand products that are sold out, in chunks, so that progress is seen. */
 const CHUNK = 250_000
-export const settled: Part = async (arena, { settled: sizes, seconds, runs }, say) => {
+export const settled: Part = async (arena, { settled: sizes, seconds, runs }, log) => {
   const rates: number[] = []
   const waits: number[] = []
   await shop(arena, { workers: 1, products: 1_000 }, async (holdfast) => {
@@ -104,13 +104,13 @@ export const settled: Part = async (arena, { settled: sizes, seconds, runs }, sa
     for (const size of sizes) {
       for (; there < size; there += CHUNK) {
         await history(client, there, Math.min(CHUNK, size - there))
-        say(`${whole(Math.min(there + CHUNK, size))} settled rows`)
+        log(`${whole(Math.min(there + CHUNK, size))} settled rows`)
       }
       await client`VACUUM ANALYZE purchases, ledger_entries`
       const found: number[] = []
       for (let run = 0; run < runs; run++) found.push(await throughput(holdfast, 1_000, seconds))
       const { p99_ms } = await load(holdfast, { products: 1_000, seconds, wait: true, rate: 500 })
-      say(`${whole(size)} settled rows: ${whole(median(found))}/s, ${p99_ms} ms p99`)
+      log(`${whole(size)} settled rows: ${whole(median(found))}/s, ${p99_ms} ms p99`)
       rates.push(median(found))
       waits.push(p99_ms)
     }

@@ -15,7 +15,7 @@ import { type Figure, lockTable, SCENARIOS, type ScenarioName, writeLockResults 
 import type { Task } from './run.ts'
 
 const NODES = 3
-const say = (line: string) => process.stdout.write(`bench: ${line}\n`)
+const log = (line: string) => process.stdout.write(`bench: ${line}\n`)
 
 const USAGE = `
 npm run bench -- locks [OPTIONS]     the lock library beside others (docs/bench/locks.md)
@@ -61,7 +61,7 @@ try {
   for (let node = 0; node < NODES; node++) {
     const own = join(folder, String(node))
     mkdirSync(own)
-    const server = await startRedis({ folder: own, binary: ensureRedisServer(say), say: () => {} })
+    const server = await startRedis({ folder: own, binary: ensureRedisServer(log), log: () => {} })
     undo.push(() => server.stop())
     const client = new Redis(server.url)
     undo.push(() => client.disconnect())
@@ -78,15 +78,15 @@ try {
         const figure = await measure(library, scenario, urls, seconds)
         results.push({ library, scenario, round, figure })
         const told = Object.entries(figure).map(([name, value]) => `${name} ${Number(value).toFixed(2)}`)
-        say(`${SCENARIOS[scenario].title}, round ${round} of ${runs}, ${library}: ${told.join(', ')}`)
+        log(`${SCENARIOS[scenario].title}, round ${round} of ${runs}, ${library}: ${told.join(', ')}`)
       }
     }
   }
   process.stdout.write(`\n${lockTable(results)}\n\n`)
-  for (const file of writeLockResults(values.out, results, { runs, seconds, version })) say(`wrote ${file}`)
+  for (const file of writeLockResults(values.out, results, { runs, seconds, version })) log(`wrote ${file}`)
 } catch (error) {
   process.exitCode = 1
-  say(error instanceof Error ? (error.stack ?? error.message) : String(error))
+  log(error instanceof Error ? (error.stack ?? error.message) : String(error))
 } finally {
   for (const step of undo.reverse()) await step()
 }
