@@ -9,7 +9,7 @@ import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 import { openDb } from '../../src/shared/db/client.ts'
 import { migrateDb } from '../../src/shared/db/migrate.ts'
 import { verify } from '../../src/shared/invariants.ts'
-import { answers, type NodeProcess, startNode } from '../lib/child-process.ts'
+import { type NodeProcess, startNode } from '../lib/child-process.ts'
 import type { Field } from '../lib/environment.ts'
 import { STOCK, stock } from '../lib/fleet.ts'
 import { PEER_QUEUE, type Settled, STEP_MS } from './peers/settled-counter.ts'
@@ -85,8 +85,8 @@ async function startHoldfast({ database_url, redis_prefix, arena }: Field, optio
     const api = startNode({ name: 'api', entry: 'src/api/main.ts', env, flags: profiled('api') })
     const worker = startNode({ name: 'worker', entry: 'src/workers/main.ts', env, flags: profiled('worker') })
     processes.push(api, worker)
-    await answers(api, `http://127.0.0.1:${port}/readyz`)
-    await answers(worker, `http://127.0.0.1:${metrics_port}/readyz`)
+    await api.ready(`http://127.0.0.1:${port}/readyz`)
+    await worker.ready(`http://127.0.0.1:${metrics_port}/readyz`)
     const total = async () => {
       const [row] = await sql<{ sold: number }[]>`SELECT sum(total - available)::bigint AS sold FROM resources`
       return row?.sold ?? 0
@@ -182,7 +182,7 @@ async function startPeer(
     const worker = startNode({ name: `${name} worker`, entry: ENTRIES[name], env })
     processes.push(api, worker)
     await worker.next('up')
-    await answers(api, `http://127.0.0.1:${port}/readyz`)
+    await api.ready(`http://127.0.0.1:${port}/readyz`)
     const left = async () => {
       const counts = await queue.getJobCounts('waiting', 'active', 'delayed')
       return Object.values(counts).reduce((sum, n) => sum + n, 0)

@@ -2,7 +2,7 @@
 import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 import { type Client, openDb } from '../../src/shared/db/client.ts'
 import { migrateDb } from '../../src/shared/db/migrate.ts'
-import { answers, type NodeProcess, startNode } from './child-process.ts'
+import { type NodeProcess, startNode } from './child-process.ts'
 import type { Field } from './environment.ts'
 
 /** Units in stock of every product: more than any run can sell. */
@@ -42,7 +42,7 @@ export async function withHoldfast<T>(
       const env = { ...where, HOST: '127.0.0.1', LOG_LEVEL: 'error', [port_name]: `${port}` }
       const one = startNode({ name, entry, env })
       processes.push(one)
-      await answers(one, `http://127.0.0.1:${port}/readyz`)
+      await one.ready(`http://127.0.0.1:${port}/readyz`)
       return `http://127.0.0.1:${port}`
     }
     const addWorker = () => start('worker', 'src/workers/main.ts', 'METRICS_PORT')

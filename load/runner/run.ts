@@ -9,6 +9,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
+import { answers } from '../../ops/dev/child-process.mjs'
 import { readCommand, reasonOf, runningHere } from '../../ops/dev/command.mjs'
 import { loadScript, type Result, ScriptError } from './engine.ts'
 import { provideModules } from './modules.ts'
@@ -22,6 +23,8 @@ const REPORTS = join(LOAD, 'reports')
 const DEFAULT_URL = 'http://127.0.0.1:3000'
 const OWN = ['url', 'start', 'workers', 'runner', 'help']
 const PROGRESS_MS = 5_000
+/** Limit of the request that finds out whether an API is there. */
+const LIVE_MS = 5_000
 /** An iteration that began later than this says more of the machine that ran the script than of the API. */
 const LATE_MS = 1_000
 const EXIT = { broken: 1, refused: 2, thresholds: 99, config: 104, stopped: 105, script: 107 }
@@ -97,12 +100,6 @@ function readArguments(args: readonly string[]) {
   }
 }
 type Arguments = ReturnType<typeof readArguments>
-
-async function answersAt(url: string): Promise<boolean> {
-  const live = await fetch(new URL('/livez', url), { signal: AbortSignal.timeout(5_000) }).catch(() => undefined)
-  await live?.arrayBuffer()
-  return live?.ok === true
-}
 
 /** Runs the script against one API and judges the run: the exit code. */
 async function load(args: Arguments, url: string, database_url: string | undefined): Promise<number> {
@@ -236,7 +233,8 @@ async function main(): Promise<number> {
   if (args.start) return await withOwnFleet(args)
   const here = args.url === undefined ? runningHere() : {}
   const url = args.url ?? here.HOLDFAST_URL ?? DEFAULT_URL
-  if (await answersAt(url)) return await load(args, url, process.env.DATABASE_URL || here.DATABASE_URL)
+  if (await answers(new URL('/livez', url), LIVE_MS))
+    return await load(args, url, process.env.DATABASE_URL || here.DATABASE_URL)
   if (args.url !== undefined) throw new Refusal(`nobody answers at ${new URL('/livez', url)}`)
   log(`nobody answers at ${url}: starting everything for this run`)
   return await withOwnFleet(args)

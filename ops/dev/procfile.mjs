@@ -1,9 +1,9 @@
 /**
  * The Procfile: which processes there are, how each is run, and how its output is shown.
  */
-import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { startChild } from './child-process.mjs'
 import { ROOT } from './install.mjs'
 
 const COLOURS = [36, 33, 32, 35, 34, 96, 93, 92, 95, 94]
@@ -35,12 +35,12 @@ export function wordsOf(command) {
 }
 
 /**
- * One process in a group of its own, so that a terminal's Ctrl-C does not reach it; its output goes line by line to `log`.
- * @returns its pid (undefined when there is no such program), how it ended, and when the last of its output was shown
+ * A child in a group of its own, so that a terminal's Ctrl-C does not reach it; its output goes line by line to `log`.
+ * @see startChild
  */
-export function startLogged([command, ...args], env, log) {
-  const child = spawn(command, args, { cwd: ROOT, env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
-  for (const stream of [child.stdout, child.stderr]) {
+export function startLogged(words, env, log) {
+  const child = startChild(words, { cwd: ROOT, env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
+  for (const stream of [child.process.stdout, child.process.stderr]) {
     let rest = ''
     stream.setEncoding('utf8').on('data', (text) => {
       const lines = (rest + text).split('\n')
@@ -49,12 +49,7 @@ export function startLogged([command, ...args], env, log) {
     })
     stream.on('end', () => rest && log(rest))
   }
-  const exited = new Promise((resolve) => {
-    child.once('error', (error) => resolve({ code: 1, how: error.message }))
-    child.once('exit', (code, signal) => resolve({ code, how: signal ?? `code ${code}` }))
-  })
-  const closed = new Promise((resolve) => child.once('close', resolve))
-  return { pid: child.pid, exited, closed }
+  return child
 }
 
 /** Prints lines under a name, on a terminal in a colour of its own. */

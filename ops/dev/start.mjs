@@ -9,6 +9,7 @@
 import { accessSync, constants, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { answers } from './child-process.mjs'
 import { readCommand } from './command.mjs'
 import { ensurePackages, ensureRedisServer, ROOT } from './install.mjs'
 import { startPostgres, startRedis } from './local-servers.mjs'
@@ -181,8 +182,8 @@ async function database(server_url, url) {
 
 async function runOnce(name, args, env) {
   if (stopping) return
-  const { code } = await run(name, [process.execPath, ...args], env, logger(name, 1)).exited
-  if (code !== 0 && !stopping) throw new Refusal(`${name} failed; see above`)
+  const how = await run(name, [process.execPath, ...args], env, logger(name, 1)).exited
+  if (how !== 'code 0' && !stopping) throw new Refusal(`${name} failed; see above`)
 }
 
 /** One sandbox for all, known before anybody starts; none beside Stripe, or when it is somebody else's. */
@@ -222,7 +223,7 @@ async function watch(label, words, env, extra) {
     const child = run(label, words, env, logChild)
     const where = Object.entries(extra).map(([name, value]) => ` ${name}=${value}`)
     logChild(`started, pid ${child.pid}${where.join('')}`)
-    const { how } = await child.exited
+    const how = await child.exited
     if (stopping) return
     early = performance.now() - since < STARTED_MS ? early + 1 : 0
     if (early === TRIES) return stop(1, `${label} ended ${TRIES} times soon after its start (${how}): giving up`)
@@ -234,15 +235,15 @@ async function watch(label, words, env, extra) {
 /** A process that a stop ends, and the next start too when this one is killed. */
 function run(label, words, env, log) {
   const { pid, exited, closed } = startLogged(words, env, log)
-  if (pid === undefined) return { pid, exited }
+  if (pid === 0) return { pid, exited }
   if (registry) recordPid(registry, label, pid)
-  const ended = exited.then(async (result) => {
+  const ended = exited.then(async (how) => {
     // What it started itself must not stay behind; the end of its output must not be lost.
     await killGroup(pid, { deadline_ms: STOP_MS })
     await Promise.race([closed, sleep(1_000)])
     children.delete(label)
     if (registry) forgetPid(registry, label)
-    return result
+    return how
   })
   children.set(label, { pid, ended })
   return { pid, exited: ended }
@@ -255,9 +256,7 @@ function reachable(host) {
 }
 
 async function printReady(env, port) {
-  const answers = () =>
-    fetch(`http://${reachable(env.HOST)}:${port}/livez`, { signal: AbortSignal.timeout(2_000) }).then(({ ok }) => ok)
-  while (!(await answers().catch(() => false))) {
+  while (!(await answers(`http://${reachable(env.HOST)}:${port}/livez`))) {
     if (stopping) return
     await sleep(50)
   }

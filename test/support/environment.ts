@@ -2,13 +2,14 @@
  * A world of one test file's own: a database cloned from the migrated template, a Redis prefix, and the real processes
  * started on them. Invariant: what a file starts is gone when the file is over, also what it froze or killed.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import postgres from 'postgres'
+import { startChild, untilReady } from '../../ops/dev/child-process.mjs'
 import { ensureRedisServer, ROOT } from '../../ops/dev/install.mjs'
 import { type Server, startPostgres, startRedis } from '../../ops/dev/local-servers.mjs'
 import { anyFreePort } from '../../ops/dev/process-registry.mjs'
@@ -25,6 +26,8 @@ export interface Running {
   readonly url: string
   readonly pid: number
   readonly process: ChildProcess
+  /** Resolves when /livez answers 200; rejects with its log when it ends before. */
+  ready(): Promise<void>
   kill(signal?: NodeJS.Signals): void
   /** whether a test, or the teardown, has sent it a signal that ends it */
   asked(): boolean
@@ -60,18 +63,11 @@ export interface World {
   ownPostgres(): Promise<Owned>
 }
 
-const READY_MS = 60_000
 /** Of the log of a process that vanished: enough for a stack and what led to it. */
 const LAST_LINES = 100
 
 /** Signals after which a process is expected to live. */
 const GOES_ON = new Set<NodeJS.Signals>(['SIGSTOP', 'SIGCONT'])
-
-const alive = new Set<ChildProcess>()
-// For a file that ends before its teardown.
-process.on('exit', () => {
-  for (const child of alive) child.kill('SIGKILL')
-})
 
 export async function openWorld(t: Scope): Promise<World> {
   const server_url = given('HOLDFAST_SERVER_URL')
@@ -115,7 +111,7 @@ export async function openWorld(t: Scope): Promise<World> {
     const port = extra[port_name] ?? String(await anyFreePort())
     const one = spawnNode(entry, { ...env, ...extra, [port_name]: port }, `http://127.0.0.1:${port}`)
     running.push(one)
-    await ready(one, entry)
+    await one.ready()
     sayIfItEnds(one, entry)
     return one
   }
@@ -126,7 +122,7 @@ export async function openWorld(t: Scope): Promise<World> {
       const url = `http://127.0.0.1:${await anyFreePort()}`
       const one = spawnNode('ops/commands/sandbox.ts', { ...env, SANDBOX_URL: url, ...extra }, url)
       running.push(one)
-      await ready(one, 'ops/commands/sandbox.ts')
+      await one.ready()
       return one
     },
     startApi: (extra = {}) => start('src/api/main.ts', 'PORT', extra),
@@ -215,52 +211,30 @@ async function own<S extends Server & { folder: string }>(
 
 function spawnNode(entry: string, env: Env, url: string): Running {
   const bundled = join(given('HOLDFAST_BUNDLE'), entry.replace(/\.ts$/, '.mjs'))
-  // Whoever changes a source while it is loaded (test/races/without.mjs) needs the sources.
+  // A hook that changes a source while it is loaded (test/races/without.mjs) needs the sources.
   const how = env.WITHOUT === undefined ? ['--enable-source-maps', bundled] : ['--import=tsx', entry]
-  const child = spawn(process.execPath, how, { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = startChild([process.execPath, ...how], { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
   let text = ''
   let asked = false
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.setEncoding('utf8').on('data', (chunk: string) => {
+  for (const stream of [child.process.stdout, child.process.stderr]) {
+    stream?.setEncoding('utf8').on('data', (chunk: string) => {
       text += chunk
     })
   }
-  alive.add(child)
-  const exited = new Promise<string>((resolve) => {
-    child.once('exit', () => alive.delete(child))
-    child.once('error', (error) => resolve(error.message))
-    child.once('close', (code, signal) => resolve(signal ?? `code ${code}`))
-  })
   return {
     url,
-    pid: child.pid ?? 0,
-    process: child,
-    exited,
+    pid: child.pid,
+    process: child.process,
+    exited: child.closed,
     logs: () => text,
     asked: () => asked,
+    ready: () => untilReady(child, `${url}/livez`, () => `${entry}\n${text}`),
     kill(signal = 'SIGKILL') {
       // Only a process that still runs is ended by it; one that is woken goes on.
-      if (child.exitCode === null && child.signalCode === null && !GOES_ON.has(signal)) asked = true
+      if (child.running() && !GOES_ON.has(signal)) asked = true
       child.kill(signal)
     },
   }
-}
-
-async function ready(one: Running, entry: string): Promise<void> {
-  let ended = ''
-  void one.exited.then((how) => {
-    ended = how
-  })
-  const answers = async () => {
-    if (ended) return true
-    const answer = await fetch(`${one.url}/livez`, { signal: AbortSignal.timeout(2_000) })
-    await answer.arrayBuffer()
-    return answer.ok
-  }
-  await until(answers, { timeout_ms: READY_MS, what: `${entry} to answer /livez` }).catch((error: Error) => {
-    throw new Error(`${error.message}\n${one.logs()}`)
-  })
-  if (ended) throw new Error(`${entry} has ended (${ended}) before it answered:\n${one.logs()}`)
 }
 
 /** A process that ends although its test did not ask for it would show as `fetch failed` alone: here it says why. */

@@ -1,0 +1,73 @@
+/**
+ * Child processes: the servers, processes and loads that npm start, npm test, test files and benchmarks start. Invariant: a
+ * child is ended with the process that started it, unless that one is killed.
+ */
+import { spawn } from 'node:child_process'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+/** A process has this long to answer, on a machine that has much else to do. */
+const READY_MS = 60_000
+const POLL_MS = 20
+/** Limit of one request. */
+const ANSWER_MS = 2_000
+/** From the signal that asks a process to end to SIGKILL. */
+const STOP_MS = 20_000
+
+/** The children that run, each with the signal that ends it when this process ends; no one waits for them then. */
+const live = new Map()
+process.on('exit', () => {
+  for (const [child, signal] of live) child.kill(signal)
+})
+
+/** @see child-process.d.mts */
+export function startChild([command, ...args], { lastSignal = 'SIGKILL', ...options }) {
+  const child = spawn(command, args, options)
+  live.set(child, lastSignal)
+  const ended = (event) =>
+    new Promise((resolve) => {
+      child.once(event, (code, signal) => resolve(signal ?? `code ${code}`))
+      child.once('error', (error) => resolve(error.message))
+    })
+  const [exited, closed] = [ended('exit'), ended('close')]
+  void exited.then(() => live.delete(child))
+  return {
+    process: child,
+    pid: child.pid ?? 0,
+    exited,
+    closed,
+    running: () => live.has(child),
+    kill: (signal) => void child.kill(signal),
+    async stop(signal = 'SIGTERM', deadline_ms = STOP_MS) {
+      if (!live.has(child)) return
+      // A process that a test has frozen notices its signal only when it is awake.
+      child.kill('SIGCONT')
+      child.kill(signal)
+      const timer = setTimeout(() => child.kill('SIGKILL'), deadline_ms)
+      await exited
+      clearTimeout(timer)
+    },
+  }
+}
+
+/** @see child-process.d.mts */
+export async function answers(url, timeout_ms = ANSWER_MS) {
+  try {
+    const response = await fetch(url, { signal: AbortSignal.timeout(timeout_ms) })
+    await response.arrayBuffer()
+    return response.ok
+  } catch {
+    return false
+  }
+}
+
+/** @see child-process.d.mts */
+export async function untilReady(child, url, output = () => '') {
+  const deadline = Date.now() + READY_MS
+  while (Date.now() < deadline) {
+    if (!child.running())
+      throw new Error(`the process has ended (${await child.closed}) before it answered ${url}:\n${output()}`)
+    if (await answers(url)) return
+    await sleep(POLL_MS)
+  }
+  throw new Error(`the process did not answer ${url} within ${READY_MS} ms:\n${output()}`)
+}
