@@ -11,7 +11,7 @@ import { type Client, openDb } from '../../src/shared/db/client.ts'
 import { sqlState } from '../../src/shared/db/errors.ts'
 import { migrateDb } from '../../src/shared/db/migrate.ts'
 import { verify } from '../../src/shared/invariants.ts'
-import { type Arena, openArena } from '../lib/environment.ts'
+import { type Environment, openEnvironment } from '../lib/environment.ts'
 import { inParallel, withHoldfast } from '../lib/fleet.ts'
 
 const { whole } = readCommand({
@@ -66,10 +66,10 @@ interface System {
   book(type: string, wish: Wish): Promise<'booked' | 'conflicts' | 'errors'>
 }
 
-async function withSystems<T>(arena: Arena, body: (systems: System[]) => Promise<T>): Promise<T> {
-  return await arena.field((own) =>
+async function withSystems<T>(environment: Environment, body: (systems: System[]) => Promise<T>): Promise<T> {
+  return await environment.withStore((own) =>
     withHoldfast(own, workers, ({ url, client }) =>
-      arena.field(async ({ database_url }) => {
+      environment.withStore(async ({ database_url }) => {
         await migrateDb(database_url)
         const db = openDb(database_url, { max: clients, name: 'holdfast-bench', idle_in_transaction_ms: 60_000 })
         try {
@@ -167,11 +167,11 @@ function print(header: string[], rows: string[][]): void {
 }
 
 const log = (line: string) => process.stdout.write(`bench: ${line}\n`)
-const arena = await openArena(log, { statements: false, appendfsync: 'everysec' })
+const environment = await openEnvironment(log, { statements: false, appendfsync: 'everysec' })
 try {
   log(`${bookings} random ranges on ${properties} properties, ${clients} clients, ${workers} workers`)
-  log(`${arena.versions.join(', ')}, Node ${process.versions.node}`)
-  await withSystems(arena, measure)
+  log(`${environment.versions.join(', ')}, Node ${process.versions.node}`)
+  await withSystems(environment, measure)
 } finally {
-  await arena.close()
+  await environment.close()
 }

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import postgres from 'postgres'
 import type { NodeProcess } from '../lib/child-process.ts'
-import type { Arena } from '../lib/environment.ts'
+import type { Environment } from '../lib/environment.ts'
 
 type Log = (line: string) => void
 
@@ -47,8 +47,8 @@ function spent(pid: number): number {
   return sum * TICK_S
 }
 
-async function commands(arena: Arena): Promise<Map<string, { calls: number; us: number }>> {
-  const text = await arena.redis.info('commandstats')
+async function commands(environment: Environment): Promise<Map<string, { calls: number; us: number }>> {
+  const text = await environment.redis.info('commandstats')
   return new Map(
     Array.from(text.matchAll(/^cmdstat_(\S+):calls=(\d+),usec=(\d+)/gm), ([, name = '', calls, us]) => [
       name,
@@ -57,15 +57,18 @@ async function commands(arena: Arena): Promise<Map<string, { calls: number; us: 
   )
 }
 
-export async function openCosts(arena: Arena, processes: readonly NodeProcess[]): Promise<Costs> {
-  const watched = new Map([...processes.map(({ name, pid }) => [name, pid] as const), ...Object.entries(arena.pids)])
-  const sql = arena.statements ? postgres(arena.admin_url, { max: 1, onnotice: () => {} }) : undefined
+export async function openCosts(environment: Environment, processes: readonly NodeProcess[]): Promise<Costs> {
+  const watched = new Map([
+    ...processes.map(({ name, pid }) => [name, pid] as const),
+    ...Object.entries(environment.pids),
+  ])
+  const sql = environment.statements ? postgres(environment.admin_url, { max: 1, onnotice: () => {} }) : undefined
   if (sql) {
     await sql`CREATE EXTENSION IF NOT EXISTS pg_stat_statements`
     await sql`SELECT pg_stat_statements_reset()`
   }
   const before = new Map(Array.from(watched, ([name, pid]) => [name, spent(pid)]))
-  const redis = await commands(arena)
+  const redis = await commands(environment)
   const from = performance.now()
   return {
     async print(log) {
@@ -75,7 +78,7 @@ export async function openCosts(arena: Arena, processes: readonly NodeProcess[])
         return `${name} ${cost.toFixed(1)} s (${Math.round((cost / seconds) * 100)} %)`
       })
       log(`processor time in ${seconds.toFixed(1)} s: ${share.join(', ')}`)
-      const asked = Array.from(await commands(arena), ([name, { calls, us }]) => {
+      const asked = Array.from(await commands(environment), ([name, { calls, us }]) => {
         const old = redis.get(name) ?? { calls: 0, us: 0 }
         return { name, calls: calls - old.calls, us: us - old.us }
       })

@@ -6,7 +6,7 @@
 import { mkdirSync } from 'node:fs'
 import { readCommand } from '../../ops/dev/command.mjs'
 import { startNode } from '../lib/child-process.ts'
-import { openArena } from '../lib/environment.ts'
+import { openEnvironment } from '../lib/environment.ts'
 import type { Loaded } from './generator.ts'
 import { type Costs, openCosts, printProfiles } from './profile.ts'
 import { table, writeResults } from './results.ts'
@@ -109,7 +109,7 @@ async function measure(running: Running, system: SystemName, products: number, w
     await generator.ask<Loaded>('load', { ...load, seconds: options.warmup })
     await running.reset()
     const costs: Costs | undefined = options.profile
-      ? await openCosts(arena, [...running.processes, generator])
+      ? await openCosts(environment, [...running.processes, generator])
       : undefined
     const progress = createProgress(what, running)
     let over = false
@@ -146,9 +146,9 @@ async function run(system: SystemName, products: number, round: number, options:
   const what = `${nameOf(products)}, round ${round} of ${options.runs}, ${system}`
   log(`${what}: starting`)
   const concurrency = options.concurrency ?? (system === 'holdfast' ? 1 : JOBS[system](products))
-  return await arena.field(async (field) => {
+  return await environment.withStore(async (store) => {
     const profile = system === 'holdfast' ? options.profile : undefined
-    const running = await startSystem(system, field, { products, concurrency, profile })
+    const running = await startSystem(system, store, { products, concurrency, profile })
     try {
       const result = await measure(running, system, products, what, options)
       const rest = result.left > 0 ? `, ${result.left} left` : ''
@@ -165,7 +165,10 @@ async function run(system: SystemName, products: number, round: number, options:
 }
 
 const options = readOptions()
-const arena = await openArena(log, { statements: options.profile !== undefined, appendfsync: options.appendfsync })
+const environment = await openEnvironment(log, {
+  statements: options.profile !== undefined,
+  appendfsync: options.appendfsync,
+})
 let interrupted = false
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.on(signal, () => {
@@ -193,12 +196,12 @@ try {
       log(`${faults.length} runs are void; nothing was written`)
       process.exitCode = 1
     } else {
-      for (const file of writeResults(options.out, results, arena.versions, options)) log(`wrote ${file}`)
+      for (const file of writeResults(options.out, results, environment.versions, options)) log(`wrote ${file}`)
     }
   }
 } catch (error) {
   process.exitCode = 1
   if (!interrupted) log(error instanceof Error ? (error.stack ?? error.message) : String(error))
 } finally {
-  await arena.close()
+  await environment.close()
 }

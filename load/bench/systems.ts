@@ -5,12 +5,13 @@
 
 import { Queue } from 'bullmq'
 import { Redis } from 'ioredis'
+import { placeProcess } from '../../ops/dev/environment.mjs'
 import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 import { openDb } from '../../src/shared/db/client.ts'
 import { migrateDb } from '../../src/shared/db/migrate.ts'
 import { verify } from '../../src/shared/invariants.ts'
 import { type NodeProcess, startNode } from '../lib/child-process.ts'
-import type { Field } from '../lib/environment.ts'
+import type { Store } from '../lib/environment.ts'
 import { STOCK, stock } from '../lib/fleet.ts'
 import { PEER_QUEUE, type Settled, STEP_MS } from './peers/settled-counter.ts'
 import { profileFlags } from './profile.ts'
@@ -49,8 +50,8 @@ export interface SystemOptions {
   profile: string | undefined
 }
 
-export function startSystem(name: SystemName, field: Field, options: SystemOptions): Promise<Running> {
-  return name === 'holdfast' ? startHoldfast(field, options) : startPeer(name, field, options)
+export function startSystem(name: SystemName, store: Store, options: SystemOptions): Promise<Running> {
+  return name === 'holdfast' ? startHoldfast(store, options) : startPeer(name, store, options)
 }
 
 const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms))
@@ -60,7 +61,10 @@ async function stopAll(processes: readonly NodeProcess[]): Promise<void> {
   for (const one of processes) await one.stop()
 }
 
-async function startHoldfast({ database_url, redis_prefix, arena }: Field, options: SystemOptions): Promise<Running> {
+async function startHoldfast(
+  { database_url, redis_prefix, environment }: Store,
+  options: SystemOptions,
+): Promise<Running> {
   await migrateDb(database_url)
   const db = openDb(database_url, { max: 1, name: 'holdfast-bench', idle_in_transaction_ms: 60_000 })
   const sql = db.client
@@ -71,22 +75,22 @@ async function startHoldfast({ database_url, redis_prefix, arena }: Field, optio
   }
   try {
     await stock(sql, options.products)
-    const [port, metrics_port] = [await anyFreePort(), await anyFreePort()]
+    const [api_place, worker_place] = [await placeProcess('api'), await placeProcess('worker')]
     const env = {
       DATABASE_URL: database_url,
-      REDIS_URL: arena.redis_url,
+      REDIS_URL: environment.redis_url,
       REDIS_PREFIX: redis_prefix,
       HOST: '127.0.0.1',
-      PORT: `${port}`,
-      METRICS_PORT: `${metrics_port}`,
       LOG_LEVEL: 'warn',
+      ...api_place.env,
+      ...worker_place.env,
     }
     const profiled = (who: string) => (options.profile ? profileFlags(options.profile, who) : [])
-    const api = startNode({ name: 'api', entry: 'src/api/main.ts', env, flags: profiled('api') })
-    const worker = startNode({ name: 'worker', entry: 'src/workers/main.ts', env, flags: profiled('worker') })
+    const api = startNode({ name: 'api', entry: api_place.entry, env, flags: profiled('api') })
+    const worker = startNode({ name: 'worker', entry: worker_place.entry, env, flags: profiled('worker') })
     processes.push(api, worker)
-    await api.ready(`http://127.0.0.1:${port}/readyz`)
-    await worker.ready(`http://127.0.0.1:${metrics_port}/readyz`)
+    await api.ready(`${api_place.url}/readyz`)
+    await worker.ready(`${worker_place.url}/readyz`)
     const total = async () => {
       const [row] = await sql<{ sold: number }[]>`SELECT sum(total - available)::bigint AS sold FROM resources`
       return row?.sold ?? 0
@@ -97,7 +101,7 @@ async function startHoldfast({ database_url, redis_prefix, arena }: Field, optio
     }
     let base = 0
     return {
-      url: `http://127.0.0.1:${port}/api/purchases`,
+      url: `${api_place.url}/api/purchases`,
       processes,
       settled: async () => (await total()) - base,
       left,
@@ -150,12 +154,12 @@ const ENTRIES = {
 
 async function startPeer(
   name: (typeof PEERS)[number],
-  { database_url, redis_prefix, arena }: Field,
+  { database_url, redis_prefix, environment }: Store,
   options: SystemOptions,
 ): Promise<Running> {
   const db = openDb(database_url, { max: 1, name: 'bench-peer', idle_in_transaction_ms: 60_000 })
   const sql = db.client
-  const connection = new Redis(arena.redis_url, { maxRetriesPerRequest: null })
+  const connection = new Redis(environment.redis_url, { maxRetriesPerRequest: null })
   const queue = new Queue(PEER_QUEUE, { connection, prefix: redis_prefix })
   const processes: NodeProcess[] = []
   const stop = async () => {
@@ -173,7 +177,7 @@ async function startPeer(
     const port = await anyFreePort()
     const env = {
       DATABASE_URL: database_url,
-      REDIS_URL: arena.redis_url,
+      REDIS_URL: environment.redis_url,
       REDIS_PREFIX: redis_prefix,
       PORT: `${port}`,
       PEER_CONCURRENCY: `${options.concurrency}`,

@@ -6,7 +6,7 @@
 import { loadavg } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { readCommand } from '../../ops/dev/command.mjs'
-import { openArena } from '../lib/environment.ts'
+import { openEnvironment } from '../lib/environment.ts'
 import { inParallel, withHoldfast } from '../lib/fleet.ts'
 
 const { whole } = readCommand({
@@ -51,16 +51,18 @@ async function underLease(url: string): Promise<number> {
 
 const price = { amount: 1, currency: 'USD' }
 const log = (line: string) => process.stdout.write(`bench: ${line}\n`)
-const arena = await openArena(log, { statements: false, appendfsync: 'everysec' })
+const environment = await openEnvironment(log, { statements: false, appendfsync: 'everysec' })
 try {
-  await arena.field((field) =>
-    withHoldfast(field, 0, async ({ url, client }) => {
+  await environment.withStore((store) =>
+    withHoldfast(store, 0, async ({ url, client }) => {
       await client`
         WITH made AS (INSERT INTO resources (id, kind, total, available, price)
                       SELECT 'driver:' || n, 'units', 1000000, 1000000, 1 FROM generate_series(0, ${MANY - 1}) n
                       RETURNING id, total)
         INSERT INTO ledger_entries (resource_id, delta, reason) SELECT id, total, 'created' FROM made`
-      log(`${changes} changes a way, ${clients} clients, ${arena.versions.join(', ')}, Node ${process.versions.node}`)
+      log(
+        `${changes} changes a way, ${clients} clients, ${environment.versions.join(', ')}, Node ${process.versions.node}`,
+      )
       process.stdout.write('| rows | way         | changes/s | tries a change | p50 ms | p99 ms |\n')
       process.stdout.write('| ---- | ----------- | --------- | -------------- | ------ | ------ |\n')
       for (const rows of [MANY, 1]) {
@@ -90,5 +92,5 @@ try {
     }),
   )
 } finally {
-  await arena.close()
+  await environment.close()
 }

@@ -1,9 +1,9 @@
 /** Holdfast's real processes for a benchmark: one API and some workers on a database and a prefix of their own. */
-import { anyFreePort } from '../../ops/dev/process-registry.mjs'
+import { placeProcess } from '../../ops/dev/environment.mjs'
 import { type Client, openDb } from '../../src/shared/db/client.ts'
 import { migrateDb } from '../../src/shared/db/migrate.ts'
 import { type NodeProcess, startNode } from './child-process.ts'
-import type { Field } from './environment.ts'
+import type { Store } from './environment.ts'
 
 /** Units in stock of every product: more than any run can sell. */
 export const STOCK = 1_000_000_000
@@ -28,7 +28,7 @@ export interface Holdfast {
 
 /** Runs body on a migrated, empty database; the processes are gone afterwards. */
 export async function withHoldfast<T>(
-  { database_url, redis_prefix, arena }: Field,
+  { database_url, redis_prefix, environment }: Store,
   workers: number,
   body: (holdfast: Holdfast) => Promise<T>,
 ): Promise<T> {
@@ -36,20 +36,17 @@ export async function withHoldfast<T>(
   const db = openDb(database_url, { max: 4, name: 'holdfast-bench', idle_in_transaction_ms: 60_000 })
   const processes: NodeProcess[] = []
   try {
-    const start = async (name: string, entry: string, port_name: string) => {
-      const port = await anyFreePort()
-      const where = { DATABASE_URL: database_url, REDIS_URL: arena.redis_url, REDIS_PREFIX: redis_prefix }
-      const env = { ...where, HOST: '127.0.0.1', LOG_LEVEL: 'error', [port_name]: `${port}` }
-      const one = startNode({ name, entry, env })
+    const start = async (role: 'api' | 'worker') => {
+      const place = await placeProcess(role)
+      const where = { DATABASE_URL: database_url, REDIS_URL: environment.redis_url, REDIS_PREFIX: redis_prefix }
+      const env = { ...where, HOST: '127.0.0.1', LOG_LEVEL: 'error', ...place.env }
+      const one = startNode({ name: role, entry: place.entry, env })
       processes.push(one)
-      await one.ready(`http://127.0.0.1:${port}/readyz`)
-      return `http://127.0.0.1:${port}`
+      await one.ready(`${place.url}/readyz`)
+      return place.url
     }
-    const addWorker = () => start('worker', 'src/workers/main.ts', 'METRICS_PORT')
-    const [url] = await Promise.all([
-      start('api', 'src/api/main.ts', 'PORT'),
-      ...Array.from({ length: workers }, addWorker),
-    ])
+    const addWorker = () => start('worker')
+    const [url] = await Promise.all([start('api'), ...Array.from({ length: workers }, addWorker)])
     return await body({ url, client: db.client, processes, addWorker })
   } finally {
     for (const one of processes) await one.stop()

@@ -211,20 +211,20 @@ async function verdictsOf(database_url: string | undefined): Promise<readonly Ve
 }
 
 async function withOwnFleet(args: Arguments): Promise<number> {
-  const [{ openArena }, { withHoldfast }] = await Promise.all([
+  const [{ openEnvironment }, { withHoldfast }] = await Promise.all([
     import('../lib/environment.ts'),
     import('../lib/fleet.ts'),
   ])
-  const arena = await openArena(log, { statements: false, appendfsync: 'everysec' })
+  const environment = await openEnvironment(log, { statements: false, appendfsync: 'everysec' })
   try {
-    return await arena.field((field) =>
-      withHoldfast(field, args.workers, ({ url }) => {
+    return await environment.withStore((store) =>
+      withHoldfast(store, args.workers, ({ url }) => {
         log(`an API and ${args.workers} workers, for this run alone`)
-        return load(args, url, field.database_url)
+        return load(args, url, store.database_url)
       }),
     )
   } finally {
-    await arena.close()
+    await environment.close()
   }
 }
 

@@ -15,7 +15,9 @@ interface Options {
 }
 
 /** Resolves when it answers a query. `folder` is where its data really is (not always the folder asked for). */
-export function startPostgres(options: Options): Promise<Server & { url(database: string): string; folder: string }>
+export function startPostgres(
+  options: Options & { settings?: Readonly<Record<string, string>> },
+): Promise<Server & { url(database: string): string; folder: string }>
 /** Resolves when it answers PING. */
 export function startRedis(options: Options & { binary: string }): Promise<Server & { url: string; folder: string }>
 /** One server, alone in its cluster. Resolves when it has elected itself. */

@@ -34,10 +34,9 @@ const SETTINGS = {
   fsync: 'on',
   timezone: 'UTC',
 }
-const FLAGS = Object.entries(SETTINGS).flatMap(([name, value]) => ['-c', `${name}=${value}`])
 
 /** @see services.d.mts */
-export async function startPostgres({ folder, port, detached = false, log = () => {} }) {
+export async function startPostgres({ folder, port, settings = {}, detached = false, log = () => {} }) {
   makeFolder(folder)
   const { binaries, home, as } = placePostgres(realpathSync(folder), log)
   const data = join(home, 'cluster')
@@ -45,12 +44,13 @@ export async function startPostgres({ folder, port, detached = false, log = () =
   await endOrphan(data, log)
   const env = { PATH: process.env.PATH, LC_ALL: 'C', TZ: 'UTC' }
   const log_file = join(folder, 'postgres.log')
+  const flags = Object.entries({ ...SETTINGS, ...settings }).flatMap(([name, value]) => ['-c', `${name}=${value}`])
   const url = (on, database) => `postgres://holdfast:${password}@127.0.0.1:${on}/${database}`
   const server = await listening({
     port,
     log_file,
     start: (on) =>
-      launch(join(binaries, 'postgres'), ['-D', data, '-p', `${on}`, ...FLAGS], {
+      launch(join(binaries, 'postgres'), ['-D', data, '-p', `${on}`, ...flags], {
         log_file,
         detached,
         as,

@@ -11,6 +11,7 @@ import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { answers } from './child-process.mjs'
 import { readCommand } from './command.mjs'
+import { ensureDatabase } from './environment.mjs'
 import { ensurePackages, ensureRedisServer, ROOT } from './install.mjs'
 import { startPostgres, startRedis } from './local-servers.mjs'
 import {
@@ -102,7 +103,8 @@ async function main() {
   if (own.redis) env.REDIS_URL = (await startServer('redis', { binary: ensureRedisServer(log) }, startRedis)).url
   if (own.postgres) {
     const server = await startServer('postgres', {}, startPostgres)
-    env.DATABASE_URL = await database(server.url('postgres'), server.url('holdfast'))
+    await ensureDatabase(server.url('postgres'), 'holdfast')
+    env.DATABASE_URL = server.url('holdfast')
   }
   if (stopping) return
   if (own.postgres || own.redis) {
@@ -169,15 +171,6 @@ async function startServer(name, options, start) {
   writeFileSync(file, String(server.port))
   log(`${name} answers on 127.0.0.1:${server.port}`)
   return server
-}
-
-async function database(server_url, url) {
-  const { default: postgres } = await import('postgres')
-  const sql = postgres(server_url, { max: 1, onnotice() {} })
-  const found = await sql`SELECT 1 FROM pg_database WHERE datname = 'holdfast'`
-  if (found.length === 0) await sql.unsafe('CREATE DATABASE holdfast')
-  await sql.end()
-  return url
 }
 
 async function runOnce(name, args, env) {

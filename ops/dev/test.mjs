@@ -8,28 +8,17 @@
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { pathToFileURL } from 'node:url'
 import { readCommand } from './command.mjs'
-import {
-  ensureEtcdServer,
-  ensureFaketime,
-  ensurePackages,
-  ensureRedisServer,
-  ensureTapPlugins,
-  ROOT,
-  tapCommand,
-} from './install.mjs'
-import { startPostgres, startRedis } from './local-servers.mjs'
-import { killGroup, lockFolder, Refusal, reapOrphans, recordPid } from './process-registry.mjs'
+import { createDatabase, dropDatabase, openServers } from './environment.mjs'
+import { ensureEtcdServer, ensureFaketime, ensurePackages, ensureTapPlugins, ROOT, tapCommand } from './install.mjs'
+import { killGroup, Refusal, recordPid } from './process-registry.mjs'
 
 const PREFIX = 'holdfast-test-'
 const STOP_MS = 5_000
-/** A folder younger than this may belong to a run that has not locked it yet. */
-const FRESH_MS = 60_000
 const USAGE = `
 npm test [-- FILES OPTIONS]     all tests, or these files, on a throw-away Postgres and Redis
   OPTIONS are tap's: --grep=TEXT, --bail, --timeout=SECONDS, … (npx tap --help)
@@ -100,46 +89,21 @@ async function main() {
   // Here, before two test files may want to install it at once; they start their own.
   ensureEtcdServer(log)
   if (process.platform === 'linux') ensureFaketime(log)
-  await removeDeadRuns()
-  const folder = mkdtempSync(join(tmpdir(), PREFIX))
-  undo.push(async () => rmSync(folder, { recursive: true, force: true }))
-  const unlock = lockFolder(folder, 'npm test')
-  undo.push(async () => unlock())
-  // Postgres runs as another user when we are root, and must get through to its own part.
-  chmodSync(folder, 0o711)
-  undo.push(() => endAll(folder, () => {}))
-
-  const servers = { postgres: process.env.DATABASE_URL, redis: process.env.REDIS_URL }
-  if (!servers.redis) {
-    const redis = await startRedis({ folder, binary: ensureRedisServer(log), detached: true, log })
-    recordPid(folder, 'redis', redis.pid)
-    undo.push(() => redis.stop())
-    servers.redis = redis.url
-  }
-  if (!servers.postgres) {
-    const postgres = await startPostgres({ folder, detached: true, log })
-    recordPid(folder, 'postgres', postgres.pid)
-    undo.push(async () => {
-      await postgres.stop()
-      if (postgres.folder !== folder) rmSync(postgres.folder, { recursive: true, force: true })
-    })
-    servers.postgres = postgres.url('postgres')
-  }
-  const template = await makeTemplate(servers.postgres)
+  const servers = await openServers({ prefix: PREFIX, owner: 'npm test', log })
+  undo.push(() => servers.close())
+  const { folder } = servers
+  const template = await makeTemplate(servers.postgres_url)
   const env = await neutralEnvironment()
-  if (
-    (await run(folder, 'inherit', ['--import=tsx', 'ops/commands/migrate.ts'], { ...env, DATABASE_URL: template })) !==
-    0
-  )
-    return 1
+  const migrate = ['--import=tsx', 'ops/commands/migrate.ts']
+  if ((await run(folder, 'inherit', migrate, { ...env, DATABASE_URL: template })) !== 0) return 1
   const bundled = await bundleBelow(join(ROOT, 'node_modules', '.cache'))
   const full = {
     ...env,
     HOLDFAST_BUNDLE: bundled,
-    HOLDFAST_SERVER_URL: servers.postgres,
+    HOLDFAST_SERVER_URL: servers.postgres_url,
     HOLDFAST_TEMPLATE_URL: template,
     HOLDFAST_TEST_FOLDER: folder,
-    REDIS_URL: servers.redis,
+    REDIS_URL: servers.redis_url,
   }
   return instead ? await run(folder, 'inherit', ['--import=tsx', ...instead], full) : await runTap(folder, full)
 }
@@ -155,14 +119,6 @@ async function neutralEnvironment() {
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => !hidden(name)))
 }
 
-/** Ends whatever a run, or a start that one of its tests made in a folder below, has left running. */
-async function endAll(folder, tell) {
-  await reapOrphans(folder, tell)
-  for (const entry of readdirSync(folder, { withFileTypes: true })) {
-    if (entry.isDirectory()) await reapOrphans(join(folder, entry.name), tell)
-  }
-}
-
 /** Loaded here, because its packages may have been missing before. */
 async function bundleBelow(cache) {
   const { bundle } = await import('./bundle.mjs')
@@ -173,35 +129,12 @@ async function bundleBelow(cache) {
   return folder
 }
 
-/** Runs that were killed could not clean up; the next one does it for them. */
-async function removeDeadRuns() {
-  for (const name of readdirSync(tmpdir()).filter((entry) => entry.startsWith(PREFIX))) {
-    const folder = join(tmpdir(), name)
-    const { uid, mtimeMs } = statSync(folder, { throwIfNoEntry: false }) ?? {}
-    if (uid !== process.getuid?.() || Date.now() - mtimeMs < FRESH_MS) continue
-    try {
-      lockFolder(folder, 'npm test')
-    } catch {
-      continue
-    }
-    await endAll(folder, log)
-    rmSync(folder, { recursive: true, force: true })
-  }
-}
-
 /** An empty database that is migrated once and cloned by every test file. */
 async function makeTemplate(server_url) {
-  const { default: postgres } = await import('postgres')
   const name = `holdfast_template_${randomBytes(6).toString('hex')}`
-  const query = async (text) => {
-    const sql = postgres(server_url, { max: 1, onnotice() {} })
-    await sql.unsafe(text).finally(() => sql.end())
-  }
-  await query(`CREATE DATABASE ${name}`)
-  undo.push(() => query(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`))
-  const url = new URL(server_url)
-  url.pathname = `/${name}`
-  return url.href
+  const url = await createDatabase(server_url, name)
+  undo.push(() => dropDatabase(server_url, name))
+  return url
 }
 
 async function runTap(folder, env) {

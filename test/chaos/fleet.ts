@@ -3,7 +3,7 @@
  * processes, and between each process and each server a proxy. Invariant: whatever was done to it, heal() gives it back
  * whole, every process at the address that it had.
  */
-import postgres from 'postgres'
+import { runStatement } from '../../ops/dev/environment.mjs'
 import type { Removal } from '../races/removals.ts'
 import { TTL } from '../support/api-client.ts'
 import { type Owned, openWorld, type Running, type Scope } from '../support/environment.ts'
@@ -63,7 +63,7 @@ export async function openFleet(t: Scope, planted?: Removal & { readonly worker?
     world.ownRedis(),
     world.startSandbox({ SANDBOX_SLOW_MS: '700' }),
   ])
-  if (planted?.sql) await statements(database.url, planted.sql)
+  if (planted?.sql) await runStatement(database.url, planted.sql)
   const logs = new Map<string, string>()
   const fallen: string[] = []
 
@@ -152,9 +152,4 @@ export async function openFleet(t: Scope, planted?: Removal & { readonly worker?
       return new Map(members.map((one) => [one.name, (logs.get(one.name) ?? '') + one.running.logs()]))
     },
   }
-}
-
-async function statements(url: string, text: string): Promise<void> {
-  const sql = postgres(url, { max: 1, onnotice() {} })
-  await sql.unsafe(text).finally(() => sql.end())
 }

@@ -7,12 +7,17 @@ import { randomBytes } from 'node:crypto'
 import { mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Redis } from 'ioredis'
-import postgres from 'postgres'
 import { startChild, untilReady } from '../../ops/dev/child-process.mjs'
+import {
+  createDatabase,
+  dropDatabase,
+  dropKeys,
+  ensureDatabase,
+  placeProcess,
+  type Role,
+} from '../../ops/dev/environment.mjs'
 import { ensureRedisServer, ROOT } from '../../ops/dev/install.mjs'
 import { type Server, startPostgres, startRedis } from '../../ops/dev/local-servers.mjs'
-import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 
 /** What openWorld needs of tap's t; the top-level `tap` object has it too. */
 export interface Scope {
@@ -63,6 +68,8 @@ export interface World {
   ownPostgres(): Promise<Owned>
 }
 
+/** Until a statement that makes or drops the database is given up. */
+const DATABASE_MS = 20_000
 /** Of the log of a process that vanished: enough for a stack and what led to it. */
 const LAST_LINES = 100
 
@@ -75,12 +82,13 @@ export async function openWorld(t: Scope): Promise<World> {
   const redis_url = given('REDIS_URL')
   const id = randomBytes(6).toString('hex')
   const database = `holdfast_test_${id}`
-  await query(server_url, `CREATE DATABASE ${database} TEMPLATE ${template}`)
-
+  // Another file may be cloning the template right now; only the one that comes first gets it.
+  const cloned = () => createDatabase(server_url, database, template)
+  const database_url = await until(cloned, { timeout_ms: DATABASE_MS, what: 'a clone of the template' })
   const env = {
     PATH: process.env.PATH ?? '',
     HOME: process.env.HOME ?? '',
-    DATABASE_URL: withDatabase(server_url, database),
+    DATABASE_URL: database_url,
     REDIS_URL: redis_url,
     REDIS_PREFIX: `test-${id}:`,
     LOG_LEVEL: 'warn',
@@ -103,30 +111,25 @@ export async function openWorld(t: Scope): Promise<World> {
     for (const one of running) one.kill('SIGKILL')
     await Promise.all([...running.map((one) => one.exited), ...servers.map((one) => one.stop('SIGKILL'))])
     for (const path of folders) rmSync(path, { recursive: true, force: true })
-    await query(server_url, `DROP DATABASE IF EXISTS ${database} WITH (FORCE)`)
-    await forgetKeys(redis_url, `test-${id}:`)
+    const dropped = () => dropDatabase(server_url, database).then(() => true)
+    await until(dropped, { timeout_ms: DATABASE_MS, what: 'the database to be dropped' })
+    await dropKeys(redis_url, `test-${id}:`)
   })
 
-  const start = async (entry: string, port_name: string, extra: Env) => {
-    const port = extra[port_name] ?? String(await anyFreePort())
-    const one = spawnNode(entry, { ...env, ...extra, [port_name]: port }, `http://127.0.0.1:${port}`)
+  const start = async (role: Role, extra: Env, entry?: string) => {
+    const place = await placeProcess(role, extra)
+    const one = spawnNode(entry ?? place.entry, { ...env, ...extra, ...place.env }, place.url)
     running.push(one)
     await one.ready()
-    sayIfItEnds(one, entry)
+    sayIfItEnds(one, entry ?? place.entry)
     return one
   }
 
   return {
     env,
-    async startSandbox(extra = {}) {
-      const url = `http://127.0.0.1:${await anyFreePort()}`
-      const one = spawnNode('ops/commands/sandbox.ts', { ...env, SANDBOX_URL: url, ...extra }, url)
-      running.push(one)
-      await one.ready()
-      return one
-    },
-    startApi: (extra = {}) => start('src/api/main.ts', 'PORT', extra),
-    startWorker: (extra = {}, entry = 'src/workers/main.ts') => start(entry, 'METRICS_PORT', extra),
+    startApi: (extra = {}) => start('api', extra),
+    startWorker: (extra = {}, entry = undefined) => start('worker', extra, entry),
+    startSandbox: (extra = {}) => start('sandbox', extra),
     async ownRedis() {
       const path = folder('redis')
       const binary = ensureRedisServer(() => {})
@@ -142,11 +145,7 @@ export async function openWorld(t: Scope): Promise<World> {
       const launch = async (port: { port?: number }) => {
         const one = await startPostgres({ folder: path, ...port })
         if (one.folder !== path) folders.push(one.folder)
-        const sql = postgres(one.url('postgres'), { max: 1, onnotice() {} })
-        const found = await sql`SELECT 1 FROM pg_database WHERE datname = 'holdfast'`
-        if (found.length === 0) await sql`CREATE DATABASE holdfast`
-        await sql.end()
-        if (found.length > 0) return one
+        if (!(await ensureDatabase(one.url('postgres'), 'holdfast'))) return one
         const migrate = spawnNode('ops/commands/migrate.ts', { ...env, DATABASE_URL: one.url('holdfast') }, '')
         if ((await migrate.exited) !== 'code 0') throw new Error(`migrate failed:\n${migrate.logs()}`)
         return one
@@ -244,33 +243,6 @@ function sayIfItEnds(one: Running, entry: string): void {
     const log = one.logs().trimEnd().split('\n').slice(-LAST_LINES).join('\n')
     process.stderr.write(`${entry} (pid ${one.pid}) has ended by itself (${how}); the end of its log:\n${log}\n`)
   })
-}
-
-async function query(url: string, text: string): Promise<void> {
-  const sql = postgres(url, { max: 1, onnotice() {} })
-  try {
-    // Another file may be cloning the template right now; only the one that comes first gets it.
-    await until(() => sql.unsafe(text).then(() => true), { timeout_ms: 20_000, what: text })
-  } finally {
-    await sql.end()
-  }
-}
-
-async function forgetKeys(url: string, prefix: string): Promise<void> {
-  const redis = new Redis(url)
-  try {
-    for await (const keys of redis.scanStream({ match: `*${prefix}*`, count: 1000 })) {
-      if (keys.length > 0) await redis.unlink(...keys)
-    }
-  } finally {
-    redis.disconnect()
-  }
-}
-
-function withDatabase(server_url: string, database: string): string {
-  const url = new URL(server_url)
-  url.pathname = `/${database}`
-  return url.href
 }
 
 function given(name: string): string {

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Client } from '../../../src/shared/db/client.ts'
 import { verify } from '../../../src/shared/invariants.ts'
 import { startNode } from '../../lib/child-process.ts'
-import type { Arena } from '../../lib/environment.ts'
+import type { Environment } from '../../lib/environment.ts'
 import { type Holdfast, stock, withHoldfast } from '../../lib/fleet.ts'
 import type { Load, Loaded } from '../generator.ts'
 
@@ -32,19 +32,19 @@ export interface Options {
   minutes: number
 }
 
-export type Part = (arena: Arena, options: Options, log: Log) => Promise<Figure>
+export type Part = (environment: Environment, options: Options, log: Log) => Promise<Figure>
 
 const CONNECTIONS = 128
 const WARM_UP_S = 2
 
 /** Runs body beside an API and `workers`, with so many products for sale; the invariants hold afterwards. */
 export async function shop<T>(
-  arena: Arena,
+  environment: Environment,
   { workers, products }: { workers: number; products: number },
   body: (holdfast: Holdfast) => Promise<T>,
 ): Promise<T> {
-  return await arena.field((field) =>
-    withHoldfast(field, workers, async (holdfast) => {
+  return await environment.withStore((store) =>
+    withHoldfast(store, workers, async (holdfast) => {
       await stock(holdfast.client, products)
       const result = await body(holdfast)
       const broken = (await verify(holdfast.client)).filter(({ offenders }) => offenders.length > 0)

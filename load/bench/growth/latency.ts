@@ -6,12 +6,12 @@ import { drained, halfRate, load, type Part, shop, whole } from './environment.t
 
 const MS = 'ms'
 
-export const wait: Part = async (arena, { seconds, runs }, log) => {
+export const wait: Part = async (environment, { seconds, runs }, log) => {
   const sizes = [1, 1_000]
   const found = sizes.map(() => ({ rates: [] as number[], p50: [] as number[], p99: [] as number[] }))
   for (let round = 1; round <= runs; round++) {
     for (const [i, products] of sizes.entries()) {
-      await shop(arena, { workers: 1, products }, async (holdfast) => {
+      await shop(environment, { workers: 1, products }, async (holdfast) => {
         const rate = await halfRate(holdfast, products, seconds)
         const { p50_ms, p99_ms, max_ms } = await load(holdfast, { products, seconds, wait: true, rate })
         log(`${whole(products)} products at ${whole(rate)}/s: p50 ${p50_ms} ms, p99 ${p99_ms} ms, max ${max_ms} ms`)
@@ -37,11 +37,11 @@ export const wait: Part = async (arena, { seconds, runs }, log) => {
 /** A sale of one product, at half of what is possible, and a hundred others that sell a little all the time. */
 const NEIGHBOURS = 100
 const NEIGHBOURS_RATE = 200
-export const neighbours: Part = async (arena, { seconds, runs }, log) => {
+export const neighbours: Part = async (environment, { seconds, runs }, log) => {
   const alone: number[] = []
   const beside: number[] = []
   for (let round = 1; round <= runs; round++) {
-    await shop(arena, { workers: 2, products: NEIGHBOURS + 1 }, async (holdfast) => {
+    await shop(environment, { workers: 2, products: NEIGHBOURS + 1 }, async (holdfast) => {
       const rate = await halfRate(holdfast, 1, seconds)
       const others = { products: NEIGHBOURS, first: 2, seconds, wait: true, rate: NEIGHBOURS_RATE, connections: 32 }
       await load(holdfast, { ...others, seconds: 2 })
@@ -70,9 +70,9 @@ export const neighbours: Part = async (arena, { seconds, runs }, log) => {
 const resident = (pid: number) =>
   Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? Number.NaN) / 1_024
 
-export const soak: Part = async (arena, { minutes }, log) => {
+export const soak: Part = async (environment, { minutes }, log) => {
   const SAMPLES = 20
-  return await shop(arena, { workers: 1, products: 100 }, async (holdfast) => {
+  return await shop(environment, { workers: 1, products: 100 }, async (holdfast) => {
     const rate = await halfRate(holdfast, 100, 5)
     const [api, worker] = holdfast.processes
     if (!api || !worker) throw new Error('no processes')

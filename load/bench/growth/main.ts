@@ -7,7 +7,7 @@ import { cpus } from 'node:os'
 import { join } from 'node:path'
 import { readCommand } from '../../../ops/dev/command.mjs'
 import { drawFigure, drawPanel, STYLE, STYLE_DARK } from '../../lib/chart.ts'
-import { openArena } from '../../lib/environment.ts'
+import { openEnvironment } from '../../lib/environment.ts'
 import type { Figure, Options, Part } from './environment.ts'
 import { neighbours, soak, wait } from './latency.ts'
 import { line, products, settled, workers } from './throughput.ts'
@@ -124,20 +124,20 @@ ${STYLE_DARK}
   writeFileSync(join(values.out, 'growth.svg'), svg)
 }
 
-const arena = await openArena(log, { statements: false, appendfsync: 'everysec' })
+const environment = await openEnvironment(log, { statements: false, appendfsync: 'everysec' })
 try {
   const [cpu] = cpus()
-  const where = `${cpus().length} × ${cpu?.model ?? 'processor'}, ${arena.versions.join(', ')}, Node ${process.versions.node}`
+  const where = `${cpus().length} × ${cpu?.model ?? 'processor'}, ${environment.versions.join(', ')}, Node ${process.versions.node}`
   for (const name of parts) {
     const part = PARTS[name]
     if (!part) continue
     log(`${name}: begins`)
-    const figure = await part(arena, options, log)
+    const figure = await part(environment, options, log)
     const measured = `${new Date().toISOString().slice(0, 10)}, ${where}; medians of ${options.runs}, ${options.seconds} s each.`
     write({ ...kept(), [name]: { ...figure, measured } })
     log(`${name}: ${figure.notes.join(' ')}`)
   }
   log(`wrote ${join(values.out, 'growth.md')} and growth.svg`)
 } finally {
-  await arena.close()
+  await environment.close()
 }

@@ -1,7 +1,7 @@
 /** Purchases settled a second against the number of workers, of products, of rows in line and of rows that are settled. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Client } from '../../../src/shared/db/client.ts'
-import type { Arena } from '../../lib/environment.ts'
+import type { Environment } from '../../lib/environment.ts'
 import { median } from '../results.ts'
 import { type Log, load, type Options, type Part, shop, throughput, whole } from './environment.ts'
 
@@ -12,14 +12,14 @@ async function rounds(
   { runs, seconds }: Options,
   sizes: readonly number[],
   one: (size: number) => { name: string; workers: number; products: number },
-  arena: Arena,
+  environment: Environment,
   log: Log,
 ): Promise<number[]> {
   const found = sizes.map(() => [] as number[])
   for (let round = 1; round <= runs; round++) {
     for (const [i, size] of sizes.entries()) {
       const { name, ...fleet } = one(size)
-      const rate = await shop(arena, fleet, (holdfast) => throughput(holdfast, fleet.products, seconds))
+      const rate = await shop(environment, fleet, (holdfast) => throughput(holdfast, fleet.products, seconds))
       found[i]?.push(rate)
       log(`${name} ${whole(size)}, round ${round} of ${runs}: ${whole(rate)}/s`)
     }
@@ -27,9 +27,15 @@ async function rounds(
   return found.map((values) => median(values))
 }
 
-export const workers: Part = async (arena, options, log) => {
+export const workers: Part = async (environment, options, log) => {
   const sizes = options.workers
-  const values = await rounds(options, sizes, (size) => ({ name: 'workers', workers: size, products: 1 }), arena, log)
+  const values = await rounds(
+    options,
+    sizes,
+    (size) => ({ name: 'workers', workers: size, products: 1 }),
+    environment,
+    log,
+  )
   const [first = 1] = values
   return {
     title: 'One hot product, more and more workers',
@@ -41,9 +47,15 @@ export const workers: Part = async (arena, options, log) => {
   }
 }
 
-export const products: Part = async (arena, options, log) => {
+export const products: Part = async (environment, options, log) => {
   const sizes = options.products
-  const values = await rounds(options, sizes, (size) => ({ name: 'products', workers: 1, products: size }), arena, log)
+  const values = await rounds(
+    options,
+    sizes,
+    (size) => ({ name: 'products', workers: 1, products: size }),
+    environment,
+    log,
+  )
   return {
     title: 'One worker, more and more products',
     of: 'products',
@@ -55,8 +67,8 @@ export const products: Part = async (arena, options, log) => {
 }
 
 /** The line is in tenths, each with its own rate. */
-export const line: Part = async (arena, { queued }, log) => {
-  const seconds = await shop(arena, { workers: 0, products: 1 }, async ({ client, addWorker }) => {
+export const line: Part = async (environment, { queued }, log) => {
+  const seconds = await shop(environment, { workers: 0, products: 1 }, async ({ client, addWorker }) => {
     log(`${whole(queued)} rows are put in line`)
     await client`INSERT INTO purchases (id, queue, customer, items)
                  SELECT gen_random_uuid(), 'product:1', 'c' || n, '[{"resource": "product:1", "units": 1}]'
@@ -95,10 +107,10 @@ async function sold(client: Client): Promise<number> {
 
 /** Settled rows of a thousand products that are sold out, in chunks, so that progress is seen. */
 const CHUNK = 250_000
-export const settled: Part = async (arena, { settled: sizes, seconds, runs }, log) => {
+export const settled: Part = async (environment, { settled: sizes, seconds, runs }, log) => {
   const rates: number[] = []
   const waits: number[] = []
-  await shop(arena, { workers: 1, products: 1_000 }, async (holdfast) => {
+  await shop(environment, { workers: 1, products: 1_000 }, async (holdfast) => {
     const { client } = holdfast
     let there = 0
     for (const size of sizes) {
