@@ -18,8 +18,10 @@ interface Options {
 export function startPostgres(
   options: Options & { settings?: Readonly<Record<string, string>> },
 ): Promise<Server & { url(database: string): string; folder: string }>
-/** Resolves when it answers PING. */
-export function startRedis(options: Options & { binary: string }): Promise<Server & { url: string; folder: string }>
+/** Resolves when it answers PING. `args` go behind its own, so that they win; `env` beside that of this process. */
+export function startRedis(
+  options: Options & { binary: string; args?: readonly string[]; env?: NodeJS.ProcessEnv },
+): Promise<Server & { url: string; folder: string }>
 /** One server, alone in its cluster. Resolves when it has elected itself. */
 export function startEtcd(
   options: Omit<Options, 'log'> & { binary: string },

@@ -35,7 +35,7 @@ const SETTINGS = {
   timezone: 'UTC',
 }
 
-/** @see services.d.mts */
+/** @see local-servers.d.mts */
 export async function startPostgres({ folder, port, settings = {}, detached = false, log = () => {} }) {
   makeFolder(folder)
   const { binaries, home, as } = placePostgres(realpathSync(folder), log)
@@ -62,8 +62,16 @@ export async function startPostgres({ folder, port, settings = {}, detached = fa
   return { ...server, url: (database) => url(server.port, database), folder: dirname(home) }
 }
 
-/** @see services.d.mts */
-export async function startRedis({ folder, port, binary, detached = false, log = () => {} }) {
+/** @see local-servers.d.mts */
+export async function startRedis({
+  folder,
+  port,
+  binary,
+  args: more = [],
+  env = {},
+  detached = false,
+  log = () => {},
+}) {
   makeFolder(folder)
   const data = join(realpathSync(folder), 'redis')
   makeFolder(data)
@@ -81,16 +89,16 @@ export async function startRedis({ folder, port, binary, detached = false, log =
     log_file,
     start: (on) => {
       const args = ['--port', `${on}`, '--bind', '127.0.0.1', '--dir', data, '--pidfile', pidfile]
-      args.push('--appendonly', 'yes', '--maxmemory-policy', 'noeviction')
+      args.push('--appendonly', 'yes', '--maxmemory-policy', 'noeviction', ...more)
       const as = IS_ROOT ? (ownerOf(data) ?? {}) : {}
-      return launch(binary, args, { log_file, detached, as, env: process.env, ask: 'SIGTERM' })
+      return launch(binary, args, { log_file, detached, as, env: { ...process.env, ...env }, ask: 'SIGTERM' })
     },
     answers: answersPing,
   })
   return { ...server, url: `redis://127.0.0.1:${server.port}`, folder }
 }
 
-/** @see services.d.mts */
+/** @see local-servers.d.mts */
 export async function startEtcd({ folder, port, binary, detached = false }) {
   makeFolder(folder)
   const data = join(realpathSync(folder), 'etcd')

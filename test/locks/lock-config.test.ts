@@ -5,13 +5,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Redis } from 'ioredis'
 import t from 'tap'
+import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 import { readConfig } from '../../src/shared/config.ts'
 import { createLog } from '../../src/shared/log.ts'
 import { openLocks } from '../../src/shared/open-locks.ts'
 import { openShop, rush, settled, TTL } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 import { contract } from '../support/openapi-contract.ts'
-import { freePort, startRedis } from '../support/redis-server.ts'
+import { startRedis } from '../support/redis-server.ts'
 import { startLockServer } from './lock-servers.ts'
 
 type Scope = { teardown(done: () => unknown): void }
@@ -91,7 +92,7 @@ t.test('LOCK_BACKEND=redis by Sentinel, LOCK_WAIT_REPLICAS=1: without the replic
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
   const main = await redisOf(t, ['--dir', folder, '--repl-diskless-sync-delay', '0'])
   const replica = await redisOf(t, ['--dir', folder, '--replicaof', '127.0.0.1', String(main.port)])
-  const port = await freePort()
+  const port = await anyFreePort()
   const file = join(folder, 'sentinel.conf')
   writeFileSync(file, `port ${port}\nbind 127.0.0.1\nsentinel monitor shop 127.0.0.1 ${main.port} 1\n`)
   const sentinel = spawn('redis-server', [file, '--sentinel'], { stdio: 'ignore' })

@@ -9,11 +9,12 @@ import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { Cluster, Redis } from 'ioredis'
+import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 import type { LockEvents, Locks, Mode } from '../../src/shared/locks/api.ts'
 import { createEtcdLocks } from '../../src/shared/locks/etcd/locks.ts'
 import { createLocks } from '../../src/shared/locks/redis/locks.ts'
 import { createRedlock } from '../../src/shared/locks/redlock/locks.ts'
-import { freePort, startRedis } from '../support/redis-server.ts'
+import { startRedis } from '../support/redis-server.ts'
 import { startProxy } from '../support/tcp-proxy.ts'
 import { startEtcd } from './etcd-servers.ts'
 
@@ -242,7 +243,7 @@ async function launchCluster(): Promise<Node[]> {
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-cluster-'))
   const nodes = await Promise.all(
     ['a', 'b', 'c'].map(async (name) => {
-      const bus = await freePort()
+      const bus = await anyFreePort()
       const file = join(folder, `${name}.conf`)
       const args = ['--cluster-enabled', 'yes', '--cluster-config-file', file, '--cluster-port', String(bus)]
       return { bus, ...(await startRedis([...args, '--dir', folder])) }

@@ -1,8 +1,10 @@
-/** A Redis process of one test's own, which the test may pause, kill and flush. */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { createServer } from 'node:net'
+/** A Redis process of one test's own, in memory alone, which the test may pause, kill and flush. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { Redis, type RedisOptions } from 'ioredis'
+import { ensureRedisServer } from '../../ops/dev/install.mjs'
+import { startRedis as start } from '../../ops/dev/local-servers.mjs'
 
 type ClientOptions = Pick<
   RedisOptions,
@@ -21,50 +23,34 @@ export interface OwnRedis {
   stop(): Promise<void>
 }
 
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
-}
-
 /** With further arguments and variables for redis-server. */
 export async function startRedis(args: string[] = [], env: NodeJS.ProcessEnv = {}): Promise<OwnRedis> {
-  const port = await freePort()
-  const own = ['--port', String(port), '--save', '', '--bind', '127.0.0.1', ...args]
-  const start = () => spawn('redis-server', own, { stdio: 'ignore', env: { ...process.env, ...env } })
-  let child: ChildProcess = start()
+  const folder = mkdtempSync(join(tmpdir(), 'holdfast-redis-'))
+  const memory = ['--save', '', '--appendonly', 'no']
+  const options = { folder, binary: ensureRedisServer(() => {}), args: [...memory, ...args], env }
+  let server = await start(options)
+  const { port } = server
   const clients: Redis[] = []
-  const client = (options: ClientOptions = {}) => {
-    const expected = { retryStrategy: () => 20, maxRetriesPerRequest: null }
-    const redis = new Redis({ host: '127.0.0.1', port, ...expected, ...options })
-    redis.on('error', () => {})
-    clients.push(redis)
-    return redis
-  }
-  await client().ping()
-
-  async function end(): Promise<void> {
-    child.kill('SIGKILL')
-    if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
-  }
-
   return {
     port,
-    client,
-    pause: () => void child.kill('SIGSTOP'),
-    resume: () => void child.kill('SIGCONT'),
-    kill: () => void child.kill('SIGKILL'),
+    client(options: ClientOptions = {}) {
+      const expected = { retryStrategy: () => 20, maxRetriesPerRequest: null }
+      const redis = new Redis({ host: '127.0.0.1', port, ...expected, ...options })
+      redis.on('error', () => {})
+      clients.push(redis)
+      return redis
+    },
+    pause: () => server.kill('SIGSTOP'),
+    resume: () => server.kill('SIGCONT'),
+    kill: () => server.kill('SIGKILL'),
     async restart() {
-      await end()
-      child = start()
-      await client().ping()
+      await server.stop('SIGKILL')
+      server = await start({ ...options, port })
     },
     async stop() {
       for (const redis of clients) redis.disconnect()
-      await end()
+      await server.stop('SIGKILL')
+      rmSync(folder, { recursive: true, force: true })
     },
   }
 }
