@@ -6,7 +6,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import t, { type Test } from 'tap'
 import { verify } from '../../src/shared/invariants.ts'
-import { type Arena, openArena } from './arena.ts'
+import { type Environment, openEnvironment } from './environment.ts'
 import type { Check } from './race.ts'
 import { FENCE, IDEMPOTENCY, MERGING, OVERLAP, type Removal, RIDE, ROW_LOCKS, STATUS, STOCK } from './removals.ts'
 import type { ScarcityName } from './scarcities.ts'
@@ -23,7 +23,7 @@ interface Guard extends Removal {
   lost: RegExp
 }
 
-/** In the database alone: one arena has them all. */
+/** In the database alone: one environment has them all. */
 const IN_SQL: readonly Guard[] = [
   { name: 'EXCLUDE bookings_no_overlap', race: 6, on: 'date ranges', ...OVERLAP, lost: /four of four are taken/ },
   { name: 'CHECK resources_available_check', race: 6, on: 'stock', ...STOCK, lost: /four of four are taken/ },
@@ -64,7 +64,7 @@ const IN_CODE: readonly Guard[] = [
 ]
 
 /** What failed of the race, and of the invariants after it; empty when it is won. */
-async function failures(arena: Arena, { race: id, on }: Guard): Promise<string[]> {
+async function failures(environment: Environment, { race: id, on }: Guard): Promise<string[]> {
   const failed: string[] = []
   const note = (held: boolean, message: string, found: unknown) => {
     if (!held) failed.push(`${message}; found ${JSON.stringify(found)}`)
@@ -79,42 +79,48 @@ async function failures(arena: Arena, { race: id, on }: Guard): Promise<string[]
   const scarcity = SCARCITIES.find((one) => one.name === on)
   if (!race || !scarcity || race.not?.[on] !== undefined) throw new Error(`there is no race #${id} on ${on}`)
   try {
-    await race.run({ check, arena, scarcity, among: 1, make: (n, options) => scarcity.make(arena, n, options) })
+    await race.run({
+      check,
+      environment,
+      scarcity,
+      among: 1,
+      make: (n, options) => scarcity.make(environment, n, options),
+    })
   } catch (error) {
     failed.push(`it threw ${(error as Error).message}`)
   }
-  for (const { invariant, offenders } of await verify(arena.shop.client)) {
+  for (const { invariant, offenders } of await verify(environment.shop.client)) {
     note(offenders.length === 0, invariant, offenders.length)
   }
   return failed
 }
 
-async function proof(t: Test, arena: Arena, guard: Guard): Promise<void> {
-  if (guard.sql) await arena.shop.client.unsafe(guard.sql)
+async function proof(t: Test, environment: Environment, guard: Guard): Promise<void> {
+  if (guard.sql) await environment.shop.client.unsafe(guard.sql)
   let why: string | undefined
   let tries = 0
   // Some are lost only when two workers meet in the right place.
-  while (!why && tries++ < TRIES) why = (await failures(arena, guard)).find((one) => guard.lost.test(one))
+  while (!why && tries++ < TRIES) why = (await failures(environment, guard)).find((one) => guard.lost.test(one))
   const end = why ? `is lost in try ${tries}: ${why}` : `is not lost in ${TRIES} tries`
   process.stderr.write(`without ${guard.name}: #${guard.race} on ${guard.on} ${end}\n`)
   t.ok(why, `without it #${guard.race} on ${guard.on} is lost`)
 }
 
 t.test('guards of the database', async (t) => {
-  const arena = await openArena(t, false)
+  const environment = await openEnvironment(t, false)
   for (const guard of IN_SQL) {
-    t.same(await failures(arena, guard), [], `with ${guard.name} #${guard.race} on ${guard.on} is won`)
+    t.same(await failures(environment, guard), [], `with ${guard.name} #${guard.race} on ${guard.on} is won`)
   }
-  for (const guard of IN_SQL) await t.test(guard.name, (t) => proof(t, arena, guard))
+  for (const guard of IN_SQL) await t.test(guard.name, (t) => proof(t, environment, guard))
 })
 
 for (const guard of IN_CODE) {
   t.test(guard.name, async (t) => {
     const hook = `--import=${new URL('without.mjs', import.meta.url).pathname}`
     if (guard.env) {
-      t.same(await failures(await openArena(t, false, guard.env), guard), [], `with it #${guard.race} is won`)
+      t.same(await failures(await openEnvironment(t, false, guard.env), guard), [], `with it #${guard.race} is won`)
     }
     const env = { ...guard.env, NODE_OPTIONS: hook, WITHOUT: JSON.stringify(guard.code) }
-    await proof(t, await openArena(t, false, env), guard)
+    await proof(t, await openEnvironment(t, false, env), guard)
   })
 }

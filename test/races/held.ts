@@ -36,11 +36,11 @@ export const HELD: readonly Race[] = [
     id: 15,
     from: 'mollie/WooCommerce#1252',
     name: 'a late yes does not revive what was given up, and takes nothing again',
-    async run({ check, arena, make, scarcity }) {
+    async run({ check, environment, make, scarcity }) {
       const scarce = await make(1)
       const { body } = await scarce.take(`late-${scarce.ref}`, { hold: true })
       check.ok(won(await scarce.giveUp(body.id)), 'it is given up')
-      const paid = scarcity.name === 'tickets' ? [webhook(arena.api, 'payment_intent.succeeded', body.id)] : []
+      const paid = scarcity.name === 'tickets' ? [webhook(environment.api, 'payment_intent.succeeded', body.id)] : []
       const [rival, late] = await Promise.all([
         scarce.take(`rival-${scarce.ref}`),
         times(4, () => scarce.keep(body.id)),
@@ -50,7 +50,7 @@ export const HELD: readonly Race[] = [
       check.same([...new Set(late.map(word))], ['409 wrong_status'], 'who comes late is told so')
       check.same(await scarce.counts(), { taken: 1, held: 0 }, 'and it is taken once')
       check.equal(await scarce.beside(), 1, 'also what goes along with it')
-      if (scarcity.name === 'tickets') check.equal(await arena.bank.kept(body.id), 0, 'no money is kept')
+      if (scarcity.name === 'tickets') check.equal(await environment.bank.kept(body.id), 0, 'no money is kept')
     },
   },
   {

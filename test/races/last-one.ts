@@ -1,7 +1,7 @@
 /** More want it than there is: nobody takes what somebody else has, and nothing that is there is left. */
 import type { Answer } from '../support/api-client.ts'
 import { until } from '../support/environment.ts'
-import type { Arena } from './arena.ts'
+import type { Environment } from './environment.ts'
 import { type Check, type Race, shared, times, won } from './race.ts'
 
 const NO_CART = 'a booking is of one resource'
@@ -37,12 +37,13 @@ export const LAST_ONE: readonly Race[] = [
     from: 'medusa#16285',
     name: 'carts {A,B} and {B,A} at once: no deadlock, no part of a cart, no lock left behind',
     not: { 'date ranges': NO_CART },
-    async run({ check, arena, scarcity, make }) {
+    async run({ check, environment, scarcity, make }) {
       const n = scarcity.name === 'drivers' ? 1 : 4
       const [a, b] = [await make(n), await make(n)]
       await times(
         12,
-        async (i) => await scarcity.both?.(arena, `c${i}-${a.ref}`, ...(i % 2 ? ([a, b] as const) : ([b, a] as const))),
+        async (i) =>
+          await scarcity.both?.(environment, `c${i}-${a.ref}`, ...(i % 2 ? ([a, b] as const) : ([b, a] as const))),
       )
       check.same(
         [await a.counts(), await b.counts()],
@@ -52,7 +53,7 @@ export const LAST_ONE: readonly Race[] = [
         ],
         'both are gone',
       )
-      await unlocked(check, arena, [...a.locked, ...b.locked])
+      await unlocked(check, environment, [...a.locked, ...b.locked])
     },
   },
   {
@@ -71,7 +72,7 @@ export const LAST_ONE: readonly Race[] = [
     from: 'vendure#1738, vendure#3508',
     name: 'paid is allocated: the money of those who got one is taken, and nobody else’s',
     not: { stock: 'it is free here: nothing is paid', drivers: 'a ride is not paid through us' },
-    async run({ check, make, scarcity, arena }) {
+    async run({ check, make, scarcity, environment }) {
       const scarce = await make(4)
       const answers = await times(12, (n) => scarce.take(`c${n}`))
       shared(check, answers, 4, scarcity.refusal)
@@ -79,7 +80,7 @@ export const LAST_ONE: readonly Race[] = [
       if (scarcity.name !== 'tickets') return
       const ids = answers.filter(won).map((answer) => answer.body.id)
       const lost = answers.filter((answer) => !won(answer)).map((answer) => answer.body.purchase.id)
-      const [captured, open] = await Promise.all([arena.bank.captured(), arena.bank.open()])
+      const [captured, open] = await Promise.all([environment.bank.captured(), environment.bank.open()])
       check.same(
         ids.filter((id) => !captured.includes(id)),
         [],
@@ -113,9 +114,9 @@ export const LAST_ONE: readonly Race[] = [
     id: 12,
     from: 'woocommerce#44273',
     name: 'simultaneous orders never drive it below zero',
-    async run({ check, arena, make, scarcity }) {
+    async run({ check, environment, make, scarcity }) {
       const scarce = await make(5)
-      const answers = await arena.storm(scarce.lines, () => times(25, (n) => scarce.take(`c${n}-${scarce.ref}`)))
+      const answers = await environment.storm(scarce.lines, () => times(25, (n) => scarce.take(`c${n}-${scarce.ref}`)))
       shared(check, answers, 5, scarcity.refusal)
       check.same(await scarce.counts(), { taken: 5, held: 0 }, 'five of five are taken')
     },
@@ -158,12 +159,12 @@ export const LAST_ONE: readonly Race[] = [
     not: Object.fromEntries(
       (['stock', 'tickets', 'date ranges', 'balances'] as const).map((name) => [name, 'only a ride has two sides']),
     ),
-    async run({ check, arena, make }) {
+    async run({ check, environment, make }) {
       const scarce = await make(4)
       await times(24, (n) => scarce.take(`rider${n % 6}-${scarce.ref}`, { place: Math.floor(n / 6), hold: n % 5 > 0 }))
-      const rows = await arena.shop.client<{ drivers: number; riders: number; rides: number }[]>`
+      const rows = await environment.shop.client<{ drivers: number; riders: number; rides: number }[]>`
         SELECT count(DISTINCT resource_id)::int AS drivers, count(DISTINCT customer)::int AS riders, count(*)::int AS rides
-        FROM bookings WHERE resource_id IN ${arena.shop.client(scarce.lines)} AND status IN ('requested', 'accepted')`
+        FROM bookings WHERE resource_id IN ${environment.shop.client(scarce.lines)} AND status IN ('requested', 'accepted')`
       check.same([...rows], [{ drivers: 4, riders: 4, rides: 4 }], 'four rides, each with its own two')
     },
   },
@@ -171,7 +172,7 @@ export const LAST_ONE: readonly Race[] = [
     id: 23,
     from: 'graphile/worker#621',
     name: 'several lines in one batch: each is exclusive, and first come is first served',
-    async run({ check, arena, make, scarcity }) {
+    async run({ check, environment, make, scarcity }) {
       const all = await times(5, () => make(1))
       const asked = all.flatMap((scarce) => Array.from({ length: 4 }, () => scarce))
       const answers = await times(asked.length, async (n) => {
@@ -181,7 +182,7 @@ export const LAST_ONE: readonly Race[] = [
       for (const scarce of all) {
         const own = answers.flatMap(([one, answer]) => (one === scarce ? [answer] : []))
         shared(check, own, 1, scarcity.refusal)
-        if (!arena.locking) continue
+        if (!environment.locking) continue
         const seq = (answer: Answer) => (answer.body.purchase ?? answer.body.booking ?? answer.body).seq as number
         check.equal(seq(own.find(won) as Answer), Math.min(...own.map(seq)), 'the first in the line has it')
       }
@@ -190,7 +191,7 @@ export const LAST_ONE: readonly Race[] = [
 ]
 
 /** Nobody holds a lock on these any more, and nobody waits for one. */
-async function unlocked(check: Check, { redis, lockOf }: Arena, refs: readonly string[]): Promise<void> {
+async function unlocked(check: Check, { redis, lockOf }: Environment, refs: readonly string[]): Promise<void> {
   const left = async () => (await redis.exists(...refs.map(lockOf))) === 0
   check.ok(await until(left, { what: 'the locks to be let go' }), 'no lock is left behind')
 }

@@ -10,7 +10,7 @@ export const ONCE: readonly Race[] = [
     not: Object.fromEntries(
       (['stock', 'drivers', 'date ranges', 'balances'] as const).map((name) => [name, 'no provider sends word of it']),
     ),
-    async run({ check, arena, make }) {
+    async run({ check, environment, make }) {
       const orders = [
         ['webhook', 'confirm', 'webhook', 'confirm'],
         ['confirm', 'webhook', 'confirm', 'webhook'],
@@ -23,14 +23,14 @@ export const ONCE: readonly Race[] = [
           const { body } = await scarce.take('ada', { hold: true })
           const said = await Promise.all(
             order.map((step) =>
-              step === 'confirm' ? scarce.keep(body.id) : webhook(arena.api, 'payment_intent.succeeded', body.id),
+              step === 'confirm' ? scarce.keep(body.id) : webhook(environment.api, 'payment_intent.succeeded', body.id),
             ),
           )
           const bad = said.filter(({ status, body }) => status !== 200 && body.code !== 'wrong_status')
           check.same(bad, [], `${order.join(', ')}: nobody is told of a failure`)
-          await webhook(arena.api, 'payment_intent.amount_capturable_updated', body.id)
-          await arena.shop.charged()
-          check.equal((await arena.bank.of(body.id)).length, 1, 'one charge')
+          await webhook(environment.api, 'payment_intent.amount_capturable_updated', body.id)
+          await environment.shop.charged()
+          check.equal((await environment.bank.of(body.id)).length, 1, 'one charge')
         }),
       )
       check.same(await scarce.counts(), { taken: orders.length, held: 0 }, 'each ticket is sold')
@@ -41,7 +41,7 @@ export const ONCE: readonly Race[] = [
     id: 9,
     from: 'spree#3808, openfoodnetwork#4018',
     name: 'clicks on “pay” for the last unit',
-    async run({ check, arena, make, scarcity }) {
+    async run({ check, environment, make, scarcity }) {
       const scarce = await make(1)
       const { body } = await scarce.take(`ada-${scarce.ref}`, { hold: true })
       const clicks = await times(6, () => scarce.keep(body.id))
@@ -53,7 +53,7 @@ export const ONCE: readonly Race[] = [
       check.same([...new Set(told)], wins < 6 ? [`409 wrong_status: ${scarcity.kept}`] : [], 'the others find it done')
       check.same(await scarce.counts(), { taken: 1, held: 0 }, 'one is taken')
       check.equal(await scarce.beside(), 1, 'and paid once')
-      if (scarcity.name === 'tickets') check.equal((await arena.bank.of(body.id)).length, 1, 'one charge')
+      if (scarcity.name === 'tickets') check.equal((await environment.bank.of(body.id)).length, 1, 'one charge')
     },
   },
   {
@@ -61,7 +61,7 @@ export const ONCE: readonly Race[] = [
     from: 'hyperswitch#13182',
     name: 'fifty refunds at once: it comes back once, and so does the money',
     not: { drivers: 'a ride is not paid through us' },
-    async run({ check, arena, make, scarcity }) {
+    async run({ check, environment, make, scarcity }) {
       const scarce = await make(3)
       const [one] = await times(2, () => scarce.take(`ada-${scarce.ref}`))
       const id = one?.body.id
@@ -70,8 +70,11 @@ export const ONCE: readonly Race[] = [
       check.same(await scarce.counts(), { taken: 1, held: 0 }, 'the other one is still taken')
       check.equal(await scarce.beside(), 1, 'and paid')
       if (scarcity.name !== 'tickets') return
-      check.equal(await arena.bank.kept(id), 0, 'the provider has nothing of it')
-      check.ok((await arena.bank.refunds(id)).length <= 1, 'one refund at most: the money may not have been taken yet')
+      check.equal(await environment.bank.kept(id), 0, 'the provider has nothing of it')
+      check.ok(
+        (await environment.bank.refunds(id)).length <= 1,
+        'one refund at most: the money may not have been taken yet',
+      )
     },
   },
   {

@@ -1,6 +1,6 @@
 /** What a race is: a line of the table. */
 import type { Answer } from '../support/api-client.ts'
-import type { Arena } from './arena.ts'
+import type { Environment } from './environment.ts'
 import type { Scarce, Scarcity, ScarcityName } from './scarcities.ts'
 
 /** What a race asserts with: tap's t, or the recorder of the proof that the race can be lost. */
@@ -13,7 +13,7 @@ export interface Check {
 
 export interface Scene {
   check: Check
-  arena: Arena
+  environment: Environment
   scarcity: Scarcity
   /** cases of this race that run at once */
   among: number

@@ -26,9 +26,9 @@ export const ROUND_THE_LOCK: readonly Race[] = [
     id: 21,
     from: 'bull#1416, bullmq#439',
     name: 'stalled jobs run again on other workers while the first go on: every row is settled once',
-    async run({ check, arena, make, scarcity }) {
+    async run({ check, environment, make, scarcity }) {
       const scarce = await make(4)
-      await arena.storm(scarce.lines, async () => {
+      await environment.storm(scarce.lines, async () => {
         const asked = await times(10, (n) => scarce.take(`c${n}-${scarce.ref}`, { hold: true }))
         shared(check, asked, 4, scarcity.refusal)
         const held = asked.filter(won).map(idOf)
@@ -48,15 +48,18 @@ export const ROUND_THE_LOCK: readonly Race[] = [
     name: 'the guard’s own table is missing: nothing is sold, and what was asked for is settled when it is back',
     not: { drivers: 'what guards a ride is on the table that it is written to' },
     apart: true,
-    async run({ check, arena, make, among, scarcity }) {
+    async run({ check, environment, make, among, scarcity }) {
       const scarce = await make(1)
-      const early = await arena.without('ledger_entries', among, async () => {
+      const early = await environment.without('ledger_entries', among, async () => {
         const answer = await scarce.take(`early-${scarce.ref}`, { wait_s: 1 })
         check.same(await scarce.counts(), { taken: 0, held: 0 }, 'nothing is sold')
         return answer
       })
       check.equal(early.status, 202, 'and nothing is lost: it stands in its line')
-      await until(async () => (await arena.shop.queued()) === 0, { what: 'the lines to go on', timeout_ms: 30_000 })
+      await until(async () => (await environment.shop.queued()) === 0, {
+        what: 'the lines to go on',
+        timeout_ms: 30_000,
+      })
       shared(check, [await scarce.take(`late-${scarce.ref}`)], 0, scarcity.refusal)
       check.equal(await scarce.beside(), 1, 'it went to who was there first')
     },
@@ -66,9 +69,9 @@ export const ROUND_THE_LOCK: readonly Race[] = [
     from: 'redisson#3004, redisson#3730, redisson#2883',
     name: 'a holder and three waiters of every lock die: the line goes on, in order and to the end',
     lockingOnly: NO_LEASE,
-    async run({ check, arena, make, scarcity }) {
+    async run({ check, environment, make, scarcity }) {
       const scarce = await make(2)
-      await arena.dieHolding(scarce.locked, DEAD_MS)
+      await environment.dieHolding(scarce.locked, DEAD_MS)
       const answers = await times(6, (n) => scarce.take(`c${n}-${scarce.ref}`))
       shared(check, answers, 2, scarcity.refusal)
       check.same(await scarce.counts(), { taken: 2, held: 0 }, 'two of two are taken')
@@ -79,11 +82,11 @@ export const ROUND_THE_LOCK: readonly Race[] = [
     from: 'etcd-io/etcd#11456',
     name: 'leases are gone while their holders go on: Redis loses them again and again',
     lockingOnly: NO_LEASE,
-    async run({ check, arena, make, scarcity }) {
+    async run({ check, environment, make, scarcity }) {
       const scarce = await make(5)
-      const keys = scarce.locked.map(arena.lockOf)
-      const lose = setInterval(() => void arena.redis.del(...keys), 3)
-      const answers = await arena
+      const keys = scarce.locked.map(environment.lockOf)
+      const lose = setInterval(() => void environment.redis.del(...keys), 3)
+      const answers = await environment
         .storm(scarce.lines, () => times(15, (n) => scarce.take(`c${n}-${scarce.ref}`)))
         .finally(() => clearInterval(lose))
       shared(check, answers, 5, scarcity.refusal)

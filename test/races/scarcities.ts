@@ -4,7 +4,7 @@
  */
 import { sqlState } from '../../src/shared/db/errors.ts'
 import { type Answer, card, type Shop } from '../support/api-client.ts'
-import type { Arena } from './arena.ts'
+import type { Environment } from './environment.ts'
 
 export type ScarcityName = 'stock' | 'tickets' | 'drivers' | 'date ranges' | 'balances'
 
@@ -48,9 +48,9 @@ export interface Scarcity {
   readonly overLimit?: string
   /** who was asked to keep, and has it already */
   readonly kept: string
-  make(arena: Arena, n: number, options?: { limit?: number }): Promise<Scarce>
+  make(environment: Environment, n: number, options?: { limit?: number }): Promise<Scarce>
   /** Asks for one of each at once, in this order. */
-  both?(arena: Arena, customer: string, first: Scarce, second: Scarce): Promise<unknown>
+  both?(environment: Environment, customer: string, first: Scarce, second: Scarce): Promise<unknown>
 }
 
 const WAIT = { prefer: 'wait=30' }
@@ -99,7 +99,7 @@ async function counted(shop: Shop, ref: string, each = 1) {
 }
 
 /** The verbs of purchases, however they are paid. */
-const purchased = ({ shop }: Arena) => ({
+const purchased = ({ shop }: Environment) => ({
   keep: (id: string) => shop.command(id, 'confirm', WAIT),
   giveUp: (id: string) => shop.command(id, 'cancel', WAIT),
   giveBack: (id: string) => shop.command(id, 'refund', WAIT),
@@ -110,8 +110,8 @@ export const STOCK: Scarcity = {
   refusal: '409 sold_out',
   overLimit: '409 limit',
   kept: 'confirmed',
-  async make(arena, n, { limit } = {}) {
-    const { shop } = arena
+  async make(environment, n, { limit } = {}) {
+    const { shop } = environment
     const ref = await shop.units('product', n, 0, limit === undefined ? {} : { max_per_customer: limit })
     const plenty = await shop.units('product', PLENTY, 0)
     // The line is that of the first by reference: the counter at the end decides which.
@@ -120,7 +120,7 @@ export const STOCK: Scarcity = {
       ref,
       lines,
       locked: [ref, plenty],
-      ...purchased(arena),
+      ...purchased(environment),
       take: (customer, wish = {}) =>
         shop.buy(
           {
@@ -144,14 +144,14 @@ export const TICKETS: Scarcity = {
   refusal: '409 sold_out',
   overLimit: '409 limit',
   kept: 'confirmed',
-  async make(arena, n, { limit } = {}) {
-    const { shop } = arena
+  async make(environment, n, { limit } = {}) {
+    const { shop } = environment
     const ref = await shop.units('event', n, PRICE, limit === undefined ? {} : { max_per_customer: limit })
     return {
       ref,
       lines: [ref],
       locked: [ref],
-      ...purchased(arena),
+      ...purchased(environment),
       take: (customer, wish = {}) =>
         shop.buy(
           {
@@ -183,8 +183,8 @@ export const BALANCES: Scarcity = {
   refusal: '402 payment_declined',
   overLimit: '409 limit',
   kept: 'confirmed',
-  async make(arena, n, { limit } = {}) {
-    const { shop } = arena
+  async make(environment, n, { limit } = {}) {
+    const { shop } = environment
     const limited = limit === undefined ? {} : { max_per_customer: limit * PRICE }
     const ref = await shop.units('account', n * PRICE, 1, limited)
     const products = [await shop.units('product', PLENTY, PRICE), await shop.units('product', PLENTY, PRICE)]
@@ -192,7 +192,7 @@ export const BALANCES: Scarcity = {
       ref,
       lines: products,
       locked: [ref, ...products],
-      ...purchased(arena),
+      ...purchased(environment),
       take: (customer, wish = {}) =>
         shop.buy(
           {
@@ -211,7 +211,7 @@ export const BALANCES: Scarcity = {
       past: (customer) => sellPast(shop, ref, PRICE, customer),
     }
   },
-  // Products of the one arena, paid from the account of the other.
+  // Products of the one environment, paid from the account of the other.
   both: ({ shop }, customer, first, second) => {
     const pairs = [[first, second] as const, [second, first] as const]
     return Promise.all(
@@ -223,7 +223,7 @@ export const BALANCES: Scarcity = {
 }
 
 /** The verbs of bookings, and how many of them there are on these calendars. */
-const booked = ({ shop }: Arena, refs: readonly string[]) => ({
+const booked = ({ shop }: Environment, refs: readonly string[]) => ({
   keep: (id: string) => shop.move(id, 'accept', WAIT),
   giveUp: (id: string) => shop.move(id, 'cancel', WAIT),
   giveBack: (id: string) => shop.move(id, 'cancel', WAIT),
@@ -242,10 +242,10 @@ export const DRIVERS: Scarcity = {
   refusal: '409 conflict',
   overLimit: '409 conflict',
   kept: 'accepted',
-  async make(arena, n) {
-    const { shop } = arena
+  async make(environment, n) {
+    const { shop } = environment
     const refs = await Promise.all(Array.from({ length: n }, () => shop.calendar('driver')))
-    const verbs = booked(arena, refs)
+    const verbs = booked(environment, refs)
     let turn = 0
     return {
       ref: refs[0] ?? '',
@@ -280,8 +280,8 @@ export const DATE_RANGES: Scarcity = {
   name: 'date ranges',
   refusal: '409 conflict',
   kept: 'accepted',
-  async make(arena, n) {
-    const { shop } = arena
+  async make(environment, n) {
+    const { shop } = environment
     const ref = await shop.calendar('property', PRICE)
     const purse = await shop.units('account', PLENTY * PRICE, 1)
     let turn = 0
@@ -289,7 +289,7 @@ export const DATE_RANGES: Scarcity = {
       ref,
       lines: [ref],
       locked: [ref, purse],
-      ...booked(arena, [ref]),
+      ...booked(environment, [ref]),
       take(customer, wish = {}) {
         const { place = turn++ % n, cart: [nights = 1] = [] } = wish
         const range = { from: day(place), to: day(place + nights) }

@@ -1,7 +1,7 @@
 /** The table: every race, on every scarcity that it applies to. */
 import type { Test } from 'tap'
 import { verify } from '../../src/shared/invariants.ts'
-import { openArena } from './arena.ts'
+import { openEnvironment } from './environment.ts'
 import { HELD } from './held.ts'
 import { LAST_ONE } from './last-one.ts'
 import { ONCE } from './once.ts'
@@ -18,7 +18,7 @@ const appliesTo = (race: Race) => SCARCITIES.filter(({ name }) => race.not?.[nam
 
 /** Runs the whole table, each case as a test of its own; after each race every invariant of `npm run verify` holds. */
 export async function runTable(t: Test, locking: boolean): Promise<void> {
-  const arena = await openArena(t, locking)
+  const environment = await openEnvironment(t, locking)
   const races = RACES.filter((race) => locking || race.lockingOnly === undefined)
   const run = (race: Race) =>
     t.test(`#${race.id} ${race.name} (${race.from})`, { buffered: true }, async (t) => {
@@ -29,15 +29,15 @@ export async function runTable(t: Test, locking: boolean): Promise<void> {
           t.test(scarcity.name, { buffered: true }, (t) =>
             race.run({
               check: t,
-              arena,
+              environment,
               scarcity,
               among: scarcities.length,
-              make: (n, options) => scarcity.make(arena, n, options),
+              make: (n, options) => scarcity.make(environment, n, options),
             }),
           ),
         ),
       )
-      const findings = await verify(arena.shop.client)
+      const findings = await verify(environment.shop.client)
       t.same(
         findings.filter((one) => one.offenders.length > 0),
         [],

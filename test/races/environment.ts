@@ -21,7 +21,7 @@ const LAG_MS = 3
 const STORM_MS = 20
 const STORM_JOBS = 25
 
-export interface Arena {
+export interface Environment {
   readonly locking: boolean
   readonly shop: Shop
   readonly bank: ReturnType<typeof provider>
@@ -38,7 +38,11 @@ export interface Arena {
 }
 
 /** `env`: for the API and the workers. */
-export async function openArena(t: Test, locking: boolean, env: Record<string, string> = {}): Promise<Arena> {
+export async function openEnvironment(
+  t: Test,
+  locking: boolean,
+  env: Record<string, string> = {},
+): Promise<Environment> {
   const world = await openWorld(t)
   const sandbox = await world.startSandbox()
   const shared = { ...TTL, SANDBOX_URL: sandbox.url, PAYMENT_TIMEOUT_MS: '2000', ...ACCEPT, ...env }
