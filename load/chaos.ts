@@ -1,6 +1,6 @@
 /**
- * `npm run chaos`: a real fleet under a mixed load while processes, servers, network and clocks are hurt as the seed says,
- * and a verdict on everything that clients were told. Exit code 1 when the checker objects (--guards: when it misses a
+ * `npm run chaos`: a real fleet under a mixed load while processes, servers, network and clocks get faults as the seed says,
+ * and a verdict on every answer that clients got. Exit code 1 when the checker objects (--guards: when it misses a
  * planted fault) or when no fault happened. What is done and what is proven is in docs/chaos.md; the options are in
  * chaos-options.mjs.
  */

@@ -1,7 +1,7 @@
 /**
  * `npm run bench -- bookings`: the same random, overlapping ranges booked by Holdfast (HTTP, three workers, the caller
  * waits for the outcome) and by plain INSERTs under the same EXCLUDE constraint, straight to Postgres. The plain ones
- * have no API, no line, no idempotency and no answer that names the conflict: what they show is the constraint's cost.
+ * have no API, no queue, no idempotency and no answer that names the conflict: what they show is the constraint's cost.
  * The systems take turns, a slice of the ranges each, so that what else the machine does meets all of them.
  */
 import { loadavg } from 'node:os'
@@ -38,7 +38,7 @@ const NIGHTS = 7
 const SLICE = 500
 const WARM_UP = 300
 
-/** The same wishes for everybody (mulberry32 from a fixed seed). */
+/** The same wishes for every system (mulberry32 from a fixed seed). */
 function random(seed: number) {
   let state = seed
   return () => {

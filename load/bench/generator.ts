@@ -1,6 +1,6 @@
 /**
  * The load: connections that keep posting purchases of one unit of a random product, each waiting for its answer. A
- * process of its own, so that its work is not counted into anybody's event loop; the same for every system.
+ * process of its own, so that its work is in the event loop of no measured process; the same for every system.
  */
 import autocannon from 'autocannon'
 
@@ -92,6 +92,6 @@ process.on('message', (message: { type: string } & Load) => {
     },
   )
 })
-// Without its parent it has nobody to report to.
+// Without its parent there is no process to report to.
 process.on('disconnect', () => process.exit())
 process.send?.({ type: 'up' })

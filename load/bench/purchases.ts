@@ -172,7 +172,7 @@ const environment = await openEnvironment(log, {
 let interrupted = false
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.on(signal, () => {
-    // The processes of this terminal were told as well: the run under way fails, and what it made is removed.
+    // The other processes of this terminal get the signal too: the run under way fails, and what it made is removed.
     interrupted = true
   })
 }

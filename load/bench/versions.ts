@@ -1,7 +1,7 @@
 /**
- * `npm run bench -- versions`: the two ways of changing a row that several may want to change, beside each other, over
+ * `npm run bench -- versions`: the two ways of changing a row that several clients may want to change, beside each other, over
  * HTTP: by version (GET, PUT with If-Match, again after 412 with jitter) and under the resource's lease (restock).
- * Everybody on a row of their own, and everybody on one; the ways take turns.
+ * Every client on a row of its own, then all clients on one row; the ways take turns.
  */
 import { loadavg } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -19,7 +19,7 @@ const clients = whole('clients')
 
 /** Longest pause before a change by version is tried again; each try draws anew. */
 const JITTER_MS = 20
-/** Rows for everybody to have one of their own: more than are changed at once. */
+/** Rows for every client to have one of its own: more than are changed at once. */
 const MANY = 1_000
 /** Changes of one turn. */
 const SLICE = 200

@@ -36,7 +36,7 @@ interface Panel {
   top: number
   /** seconds at the right edge */
   end_s: number
-  /** instead of seconds: what stands below 0, 1, 2 … */
+  /** instead of seconds: the texts below 0, 1, 2 … */
   labels?: readonly string[]
   /** a dotted line at so many seconds, with a word */
   mark?: { at: number; text: string }

@@ -1,12 +1,12 @@
-/** The database behind an API that was loaded: whether its invariants hold once every line is empty. */
+/** The database behind an API that was loaded: whether its invariants hold once every queue is empty. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { openDb } from '../../src/shared/db/client.ts'
 import { type Finding, verify } from '../../src/shared/invariants.ts'
 
-/** Seconds that lines have to come to their end after the load. */
+/** Seconds that the queues have to empty after the load. */
 const DRAIN_S = 60
 
-/** `left`: rows that stand in line although their time was over. */
+/** `left`: rows that are still queued after DRAIN_S. */
 export async function drained(database_url: string): Promise<{ left: number; verdicts: Finding[] }> {
   const db = openDb(database_url, { max: 1, name: 'holdfast-verify', idle_in_transaction_ms: 60_000 })
   const queued = async () => {

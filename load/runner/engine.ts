@@ -33,7 +33,7 @@ export interface Result extends Progress {
   readonly timeline: readonly Second[]
   /** by message: how many iterations ended with it */
   readonly errors: ReadonlyMap<string, number>
-  /** a threshold said that it need not go on; or somebody did */
+  /** a threshold with abortOnFail ended it early */
   readonly aborted: boolean
   readonly stopped: boolean
   /** milliseconds that an iteration began after it was due, at most */
@@ -63,9 +63,9 @@ const METRICS = {
 const OPTIONS = ['scenarios', 'thresholds', 'setupTimeout', 'teardownTimeout', 'summaryTrendStats']
 const TREND_STATS = ['avg', 'min', 'med', 'max', 'p(90)', 'p(95)']
 const PHASE_TIMEOUT = '60s'
-/** Milliseconds between two looks at the clock by whoever counts seconds, and at thresholds that abort. */
+/** Milliseconds between two counts of the seconds, and between two checks of thresholds that abort. */
 const SAMPLE_MS = 1_000
-/** Different errors of iterations that are told with their stacks. */
+/** Different errors of iterations that are shown with their stacks. */
 const TOLD_ERRORS = 5
 
 type Exported = Record<string, unknown> & { options?: Record<string, unknown> }

@@ -45,7 +45,7 @@ const secure = new SecureAgent({ keepAlive: true })
 /** bytes of a connection that were counted already: [read, written] */
 const counted = new WeakMap<Socket, [number, number]>()
 
-/** The run's eyes: told of every answer, in the second that it came. */
+/** Called with every answer, in the second that it came. */
 export const watch: { answered(status: number, ms: number, failed: boolean): void } = { answered() {} }
 
 export function expectedStatuses(...wanted: (number | { min: number; max: number })[]): Expected {

@@ -90,7 +90,7 @@ const SINKS: Record<Kind, () => Sink> = { trend, counter, gauge, rate }
 
 const registry = new Map<string, Registered>()
 let sealed = false
-/** the tags of whoever runs now, set by the engine */
+/** the tags of the iteration that runs now, set by the engine */
 let ambient: () => Tags = () => ({})
 
 export function register(name: string, kind: Kind, time = false): Registered {
@@ -104,7 +104,7 @@ export function register(name: string, kind: Kind, time = false): Registered {
   return made
 }
 
-/** No metric can be made any more, and this tells the tags of a sample's iteration. */
+/** From now on no metric can be made; `tags` returns those of the iteration that adds a sample. */
 export function sealMetrics(tags: () => Tags): void {
   sealed = true
   ambient = tags

@@ -1,9 +1,10 @@
 /**
- * `npm run load -- NAME`: runs the k6 script load/scripts/NAME.js by k6 where it is installed, else by the small runner in load/runner;
- * checks the invariants afterwards; writes load/reports/NAME.html.
+ * `npm run load -- NAME`: runs the k6 script load/scripts/NAME.js by k6 where it is installed, else by the small runner in
+ * this folder; checks the invariants afterwards; writes load/reports/NAME.html.
  *
- * Exit codes are k6's (99: a threshold does not hold; 104: options that make no sense; 105: Ctrl-C; 107: an error of the script, also
- * one in an iteration, where k6 goes on and exits with 0); 1: an invariant is broken; 2: an option that cannot be read, or no API.
+ * Exit codes are k6's (99: a threshold does not hold; 104: options that make no sense; 105: Ctrl-C; 107: an error of the
+ * script, also one in an iteration, where k6 goes on and exits with 0); 1: an invariant is broken; 2: an option that cannot
+ * be read, or no API.
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -44,7 +45,7 @@ Exit codes are k6's (99: a threshold does not hold); 1: an invariant is broken; 
 
 const log = (line: string) => process.stdout.write(`load: ${line}\n`)
 const terminal = process.stdout.isTTY
-/** A terminal tells our children as well: what is under way ends, and what was started is cleared away. */
+/** A terminal's Ctrl-C reaches our children too: what is under way ends, and what was started is cleared away. */
 const stop = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stop.abort())
 
@@ -192,7 +193,7 @@ function createProgress() {
   }
 }
 
-/** The invariants of the database, once nothing stands in line any more; or why it was not asked. */
+/** The invariants of the database, once no row is queued any more; or why they were not checked. */
 async function verdictsOf(database_url: string | undefined): Promise<readonly Verdict[] | string> {
   if (!database_url) {
     log('the invariants are not checked: DATABASE_URL is not known')
@@ -201,8 +202,8 @@ async function verdictsOf(database_url: string | undefined): Promise<readonly Ve
   const { drained } = await import('./database.ts')
   const { left, verdicts } = await drained(database_url)
   if (left > 0) {
-    log(`BROKEN ${left} rows still stand in line`)
-    return [...verdicts, { invariant: 'every line comes to its end', looked_at: left, offenders: [`${left} rows`] }]
+    log(`BROKEN ${left} rows are still queued`)
+    return [...verdicts, { invariant: 'every queue empties', looked_at: left, offenders: [`${left} rows`] }]
   }
   const broken = verdicts.filter((one) => one.offenders.length > 0)
   for (const { invariant, offenders } of broken) log(`BROKEN ${invariant}: ${offenders.join(', ')}`)
@@ -235,8 +236,8 @@ async function main(): Promise<number> {
   const url = args.url ?? here.HOLDFAST_URL ?? DEFAULT_URL
   if (await answers(new URL('/livez', url), LIVE_MS))
     return await load(args, url, process.env.DATABASE_URL || here.DATABASE_URL)
-  if (args.url !== undefined) throw new Refusal(`nobody answers at ${new URL('/livez', url)}`)
-  log(`nobody answers at ${url}: starting everything for this run`)
+  if (args.url !== undefined) throw new Refusal(`no API answers at ${new URL('/livez', url)}`)
+  log(`no API answers at ${url}: starting everything for this run`)
   return await withOwnFleet(args)
 }
 

@@ -16,11 +16,11 @@ export function intEnv(name, usual) {
   return Number(text)
 }
 
-/** Different in every run, so that none finds what another has left. */
+/** Different in every run, so that no run finds the data of another. */
 export const runId = () => `${Date.now().toString(36)}-${Math.floor(Math.random() * 1e9).toString(36)}`
 
 /**
- * The name is the tag by which requests are told apart in figures: their addresses have ids in them.
+ * The name is the tag that groups requests in figures: their addresses have ids in them.
  * @param {string} name
  * @param {string} method
  * @param {string} path

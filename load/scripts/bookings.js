@@ -1,6 +1,6 @@
 // Stays and rides. STAYS (100) a second want random, overlapping nights of PROPERTIES (20) houses; riders, RIDES (20) a
-// second at the most, want one of DRIVERS (10), and whoever gets one is taken there. SECONDS (20) long. An answer is yes,
-// or 409 conflict with the ids of those who were first.
+// second at the most, want one of DRIVERS (10), and each ride that is requested is accepted and completed. SECONDS (20) long. An answer is
+// 201, or 409 conflict with the ids of the bookings that were first.
 import { check } from 'k6'
 import exec from 'k6/execution'
 import http from 'k6/http'

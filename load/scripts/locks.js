@@ -1,5 +1,5 @@
 // Leases over HTTP, as a client in any language takes them: RATE (100) a second, half of them of one lock that all want,
-// the others of one of LOCKS (50). Each waits for its turn, renews once, sees that nobody is beside it, and lets go.
+// the others of one of LOCKS (50). Each waits for its turn, renews once, checks that no other holder is listed, and releases.
 // SECONDS (20) long.
 import { check } from 'k6'
 import exec from 'k6/execution'

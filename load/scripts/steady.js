@@ -1,5 +1,5 @@
 // A shop's ordinary day: buyers of PRODUCTS (100) products, RATE (200) a second for SECONDS (30) after a ramp, who do not
-// wait for the outcome (202) and look it up; beside them people who only look, half as many. Nothing runs out.
+// wait for the outcome (202) and read it later; beside them half as many visitors who only read. Nothing runs out.
 import { check } from 'k6'
 import exec from 'k6/execution'
 import http from 'k6/http'

@@ -1,6 +1,6 @@
 /**
- * What of the packages that run in production has a known hole: exits 1 from severity `high` on. Part of
- * `npm run check`. A registry that has no advisories, or none that can be reached, fails nothing and is said.
+ * Part of `npm run check`: lists known vulnerabilities of the packages that run in production; exit code 1 from severity
+ * `high` on. A registry that cannot be reached, or that has no advisories, fails nothing; a line says so.
  */
 import { spawnSync } from 'node:child_process'
 
@@ -10,7 +10,7 @@ let report
 try {
   report = JSON.parse(stdout)
 } catch {
-  report = { message: 'npm audit said nothing' }
+  report = { message: 'npm audit printed nothing' }
 }
 const found = report.metadata?.vulnerabilities
 if (!found) {

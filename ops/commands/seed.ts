@@ -76,7 +76,7 @@ try {
         ON CONFLICT DO NOTHING`
     }
     for (const id of Object.values(WEBHOOK_SAMPLES)) {
-      // Disabled: nobody is there to be told, and nobody knows the secret.
+      // Disabled: no receiver exists, and no one knows the secret.
       await tx`
         INSERT INTO webhook_endpoints (id, url, resource_id, secret, disabled_reason, outbox_position)
         VALUES (${id}, 'https://shop.example/holdfast', 'sample:1', ${`whsec_${randomBytes(32).toString('base64')}`},

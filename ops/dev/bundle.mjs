@@ -17,7 +17,7 @@ const ENTRIES = [
   'test/races/unlocked-worker.ts',
 ]
 
-/** Packages that find files beside themselves, or are told apart by who loaded them; loaded as they are. */
+/** Loaded as they are: packages that read files beside themselves, or that must be one instance for all their importers. */
 const EXTERNAL = [
   '@bull-board/*',
   '@fastify/otel',

@@ -90,7 +90,7 @@ const SERVER_FOLDERS = [
   '/opt/local/bin',
 ]
 
-// Debian starts and enables a freshly installed server. Nobody asked for one on its usual port, so policy-rc.d forbids it
+// Debian starts and enables a freshly installed server. None is wanted on its usual port, so policy-rc.d forbids it
 // while the package is set up, and it is disabled for the next boot. $1 is the package, $2 its service.
 const APT_SCRIPT = `
 policy=/usr/sbin/policy-rc.d
@@ -105,7 +105,7 @@ apt-get install -y -q --no-install-recommends "$1" || exit 1
 systemctl disable --now "$2" >/dev/null 2>&1 || true
 `
 
-// A package that needs nothing else can be unpacked by whoever may not install it. Where the machine has no lists of
+// A package that needs nothing else can be unpacked by a user who may not install it. Where the machine has no lists of
 // packages yet, or old ones, they are fetched into a place of their own. $1 is the folder, $2 the package.
 const UNPACK_SCRIPT = `
 cd "$1" && mkdir -p lists/partial cache/archives/partial || exit 1

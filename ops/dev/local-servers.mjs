@@ -28,7 +28,7 @@ const RETRY_MS = 25
 const STOP_MS = 15_000
 const SETTINGS = {
   listen_addresses: '127.0.0.1',
-  // A socket's path may have 107 characters, which a deep folder exceeds; everybody here uses TCP.
+  // A socket's path may have 107 characters, which a deep folder exceeds; all clients here use TCP.
   unix_socket_directories: '',
   max_connections: '200',
   fsync: 'on',
@@ -77,7 +77,7 @@ export async function startRedis({
   makeFolder(data)
   const pidfile = join(data, 'redis.pid')
   const pid = firstNumber(pidfile)
-  // Redis shows its address in place of its arguments; the folder it runs in tells whose it is.
+  // Redis shows its address in place of its arguments; the folder it runs in shows whose it is.
   if (pid && commandOf(pid).includes('redis-server') && (folderOf(pid) ?? data) === data) {
     log(`a Redis (pid ${pid}) still runs on ${data}; stopping it`)
     await killGroup(pid, { deadline_ms: STOP_MS })
@@ -108,7 +108,7 @@ export async function startEtcd({ folder, port, binary, detached = false }) {
     log_file,
     start: (on) => {
       const own = `http://127.0.0.1:${on}`
-      // Alone, it needs no port for its peers: 0 is any free one, and nobody is told of it.
+      // Alone, it needs no port for its peers: 0 is any free one, which no client needs to know.
       const peers = 'http://127.0.0.1:0'
       const args = ['--data-dir', data, '--listen-client-urls', own, '--advertise-client-urls', own]
       args.push('--listen-peer-urls', peers, '--initial-advertise-peer-urls', peers, '--initial-cluster')

@@ -1,6 +1,6 @@
 /**
  * Which process is which, and how it ends. A pid alone is not enough: after a kill -9 or a reboot the number may belong
- * to somebody else, so a process is remembered as pid + start time, and only a match is ever signalled.
+ * to another process, so a process is recorded as pid + start time, and only a match is ever signalled.
  */
 import { spawnSync } from 'node:child_process'
 import { createSocket } from 'node:dgram'
@@ -25,7 +25,7 @@ export function identityOf(pid) {
   return started ? `${pid} ${started}` : undefined
 }
 
-/** Whether anything runs in the group that `pid` led. A zombie keeps its group's number for as long as nobody reaps it,
+/** Whether anything runs in the group that `pid` led. A zombie keeps its group's number until its parent reaps it,
  *  which in a container may be for ever. */
 function groupRuns(pid) {
   if (!signal(-pid, 0)) return false
@@ -114,7 +114,7 @@ export async function reapOrphans(folder, log) {
 }
 
 /**
- * One owner a folder. Linking a file that is already written is atomic, so nobody ever reads a half-written lock.
+ * One owner a folder. Linking a file that is already written is atomic, so no process ever reads a half-written lock.
  * @returns the function that unlocks; throws a Refusal that names the holder
  */
 export function lockFolder(folder, what) {
@@ -137,7 +137,7 @@ export function lockFolder(folder, what) {
       const pid = Number.parseInt(holder, 10)
       if (identityOf(pid) === holder)
         throw new Refusal(`${what} is already running here (pid ${pid}); stop that one first`)
-      // Stale. Whoever moves it away looks at what it moved: a lock taken in between is put back.
+      // Stale. The process that moves it away reads what it moved: a lock taken in between is put back.
       const moved = `${mine}.stale`
       try {
         renameSync(path, moved)
@@ -180,8 +180,8 @@ export async function nextFreePort(from, hosts) {
 }
 
 /** A free port below the range from which systems take the ports of outgoing connections, so that a server that is
- *  stopped and started again finds its port still free. It is this process's until it ends: whoever drew the same one
- *  while its server is still starting would find that server's answers on it, and take them for its own server's. */
+ *  stopped and started again finds its port still free. It is this process's until it ends: another process that drew it
+ *  while the server is still starting would take that server's answers for those of its own server. */
 export async function anyFreePort() {
   for (let tries = 0; tries < 200; tries++) {
     const port = 20_000 + Math.floor(Math.random() * 12_000)

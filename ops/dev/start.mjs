@@ -3,8 +3,8 @@
  * dashboard, for this machine alone unless HOST says otherwise.
  *
  * Installs what is missing, starts a private Postgres and Redis (not those whose URL is given), migrates, loads the
- * sample resources once and runs the Procfile; its sandbox only when it is who takes the cards. Data stays in .data/ (HOLDFAST_DATA moves it). Ctrl-C stops the processes
- * first and their servers last; a second Ctrl-C does not wait.
+ * sample resources once and runs the Procfile; the sandbox only when it takes the cards. Data stays in .data/
+ * (HOLDFAST_DATA moves it). Ctrl-C stops the processes first and their servers last; a second Ctrl-C does not wait.
  */
 import { accessSync, constants, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -54,7 +54,7 @@ if (PORT && !(/^\d{1,5}$/.test(PORT) && PORT >= 1 && PORT <= 65_535))
 const data = resolve(ROOT, process.env.HOLDFAST_DATA || '.data')
 const children = new Map()
 let servers = []
-/** the folder that owns what runs, unless both servers are someone else's */
+/** the folder that records what runs; undefined when both servers were given */
 let registry
 let starting = Promise.resolve()
 let stopping = false
@@ -64,7 +64,7 @@ const finished = new Promise((done) => {
   finish = done
 })
 
-process.stdout.on('error', () => stop(0, 'nobody reads the log any more'))
+process.stdout.on('error', () => stop(0, 'the output was closed'))
 let last_signal_ms
 for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   process.on(name, () => {
@@ -134,7 +134,7 @@ function makeData() {
 
 /** 3000, or the next free one when PORT is not set. */
 async function apiPort(env) {
-  // Someone on localhost alone would be in the way too: browsers try ::1 before 127.0.0.1.
+  // A program that listens on localhost alone is in the way too: browsers try ::1 before 127.0.0.1.
   const hosts = [env.HOST, '0.0.0.0', '127.0.0.1', '::1']
   if (!env.PORT) {
     const port = await nextFreePort(3000, hosts)
@@ -179,7 +179,7 @@ async function runOnce(name, args, env) {
   if (how !== 'code 0' && !stopping) throw new Refusal(`${name} failed; see above`)
 }
 
-/** One sandbox for all, known before anybody starts; none beside Stripe, or when it is somebody else's. */
+/** One sandbox for all processes, its address known before they start; none with Stripe, or with a given SANDBOX_URL. */
 async function chooseSandbox(counts, env, port) {
   if (env.PAYMENTS === 'stripe' || env.SANDBOX_URL) counts.delete('sandbox')
   const sandbox = counts.get('sandbox')

@@ -179,7 +179,7 @@ t.test('what is wrong with a script or with what it is given is said, with an ex
     ],
     ['a threshold on nothing', options("{ solld: ['count>0'] }") + body, [], 104, /no metric solld/],
     ['a variable that nobody reads', options('{}') + body, ['--raet=3'], 104, /does not read RAET/],
-    ['an API that does not answer', '', ['--url=http://127.0.0.1:9'], 2, /nobody answers at http:\/\/127\.0\.0\.1:9\//],
+    ['an API that does not answer', '', ['--url=http://127.0.0.1:9'], 2, /no API answers at http:\/\/127\.0\.0\.1:9\//],
   ]
   const file = scripts(t)
   await Promise.all(

@@ -1,4 +1,4 @@
-/** What buyers wait who want the outcome, what a flash sale does to its neighbours, and memory over minutes. */
+/** How long buyers wait for the outcome, what a flash sale does to other products, and memory over minutes. */
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { median } from '../results.ts'

@@ -77,8 +77,8 @@ try {
         for (const client of clients) await client.flushall()
         const figure = await measure(library, scenario, urls, seconds)
         results.push({ library, scenario, round, figure })
-        const told = Object.entries(figure).map(([name, value]) => `${name} ${Number(value).toFixed(2)}`)
-        log(`${SCENARIOS[scenario].title}, round ${round} of ${runs}, ${library}: ${told.join(', ')}`)
+        const figures = Object.entries(figure).map(([name, value]) => `${name} ${Number(value).toFixed(2)}`)
+        log(`${SCENARIOS[scenario].title}, round ${round} of ${runs}, ${library}: ${figures.join(', ')}`)
       }
     }
   }

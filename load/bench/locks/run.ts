@@ -1,4 +1,4 @@
-/** One measurement in a process of its own: told over IPC what to measure, answers with the result, and ends. */
+/** One measurement in a process of its own: receives over IPC what to measure, sends the result, and ends. */
 import { once } from 'node:events'
 import { type Library, openLibrary } from './libraries.ts'
 import { line, pairs } from './scenarios.ts'

@@ -20,7 +20,7 @@ export interface Line {
   ideal_per_second: number
   p50_wait_ms: number
   p99_wait_ms: number
-  /** grants for which somebody who had come before was still waiting */
+  /** grants while a caller that had come before was still waiting */
   inversions: number
 }
 
@@ -30,7 +30,7 @@ function quantile(sorted: readonly number[], share: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN
 }
 
-/** Acquire and release, `loops` at once, each on a key of its own, without anybody in the way. */
+/** Acquire and release, `loops` at once, each on a key of its own, without contention. */
 export async function pairs(locks: Acquirer, loops: number, seconds: number): Promise<Pairs> {
   const took: number[] = []
   const loop = async (key: string, until: number, count: boolean) => {
@@ -60,7 +60,7 @@ export async function pairs(locks: Acquirer, loops: number, seconds: number): Pr
 
 /**
  * One hot key: `count` come at once, each holds it for HOLD_MS when its turn has come and lets go; when all were served,
- * the next ones come. (Were they to come back at once, a library that polls would look well: whoever lets go takes the
+ * the next ones come. (Were they to come back at once, a library that polls would look well: the caller that releases takes the
  * lock again while the others sleep.)
  */
 export async function line(locks: Acquirer, count: number, seconds: number): Promise<Line> {

@@ -13,7 +13,7 @@ const connection = new Redis(REDIS_URL, { maxRetriesPerRequest: null })
 const queue = new Queue<Purchase>(PEER_QUEUE, {
   connection,
   prefix: REDIS_PREFIX,
-  // Who waits for a job looks at it once more: it must not be gone by then.
+  // A caller that waits for a job reads it once more: it must not be gone by then.
   defaultJobOptions: { removeOnComplete: 1_000 },
 })
 
