@@ -19,8 +19,8 @@ import { openTraces } from '../shared/tracing.ts'
 import { FLEET_POLL_MS, FLEET_STATEMENT_MS, pollFleetOnce } from './maintenance/fleet-monitor.ts'
 import { SWEEP_MS, sweepOnce } from './maintenance/sweeper.ts'
 import { startPaymentJobs } from './payments/charge-worker.ts'
-import { createBatcher, isDatabaseAnswer } from './queue/batcher.ts'
-import { createQueueRunner } from './queue/queue-runner.ts'
+import { Batcher, isDatabaseAnswer } from './queue/batcher.ts'
+import { QueueRunner } from './queue/queue-runner.ts'
 import { traceSettled } from './queue/tracing.ts'
 import { startWebhookJobs } from './webhooks/scheduler.ts'
 
@@ -65,12 +65,12 @@ export interface WorkerDeps {
 
 const isLeaseAnswer = (error: unknown) => error instanceof LockBusyError || error instanceof LeaseLostError
 
-export async function startWorker({ config, metrics, log, locks: given }: WorkerDeps): Promise<RunningWorker> {
-  const { redis_url, redis_prefix, lease_ttl_ms: ttl_ms } = config
-  const db = openDb(config.database_url, {
+/** The pool for batches, sweeps and charges. */
+const openBatchDb = (config: WorkerDeps['config']) =>
+  openDb(config.database_url, {
     max: CONNECTIONS.worker.batches,
     name: 'holdfast-worker',
-    idle_in_transaction_ms: ttl_ms,
+    idle_in_transaction_ms: config.lease_ttl_ms,
     statement_ms: STATEMENT_MS,
     // A worker's statements are by key, batch after batch: plan each once, and never as a scan because the tables were small
     // or not analyzed at that time. jit: older Postgres would compile such plans for their estimated cost.
@@ -82,119 +82,157 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       jit: 'off',
     },
   })
+
+/** What the parts of a worker share. */
+async function openConnections({ config, metrics, log, locks: given }: WorkerDeps) {
+  const { redis_url, redis_prefix } = config
+  const db = openBatchDb(config)
   const redis = openRedis(redis_url, log)
   const stats = createLockStats({ redis, prefix: redis_prefix })
   const events = lockEvents(metrics, log, stats, config.expected_hold_ms)
   const own = given && { locks: given, checks: {}, close: async () => {} }
   const { locks, ...opened } = own ?? (await openLocks({ config, redis, log, events }))
-  const database = createBreaker({ name: 'database', timeout_ms: BATCH_MS, isAnswer: isDatabaseAnswer, metrics })
-  const leases_ms = 3 * ttl_ms
-  const leases = createBreaker({ name: 'leases', timeout_ms: leases_ms, isAnswer: isLeaseAnswer, metrics })
-  // A queue makes progress with each batch and with each lease that it has waited for: time for one of both.
-  const progress_ms = BATCH_MS + leases_ms
-  const nudger = createNudger(redis_url, redis_prefix, log)
-  const chargeQueue = createChargeQueue(redis_url, redis_prefix, log)
-  const charges = startPaymentJobs({ config, client: db.client, redis, metrics, log, nudge: nudger.nudge })
-
-  const traces = config.tracing
-    ? await openTraces({ service: 'holdfast-worker', redis, prefix: redis_prefix })
-    : undefined
-  const channel = settledChannel(redis_prefix)
-  const notify = (ids: string[]) => {
-    // A lost notice costs its waiter one read of the database.
-    redis.publish(channel, JSON.stringify(ids)).catch(() => {})
-  }
-  const onStaleWrite = () => {
-    metrics.fencing_rejections.inc()
-    stats.onStaleWrite()
-  }
-  const batcher = createBatcher({
-    client: db.client,
-    locks,
-    database,
+  const leases_ms = 3 * config.lease_ttl_ms
+  return {
+    config,
     metrics,
     log,
+    db,
+    redis,
+    stats,
+    locks,
+    opened,
+    database: createBreaker({ name: 'database', timeout_ms: BATCH_MS, isAnswer: isDatabaseAnswer, metrics }),
+    leases: createBreaker({ name: 'leases', timeout_ms: leases_ms, isAnswer: isLeaseAnswer, metrics }),
+    // A queue makes progress with each batch and with each lease that it has waited for: time for one of both.
+    progress_ms: BATCH_MS + leases_ms,
+    nudger: createNudger(redis_url, redis_prefix, log),
+    chargeQueue: createChargeQueue(redis_url, redis_prefix, log),
+    traces: config.tracing ? await openTraces({ service: 'holdfast-worker', redis, prefix: redis_prefix }) : undefined,
+  }
+}
+type Connections = Awaited<ReturnType<typeof openConnections>>
+
+/** The runner of this worker's queues, with the batcher behind it. */
+function createRunner(shared: Connections): QueueRunner {
+  const { config, redis, metrics, stats, traces, progress_ms, nudger } = shared
+  const channel = settledChannel(config.redis_prefix)
+  const hotChannel = hotQueueChannel(config.redis_prefix)
+  const batcher = new Batcher({
+    ...shared,
+    client: shared.db.client,
     accept_ms: config.booking_accept_s * 1000,
-    progress_ms,
-    notify,
-    enqueueCharges: chargeQueue.enqueue,
-    onStaleWrite,
+    // A lost notice costs its waiter one read of the database.
+    notify: (ids) => void redis.publish(channel, JSON.stringify(ids)).catch(() => {}),
+    enqueueCharges: shared.chargeQueue.enqueue,
+    onStaleWrite() {
+      metrics.fencing_rejections.inc()
+      stats.onStaleWrite()
+    },
     ...(traces && { trace: (rows, decided_ms) => void traceSettled(traces, rows, decided_ms) }),
   })
-  const hotChannel = hotQueueChannel(redis_prefix)
-  const runner = createQueueRunner({
-    locks,
-    leases,
+  return new QueueRunner({
+    locks: shared.locks,
+    leases: shared.leases,
     batcher,
     nudge: nudger.nudge,
     // If the message is lost, the queue is nudged like any other.
     publishHot: (resource, hot) => void redis.publish(hotChannel, formatHotQueue(resource, hot)).catch(() => {}),
-    ttl_ms,
+    ttl_ms: config.lease_ttl_ms,
     progress_ms,
   })
+}
 
-  async function processJob(job: Job<NudgeJob>): Promise<void> {
-    // A job for one queue keeps the queue's name as its deduplication id until it holds the lease and is about to fetch
-    // rows: a nudge that is dropped until then is for rows that this job will fetch, and the fleet has one such job. If the
-    // id stays, BullMQ removes it with the job, and the sweeper makes up for nudges that were dropped meanwhile.
-    const releaseDedupId =
-      job.deduplicationId === undefined
-        ? undefined
-        : () => withTimeout(job.removeDeduplicationKey(), DEDUP_MS).catch(() => {})
-    try {
-      await runner.process(job.data.resources, `job ${job.id}`, releaseDedupId)
-    } catch (error) {
-      // While this job waits for its next attempt, another one may succeed.
-      await releaseDedupId?.()
-      throw error
-    }
+async function processJob(runner: QueueRunner, job: Job<NudgeJob>): Promise<void> {
+  // A job for one queue keeps the queue's name as its deduplication id until it holds the lease and is about to fetch
+  // rows: a nudge that is dropped until then is for rows that this job will fetch, and the fleet has one such job. If the
+  // id stays, BullMQ removes it with the job, and the sweeper makes up for nudges that were dropped meanwhile.
+  const releaseDedupId =
+    job.deduplicationId === undefined
+      ? undefined
+      : () => withTimeout(job.removeDeduplicationKey(), DEDUP_MS).catch(() => {})
+  try {
+    await runner.process(job.data.resources, `job ${job.id}`, releaseDedupId)
+  } catch (error) {
+    // While this job waits for its next attempt, another one may succeed.
+    await releaseDedupId?.()
+    throw error
   }
-  const jobs = openWorker<NudgeJob>(QUEUES.nudges, processJob, {
-    redis_url,
-    redis_prefix,
+}
+
+/** The BullMQ consumer of nudges. */
+function openNudgeJobs({ config, log }: Connections, runner: QueueRunner) {
+  return openWorker<NudgeJob>(QUEUES.nudges, (job) => processJob(runner, job), {
+    redis_url: config.redis_url,
+    redis_prefix: config.redis_prefix,
     log,
     concurrency: config.worker_concurrency,
-    ttl_ms,
+    ttl_ms: config.lease_ttl_ms,
     onFailed(job, error) {
       const last = (job?.attemptsMade ?? 0) >= (job?.opts.attempts ?? 1)
       log[last ? 'error' : 'warn']({ job: job?.id, resources: job?.data.resources, error }, 'job failed')
     },
   })
+}
 
-  const webhooks = startWebhookJobs({ config, locks, metrics, log })
-
-  const stopSweeping = every(
-    SWEEP_MS,
-    () => sweepOnce({ client: db.client, locks, nudge: nudger.nudge, enqueueCharges: chargeQueue.enqueue }),
-    (error) => log.debug({ error }, 'sweep failed; will retry'),
-  )
-
-  function checkProgress(): void {
-    const queues = runner.state()
-    metrics.queues_under_way.set(queues.length)
-    metrics.queue_idle_seconds.set(Math.max(0, ...queues.map(({ idle_ms }) => idle_ms)) / 1000)
-    for (const resource of runner.stopStuck()) {
-      metrics.queues_left_stuck.inc()
-      log.error({ resource, progress_ms }, 'a queue has made no progress within its time limit: its lease is released')
-    }
+function checkProgress({ metrics, log, progress_ms }: Connections, runner: QueueRunner): void {
+  const queues = runner.state()
+  metrics.queues_under_way.set(queues.length)
+  metrics.queue_idle_seconds.set(Math.max(0, ...queues.map(({ idle_ms }) => idle_ms)) / 1000)
+  for (const resource of runner.stopStuck()) {
+    metrics.queues_left_stuck.inc()
+    log.error({ resource, progress_ms }, 'a queue has made no progress within its time limit: its lease is released')
   }
-  const stopCheckingProgress = every(PROGRESS_CHECK_MS, checkProgress, (error) =>
-    log.error({ error }, 'the progress of the queues could not be checked'),
-  )
+}
 
-  const breakers = [database, leases, charges.breaker]
+function stuckReason({ progress_ms }: Connections, runner: QueueRunner): string | undefined {
+  const late = runner.state().filter(({ idle_ms }) => idle_ms > 2 * progress_ms)
+  if (late.length === 0) return undefined
+  const named = late.slice(0, 5).map(({ queue, idle_ms }) => `${queue} for ${Math.round(idle_ms / 1000)} s`)
+  return `${late.length} queues make no progress: ${named.join(', ')}`
+}
+
+/** The loops of maintenance: sweeps, the check of progress, the fleet's figures. Each member stops one of them. */
+function startMaintenance(shared: Connections, runner: QueueRunner, breakers: readonly Breaker[]) {
+  const { config, metrics, log, db, redis, locks, nudger, chargeQueue } = shared
   const watched = openDb(config.database_url, {
     max: CONNECTIONS.worker.watch,
     name: 'holdfast-watch',
-    idle_in_transaction_ms: ttl_ms,
+    idle_in_transaction_ms: config.lease_ttl_ms,
     statement_ms: FLEET_STATEMENT_MS,
   })
-  const stopMonitoring = every(
-    FLEET_POLL_MS,
-    () => pollFleetOnce({ client: watched.client, locks, redis, prefix: redis_prefix, metrics, breakers, log }),
-    (error) => log.debug({ error }, 'fleet status poll failed; will retry'),
-  )
+  const sweep = { client: db.client, locks, nudge: nudger.nudge, enqueueCharges: chargeQueue.enqueue }
+  const poll = { client: watched.client, locks, redis, prefix: config.redis_prefix, metrics, breakers, log }
+  return {
+    watched,
+    stopSweeping: every(
+      SWEEP_MS,
+      () => sweepOnce(sweep),
+      (error) => log.debug({ error }, 'sweep failed; will retry'),
+    ),
+    stopCheckingProgress: every(
+      PROGRESS_CHECK_MS,
+      () => checkProgress(shared, runner),
+      (error) => log.error({ error }, 'the progress of the queues could not be checked'),
+    ),
+    stopMonitoring: every(
+      FLEET_POLL_MS,
+      () => pollFleetOnce(poll),
+      (error) => log.debug({ error }, 'fleet status poll failed; will retry'),
+    ),
+  }
+}
 
+export async function startWorker(deps: WorkerDeps): Promise<RunningWorker> {
+  const { config, metrics, log } = deps
+  const shared = await openConnections(deps)
+  const { db, redis, locks, opened, stats, traces, nudger, chargeQueue, database, leases } = shared
+  const charges = startPaymentJobs({ config, client: db.client, redis, metrics, log, nudge: nudger.nudge })
+  const runner = createRunner(shared)
+  const jobs = openNudgeJobs(shared, runner)
+  const webhooks = startWebhookJobs({ config, locks, metrics, log })
+  const breakers = [database, leases, charges.breaker]
+  const maintenance = startMaintenance(shared, runner, breakers)
   const checks = { postgres: () => db.client`SELECT 1`, redis: () => pingRedis(redis), ...opened.checks }
   const watch = watchDependencies({ checks, log })
   const closing: Step[] = [
@@ -202,10 +240,10 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
       'finish batches',
       () => {
         runner.stop()
-        void stopCheckingProgress()
+        void maintenance.stopCheckingProgress()
         // Not waited for: it changes nothing that a batch or a sweep needs, and closing its connections ends it.
-        void stopMonitoring()
-        return Promise.all([jobs.close(), charges.close(), webhooks.close(), stopSweeping()])
+        void maintenance.stopMonitoring()
+        return Promise.all([jobs.close(), charges.close(), webhooks.close(), maintenance.stopSweeping()])
       },
     ],
     ['hand jobs over', () => Promise.all([nudger.close(), chargeQueue.close()])],
@@ -218,20 +256,14 @@ export async function startWorker({ config, metrics, log, locks: given }: Worker
         redis.disconnect()
         database.close()
         leases.close()
-        return Promise.all([db.close(), watched.close()])
+        return Promise.all([db.close(), maintenance.watched.close()])
       },
     ],
   ]
-
   return {
     breakers,
     checks,
-    stuckReason() {
-      const late = runner.state().filter(({ idle_ms }) => idle_ms > 2 * progress_ms)
-      if (late.length === 0) return undefined
-      const named = late.slice(0, 5).map(({ queue, idle_ms }) => `${queue} for ${Math.round(idle_ms / 1000)} s`)
-      return `${late.length} queues make no progress: ${named.join(', ')}`
-    },
+    stuckReason: () => stuckReason(shared, runner),
     closing,
     close: () => runSteps(log, closing, config.shutdown_ms),
   }

@@ -4,7 +4,7 @@ import type { Breaker } from '../../src/shared/breaker.ts'
 import { createLog } from '../../src/shared/log.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
 import type { Gateway, Intent } from '../../src/shared/payments/gateway.ts'
-import { createChargeSaga } from '../../src/workers/payments/charge-saga.ts'
+import { ChargeSaga } from '../../src/workers/payments/charge-saga.ts'
 import { openShop } from '../support/api-client.ts'
 import { openWorld } from '../support/environment.ts'
 
@@ -36,7 +36,7 @@ t.test('a refund is released when its intent is cancelled, and in no other state
     webhook: () => ({ subject: undefined, intent: undefined, recheck: false }),
   }
   const log = createLog('silent', 'test')
-  const payments = createChargeSaga({ client, gateway, breaker, metrics: createMetrics(), log, nudge() {} })
+  const payments = new ChargeSaga({ client, gateway, breaker, metrics: createMetrics(), log, nudge() {} })
   /** A cancelled purchase whose reservation is to be given back. */
   const cancelled = async () => {
     const [row] = await client<{ id: string }[]>`

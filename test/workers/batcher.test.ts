@@ -5,7 +5,7 @@ import { openDb } from '../../src/shared/db/client.ts'
 import { type Lease, LeaseLostError, type Locks } from '../../src/shared/locks/api.ts'
 import { createLog } from '../../src/shared/log.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
-import { createBatcher } from '../../src/workers/queue/batcher.ts'
+import { Batcher } from '../../src/workers/queue/batcher.ts'
 import { openWorld } from '../support/environment.ts'
 
 t.test('two requests of one queue, and one of another, in one turn', async (t) => {
@@ -27,7 +27,7 @@ t.test('two requests of one queue, and one of another, in one turn', async (t) =
     }) as unknown as Lease
   const direct = { run: (body: (signal: AbortSignal) => unknown) => body(new AbortController().signal) }
   let stale_writes = 0
-  const batcher = createBatcher({
+  const batcher = new Batcher({
     client: db.client,
     locks: { releaseMany: async () => {} } as unknown as Locks,
     database: direct as unknown as Breaker,

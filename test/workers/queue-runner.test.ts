@@ -7,7 +7,7 @@ import { LeaseLostError } from '../../src/shared/locks/api.ts'
 import { createLocks } from '../../src/shared/locks/redis/locks.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
 import type { BatchRequest, BatchResult } from '../../src/workers/queue/batcher.ts'
-import { createQueueRunner, type QueueRunnerDeps } from '../../src/workers/queue/queue-runner.ts'
+import { QueueRunner, type QueueRunnerDeps } from '../../src/workers/queue/queue-runner.ts'
 import { openWorld, until } from '../support/environment.ts'
 
 const TTL_MS = 1_000
@@ -41,7 +41,7 @@ async function openRunner(t: Test, settlements: ((ask: BatchRequest) => Promise<
     minToken: () => 0,
   }
   const forced: string[] = []
-  const runner = createQueueRunner({
+  const runner = new QueueRunner({
     locks,
     leases,
     batcher,

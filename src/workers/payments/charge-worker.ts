@@ -13,7 +13,7 @@ import { createLocks } from '../../shared/locks/redis/locks.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
 import { createStripe } from '../../shared/payments/stripe.ts'
-import { createChargeSaga, isPaymentAnswer } from './charge-saga.ts'
+import { ChargeSaga, isPaymentAnswer } from './charge-saga.ts'
 
 /** Concurrent charges of one worker: with a provider that needs a second for a request, thirty charges still end in it. */
 const CHARGES_AT_ONCE = 32
@@ -50,7 +50,7 @@ export function startPaymentJobs({ config, client, redis, metrics, log, nudge }:
     metrics,
   })
   const gateway = createStripe(provider)
-  const saga = createChargeSaga({ client, gateway, breaker, metrics, log, nudge })
+  const saga = new ChargeSaga({ client, gateway, breaker, metrics, log, nudge })
   const permit = { mode: 'permit', limit: FLEET, wait_ms: TURN_MS, max_hold_ms: PERMIT_MS } as const
   // On REDIS_URL, wherever the leases are: a quorum has no permits, and these protect the provider, not a sale.
   const permits = createLocks({ redis, prefix: config.redis_prefix, ttl_ms })

@@ -6,41 +6,30 @@ import type { Breaker } from '../../shared/breaker.ts'
 import type { Client } from '../../shared/db/client.ts'
 import { isDataError } from '../../shared/db/errors.ts'
 import type { Lease, Locks } from '../../shared/locks/api.ts'
-import type { Log } from '../../shared/log.ts'
-import type { Metrics } from '../../shared/metrics.ts'
 import { UnprocessableError } from '../decide/purchases.ts'
 import { createBookingFetcher } from './booking-rows.ts'
+import { type PublishDeps, publish } from './publish.ts'
 import { fetchPending } from './purchase-rows.ts'
 import { idOf, type QueueItem, resourcesOf, rowOf } from './queue-item.ts'
 import {
   ChangedRowError,
-  type Decision,
   isConstraintConflict,
   quarantine,
   rowsPerQueue,
   StaleLeaseError,
   settle,
 } from './settlement.ts'
-import type { SettledRow } from './tracing.ts'
 
-export interface BatcherDeps {
+export interface BatcherDeps extends PublishDeps {
   client: Client
   locks: Locks
   database: Breaker
-  metrics: Metrics
-  log: Log
   /** milliseconds a ride waits to be accepted */
   accept_ms: number
   /** milliseconds without progress after which a lease is released */
   progress_ms: number
-  /** notifies the waiting requests of the API that these ids are settled */
-  notify(ids: string[]): void
-  /** adds charge jobs for these purchases and bookings */
-  enqueueCharges(ids: Iterable<string>): void
   /** the database rejected writes of a superseded holder */
   onStaleWrite(): void
-  /** continues the traces of the settled rows; absent: tracing is off */
-  trace?(rows: readonly SettledRow[], decided_ms: number): void
 }
 
 export interface BatchRequest {
@@ -89,132 +78,131 @@ const QUEUES_PER_ROUND = 256
 /** Rounds in which a request is tried again after other requests made its transaction fail; then it is rejected. */
 const TRIES = 4
 
-export function createBatcher(deps: BatcherDeps) {
-  const { client, locks, database, metrics, log, accept_ms, progress_ms, notify, enqueueCharges, onStaleWrite, trace } =
-    deps
-  const waiting: PendingRequest[] = []
-  const bookingFetcher = createBookingFetcher(client)
+/** Settles the pending rows of several queues at a time; each round is one transaction. */
+export class Batcher {
+  readonly #deps: BatcherDeps
+  readonly #bookings: ReturnType<typeof createBookingFetcher>
+  readonly #waiting: PendingRequest[] = []
   /** Stored tokens above a lease's token (the lock server has lost its data): the next lease must exceed them. */
-  const minTokens = new Map<string, number>()
+  readonly #minTokens = new Map<string, number>()
   /** Rows that could not be quarantined either: skipped until this process restarts, so that their queue goes on. */
-  const unwritable = new Set<string>()
-  let rounds = 0
-  let begun_at = 0
-  let timer: NodeJS.Timeout | undefined
-  let scheduled = false
+  readonly #unwritable = new Set<string>()
+  #rounds = 0
+  #begun_at = 0
+  #timer: NodeJS.Timeout | undefined
+  #scheduled = false
 
-  function startRounds(): void {
-    scheduled = false
-    if (waiting.length === 0 || rounds === ROUNDS_AT_ONCE) return
-    const early_ms = rounds === 0 ? 0 : begun_at + SLOW_MS - performance.now()
+  constructor(deps: BatcherDeps) {
+    this.#deps = deps
+    this.#bookings = createBookingFetcher(deps.client)
+  }
+
+  /** Settles one batch of the queue, together with the other requests that wait for a transaction. */
+  requestBatch(request: BatchRequest): Promise<BatchResult> {
+    return new Promise((resolve, reject) => this.#enqueue({ ...request, tries: 0, resolve, reject }))
+  }
+
+  /** The token that the next lease on this resource must exceed. */
+  minToken(resource: string): number {
+    return this.#minTokens.get(resource) ?? 0
+  }
+
+  #enqueue(request: PendingRequest): void {
+    this.#waiting.push(request)
+    if (this.#scheduled) return
+    this.#scheduled = true
+    setImmediate(() => this.#startRounds())
+  }
+
+  #startRounds(): void {
+    this.#scheduled = false
+    if (this.#waiting.length === 0 || this.#rounds === ROUNDS_AT_ONCE) return
+    const early_ms = this.#rounds === 0 ? 0 : this.#begun_at + SLOW_MS - performance.now()
     if (early_ms > 0) {
-      clearTimeout(timer)
-      timer = setTimeout(startRounds, early_ms)
+      clearTimeout(this.#timer)
+      this.#timer = setTimeout(() => this.#startRounds(), early_ms)
       return
     }
-    const requests = nextRound()
+    const requests = this.#nextRound()
     if (requests.length === 0) return
-    rounds++
-    begun_at = performance.now()
-    void runRound(requests).finally(() => {
-      rounds--
-      startRounds()
+    this.#rounds++
+    this.#begun_at = performance.now()
+    void this.#runRound(requests).finally(() => {
+      this.#rounds--
+      this.#startRounds()
     })
     // Schedules the rest for the case that this round is stuck, too.
-    startRounds()
+    this.#startRounds()
   }
 
   /**
    * The requests of the next transaction: one of each queue, with leases that are still valid. A request whose lease was
    * lost while it waited here would make the transaction fail for the other queues.
    */
-  function nextRound(): PendingRequest[] {
+  #nextRound(): PendingRequest[] {
     const chosen = new Map<string, PendingRequest>()
     const next: PendingRequest[] = []
-    for (const request of waiting.splice(0)) {
+    for (const request of this.#waiting.splice(0)) {
       const lost = [request.lease, ...request.extras.values()].map(lossOf).find((error) => error !== undefined)
       if (lost !== undefined) request.reject(lost)
       else if (chosen.has(request.queue) || chosen.size === QUEUES_PER_ROUND) next.push(request)
       else chosen.set(request.queue, request)
     }
-    waiting.push(...next)
+    this.#waiting.push(...next)
     return [...chosen.values()]
   }
 
-  function enqueue(request: PendingRequest): void {
-    waiting.push(request)
-    if (scheduled) return
-    scheduled = true
-    setImmediate(startRounds)
-  }
-
-  async function runRound(requests: PendingRequest[]): Promise<void> {
+  async #runRound(requests: PendingRequest[]): Promise<void> {
     try {
-      const few = rowsPerQueue(requests.length)
-      const many = rowsPerQueue(requests.filter((request) => request.last_full).length)
-      const cursors = requests.map(({ queue, after, last_full }) => ({ queue, after, limit: last_full ? many : few }))
-      const limits = new Map(cursors.map(({ queue, limit }) => [queue, limit]))
-      const [purchases, bookings] = await database.run(() =>
-        Promise.all([fetchPending(client, cursors), bookingFetcher.fetch(cursors)]),
-      )
-      let extras: ReadonlyMap<string, Lease> = new Map()
-      const onProgress = () => {
-        for (const request of requests) {
-          request.onProgress()
-          for (const lease of request.extras.values()) lease.progress()
-        }
-        for (const lease of extras.values()) lease.progress()
-      }
-      onProgress()
-      const fetched = new Map<string, QueueItem[]>(purchases)
-      for (const [queue, items] of bookings) fetched.set(queue, [...(purchases.get(queue) ?? []), ...items])
-      const leases = new Map(
-        requests.flatMap((request) => [[request.queue, request.lease] as const, ...request.extras]),
-      )
-      const { resources, bad } = resourcesByItem([...fetched.values()].flat())
-      extras = await tryExtraLeases(new Set([...resources.values()].flat().filter((ref) => !leases.has(ref))))
-      for (const [ref, lease] of extras) leases.set(ref, lease)
-      const able: QueueItem[] = []
-      const missed = new Set<QueueItem>()
-      for (const [item, needs] of resources) {
-        if (needs.every((ref) => leases.has(ref))) able.push(item)
-        else missed.add(item)
-      }
+      const { limits, fetched } = await this.#fetch(requests)
+      const round = new Round(requests)
+      round.progress()
+      const { resources, bad } = this.#resourcesByItem([...fetched.values()].flat())
+      round.extras = await this.#tryExtraLeases(round.missing(resources.values()))
+      const { able, missed } = round.sort(resources)
       let left: QueueItem[]
       try {
-        left = able.length > 0 ? await commitOrBisect(able, resources, leases, onProgress) : []
+        left = able.length > 0 ? await this.#commitOrBisect(able, resources, round) : []
       } finally {
-        await locks.releaseMany(extras.values())
+        await this.#deps.locks.releaseMany(round.extras.values())
       }
       for (const item of bad) {
-        await quarantineItem(item, new UnprocessableError('its items cannot be read'))
-        onProgress()
+        await this.#quarantine(item, new UnprocessableError('its items cannot be read'))
+        round.progress()
       }
       const staying = new Set([...missed, ...left])
       const progress = able.length > left.length
       for (const request of requests) {
-        request.resolve(
-          resultFor(
-            request,
-            fetched.get(request.queue) ?? [],
-            missed,
-            staying,
-            progress,
-            limits.get(request.queue) ?? 0,
-          ),
-        )
+        const { queue } = request
+        const limit = limits.get(queue) ?? 0
+        request.resolve(resultFor(request, fetched.get(queue) ?? [], missed, staying, progress, limit))
       }
     } catch (error) {
-      rejectOrRetry(requests, error)
+      this.#rejectOrRetry(requests, error)
     }
   }
 
+  /** The pending rows of the queues, and how many rows each queue may have. */
+  async #fetch(requests: readonly PendingRequest[]) {
+    const { client, database } = this.#deps
+    const few = rowsPerQueue(requests.length)
+    const many = rowsPerQueue(requests.filter((request) => request.last_full).length)
+    const cursors = requests.map(({ queue, after, last_full }) => ({ queue, after, limit: last_full ? many : few }))
+    const limits = new Map(cursors.map(({ queue, limit }) => [queue, limit]))
+    const [purchases, bookings] = await database.run(() =>
+      Promise.all([fetchPending(client, cursors), this.#bookings.fetch(cursors)]),
+    )
+    const fetched = new Map<string, QueueItem[]>(purchases)
+    for (const [queue, items] of bookings) fetched.set(queue, [...(purchases.get(queue) ?? []), ...items])
+    return { limits, fetched }
+  }
+
   /** The resources of every item, in order, and the items whose resources cannot be read. */
-  function resourcesByItem(items: readonly QueueItem[]) {
+  #resourcesByItem(items: readonly QueueItem[]) {
     const resources = new Map<QueueItem, string[]>()
     const bad: QueueItem[] = []
     for (const item of items) {
-      if (unwritable.has(idOf(item))) continue
+      if (this.#unwritable.has(idOf(item))) continue
       try {
         resources.set(item, resourcesOf(item))
       } catch {
@@ -225,9 +213,10 @@ export function createBatcher(deps: BatcherDeps) {
   }
 
   /** Tries to acquire the leases of further resources, without waiting. Rows whose lease is missing stay for the next round. */
-  async function tryExtraLeases(needs: ReadonlySet<string>): Promise<Map<string, Lease>> {
+  async #tryExtraLeases(needs: ReadonlySet<string>): Promise<Map<string, Lease>> {
+    const { locks, progress_ms, log } = this.#deps
     if (needs.size === 0) return new Map()
-    const above = Math.max(0, ...Array.from(needs, (ref) => minTokens.get(ref) ?? 0))
+    const above = Math.max(0, ...Array.from(needs, (ref) => this.minToken(ref)))
     try {
       return await locks.tryAcquireMany([...needs], { above, progress_ms })
     } catch (error) {
@@ -237,50 +226,55 @@ export function createBatcher(deps: BatcherDeps) {
   }
 
   /** Commits the items; bisects the batch when a bad row makes it fail. Returns the items that could not be decided yet. */
-  async function commitOrBisect(
+  async #commitOrBisect(
     items: readonly QueueItem[],
     resources: ReadonlyMap<QueueItem, string[]>,
-    leases: ReadonlyMap<string, Lease>,
-    onProgress: () => void,
+    round: Round,
     collided = false,
   ): Promise<QueueItem[]> {
-    const tokens = new Map<string, number>()
-    for (const item of items) {
-      for (const ref of resources.get(item) ?? []) tokens.set(ref, leases.get(ref)?.token ?? 0)
-    }
-    const attempt = () =>
-      database
-        .run(async (signal) => {
-          const decision = await settle(client, items, tokens, accept_ms, signal)
-          publish(items, decision)
-          return decision
-        })
-        .finally(onProgress)
     try {
-      // One retry after a broken connection, with the same tokens: if another holder has written meanwhile, the database
-      // rejects the transaction, and that is counted.
-      const decision = await attempt().catch((error) => (isDatabaseAnswer(error) ? Promise.reject(error) : attempt()))
-      for (const ref of tokens.keys()) minTokens.delete(ref)
-      const skipped = new Set(decision.skipped.map(idOf))
-      return items.filter((item) => skipped.has(idOf(item)))
+      return await this.#commit(items, round.tokens(items, resources), () => round.progress())
     } catch (error) {
       if (!(error instanceof UnprocessableError || isDataError(error))) throw error
       const [first] = items
       if (items.length === 1 && first) {
         // Once more: the conflicting row is committed by now, and the decision can name it.
-        if (isConstraintConflict(error) && !collided)
-          return await commitOrBisect(items, resources, leases, onProgress, true)
-        await quarantineItem(first, error)
+        if (isConstraintConflict(error) && !collided) return await this.#commitOrBisect(items, resources, round, true)
+        await this.#quarantine(first, error)
         return []
       }
       // The whole batch was rolled back: settle its halves in order, until the bad row is alone in its batch.
       const half = Math.ceil(items.length / 2)
-      const first_half = await commitOrBisect(items.slice(0, half), resources, leases, onProgress)
-      return [...first_half, ...(await commitOrBisect(items.slice(half), resources, leases, onProgress))]
+      const first_half = await this.#commitOrBisect(items.slice(0, half), resources, round)
+      return [...first_half, ...(await this.#commitOrBisect(items.slice(half), resources, round))]
     }
   }
 
-  async function quarantineItem(item: QueueItem, error: unknown): Promise<void> {
+  /** Commits the items under these tokens and publishes the decision. Returns the items that could not be decided yet. */
+  async #commit(
+    items: readonly QueueItem[],
+    tokens: ReadonlyMap<string, number>,
+    onProgress: () => void,
+  ): Promise<QueueItem[]> {
+    const { client, database, accept_ms } = this.#deps
+    const attempt = () =>
+      database
+        .run(async (signal) => {
+          const decision = await settle(client, items, tokens, accept_ms, signal)
+          publish(this.#deps, items, decision)
+          return decision
+        })
+        .finally(onProgress)
+    // One retry after a broken connection, with the same tokens: if another holder has written meanwhile, the database
+    // rejects the transaction, and that is counted.
+    const decision = await attempt().catch((error) => (isDatabaseAnswer(error) ? Promise.reject(error) : attempt()))
+    for (const ref of tokens.keys()) this.#minTokens.delete(ref)
+    const skipped = new Set(decision.skipped.map(idOf))
+    return items.filter((item) => skipped.has(idOf(item)))
+  }
+
+  async #quarantine(item: QueueItem, error: unknown): Promise<void> {
+    const { client, log, notify } = this.#deps
     const id = idOf(item)
     log.error({ row: rowOf(item).id, resource: rowOf(item).queue, error }, 'row quarantined as unprocessable')
     try {
@@ -288,74 +282,74 @@ export function createBatcher(deps: BatcherDeps) {
       notify([id])
     } catch (failure) {
       if (!isDataError(failure)) throw failure
-      unwritable.add(id)
+      this.#unwritable.add(id)
       log.error({ row: rowOf(item).id, error: failure }, 'row cannot be quarantined: it stays queued')
     }
   }
 
-  function publish(items: readonly QueueItem[], decision: Decision & { now_ms: number }): void {
-    const rows = new Map(items.map((item) => [rowOf(item).id, rowOf(item)]))
-    const perQueue = new Map<string, { fencing_token: number; settled: Record<string, string[]> }>()
-    for (const { was, status } of decision.purchases) if (was !== status) metrics.purchases.inc({ status })
-    for (const { was, status } of decision.bookings) if (was !== status) metrics.bookings.inc({ status })
-    metrics.bookings.inc({ status: 'expired' }, decision.overdue.length)
-    for (const change of [...decision.purchases, ...decision.bookings]) {
-      const row = rows.get(change.id)
-      if (!row) continue
-      if (change.was === 'queued') {
-        metrics.settlement_latency_seconds.observe(Math.max(0, decision.now_ms - row.created_ms) / 1000)
-      }
-      const queue = perQueue.get(row.queue) ?? { fencing_token: change.fencing_token, settled: {} }
-      perQueue.set(row.queue, queue)
-      queue.settled[change.status] ??= []
-      queue.settled[change.status]?.push(change.id)
-    }
-    metrics.settlement_batch_rows.observe(
-      decision.purchases.length + decision.bookings.length + decision.commands.length,
-    )
-    for (const [resource, { fencing_token, settled }] of perQueue) {
-      const counts = Object.fromEntries(Object.entries(settled).map(([status, ids]) => [status, ids.length]))
-      log.info({ resource, fencing_token, settled: counts }, 'settled')
-      log.debug({ resource, fencing_token, settled }, 'settled, by id')
-    }
-    metrics.purchases.inc({ status: 'confirmed' }, decision.purchaseReplacements.length)
-    metrics.bookings.inc({ status: 'accepted' }, decision.bookingReplacements.length)
-    enqueueCharges(decision.chargeRequests.map((charge) => charge.id))
-    // A client that waits for a purchase or booking also waits for its charge: no notice before it ends.
-    const charging = new Set(decision.chargeRequests.flatMap(({ step, id }) => (step === 'charge' ? [id] : [])))
-    const settled = [...decision.purchases, ...decision.bookings].filter(
-      ({ id, status }) => !((status === 'held' || status === 'requested') && charging.has(id)),
-    )
-    notify([...settled, ...decision.commands].map((change) => change.id))
-    trace?.(
-      [...decision.purchases, ...decision.bookings].map(({ id, status, fencing_token, was }) => {
-        const row = was === 'queued' ? rows.get(id) : undefined
-        return { id, status, fencing_token, ...(row && { queued: row }) }
-      }),
-      decision.now_ms,
-    )
-  }
-
-  function rejectOrRetry(requests: PendingRequest[], error: unknown): void {
+  #rejectOrRetry(requests: readonly PendingRequest[], error: unknown): void {
+    const { log, onStaleWrite } = this.#deps
     const stale = error instanceof StaleLeaseError ? error.stored : new Map<string, number>()
     for (const [resource, fencing_token] of stale) {
       onStaleWrite()
-      minTokens.set(resource, fencing_token)
+      this.#minTokens.set(resource, fencing_token)
       log.warn({ resource, fencing_token, error }, 'lease superseded by a newer token: nothing was written')
     }
     const retry = error instanceof StaleLeaseError || error instanceof ChangedRowError
     for (const request of requests) {
-      if (retry && !stale.has(request.queue) && ++request.tries < TRIES) enqueue(request)
+      if (retry && !stale.has(request.queue) && ++request.tries < TRIES) this.#enqueue(request)
       else request.reject(error)
     }
   }
+}
 
-  return {
-    /** Settles one batch of the queue, together with the other requests that wait for a transaction. */
-    requestBatch: (request: BatchRequest) =>
-      new Promise<BatchResult>((resolve, reject) => enqueue({ ...request, tries: 0, resolve, reject })),
-    /** The token that the next lease on this resource must exceed. */
-    minToken: (resource: string) => minTokens.get(resource) ?? 0,
+/** The leases of one round: those of its requests, and the extra ones that the round has acquired. */
+class Round {
+  extras: ReadonlyMap<string, Lease> = new Map()
+  readonly #requests: readonly PendingRequest[]
+  readonly #leases: ReadonlyMap<string, Lease>
+
+  constructor(requests: readonly PendingRequest[]) {
+    this.#requests = requests
+    this.#leases = new Map(requests.flatMap(({ queue, lease, extras }) => [[queue, lease] as const, ...extras]))
+  }
+
+  /** A step of the round has ended: each of its leases is still in use. */
+  progress(): void {
+    for (const request of this.#requests) {
+      request.onProgress()
+      for (const lease of request.extras.values()) lease.progress()
+    }
+    for (const lease of this.extras.values()) lease.progress()
+  }
+
+  /** The resources without a lease. */
+  missing(needs: Iterable<readonly string[]>): Set<string> {
+    return new Set([...needs].flat().filter((ref) => !this.#leases.has(ref)))
+  }
+
+  /** The items whose leases are all held, in order, and the others. */
+  sort(resources: ReadonlyMap<QueueItem, string[]>) {
+    const able: QueueItem[] = []
+    const missed = new Set<QueueItem>()
+    for (const [item, needs] of resources) {
+      if (needs.every((ref) => this.#leaseOn(ref))) able.push(item)
+      else missed.add(item)
+    }
+    return { able, missed }
+  }
+
+  /** Fencing tokens of the resources that these items may write. */
+  tokens(items: readonly QueueItem[], resources: ReadonlyMap<QueueItem, string[]>): Map<string, number> {
+    const tokens = new Map<string, number>()
+    for (const item of items) {
+      for (const ref of resources.get(item) ?? []) tokens.set(ref, this.#leaseOn(ref)?.token ?? 0)
+    }
+    return tokens
+  }
+
+  #leaseOn(ref: string): Lease | undefined {
+    return this.extras.get(ref) ?? this.#leases.get(ref)
   }
 }
 

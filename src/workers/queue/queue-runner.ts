@@ -7,14 +7,14 @@ import { byLockOrder } from '../../shared/domain/resource.ts'
 import type { Nudge } from '../../shared/jobs/nudges.ts'
 import { type Lease, LeaseLostError, type Locks } from '../../shared/locks/api.ts'
 import { createSignal, type Signal } from '../../shared/timeout.ts'
-import type { BatchResult, createBatcher } from './batcher.ts'
+import type { Batcher, BatchResult } from './batcher.ts'
 import { idOf, type QueueItem, resourcesOf } from './queue-item.ts'
 import { StaleLeaseError } from './settlement.ts'
 
 export interface QueueRunnerDeps {
   locks: Locks
   leases: Breaker
-  batcher: ReturnType<typeof createBatcher>
+  batcher: Pick<Batcher, 'requestBatch' | 'minToken'>
   nudge: Nudge
   /** notifies the APIs that the queue will be polled again without a nudge (hot), or that it will not */
   publishHot(resource: string, hot: boolean): void
@@ -52,57 +52,123 @@ interface RunningQueue {
 /** Lets further nudges of the queue add jobs again: called while the lease is held, before rows are fetched. */
 type ReleaseDedupId = () => Promise<unknown>
 
-export function createQueueRunner(deps: QueueRunnerDeps) {
-  const { locks, leases, batcher, nudge, publishHot, ttl_ms, progress_ms } = deps
-  const running = new Map<string, RunningQueue>()
-  /** queues that were stopped in the middle of a step: until it ends, the step still occupies the slot of its job */
-  const stuckQueues = new Map<RunningQueue, string>()
-  const stop = new AbortController()
-  /** one for each lease that is waited for: aborts the wait */
-  const waits = new Set<AbortController>()
-  // A holder releases after HOLD_MS, the lease of a dead one expires after its TTL: a longer wait is a fault worth a retry.
-  const wait_ms = 2 * ttl_ms
+/** Where a drain continues: what the next batch is requested with. */
+interface DrainCursor {
+  after: number
+  last_full: boolean
+  /** leases on further resources, which its first batch uses and releases */
+  extras: Map<string, Lease>
+}
 
-  /** Waits for the lease. When the breaker ends the wait, it is cancelled, and a lease that is granted later is released. */
-  async function acquire(resource: string, job: string): Promise<Lease> {
-    stop.signal.throwIfAborted()
-    const wait = new AbortController()
-    waits.add(wait)
-    const { signal } = wait
-    const request = () =>
-      locks.acquire(resource, {
-        job,
-        wait_ms,
-        above: batcher.minToken(resource),
-        signal,
-        /* guard:progress */ progress_ms /* end:progress */,
-      })
+export class QueueRunner {
+  readonly #deps: QueueRunnerDeps
+  readonly #running = new Map<string, RunningQueue>()
+  /** queues that were stopped in the middle of a step: until it ends, the step still occupies the slot of its job */
+  readonly #stuck = new Map<RunningQueue, string>()
+  readonly #stop = new AbortController()
+  /** one for each lease that is waited for: aborts the wait */
+  readonly #waits = new Set<AbortController>()
+
+  constructor(deps: QueueRunnerDeps) {
+    this.#deps = deps
+  }
+
+  /**
+   * Settles these queues until they are empty; one that already runs here is polled once more. Rejects when a queue could
+   * not be settled: its rows stay queued. Calls `releaseDedupId`, maybe more than once, while the lease is held and before
+   * rows are fetched.
+   */
+  async process(resources: readonly string[], job: string, releaseDedupId?: ReleaseDedupId): Promise<void> {
+    const results = await Promise.allSettled(resources.map((one) => this.#joinOrStart(one, job, releaseDedupId)))
+    const failed = results.find((result) => result.status === 'rejected')
+    if (failed) throw failed.reason
+  }
+
+  /** Releases each queue after its current batch and nudges those with pending rows. */
+  stop(): void {
+    this.#stop.abort(new Error('the worker is stopping'))
+    for (const wait of this.#waits) wait.abort(this.#stop.signal.reason)
+  }
+
+  /**
+   * Stops each queue without progress for `progress_ms`, so that its next job starts a new run here or in another process;
+   * its lease has ended by the same limit. Returns these queues.
+   */
+  stopStuck(): string[] {
+    const since = performance.now() - this.#deps.progress_ms
+    const stuck = [...this.#running].filter(([, run]) => run.progress_at < since)
+    for (const [queue, run] of stuck) {
+      this.#stopRunning(queue, run)
+      this.#stuck.set(run, queue)
+    }
+    const queues = stuck.map(([queue]) => queue)
+    if (queues.length > 0) this.#deps.nudge(queues, { force: true })
+    return queues
+  }
+
+  /** Each running queue, also one that was stopped in mid-step, with the milliseconds since its last step ended. */
+  state(): { queue: string; idle_ms: number }[] {
+    const all = [...this.#running, ...Array.from(this.#stuck, ([run, queue]) => [queue, run] as const)]
+    return all.map(([queue, { progress_at }]) => ({ queue, idle_ms: performance.now() - progress_at }))
+  }
+
+  /** Joins the run of this queue in this process, or starts one. */
+  async #joinOrStart(queue: string, job: string, releaseDedupId: ReleaseDedupId | undefined): Promise<void> {
+    for (let run = this.#running.get(queue); run; run = this.#running.get(queue)) {
+      // A job of many queues does not wait for one of them. If this process dies, the sweeper nudges the queue.
+      if (!releaseDedupId) {
+        run.rerun = true
+        return run.bell.fire()
+      }
+      const { joinedJobs, bell } = run
+      const polled = new Promise<boolean>((resolve) => joinedJobs.push({ releaseDedupId, resolve }))
+      bell.fire()
+      if (await polled) return
+    }
+    await this.#runWithRetry(queue, job, releaseDedupId ?? (async () => {}))
+  }
+
+  async #runWithRetry(queue: string, job: string, releaseDedupId: ReleaseDedupId): Promise<void> {
+    const run: RunningQueue = {
+      job,
+      rerun: false,
+      joinedJobs: [],
+      hot: false,
+      progress_at: performance.now(),
+      bell: createSignal(),
+    }
+    this.#running.set(queue, run)
     try {
-      return await leases.run(request, /* guard:late-lease */ (late) => late.release() /* end:late-lease */)
-    } catch (error) {
-      /* guard:ended-wait */ wait.abort(error) /* end:ended-wait */
-      throw error
+      for (let attempt = 1; ; attempt++) {
+        try {
+          return await this.#drain(queue, run, releaseDedupId)
+        } catch (error) {
+          // Our job still holds the deduplication id, so a plain nudge would be dropped: bypass it.
+          if (this.#stop.signal.aborted) {
+            this.#stopRunning(queue, run)
+            return this.#deps.nudge([queue], { force: true })
+          }
+          // The lease was superseded or lost: nothing was written under it. The rows are still pending: drain them under a
+          // newer token.
+          const over = error instanceof StaleLeaseError || error instanceof LeaseLostError
+          if (!over || attempt === ATTEMPTS) {
+            const { rerun } = run
+            this.#stopRunning(queue, run)
+            // A job that has already finished set the flag, so no retry will cover it: nudge again.
+            if (rerun) this.#deps.nudge([queue], { force: true })
+            throw error
+          }
+        }
+      }
     } finally {
-      waits.delete(wait)
+      this.#stopRunning(queue, run)
+      this.#stuck.delete(run)
     }
   }
 
-  /** Deregisters the queue: from here on a nudge starts a new run. */
-  function stopRunning(queue: string, run: RunningQueue): void {
-    if (running.get(queue) === run) running.delete(queue)
-    if (run.hot) publishHot(queue, false)
-    run.hot = false
-    for (const { resolve } of run.joinedJobs.splice(0)) resolve(false)
-  }
-
-  /** Stops with rows left: deregister first, then nudge, so that the nudge does not find this queue still running here. */
-  function requeue(queue: string, run: RunningQueue): void {
-    stopRunning(queue, run)
-    nudge([queue])
-  }
-
-  async function drain(queue: string, run: RunningQueue, releaseDedupId: ReleaseDedupId): Promise<void> {
-    const lease = await acquire(queue, run.job)
+  /** Settles the queue, batch after batch, under its lease. */
+  async #drain(queue: string, run: RunningQueue, releaseDedupId: ReleaseDedupId): Promise<void> {
+    const lease = await this.#acquire(queue, run.job)
     const onProgress = () => {
       run.progress_at = performance.now()
       lease.progress()
@@ -112,50 +178,78 @@ export function createQueueRunner(deps: QueueRunnerDeps) {
       await releaseDedupId()
       const since = performance.now()
       const missCounts = new Map<string, number>()
-      let after = 0
-      let last_full = false
-      let extras = new Map<string, Lease>()
+      let cursor: DrainCursor = { after: 0, last_full: false, extras: new Map() }
       for (;;) {
-        run.rerun = false
-        const joined = run.joinedJobs.splice(0)
-        await Promise.all(joined.map((one) => one.releaseDedupId()))
-        for (const { resolve } of joined) resolve(true)
-        let result: BatchResult
-        try {
-          result = await batcher.requestBatch({ queue, lease, after, last_full, extras, onProgress })
-        } finally {
-          await locks.releaseMany(extras.values())
-        }
-        onProgress()
-        after = result.after
-        last_full = result.full
+        const result = await this.#settleBatch(queue, run, lease, cursor, onProgress)
         const more = result.full || result.missed.length > 0 || run.rerun || run.joinedJobs.length > 0
-        // No await between this check and deregistering: a nudge finds the queue either running here or absent.
-        // A hot queue is nudged once more: an API that held a nudge back may have died with it.
-        if (!more && result.fetched < HOT_ROWS) return run.hot ? requeue(queue, run) : stopRunning(queue, run)
-        if (stop.signal.aborted || lease.signal.aborted) return requeue(queue, run)
-        // After HOLD_MS, pass the lease to a waiting worker; if the queue is empty, free this job slot too.
-        const long_held = performance.now() - since > HOLD_MS
-        if (long_held && (!more || (await lease.extend()).waiting > 0)) return requeue(queue, run)
-        // Published after the fetch, so that one more poll always finds the rows whose nudges are held back from now on.
-        if (result.fetched >= HOT_ROWS) {
-          run.hot = true
-          publishHot(queue, true)
-        }
+        if (await this.#ended(queue, run, lease, result, more, since)) return
         if (!more) {
           // Passing a hot queue from worker to worker costs a job for every few rows, which is more than settling them.
           run.bell = createSignal()
           await run.bell.wait({ within_ms: HOT_POLL_MS })
         }
-        extras = await acquireMissing(queue, run.job, result.missed, missCounts, onProgress)
+        const extras = await this.#acquireMissing(queue, run.job, result.missed, missCounts, onProgress)
+        cursor = { after: result.after, last_full: result.full, extras }
       }
     } finally {
       await lease.release()
     }
   }
 
+  /** One batch. Jobs that have joined before its rows are fetched are done with it. */
+  async #settleBatch(
+    queue: string,
+    run: RunningQueue,
+    lease: Lease,
+    cursor: DrainCursor,
+    onProgress: () => void,
+  ): Promise<BatchResult> {
+    const { batcher, locks } = this.#deps
+    run.rerun = false
+    const joined = run.joinedJobs.splice(0)
+    await Promise.all(joined.map((one) => one.releaseDedupId()))
+    for (const { resolve } of joined) resolve(true)
+    try {
+      return await batcher.requestBatch({ queue, lease, ...cursor, onProgress })
+    } finally {
+      await locks.releaseMany(cursor.extras.values())
+      onProgress()
+    }
+  }
+
+  /** After a batch: deregisters the queue and returns true when its lease is to be released, now that `more` rows may wait. */
+  async #ended(
+    queue: string,
+    run: RunningQueue,
+    lease: Lease,
+    { fetched }: BatchResult,
+    more: boolean,
+    since: number,
+  ): Promise<boolean> {
+    // No await between this check and deregistering: a nudge finds the queue either running here or absent.
+    // A hot queue is nudged once more: an API that held a nudge back may have died with it.
+    if (!more && fetched < HOT_ROWS) {
+      if (run.hot) this.#requeue(queue, run)
+      else this.#stopRunning(queue, run)
+      return true
+    }
+    // After HOLD_MS, pass the lease to a waiting worker; if the queue is empty, free this job slot too.
+    const stopping = this.#stop.signal.aborted || lease.signal.aborted
+    const long_held = !stopping && performance.now() - since > HOLD_MS
+    if (stopping || (long_held && (!more || (await lease.extend()).waiting > 0))) {
+      this.#requeue(queue, run)
+      return true
+    }
+    // Published after the fetch, so that one more poll always finds the rows whose nudges are held back from now on.
+    if (fetched >= HOT_ROWS) {
+      run.hot = true
+      this.#deps.publishHot(queue, true)
+    }
+    return false
+  }
+
   /** Waits, in lock order and while the queue is held, for the leases of the first row that has missed MISSES times. */
-  async function acquireMissing(
+  async #acquireMissing(
     queue: string,
     job: string,
     missed: QueueItem[],
@@ -170,106 +264,54 @@ export function createQueueRunner(deps: QueueRunnerDeps) {
     if (!first) return extras
     try {
       for (const ref of resourcesOf(first).sort(byLockOrder)) {
-        if (ref !== queue) extras.set(ref, await acquire(ref, job))
+        if (ref !== queue) extras.set(ref, await this.#acquire(ref, job))
         onProgress()
         for (const extra of extras.values()) extra.progress()
       }
       return extras
     } catch (error) {
-      await locks.releaseMany(extras.values())
+      await this.#deps.locks.releaseMany(extras.values())
       throw error
     }
   }
 
-  async function runWithRetry(queue: string, job: string, releaseDedupId: ReleaseDedupId): Promise<void> {
-    const run: RunningQueue = {
-      job,
-      rerun: false,
-      joinedJobs: [],
-      hot: false,
-      progress_at: performance.now(),
-      bell: createSignal(),
-    }
-    running.set(queue, run)
+  /** Waits for the lease. When the breaker ends the wait, it is cancelled, and a lease that is granted later is released. */
+  async #acquire(resource: string, job: string): Promise<Lease> {
+    const { locks, leases, batcher, ttl_ms, progress_ms } = this.#deps
+    this.#stop.signal.throwIfAborted()
+    const wait = new AbortController()
+    this.#waits.add(wait)
+    const { signal } = wait
+    const request = () =>
+      locks.acquire(resource, {
+        job,
+        // A holder releases after HOLD_MS, the lease of a dead one expires after its TTL: a longer wait is a fault worth a retry.
+        wait_ms: 2 * ttl_ms,
+        above: batcher.minToken(resource),
+        signal,
+        /* guard:progress */ progress_ms /* end:progress */,
+      })
     try {
-      for (let attempt = 1; ; attempt++) {
-        try {
-          return await drain(queue, run, releaseDedupId)
-        } catch (error) {
-          // Our job still holds the deduplication id, so a plain nudge would be dropped: bypass it.
-          if (stop.signal.aborted) {
-            stopRunning(queue, run)
-            return nudge([queue], { force: true })
-          }
-          // The lease was superseded or lost: nothing was written under it. The rows are still pending: drain them under a
-          // newer token.
-          const over = error instanceof StaleLeaseError || error instanceof LeaseLostError
-          if (!over || attempt === ATTEMPTS) {
-            const { rerun } = run
-            stopRunning(queue, run)
-            // A job that has already finished set the flag, so no retry will cover it: nudge again.
-            if (rerun) nudge([queue], { force: true })
-            throw error
-          }
-        }
-      }
+      return await leases.run(request, /* guard:late-lease */ (late) => late.release() /* end:late-lease */)
+    } catch (error) {
+      /* guard:ended-wait */ wait.abort(error) /* end:ended-wait */
+      throw error
     } finally {
-      stopRunning(queue, run)
-      stuckQueues.delete(run)
+      this.#waits.delete(wait)
     }
   }
 
-  /** Joins the run of this queue in this process, or starts one. */
-  async function joinOrStart(queue: string, job: string, releaseDedupId: ReleaseDedupId | undefined): Promise<void> {
-    for (let run = running.get(queue); run; run = running.get(queue)) {
-      // A job of many queues does not wait for one of them. If this process dies, the sweeper nudges the queue.
-      if (!releaseDedupId) {
-        run.rerun = true
-        return run.bell.fire()
-      }
-      const { joinedJobs, bell } = run
-      const polled = new Promise<boolean>((resolve) => joinedJobs.push({ releaseDedupId, resolve }))
-      bell.fire()
-      if (await polled) return
-    }
-    await runWithRetry(queue, job, releaseDedupId ?? (async () => {}))
+  /** Deregisters the queue: from here on a nudge starts a new run. */
+  #stopRunning(queue: string, run: RunningQueue): void {
+    if (this.#running.get(queue) === run) this.#running.delete(queue)
+    if (run.hot) this.#deps.publishHot(queue, false)
+    run.hot = false
+    for (const { resolve } of run.joinedJobs.splice(0)) resolve(false)
   }
 
-  return {
-    /**
-     * Settles these queues until they are empty; one that already runs here is polled once more. Rejects when a queue could
-     * not be settled: its rows stay queued. Calls `releaseDedupId`, maybe more than once, while the lease is held and before
-     * rows are fetched.
-     */
-    async process(resources: readonly string[], job: string, releaseDedupId?: ReleaseDedupId): Promise<void> {
-      const results = await Promise.allSettled(resources.map((one) => joinOrStart(one, job, releaseDedupId)))
-      const failed = results.find((result) => result.status === 'rejected')
-      if (failed) throw failed.reason
-    },
-    /** Releases each queue after its current batch and nudges those with pending rows. */
-    stop() {
-      stop.abort(new Error('the worker is stopping'))
-      for (const wait of waits) wait.abort(stop.signal.reason)
-    },
-    /**
-     * Stops each queue without progress for `progress_ms`, so that its next job starts a new run here or in another process;
-     * its lease has ended by the same limit. Returns these queues.
-     */
-    stopStuck(): string[] {
-      const since = performance.now() - progress_ms
-      const stuck = [...running].filter(([, run]) => run.progress_at < since)
-      for (const [queue, run] of stuck) {
-        stopRunning(queue, run)
-        stuckQueues.set(run, queue)
-      }
-      const queues = stuck.map(([queue]) => queue)
-      if (queues.length > 0) nudge(queues, { force: true })
-      return queues
-    },
-    /** Each running queue, also one that was stopped in mid-step, with the milliseconds since its last step ended. */
-    state: () => {
-      const all = [...running, ...Array.from(stuckQueues, ([run, queue]) => [queue, run] as const)]
-      return all.map(([queue, { progress_at }]) => ({ queue, idle_ms: performance.now() - progress_at }))
-    },
+  /** Stops with rows left: deregister first, then nudge, so that the nudge does not find this queue still running here. */
+  #requeue(queue: string, run: RunningQueue): void {
+    this.#stopRunning(queue, run)
+    this.#deps.nudge([queue])
   }
 }

@@ -58,87 +58,127 @@ class FailedAttempt extends Error {
   }
 }
 
-export function createDeliveries({ client, locks, poster, config, metrics, log }: WebhookDeps) {
-  let stopping = false
+export class Deliveries {
+  readonly #client: Client
+  readonly #locks: Locks
+  readonly #poster: Poster
+  readonly #config: WebhookDeps['config']
+  readonly #metrics: WebhookDeps['metrics']
+  readonly #log: Log
+  #stopping = false
   /** One for each stream that is being delivered: aborts its request. */
-  const inFlight = new Set<AbortController>()
+  readonly #inFlight = new Set<AbortController>()
   /** By endpoint. Not among the breakers of /readyz: a customer's server that is down does not make this process unready. */
-  const breakers = new Map<string, CircuitBreaker<[() => Promise<Attempt>], Attempt>>()
+  readonly #breakers = new Map<string, CircuitBreaker<[() => Promise<Attempt>], Attempt>>()
 
-  function breakerFor(endpoint: string) {
-    const known = breakers.get(endpoint)
+  constructor({ client, locks, poster, config, metrics, log }: WebhookDeps) {
+    this.#client = client
+    this.#locks = locks
+    this.#poster = poster
+    this.#config = config
+    this.#metrics = metrics
+    this.#log = log
+  }
+
+  /** Delivers the pending events, for TURN_MS at most. The next poll finds the rest. */
+  async process(stream: DeliveryStream): Promise<void> {
+    const { endpoint, resource } = stream
+    const name = createHash('sha256').update(`${endpoint} ${resource}`).digest('hex').slice(0, 32)
+    const lease = await this.#locks.tryAcquire(`webhook:${name}`, {
+      job: `${endpoint} ${resource}`,
+      progress_ms: this.#config.timeout_ms + STEP_MS,
+    })
+    if (!lease) return
+    const until = performance.now() + TURN_MS
+    const cut = new AbortController()
+    this.#inFlight.add(cut)
+    lease.signal.addEventListener('abort', () => cut.abort(), { once: true })
+    try {
+      while (!this.#stopping && performance.now() < until) {
+        const claimed = await claimStream(this.#client, stream, lease.token)
+        if (!claimed || !(await this.#deliverPage(claimed, lease, cut.signal, until))) return
+      }
+    } finally {
+      this.#inFlight.delete(cut)
+      await lease.release()
+    }
+  }
+
+  stop(): void {
+    this.#stopping = true
+    for (const cut of this.#inFlight) cut.abort()
+    for (const one of this.#breakers.values()) one.shutdown()
+  }
+
+  #breakerFor(endpoint: string) {
+    const known = this.#breakers.get(endpoint)
     if (known) return known
     const made = new CircuitBreaker((body: () => Promise<Attempt>) => body(), {
       timeout: false,
       // An endpoint that fails every request gets none from any of its streams for this time.
-      resetTimeout: config.retry_ms,
+      resetTimeout: this.#config.retry_ms,
       errorThresholdPercentage: 50,
       volumeThreshold: 5,
       capacity: CONCURRENT_REQUESTS,
     })
-    breakers.set(endpoint, made)
+    this.#breakers.set(endpoint, made)
     return made
   }
 
   /** One attempt through the endpoint's breaker; the milliseconds until the next one, when the breaker rejects it. */
-  async function attempt(stream: ClaimedStream, event: Event, signal: AbortSignal): Promise<Attempt | number> {
+  async #attempt(stream: ClaimedStream, event: Event, signal: AbortSignal): Promise<Attempt | number> {
     const secrets = stream.previous_secret === null ? [stream.secret] : [stream.secret, stream.previous_secret]
     try {
-      return await breakerFor(stream.endpoint).fire(async () => {
-        const made = await poster.post(stream.url, event, secrets, signal)
+      return await this.#breakerFor(stream.endpoint).fire(async () => {
+        const made = await this.#poster.post(stream.url, event, secrets, signal)
         if (!isAccepted(made)) throw new FailedAttempt(made)
         return made
       })
     } catch (error) {
       if (error instanceof FailedAttempt) return error.attempt
-      return breakerFor(stream.endpoint).opened ? config.retry_ms : FULL_MS
+      return this.#breakerFor(stream.endpoint).opened ? this.#config.retry_ms : FULL_MS
     }
   }
 
   /** True: the stream has advanced, and the next event may be delivered. */
-  async function deliver(stream: ClaimedStream, event: Event, lease: Lease, signal: AbortSignal): Promise<boolean> {
+  async #deliver(stream: ClaimedStream, event: Event, lease: Lease, signal: AbortSignal): Promise<boolean> {
     const { token } = lease
     lease.assertValid()
     lease.progress()
-    const made = await attempt(stream, event, signal)
+    const made = await this.#attempt(stream, event, signal)
     if (signal.aborted) return false
     if (typeof made === 'number') {
-      await defer(client, stream, token, withJitter(made))
+      await defer(this.#client, stream, token, withJitter(made))
       return false
     }
-    metrics.webhooks.inc({ outcome: isAccepted(made) ? 'taken' : 'failed' })
+    this.#metrics.webhooks.inc({ outcome: isAccepted(made) ? 'taken' : 'failed' })
     if (isAccepted(made)) {
-      const ours = await recordDelivered(client, stream, token, event, made)
+      const ours = await recordDelivered(this.#client, stream, token, event, made)
       Object.assign(stream, { delivered_sequence: event.sequence, outbox_id: parseEventId(event.id).id, attempts: 0 })
       return ours
     }
-    const pause_ms = withJitter(Math.min(LONGEST_PAUSE_MS, config.retry_ms * 2 ** Math.min(stream.attempts, 30)))
-    const for_ms = await recordFailure(client, stream, token, event, made, pause_ms)
+    const pause_ms = withJitter(Math.min(LONGEST_PAUSE_MS, this.#config.retry_ms * 2 ** Math.min(stream.attempts, 30)))
+    const for_ms = await recordFailure(this.#client, stream, token, event, made, pause_ms)
     const { endpoint, resource } = stream
-    log.info({ endpoint, resource, event: event.id, ...made }, 'a webhook delivery failed')
-    if (made.status === 410) await disable(client, endpoint, 'the endpoint responded with 410 Gone')
-    else if (for_ms !== undefined && for_ms > config.give_up_h * HOUR_MS) {
+    this.#log.info({ endpoint, resource, event: event.id, ...made }, 'a webhook delivery failed')
+    if (made.status === 410) await disable(this.#client, endpoint, 'the endpoint responded with 410 Gone')
+    else if (for_ms !== undefined && for_ms > this.#config.give_up_h * HOUR_MS) {
       await disable(
-        client,
+        this.#client,
         endpoint,
-        `the endpoint has not accepted event ${event.id} of ${resource} for ${config.give_up_h} hours`,
+        `the endpoint has not accepted event ${event.id} of ${resource} for ${this.#config.give_up_h} hours`,
       )
-      log.warn({ endpoint, resource, event: event.id }, 'a webhook endpoint was disabled')
+      this.#log.warn({ endpoint, resource, event: event.id }, 'a webhook endpoint was disabled')
     }
     return false
   }
 
   /** One page of the stream; true when there may be more events. */
-  async function deliverPage(
-    stream: ClaimedStream,
-    lease: Lease,
-    signal: AbortSignal,
-    until: number,
-  ): Promise<boolean> {
+  async #deliverPage(stream: ClaimedStream, lease: Lease, signal: AbortSignal, until: number): Promise<boolean> {
     const { token } = lease
     // Within one resource, visible events are final: their numbers become visible in order.
     const after = { id: stream.outbox_id, n: 0 }
-    const { events } = await readEvents(client, {
+    const { events } = await readEvents(this.#client, {
       after,
       horizon: Number.MAX_SAFE_INTEGER,
       resource: stream.resource,
@@ -152,46 +192,15 @@ export function createDeliveries({ client, locks, poster, config, metrics, log }
         continue
       }
       if (skipped !== undefined) {
-        if (!(await skipTo(client, stream, token, skipped.sequence, parseEventId(skipped.id).id))) return false
+        if (!(await skipTo(this.#client, stream, token, skipped.sequence, parseEventId(skipped.id).id))) return false
         stream.delivered_sequence = skipped.sequence
         skipped = undefined
       }
-      if (!(await deliver(stream, event, lease, signal)) || performance.now() > until) return false
+      if (!(await this.#deliver(stream, event, lease, signal)) || performance.now() > until) return false
     }
     if (skipped !== undefined) {
-      if (!(await skipTo(client, stream, token, skipped.sequence, parseEventId(skipped.id).id))) return false
+      if (!(await skipTo(this.#client, stream, token, skipped.sequence, parseEventId(skipped.id).id))) return false
     }
     return news.length > 0
-  }
-
-  return {
-    /** Delivers the pending events, for TURN_MS at most. The next poll finds the rest. */
-    async process(stream: DeliveryStream): Promise<void> {
-      const { endpoint, resource } = stream
-      const name = createHash('sha256').update(`${endpoint} ${resource}`).digest('hex').slice(0, 32)
-      const lease = await locks.tryAcquire(`webhook:${name}`, {
-        job: `${endpoint} ${resource}`,
-        progress_ms: config.timeout_ms + STEP_MS,
-      })
-      if (!lease) return
-      const until = performance.now() + TURN_MS
-      const cut = new AbortController()
-      inFlight.add(cut)
-      lease.signal.addEventListener('abort', () => cut.abort(), { once: true })
-      try {
-        while (!stopping && performance.now() < until) {
-          const claimed = await claimStream(client, stream, lease.token)
-          if (!claimed || !(await deliverPage(claimed, lease, cut.signal, until))) return
-        }
-      } finally {
-        inFlight.delete(cut)
-        await lease.release()
-      }
-    },
-    stop() {
-      stopping = true
-      for (const cut of inFlight) cut.abort()
-      for (const one of breakers.values()) one.shutdown()
-    },
   }
 }

@@ -2,15 +2,16 @@
  * Schedules deliveries: one worker at a time (under a lease) polls for streams with undelivered events and adds a BullMQ job
  * for each. Invariant: the jobs are hints. The state is in Postgres, and the next poll makes up for a lost job.
  */
+import type { Queue } from 'bullmq'
 import type { Config } from '../../shared/config.ts'
-import { CONNECTIONS, openDb } from '../../shared/db/client.ts'
+import { type Client, CONNECTIONS, openDb } from '../../shared/db/client.ts'
 import { openProducerRedis, openQueue, openWorker, QUEUES } from '../../shared/jobs/bullmq.ts'
 import type { Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
 import { createHorizon } from '../../shared/outbox.ts'
 import { every } from '../../shared/timeout.ts'
-import { createDeliveries } from './delivery.ts'
+import { Deliveries } from './delivery.ts'
 import { createPoster } from './http-sender.ts'
 import { advanceStreams, type DeliveryStream, dueStreams, hasEndpoints, prune } from './streams.ts'
 
@@ -31,6 +32,50 @@ export interface WebhookJobsDeps {
   log: Log
 }
 
+interface Poll {
+  client: Client
+  locks: Locks
+  horizon: ReturnType<typeof createHorizon>
+  queue: Queue<DeliveryStream>
+}
+
+/** One poll, by the worker that gets the lease. */
+async function scheduleDue({ client, locks, horizon, queue }: Poll): Promise<void> {
+  if (!(await hasEndpoints(client))) return
+  const lease = await locks.tryAcquire('sweep:webhooks', { progress_ms: STEP_MS })
+  if (!lease) return
+  try {
+    const final = await horizon.poll()
+    lease.progress()
+    if (final !== undefined) await advanceStreams(client, final)
+    lease.progress()
+    const streams = await dueStreams(client)
+    // One job for a stream: while it waits or runs, BullMQ adds no other with its id. An id must not contain a colon.
+    await queue.addBulk(
+      streams.map((stream) => ({
+        name: 'deliver',
+        data: stream,
+        opts: { jobId: `${stream.endpoint}/${stream.resource.replace(':', '/')}` },
+      })),
+    )
+  } finally {
+    await lease.release()
+  }
+}
+
+async function pruneOld(client: Client, locks: Locks, keep_days: number): Promise<void> {
+  const lease = await locks.tryAcquire('sweep:outbox', { progress_ms: 2 * STEP_MS })
+  if (!lease) return
+  try {
+    while (await prune(client, keep_days)) {
+      lease.assertValid()
+      lease.progress()
+    }
+  } finally {
+    await lease.release()
+  }
+}
+
 export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDeps) {
   const { redis_url, redis_prefix, lease_ttl_ms: ttl_ms, webhooks: limits } = config
   const db = openDb(config.database_url, {
@@ -43,7 +88,7 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
   })
   const { client } = db
   const poster = createPoster(limits)
-  const webhooks = createDeliveries({ client, locks, poster, config: limits, metrics, log })
+  const webhooks = new Deliveries({ client, locks, poster, config: limits, metrics, log })
   const horizon = createHorizon(client)
   const redis = openProducerRedis(redis_url, log)
   // The stream is the state: a failed job is added again, and its id must be free by then.
@@ -59,48 +104,15 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
       log.debug({ stream: job?.data, error }, 'webhook job failed; the next poll adds it again'),
   })
 
-  /** One poll, by the worker that gets the lease. */
-  async function scheduleDue(): Promise<void> {
-    if (!(await hasEndpoints(client))) return
-    const lease = await locks.tryAcquire('sweep:webhooks', { progress_ms: STEP_MS })
-    if (!lease) return
-    try {
-      const final = await horizon.poll()
-      lease.progress()
-      if (final !== undefined) await advanceStreams(client, final)
-      lease.progress()
-      const streams = await dueStreams(client)
-      // One job for a stream: while it waits or runs, BullMQ adds no other with its id. An id must not contain a colon.
-      await queue.addBulk(
-        streams.map((stream) => ({
-          name: 'deliver',
-          data: stream,
-          opts: { jobId: `${stream.endpoint}/${stream.resource.replace(':', '/')}` },
-        })),
-      )
-    } finally {
-      await lease.release()
-    }
-  }
-
-  async function pruneOld(): Promise<void> {
-    const lease = await locks.tryAcquire('sweep:outbox', { progress_ms: 2 * STEP_MS })
-    if (!lease) return
-    try {
-      while (await prune(client, limits.keep_days)) {
-        lease.assertValid()
-        lease.progress()
-      }
-    } finally {
-      await lease.release()
-    }
-  }
-
-  const stopScheduling = every(POLL_MS, scheduleDue, (error) =>
-    log.debug({ error }, 'poll of the delivery streams failed; will retry'),
+  const stopScheduling = every(
+    POLL_MS,
+    () => scheduleDue({ client, locks, horizon, queue }),
+    (error) => log.debug({ error }, 'poll of the delivery streams failed; will retry'),
   )
-  const stopPruning = every(PRUNE_MS, pruneOld, (error) =>
-    log.debug({ error }, 'deletion of old events failed; will retry'),
+  const stopPruning = every(
+    PRUNE_MS,
+    () => pruneOld(client, locks, limits.keep_days),
+    (error) => log.debug({ error }, 'deletion of old events failed; will retry'),
   )
 
   return {
