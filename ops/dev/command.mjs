@@ -86,7 +86,10 @@ function wrongAddress(variable, value) {
 
 /** @see command.d.mts */
 export function runningHere() {
-  const folder = resolve(ROOT, process.env.HOLDFAST_DATA || readEnv(join(ROOT, '.env')).HOLDFAST_DATA || '.data')
+  const folder = resolve(
+    ROOT,
+    process.env.HOLDFAST_DATA_DIR || readEnv(join(ROOT, '.env')).HOLDFAST_DATA_DIR || '.data',
+  )
   const holder = read(join(folder, 'lock'))
   // A start that was killed has left its file behind, and nothing may answer there, or something else.
   if (holder === undefined || identityOf(Number.parseInt(holder, 10)) !== holder) return {}

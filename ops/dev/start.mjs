@@ -4,7 +4,7 @@
  *
  * Installs what is missing, starts a private Postgres and Redis (not those whose URL is given), migrates, loads the
  * sample resources once and runs the Procfile; the sandbox only when it takes the cards. Data stays in .data/
- * (HOLDFAST_DATA moves it). Ctrl-C stops the processes first and their servers last; a second Ctrl-C does not wait.
+ * (HOLDFAST_DATA_DIR moves it). Ctrl-C stops the processes first and their servers last; a second Ctrl-C does not wait.
  */
 import { accessSync, constants, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -51,7 +51,7 @@ command.checkAddresses()
 const { PORT } = process.env
 if (PORT && !(/^\d{1,5}$/.test(PORT) && PORT >= 1 && PORT <= 65_535))
   command.refuse(`PORT must be from 1 to 65535, not "${PORT}"`)
-const data = resolve(ROOT, process.env.HOLDFAST_DATA || '.data')
+const data = resolve(ROOT, process.env.HOLDFAST_DATA_DIR || '.data')
 const children = new Map()
 let servers = []
 /** the folder that records what runs; undefined when both servers were given */

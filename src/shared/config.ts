@@ -82,21 +82,21 @@ export interface Payments {
 const VARIABLES = [
   'ADMIN_KEYS',
   'API_KEYS',
-  'BOOKING_ACCEPT_SECONDS',
+  'RIDE_ACCEPT_TIMEOUT_S',
   'CORS_ORIGINS',
   'DATABASE_URL',
   'DRAIN_MS',
   'ETCD_HOSTS',
-  'EVENTS_KEEP_DAYS',
+  'EVENT_RETENTION_DAYS',
   'HOST',
   'LAB',
   'LAB_PAUSE_MS',
   'LEASE_TTL_MS',
   'LOCK_BACKEND',
-  'LOCK_EXPECTED_HOLD_MS',
+  'LOCK_HOLD_WARN_MS',
   'LOCK_MAX_TTL_MS',
   'LOCK_REDIS_URLS',
-  'LOCK_WAIT_REPLICAS',
+  'LOCK_MIN_REPLICAS',
   'LOG_LEVEL',
   'METRICS_PORT',
   'NODE_ENV',
@@ -113,9 +113,9 @@ const VARIABLES = [
   'SHUTDOWN_MS',
   'STRIPE_SECRET_KEY',
   'STRIPE_WEBHOOK_SECRET',
-  'WEBHOOKS_ALLOW_PRIVATE',
-  'WEBHOOK_GIVE_UP_HOURS',
-  'WEBHOOK_RETRY_MS',
+  'WEBHOOK_ALLOW_PRIVATE_ADDRESSES',
+  'WEBHOOK_DISABLE_AFTER_HOURS',
+  'WEBHOOK_RETRY_BASE_MS',
   'WEBHOOK_TIMEOUT_MS',
   'WORKER_CONCURRENCY',
 ] as const
@@ -237,7 +237,7 @@ function lockConfig(env: Env, lease_ttl_ms: number): LockConfig {
   }
   if (backend !== 'etcd') notFor('ETCD_HOSTS', 'LOCK_BACKEND=etcd')
   if (backend !== 'redlock') notFor('LOCK_MAX_TTL_MS', 'LOCK_BACKEND=redlock')
-  if (backend !== 'redis') notFor('LOCK_WAIT_REPLICAS', 'LOCK_BACKEND=redis')
+  if (backend !== 'redis') notFor('LOCK_MIN_REPLICAS', 'LOCK_BACKEND=redis')
   if (backend === 'etcd') {
     notFor('LOCK_REDIS_URLS', 'LOCK_BACKEND=redlock or redis')
     return { backend, hosts: etcdHosts(env) }
@@ -252,8 +252,8 @@ function lockConfig(env: Env, lease_ttl_ms: number): LockConfig {
   if (servers?.kind === 'single' && servers.urls.length > 1) {
     throw new ConfigError('LOCK_REDIS_URLS', 'must be one redis:// URL, a Cluster or Sentinels for LOCK_BACKEND=redis')
   }
-  const wait_replicas = integer(env, 'LOCK_WAIT_REPLICAS', 1, 10)
-  if (servers?.kind === 'cluster') notFor('LOCK_WAIT_REPLICAS', 'one Redis or Sentinels, not for a Cluster')
+  const wait_replicas = integer(env, 'LOCK_MIN_REPLICAS', 1, 10)
+  if (servers?.kind === 'cluster') notFor('LOCK_MIN_REPLICAS', 'one Redis or Sentinels, not for a Cluster')
   return { backend: 'redis', ...(servers && { servers }), ...(wait_replicas !== undefined && { wait_replicas }) }
 }
 
@@ -304,8 +304,8 @@ export function readConfig(env: Env): Config {
     worker_concurrency: integer(env, 'WORKER_CONCURRENCY', 1, 1_000) ?? 16,
     metrics_port: integer(env, 'METRICS_PORT', 0, 65_535),
     lease_ttl_ms,
-    booking_accept_s: integer(env, 'BOOKING_ACCEPT_SECONDS', 1, 86_400) ?? 30,
-    expected_hold_ms: millisecondsByType(env, 'LOCK_EXPECTED_HOLD_MS', EXPECTED_HOLD_MS),
+    booking_accept_s: integer(env, 'RIDE_ACCEPT_TIMEOUT_S', 1, 86_400) ?? 30,
+    expected_hold_ms: millisecondsByType(env, 'LOCK_HOLD_WARN_MS', EXPECTED_HOLD_MS),
     ...stop(env, production),
     lab,
     lab_pause_ms: integer(env, 'LAB_PAUSE_MS', 0, 10_000) ?? 100,
@@ -332,15 +332,15 @@ function tracing(env: Env): boolean {
 }
 
 function webhooks(env: Env): Webhooks {
-  const give_up_h = integer(env, 'WEBHOOK_GIVE_UP_HOURS', 1, 720) ?? 72
-  const keep_days = integer(env, 'EVENTS_KEEP_DAYS', 1, 3_650) ?? 14
+  const give_up_h = integer(env, 'WEBHOOK_DISABLE_AFTER_HOURS', 1, 720) ?? 72
+  const keep_days = integer(env, 'EVENT_RETENTION_DAYS', 1, 3_650) ?? 14
   // An event that is still retried must still be stored.
   if (keep_days * 24 <= give_up_h)
-    throw new ConfigError('EVENTS_KEEP_DAYS', 'must be longer than WEBHOOK_GIVE_UP_HOURS')
+    throw new ConfigError('EVENT_RETENTION_DAYS', 'must be longer than WEBHOOK_DISABLE_AFTER_HOURS')
   return {
-    allow_private: choice(env, 'WEBHOOKS_ALLOW_PRIVATE', ['0', '1']) === '1',
+    allow_private: choice(env, 'WEBHOOK_ALLOW_PRIVATE_ADDRESSES', ['0', '1']) === '1',
     timeout_ms: integer(env, 'WEBHOOK_TIMEOUT_MS', 100, 60_000) ?? 10_000,
-    retry_ms: integer(env, 'WEBHOOK_RETRY_MS', 10, 3_600_000) ?? 5_000,
+    retry_ms: integer(env, 'WEBHOOK_RETRY_BASE_MS', 10, 3_600_000) ?? 5_000,
     give_up_h,
     keep_days,
   }

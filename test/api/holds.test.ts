@@ -1,6 +1,6 @@
 /**
  * Held units, until the card charge ends or the buyer confirms: each unit ends sold or available, even when the provider or
- * the buyer is late or fails. BUYERS=1000 and INSTANTS=1000 are the long modes.
+ * the buyer is late or fails. TEST_BUYERS=1000 and TEST_INSTANTS=1000 are the long modes.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
@@ -8,11 +8,11 @@ import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 import { card, metric, openShop, provider, quantile, stopSweeper, tally } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 
-const BUYERS = Number(process.env.BUYERS ?? 150)
+const BUYERS = Number(process.env.TEST_BUYERS ?? 150)
 const UNITS = BUYERS / 5
 /** Concurrent buyers. */
 const AT_ONCE = 32
-const INSTANTS = Number(process.env.INSTANTS ?? 60)
+const INSTANTS = Number(process.env.TEST_INSTANTS ?? 60)
 const INSTANTS_AT_ONCE = 60
 const WAIT = { prefer: 'wait=30' }
 

@@ -701,10 +701,7 @@ t.test('invalid variable: the process exits at start and names it', async (t) =>
     ['DRAIN_MS', { DRAIN_MS: '8000' }],
     ['DRAIN_MS', { SHUTDOWN_MS: '1000', DRAIN_MS: '501' }],
     ...['product', 'product=', 'product=0', '=5', 'Product=5', 'a=1,a=2', '*=1,,', 'a=1.5', '*=86400001'].map(
-      (value): [string, { LOCK_EXPECTED_HOLD_MS: string }] => [
-        'LOCK_EXPECTED_HOLD_MS',
-        { LOCK_EXPECTED_HOLD_MS: value },
-      ],
+      (value): [string, { LOCK_HOLD_WARN_MS: string }] => ['LOCK_HOLD_WARN_MS', { LOCK_HOLD_WARN_MS: value }],
     ),
     ['LOG_LEVEL', { LOG_LEVEL: 'loud' }],
     ['NODE_ENV', { NODE_ENV: 'staging' }],
@@ -727,8 +724,8 @@ t.test('invalid variable: the process exits at start and names it', async (t) =>
     ['LOCK_REDIS_URLS', { LOCK_BACKEND: 'etcd', ETCD_HOSTS: 'http://a:2379', LOCK_REDIS_URLS: 'redis://a' }],
     ['LOCK_MAX_TTL_MS', { LOCK_MAX_TTL_MS: '60000' }],
     ['LOCK_MAX_TTL_MS', { LOCK_REDIS_URLS: 'redis://a,redis://b,redis://c', LOCK_MAX_TTL_MS: '4999' }],
-    ['LOCK_WAIT_REPLICAS', { LOCK_REDIS_URLS: 'redis://a,redis://b,redis://c', LOCK_WAIT_REPLICAS: '1' }],
-    ['LOCK_WAIT_REPLICAS', { LOCK_BACKEND: 'redis', LOCK_REDIS_URLS: 'redis+cluster://a', LOCK_WAIT_REPLICAS: '1' }],
+    ['LOCK_MIN_REPLICAS', { LOCK_REDIS_URLS: 'redis://a,redis://b,redis://c', LOCK_MIN_REPLICAS: '1' }],
+    ['LOCK_MIN_REPLICAS', { LOCK_BACKEND: 'redis', LOCK_REDIS_URLS: 'redis+cluster://a', LOCK_MIN_REPLICAS: '1' }],
     ['ETCD_HOSTS', { ETCD_HOSTS: 'http://a' }],
     ['PAYMENTS', { PAYMENTS: 'cash' }],
     ['STRIPE_SECRET_KEY', { PAYMENTS: 'stripe' }],
@@ -758,7 +755,7 @@ t.test('invalid variable: the process exits at start and names it', async (t) =>
     backend: 'redlock',
     urls: ['redis://a', 'redis://b', 'redis://c'],
   })
-  const { expected_hold_ms } = readConfig({ ...good, LOCK_EXPECTED_HOLD_MS: 'product=500, *=1000' })
+  const { expected_hold_ms } = readConfig({ ...good, LOCK_HOLD_WARN_MS: 'product=500, *=1000' })
   t.same([...expected_hold_ms].sort(), [
     ['*', 1_000],
     ['product', 500],

@@ -14,8 +14,8 @@ import { createMetrics } from '../../src/shared/metrics.ts'
 import { openWorld, until } from '../support/environment.ts'
 import { faultOf } from '../support/openapi-contract.ts'
 
-/** Bodies a route, BODIES=30000 for more, and how many of them are on their way at once. */
-const BODIES = Number(process.env.BODIES ?? 1_000)
+/** Bodies a route, PROPERTY_RUNS=30000 for more, and how many of them are on their way at once. */
+const PROPERTY_RUNS = Number(process.env.PROPERTY_RUNS ?? 1_000)
 const AT_ONCE = 50
 
 const world = await openWorld(t)
@@ -48,7 +48,7 @@ async function fire(shot: Shot) {
 }
 
 /** Sends so many requests; some must be accepted and some refused, else the generator proves nothing. */
-async function bombard(t: Test, shots: fc.Arbitrary<Shot>, count = BODIES): Promise<void> {
+async function bombard(t: Test, shots: fc.Arbitrary<Shot>, count = PROPERTY_RUNS): Promise<void> {
   const seen = new Map<number, number>()
   const bodies = fc.array(shots, { minLength: AT_ONCE, maxLength: AT_ONCE })
   const property = fc.asyncProperty(bodies, async (batch) => {
@@ -151,7 +151,7 @@ const name = fc.string({ minLength: 1, maxLength: 20 })
 const shot = (method: Shot['method'], urls: fc.Arbitrary<string>, good: fc.Arbitrary<object>): fc.Arbitrary<Shot> =>
   fc.record({ method: fc.constant(method), url: urls, payload: texts(good), headers })
 
-t.test(`PUT /api/resources/{type}/{id}, ${BODIES} bodies`, (t) => {
+t.test(`PUT /api/resources/{type}/{id}, ${PROPERTY_RUNS} bodies`, (t) => {
   const price = fc.record({ amount: fc.nat(1_000), currency: fc.constantFrom('USD', 'EUR', 'usd') })
   const units = fc.record({ name, kind: fc.constant('units'), total: fc.nat(1_000), price })
   const calendar = fc.record({ name, kind: fc.constant('calendar'), price }, { requiredKeys: ['name', 'kind'] })
@@ -162,13 +162,13 @@ t.test(`PUT /api/resources/{type}/{id}, ${BODIES} bodies`, (t) => {
   return bombard(t, shot('PUT', ids, fc.oneof(units, calendar)))
 })
 
-t.test(`POST /api/resources/{type}/{id}/restock, ${BODIES} bodies`, (t) => {
+t.test(`POST /api/resources/{type}/{id}/restock, ${PROPERTY_RUNS} bodies`, (t) => {
   const good = fc.record({ delta: fc.integer({ min: -50, max: 60 }), reason: name })
   const urls = fc.constantFrom(...REFS, ...ACCOUNTS, 'prop:none').map((ref) => `${path(ref)}/restock`)
   return bombard(t, shot('POST', urls, good))
 })
 
-t.test(`POST /api/purchases, ${BODIES} bodies`, (t) => {
+t.test(`POST /api/purchases, ${PROPERTY_RUNS} bodies`, (t) => {
   const resource = fc.oneof(
     { weight: 20, arbitrary: fc.constantFrom(...REFS) },
     { weight: 1, arbitrary: fc.constant('prop:none') },
@@ -191,7 +191,7 @@ t.test(`POST /api/purchases, ${BODIES} bodies`, (t) => {
   return bombard(t, shot('POST', fc.constant('/api/purchases'), good))
 })
 
-t.test(`POST /api/bookings, ${BODIES} bodies`, (t) => {
+t.test(`POST /api/bookings, ${PROPERTY_RUNS} bodies`, (t) => {
   const date = fc.nat(40).map((n) => new Date(Date.UTC(2030, 0, 1 + n)).toISOString().slice(0, 10))
   const stay = fc.record(
     {
@@ -224,7 +224,7 @@ const settled = () =>
     return rows.length === 0
   })
 
-t.test(`commands, ${BODIES} bodies`, async (t) => {
+t.test(`commands, ${PROPERTY_RUNS} bodies`, async (t) => {
   await settled()
   const purchases = await db.client<{ id: string }[]>`SELECT id FROM purchases ORDER BY id LIMIT 500`
   const bookings = await db.client<{ id: string }[]>`
@@ -237,7 +237,7 @@ t.test(`commands, ${BODIES} bodies`, async (t) => {
   await bombard(t, shot('POST', urls, fc.constant({})))
 })
 
-t.test(`POST /api/leases, ${BODIES} bodies`, (t) => {
+t.test(`POST /api/leases, ${PROPERTY_RUNS} bodies`, (t) => {
   const common = {
     resource: fc.nat(500).map((n) => `lease:${n}`),
     ttl_ms: fc.integer({ min: 5_000, max: 10_000 }),
@@ -258,7 +258,7 @@ t.test(`POST /api/leases, ${BODIES} bodies`, (t) => {
   return bombard(t, shot('POST', fc.constant('/api/leases'), fc.oneof(whole, permit)).map(brief))
 })
 
-t.test(`PUT and DELETE /api/leases/{lease_id}, ${BODIES} ids`, async (t) => {
+t.test(`PUT and DELETE /api/leases/{lease_id}, ${PROPERTY_RUNS} ids`, async (t) => {
   const ids = await Promise.all(
     Array.from({ length: 100 }, async (_, n) => {
       const payload = { resource: `id:${n}`, mode: 'exclusive', ttl_ms: 60_000, owner: 'ada' }

@@ -250,7 +250,7 @@ t.test('without the guard of a planted fault the sources still load', async (t) 
     const files = [...new Set(code.map(({ file }) => join(ROOT, file)))]
     const body = files.map((file) => `await import(${JSON.stringify(file)})`).join('; ')
     const args = ['--import=tsx', '--input-type=module', '-e', body]
-    const env = { ...process.env, NODE_OPTIONS: `--import=${hook}`, WITHOUT: JSON.stringify(code) }
+    const env = { ...process.env, NODE_OPTIONS: `--import=${hook}`, TEST_CODE_PATCH: JSON.stringify(code) }
     const { stderr } = await promisify(execFile)(process.execPath, args, { cwd: ROOT, env })
     t.equal(stderr.match(/^without: /gm)?.length, code.length, `${name}: ${stderr}`)
   }

@@ -96,10 +96,10 @@ export async function openFleet(t: Scope, planted?: Removal & { readonly worker?
       REDIS_URL: through(redis.url, wires.redis),
       SANDBOX_URL: sandbox.url,
       PAYMENT_TIMEOUT_MS: '1500',
-      BOOKING_ACCEPT_SECONDS: '2',
-      BLOCK_MS: `${BLOCK_MS}`,
+      RIDE_ACCEPT_TIMEOUT_S: '2',
+      TEST_BLOCK_MS: `${BLOCK_MS}`,
       NODE_OPTIONS: planted ? `${without} ${block}` : block,
-      ...(planted && { WITHOUT: JSON.stringify(planted.code ?? []), ...planted.env }),
+      ...(planted && { TEST_CODE_PATCH: JSON.stringify(planted.code ?? []), ...planted.env }),
       ...(stepped && (clock?.env as Record<string, string>)),
     }
     const launch = async (port?: string) => {

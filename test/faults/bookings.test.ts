@@ -5,11 +5,11 @@ import { inTransaction, openShop, stopSweeper, TTL, tally } from '../support/api
 import { openWorld, until } from '../support/environment.ts'
 
 const WAIT = { prefer: 'wait=30' }
-/** Requests that are accepted at the instant of their expiry, so many at once; INSTANTS=1000 is the long mode. */
-const INSTANTS = Number(process.env.INSTANTS ?? 60)
+/** Requests that are accepted at the instant of their expiry, so many at once; TEST_INSTANTS=1000 is the long mode. */
+const INSTANTS = Number(process.env.TEST_INSTANTS ?? 60)
 const AT_ONCE = 60
 const day = (n: number) => new Date(Date.UTC(2030, 0, 1 + n)).toISOString().slice(0, 10)
-const ACCEPT = { BOOKING_ACCEPT_SECONDS: '1' }
+const ACCEPT = { RIDE_ACCEPT_TIMEOUT_S: '1' }
 const ride = (driver: string, rider: string) => ({
   driver_id: driver.replace('driver:', ''),
   rider_id: rider,

@@ -117,7 +117,7 @@ t.test('forced release', async (t) => {
 t.test(
   'worker hangs in its batch: named with host, process and job, revoked, and another worker settles',
   async (t) => {
-    const worker = await world.startWorker({ LEASE_TTL_MS: '60000', LOCK_EXPECTED_HOLD_MS: 'product=50' })
+    const worker = await world.startWorker({ LEASE_TTL_MS: '60000', LOCK_HOLD_WARN_MS: 'product=50' })
     const ref = await shop.units('product', 1)
     let free = () => {}
     const locked = new Promise<void>((resolve) => {

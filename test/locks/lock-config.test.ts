@@ -87,7 +87,7 @@ t.test('LOCK_BACKEND=redis on a Cluster, by two of its seeds', async (t) => {
   t.same(await locks.tryAcquireMany(resources), new Map())
 })
 
-t.test('LOCK_BACKEND=redis by Sentinel, LOCK_WAIT_REPLICAS=1: without the replica the lock is released', async (t) => {
+t.test('LOCK_BACKEND=redis by Sentinel, LOCK_MIN_REPLICAS=1: without the replica the lock is released', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-sentinel-'))
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
   const main = await redisOf(t, ['--dir', folder, '--repl-diskless-sync-delay', '0'])
@@ -101,7 +101,7 @@ t.test('LOCK_BACKEND=redis by Sentinel, LOCK_WAIT_REPLICAS=1: without the replic
   await until(synced, { what: 'the replica to follow' })
 
   const servers = { LOCK_BACKEND: 'redis', LOCK_REDIS_URLS: `redis+sentinel://127.0.0.1:${port}/shop` }
-  const locks = await opened(t, { ...servers, LOCK_WAIT_REPLICAS: '1' })
+  const locks = await opened(t, { ...servers, LOCK_MIN_REPLICAS: '1' })
   // A busy machine may keep the replica from answering in a tenth of the TTL.
   const lease = await until(() => locks.acquire('sentinel:1').catch(() => undefined), { what: 'a replicated lock' })
   t.match(await replica.client().get('lock:{sentinel:1}'), new RegExp(` ${lease.token} `))

@@ -23,7 +23,7 @@ async function run(t: Test, name: string, args: readonly string[] = [], env: Rec
   const words = line.split(' ').slice(1)
   const child = spawn(process.execPath, [...words, ...args], {
     cwd,
-    env: { PATH, HOME, HOLDFAST_DATA: join(t.testdirName, 'none'), ...env },
+    env: { PATH, HOME, HOLDFAST_DATA_DIR: join(t.testdirName, 'none'), ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   t.teardown(() => void child.kill('SIGKILL'))

@@ -144,7 +144,7 @@ function prefilled(path: string, { parameters = [], requestBody }: Operation) {
 }
 
 // A browser that draws in software takes half a second of two cores for each example, so it presses the first of each tag
-// and of each method, and the others are sent as Swagger UI fills them in. PRESS_ALL=1 presses every one; without a
+// and of each method, and the others are sent as Swagger UI fills them in. TEST_PRESS_ALL=1 presses every one; without a
 // browser all are sent.
 t.setTimeout(300_000)
 const seen = new Set<string | undefined>()
@@ -152,7 +152,7 @@ const pressed = new Set(
   operations.filter(({ method, operation: { tags } }) => {
     const fresh = !seen.has(tags[0]) || !seen.has(method)
     seen.add(tags[0]).add(method)
-    return hasBrowser && (fresh || process.env.PRESS_ALL === '1')
+    return hasBrowser && (fresh || process.env.TEST_PRESS_ALL === '1')
   }),
 )
 

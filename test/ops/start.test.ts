@@ -21,7 +21,7 @@ const start = (t: Scope, extra: Record<string, string> = {}, ...args: string[]) 
 
 function launch(t: Scope, [command = '', ...args]: string[], extra: Record<string, string> = {}) {
   const { PATH = '', HOME = '' } = process.env
-  const env = { PATH, HOME, HOLDFAST_DATA: folder, PORT: String(port), ...extra }
+  const env = { PATH, HOME, HOLDFAST_DATA_DIR: folder, PORT: String(port), ...extra }
   const child = spawn(command, args, {
     cwd: ROOT,
     env,
@@ -53,7 +53,7 @@ async function beside(entry: string, args: string[] = [], extra: Record<string, 
   const { PATH = '', HOME = '' } = process.env
   const child = spawn(process.execPath, ['--import=tsx', entry, ...args], {
     cwd: ROOT,
-    env: { PATH, HOME, HOLDFAST_DATA: folder, ...extra },
+    env: { PATH, HOME, HOLDFAST_DATA_DIR: folder, ...extra },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let text = ''

@@ -9,8 +9,8 @@ import { faultOf, faultOfProblem } from '../support/openapi-contract.ts'
 /** Long enough that the balancer below sees it on a busy machine. */
 const DRAIN = { DRAIN_MS: '1500' }
 
-/** STOPS=20 is the long mode. */
-const STOPS = Number(process.env.STOPS ?? 8)
+/** TEST_STOPS=20 is the long mode. */
+const STOPS = Number(process.env.TEST_STOPS ?? 8)
 const AT_ONCE = 4
 // Each has a start, a pause and a drain.
 t.setTimeout(900_000)

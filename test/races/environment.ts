@@ -14,7 +14,7 @@ import { withLag } from './lag.ts'
 
 const WORKERS = 3
 /** Longer than a race lasts, however busy the machine. */
-const ACCEPT = { BOOKING_ACCEPT_SECONDS: '60' }
+const ACCEPT = { RIDE_ACCEPT_TIMEOUT_S: '60' }
 /** Milliseconds from a worker to the database, without locking. */
 const LAG_MS = 3
 /** Jobs past deduplication come this often, in ms, and so many of them. */

@@ -120,7 +120,7 @@ for (const guard of IN_CODE) {
     if (guard.env) {
       t.same(await failures(await openEnvironment(t, false, guard.env), guard), [], `with it #${guard.race} is won`)
     }
-    const env = { ...guard.env, NODE_OPTIONS: hook, WITHOUT: JSON.stringify(guard.code) }
+    const env = { ...guard.env, NODE_OPTIONS: hook, TEST_CODE_PATCH: JSON.stringify(guard.code) }
     await proof(t, await openEnvironment(t, false, env), guard)
   })
 }

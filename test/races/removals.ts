@@ -25,7 +25,7 @@ export const RIDE = { sql: `DROP INDEX bookings_active_ride; ${late('UPDATE ON b
 /** The fence in the guard of a batch, and the trigger that keeps it from falling. */
 export const FENCE = {
   sql: 'DROP TRIGGER resources_fencing_token ON resources',
-  env: { TOKENS_LATE_MS: '2000' },
+  env: { TEST_TOKENS_LATE_MS: '2000' },
   code: [{ file: SETTLEMENT, guard: 'fence', instead: '' }],
 } satisfies Removal
 

@@ -13,7 +13,7 @@ import { createMetrics } from '../../src/shared/metrics.ts'
 import { startWorker } from '../../src/workers/worker.ts'
 
 /** Tokens are up to so much older than their leases: newer holders have written before. */
-const TOKENS_LATE_MS = Number(process.env.TOKENS_LATE_MS ?? 0)
+const TOKENS_LATE_MS = Number(process.env.TEST_TOKENS_LATE_MS ?? 0)
 
 let token = 0
 

@@ -1,12 +1,12 @@
 /**
  * Node runs this before a process of a test (NODE_OPTIONS=--import=…) to remove guards from the code, in that process alone.
- * WITHOUT is JSON, [{ file, guard, instead }]: the code between the comments `guard:NAME` and `end:NAME` of that file is
+ * TEST_CODE_PATCH is JSON, [{ file, guard, instead }]: the code between the comments `guard:NAME` and `end:NAME` of that file is
  * replaced by `instead`. It throws when the file does not have each of the two exactly once, in this order.
  */
 import { register } from 'node:module'
 
 const source = `
-  const changes = ${JSON.stringify(JSON.parse(process.env.WITHOUT ?? '[]'))}
+  const changes = ${JSON.stringify(JSON.parse(process.env.TEST_CODE_PATCH ?? '[]'))}
   export async function load(url, context, next) {
     const loaded = await next(url, context)
     const path = new URL(url).pathname

@@ -211,7 +211,7 @@ async function own<S extends Server & { folder: string }>(
 function spawnNode(entry: string, env: Env, url: string): Running {
   const bundled = join(given('HOLDFAST_BUNDLE'), entry.replace(/\.ts$/, '.mjs'))
   // A hook that changes a source while it is loaded (test/races/without.mjs) needs the sources.
-  const how = env.WITHOUT === undefined ? ['--enable-source-maps', bundled] : ['--import=tsx', entry]
+  const how = env.TEST_CODE_PATCH === undefined ? ['--enable-source-maps', bundled] : ['--import=tsx', entry]
   const child = startChild([process.execPath, ...how], { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
   let text = ''
   let asked = false

@@ -22,7 +22,12 @@ function inSequence(t: Test, told: { sequence: number; taken: boolean }[], first
 t.test('with an API and two workers', async (t) => {
   const world = await openWorld(t)
   const receiver = await startReceiver(t)
-  const env = { WEBHOOKS_ALLOW_PRIVATE: '1', WEBHOOK_RETRY_MS: '100', WEBHOOK_TIMEOUT_MS: '1000', LEASE_TTL_MS: '1000' }
+  const env = {
+    WEBHOOK_ALLOW_PRIVATE_ADDRESSES: '1',
+    WEBHOOK_RETRY_BASE_MS: '100',
+    WEBHOOK_TIMEOUT_MS: '1000',
+    LEASE_TTL_MS: '1000',
+  }
   const [api, doomed] = await Promise.all([world.startApi(env), world.startWorker(env), world.startWorker(env)])
   const call = contract(api.url)
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)

@@ -20,7 +20,7 @@ t.test('a worker frozen while it waits for a lease, the lease let go meanwhile: 
   const world = await openWorld(t)
   const [api, worker] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
-  const repeats = Number(process.env.REPEATS ?? 2)
+  const repeats = Number(process.env.TEST_REPEATS ?? 2)
   for (let n = 0; n < repeats; n++) {
     const ref = await shop.units('product', 100)
     const taken = await post(`${api.url}/api/leases`, {
