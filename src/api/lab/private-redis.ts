@@ -1,6 +1,7 @@
 /**
  * Private Redis servers for a demonstration. Invariant: they end with the demonstration and with this process, unless it is
- * killed by SIGKILL; they store nothing on disk and listen on no port.
+ * killed by SIGKILL; they store nothing on disk and listen on no port. Not started by ops/dev/local-servers.mjs: that is not
+ * in the image, and its servers listen on ports.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
