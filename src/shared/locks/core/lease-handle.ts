@@ -3,31 +3,12 @@
  * all that is needed to renew or release the lease, so any process can serve the request, and none renews it by itself.
  */
 
-import {
-  type AcquireOptions,
-  LeaseLostError,
-  type LockEvents,
-  type Mode,
-  type RemoteLease,
-  type RemoteLeases,
-} from '../api.ts'
+import { LeaseLostError, type Mode, type RemoteLease, type RemoteLeases } from '../api.ts'
+import type { Acquisitions } from './acquisitions.ts'
 import { awaitAnswer } from './answer-limit.ts'
 import { checkOptions, checkResource, rejectOptions } from './arguments.ts'
-import type { Backend, BusyAnswer } from './backend.ts'
 import type { GrantedLock } from './held-lease.ts'
 import { busyError, type Waiter } from './wait-queue.ts'
-
-interface Deps {
-  backend: Backend
-  events: LockEvents
-  /** If `makeLease` rejects, the lock is released. */
-  acquireGrant(
-    resource: string,
-    options: AcquireOptions,
-    wait_ms: number,
-    makeLease: (grant: GrantedLock, waiter: Waiter) => Promise<RemoteLease>,
-  ): Promise<RemoteLease | BusyAnswer>
-}
 
 interface Held {
   resource: string
@@ -38,7 +19,9 @@ interface Held {
   since_ms: number
 }
 
-export function createRemoteLeases({ backend, events, acquireGrant }: Deps): RemoteLeases {
+export function createRemoteLeases(acquisitions: Acquisitions): RemoteLeases {
+  const { backend, events } = acquisitions
+
   /**
    * A lock that was handed over lives for the rest of its waiter's slot: renews it, so that the owner gets a whole TTL
    * and the index contains the lock.
@@ -58,7 +41,7 @@ export function createRemoteLeases({ backend, events, acquireGrant }: Deps): Rem
       checkResource(resource)
       checkOptions(options)
       rejectOptions(options, ['within', 'max_hold_ms', 'progress_ms'], 'remote leases')
-      const outcome = await acquireGrant(resource, options, options.wait_ms ?? 0, renewToFullTtl)
+      const outcome = await acquisitions.acquireGrant(resource, options, options.wait_ms ?? 0, renewToFullTtl)
       if ('granted' in outcome) throw busyError(resource, outcome)
       return outcome
     },

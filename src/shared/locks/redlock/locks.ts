@@ -6,8 +6,9 @@
 import { hostname } from 'node:os'
 import type { Redis } from 'ioredis'
 import type { LockEvents, Locks } from '../api.ts'
+import type { LocksOptions } from '../core/acquisitions.ts'
 import { checkRedis, checkSetting, checkTtl } from '../core/arguments.ts'
-import { createLocksOn, type LocksOptions } from '../core/locks.ts'
+import { createLocksOn } from '../core/locks.ts'
 import { createRedlockBackend } from './backend.ts'
 
 // biome-ignore lint/performance/noBarrelFile: an entry of the package; callers branch on the errors of what they open here
