@@ -52,84 +52,90 @@ interface Try {
   latest(): boolean
 }
 
-/** @returns a function that makes one try to acquire a lease; backend.ts may make several */
-export function createTwoPhaseAcquire(voters: readonly Voter[], quorum: number) {
-  let uninitialized_since: number | undefined
+export class TwoPhaseAcquire {
+  #voters: readonly Voter[]
+  #quorum: number
+  #uninitialized_since: number | undefined
   /** How far the clocks of a quorum are ahead of this one, according to the last votes. */
-  let ahead_us = 0
+  #ahead_us = 0
+
+  constructor(voters: readonly Voter[], quorum: number) {
+    this.#voters = voters
+    this.#quorum = quorum
+  }
 
   /**
    * Initializes voters that do not know whether they ever voted. When none knows, and all are there, this is the first
    * vote ever.
    * @returns whether to vote again
    */
-  async function initializeVoters(votes: readonly (Vote | undefined)[], ttl_ms: number): Promise<boolean> {
-    const uninitialized = voters.filter((_, i) => isUninitialized(votes[i]))
-    if (uninitialized.length === voters.length) {
+  async #initializeVoters(votes: readonly (Vote | undefined)[], ttl_ms: number): Promise<boolean> {
+    const uninitialized = this.#voters.filter((_, i) => isUninitialized(votes[i]))
+    if (uninitialized.length === this.#voters.length) {
       await callVoters(uninitialized, (voter) => voter.initialize(true), ttl_ms)
       return true
     }
     if (uninitialized.length === 0) {
-      uninitialized_since = undefined
+      this.#uninitialized_since = undefined
       return false
     }
-    uninitialized_since ??= performance.now()
+    this.#uninitialized_since ??= performance.now()
     const others = answered(votes).length > uninitialized.length
-    if (others || performance.now() - uninitialized_since > FIRST_START_MS) {
+    if (others || performance.now() - this.#uninitialized_since > FIRST_START_MS) {
       void callVoters(uninitialized, (voter) => voter.initialize(false), ttl_ms)
     }
     return false
   }
 
-  function updateClockOffset(votes: readonly (Vote | undefined)[]): void {
+  #updateClockOffset(votes: readonly (Vote | undefined)[]): void {
     const now_us = wallUs()
     const offsets = votes.flatMap((one) => (one?.kind === 'vote' ? one.server_us - now_us : []))
-    const offset = offsets.sort((a, b) => a - b)[quorum - 1]
-    if (offset !== undefined) ahead_us = offset
+    const offset = offsets.sort((a, b) => a - b)[this.#quorum - 1]
+    if (offset !== undefined) this.#ahead_us = offset
   }
 
-  async function vote(attempt: Attempt, vote_ms: number, proposal?: Proposal): Promise<(Vote | undefined)[]> {
+  async #vote(attempt: Attempt, vote_ms: number, proposal?: Proposal): Promise<(Vote | undefined)[]> {
     const { resource, id, ttl_ms, slot_ttl_ms } = attempt
     for (let retry = false; ; retry = true) {
       const { answers } = await callVoters(
-        voters,
+        this.#voters,
         (voter) => voter.vote(resource, id, vote_ms, slot_ttl_ms, proposal),
         ttl_ms,
         (votes, pending) => {
           if (votes.some(isUninitialized)) return false
           const mine = votes.filter(hasVote).length
           const voting = votes.filter((one) => one.kind !== 'not_eligible').length
-          return mine >= quorum || (mine + pending < quorum && voting >= quorum)
+          return mine >= this.#quorum || (mine + pending < this.#quorum && voting >= this.#quorum)
         },
       )
       const votes = [...answers]
-      if (!(await initializeVoters(votes, ttl_ms)) || retry) return votes
+      if (!(await this.#initializeVoters(votes, ttl_ms)) || retry) return votes
     }
   }
 
   /** Calls all voters, including those whose vote has not arrived: they may have voted. */
-  async function confirm(attempt: Attempt, min_token: number, latest: () => boolean): Promise<number | 'lost'> {
+  async #confirm(attempt: Attempt, min_token: number, latest: () => boolean): Promise<number | 'lost'> {
     const { resource, id, ttl_ms } = attempt
     let token = min_token
     for (let retry = false; ; retry = true) {
       const round = await callVoters(
-        voters,
+        this.#voters,
         (voter) => voter.confirm(resource, id, token, ttl_ms),
         ttl_ms,
         (answers, pending) => {
           const confirmed = answers.filter((answer) => answer === 'confirmed').length
-          return confirmed >= quorum || (confirmed + pending < quorum && answers.length >= quorum)
+          return confirmed >= this.#quorum || (confirmed + pending < this.#quorum && answers.length >= this.#quorum)
         },
       )
-      const answers = requireQuorum(resource, round, quorum)
-      if (answers.filter((answer) => answer === 'confirmed').length >= quorum) return token
+      const answers = requireQuorum(resource, round, this.#quorum)
+      if (answers.filter((answer) => answer === 'confirmed').length >= this.#quorum) return token
       const fences = answers.flatMap((answer) => (typeof answer === 'object' ? answer.fence : []))
       if (retry || fences.length === 0 || !latest()) return 'lost'
       token = Math.max(token, ...fences) + 1
     }
   }
 
-  function busyAnswer({ id, slot_ttl_ms }: Attempt, votes: readonly (Vote | undefined)[]): BusyAnswer {
+  #busyAnswer({ id, slot_ttl_ms }: Attempt, votes: readonly (Vote | undefined)[]): BusyAnswer {
     const busy = votes.filter((one) => one?.kind === 'busy')
     const holders = busy.flatMap((one) => (one.holder === undefined ? [] : splitHolder(one.holder)))
     const holder = holders.sort((a, b) => b.token - a.token)[0]
@@ -137,7 +143,7 @@ export function createTwoPhaseAcquire(voters: readonly Voter[], quorum: number) 
       if (one?.kind === 'busy' && one.free_in_ms >= 0) return one.free_in_ms
       return hasVote(one) ? 0 : Number.POSITIVE_INFINITY
     })
-    const free_in_ms = ends.sort((a, b) => a - b)[quorum - 1] ?? Number.POSITIVE_INFINITY
+    const free_in_ms = ends.sort((a, b) => a - b)[this.#quorum - 1] ?? Number.POSITIVE_INFINITY
     return {
       granted: false,
       ticket: slot_ttl_ms > 0 ? ticketOf(id) : 0,
@@ -151,44 +157,45 @@ export function createTwoPhaseAcquire(voters: readonly Voter[], quorum: number) 
   }
 
   /** Gives up locks that too few voters confirmed at once. Sent immediately: a later try may win these very locks. */
-  function stepBackFrom({ resource, id, ttl_ms, slot_ttl_ms }: Attempt, votes: readonly (Vote | undefined)[]): void {
-    const locked = voters.filter((_, i) => {
+  #stepBackFrom({ resource, id, ttl_ms, slot_ttl_ms }: Attempt, votes: readonly (Vote | undefined)[]): void {
+    const locked = this.#voters.filter((_, i) => {
       const one = votes[i]
       return one?.kind === 'lock' || (one?.kind === 'vote' && one.locked)
     })
     if (locked.length > 0) void callVoters(locked, (voter) => voter.stepBack(resource, id, slot_ttl_ms), ttl_ms)
   }
 
-  return async function tryOnce(attempt: Attempt, { handed, vote_ms, first, latest }: Try): Promise<Outcome> {
+  /** One try to acquire a lease; backend.ts may make several. */
+  async tryOnce(attempt: Attempt, { handed, vote_ms, first, latest }: Try): Promise<Outcome> {
     const { resource, id, ttl_ms, above, slot_ttl_ms } = attempt
     let votes: (Vote | undefined)[] = []
     let minTokens = handed
-    if (minTokens.length < quorum) {
-      const token = Math.max(above + 1, wallUs() + ahead_us + LEAD_US)
-      votes = await vote(attempt, vote_ms, first ? { token, ttl_ms } : undefined)
-      if (votes.filter((one) => one?.kind === 'lock').length >= quorum)
+    if (minTokens.length < this.#quorum) {
+      const token = Math.max(above + 1, wallUs() + this.#ahead_us + LEAD_US)
+      votes = await this.#vote(attempt, vote_ms, first ? { token, ttl_ms } : undefined)
+      if (votes.filter((one) => one?.kind === 'lock').length >= this.#quorum)
         return { answer: { granted: true, token }, retry: false }
-      updateClockOffset(votes)
-      if (!latest()) return { answer: busyAnswer(attempt, votes), retry: false }
+      this.#updateClockOffset(votes)
+      if (!latest()) return { answer: this.#busyAnswer(attempt, votes), retry: false }
       minTokens = votes.flatMap((one) => (one?.kind === 'vote' ? one.min_token : one?.kind === 'lock' ? token : []))
-      if (minTokens.length < quorum) stepBackFrom(attempt, votes)
+      if (minTokens.length < this.#quorum) this.#stepBackFrom(attempt, votes)
     }
-    if (minTokens.length >= quorum) {
-      const token = await confirm(attempt, Math.max(above + 1, ...minTokens), latest)
+    if (minTokens.length >= this.#quorum) {
+      const token = await this.#confirm(attempt, Math.max(above + 1, ...minTokens), latest)
       if (token !== 'lost') return { answer: { granted: true, token }, retry: false }
       // Another waiter with an earlier ticket has taken votes over, or is about to.
       if (slot_ttl_ms > 0 && latest())
-        void callVoters(voters, (voter) => voter.stepBack(resource, id, slot_ttl_ms), ttl_ms)
-      return { answer: busyAnswer(attempt, votes), retry: slot_ttl_ms === 0 }
+        void callVoters(this.#voters, (voter) => voter.stepBack(resource, id, slot_ttl_ms), ttl_ms)
+      return { answer: this.#busyAnswer(attempt, votes), retry: slot_ttl_ms === 0 }
     }
     const voting = answered(votes).filter((one) => one.kind !== 'not_eligible')
-    if (voting.length < quorum) {
+    if (voting.length < this.#quorum) {
       // Voters that lost their data stay out for long; unreachable and uninitialized ones do not.
-      const retry = answered(votes).length < quorum || votes.some(isUninitialized)
-      return { answer: new NoQuorumError(resource, voting.length, voters.length), retry }
+      const retry = answered(votes).length < this.#quorum || votes.some(isUninitialized)
+      return { answer: new NoQuorumError(resource, voting.length, this.#voters.length), retry }
     }
-    const split = minTokens.length > 0 && mostHeld(voting) <= voters.length - quorum
-    return { answer: busyAnswer(attempt, votes), retry: split && slot_ttl_ms === 0 }
+    const split = minTokens.length > 0 && mostHeld(voting) <= this.#voters.length - this.#quorum
+    return { answer: this.#busyAnswer(attempt, votes), retry: split && slot_ttl_ms === 0 }
   }
 }
 

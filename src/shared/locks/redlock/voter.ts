@@ -74,17 +74,9 @@ export interface Voter {
 
 /** Limits the memory for requests to a server that hangs for hours. */
 const MAX_UNANSWERED = 10_000
-/** Limits the withdrawals kept for a server that does not come back; further locks expire there. */
-const MAX_PENDING_WITHDRAWALS = 10_000
 
-/** @param reporting where a missing right is reported, and the channel that it may be missing on */
-export function createVoter(
-  redis: Redis,
-  prefix: string,
-  max_ttl_ms: number,
-  reporting: { channel?: string; events?: LockEvents | undefined } = {},
-): Voter {
-  const { channel = `${prefix}lock:wake:`, events = {} } = reporting
+/** The requests to one server, with a limit on those that it has not answered. */
+function limitedRequests(redis: Redis) {
   const send = createRun(redis)
   // For the current connection: some clients never settle requests of the previous one.
   let unanswered = { count: 0 }
@@ -102,6 +94,24 @@ export function createVoter(
   /** Keeps the order of calls: neither combined with others, nor sent again because the script is unknown. */
   const inOrder = ({ lua }: Script, keys: string[], ...args: (string | number)[]) =>
     limited(() => redis.eval(lua, keys.length, ...keys, ...args))
+  const forgetUnanswered = () => {
+    unanswered = { count: 0 }
+  }
+  return { run, inOrder, forgetUnanswered }
+}
+
+/** Limits the withdrawals kept for a server that does not come back; further locks expire there. */
+const MAX_PENDING_WITHDRAWALS = 10_000
+
+/** @param reporting where a missing right is reported, and the channel that it may be missing on */
+export function createVoter(
+  redis: Redis,
+  prefix: string,
+  max_ttl_ms: number,
+  reporting: { channel?: string; events?: LockEvents | undefined } = {},
+): Voter {
+  const { channel = `${prefix}lock:wake:`, events = {} } = reporting
+  const { run, inOrder, forgetUnanswered } = limitedRequests(redis)
   const index = openIndex(redis, prefix)
   const { keysOf } = index
   const rights = createRights(redis, run, { prefix, channel, kind: 'quorum', events })
@@ -118,7 +128,7 @@ export function createVoter(
 
   /** Requests that were pending when the connection broke may have been executed, and their withdrawals may not. */
   function onReady(): void {
-    unanswered = { count: 0 }
+    forgetUnanswered()
     for (const lua of PRELOADED) redis.script('LOAD', lua).catch(rights.onError)
     const all = [...pendingWithdrawals]
     pendingWithdrawals.clear()
