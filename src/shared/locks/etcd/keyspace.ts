@@ -19,28 +19,6 @@ export interface View {
   base: number | undefined
 }
 
-export interface Keyspace {
-  queuePrefix(resource: string): string
-  revokedPrefix(channel: string): string
-  /** Assumes an empty queue before anything was read. A transaction based on it fails if that is wrong. */
-  assumedView(): View
-  read(resource: string, call: Call): Promise<View>
-  /** Without base and revision, for reading only. */
-  readQueues(resources: readonly string[], call: Call): Promise<Entry[][]>
-  resources(call: Call): Promise<string[]>
-  /**
-   * The token, if the queue is unchanged; else the queue as it is, with or_enqueue including a slot for the request.
-   * Rejects with isGone without a lock lease, or, with or_enqueue, without a slot lease.
-   */
-  grant(request: Attempt, key: string, view: View, or_enqueue: boolean, call: Call): Promise<number | View>
-  /** Joins the end of the queue, unless the key is in it already. Rejects with isGone without a slot lease. */
-  enqueue(request: Attempt, key: string, call: Call): Promise<View>
-  /** True when the key was there; else the queue, and whether the lock of this id was revoked. */
-  remove(resource: string, id: string, call: Call): Promise<true | { revoked: boolean; queue: readonly Entry[] }>
-  /** The raised token, below every later one; undefined when the queue has changed since the view. */
-  revoke(resource: string, view: View, above: number, call: Call): Promise<number | undefined>
-}
-
 /** A base above this could bring tokens over 2^53 in the life of a cluster. */
 const HIGHEST_BASE = Number.MAX_SAFE_INTEGER - 2 ** 50
 
@@ -48,158 +26,190 @@ const HIGHEST_BASE = Number.MAX_SAFE_INTEGER - 2 ** 50
 const READ_AT_ONCE = 100
 const LIST_PAGE = 1000
 
-export function createKeyspace(client: EtcdClient, prefix: string): Keyspace {
-  const base_key = Buffer.from(`${prefix}base`)
-  let known_base: number | undefined
+export class Keyspace {
+  #client: EtcdClient
+  #prefix: string
+  #base_key: Buffer
+  #known_base: number | undefined
 
-  // A slash in a name would make its queue a part of another's.
-  const queuePrefix = (resource: string) => `${prefix}lock/${resource.replace(/[%/]/g, encodeURIComponent)}/`
-  const revokedPrefix = (channel: string) => `${prefix}robbed/${channel}/`
-
-  function rangeOf(resource: string): IRequestOp {
-    return { request_range: { ...startingWith(queuePrefix(resource)), sort_target: 'Create', sort_order: 'Ascend' } }
+  constructor(client: EtcdClient, prefix: string) {
+    this.#client = client
+    this.#prefix = prefix
+    this.#base_key = Buffer.from(`${prefix}base`)
   }
 
-  function viewOps(resource: string): IRequestOp[] {
-    return [rangeOf(resource), { request_range: { key: base_key } }]
+  queuePrefix(resource: string): string {
+    // A slash in a name would make its queue a part of another's.
+    return `${this.#prefix}lock/${resource.replace(/[%/]/g, encodeURIComponent)}/`
   }
 
-  function viewOf(revision: number, responses: IResponseOp[]): View {
+  revokedPrefix(channel: string): string {
+    return `${this.#prefix}robbed/${channel}/`
+  }
+
+  /** Assumes an empty queue before anything was read. A transaction based on it fails if that is wrong. */
+  assumedView(): View {
+    return { revision: 0, queue: [], base: this.#known_base }
+  }
+
+  async read(resource: string, call: Call): Promise<View> {
+    const { revision, responses } = await this.#client.txn({ success: this.#viewOps(resource) }, call)
+    return this.#viewOf(revision, responses)
+  }
+
+  /** Without base and revision, for reading only. */
+  async readQueues(resources: readonly string[], call: Call): Promise<Entry[][]> {
+    const queues: Entry[][] = []
+    for (let from = 0; from < resources.length; from += READ_AT_ONCE) {
+      const success = resources.slice(from, from + READ_AT_ONCE).map((resource) => this.#rangeOf(resource))
+      const { responses } = await this.#client.txn({ success }, call)
+      for (const one of responses) queues.push(one.response_range.kvs.flatMap((kv) => readEntry(kv) ?? []))
+    }
+    return queues
+  }
+
+  async resources(call: Call): Promise<string[]> {
+    const { key, range_end } = startingWith(`${this.#prefix}lock/`)
+    const found = new Set<string>()
+    for (let from = key; ; ) {
+      const page = { key: from, range_end, limit: LIST_PAGE, keys_only: true }
+      const { responses } = await this.#client.txn({ success: [{ request_range: page }] }, call)
+      const { kvs = [], more = false } = responses[0]?.response_range ?? {}
+      for (const kv of kvs) {
+        const [resource = ''] = kv.key.subarray(key.length).toString().split('/')
+        found.add(decodeURIComponent(resource))
+      }
+      const last = kvs.at(-1)?.key
+      if (!more || !last) return [...found]
+      from = Buffer.concat([last, Buffer.of(0)])
+    }
+  }
+
+  /**
+   * The token, if the queue is unchanged; else the queue as it is, with or_enqueue including a slot for the request.
+   * Rejects with isGone without a lock lease, or, with or_enqueue, without a slot lease.
+   */
+  async grant(
+    { resource, id, above }: Attempt,
+    key: string,
+    view: View,
+    or_enqueue: boolean,
+    call: Call,
+  ): Promise<number | View> {
+    const { base, unchanged, raise } = this.#baseAbove(view, above)
+    const own = view.queue.find((entry) => entry.key === key)
+    // A waiter only requires its own key to be unchanged: its turn, once come, stays. A newcomer must be the last
+    // key.
+    const same: ICompare = own
+      ? { key: Buffer.from(key), target: 'Mod', result: 'Equal', mod_revision: own.mod_revision }
+      : {
+          ...startingWith(this.queuePrefix(resource)),
+          target: 'Create',
+          result: 'Less',
+          create_revision: view.revision + 1,
+        }
+    const lease = leaseOf(readId(id), 'lock')
+    const put = { request_put: { key: Buffer.from(key), value: entryOf(id, base), lease } }
+    const failure = or_enqueue ? [{ request_txn: this.#enqueueTxn(resource, id, key) }] : this.#viewOps(resource)
+    const request = { compare: [same, unchanged], success: [put, ...raise], failure }
+    const { succeeded, revision, responses } = await this.#client.txn(request, call)
+    if (!succeeded) return this.#viewOf(revision, responses[0]?.response_txn?.responses ?? responses)
+    this.#known_base = base
+    return base + revision
+  }
+
+  /** Joins the end of the queue, unless the key is in it already. Rejects with isGone without a slot lease. */
+  async enqueue({ resource, id }: Attempt, key: string, call: Call): Promise<View> {
+    const { revision, responses } = await this.#client.txn(this.#enqueueTxn(resource, id, key), call)
+    return this.#viewOf(revision, responses)
+  }
+
+  /** True when the key was there; else the queue, and whether the lock of this id was revoked. */
+  async remove(
+    resource: string,
+    id: string,
+    call: Call,
+  ): Promise<true | { revoked: boolean; queue: readonly Entry[] }> {
+    const { channel, uuid } = readId(id)
+    const key = Buffer.from(this.queuePrefix(resource) + uuid)
+    const revoked = { request_range: { key: Buffer.from(this.revokedPrefix(channel) + uuid) } }
+    const there: ICompare = { key, target: 'Create', result: 'Greater', create_revision: 0 }
+    const { succeeded, responses, revision } = await this.#client.txn(
+      {
+        compare: [there],
+        success: [{ request_delete_range: { key } }],
+        failure: [revoked, ...this.#viewOps(resource)],
+      },
+      call,
+    )
+    if (succeeded) return true
+    const { queue } = this.#viewOf(revision, responses)
+    return { revoked: (responses[0]?.response_range.kvs.length ?? 0) > 0, queue }
+  }
+
+  /** The raised token, below every later one; undefined when the queue has changed since the view. */
+  async revoke(resource: string, view: View, above: number, call: Call): Promise<number | undefined> {
+    const { base, unchanged, raise } = this.#baseAbove(view, above)
+    // No key was added or granted since the view; removed keys make no difference.
+    const mod_revision = view.revision + 1
+    const same: ICompare = { ...startingWith(this.queuePrefix(resource)), target: 'Mod', result: 'Less', mod_revision }
+    const success = view.queue.filter(isHolder).flatMap(({ key, lease, channel, uuid, waiter_id }) => [
+      { request_delete_range: { key: Buffer.from(key) } },
+      {
+        request_put: {
+          key: Buffer.from(this.revokedPrefix(channel) + uuid),
+          value: Buffer.from(String(waiter_id)),
+          lease,
+        },
+      },
+    ])
+    try {
+      const request = { compare: [same, unchanged], success: [...success, ...raise] }
+      const { succeeded, revision } = await this.#client.txn(request, call)
+      return succeeded ? base + revision : undefined
+    } catch (error) {
+      // The lease of a holder expired in the meantime.
+      if (isGone(error)) return undefined
+      throw error
+    }
+  }
+
+  #viewOps(resource: string): IRequestOp[] {
+    return [this.#rangeOf(resource), { request_range: { key: this.#base_key } }]
+  }
+
+  #viewOf(revision: number, responses: IResponseOp[]): View {
     const [queue, base] = responses.slice(-2).map((one) => one.response_range.kvs)
     const value = base?.[0]?.value.toString()
-    known_base = value === undefined ? undefined : Number(value)
-    return { revision, queue: (queue ?? []).flatMap((kv) => readEntry(kv) ?? []), base: known_base }
+    this.#known_base = value === undefined ? undefined : Number(value)
+    return { revision, queue: (queue ?? []).flatMap((kv) => readEntry(kv) ?? []), base: this.#known_base }
+  }
+
+  #rangeOf(resource: string): IRequestOp {
+    return {
+      request_range: { ...startingWith(this.queuePrefix(resource)), sort_target: 'Create', sort_order: 'Ascend' },
+    }
   }
 
   /**
    * The base of a grant, and the comparison that protects it: if it was raised in the meantime, the transaction fails.
    */
-  function baseAbove(view: View, above: number): { base: number; unchanged: ICompare; raise: IRequestOp[] } {
+  #baseAbove(view: View, above: number): { base: number; unchanged: ICompare; raise: IRequestOp[] } {
     // The clock is read once in the life of a cluster: from then on only revisions are added.
     const base = Math.max(view.base ?? Date.now() * 1000, above)
     if (base > HIGHEST_BASE) throw new RangeError(`no token can be above ${above}`)
     const unchanged: ICompare =
       view.base === undefined
-        ? { key: base_key, target: 'Create', result: 'Equal', create_revision: 0 }
-        : { key: base_key, target: 'Value', result: 'Equal', value: Buffer.from(String(view.base)) }
-    const raise = base === view.base ? [] : [{ request_put: { key: base_key, value: Buffer.from(String(base)) } }]
+        ? { key: this.#base_key, target: 'Create', result: 'Equal', create_revision: 0 }
+        : { key: this.#base_key, target: 'Value', result: 'Equal', value: Buffer.from(String(view.base)) }
+    const raise = base === view.base ? [] : [{ request_put: { key: this.#base_key, value: Buffer.from(String(base)) } }]
     return { base, unchanged, raise }
   }
 
-  function enqueueTxn(resource: string, id: string, key: string): ITxnRequest {
+  #enqueueTxn(resource: string, id: string, key: string): ITxnRequest {
     const absent: ICompare = { key: Buffer.from(key), target: 'Create', result: 'Equal', create_revision: 0 }
     const lease = leaseOf(readId(id), 'slot')
     const put = { request_put: { key: Buffer.from(key), value: entryOf(id), lease } }
-    return { compare: [absent], success: [put, ...viewOps(resource)], failure: viewOps(resource) }
-  }
-
-  return {
-    queuePrefix,
-    revokedPrefix,
-    assumedView: () => ({ revision: 0, queue: [], base: known_base }),
-
-    async read(resource, call) {
-      const { revision, responses } = await client.txn({ success: viewOps(resource) }, call)
-      return viewOf(revision, responses)
-    },
-
-    async readQueues(resources, call) {
-      const queues: Entry[][] = []
-      for (let from = 0; from < resources.length; from += READ_AT_ONCE) {
-        const success = resources.slice(from, from + READ_AT_ONCE).map(rangeOf)
-        const { responses } = await client.txn({ success }, call)
-        for (const one of responses) queues.push(one.response_range.kvs.flatMap((kv) => readEntry(kv) ?? []))
-      }
-      return queues
-    },
-
-    async resources(call) {
-      const { key, range_end } = startingWith(`${prefix}lock/`)
-      const found = new Set<string>()
-      for (let from = key; ; ) {
-        const page = { key: from, range_end, limit: LIST_PAGE, keys_only: true }
-        const { responses } = await client.txn({ success: [{ request_range: page }] }, call)
-        const { kvs = [], more = false } = responses[0]?.response_range ?? {}
-        for (const kv of kvs) {
-          const [resource = ''] = kv.key.subarray(key.length).toString().split('/')
-          found.add(decodeURIComponent(resource))
-        }
-        const last = kvs.at(-1)?.key
-        if (!more || !last) return [...found]
-        from = Buffer.concat([last, Buffer.of(0)])
-      }
-    },
-
-    async grant({ resource, id, above }, key, view, or_enqueue, call) {
-      const { base, unchanged, raise } = baseAbove(view, above)
-      const own = view.queue.find((entry) => entry.key === key)
-      // A waiter only requires its own key to be unchanged: its turn, once come, stays. A newcomer must be the last
-      // key.
-      const same: ICompare = own
-        ? { key: Buffer.from(key), target: 'Mod', result: 'Equal', mod_revision: own.mod_revision }
-        : {
-            ...startingWith(queuePrefix(resource)),
-            target: 'Create',
-            result: 'Less',
-            create_revision: view.revision + 1,
-          }
-      const lease = leaseOf(readId(id), 'lock')
-      const put = { request_put: { key: Buffer.from(key), value: entryOf(id, base), lease } }
-      const failure = or_enqueue ? [{ request_txn: enqueueTxn(resource, id, key) }] : viewOps(resource)
-      const request = { compare: [same, unchanged], success: [put, ...raise], failure }
-      const { succeeded, revision, responses } = await client.txn(request, call)
-      if (!succeeded) return viewOf(revision, responses[0]?.response_txn?.responses ?? responses)
-      known_base = base
-      return base + revision
-    },
-
-    async enqueue({ resource, id }, key, call) {
-      const { revision, responses } = await client.txn(enqueueTxn(resource, id, key), call)
-      return viewOf(revision, responses)
-    },
-
-    async remove(resource, id, call) {
-      const { channel, uuid } = readId(id)
-      const key = Buffer.from(queuePrefix(resource) + uuid)
-      const revoked = { request_range: { key: Buffer.from(revokedPrefix(channel) + uuid) } }
-      const there: ICompare = { key, target: 'Create', result: 'Greater', create_revision: 0 }
-      const { succeeded, responses, revision } = await client.txn(
-        {
-          compare: [there],
-          success: [{ request_delete_range: { key } }],
-          failure: [revoked, ...viewOps(resource)],
-        },
-        call,
-      )
-      if (succeeded) return true
-      const { queue } = viewOf(revision, responses)
-      return { revoked: (responses[0]?.response_range.kvs.length ?? 0) > 0, queue }
-    },
-
-    async revoke(resource, view, above, call) {
-      const { base, unchanged, raise } = baseAbove(view, above)
-      // No key was added or granted since the view; removed keys make no difference.
-      const mod_revision = view.revision + 1
-      const same: ICompare = { ...startingWith(queuePrefix(resource)), target: 'Mod', result: 'Less', mod_revision }
-      const success = view.queue.filter(isHolder).flatMap(({ key, lease, channel, uuid, waiter_id }) => [
-        { request_delete_range: { key: Buffer.from(key) } },
-        {
-          request_put: {
-            key: Buffer.from(revokedPrefix(channel) + uuid),
-            value: Buffer.from(String(waiter_id)),
-            lease,
-          },
-        },
-      ])
-      try {
-        const request = { compare: [same, unchanged], success: [...success, ...raise] }
-        const { succeeded, revision } = await client.txn(request, call)
-        return succeeded ? base + revision : undefined
-      } catch (error) {
-        // The lease of a holder expired in the meantime.
-        if (isGone(error)) return undefined
-        throw error
-      }
-    },
+    return { compare: [absent], success: [put, ...this.#viewOps(resource)], failure: this.#viewOps(resource) }
   }
 }

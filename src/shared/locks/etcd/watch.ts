@@ -16,75 +16,97 @@ interface Watch {
   onEnd(): void
 }
 
-export interface Watches {
-  /** @returns a function that ends the watch */
-  open(watch: Watch): () => void
-  connected(): boolean
-  close(): void
-}
-
 /** Soon, because until then all waiters of this process depend on their rechecks. */
 const RECONNECT_MS = [50, 100, 200, 500, 1000]
 
-export function createWatches(client: EtcdClient): Watches {
-  const watches = new Map<string, Watch>()
-  let stream: IDuplexStream<IWatchRequest, IWatchResponse> | undefined
-  let connecting = false
-  let closed = false
-  let failures = 0
-  let last_id = 0
+export class Watches {
+  #client: EtcdClient
+  #watches = new Map<string, Watch>()
+  #stream: IDuplexStream<IWatchRequest, IWatchResponse> | undefined
+  #connecting = false
+  #closed = false
+  #failures = 0
+  #last_id = 0
 
-  function send(id: string, { prefix, from }: Watch): void {
-    // The type of 1.1.2 lacks watch_id, the protocol has it.
-    const request = { ...startingWith(prefix), start_revision: from, watch_id: id }
-    stream?.write({ create_request: request })
+  constructor(client: EtcdClient) {
+    this.#client = client
   }
 
-  async function connect(): Promise<void> {
-    if (connecting || stream || closed || watches.size === 0) return
-    connecting = true
+  /** @returns a function that ends the watch */
+  open(watch: Watch): () => void {
+    const id = String(++this.#last_id)
+    this.#watches.set(id, watch)
+    if (this.#stream) this.#send(id, watch)
+    else void this.#connect()
+    if (this.#closed) this.#watches.clear()
+    return () => {
+      if (!this.#watches.delete(id)) return
+      if (this.#watches.size === 0) this.#closeStream()
+      else this.#stream?.write({ cancel_request: { watch_id: id } })
+    }
+  }
+
+  connected(): boolean {
+    return this.#stream !== undefined
+  }
+
+  close(): void {
+    this.#closed = true
+    this.#watches.clear()
+    this.#closeStream()
+  }
+
+  #send(id: string, { prefix, from }: Watch): void {
+    // The type of 1.1.2 lacks watch_id, the protocol has it.
+    const request = { ...startingWith(prefix), start_revision: from, watch_id: id }
+    this.#stream?.write({ create_request: request })
+  }
+
+  async #connect(): Promise<void> {
+    if (this.#connecting || this.#stream || this.#closed || this.#watches.size === 0) return
+    this.#connecting = true
     try {
-      const opened = await client.watches()
+      const opened = await this.#client.watches()
       // An error followed by an end is one failure of the stream.
       const onStreamEnd = () => {
-        if (stream !== opened) return
-        stream = undefined
-        reconnectLater()
+        if (this.#stream !== opened) return
+        this.#stream = undefined
+        this.#reconnectLater()
       }
       opened.on('data', (answer) => {
-        failures = 0
-        onResponse(answer)
+        this.#failures = 0
+        this.#onResponse(answer)
       })
       opened.on('error', onStreamEnd)
       opened.on('end', onStreamEnd)
-      stream = opened
-      if (closed || watches.size === 0) closeStream()
-      else for (const [id, watch] of watches) send(id, watch)
+      this.#stream = opened
+      if (this.#closed || this.#watches.size === 0) this.#closeStream()
+      else for (const [id, watch] of this.#watches) this.#send(id, watch)
     } catch {
-      reconnectLater()
+      this.#reconnectLater()
     } finally {
-      connecting = false
+      this.#connecting = false
     }
   }
 
   /** A stream keeps the process alive, so there is none without a watch. */
-  function closeStream(): void {
-    const idle = stream
-    stream = undefined
+  #closeStream(): void {
+    const idle = this.#stream
+    this.#stream = undefined
     idle?.cancel()
   }
 
-  function reconnectLater(): void {
-    if (closed) return
-    setTimeout(() => void connect(), RECONNECT_MS[Math.min(failures, RECONNECT_MS.length - 1)]).unref()
-    failures += 1
+  #reconnectLater(): void {
+    if (this.#closed) return
+    setTimeout(() => void this.#connect(), RECONNECT_MS[Math.min(this.#failures, RECONNECT_MS.length - 1)]).unref()
+    this.#failures += 1
   }
 
-  function onResponse({ header, watch_id, created, canceled, events }: IWatchResponse): void {
-    const watch = watches.get(watch_id)
+  #onResponse({ header, watch_id, created, canceled, events }: IWatchResponse): void {
+    const watch = this.#watches.get(watch_id)
     if (!watch) return
     if (canceled) {
-      watches.delete(watch_id)
+      this.#watches.delete(watch_id)
       watch.onEnd()
       return
     }
@@ -94,29 +116,6 @@ export function createWatches(client: EtcdClient): Watches {
     if (events.length === 0) return
     watch.from = Number(events.at(-1)?.kv.mod_revision) + 1
     watch.onEvents(events)
-  }
-
-  return {
-    open(watch) {
-      const id = String(++last_id)
-      watches.set(id, watch)
-      if (stream) send(id, watch)
-      else void connect()
-      if (closed) watches.clear()
-      return () => {
-        if (!watches.delete(id)) return
-        if (watches.size === 0) closeStream()
-        else stream?.write({ cancel_request: { watch_id: id } })
-      }
-    },
-
-    connected: () => stream !== undefined,
-
-    close() {
-      closed = true
-      watches.clear()
-      closeStream()
-    },
   }
 }
 
