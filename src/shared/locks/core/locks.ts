@@ -1,6 +1,6 @@
 /**
- * The locks over any backend: the public functions. Invariant: they check their arguments before an acquisition starts,
- * and none returns with a lease that its caller does not get.
+ * The public functions of the locks, on any backend. Invariant: each checks its arguments before a request is sent, and
+ * one that fails has released what it had acquired.
  */
 
 import { type AcquireOptions, type Lease, LockBusyError, type Locks, type Mode, type TryOptions } from '../api.ts'
