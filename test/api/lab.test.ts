@@ -9,7 +9,7 @@ import { readConfig } from '../../src/shared/config.ts'
 import { createLog } from '../../src/shared/log.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
 import { openShop } from '../support/api-client.ts'
-import { openWorld, until } from '../support/environment.ts'
+import { fromBundle, openWorld, until } from '../support/environment.ts'
 import { type Answer, contract, operations } from '../support/openapi-contract.ts'
 
 const world = await openWorld(t)
@@ -174,7 +174,7 @@ function lab(...args: string[]): Promise<{ code: number; out: string; err: strin
   return new Promise((resolve) => {
     const child = execFile(
       process.execPath,
-      ['--import=tsx', 'ops/commands/lab.ts', ...args],
+      [...fromBundle('ops/commands/lab.ts'), ...args],
       { cwd: ROOT },
       (_error, out, err) => resolve({ code: child.exitCode ?? -1, out, err }),
     )

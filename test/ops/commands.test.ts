@@ -10,6 +10,7 @@ import t, { type Test } from 'tap'
 import { LONGEST_FAULT_S } from '../../load/chaos-options.mjs'
 import { ROOT } from '../../ops/dev/install.mjs'
 import { plan, WITHOUT_KILLS } from '../chaos/nemesis.ts'
+import { fromBundle } from '../support/environment.ts'
 
 const scripts: Record<string, string> = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')).scripts
 /** Processes that read the environment alone, and lines that are made of other commands. */
@@ -20,7 +21,10 @@ const commands = Object.keys(scripts).filter((name) => !OTHERS.includes(name))
 async function run(t: Test, name: string, args: readonly string[] = [], env: Record<string, string> = {}, cwd = ROOT) {
   const { PATH = '', HOME = '' } = process.env
   const line = name.startsWith('node ') ? name : (scripts[name]?.replace(/^exec /, '') ?? '')
-  const words = line.split(' ').slice(1)
+  const [option, file = '', ...rest] = line.split(' ').slice(1)
+  // What --help prints, each command prints from its sources; refusals of the same sources are read from the bundle.
+  const bundled = option === '--import=tsx' && file.startsWith('ops/commands/') && args[0] !== '--help' && cwd === ROOT
+  const words = bundled ? [...fromBundle(file), ...rest] : line.split(' ').slice(1)
   const child = spawn(process.execPath, [...words, ...args], {
     cwd,
     env: { PATH, HOME, HOLDFAST_DATA_DIR: join(t.testdirName, 'none'), ...env },
@@ -38,7 +42,7 @@ async function run(t: Test, name: string, args: readonly string[] = [], env: Rec
   return { code, ...said }
 }
 
-// Some sixty commands, each of which loads TypeScript for its one line.
+// Some sixty commands, many of which load TypeScript for their one line.
 t.setTimeout(400_000)
 
 /** Many at a time would measure the machine. */

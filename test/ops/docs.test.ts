@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { ROOT } from '../../ops/dev/install.mjs'
 import { hasBrowser, openBrowser } from '../support/browser.ts'
-import { openWorld, until } from '../support/environment.ts'
+import { fromBundle, openWorld, until } from '../support/environment.ts'
 import { contract, document, type Operation, operations, schemaAt } from '../support/openapi-contract.ts'
 
 async function run(args: string[], env: Record<string, string> = {}) {
@@ -116,7 +116,7 @@ t.test('docs/configuration.md has every variable that a process reads', (t) => {
 /** An API and a worker on the sample data, with the sample purchases settled. */
 async function samples(t: Test) {
   const world = await openWorld(t)
-  const seeded = await run(['--import=tsx', 'ops/commands/seed.ts'], world.env)
+  const seeded = await run(fromBundle('ops/commands/seed.ts'), world.env)
   t.equal(seeded.code, 0, seeded.output)
   const [api] = await Promise.all([world.startApi(), world.startWorker()])
   const call = contract(api.url)

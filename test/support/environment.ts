@@ -208,10 +208,14 @@ async function own<S extends Server & { folder: string }>(
   }
 }
 
+/** What Node needs to run a file of the bundle (ops/dev/bundle.mjs), which loads in a fraction of the time of its sources. */
+export function fromBundle(entry: string): string[] {
+  return ['--enable-source-maps', join(given('HOLDFAST_BUNDLE'), entry.replace(/\.ts$/, '.mjs'))]
+}
+
 function spawnNode(entry: string, env: Env, url: string): Running {
-  const bundled = join(given('HOLDFAST_BUNDLE'), entry.replace(/\.ts$/, '.mjs'))
   // A hook that changes a source while it is loaded (test/races/without.mjs) needs the sources.
-  const how = env.TEST_CODE_PATCH === undefined ? ['--enable-source-maps', bundled] : ['--import=tsx', entry]
+  const how = env.TEST_CODE_PATCH === undefined ? fromBundle(entry) : ['--import=tsx', entry]
   const child = startChild([process.execPath, ...how], { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
   let text = ''
   let asked = false
