@@ -19,18 +19,24 @@ BEGIN
   RAISE EXCEPTION '%: % refused', TG_NAME, TG_OP USING ERRCODE = 'integrity_constraint_violation';
 END $$;
 --> statement-breakpoint
--- Terminal statuses never change; confirmed changes only to refunded. WHEN avoids the function call on the hot path.
+-- A status changes only along the MOVES of src/shared/domain/purchase.ts and booking.ts: every other change is refused.
+-- A batch writes the last of several moves (a queued purchase may be held, confirmed and refunded in one batch), so a pair
+-- is allowed when a path of moves leads from one to the other. From queued one leads to every status.
+-- WHEN avoids the function call on the hot path.
 CREATE TRIGGER purchases_terminal BEFORE UPDATE OF status ON purchases FOR EACH ROW
-  WHEN (NEW.status IS DISTINCT FROM OLD.status AND (
-    OLD.status IN ('rejected', 'failed', 'cancelled', 'expired', 'refunded')
-    OR (OLD.status = 'confirmed' AND NEW.status <> 'refunded')
-    OR NEW.status = 'queued'))
+  WHEN (NEW.status IS DISTINCT FROM OLD.status AND NOT CASE OLD.status
+    WHEN 'queued' THEN true
+    WHEN 'held' THEN NEW.status IN ('confirmed', 'failed', 'cancelled', 'expired', 'refunded')
+    WHEN 'confirmed' THEN NEW.status = 'refunded'
+    ELSE false END)
   EXECUTE FUNCTION reject_change();
 --> statement-breakpoint
 CREATE TRIGGER bookings_terminal BEFORE UPDATE OF status ON bookings FOR EACH ROW
-  WHEN (NEW.status IS DISTINCT FROM OLD.status AND (
-    OLD.status IN ('completed', 'rejected', 'declined', 'cancelled', 'expired')
-    OR NEW.status = 'queued'))
+  WHEN (NEW.status IS DISTINCT FROM OLD.status AND NOT CASE OLD.status
+    WHEN 'queued' THEN true
+    WHEN 'requested' THEN NEW.status IN ('accepted', 'completed', 'rejected', 'declined', 'cancelled', 'expired')
+    WHEN 'accepted' THEN NEW.status IN ('completed', 'cancelled')
+    ELSE false END)
   EXECUTE FUNCTION reject_change();
 --> statement-breakpoint
 -- A fencing token only rises: a superseded lease holder cannot lower it to make its own writes pass.

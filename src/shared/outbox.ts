@@ -4,13 +4,8 @@
  */
 import { sql } from 'drizzle-orm'
 import { type Client, query } from './db/client.ts'
-import {
-  BOOKING_STATUSES,
-  type BookingStatus,
-  type LineItem,
-  PURCHASE_STATUSES,
-  type PurchaseStatus,
-} from './db/schema.ts'
+import { BOOKING_STATUSES, type BookingStatus } from './domain/booking.ts'
+import { type LineItem, PURCHASE_STATUSES, type PurchaseStatus } from './domain/purchase.ts'
 
 /** `queued` is no event: the caller that created the row has the response. */
 const settled = <Status extends string>(statuses: readonly Status[]) => statuses.filter((one) => one !== 'queued')

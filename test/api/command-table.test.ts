@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { ROOT } from '../../ops/dev/install.mjs'
-import { BOOKING_COMMANDS, BOOKING_STATUSES, COMMANDS, PURCHASE_STATUSES } from '../../src/shared/db/schema.ts'
+import { BOOKING_COMMANDS, BOOKING_STATUSES } from '../../src/shared/domain/booking.ts'
+import { PURCHASE_COMMANDS, PURCHASE_STATUSES } from '../../src/shared/domain/purchase.ts'
 import { newId } from '../../src/shared/ids.ts'
 import { type Answer, openShop, stopSweeper } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
@@ -141,7 +142,7 @@ t.test('every command in every status at every time does what docs/commands.md s
   }
   type Make = (row: Row, time: string) => Promise<string>
 
-  await walk('Purchases', PURCHASE_STATUSES, COMMANDS, purchase)
+  await walk('Purchases', PURCHASE_STATUSES, PURCHASE_COMMANDS, purchase)
   await walk('Stays', BOOKING_STATUSES, BOOKING_COMMANDS, (row, time) => booking('stay', row, time))
   await walk('Rides', BOOKING_STATUSES, BOOKING_COMMANDS, (row) => booking('ride', row, 'any'))
   await shop.verified()

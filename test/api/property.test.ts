@@ -7,7 +7,8 @@ import t, { type Test } from 'tap'
 import { startApi } from '../../src/api/server.ts'
 import { readConfig } from '../../src/shared/config.ts'
 import { openDb } from '../../src/shared/db/client.ts'
-import { BOOKING_COMMANDS, COMMANDS } from '../../src/shared/db/schema.ts'
+import { BOOKING_COMMANDS } from '../../src/shared/domain/booking.ts'
+import { PURCHASE_COMMANDS } from '../../src/shared/domain/purchase.ts'
 import { verify } from '../../src/shared/invariants.ts'
 import { createLog } from '../../src/shared/log.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
@@ -233,7 +234,7 @@ t.test(`commands, ${PROPERTY_RUNS} bodies`, async (t) => {
     fc
       .tuple(fc.constantFrom(...rows.map((row) => row.id), 'x'), fc.constantFrom(...commands))
       .map(([id, command]) => `/api/${list}/${id}/${command}`)
-  const urls = fc.oneof(of('purchases', purchases, COMMANDS), of('bookings', bookings, BOOKING_COMMANDS))
+  const urls = fc.oneof(of('purchases', purchases, PURCHASE_COMMANDS), of('bookings', bookings, BOOKING_COMMANDS))
   await bombard(t, shot('POST', urls, fc.constant({})))
 })
 

@@ -1,5 +1,6 @@
 /** Claims about what there is in the end: rows, ledger and money, as they were asked for. */
-import { BOOKING_STATUSES, PURCHASE_STATUSES } from '../../src/shared/db/schema.ts'
+import { BOOKING_STATUSES } from '../../src/shared/domain/booking.ts'
+import { PURCHASE_STATUSES } from '../../src/shared/domain/purchase.ts'
 import type { Row } from './evidence.ts'
 import { brief, type Claim, COMMAND, groups } from './known.ts'
 

@@ -1,24 +1,19 @@
 /** Claims about what clients were told: each answer right, and no two of them at odds. */
-import { MOVES } from '../../src/shared/domain/booking.ts'
+import { MOVES as BOOKING_MOVES } from '../../src/shared/domain/booking.ts'
+import { type Moves, reachableFrom } from '../../src/shared/domain/moves.ts'
+import { MOVES as PURCHASE_MOVES } from '../../src/shared/domain/purchase.ts'
 import { brief, type Claim, COMMAND, groups, isTaking } from './known.ts'
 import type { Entry } from './record.ts'
 
-/** status → statuses that it may be followed by, at once or later */
+/** status of a purchase or booking → statuses in which a later answer may show it */
 const LATER = new Map<string, ReadonlySet<string>>()
-{
-  const next: Record<string, readonly string[]> = {
-    queued: ['held', 'confirmed', 'rejected', 'failed', 'cancelled'],
-    held: ['confirmed', 'failed', 'cancelled', 'expired'],
-    confirmed: ['refunded'],
+function addLater<Status extends string>(moves: Moves<Status, string>) {
+  for (const from of Object.keys(moves) as Status[]) {
+    LATER.set(from, new Set([...(LATER.get(from) ?? []), ...reachableFrom(moves, from)]))
   }
-  const bookings = Object.fromEntries(Object.entries(MOVES).map(([from, to]) => [from, Object.values(to)]))
-  const all = (from: string, seen = new Set([from])): Set<string> => {
-    for (const to of [...(next[from] ?? []), ...(bookings[from] ?? [])]) if (!seen.has(to)) all(to, seen.add(to))
-    return seen
-  }
-  const names = [...Object.values(next).flat(), ...Object.keys(bookings), 'refunded', 'queued', 'held']
-  for (const name of names) LATER.set(name, all(name))
 }
+addLater(PURCHASE_MOVES)
+addLater(BOOKING_MOVES)
 const mayFollow = (before: string, after: string) => LATER.get(before)?.has(after) === true
 
 /** What a client may be answered; 0 is no answer, and 503 may come at any time. */

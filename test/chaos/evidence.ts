@@ -1,7 +1,8 @@
 /** What there is to be judged when the load is over: what clients were told, what the database has, what the provider took. */
 import { sql } from 'drizzle-orm'
 import { type Client, query } from '../../src/shared/db/client.ts'
-import type { BookingStatus, LineItem, PurchaseStatus } from '../../src/shared/db/schema.ts'
+import type { BookingStatus } from '../../src/shared/domain/booking.ts'
+import type { LineItem, PurchaseStatus } from '../../src/shared/domain/purchase.ts'
 import { type Finding, verify } from '../../src/shared/invariants.ts'
 import type { Entry } from './record.ts'
 

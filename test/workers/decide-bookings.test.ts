@@ -6,10 +6,11 @@ import {
   BOOKING_STATUSES,
   type BookingCommand,
   type BookingStatus,
-  type ChargeCommand,
-  type ChargeStatus,
-} from '../../src/shared/db/schema.ts'
-import { isActive, MOVES, mayStill } from '../../src/shared/domain/booking.ts'
+  isActive,
+  MOVES,
+  mayStill,
+} from '../../src/shared/domain/booking.ts'
+import type { ChargeCommand, ChargeStatus } from '../../src/shared/domain/charge.ts'
 import { type BookingItem, type BookingRow, decideBookings } from '../../src/workers/decide/bookings.ts'
 import type { Resource } from '../../src/workers/decide/purchases.ts'
 

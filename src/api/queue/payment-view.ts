@@ -3,7 +3,7 @@
  * and disputes. The status `refunded` says that the sale is undone; a refund's `succeeded` says that the money has moved.
  */
 import Type from 'typebox'
-import type { ChargeStatus, Payment } from '../../shared/db/schema.ts'
+import type { ChargeStatus, Payment } from '../../shared/domain/charge.ts'
 import { Nullable, Time } from '../http/schemas.ts'
 import { iso } from '../http/timestamps.ts'
 

@@ -12,10 +12,10 @@ import {
   BOOKING_STATUSES,
   type BookingCommand,
   type BookingStatus,
-  type Payment,
+  mayStill,
   type Pickup,
-} from '../../shared/db/schema.ts'
-import { mayStill } from '../../shared/domain/booking.ts'
+} from '../../shared/domain/booking.ts'
+import type { Payment } from '../../shared/domain/charge.ts'
 import { ID_PATTERN } from '../../shared/domain/resource.ts'
 import { newId } from '../../shared/ids.ts'
 import { fieldProblem, Problem } from '../../shared/problem.ts'

@@ -6,14 +6,16 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { sql } from 'drizzle-orm'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
+import type { Payment } from '../../shared/domain/charge.ts'
 import {
-  COMMANDS,
+  type PurchaseCommand as ClientCommand,
   type LineItem,
+  mayStill,
   type Observed,
-  type Payment,
+  PURCHASE_COMMANDS,
   PURCHASE_STATUSES,
   type PurchaseStatus,
-} from '../../shared/db/schema.ts'
+} from '../../shared/domain/purchase.ts'
 import { mergeItems, queueFor } from '../../shared/domain/resource.ts'
 import { newId } from '../../shared/ids.ts'
 import { fieldProblem, Problem } from '../../shared/problem.ts'
@@ -51,8 +53,6 @@ import {
   PAYMENT_REFUSALS,
   type SubmissionDeps,
 } from '../queue/submission.ts'
-
-type ClientCommand = (typeof COMMANDS)[number]
 
 const MAX_ITEMS = 100
 const MAX_UNITS = 1_000_000_000
@@ -398,7 +398,7 @@ export async function purchaseRoutes(instance: FastifyInstance, deps: PurchaseOp
     },
   )
 
-  for (const command of COMMANDS) {
+  for (const command of PURCHASE_COMMANDS) {
     app.post(
       `/api/purchases/:id/${command}`,
       {
@@ -477,7 +477,5 @@ const PARTICIPLES: Record<ClientCommand, string> = { confirm: 'confirmed', cance
 
 function assertAllowed(command: ClientCommand, row: Row): void {
   const status = row.overdue ? 'expired' : row.status
-  const needed = command === 'refund' ? 'confirmed' : 'held'
-  const later = command === 'refund' && status === 'held'
-  if (status !== needed && status !== 'queued' && !later) throw wrongStatus(command, status)
+  if (!mayStill(status, command)) throw wrongStatus(command, status)
 }

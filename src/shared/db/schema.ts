@@ -22,6 +22,30 @@ import {
   uniqueIndex,
   uuid,
 } from 'drizzle-orm/pg-core'
+import {
+  BOOKING_COMMANDS,
+  BOOKING_KINDS,
+  BOOKING_STATUSES,
+  type BookingCommand,
+  type BookingKind,
+  type BookingStatus,
+  type Pickup,
+} from '../domain/booking.ts'
+import {
+  CHARGE_COMMANDS,
+  type ChargeCommand,
+  type ChargeKind,
+  type ChargeStatus,
+  type Payment,
+} from '../domain/charge.ts'
+import {
+  type LineItem,
+  type Observed,
+  PURCHASE_COMMANDS,
+  PURCHASE_STATUSES,
+  type PurchaseCommand,
+  type PurchaseStatus,
+} from '../domain/purchase.ts'
 
 /** Byte order, so that Postgres sorts references as JavaScript does: both sides lock in one order. */
 const ref = customType<{ data: string }>({ dataType: () => 'text COLLATE "C"' })
@@ -30,76 +54,6 @@ const units = (name: string) => bigint(name, { mode: 'number' })
 /** A list for IN, so that a status is written once. */
 const oneOf = (values: readonly string[]) => sql.raw(`(${values.map((value) => `'${value}'`).join(', ')})`)
 const at = (name: string) => timestamp(name, { withTimezone: true, mode: 'string' })
-
-export const PURCHASE_STATUSES = [
-  'queued',
-  'held',
-  'confirmed',
-  'rejected',
-  'failed',
-  'cancelled',
-  'expired',
-  'refunded',
-] as const
-export type PurchaseStatus = (typeof PURCHASE_STATUSES)[number]
-
-export const BOOKING_STATUSES = [
-  'queued',
-  'requested',
-  'accepted',
-  'completed',
-  'rejected',
-  'declined',
-  'cancelled',
-  'expired',
-] as const
-export type BookingStatus = (typeof BOOKING_STATUSES)[number]
-
-export const BOOKING_COMMANDS = ['accept', 'decline', 'cancel', 'complete'] as const
-export type BookingCommand = (typeof BOOKING_COMMANDS)[number]
-
-/** What the payments tell the line: `paid` (money is reserved) or `unpaid` (none is taken). */
-export type ChargeCommand = 'paid' | 'unpaid'
-
-export const COMMANDS = ['confirm', 'cancel', 'refund'] as const
-export type CommandKind = (typeof COMMANDS)[number] | ChargeCommand
-
-/**
- * A charge: pending → confirming → authorized → capturing → captured, or confirming → cancelling: its intent is being
- * cancelled, so it is not sold any more. declined and unavailable took no money; released gave the reservation back;
- * authorization_lost is one that the provider ended before it was captured. A refund: pending → refunded, or failed when the
- * provider refused it (our own is requested again: pending), or released when nothing was left to refund. A refund can fail
- * after it was done: a bank returned it. A dispute: open → won or lost.
- */
-export type ChargeStatus =
-  | 'pending'
-  | 'confirming'
-  | 'cancelling'
-  | 'authorized'
-  | 'capturing'
-  | 'captured'
-  | 'declined'
-  | 'unavailable'
-  | 'released'
-  | 'refunded'
-  | 'failed'
-  | 'authorization_lost'
-  | 'lost'
-  | 'open'
-  | 'won'
-
-/** One line of a purchase: whole units of a resource `type:id`. */
-export interface LineItem {
-  resource: string
-  units: number
-}
-export type Payment = { method: 'none' } | { method: 'card'; token: string } | { method: 'wallet'; account: string }
-
-/** Where a ride begins, in degrees. */
-export interface Pickup {
-  lat: number
-  lng: number
-}
 
 /** The order of all queued rows: purchases, bookings and commands take their seq from this one sequence. */
 export const queueSeq = pgSequence('queue_seq')
@@ -138,13 +92,6 @@ export const resources = pgTable(
     ),
   ],
 )
-
-/** The resource for which a purchase was rejected, and what of it was there (sold_out), or is the most that one may have (limit). */
-export interface Observed {
-  resource: string
-  available?: number
-  max_per_customer?: number
-}
 
 export const purchases = pgTable(
   'purchases',
@@ -210,6 +157,9 @@ export const customerHoldings = pgTable(
   ],
 )
 
+/** Both purchases and bookings can be cancelled. */
+const OF_BOOKINGS_ALONE = BOOKING_COMMANDS.filter((command) => command !== 'cancel')
+
 /** Commands on purchases and bookings are in the same queue as the row that they are about. */
 export const commands = pgTable(
   'commands',
@@ -220,7 +170,7 @@ export const commands = pgTable(
     /** What it is about: a purchase or a booking, one of them. */
     purchase_id: uuid('purchase_id').references(() => purchases.id),
     booking_id: uuid('booking_id').references(() => bookings.id),
-    action: text('action').$type<CommandKind | BookingCommand>().notNull(),
+    action: text('action').$type<PurchaseCommand | BookingCommand | ChargeCommand>().notNull(),
     /** What a confirm or an accept pays with; null: the payment of the purchase or booking. */
     payment: jsonb('payment').$type<Payment>(),
     status: text('status').$type<'queued' | 'done' | 'rejected'>().notNull().default('queued'),
@@ -242,7 +192,7 @@ export const commands = pgTable(
     check('commands_subject_check', sql`num_nonnulls(${t.purchase_id}, ${t.booking_id}) = 1`),
     check(
       'commands_action_check',
-      sql`${t.action} IN ('confirm', 'cancel', 'refund', 'paid', 'unpaid') OR ${t.booking_id} IS NOT NULL AND ${t.action} IN ('accept', 'decline', 'complete')`,
+      sql`${t.action} IN ${oneOf([...PURCHASE_COMMANDS, ...CHARGE_COMMANDS])} OR ${t.booking_id} IS NOT NULL AND ${t.action} IN ${oneOf(OF_BOOKINGS_ALONE)}`,
     ),
     check('commands_status_check', sql`${t.status} IN ('queued', 'done', 'rejected')`),
   ],
@@ -253,7 +203,7 @@ export const bookings = pgTable(
   {
     id: uuid('id').primaryKey().defaultRandom(),
     seq: units('seq').notNull().default(sql`nextval('queue_seq')`),
-    kind: text('kind').$type<'stay' | 'ride'>().notNull().default('stay'),
+    kind: text('kind').$type<BookingKind>().notNull().default('stay'),
     /** What is booked; the booking is settled in the queue of this resource. */
     resource_id: ref('resource_id').notNull(),
     customer: text('customer').notNull().default(''),
@@ -296,7 +246,7 @@ export const bookings = pgTable(
     // The first for a line, the second for the sweeper, which asks for all of them.
     index('bookings_requested').on(t.resource_id, t.expires_at).where(sql`status = 'requested'`),
     index('bookings_requested_until').on(t.expires_at).where(sql`status = 'requested'`),
-    check('bookings_kind_check', sql`${t.kind} IN ('stay', 'ride')`),
+    check('bookings_kind_check', sql`${t.kind} IN ${oneOf(BOOKING_KINDS)}`),
     check('bookings_days_check', sql`${t.days} > 0`),
     check('bookings_period_check', sql`NOT isempty(${t.period})`),
     check('bookings_status_check', sql`${t.status} IN ${oneOf(BOOKING_STATUSES)}`),
@@ -348,7 +298,7 @@ export const charges = pgTable(
     /** What is paid for: a purchase or a booking, one of them. */
     purchase_id: uuid('purchase_id').references(() => purchases.id),
     booking_id: uuid('booking_id').references(() => bookings.id),
-    kind: text('kind').$type<'charge' | 'refund' | 'dispute' | 'attempt'>().notNull(),
+    kind: text('kind').$type<ChargeKind>().notNull(),
     /** 1 for what is ours, attempts apart; what was made at the provider counts on from 2. */
     n: smallint('n').notNull().default(1),
     /** A refund that was made at the provider, or a dispute: not asked for by us, and never asked for again. */

@@ -1,15 +1,40 @@
 /**
- * Status transitions of a booking. Invariant: a booking changes its status only as in this table; statuses without a
- * transition are final, and a trigger of the database enforces the same.
+ * Bookings: their vocabulary and their status transitions. Invariant: a booking changes its status only as in MOVES;
+ * statuses without a move are final, and the trigger bookings_terminal of the database enforces the same.
  */
-import type { BookingCommand, BookingStatus, ChargeCommand } from '../db/schema.ts'
+import type { ChargeCommand } from './charge.ts'
+import { isStillPossible, type Moves } from './moves.ts'
+
+export const BOOKING_STATUSES = [
+  'queued',
+  'requested',
+  'accepted',
+  'completed',
+  'rejected',
+  'declined',
+  'cancelled',
+  'expired',
+] as const
+export type BookingStatus = (typeof BOOKING_STATUSES)[number]
+
+/** Commands that a client may give. */
+export const BOOKING_COMMANDS = ['accept', 'decline', 'cancel', 'complete'] as const
+export type BookingCommand = (typeof BOOKING_COMMANDS)[number]
+
+export const BOOKING_KINDS = ['stay', 'ride'] as const
+export type BookingKind = (typeof BOOKING_KINDS)[number]
+
+/** Where a ride begins, in degrees. */
+export interface Pickup {
+  lat: number
+  lng: number
+}
 
 /** Moves without a client's command: settlement of the queued booking, outcome of its charge, expiry. */
 type Turn = 'request' | 'book' | 'refuse' | 'expire' | ChargeCommand
 export type BookingMove = Turn | BookingCommand
 
-/** from → move → to */
-export const MOVES: Readonly<Record<BookingStatus, Partial<Record<BookingMove, BookingStatus>>>> = {
+export const MOVES: Moves<BookingStatus, BookingMove> = {
   queued: { request: 'requested', book: 'accepted', refuse: 'rejected', cancel: 'cancelled' },
   requested: {
     accept: 'accepted',
@@ -32,11 +57,11 @@ export const isActive = (status: BookingStatus) => status === 'requested' || sta
 
 /** Whether the command can still succeed: in this status, or in one that the booking may reach. */
 export const mayStill = (status: BookingStatus, command: BookingCommand): boolean =>
-  MOVES[status][command] !== undefined || Object.values(MOVES[status]).some((next) => mayStill(next, command))
+  isStillPossible(MOVES, status, command)
 
 /** Time of a stay in milliseconds since 1970. A ride has no dates: it begins when it is requested and has no end yet. */
 export interface StayTime {
-  kind: 'stay' | 'ride'
+  kind: BookingKind
   from_ms: number
   until_ms: number | null
 }

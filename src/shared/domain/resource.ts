@@ -2,7 +2,7 @@
  * Resource references `type:id`, and the one order in which several are locked: by reference, accounts last. Invariant:
  * a process that needs several resources locks them in this order, so that waits can never form a cycle.
  */
-import type { LineItem } from '../db/schema.ts'
+import type { LineItem } from './purchase.ts'
 
 export const TYPE_PATTERN = '[a-z][a-z0-9_-]{0,31}'
 export const ID_PATTERN = '[A-Za-z0-9][A-Za-z0-9._~-]{0,127}'

@@ -4,8 +4,16 @@
  * clock is expired first and never conflicts; every change of a wallet's units has a ledger entry.
  */
 
-import type { BookingCommand, BookingStatus, ChargeCommand, ChargeStatus, Payment } from '../../shared/db/schema.ts'
-import { type BookingMove, isActive, isOver, MOVES, refusedByTime } from '../../shared/domain/booking.ts'
+import {
+  type BookingCommand,
+  type BookingMove,
+  type BookingStatus,
+  isActive,
+  isOver,
+  MOVES,
+  refusedByTime,
+} from '../../shared/domain/booking.ts'
+import type { ChargeCommand, ChargeStatus, Payment } from '../../shared/domain/charge.ts'
 import { isAccount } from '../../shared/domain/resource.ts'
 import { newId } from '../../shared/ids.ts'
 import {

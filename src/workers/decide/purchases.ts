@@ -3,16 +3,10 @@
  * change of units has a ledger entry, so that for each resource total = available + held + sold, by the ledger.
  */
 
-import type {
-  BookingStatus,
-  ChargeStatus,
-  CommandKind,
-  LineItem,
-  Observed,
-  Payment,
-  PurchaseStatus,
-} from '../../shared/db/schema.ts'
+import type { BookingStatus } from '../../shared/domain/booking.ts'
+import type { ChargeCommand, ChargeStatus, Payment } from '../../shared/domain/charge.ts'
 import { sameCurrency } from '../../shared/domain/currency.ts'
+import type { LineItem, Observed, PurchaseCommand, PurchaseStatus } from '../../shared/domain/purchase.ts'
 import { isAccount } from '../../shared/domain/resource.ts'
 import { newId } from '../../shared/ids.ts'
 
@@ -42,7 +36,7 @@ export interface PurchaseRow {
 export interface CommandRow {
   id: string
   seq: number
-  action: CommandKind
+  action: PurchaseCommand | ChargeCommand
   created_ms: number
   /** payment method of a confirm; null: the one that the purchase has already */
   payment: Payment | null

@@ -5,8 +5,9 @@
 import { and, eq, inArray, not, notExists, or, type SQLWrapper, sql } from 'drizzle-orm'
 import { alias, type PgColumn } from 'drizzle-orm/pg-core'
 import type { Client } from '../../shared/db/client.ts'
-import { type ChargeStatus, charges, commands, payable } from '../../shared/db/schema.ts'
+import { charges, commands, payable } from '../../shared/db/schema.ts'
 import { build, insertFrom, prepare, value } from '../../shared/db/statements.ts'
+import type { ChargeStatus } from '../../shared/domain/charge.ts'
 
 /** A refund that we owe. */
 export interface OwnRefund {

@@ -6,8 +6,9 @@
 import { and, eq, gt, inArray, lte, notExists, or, sql } from 'drizzle-orm'
 import { alias, unionAll } from 'drizzle-orm/pg-core'
 import type { Client, Transaction } from '../../shared/db/client.ts'
-import { bookings, type ChargeStatus, charges, commands, outboxSequences, purchases } from '../../shared/db/schema.ts'
+import { bookings, charges, commands, outboxSequences, purchases } from '../../shared/db/schema.ts'
 import { build, insertFrom, prepare, value } from '../../shared/db/statements.ts'
+import type { ChargeStatus } from '../../shared/domain/charge.ts'
 import type { Dispute, PaymentSnapshot, Refund } from '../../shared/payments/gateway.ts'
 import { belongsTo, type ChargeState, type OwnRefund, RESERVED } from './charge-store.ts'
 

@@ -5,10 +5,11 @@
  */
 import { and, eq, gt, isNull, lte, notInArray, or, sql } from 'drizzle-orm'
 import type { Client, Transaction } from '../../shared/db/client.ts'
-import { type BookingCommand, bookings, type ChargeCommand, type Payment, resources } from '../../shared/db/schema.ts'
+import { bookings, resources } from '../../shared/db/schema.ts'
 import { build, epochMs, insertFrom, isOneOf, listOf, prepare, toTime } from '../../shared/db/statements.ts'
 import { arrayText } from '../../shared/db/unnest.ts'
-import { isActive } from '../../shared/domain/booking.ts'
+import { type BookingCommand, isActive } from '../../shared/domain/booking.ts'
+import type { ChargeCommand, Payment } from '../../shared/domain/charge.ts'
 import type { BookingDecision, BookingItem, BookingRow } from '../decide/bookings.ts'
 import type { Replacement } from '../decide/purchases.ts'
 import type { QueueCursor } from './queue-item.ts'

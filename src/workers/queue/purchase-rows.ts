@@ -5,15 +5,10 @@
  */
 import { and, eq, gt, notInArray, or, type SQL, sql } from 'drizzle-orm'
 import type { Client, Transaction } from '../../shared/db/client.ts'
-import {
-  type CommandKind,
-  commands,
-  ledgerEntries,
-  type Payment,
-  purchases,
-  resources,
-} from '../../shared/db/schema.ts'
+import { commands, ledgerEntries, purchases, resources } from '../../shared/db/schema.ts'
 import { build, epochMs, insertFrom, listOf, prepare, toTime, value } from '../../shared/db/statements.ts'
+import type { ChargeCommand, Payment } from '../../shared/domain/charge.ts'
+import type { PurchaseCommand } from '../../shared/domain/purchase.ts'
 import type { PurchaseDecision, PurchaseItem, PurchaseRow, Replacement } from '../decide/purchases.ts'
 import type { QueueCursor } from './queue-item.ts'
 
@@ -22,7 +17,7 @@ type FetchedRow = PurchaseRow & {
   kind: PurchaseItem['kind']
   command_id: string | null
   command_seq: number | null
-  action: CommandKind | null
+  action: PurchaseCommand | ChargeCommand | null
   command_created_ms: number | null
   command_payment: Payment | null
 }
