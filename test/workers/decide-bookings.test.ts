@@ -11,8 +11,8 @@ import {
   mayStill,
 } from '../../src/shared/domain/booking.ts'
 import type { ChargeCommand, ChargeStatus } from '../../src/shared/domain/charge.ts'
-import { type BookingItem, type BookingRow, decideBookings } from '../../src/workers/decide/bookings.ts'
-import type { Resource } from '../../src/workers/decide/purchases.ts'
+import { decideBookings } from '../../src/workers/decide/bookings.ts'
+import type { BookingItem, BookingRow, Resource } from '../../src/workers/decide/types.ts'
 
 /** The beginning of the stays here, so that no command is too early or too late. */
 const NOW = 0

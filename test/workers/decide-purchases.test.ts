@@ -2,12 +2,8 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { MOVES, PURCHASE_COMMANDS, PURCHASE_STATUSES, type PurchaseCommand } from '../../src/shared/domain/purchase.ts'
-import {
-  decidePurchases,
-  type PurchaseItem,
-  type PurchaseRow,
-  type Resource,
-} from '../../src/workers/decide/purchases.ts'
+import { decidePurchases } from '../../src/workers/decide/purchases.ts'
+import type { PurchaseItem, PurchaseRow, Resource } from '../../src/workers/decide/types.ts'
 
 const NOW = 1_000_000
 const REFS = ['product:a', 'product:b', 'account:w']

@@ -2,167 +2,36 @@
  * Decides the purchases of a batch, in memory and without I/O. Invariant: items are decided in the given order, and every
  * change of units has a ledger entry, so that for each resource total = available + held + sold, by the ledger.
  */
-
-import type { BookingStatus } from '../../shared/domain/booking.ts'
-import type { ChargeCommand, ChargeStatus, Payment } from '../../shared/domain/charge.ts'
+import type { ChargeCommand, Payment } from '../../shared/domain/charge.ts'
 import { sameCurrency } from '../../shared/domain/currency.ts'
-import type { LineItem, Observed, PurchaseCommand, PurchaseStatus } from '../../shared/domain/purchase.ts'
+import { MOVES, type Observed, type PurchaseMove, type PurchaseStatus } from '../../shared/domain/purchase.ts'
 import { isAccount } from '../../shared/domain/resource.ts'
 import { newId } from '../../shared/ids.ts'
-
-/** A row of purchases, as far as deciding needs it. `status` changes as the batch is decided. */
-export interface PurchaseRow {
-  id: string
-  seq: number
-  queue: string
-  customer: string
-  items: LineItem[]
-  amount: number | null
-  currency: string | null
-  payment: Payment
-  hold_seconds: number | null
-  status: PurchaseStatus
-  /** milliseconds since 1970, database clock */
-  expires_ms: number | null
-  created_ms: number
-  /** status of its charge; null when there is none (and not read for a purchase without a command) */
-  charge: ChargeStatus | null
-  /** original end of the hold that the charge has extended; null without a hold of its own */
-  hold_until_ms: number | null
-  /** the expired purchase that this one replaces: the charge belongs to that one */
-  replaces_id: string | null
-}
-
-export interface CommandRow {
-  id: string
-  seq: number
-  action: PurchaseCommand | ChargeCommand
-  created_ms: number
-  /** payment method of a confirm; null: the one that the purchase has already */
-  payment: Payment | null
-}
-
-/** A pending item of a queue: a queued purchase, a command on a purchase, or an overdue hold. */
-export type PurchaseItem = { purchase: PurchaseRow; booking?: never } & (
-  | { kind: 'purchase'; command?: never }
-  | { kind: 'expired'; command?: never }
-  | { kind: 'command'; command: CommandRow }
-)
-
-/** A resource as read under its row lock; `available` and `held` change as the batch is decided. */
-export interface Resource {
-  id: string
-  kind: 'units' | 'calendar'
-  available: number
-  held: number
-  price: number
-  currency: string
-  /** units that one customer may have, held ones included; null: no limit */
-  max_per_customer: number | null
-  /** customer → units, of the customers in the batch; only where there is a limit */
-  holdings: Map<string, number>
-  /** fencing token of the lease it is written under */
-  token: number
-}
-
-export interface PurchaseChange {
-  id: string
-  was: PurchaseStatus
-  status: PurchaseStatus
-  reason: string | null
-  observed: Observed | null
-  amount: number | null
-  currency: string | null
-  expires_ms: number | null
-  fencing_token: number
-}
-export interface CommandChange {
-  id: string
-  status: 'done' | 'rejected'
-  reason: string | null
-  observed_status: PurchaseStatus | BookingStatus
-  fencing_token: number
-}
-export interface LedgerEntry {
-  resource_id: string
-  purchase_id?: string
-  booking_id?: string
-  delta: number
-  reason: 'sale' | 'hold' | 'release' | 'refund'
-  fencing_token: number
-}
-/** A step of a charge, to be taken once the batch is committed. An existing charge is not changed by a second request. */
-export interface ChargeRequest {
-  /** what is paid for */
-  of: 'purchase' | 'booking'
-  id: string
-  /** charge and refund are new rows; capture is the step of an authorized charge whose units are sold */
-  step: 'charge' | 'capture' | 'refund'
-  amount: number
-  currency: string
-  /** of a charge: the end of the hold that it extends */
-  hold_until_ms: number | null
-}
-/** New payment method of a purchase or booking. */
-export interface PaymentChange {
-  of: 'purchase' | 'booking'
-  id: string
-  payment: Payment
-}
-/** A new purchase or booking, paid with the late money of an expired one. */
-export interface Replacement {
-  id: string
-  replaces_id: string
-  fencing_token: number
-}
-export interface PurchaseDecision {
-  chargeRequests: ChargeRequest[]
-  payments: PaymentChange[]
-  /** purchases and bookings whose failed charge becomes a past attempt, so that another charge can follow */
-  attempts: string[]
-  replacements: Replacement[]
-  purchases: PurchaseChange[]
-  commands: CommandChange[]
-  ledger: LedgerEntry[]
-  resources: Resource[]
-  /** items that this batch could not decide yet: they stay in the queue */
-  skipped: PurchaseItem[]
-}
-
-/** Thrown for a row that no worker can decide (written past the API): the row is quarantined, the others are settled. */
-export class UnprocessableError extends Error {
-  readonly code = 'unprocessable'
-}
-
-/**
- * Seconds that units or dates stay held for a charge to end: a few slow attempts at the provider. When the outcome comes
- * later, they are on sale again.
- */
-export const PAYMENT_S = 60
-
-/** Final statuses of a charge that took no money. */
-export const UNCHARGED: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavailable'])
-
-/**
- * Whether the paying wallet has another currency by now. A currency can no longer be changed; where it once was, units of
- * the new currency must not refund a payment in the old one.
- */
-export function isForeign(
-  { payment, amount, currency }: Pick<PurchaseRow, 'payment' | 'amount' | 'currency'>,
-  resources: ReadonlyMap<string, Resource>,
-): boolean {
-  const wallet = payment.method === 'wallet' && amount ? resources.get(payment.account) : undefined
-  return wallet !== undefined && currency !== null && !sameCurrency(wallet.currency, currency)
-}
+import {
+  chargeFailed,
+  chargeRequest,
+  deltaOf,
+  extendHold,
+  isCharged,
+  isForeign,
+  isPast,
+  mayBeCharged,
+  restoreHold,
+  samePayment,
+  UnprocessableError,
+} from './common.ts'
+import type {
+  ChargeRequest,
+  LedgerEntry,
+  PurchaseChange,
+  PurchaseCommandRow,
+  PurchaseDecision,
+  PurchaseItem,
+  PurchaseRow,
+  Resource,
+} from './types.ts'
 
 const isUnits = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) > 0
-
-export const samePayment = (one: Payment, other: Payment) =>
-  one.method === 'card'
-    ? other.method === 'card' && one.token === other.token
-    : one.method === 'wallet'
-      ? other.method === 'wallet' && one.account === other.account
-      : other.method === 'none'
 
 /** Units that a purchase needs of each resource: its items merged, and its price as units of the paying wallet. */
 function unitsByResource(purchase: PurchaseRow, amount: number): Map<string, number> {
@@ -181,7 +50,7 @@ function unitsByResource(purchase: PurchaseRow, amount: number): Map<string, num
   return units
 }
 
-/** Every resource that settling this item may write. */
+/** Every resource that settling this item may write. @throws UnprocessableError */
 export function resourcesOfPurchase(item: PurchaseItem): string[] {
   const { purchase } = item
   // Cancelling a queued purchase moves no units: the resource of its queue is enough. Any other command may find it settled
@@ -194,15 +63,34 @@ export function resourcesOfPurchase(item: PurchaseItem): string[] {
 
 /**
  * Decides the items in order. `now_ms` is the database clock, read after the row locks were acquired.
+ * @throws UnprocessableError
  */
-export function decidePurchases(
+export const decidePurchases = (
   items: readonly PurchaseItem[],
   resources: ReadonlyMap<string, Resource>,
   now_ms: number,
-): PurchaseDecision {
-  const changes = new Map<string, PurchaseChange>()
-  const touched = new Set<Resource>()
-  const decision: PurchaseDecision = {
+): PurchaseDecision => new PurchaseBatch(resources, now_ms).decide(items)
+
+/**
+ * The first cancel of each purchase that is queued, by the id of the purchase. It takes effect before its purchase is
+ * decided: for a buyer who has cancelled already, no unit is sold or held.
+ */
+function cancelsOfQueued(items: readonly PurchaseItem[]): ReadonlyMap<string, PurchaseCommandRow> {
+  const cancels = new Map<string, PurchaseCommandRow>()
+  for (const { purchase, command } of items) {
+    if (command?.action !== 'cancel' || purchase.status !== 'queued' || cancels.has(purchase.id)) continue
+    cancels.set(purchase.id, command)
+  }
+  return cancels
+}
+
+/** One batch while it is decided: what is decided of one item is seen by the items after it. */
+class PurchaseBatch {
+  readonly #resources: ReadonlyMap<string, Resource>
+  readonly #now_ms: number
+  readonly #changes = new Map<string, PurchaseChange>()
+  readonly #touched = new Set<Resource>()
+  readonly #decision: PurchaseDecision = {
     purchases: [],
     commands: [],
     ledger: [],
@@ -213,297 +101,329 @@ export function decidePurchases(
     attempts: [],
     replacements: [],
   }
-  const cancelled = new Set(items.flatMap((item) => (item.command?.action === 'cancel' ? [item.purchase.id] : [])))
+
+  constructor(resources: ReadonlyMap<string, Resource>, now_ms: number) {
+    this.#resources = resources
+    this.#now_ms = now_ms
+  }
+
+  decide(items: readonly PurchaseItem[]): PurchaseDecision {
+    const cancels = cancelsOfQueued(items)
+    for (const item of items) {
+      const { purchase } = item
+      if (item.kind === 'purchase') {
+        if (purchase.status === 'queued') {
+          if (cancels.has(purchase.id)) this.#applyMove(purchase, 'cancel')
+          else this.#decideNew(purchase)
+        }
+      } else if (item.kind === 'expired') {
+        if (this.#isOverdue(purchase)) this.#expire(purchase)
+        else this.#decision.skipped.push(item)
+      } else if (cancels.get(purchase.id) === item.command) {
+        // Cancelled already, if its purchase is in this batch.
+        if (purchase.status === 'queued') this.#applyMove(purchase, 'cancel')
+        this.#endCommand(item, undefined, 'queued')
+      } else if (purchase.status === 'queued') {
+        // Its purchase has not been settled yet (a missed lease, a later batch): the command waits behind it.
+        this.#decision.skipped.push(item)
+      } else {
+        const before = purchase.status
+        const refusal = this.#executeCommand(purchase, item.command)
+        this.#endCommand(item, refusal, refusal === undefined ? before : purchase.status)
+      }
+    }
+    this.#decision.purchases = [...this.#changes.values()]
+    this.#decision.resources = [...this.#touched]
+    return this.#decision
+  }
+
+  /** Adds the outcome of a command, and the status in which it found the purchase. */
+  #endCommand(
+    { purchase, command }: PurchaseItem & { kind: 'command' },
+    refusal: string | undefined,
+    observed_status: PurchaseStatus,
+  ): void {
+    this.#decision.commands.push({
+      id: command.id,
+      status: refusal === undefined ? 'done' : 'rejected',
+      reason: refusal ?? null,
+      observed_status,
+      fencing_token: this.#tokenFor(purchase),
+    })
+  }
 
   /** Fencing token for the row: of its own queue, or for an expired cart of another queue, of any of its resources. */
-  function tokenFor(purchase: PurchaseRow): number {
+  #tokenFor(purchase: PurchaseRow): number {
     const own =
-      resources.get(purchase.queue) ?? purchase.items.map((item) => resources.get(item.resource)).find((r) => r)
+      this.#resources.get(purchase.queue) ??
+      purchase.items.map((item) => this.#resources.get(item.resource)).find((resource) => resource)
     return own?.token ?? 0
   }
 
-  function setStatus(purchase: PurchaseRow, status: PurchaseStatus, reason?: string, observed?: Observed): void {
-    const earlier = changes.get(purchase.id)
-    changes.set(purchase.id, {
+  #applyMove(purchase: PurchaseRow, move: PurchaseMove, reason?: string, observed?: Observed): void {
+    const status = MOVES[purchase.status][move]
+    if (status === undefined) {
+      throw new UnprocessableError(`${move} does not apply to a purchase that is ${purchase.status}`)
+    }
+    this.#setStatus(purchase, status, reason, observed)
+  }
+
+  #setStatus(purchase: PurchaseRow, status: PurchaseStatus, reason?: string, observed?: Observed): void {
+    this.#changes.set(purchase.id, {
       id: purchase.id,
-      was: earlier?.was ?? purchase.status,
+      was: this.#changes.get(purchase.id)?.was ?? purchase.status,
       status,
       reason: reason ?? null,
       observed: observed ?? null,
       amount: purchase.amount,
       currency: purchase.currency,
       expires_ms: purchase.expires_ms,
-      fencing_token: tokenFor(purchase),
+      fencing_token: this.#tokenFor(purchase),
     })
     purchase.status = status
   }
 
   /** Moves the purchase's units: changes `available` and `held` per unit, and adds the ledger entries. */
-  function moveUnits(
-    purchase: PurchaseRow,
-    available: number,
-    held: number,
-    ...reasons: LedgerEntry['reason'][]
-  ): void {
+  #moveUnits(purchase: PurchaseRow, available: number, held: number, ...reasons: LedgerEntry['reason'][]): void {
     for (const [ref, units] of unitsByResource(purchase, purchase.amount ?? 0)) {
-      const resource = resources.get(ref)
+      const resource = this.#resources.get(ref)
       if (!resource) throw new UnprocessableError(`${ref} is gone`)
       resource.available += available * units
       resource.held += held * units
-      touched.add(resource)
+      this.#touched.add(resource)
       if (resource.max_per_customer !== null) {
         const had = resource.holdings.get(purchase.customer) ?? 0
         resource.holdings.set(purchase.customer, had - available * units)
       }
-      for (const reason of reasons) {
-        const delta = reason === 'sale' || reason === 'hold' ? -units : units
-        decision.ledger.push({
-          resource_id: ref,
-          purchase_id: purchase.id,
-          delta,
-          reason,
-          fencing_token: resource.token,
-        })
-      }
+      for (const reason of reasons) this.#addEntry(resource, purchase, reason, units)
     }
   }
 
-  /** The first resource of this purchase whose limit it would exceed, with that limit. */
-  function overLimit(purchase: PurchaseRow, amount: number): Observed | undefined {
-    for (const [resource, units] of unitsByResource(purchase, amount)) {
-      const { max_per_customer = null, holdings } = resources.get(resource) ?? {}
+  #addEntry(resource: Resource, purchase: PurchaseRow, reason: LedgerEntry['reason'], units: number): void {
+    this.#decision.ledger.push({
+      resource_id: resource.id,
+      purchase_id: purchase.id,
+      delta: deltaOf(reason, units),
+      reason,
+      fencing_token: resource.token,
+    })
+  }
+
+  /** The first of these resources whose limit the purchase would exceed, with that limit. */
+  #overLimit(purchase: PurchaseRow, needed: ReadonlyMap<string, number>): Observed | undefined {
+    for (const [resource, units] of needed) {
+      const { max_per_customer = null, holdings } = this.#resources.get(resource) ?? {}
       if (max_per_customer === null) continue
       if ((holdings?.get(purchase.customer) ?? 0) + units > max_per_customer) return { resource, max_per_customer }
     }
     return undefined
   }
 
-  const isCharged = ({ payment, amount }: PurchaseRow) => payment.method === 'card' && (amount ?? 0) > 0
-
-  function requestCharge(step: ChargeRequest['step'], purchase: PurchaseRow): void {
-    const { id, replaces_id, currency, hold_until_ms } = purchase
-    const amount = purchase.amount ?? 0
-    decision.chargeRequests.push({
-      step,
-      of: 'purchase',
-      id: replaces_id ?? id,
-      amount,
-      currency: currency ?? '',
-      hold_until_ms,
-    })
+  #requestCharge(step: ChargeRequest['step'], purchase: PurchaseRow): void {
+    this.#decision.chargeRequests.push(chargeRequest('purchase', step, purchase))
   }
 
   /** Extends the hold until the charge has ended, and requests the charge. */
-  function startCharge(purchase: PurchaseRow): void {
-    purchase.charge = 'pending'
-    purchase.hold_until_ms = purchase.hold_seconds === null ? null : purchase.expires_ms
-    purchase.expires_ms = Math.max(purchase.expires_ms ?? 0, now_ms + PAYMENT_S * 1000)
-    requestCharge('charge', purchase)
+  #startCharge(purchase: PurchaseRow): void {
+    extendHold(purchase, this.#now_ms)
+    this.#requestCharge('charge', purchase)
   }
 
-  /** Status and reason of a queued purchase; moves its units when it is sold or held. */
-  function decideNew(purchase: PurchaseRow): [PurchaseStatus, string?, Observed?] {
-    if (cancelled.has(purchase.id)) return ['cancelled']
+  #decideNew(purchase: PurchaseRow): void {
+    const needed = unitsByResource(purchase, 0)
+    const wrong = this.#price(purchase, needed)
+    if (wrong !== undefined) {
+      this.#applyMove(purchase, 'refuse', wrong)
+      return
+    }
+    const amount = purchase.amount ?? 0
+    const { payment } = purchase
+    const limit = this.#overLimit(purchase, payment.method === 'wallet' ? unitsByResource(purchase, amount) : needed)
+    const short = limit ? undefined : this.#firstShort(needed)
+    if (limit) this.#applyMove(purchase, 'refuse', 'limit', limit)
+    else if (short) this.#applyMove(purchase, 'refuse', 'sold_out', short)
+    else if (payment.method === 'wallet' && (this.#resources.get(payment.account)?.available ?? 0) < amount) {
+      this.#applyMove(purchase, 'fail', 'payment_declined')
+    } else this.#sellOrHold(purchase)
+  }
+
+  /** Sets amount and currency of a queued purchase. Returns why it cannot be sold at any stock; undefined when it can. */
+  #price(purchase: PurchaseRow, needed: ReadonlyMap<string, number>): string | undefined {
     let amount = 0
     const currencies = new Set<string>()
-    const needed = unitsByResource(purchase, 0)
     for (const [ref, units] of needed) {
-      const resource = resources.get(ref)
-      if (resource?.kind !== 'units') return ['rejected', 'unknown_resource']
+      const resource = this.#resources.get(ref)
+      if (resource?.kind !== 'units') return 'unknown_resource'
       // Accounts are not for sale. The API rejects them already; this is for rows that were written past it.
-      if (isAccount(ref)) return ['rejected', 'wrong_kind']
+      if (isAccount(ref)) return 'wrong_kind'
       amount += resource.price * units
       if (resource.price > 0) currencies.add(resource.currency.toUpperCase())
     }
-    if (!Number.isSafeInteger(amount)) return ['rejected', 'amount_too_large']
+    if (!Number.isSafeInteger(amount)) return 'amount_too_large'
     const { payment } = purchase
-    const wallet = payment.method === 'wallet' ? resources.get(payment.account) : undefined
     if (payment.method === 'wallet') {
-      if (wallet?.kind !== 'units') return ['rejected', 'unknown_resource']
+      const wallet = this.#resources.get(payment.account)
+      if (wallet?.kind !== 'units') return 'unknown_resource'
       if (amount > 0) currencies.add(wallet.currency.toUpperCase())
     }
-    if (currencies.size > 1) return ['rejected', 'currency_mismatch']
+    if (currencies.size > 1) return 'currency_mismatch'
     purchase.amount = amount
-    purchase.currency = [...currencies][0] ?? resources.get(purchase.queue)?.currency ?? null
-    const limit = overLimit(purchase, amount)
-    if (limit) return ['rejected', 'limit', limit]
-    for (const [ref, units] of needed) {
-      const resource = resources.get(ref)
-      const available = resource?.available ?? 0
-      /* guard:stock */
-      if (available < units) return ['rejected', 'sold_out', { resource: ref, available }]
-      /* end:stock */
-    }
-    if (wallet && wallet.available < amount) return ['failed', 'payment_declined']
-    if (purchase.hold_seconds === null && !isCharged(purchase)) {
-      moveUnits(purchase, -1, 0, 'sale')
-      return ['confirmed']
-    }
-    if (purchase.hold_seconds === null) startCharge(purchase)
-    else purchase.expires_ms = now_ms + purchase.hold_seconds * 1000
-    moveUnits(purchase, -1, 1, 'hold')
-    return ['held']
-  }
-
-  function expire(purchase: PurchaseRow): void {
-    moveUnits(purchase, 1, -1, 'release')
-    setStatus(purchase, 'expired')
-  }
-
-  /** Undefined when the command succeeded, else the reason of its rejection. */
-  function executeCommand(purchase: PurchaseRow, { action, payment }: CommandRow): string | undefined {
-    if (purchase.status === 'held' && purchase.expires_ms !== null && purchase.expires_ms <= now_ms) expire(purchase)
-    const { status } = purchase
-    if (action === 'paid' || action === 'unpaid')
-      return applyChargeResult(purchase, action) ? undefined : 'wrong_status'
-    if (action === 'confirm' && status === 'held') return confirm(purchase, payment)
-    if (action === 'cancel' && status === 'queued') {
-      setStatus(purchase, 'cancelled')
-    } else if (action === 'cancel' && status === 'held') {
-      moveUnits(purchase, 1, -1, 'release')
-      setStatus(purchase, 'cancelled')
-      if (purchase.charge !== null && !UNCHARGED.has(purchase.charge)) requestCharge('refund', purchase)
-    } else if (action === 'refund' && status === 'confirmed') {
-      if (isForeign(purchase, resources)) return 'currency_mismatch'
-      moveUnits(purchase, 1, 0, 'refund')
-      setStatus(purchase, 'refunded')
-      if (isCharged(purchase)) requestCharge('refund', purchase)
-    } else {
-      return 'wrong_status'
-    }
+    purchase.currency = [...currencies][0] ?? this.#resources.get(purchase.queue)?.currency ?? null
     return undefined
   }
 
-  function confirm(purchase: PurchaseRow, given: Payment | null): string | undefined {
-    const { charge, hold_seconds } = purchase
+  /** The first resource of which fewer units are available than needed. */
+  #firstShort(needed: ReadonlyMap<string, number>): Observed | undefined {
+    const short = [...needed].find(/* guard:stock */ ([ref, units]) => this.#availableOf(ref) < units /* end:stock */)
+    return short && { resource: short[0], available: this.#availableOf(short[0]) }
+  }
+
+  #availableOf(ref: string): number {
+    return this.#resources.get(ref)?.available ?? 0
+  }
+
+  #sellOrHold(purchase: PurchaseRow): void {
+    const { hold_seconds } = purchase
+    if (hold_seconds === null && !isCharged(purchase)) {
+      this.#moveUnits(purchase, -1, 0, 'sale')
+      this.#applyMove(purchase, 'sell')
+    } else {
+      if (hold_seconds === null) this.#startCharge(purchase)
+      else purchase.expires_ms = this.#now_ms + hold_seconds * 1000
+      this.#moveUnits(purchase, -1, 1, 'hold')
+      this.#applyMove(purchase, 'hold')
+    }
+  }
+
+  #isOverdue(purchase: PurchaseRow): boolean {
+    return purchase.status === 'held' && isPast(purchase.expires_ms, this.#now_ms)
+  }
+
+  #expire(purchase: PurchaseRow): void {
+    this.#moveUnits(purchase, 1, -1, 'release')
+    this.#applyMove(purchase, 'expire')
+  }
+
+  /** Undefined when the command succeeded, else the reason of its rejection. */
+  #executeCommand(purchase: PurchaseRow, { action, payment }: PurchaseCommandRow): string | undefined {
+    if (this.#isOverdue(purchase)) this.#expire(purchase)
+    if (action === 'paid' || action === 'unpaid') {
+      return this.#applyChargeResult(purchase, action) ? undefined : 'wrong_status'
+    }
+    if (MOVES[purchase.status][action] === undefined) return 'wrong_status'
+    if (action === 'confirm') return this.#confirm(purchase, payment)
+    if (action === 'refund') {
+      if (isForeign(purchase, this.#resources)) return 'currency_mismatch'
+      this.#moveUnits(purchase, 1, 0, 'refund')
+      if (isCharged(purchase)) this.#requestCharge('refund', purchase)
+    } else {
+      this.#moveUnits(purchase, 1, -1, 'release')
+      if (mayBeCharged(purchase)) this.#requestCharge('refund', purchase)
+    }
+    this.#applyMove(purchase, action)
+    return undefined
+  }
+
+  #confirm(purchase: PurchaseRow, given: Payment | null): string | undefined {
     // The `unpaid` of a failed charge is queued behind this confirm: apply it now.
-    if (charge !== null && UNCHARGED.has(charge) && hold_seconds !== null && !resumeHold(purchase))
-      return 'wrong_status'
+    if (chargeFailed(purchase) && purchase.hold_seconds !== null && !this.#resumeHold(purchase)) return 'wrong_status'
     if (given !== null && !samePayment(given, purchase.payment)) {
       // One charge at a time: a second card is charged only after the first charge has failed.
       if (purchase.charge !== null) return 'payment_in_progress'
       // The wallet's money is held together with the units.
       if (purchase.payment.method === 'wallet') return 'payment_conflict'
-      if (given.method === 'wallet') return payFromWallet(given.account, purchase)
-      purchase.payment = given
-      decision.payments.push({ of: 'purchase', id: purchase.id, payment: given })
+      if (given.method === 'wallet') return this.#payFromWallet(purchase, given.account)
+      this.#setPayment(purchase, given)
     }
     // A second confirm joins the first: the charge is already in progress.
     if (purchase.charge !== null) return undefined
     if (isCharged(purchase)) {
-      startCharge(purchase)
-      setStatus(purchase, 'held')
+      this.#startCharge(purchase)
+      this.#setStatus(purchase, 'held')
     } else {
-      moveUnits(purchase, 0, -1, 'release', 'sale')
-      setStatus(purchase, 'confirmed')
+      this.#moveUnits(purchase, 0, -1, 'release', 'sale')
+      this.#applyMove(purchase, 'confirm')
     }
     return undefined
   }
 
   /** Sells the held units and takes their price from the wallet in the same settlement, or does neither. */
-  function payFromWallet(account: string, purchase: PurchaseRow): string | undefined {
-    const wallet = resources.get(account)
+  #payFromWallet(purchase: PurchaseRow, account: string): string | undefined {
+    const wallet = this.#resources.get(account)
     const amount = purchase.amount ?? 0
     if (wallet?.kind !== 'units') return 'unknown_resource'
-    if (amount > 0 && wallet.currency.toUpperCase() !== purchase.currency?.toUpperCase()) return 'currency_mismatch'
+    if (amount > 0 && !sameCurrency(wallet.currency, purchase.currency ?? '')) return 'currency_mismatch'
     if (purchase.items.some((item) => item.resource === account)) return 'payment_conflict'
     const had = wallet.holdings.get(purchase.customer) ?? 0
     if (wallet.max_per_customer !== null && had + amount > wallet.max_per_customer) return 'limit'
     if (wallet.available < amount) return 'payment_declined'
-    moveUnits(purchase, 0, -1, 'release', 'sale')
-    purchase.payment = { method: 'wallet', account }
-    decision.payments.push({ of: 'purchase', id: purchase.id, payment: purchase.payment })
+    // Before the payment is set: the wallet's units were not held.
+    this.#moveUnits(purchase, 0, -1, 'release', 'sale')
+    this.#setPayment(purchase, { method: 'wallet', account })
     if (amount > 0) {
       wallet.available -= amount
       if (wallet.max_per_customer !== null) wallet.holdings.set(purchase.customer, had + amount)
-      touched.add(wallet)
-      decision.ledger.push({
-        resource_id: account,
-        purchase_id: purchase.id,
-        delta: -amount,
-        reason: 'sale',
-        fencing_token: wallet.token,
-      })
+      this.#touched.add(wallet)
+      this.#addEntry(wallet, purchase, 'sale', amount)
     }
-    setStatus(purchase, 'confirmed')
+    this.#applyMove(purchase, 'confirm')
     return undefined
   }
 
-  /** Restores the original end of the hold after a failed charge. False when that end is past. */
-  function resumeHold(purchase: PurchaseRow): boolean {
-    decision.attempts.push(purchase.id)
-    purchase.charge = null
-    purchase.expires_ms = purchase.hold_until_ms ?? purchase.expires_ms
-    purchase.hold_until_ms = null
-    const open = purchase.expires_ms === null || purchase.expires_ms > now_ms
-    if (open) setStatus(purchase, 'held')
-    else expire(purchase)
-    return open
+  #setPayment(purchase: PurchaseRow, payment: Payment): void {
+    purchase.payment = payment
+    this.#decision.payments.push({ of: 'purchase', id: purchase.id, payment })
   }
 
-  /** Applies the outcome of the charge: `paid` (the money is reserved) or `unpaid` (none was and none will be taken). */
-  function applyChargeResult(purchase: PurchaseRow, action: 'paid' | 'unpaid'): boolean {
+  /** Restores the original end of the hold after a failed charge. False when that end is past. */
+  #resumeHold(purchase: PurchaseRow): boolean {
+    this.#decision.attempts.push(purchase.id)
+    restoreHold(purchase)
+    if (isPast(purchase.expires_ms, this.#now_ms)) {
+      this.#expire(purchase)
+      return false
+    }
+    this.#setStatus(purchase, 'held')
+    return true
+  }
+
+  /**
+   * Applies the outcome of the charge: `paid` (the money is reserved) or `unpaid` (none was and none will be taken). False
+   * when the status does not allow it.
+   */
+  #applyChargeResult(purchase: PurchaseRow, result: ChargeCommand): boolean {
     const { status, charge } = purchase
-    if (action === 'unpaid') {
+    if (result === 'unpaid') {
       // The outcome of an earlier charge, which may have been followed by another one: nothing is left to apply.
-      if (charge === null || !UNCHARGED.has(charge)) return true
+      if (!chargeFailed(purchase)) return true
       if (status !== 'held') return status === 'expired' || status === 'cancelled'
       if (purchase.hold_seconds !== null) {
-        resumeHold(purchase)
+        this.#resumeHold(purchase)
         return true
       }
-      moveUnits(purchase, 1, -1, 'release')
-      setStatus(purchase, 'failed', charge === 'declined' ? 'payment_declined' : 'payment_unavailable')
+      this.#moveUnits(purchase, 1, -1, 'release')
+      this.#applyMove(purchase, 'unpaid', charge === 'declined' ? 'payment_declined' : 'payment_unavailable')
     } else if (status === 'held') {
-      moveUnits(purchase, 0, -1, 'release', 'sale')
-      setStatus(purchase, 'confirmed')
-      requestCharge('capture', purchase)
-    } else if (status === 'expired' && replaceExpired(purchase)) {
-      requestCharge('capture', purchase)
+      this.#moveUnits(purchase, 0, -1, 'release', 'sale')
+      this.#applyMove(purchase, 'paid')
+      this.#requestCharge('capture', purchase)
+    } else if (status === 'expired' && this.#replaceExpired(purchase)) {
+      this.#requestCharge('capture', purchase)
     } else {
       // Too late for the units, or cancelled by the buyer: refund the money, once.
-      requestCharge('refund', purchase)
+      this.#requestCharge('refund', purchase)
     }
     return true
   }
 
   /** The expired purchase stays expired; its late money buys the same units at the same price as a new purchase. */
-  function replaceExpired(purchase: PurchaseRow): boolean {
+  #replaceExpired(purchase: PurchaseRow): boolean {
     const needed = unitsByResource(purchase, purchase.amount ?? 0)
-    const inStock = Array.from(needed).every(([ref, units]) => (resources.get(ref)?.available ?? 0) >= units)
-    if (!inStock || overLimit(purchase, purchase.amount ?? 0)) return false
+    const inStock = [...needed].every(([ref, units]) => this.#availableOf(ref) >= units)
+    if (!inStock || this.#overLimit(purchase, needed)) return false
     const id = newId()
-    moveUnits({ ...purchase, id }, -1, 0, 'sale')
-    decision.replacements.push({ id, replaces_id: purchase.id, fencing_token: tokenFor(purchase) })
+    this.#moveUnits({ ...purchase, id }, -1, 0, 'sale')
+    this.#decision.replacements.push({ id, replaces_id: purchase.id, fencing_token: this.#tokenFor(purchase) })
     return true
   }
-
-  for (const item of items) {
-    const { purchase } = item
-    if (item.kind === 'purchase') {
-      if (purchase.status === 'queued') setStatus(purchase, ...decideNew(purchase))
-    } else if (item.kind === 'expired') {
-      if (purchase.status === 'held' && purchase.expires_ms !== null && purchase.expires_ms <= now_ms) expire(purchase)
-      else decision.skipped.push(item)
-    } else if (purchase.status === 'queued' && item.command.action !== 'cancel') {
-      // Its purchase has not been settled yet (a missed lease, a later batch): the command waits behind it.
-      decision.skipped.push(item)
-    } else {
-      // A cancel that came before its purchase was settled in this batch has already taken effect.
-      const first = item.command.action === 'cancel' && cancelled.delete(purchase.id)
-      const wasQueued = first && changes.get(purchase.id)?.was === 'queued' && purchase.status === 'cancelled'
-      const before = wasQueued ? 'queued' : purchase.status
-      const refusal = wasQueued ? undefined : executeCommand(purchase, item.command)
-      decision.commands.push({
-        id: item.command.id,
-        status: refusal === undefined ? 'done' : 'rejected',
-        reason: refusal ?? null,
-        observed_status: refusal === undefined ? before : purchase.status,
-        fencing_token: tokenFor(purchase),
-      })
-    }
-  }
-  decision.purchases = [...changes.values()]
-  decision.resources = [...touched]
-  return decision
 }

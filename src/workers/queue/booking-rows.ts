@@ -10,8 +10,7 @@ import { build, epochMs, insertFrom, isOneOf, listOf, prepare, toTime } from '..
 import { arrayText } from '../../shared/db/unnest.ts'
 import { type BookingCommand, isActive } from '../../shared/domain/booking.ts'
 import type { ChargeCommand, Payment } from '../../shared/domain/charge.ts'
-import type { BookingDecision, BookingItem, BookingRow } from '../decide/bookings.ts'
-import type { Replacement } from '../decide/purchases.ts'
+import type { BookingDecision, BookingItem, BookingRow, Replacement } from '../decide/types.ts'
 import type { QueueCursor } from './queue-item.ts'
 
 /** The columns of a booking that deciding it needs, of `b`. */

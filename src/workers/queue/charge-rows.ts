@@ -9,7 +9,7 @@ import type { Transaction } from '../../shared/db/client.ts'
 import { bookings, charges, purchases } from '../../shared/db/schema.ts'
 import { build, insertFrom, listOf, prepare, toTime, unnested } from '../../shared/db/statements.ts'
 import { arrayText } from '../../shared/db/unnest.ts'
-import type { ChargeRequest, PaymentChange } from '../decide/purchases.ts'
+import type { ChargeRequest, PaymentChange } from '../decide/types.ts'
 import { belongsTo } from '../payments/charge-store.ts'
 
 const paymentList = listOf('d', { id: purchases.id, payment: purchases.payment })

@@ -6,7 +6,7 @@ import { and, eq, sql } from 'drizzle-orm'
 import type { Transaction } from '../../shared/db/client.ts'
 import { customerHoldings } from '../../shared/db/schema.ts'
 import { build, listOf, prepare } from '../../shared/db/statements.ts'
-import type { PurchaseItem, Resource } from '../decide/purchases.ts'
+import type { PurchaseItem, Resource } from '../decide/types.ts'
 
 const pairList = listOf('d', { resource_id: customerHoldings.resource_id, customer: customerHoldings.customer })
 const holdingsSql = prepare(

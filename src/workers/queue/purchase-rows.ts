@@ -9,7 +9,7 @@ import { commands, ledgerEntries, purchases, resources } from '../../shared/db/s
 import { build, epochMs, insertFrom, listOf, prepare, toTime, value } from '../../shared/db/statements.ts'
 import type { ChargeCommand, Payment } from '../../shared/domain/charge.ts'
 import type { PurchaseCommand } from '../../shared/domain/purchase.ts'
-import type { PurchaseDecision, PurchaseItem, PurchaseRow, Replacement } from '../decide/purchases.ts'
+import type { PurchaseDecision, PurchaseItem, PurchaseRow, Replacement } from '../decide/types.ts'
 import type { QueueCursor } from './queue-item.ts'
 
 type FetchedRow = PurchaseRow & {

@@ -1,6 +1,7 @@
 /** A pending row of a queue: a purchase or its command where units are sold, a booking or its command in a calendar. */
-import { type BookingItem, resourcesOfBooking } from '../decide/bookings.ts'
-import { type PurchaseItem, resourcesOfPurchase } from '../decide/purchases.ts'
+import { resourcesOfBooking } from '../decide/bookings.ts'
+import { resourcesOfPurchase } from '../decide/purchases.ts'
+import type { BookingItem, PurchaseItem } from '../decide/types.ts'
 
 /** Where a queue continues in the next batch. */
 export interface QueueCursor {
