@@ -33,7 +33,7 @@ export const FENCE = {
 export const ROW_LOCKS = {
   sql: late('INSERT ON ledger_entries'),
   code: [
-    { file: SETTLEMENT, guard: 'row-lock', instead: '' },
+    { file: SETTLEMENT, guard: 'row-lock', instead: 'rows' },
     {
       file: SETTLEMENT,
       guard: 'row-update',
