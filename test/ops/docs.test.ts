@@ -1,13 +1,14 @@
 /**
  * The API document and its page: openapi.json is what the routes say, lints clean, and every example works when pressed.
- * And the pages that list codes and variables are complete.
+ * And the pages that list codes and variables are complete, and the requests that they print work.
  */
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { ROOT } from '../../ops/dev/install.mjs'
+import { isConfiguration, readConfig } from '../../src/shared/config.ts'
 import { hasBrowser, openBrowser } from '../support/browser.ts'
 import { fromBundle, openWorld, until } from '../support/environment.ts'
 import { contract, document, type Operation, operations, schemaAt } from '../support/openapi-contract.ts'
@@ -104,21 +105,73 @@ t.test('docs/errors.md has every code that the source answers with, and its stat
   t.end()
 })
 
-t.test('docs/configuration.md has every variable that a process reads', (t) => {
+/** The rows of docs/configuration.md: variable, default, meaning. */
+const settings = readFileSync(join(ROOT, 'docs/configuration.md'), 'utf8')
+  .split('\n')
+  .filter((line) => line.startsWith('| `'))
+  .map((line) => line.split('|').map((cell) => cell.trim()))
+  .flatMap(([, names = '', otherwise = '', meaning = '']) =>
+    Array.from(names.matchAll(/`([A-Z][A-Z0-9_]+)`/g), ([, name = '']) => ({ name, otherwise, meaning })),
+  )
+
+const ADDRESSES = { DATABASE_URL: 'postgres://localhost/holdfast', REDIS_URL: 'redis://localhost' }
+/** What a variable needs beside it before it may be set. */
+const NEEDS: Record<string, Record<string, string>> = {
+  ETCD_HOSTS: { LOCK_BACKEND: 'etcd', ETCD_HOSTS: 'http://localhost:2379' },
+  LOCK_MAX_TTL_MS: { LOCK_REDIS_URLS: 'redis://localhost:1,redis://localhost:2,redis://localhost:3' },
+}
+/** Defaults that the configuration does not have: they are in the code that uses them. */
+const ELSEWHERE: Record<string, readonly [file: string, text: string]> = {
+  METRICS_PORT: ['src/workers/main.ts', 'METRICS_PORT = 9464'],
+  LOCK_MAX_TTL_MS: ['src/shared/locks/redlock/locks.ts', 'Math.max(60_000, '],
+  SANDBOX_SLOW_MS: ['ops/commands/sandbox.ts', "SANDBOX_SLOW_MS = '1500'"],
+}
+
+t.test('docs/configuration.md has every variable that a process reads', async (t) => {
   const page = readFileSync(join(ROOT, 'docs/configuration.md'), 'utf8')
   const config = readFileSync(join(ROOT, 'src/shared/config.ts'), 'utf8')
-  for (const [, name = ''] of config.matchAll(/'([A-Z][A-Z0-9_]{2,})'/g)) {
+  const [, list = ''] = /VARIABLES = \[([^\]]+)\] as const/.exec(config) ?? []
+  const read = Array.from(list.matchAll(/'([A-Z][A-Z0-9_]{2,})'/g), ([, name = '']) => name)
+  t.ok(read.length > 30, `${read.length} were found`)
+  for (const name of read) {
     t.match(page, new RegExp(`\\b${name}\\b`), name)
   }
-  t.end()
 })
 
-/** An API and a worker on the sample data, with the sample purchases settled. */
+t.test('the defaults and limits of docs/configuration.md are those of the code', async (t) => {
+  const at = (name: string, value?: string) =>
+    readConfig({ ...ADDRESSES, ...NEEDS[name], ...(value !== undefined && { [name]: value }) })
+  for (const { name, otherwise, meaning } of settings.filter(({ name }) => isConfiguration(name))) {
+    // A default is the first word of its cell, as it would be set: 5000 or `info`.
+    const [, code, number] = /^(?:`([^`]+)`|(\d+)(?=$|[,;]))/.exec(otherwise) ?? []
+    const value = code ?? number
+    const elsewhere = ELSEWHERE[name]
+    if (elsewhere) {
+      const [file, text] = elsewhere
+      t.ok(readFileSync(join(ROOT, file), 'utf8').includes(text), `${name}: ${file}`)
+      t.equal(value, /\d[\d_]+/.exec(text)?.[0].replaceAll('_', ''), name)
+    } else if (value !== undefined) {
+      t.same(at(name, value), at(name), `${name}=${value} is what it is when it is unset`)
+    }
+    const [, least, most] = /(?:^|: )(\d+) to (\d+)\b/.exec(meaning) ?? []
+    if (least === undefined || most === undefined) continue
+    for (const limit of [least, most]) {
+      // Two limits depend on another variable as well, which the page names.
+      if (!/RETENTION|DISABLE/.test(name)) t.doesNotThrow(() => at(name, limit), `${name}=${limit}`)
+    }
+    for (const beyond of [Number(least) - 1, Number(most) + 1]) {
+      t.throws(() => at(name, String(beyond)), { message: new RegExp(`^${name} `) }, `${name}=${beyond} is refused`)
+    }
+  }
+})
+
+/** An API, a worker and a payment sandbox on the sample data, with the sample purchases settled. */
 async function samples(t: Test) {
   const world = await openWorld(t)
   const seeded = await run(fromBundle('ops/commands/seed.ts'), world.env)
   t.equal(seeded.code, 0, seeded.output)
-  const [api] = await Promise.all([world.startApi(), world.startWorker()])
+  const { url: SANDBOX_URL } = await world.startSandbox()
+  const [api] = await Promise.all([world.startApi({ SANDBOX_URL }), world.startWorker({ SANDBOX_URL })])
   const call = contract(api.url)
   for (const list of ['purchases', 'bookings']) {
     await until(async () => (await call('GET', `/api/${list}?status=queued`)).body.data.length === 0)
@@ -142,6 +195,37 @@ function prefilled(path: string, { parameters = [], requestBody }: Operation) {
     ...(body === undefined ? {} : { body }),
   }
 }
+
+/** Members that differ from run to run. */
+const OWN = new Set(['id', 'seq', 'fencing_token'])
+
+t.test('the requests of README.md and docs/getting-started.md have the answers that are printed there', async (t) => {
+  const { url } = await samples(t)
+  for (const file of ['README.md', 'docs/getting-started.md']) {
+    const blocks = readFileSync(join(ROOT, file), 'utf8').matchAll(/```(sh|json)\n([\s\S]*?)```/g)
+    // One shell for all requests of a page, so that a variable is kept; each answer is after a mark.
+    const mark = '-- request --'
+    const [script, answers]: [string[], string[]] = [[], []]
+    for (const [, language, text = ''] of blocks) {
+      if (language === 'json') answers.push(text)
+      else if (text.includes('curl ')) script.push(`printf '\\n${mark}\\n'\n${text}`)
+    }
+    t.equal(script.length, answers.length, `${file}: each request has an answer`)
+    // A busy machine takes longer than a reader's.
+    const body = script.join('\n').replaceAll('http://localhost:3000', url).replaceAll('wait=10', 'wait=30')
+    const { status, stdout, stderr } = spawnSync('sh', ['-euc', body], { encoding: 'utf8' })
+    t.equal(status, 0, `${file}: ${stderr}`)
+    const printed = stdout.split(`\n${mark}\n`).slice(1)
+    for (const [index, text] of answers.entries()) {
+      const expected = JSON.parse(text.replaceAll(/,?\s*…/g, ''), (name, value) => (OWN.has(name) ? undefined : value))
+      t.match(
+        JSON.parse(printed[index] ?? 'null'),
+        expected,
+        `${file}: ${script[index]?.split('\n').slice(1).join(' ')}`,
+      )
+    }
+  }
+})
 
 // A browser that draws in software takes half a second of two cores for each example, so it presses the first of each tag
 // and of each method, and the others are sent as Swagger UI fills them in. TEST_PRESS_ALL=1 presses every one; without a
