@@ -3,8 +3,8 @@
  * And the pages that list codes and variables are complete, and the requests that they print work.
  */
 import { spawn, spawnSync } from 'node:child_process'
-import { readdirSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { ROOT } from '../../ops/dev/install.mjs'
@@ -103,6 +103,35 @@ t.test('docs/errors.md has every code that the source answers with, and its stat
     t.ok(documented || code === 'problem', `${status} ${code}`)
   }
   t.end()
+})
+
+t.test('docs/operations.md has a runbook of every alert, with its severity', async (t) => {
+  const page = readFileSync(join(ROOT, 'docs/operations.md'), 'utf8')
+  const rules = readFileSync(join(ROOT, 'ops/deploy/prometheus/alerts.yml'), 'utf8')
+  const alerts = Array.from(rules.matchAll(/- alert: (\w+)[\s\S]*?severity: (\w+)/g))
+  t.ok(alerts.length > 10, `${alerts.length} were found`)
+  for (const [, alert, severity] of alerts) {
+    t.ok(page.includes(`\n### ${alert}\n\n\`${severity}\`. `), `${alert}: ${severity}`)
+  }
+})
+
+t.test('links between documents lead to a file and a heading', async (t) => {
+  const pages = readdirSync(join(ROOT, 'docs'), { recursive: true, encoding: 'utf8' }).map((file) => `docs/${file}`)
+  for (const page of ['README.md', 'CONTRIBUTING.md', ...pages].filter((file) => file.endsWith('.md'))) {
+    const text = readFileSync(join(ROOT, page), 'utf8')
+    for (const [, path = '', heading] of text.matchAll(/\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)/g)) {
+      const target = path === '' ? page : join(dirname(page), path)
+      t.ok(existsSync(join(ROOT, target)), `${page}: ${target}`)
+      if (heading === undefined || !target.endsWith('.md') || !existsSync(join(ROOT, target))) continue
+      const headings = Array.from(readFileSync(join(ROOT, target), 'utf8').matchAll(/^#+ (.+)$/gm), ([, one = '']) =>
+        one
+          .toLowerCase()
+          .replaceAll(/[^\w\s-]/g, '')
+          .replaceAll(' ', '-'),
+      )
+      t.ok(headings.includes(heading), `${page}: ${target}#${heading}`)
+    }
+  }
 })
 
 /** The rows of docs/configuration.md: variable, default, meaning. */
