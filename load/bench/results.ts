@@ -94,7 +94,7 @@ one after the other; the last columns are the medians of those.
 - Load: ${connections} connections, each posts a purchase of one unit of a random product, waits for ${answer}, and posts
   the next, for ${seconds} s after ${warmup} s of warm-up that do not count. Stock never runs out.
 - Settled: for Holdfast, rows that are \`confirmed\` in Postgres; for the peers, jobs completed. Divided by the time from the
-  first request to the last settlement, so a line that is left when the load ends counts against whoever left it. A peer
+  first request to the last settlement, so a line that is left when the load ends counts against the system that left it. A peer
   that is not done after ${2 * seconds} more seconds is counted up to there; Holdfast must finish.
 - Each run has a database of its own and new processes: one API, one worker. After it the ledger is verified (Holdfast),
   stock and orders are compared (redlock), and every 202 is accounted for; otherwise the run is void.

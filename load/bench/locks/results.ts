@@ -8,7 +8,7 @@ import type { Line, Pairs } from './scenarios.ts'
 import { drawBars } from './svg.ts'
 
 export const SCENARIOS = {
-  pair: { title: 'one caller, nobody in the way', kind: 'pairs', loops: 1, nodes: 1 },
+  pair: { title: 'one caller, no contention', kind: 'pairs', loops: 1, nodes: 1 },
   distinct: { title: '64 callers on keys of their own', kind: 'pairs', loops: 64, nodes: 1 },
   hot20: { title: 'one hot key, 20 wait, held for 2 ms', kind: 'line', loops: 20, nodes: 1 },
   hot200: { title: 'one hot key, 200 wait, held for 2 ms', kind: 'line', loops: 200, nodes: 1 },
@@ -115,7 +115,7 @@ Medians of ${runs} ${runs === 1 ? 'run' : 'runs'} of ${seconds} s. Ratios are ma
 - A pair is an acquire and its release. CPU/pair: user and system time of the client's process.
 - A hot key: all come at once, each holds for 2 ms (a timer) and lets go; when all were served, the next ones come. The ideal
   is the same process holding 2 ms after 2 ms without a lock.
-- Inversions: grants for which somebody who had come before was still waiting.
+- Inversions: grants that passed a caller who had come before and was still waiting.
 `
   mkdirSync(folder, { recursive: true })
   const files = [join(folder, 'locks.md'), join(folder, 'locks.svg')] as const
