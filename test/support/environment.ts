@@ -175,7 +175,8 @@ export async function until<T>(
     } catch (error) {
       last = error
     }
-    await sleep(20)
+    // A tenth of the time waited so far: a long wait is not spent on polling, and no wait becomes much longer.
+    await sleep(Math.min(250, Math.max(20, (performance.now() - since) / 10)))
   } while (performance.now() - since < timeout_ms)
   const seen = last instanceof Error ? last.message : JSON.stringify(last)
   throw new Error(`waited ${timeout_ms} ms for: ${what}; last seen: ${seen}`)
