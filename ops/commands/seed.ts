@@ -5,10 +5,7 @@
 import { randomBytes } from 'node:crypto'
 import { Redis } from 'ioredis'
 import postgres from 'postgres'
-import { BOOKING_SAMPLES } from '../../src/api/routes/bookings.ts'
-import { SAMPLE_LEASES } from '../../src/api/routes/leases.ts'
-import { SAMPLES } from '../../src/api/routes/purchases.ts'
-import { WEBHOOK_SAMPLES } from '../../src/api/routes/webhook-endpoints.ts'
+import { BOOKING_SAMPLES, PURCHASE_SAMPLES, SAMPLE_LEASES, WEBHOOK_SAMPLES } from '../../src/api/http/samples.ts'
 import { createRedisBackend } from '../../src/shared/locks/redis/locks.ts'
 import { readCommand, reasonOf } from '../dev/command.mjs'
 
@@ -52,9 +49,9 @@ try {
     }
     const a_week_s = 604_800
     for (const [id, hold] of [
-      [SAMPLES.confirmed, null],
-      [SAMPLES.held, a_week_s],
-      [SAMPLES.cancellable, a_week_s],
+      [PURCHASE_SAMPLES.confirmed, null],
+      [PURCHASE_SAMPLES.held, a_week_s],
+      [PURCHASE_SAMPLES.cancellable, a_week_s],
     ] as const) {
       await tx`
         INSERT INTO purchases (id, queue, customer, items, hold_seconds)

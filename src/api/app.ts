@@ -18,13 +18,17 @@ import { protect, type SecurityOptions } from './plugins/security.ts'
 import { refuseUnknown } from './plugins/strict-fields.ts'
 import { BODY_LIMIT, compileValidators, parseBodies } from './plugins/validation.ts'
 import { type AvailabilityOptions, availabilityRoutes } from './routes/availability.ts'
-import { type BookingOptions, BookingSchema, bookingRoutes } from './routes/bookings.ts'
+import { BookingSchema } from './routes/booking-view.ts'
+import { type BookingOptions, bookingRoutes } from './routes/bookings.ts'
 import { type BullBoard, bullBoardRoutes } from './routes/bull-board.ts'
 import { type EventOptions, eventRoutes } from './routes/events.ts'
 import { type LeaseOptions, leaseRoutes } from './routes/leases.ts'
 import { type LockOptions, lockRoutes } from './routes/locks.ts'
-import { type PurchaseOptions, PurchaseSchema, purchaseRoutes } from './routes/purchases.ts'
-import { type ResourceOptions, ResourceSchema, resourceRoutes } from './routes/resources.ts'
+import { PurchaseSchema } from './routes/purchase-view.ts'
+import { type PurchaseOptions, purchaseRoutes } from './routes/purchases.ts'
+import { ResourceSchema } from './routes/resource-view.ts'
+import { type ResourceOptions, resourceRoutes } from './routes/resources.ts'
+import { type StockOptions, stockRoutes } from './routes/restock.ts'
 import { type StripeWebhookOptions, stripeWebhookRoutes } from './routes/stripe-webhook.ts'
 import { EndpointSchema, type WebhookEndpointOptions, webhookEndpointRoutes } from './routes/webhook-endpoints.ts'
 
@@ -41,6 +45,7 @@ const ROUTER = { ignoreTrailingSlash: true, maxParamLength: 16_384 }
 /** What each route file needs. */
 export interface RouteOptions {
   resources: ResourceOptions
+  stock: StockOptions
   purchases: PurchaseOptions
   bookings: BookingOptions
   availability: AvailabilityOptions
@@ -81,6 +86,7 @@ export async function buildApp({ config, rates, log, health, routes, trace }: Ap
   refuseUnknown(app)
   healthRoutes(app, health)
   await app.register(resourceRoutes, routes.resources)
+  await app.register(stockRoutes, routes.stock)
   await app.register(purchaseRoutes, routes.purchases)
   await app.register(bookingRoutes, routes.bookings)
   await app.register(availabilityRoutes, routes.availability)

@@ -44,32 +44,82 @@ interface Kept {
   events: { at: Position; event: Event }[]
 }
 
-export function createTail(client: Client, log: Log) {
-  const horizon = createHorizon(client)
-  let kept: Kept | undefined
-  let listeners = 0
-  let running = false
-  let timer: NodeJS.Timeout | undefined
-  let news = createSignal()
-  let pages = 0
-  const turns: (() => void)[] = []
+/** Where a listener is, and what it listens to; undefined: from now on, and to all resources. */
+interface Cursor {
+  position: Position | undefined
+  resource: string | undefined
+}
 
-  function notify(): void {
-    const previous = news
-    news = createSignal()
-    previous.fire()
+export class Tail {
+  readonly #client: Client
+  readonly #log: Log
+  readonly #horizon: ReturnType<typeof createHorizon>
+  #kept: Kept | undefined
+  #listeners = 0
+  #running = false
+  #timer: NodeJS.Timeout | undefined
+  #news = createSignal()
+  /** pages that are being read, and the readers that wait for their turn */
+  #pages = 0
+  readonly #turns: (() => void)[] = []
+
+  constructor(client: Client, log: Log) {
+    this.#client = client
+    this.#log = log
+    this.#horizon = createHorizon(client)
+  }
+
+  /** Listens after `from`, or from now on; to one resource, or to all. */
+  listen(from: Position | undefined, resource: string | undefined): Listener {
+    const cursor: Cursor = { position: from, resource }
+    this.#listeners++
+    if (!this.#running) this.#run()
+    return {
+      position: () => {
+        cursor.position ??= this.#kept?.to
+        return cursor.position
+      },
+      next: () => this.#next(cursor),
+      waitForMore: async (within_ms, signal) => {
+        const { position } = cursor
+        const available = this.#kept && (position === undefined || comparePositions(position, this.#kept.to) < 0)
+        if (!available) await this.#news.wait({ within_ms, signal })
+      },
+      close: () => {
+        this.#listeners--
+      },
+    }
+  }
+
+  close(): void {
+    clearTimeout(this.#timer)
+  }
+
+  #run(): void {
+    this.#running = true
+    this.#poll()
+      .catch((error) => this.#log.debug({ error }, 'outbox poll failed; will retry'))
+      .finally(() => {
+        if (this.#listeners > 0) {
+          this.#timer = setTimeout(() => this.#run(), this.#horizon.waiting() ? SOON_MS : POLL_MS)
+        } else {
+          this.#running = false
+          this.#kept = undefined
+        }
+      })
   }
 
   /** Reads the events that have become final since. The first poll only finds the end. */
-  async function poll(): Promise<void> {
-    const final = await horizon.poll()
+  async #poll(): Promise<void> {
+    const final = await this.#horizon.poll()
     if (final === undefined) return
+    let kept = this.#kept
     if (kept === undefined) {
       kept = { from: endOfRow(final), to: endOfRow(final), events: [] }
-      notify()
+      this.#keep(kept)
     }
-    for (let more = kept.to.id < final; more && listeners > 0; ) {
-      const page = await readEvents(client, { after: kept.to, horizon: final })
+    for (let more = kept.to.id < final; more && this.#listeners > 0; ) {
+      const page = await readEvents(this.#client, { after: kept.to, horizon: final })
       const events: Kept['events'] = [
         ...kept.events,
         ...page.events.map((event) => ({ at: parseEventId(event.id), event })),
@@ -77,84 +127,57 @@ export function createTail(client: Client, log: Log) {
       const dropped = events.length > KEPT ? events[events.length - KEPT - 1] : undefined
       kept = { from: dropped?.at ?? kept.from, to: page.end, events: events.slice(-KEPT) }
       more = page.more
-      notify()
+      this.#keep(kept)
     }
   }
 
-  function run(): void {
-    running = true
-    poll()
-      .catch((error) => log.debug({ error }, 'outbox poll failed; will retry'))
-      .finally(() => {
-        if (listeners > 0) {
-          timer = setTimeout(run, horizon.waiting() ? SOON_MS : POLL_MS)
-        } else {
-          running = false
-          kept = undefined
-        }
-      })
+  #keep(kept: Kept): void {
+    this.#kept = kept
+    const previous = this.#news
+    this.#news = createSignal()
+    previous.fire()
   }
 
-  async function readPage(after: Position, upto: Position, resource: string | undefined) {
-    if (pages >= PAGES_AT_ONCE) await new Promise<void>((resolve) => turns.push(resolve))
-    pages++
+  async #next(cursor: Cursor): Promise<Event[]> {
+    while (this.#kept) {
+      cursor.position ??= this.#kept.to
+      if (comparePositions(cursor.position, this.#kept.to) >= 0) return []
+      const behind = comparePositions(cursor.position, this.#kept.from) < 0
+      const events = behind
+        ? await this.#storedEvents(cursor, cursor.position, this.#kept.from)
+        : keptEvents(cursor, cursor.position, this.#kept)
+      if (events.length > 0) return events
+    }
+    return []
+  }
+
+  /** Events that are no longer in memory, up to `upto`. */
+  async #storedEvents(cursor: Cursor, after: Position, upto: Position): Promise<Event[]> {
+    const page = await this.#readPage(after, upto, cursor.resource)
+    const { dropped } = await outboxBounds(this.#client)
+    // Events pruned during the read must not be skipped: the client reconnects and gets 410.
+    if (after.id > 0 && after.id < dropped) throw new Error('these events are no longer stored')
+    cursor.position = page.end
+    return page.events
+  }
+
+  async #readPage(after: Position, upto: Position, resource: string | undefined) {
+    if (this.#pages >= PAGES_AT_ONCE) await new Promise<void>((resolve) => this.#turns.push(resolve))
+    this.#pages++
     try {
-      return await readEvents(client, { after, horizon: upto.id, resource })
+      return await readEvents(this.#client, { after, horizon: upto.id, resource })
     } finally {
-      pages--
-      turns.shift()?.()
+      this.#pages--
+      this.#turns.shift()?.()
     }
-  }
-
-  /** Listens after `from`, or from now on; to one resource, or to all. */
-  function listen(from: Position | undefined, resource: string | undefined): Listener {
-    let position = from
-    listeners++
-    if (!running) run()
-    return {
-      position() {
-        position ??= kept?.to
-        return position
-      },
-      async next() {
-        while (kept) {
-          position ??= kept.to
-          if (comparePositions(position, kept.to) >= 0) return []
-          let events: Event[]
-          if (comparePositions(position, kept.from) < 0) {
-            const page = await readPage(position, kept.from, resource)
-            const { dropped } = await outboxBounds(client)
-            // Events pruned during the read must not be skipped: the client reconnects and gets 410.
-            if (position.id > 0 && position.id < dropped) throw new Error('these events are no longer stored')
-            position = page.end
-            events = page.events
-          } else {
-            let first = kept.events.length
-            while (first > 0 && comparePositions(kept.events[first - 1]?.at ?? position, position) > 0) first--
-            const some = kept.events.slice(first, first + AT_ONCE)
-            position = some.length < AT_ONCE ? kept.to : (some.at(-1)?.at ?? kept.to)
-            events = some.map((one) => one.event).filter((one) => resource === undefined || one.resource === resource)
-          }
-          if (events.length > 0) return events
-        }
-        return []
-      },
-      async waitForMore(within_ms, signal) {
-        const available = kept && (position === undefined || comparePositions(position, kept.to) < 0)
-        if (!available) await news.wait({ within_ms, signal })
-      },
-      close() {
-        listeners--
-      },
-    }
-  }
-
-  return {
-    listen,
-    close() {
-      clearTimeout(timer)
-    },
   }
 }
 
-export type Tail = ReturnType<typeof createTail>
+function keptEvents(cursor: Cursor, after: Position, { events, to }: Kept): Event[] {
+  let first = events.length
+  while (first > 0 && comparePositions(events[first - 1]?.at ?? after, after) > 0) first--
+  const some = events.slice(first, first + AT_ONCE)
+  cursor.position = some.length < AT_ONCE ? to : (some.at(-1)?.at ?? to)
+  const { resource } = cursor
+  return some.map((one) => one.event).filter((one) => resource === undefined || one.resource === resource)
+}

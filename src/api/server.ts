@@ -18,17 +18,22 @@ import { openRedis, pingRedis } from '../shared/redis.ts'
 import { runSteps, type Step } from '../shared/shutdown.ts'
 import { openTraces, type Traces } from '../shared/tracing.ts'
 import { buildApp } from './app.ts'
-import { createCollector } from './dashboard/collector.ts'
-import { createTail } from './outbox-tail.ts'
+import { Collector } from './dashboard/collector.ts'
+import { createDatabase } from './database.ts'
+import { Tail } from './outbox-tail.ts'
 import { traceRequests } from './plugins/tracing.ts'
-import { BOOKINGS, createIntake, FLUSH_MS, PURCHASES } from './queue/intake.ts'
+import { BOOKING_ROWS, type BookingRow, type NewBooking } from './queue/booking-rows.ts'
+import { createCommandRows } from './queue/command-rows.ts'
+import { FLUSH_MS, Intake } from './queue/intake.ts'
+import type { QueuedRowInput } from './queue/intake-rows.ts'
 import { createNudgeGate } from './queue/nudge-gate.ts'
+import { type NewPurchase, PURCHASE_ROWS, type PurchaseRow } from './queue/purchase-rows.ts'
 import { createResourceKinds } from './queue/resource-kinds.ts'
+import { createRowReader, type RowStatements } from './queue/row-reader.ts'
 import { createSettlementWaiter } from './queue/settlement-waiter.ts'
+import { type QueuedRow, type QueueParts, RowQueue } from './queue/submission.ts'
 import { traceEnqueue } from './queue/tracing.ts'
-import type { NewBooking } from './routes/bookings.ts'
 import { openBullBoard } from './routes/bull-board.ts'
-import type { NewPurchase } from './routes/purchases.ts'
 
 export interface RunningApi {
   app: FastifyInstance
@@ -50,20 +55,19 @@ const isAnswer = (error: unknown) => error instanceof Problem || isDataError(err
 export async function startApi({ config, metrics, log }: ApiDeps): Promise<RunningApi> {
   const { redis_url, redis_prefix: prefix, lab, lab_pause_ms: pause_ms } = config
   const postgres = openPostgres(config, metrics)
-  const { client, breakers } = postgres
+  const { db, client, breakers } = postgres
   const redis = openRedis(redis_url, log)
   const leases = await openLeases(config, redis, metrics, log)
   const { locks, modes, stats, onStaleWrite } = leases
   const traces = config.tracing ? await openTraces({ service: 'holdfast-api', redis, prefix }) : undefined
   const queues = openQueues(config, postgres, traces, log)
-  const { waiter, nudge, purchaseIntake, bookingIntake, enqueueCharges } = queues
+  const { waiter, enqueueCharges } = queues
   // If Redis hangs, requests are not counted, and each is delayed by at most 100 ms.
   const rates = config.rate_limit === undefined ? undefined : openRedis(redis_url, log, { commandTimeout: 100 })
-  const tail = createTail(client, log)
-  const dashboard = createCollector({ client: postgres.dashboard, locks, redis, prefix, waiter, breakers, lab, log })
+  const tail = new Tail(client, log)
+  const dashboard = new Collector({ client: postgres.dashboard, locks, redis, prefix, waiter, breakers, lab, log })
   const checks = { postgres: () => client`SELECT 1`, redis: () => pingRedis(redis), ...leases.checks }
-  const db = { client, viaBreaker: postgres.breaker.run }
-  const resourceKinds = createResourceKinds(client, postgres.breaker.run)
+  const resourceKinds = createResourceKinds(db)
   let stopping = false
   const app = await buildApp({
     config,
@@ -72,16 +76,17 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     health: { metrics, breakers, checks, stuckReason: () => undefined, stopping: () => stopping },
     ...(traces && { trace: traceRequests }),
     routes: {
-      resources: { ...db, locks, onStaleWrite },
-      purchases: { ...db, waiter, nudge, purchaseIntake, resourceKinds },
-      bookings: { ...db, waiter, nudge, bookingIntake, resourceKinds },
-      availability: db,
-      stripeWebhook: { ...db, gateway: createStripe(config.payments), enqueueCharges },
-      events: { ...db, tail },
-      webhookEndpoints: { ...db, allow_private: config.webhooks.allow_private },
+      resources: { db },
+      stock: { db, locks, onStaleWrite },
+      purchases: { queue: queues.purchases, resourceKinds },
+      bookings: { queue: queues.bookings, resourceKinds, db },
+      availability: { db },
+      stripeWebhook: { db, gateway: createStripe(config.payments), enqueueCharges },
+      events: { db, tail },
+      webhookEndpoints: { db, allow_private: config.webhooks.allow_private },
       leases: { locks, modes },
-      locks: { ...db, locks, stats, log },
-      lab: lab ? { ...db, locks, purchaseIntake, waiter, onStaleWrite, pause_ms } : undefined,
+      locks: { db, locks, stats, log },
+      lab: lab ? { db, locks, purchases: queues.purchases, onStaleWrite, pause_ms } : undefined,
       dashboard: { dashboard },
       openBullBoard: () => openBullBoard(redis_url, prefix, log),
     },
@@ -136,6 +141,7 @@ function openPostgres({ database_url, lease_ttl_ms: ttl_ms }: Config, metrics: M
   const intakeBreaker = createBreaker({ name: 'intake', timeout_ms: FLUSH_MS, isAnswer, metrics })
   const breakers = [breaker, intakeBreaker]
   return {
+    db: createDatabase(db.client, breaker),
     client: db.client,
     dashboard: dashboard.client,
     breaker,
@@ -165,7 +171,7 @@ async function openLeases(config: Config, redis: Redis, metrics: Metrics, log: L
 /** Entering rows into their queues, hearing of their settlement, and the hints to workers. */
 function openQueues(
   { database_url, redis_url, redis_prefix }: Config,
-  { client, intakeBreaker: breaker }: Postgres,
+  { db, client, intakeBreaker: breaker }: Postgres,
   traces: Traces | undefined,
   log: Log,
 ) {
@@ -174,15 +180,30 @@ function openQueues(
   const subscriber = openRedis(redis_url, log)
   const waiter = createSettlementWaiter(subscriber, redis_prefix, client, log)
   const gate = createNudgeGate({ subscriber, redis_prefix, nudge: nudger.nudge, log })
-  const deps = { database_url, breaker, log, nudge: gate.nudge }
-  const purchases = createIntake<NewPurchase>(PURCHASES, deps)
-  const bookings = createIntake<NewBooking>(BOOKINGS, deps)
+  const { nudge } = gate
+  const options = { database_url, breaker, log, nudge }
+  const purchases = new Intake<NewPurchase>('purchases', options)
+  const bookings = new Intake<NewBooking>('bookings', options)
+
+  function queueOf<Row extends QueuedRow, Input extends QueuedRowInput>(
+    intake: Intake<Input>,
+    { noun, asQueued, ...statements }: Pick<QueueParts<Row, Input>, 'noun' | 'asQueued'> & RowStatements<Row>,
+  ) {
+    return new RowQueue<Row, Input>({
+      noun,
+      asQueued,
+      intake: traceEnqueue(intake, traces),
+      reader: createRowReader(db, statements),
+      waiter,
+      commands: createCommandRows(db, noun, nudge),
+    })
+  }
+
   return {
     waiter,
-    nudge: gate.nudge,
+    purchases: queueOf<PurchaseRow, NewPurchase>(purchases, PURCHASE_ROWS),
+    bookings: queueOf<BookingRow, NewBooking>(bookings, BOOKING_ROWS),
     enqueueCharges: chargeQueue.enqueue,
-    purchaseIntake: traceEnqueue(purchases, traces),
-    bookingIntake: traceEnqueue(bookings, traces),
     finishFlushes: () => Promise.all([purchases.close(), bookings.close()]),
     handOver: () => Promise.all([nudger.close(), chargeQueue.close()]),
     close() {

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
-import { createCollector } from '../../src/api/dashboard/collector.ts'
+import { Collector } from '../../src/api/dashboard/collector.ts'
 import { startApi } from '../../src/api/server.ts'
 import { readConfig } from '../../src/shared/config.ts'
 import { createLog } from '../../src/shared/log.ts'
@@ -155,7 +155,7 @@ t.test(
       },
     }
     const deps = { client, locks, redis, waiter, prefix: '', breakers: [], lab: false, log }
-    const dashboard = createCollector(deps as unknown as Parameters<typeof createCollector>[0])
+    const dashboard = new Collector(deps as unknown as ConstructorParameters<typeof Collector>[0])
     const seen = [0, 0, 0]
     const unsubscribe = seen.map((_, i) =>
       dashboard.subscribe((json) => {

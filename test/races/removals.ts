@@ -52,7 +52,7 @@ export const STATUS = {
 /** The unique keys of purchases, and what the intake does about them. */
 export const IDEMPOTENCY = {
   sql: 'DROP INDEX purchases_idempotency_key',
-  code: [{ file: '/src/api/queue/intake.ts', guard: 'idempotency', instead: '' }],
+  code: [{ file: '/src/api/queue/intake-rows.ts', guard: 'idempotency', instead: '' }],
 } satisfies Removal
 
 /** The merging of lines of one resource, on both sides. */

@@ -11,10 +11,9 @@ import type { Log } from '../../shared/log.ts'
 import { withTimeout } from '../../shared/timeout.ts'
 import type { SettlementWaiter } from '../queue/settlement-waiter.ts'
 import { lockToResponse } from '../routes/locks.ts'
-import { readResources } from '../routes/resources.ts'
-import { readQueues, resourcesToShow } from './queries.ts'
+import { readQueues, readResources } from './queries.ts'
 import type { Sample, Snapshot } from './snapshot-schema.ts'
-import { createThroughputMeter } from './throughput.ts'
+import { createThroughputMeter, type ThroughputMeter } from './throughput.ts'
 
 /** Milliseconds between two collections; longer when a collection takes more than a tenth of it, up to SLOWEST_MS. */
 const EVERY_MS = 1_000
@@ -28,7 +27,7 @@ const SAMPLES = 300
 const [BUSY_MS, BUSY] = [60_000, 24]
 const LOCKS = 40
 
-export interface CollectorDeps {
+export interface CollectorOptions {
   /** a connection of its own, so that no buyer waits for the dashboard's queries */
   client: Client
   locks: Locks
@@ -40,67 +39,116 @@ export interface CollectorDeps {
   log: Log
 }
 
-export interface Collector {
-  /** The newest snapshot, collected now unless it is recent. */
-  snapshot(): Promise<Snapshot>
-  /** Calls the listener with each snapshot as JSON; the returned function unsubscribes. */
-  subscribe(listener: (json: string) => void): () => void
-  /** Throughput samples taken while there were subscribers, oldest first. */
-  samples(): readonly Sample[]
-  close(): void
-}
-
-export function createCollector(deps: CollectorDeps): Collector {
-  const { client, locks, redis, prefix, waiter, breakers, lab, log } = deps
-  const throughput = createThroughputMeter(waiter)
-  const pending = new Set<string>()
-  const busy = new Map<string, number>()
-  const listeners = new Set<(json: string) => void>()
-  const samples: Sample[] = []
-  let newest: { snapshot: Snapshot; json: string; at_ms: number } | undefined
-  let underWay: Promise<Snapshot> | undefined
-  let ticking = false
+export class Collector {
+  readonly #options: CollectorOptions
+  readonly #throughput: ThroughputMeter
+  readonly #listeners = new Set<(json: string) => void>()
+  readonly #samples: Sample[] = []
+  /** parts whose last query is still pending */
+  readonly #pending = new Set<string>()
+  /** resource → when it had a queue or a lease, oldest first */
+  readonly #busy = new Map<string, number>()
+  #newest: { snapshot: Snapshot; json: string; at_ms: number } | undefined
+  #underWay: Promise<Snapshot> | undefined
+  #ticking = false
   /** Redis answered last time: otherwise no notice can arrive, and zero notices do not mean zero throughput. */
-  let noticesArrive = true
-  let timer: NodeJS.Timeout | undefined
+  #noticesArrive = true
+  #timer: NodeJS.Timeout | undefined
 
-  /** A part whose last query is still pending is not queried again: behind a hanging Postgres, queries would pile up. */
-  async function collectPart<T>(name: string, query: () => Promise<T>): Promise<T | null> {
-    if (pending.has(name)) return null
-    pending.add(name)
-    const result = query().finally(() => pending.delete(name))
+  constructor(options: CollectorOptions) {
+    this.#options = options
+    this.#throughput = createThroughputMeter(options.waiter)
+  }
+
+  /** The newest snapshot, collected now unless it is recent. */
+  async snapshot(): Promise<Snapshot> {
+    return this.#recent()?.snapshot ?? (await this.#collectOnce())
+  }
+
+  /** Calls the listener with each snapshot as JSON; the returned function unsubscribes. */
+  subscribe(listener: (json: string) => void): () => void {
+    this.#listeners.add(listener)
+    const recent = this.#recent()
+    if (this.#listeners.size === 1) {
+      this.#throughput.start()
+      this.#schedule(0)
+    } else if (recent) listener(recent.json)
+    return () => {
+      if (this.#listeners.delete(listener) && this.#listeners.size === 0) this.#stopCollecting()
+    }
+  }
+
+  /** Throughput samples taken while there were subscribers, oldest first. */
+  samples(): readonly Sample[] {
+    return this.#samples
+  }
+
+  close(): void {
+    this.#listeners.clear()
+    this.#stopCollecting()
+  }
+
+  #recent() {
+    return this.#newest && performance.now() - this.#newest.at_ms < EVERY_MS ? this.#newest : undefined
+  }
+
+  #stopCollecting(): void {
+    clearTimeout(this.#timer)
+    this.#throughput.stop()
+  }
+
+  #schedule(ms: number): void {
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => void this.#tick(), Math.max(0, ms)).unref()
+  }
+
+  async #tick(): Promise<void> {
+    if (this.#ticking) return
+    this.#ticking = true
+    const began = performance.now()
     try {
-      return await withTimeout(result, PART_MS)
+      const sample = this.#throughput.sample()
+      this.#samples.push({ at: new Date().toISOString(), ...sample, ...(!this.#noticesArrive && { per_second: null }) })
+      if (this.#samples.length > SAMPLES) this.#samples.shift()
+      await this.#collectOnce()
+      for (const listener of this.#listeners) if (this.#newest) listener(this.#newest.json)
     } catch (error) {
-      log.debug({ error, part: name }, 'dashboard part could not be read')
-      return null
+      this.#options.log.warn({ error }, 'dashboard snapshot could not be collected')
+    } finally {
+      this.#ticking = false
+      const took_ms = performance.now() - began
+      if (this.#listeners.size > 0) {
+        this.#schedule(Math.min(Math.max(EVERY_MS, took_ms * SHARE), SLOWEST_MS) - took_ms)
+      }
     }
   }
 
-  /** Keeps resources that had a queue or a lease for BUSY_MS, so that table rows do not flicker with every batch. */
-  function rememberBusy(refs: string[]): void {
-    const now = performance.now()
-    for (const ref of refs) {
-      busy.delete(ref)
-      busy.set(ref, now)
-    }
-    for (const [ref, at] of busy) if (now - at > BUSY_MS || busy.size > BUSY) busy.delete(ref)
+  #collectOnce(): Promise<Snapshot> {
+    this.#underWay ??= this.#collect()
+      .then((snapshot) => {
+        this.#newest = { snapshot, json: JSON.stringify(snapshot), at_ms: performance.now() }
+        return snapshot
+      })
+      .finally(() => {
+        this.#underWay = undefined
+      })
+    return this.#underWay
   }
 
-  async function collect(): Promise<Snapshot> {
+  async #collect(): Promise<Snapshot> {
+    const { client, locks, redis, prefix, breakers, lab } = this.#options
     const [queues, states, watched, workers] = await Promise.all([
-      collectPart('lines', () => readQueues(client)),
-      collectPart('locks', () => locks.list()),
-      collectPart('verdict', () => readFleetStatus(redis, prefix)),
-      collectPart('breakers', () => readBreakers(redis, prefix)),
+      this.#part('lines', () => readQueues(client)),
+      this.#part('locks', () => locks.list()),
+      this.#part('verdict', () => readFleetStatus(redis, prefix)),
+      this.#part('breakers', () => readBreakers(redis, prefix)),
     ])
-    noticesArrive = watched !== null
-    const sample = samples.at(-1)
-    if (sample && !noticesArrive) sample.per_second = null
-    rememberBusy([...(queues?.shown ?? []), ...(states ?? [])].map((one) => one.resource))
+    this.#noticesArrive = watched !== null
+    const sample = this.#samples.at(-1)
+    if (sample && !this.#noticesArrive) sample.per_second = null
+    this.#rememberBusy([...(queues?.shown ?? []), ...(states ?? [])].map((one) => one.resource))
     // If Postgres has just failed to answer, do not wait for it a second time.
-    const resources =
-      queues && (await collectPart('resources', () => readResources(client, resourcesToShow([...busy.keys()]))))
+    const resources = queues && (await this.#part('resources', () => readResources(client, [...this.#busy.keys()])))
     const at = new Date().toISOString()
     return {
       at,
@@ -110,73 +158,34 @@ export function createCollector(deps: CollectorDeps): Collector {
       more_lines: queues?.more ?? 0,
       locks: states?.slice(0, LOCKS).map(lockToResponse) ?? null,
       more_locks: Math.max(0, (states?.length ?? 0) - LOCKS),
-      pace: (listeners.size > 0 && sample) || { at, per_second: null, wait_p50_ms: null, wait_p95_ms: null },
+      pace: (this.#listeners.size > 0 && sample) || { at, per_second: null, wait_p50_ms: null, wait_p95_ms: null },
       breakers: [{ process: 'api', breakers: breakerStates(breakers) }, ...(workers ?? [])],
       verdict: watched?.verdict ?? null,
     }
   }
 
-  function collectOnce(): Promise<Snapshot> {
-    underWay ??= collect()
-      .then((snapshot) => {
-        newest = { snapshot, json: JSON.stringify(snapshot), at_ms: performance.now() }
-        return snapshot
-      })
-      .finally(() => {
-        underWay = undefined
-      })
-    return underWay
-  }
-
-  async function tick(): Promise<void> {
-    if (ticking) return
-    ticking = true
-    const began = performance.now()
+  /** A part whose last query is still pending is not queried again: behind a hanging Postgres, queries would pile up. */
+  async #part<T>(name: string, query: () => Promise<T>): Promise<T | null> {
+    if (this.#pending.has(name)) return null
+    this.#pending.add(name)
+    const result = query().finally(() => this.#pending.delete(name))
     try {
-      const sample = throughput.sample()
-      samples.push({ at: new Date().toISOString(), ...sample, ...(!noticesArrive && { per_second: null }) })
-      if (samples.length > SAMPLES) samples.shift()
-      await collectOnce()
-      for (const listener of listeners) if (newest) listener(newest.json)
+      return await withTimeout(result, PART_MS)
     } catch (error) {
-      log.warn({ error }, 'dashboard snapshot could not be collected')
-    } finally {
-      ticking = false
-      const took_ms = performance.now() - began
-      if (listeners.size > 0) schedule(Math.min(Math.max(EVERY_MS, took_ms * SHARE), SLOWEST_MS) - took_ms)
+      this.#options.log.debug({ error, part: name }, 'dashboard part could not be read')
+      return null
     }
   }
 
-  function schedule(ms: number): void {
-    clearTimeout(timer)
-    timer = setTimeout(() => void tick(), Math.max(0, ms)).unref()
-  }
-
-  function stopCollecting(): void {
-    clearTimeout(timer)
-    throughput.stop()
-  }
-
-  const fresh = () => newest && performance.now() - newest.at_ms < EVERY_MS
-
-  return {
-    async snapshot() {
-      return newest && fresh() ? newest.snapshot : await collectOnce()
-    },
-    subscribe(listener) {
-      listeners.add(listener)
-      if (listeners.size === 1) {
-        throughput.start()
-        schedule(0)
-      } else if (newest && fresh()) listener(newest.json)
-      return () => {
-        if (listeners.delete(listener) && listeners.size === 0) stopCollecting()
-      }
-    },
-    samples: () => samples,
-    close() {
-      listeners.clear()
-      stopCollecting()
-    },
+  /** Keeps resources that had a queue or a lease for BUSY_MS, so that table rows do not flicker with every batch. */
+  #rememberBusy(refs: string[]): void {
+    const now = performance.now()
+    for (const ref of refs) {
+      this.#busy.delete(ref)
+      this.#busy.set(ref, now)
+    }
+    for (const [ref, at] of this.#busy) {
+      if (now - at > BUSY_MS || this.#busy.size > BUSY) this.#busy.delete(ref)
+    }
   }
 }

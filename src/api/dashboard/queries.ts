@@ -2,10 +2,12 @@
  * The dashboard's queries. Invariant: each is bounded by an index and a limit, so its cost grows neither with past sales nor
  * with the length of a queue.
  */
-import { type SQL, sql } from 'drizzle-orm'
-import { type Client, query } from '../../shared/db/client.ts'
+import { sql } from 'drizzle-orm'
+import type { Client } from '../../shared/db/client.ts'
 import { queueHeads } from '../../shared/db/queue-heads.ts'
-import { unnestRows } from '../../shared/db/unnest.ts'
+import { prepare, value } from '../../shared/db/statements.ts'
+import { arrayText } from '../../shared/db/unnest.ts'
+import { resourceView, selectResources } from '../routes/resource-view.ts'
 
 /** Resources shown of each type, and number of types. */
 const [EACH_TYPE, TYPES] = [6, 12]
@@ -13,15 +15,10 @@ const [EACH_TYPE, TYPES] = [6, 12]
 const [QUEUES, COUNTED] = [500, 16]
 export const COUNT_TO = 10_000
 
-/**
- * The first resources of each type by a skip scan (';' follows ':'), without accounts, and the busy ones. Resources sold by
- * units come first, because they have the numbers.
- */
-export function resourcesToShow(busy: readonly string[]): SQL {
-  const rows = busy.map((id) => ({ id }))
-  return sql`
+// In SQL: a skip scan is a recursive query, of which drizzle knows none. ';' follows ':'.
+const shownSql = selectResources(sql`
   WHERE r.id IN (
-    SELECT id FROM ${unnestRows('busy', rows, { id: 'text' })} UNION (
+    SELECT unnest(${value('busy')}::text::text[]) UNION (
     WITH RECURSIVE type AS (
       (SELECT split_part(id, ':', 1) AS name FROM resources ORDER BY id LIMIT 1)
       UNION ALL
@@ -31,28 +28,32 @@ export function resourcesToShow(busy: readonly string[]): SQL {
     SELECT first.id FROM (SELECT name FROM type WHERE name <> 'account' LIMIT ${TYPES}::int) t CROSS JOIN LATERAL (
       SELECT id FROM resources WHERE id >= t.name || ':' AND id < t.name || ';' ORDER BY id LIMIT ${EACH_TYPE}::int
     ) first))
-  ORDER BY r.kind DESC, r.id`
-}
+  ORDER BY r.kind DESC, r.id`)
+
+/** The first resources of each type, without accounts, and the busy ones. Those sold by units come first: they have the numbers. */
+export const readResources = async (client: Client, busy: readonly string[]) =>
+  (await shownSql(client, { busy: arrayText(busy) })).map(resourceView)
+
+const count = (table: string, queue = 'queue') =>
+  sql.raw(`(SELECT count(*) FROM (
+    SELECT 1 FROM ${table} WHERE ${queue} = l.queue AND status = 'queued' LIMIT ${COUNT_TO + 1}) q)`)
+
+// In SQL: the heads of the queues are recursive queries, and the rest of it joins them.
+const queuesSql = prepare<{ resource: string; length: number; oldest_ms: number; lines: number }>(sql`
+  WITH found AS (
+    SELECT queue, min(created_at) AS oldest FROM (
+      (SELECT queue, created_at FROM ${queueHeads('purchases')} a LIMIT ${QUEUES}::int)
+      UNION ALL (SELECT queue, created_at FROM ${queueHeads('commands')} b LIMIT ${QUEUES}::int)
+      UNION ALL (SELECT queue, created_at FROM ${queueHeads('bookings', 'resource_id')} c LIMIT ${QUEUES}::int)
+    ) head GROUP BY queue
+  ), l AS (SELECT * FROM found ORDER BY oldest LIMIT ${COUNTED}::int)
+  SELECT l.queue AS resource, (SELECT count(*) FROM found) AS lines,
+         ${count('purchases')} + ${count('commands')} + ${count('bookings', 'resource_id')} AS length,
+         greatest(0, extract(epoch FROM clock_timestamp() - l.oldest) * 1000)::bigint AS oldest_ms
+  FROM l ORDER BY l.oldest`)
 
 export async function readQueues(client: Client) {
-  const count = (table: string, queue = 'queue') =>
-    sql.raw(`(SELECT count(*) FROM (
-      SELECT 1 FROM ${table} WHERE ${queue} = l.queue AND status = 'queued' LIMIT ${COUNT_TO + 1}) q)`)
-  const found = await query<{ resource: string; length: number; oldest_ms: number; lines: number }>(
-    client,
-    sql`
-    WITH found AS (
-      SELECT queue, min(created_at) AS oldest FROM (
-        (SELECT queue, created_at FROM ${queueHeads('purchases')} a LIMIT ${QUEUES}::int)
-        UNION ALL (SELECT queue, created_at FROM ${queueHeads('commands')} b LIMIT ${QUEUES}::int)
-        UNION ALL (SELECT queue, created_at FROM ${queueHeads('bookings', 'resource_id')} c LIMIT ${QUEUES}::int)
-      ) head GROUP BY queue
-    ), l AS (SELECT * FROM found ORDER BY oldest LIMIT ${COUNTED}::int)
-    SELECT l.queue AS resource, (SELECT count(*) FROM found) AS lines,
-           ${count('purchases')} + ${count('commands')} + ${count('bookings', 'resource_id')} AS length,
-           greatest(0, extract(epoch FROM clock_timestamp() - l.oldest) * 1000)::bigint AS oldest_ms
-    FROM l ORDER BY l.oldest`,
-  )
+  const found = await queuesSql(client)
   return {
     shown: found
       // A queue that was settled while it was counted is empty.

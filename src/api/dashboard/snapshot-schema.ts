@@ -2,7 +2,7 @@
 import Type from 'typebox'
 import { Nullable, Time } from '../http/schemas.ts'
 import { LockSchema } from '../routes/locks.ts'
-import type { ResourceSchema } from '../routes/resources.ts'
+import type { ResourceSchema } from '../routes/resource-view.ts'
 import { COUNT_TO } from './queries.ts'
 
 const QueueSchema = Type.Object({

@@ -42,3 +42,15 @@ export function cursors(list: string, filters: Readonly<Record<string, unknown>>
     },
   }
 }
+
+/** A page of at most `limit` rows. `rows`: one more than that, if there are more. */
+export function pageOf<Row, View>(
+  rows: readonly Row[],
+  limit: number,
+  view: (row: Row) => View,
+  cursorOf: (row: Row) => string,
+): { data: View[]; next_cursor: string | null } {
+  const shown = rows.slice(0, limit)
+  const last = shown.at(-1)
+  return { data: shown.map(view), next_cursor: rows.length > limit && last ? cursorOf(last) : null }
+}

@@ -43,6 +43,11 @@ export const ResourceParams = Type.Object({
   id: Type.String({ pattern: `^${ID_PATTERN}$`, examples: ['1'] }),
 })
 
+export const refOf = ({ type, id }: Type.Static<typeof ResourceParams>) => `${type}:${id}`
+
+/** Largest stock: with the most units of a purchase and the highest price, every amount stays an exact number. */
+export const MAX_TOTAL = 1_000_000_000_000
+
 // A pattern besides the format: Ajv's format also accepts `urn:uuid:…`, which Postgres refuses.
 const UUID_PATTERN = '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$'
 export const IdParams = (example: string) =>

@@ -62,3 +62,4 @@ export function readRange(from: string, to: string, max_days: number) {
 
 /** Postgres's text form of a timestamp as RFC 3339. */
 export const iso = (at: string) => new Date(at).toISOString()
+export const isoOrNull = (at: string | null) => (at === null ? null : iso(at))

@@ -1,8 +1,7 @@
 /** A balance, in the tutorial's shapes. Invariant: the unsafe variant loses updates, so payments succeed without being deducted. */
-import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import { problemResponses, response } from '../http/responses.ts'
+import type { TypedApp } from '../http/typed-app.ts'
 import {
   busy,
   Duration,
@@ -25,9 +24,7 @@ import type { DemoCounter, DemoCounters } from './scarce-counter.ts'
 const PAYMENT = 100
 const BALANCE: DemoCounter = { ref: 'lab-account:1', name: 'Lab balance', start: 1_000, write: 'absolute' }
 
-export function balanceRoutes(instance: FastifyInstance, counters: DemoCounters): void {
-  const app = instance.withTypeProvider<TypeBoxTypeProvider>()
-
+export function balanceRoutes(app: TypedApp, counters: DemoCounters): void {
   for (const variant of VARIANTS) {
     app.post(
       `/demo/race-condition/${variant.word}-lock`,

@@ -2,13 +2,12 @@
  * Redlock over five private Redis servers: a lock needs three of them. Invariant: one demonstration at a time, whose outcome
  * all concurrent requests share; its servers end with it, and when the API stops.
  */
-import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import { createRedlock } from '../../shared/locks/redlock/locks.ts'
 import { stopping as ending, Problem } from '../../shared/problem.ts'
 import { problemResponses, response } from '../http/responses.ts'
 import { Nullable } from '../http/schemas.ts'
+import type { TypedApp } from '../http/typed-app.ts'
 import { startRedisServers } from './private-redis.ts'
 import { Duration, KEYED, Message, Success, since, TAGS } from './response-shapes.ts'
 
@@ -61,8 +60,7 @@ async function demonstrate(stopping: AbortSignal): Promise<Step[]> {
   }
 }
 
-export function redlockRoutes(instance: FastifyInstance): void {
-  const app = instance.withTypeProvider<TypeBoxTypeProvider>()
+export function redlockRoutes(app: TypedApp): void {
   const stopping = new AbortController()
   let running: Promise<Step[]> | undefined
   app.door.onDrain(() => stopping.abort())

@@ -3,18 +3,19 @@
  * guard, on purpose; the safe variant is a resource, so its number changes by purchases that workers settle, and by resets
  * that go through the ledger under the resource's lease.
  */
-
 import { setTimeout as sleep } from 'node:timers/promises'
-import { sql } from 'drizzle-orm'
-import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, query, transaction } from '../../shared/db/client.ts'
+import { and, eq, type SQL, sql } from 'drizzle-orm'
+import type { Transaction } from '../../shared/db/client.ts'
+import { labCounts, ledgerEntries, resources } from '../../shared/db/schema.ts'
+import { build, prepare, value } from '../../shared/db/statements.ts'
 import { newId } from '../../shared/ids.ts'
 import type { Locks } from '../../shared/locks/api.ts'
 import { Problem } from '../../shared/problem.ts'
+import type { Database } from '../database.ts'
 import { onLockServer } from '../http/lock-problems.ts'
-import type { Intake } from '../queue/intake.ts'
-import type { SettlementWaiter } from '../queue/settlement-waiter.ts'
-import type { NewPurchase } from '../routes/purchases.ts'
+import type { NewPurchase, PurchaseRow } from '../queue/purchase-rows.ts'
+import { isPending, type RowQueue } from '../queue/submission.ts'
+import { addUnits, tokenSql } from '../routes/restock.ts'
 
 /** Milliseconds a buyer of the safe variant waits for the settlement. */
 const WAIT_MS = 10_000
@@ -36,13 +37,10 @@ export interface DemoCounter {
 
 export type BuyResult = { bought: true; id: string; left: number } | { bought: false; reason: string; left: number }
 
-export interface CounterDeps {
-  client: Client
+export interface CounterOptions {
+  db: Database
   locks: Locks
-  purchaseIntake: Intake<NewPurchase>
-  waiter: SettlementWaiter
-  /** runs a query behind the Postgres breaker */
-  viaBreaker: Breaker['run']
+  purchases: Pick<RowQueue<PurchaseRow, NewPurchase>, 'enqueue' | 'waitUntilSettled'>
   /** counts a write that was refused by its fencing token */
   onStaleWrite(): void
 }
@@ -57,133 +55,144 @@ export interface DemoCounters {
   reset(counter: DemoCounter, start: number): Promise<void>
 }
 
-export function createCounters(deps: CounterDeps, pause_ms: number): DemoCounters {
-  const { client, locks, purchaseIntake, waiter, viaBreaker, onStaleWrite } = deps
-
-  /** Creates both variants if they are missing, and marks the one that is used. Returns the unsafe variant's number. */
-  async function ensureCounter({ ref, name, start }: DemoCounter, variant: 'unsafe' | 'safe' | null): Promise<number> {
-    const [row] = await viaBreaker(() =>
-      query<{ unsafe_count: number }>(
-        client,
-        sql`WITH made AS (
-              INSERT INTO resources (id, kind, name, total, available) VALUES (${ref}, 'units', ${name}, ${start}, ${start})
-              ON CONFLICT DO NOTHING RETURNING id, total
-            ), moved AS (
-              INSERT INTO ledger_entries (resource_id, delta, reason) SELECT id, total, 'created' FROM made WHERE total > 0
-            )
-            INSERT INTO lab_counts AS c (id, initial, unsafe_count, last_variant) VALUES (${ref}, ${start}, ${start}, ${variant})
-            ON CONFLICT (id) DO UPDATE SET last_variant = coalesce(excluded.last_variant, c.last_variant)
-            RETURNING c.unsafe_count`,
-      ),
-    )
-    return row?.unsafe_count ?? 0
-  }
-
+export function createCounters(options: CounterOptions, pause_ms: number): DemoCounters {
+  const { db } = options
   return {
-    async buyUnsafe(counter, units) {
-      const seen = await ensureCounter(counter, 'unsafe')
-      if (seen < units) return { bought: false, reason: 'sold_out', left: seen }
-      // Every request that arrives now reads the same number.
-      await sleep(pause_ms)
-      const written = counter.write === 'relative' ? sql`unsafe_count - ${units}::bigint` : sql`${seen - units}::bigint`
-      const [row] = await viaBreaker(() =>
-        query<{ unsafe_count: number }>(
-          client,
-          sql`UPDATE lab_counts SET unsafe_count = ${written} WHERE id = ${counter.ref} RETURNING unsafe_count`,
-        ),
-      )
-      return { bought: true, id: newId(), left: row?.unsafe_count ?? seen - units }
-    },
-
-    async buySafe(counter, units) {
-      await ensureCounter(counter, 'safe')
-      const id = newId()
-      const watch = waiter.watch(id)
-      try {
-        await purchaseIntake.enqueue({
-          id,
-          queue: counter.ref,
-          customer: 'lab',
-          items: [{ resource: counter.ref, units }],
-          payment: { method: 'none' },
-          hold_seconds: null,
-          idempotency_key: null,
-          idempotency_scope: '',
-          request_hash: null,
-        })
-        await watch.wait(WAIT_MS)
-      } finally {
-        watch.stop()
-      }
-      const [row] = await viaBreaker(() =>
-        query<{ status: string; reason: string | null; left: number }>(
-          client,
-          sql`SELECT p.status, p.reason, r.available AS left FROM purchases p JOIN resources r ON r.id = p.queue
-              WHERE p.id = ${id}`,
-        ),
-      )
-      if (!row || row.status === 'queued') throw notSettled(id)
-      if (row.status === 'confirmed') return { bought: true, id, left: row.left }
-      return { bought: false, reason: row.reason ?? row.status, left: row.left }
-    },
-
-    async read({ ref, start }) {
-      const [row] = await viaBreaker(() =>
-        query<{ start: number; left: number }>(
-          client,
-          sql`SELECT c.initial AS start,
-                     CASE WHEN c.last_variant = 'safe' THEN coalesce(r.available, c.initial) ELSE c.unsafe_count END AS left
-              FROM lab_counts c LEFT JOIN resources r USING (id) WHERE c.id = ${ref}`,
-        ),
-      )
+    buyUnsafe: (counter, units) => buyUnsafe(db, counter, units, pause_ms),
+    buySafe: (counter, units) => buySafe(options, counter, units),
+    async read({ ref: id, start }) {
+      const [row] = await db.query(readSql, { id })
       return row ?? { start, left: start }
     },
-
-    async reset(counter, start) {
-      const { ref } = counter
-      await ensureCounter({ ...counter, start }, null)
-      const [found] = await viaBreaker(() =>
-        query<{ fencing_token: number }>(client, sql`SELECT fencing_token FROM resources WHERE id = ${ref}`),
-      )
-      const lease = { wait_ms: RESET_WAIT_MS, above: found?.fencing_token ?? 0 }
-      await onLockServer(() =>
-        locks.withLease(ref, lease, ({ token }) => viaBreaker((signal) => resetUnderLease(ref, start, token, signal))),
-      )
-    },
+    reset: (counter, start) => reset(options, counter, start),
   }
+}
 
-  /** One transaction: adds or removes units until the safe variant has `start`, and resets the unsafe one. */
-  async function resetUnderLease(ref: string, start: number, token: number, signal: AbortSignal): Promise<void> {
-    await transaction(client, signal, async (tx) => {
-      // lab_counts before resources, as in ensureCounter(), so that the two cannot deadlock.
-      await query(
-        tx,
-        sql`UPDATE lab_counts SET initial = ${start}, unsafe_count = ${start}, last_variant = NULL WHERE id = ${ref}`,
-      )
-      const [row] = await query<{ available: number }>(
-        tx,
-        sql`SELECT available FROM resources WHERE id = ${ref} AND kind = 'units' FOR NO KEY UPDATE`,
-      )
-      if (!row) throw new Problem(409, 'wrong_kind', `${ref} is not sold by units: the lab cannot use it.`)
-      const delta = start - row.available
-      const written = await query(
-        tx,
-        sql`UPDATE resources SET fencing_token = ${token}, total = total + ${delta}, available = available + ${delta},
-                                 version = version + 1, updated_at = now()
-            WHERE id = ${ref} AND fencing_token <= ${token} RETURNING id`,
-      )
-      if (written.length === 0) {
-        onStaleWrite()
-        throw new Problem(409, 'stale_lease', `A newer lock holder has written ${ref}.`, { retry_after: 1 })
-      }
-      if (delta !== 0) {
-        await query(
-          tx,
-          sql`INSERT INTO ledger_entries (resource_id, delta, reason, fencing_token) VALUES (${ref}, ${delta}, 'lab reset', ${token})`,
-        )
-      }
+// In SQL: one statement creates both variants, with the ledger entry of the safe one, so neither exists without the other.
+const ensureSql = prepare<{ unsafe_count: number }>(sql`
+  WITH made AS (
+    INSERT INTO resources (id, kind, name, total, available)
+    VALUES (${value('id')}, 'units', ${value('name')}, ${value('start')}, ${value('start')})
+    ON CONFLICT DO NOTHING RETURNING id, total
+  ), moved AS (
+    INSERT INTO ledger_entries (resource_id, delta, reason) SELECT id, total, 'created' FROM made WHERE total > 0
+  )
+  INSERT INTO lab_counts AS c (id, initial, unsafe_count, last_variant)
+  VALUES (${value('id')}, ${value('start')}, ${value('start')}, ${value('variant')})
+  ON CONFLICT (id) DO UPDATE SET last_variant = coalesce(excluded.last_variant, c.last_variant)
+  RETURNING c.unsafe_count`)
+
+/** Creates both variants if they are missing, and marks the one that is used. Returns the unsafe variant's number. */
+async function ensureCounter(
+  db: Database,
+  { ref: id, name, start }: DemoCounter,
+  variant: 'unsafe' | 'safe' | null,
+): Promise<number> {
+  const [row] = await db.query(ensureSql, { id, name, start, variant })
+  return row?.unsafe_count ?? 0
+}
+
+const counter = eq(labCounts.id, value('id'))
+const unsafeWrite = (left: SQL) =>
+  prepare(
+    build.update(labCounts).set({ unsafe_count: left }).where(counter).returning({ left: labCounts.unsafe_count }),
+  )
+const UNSAFE = {
+  relative: unsafeWrite(sql`${labCounts.unsafe_count} - ${value('units')}::bigint`),
+  absolute: unsafeWrite(sql`${value('left')}::bigint`),
+}
+const readSql = prepare(
+  build
+    .select({
+      start: sql<number>`${labCounts.initial}`.as('start'),
+      left: sql<number>`CASE WHEN ${labCounts.last_variant} = 'safe' THEN coalesce(${resources.available}, ${labCounts.initial})
+        ELSE ${labCounts.unsafe_count} END`.as('left'),
     })
+    .from(labCounts)
+    .leftJoin(resources, eq(resources.id, labCounts.id))
+    .where(counter),
+)
+const resetUnsafeSql = prepare(
+  build
+    .update(labCounts)
+    .set({ initial: sql`${value('start')}`, unsafe_count: sql`${value('start')}`, last_variant: null })
+    .where(counter),
+)
+const units = and(eq(resources.id, value('id')), eq(resources.kind, 'units'))
+const availableSql = prepare(build.select({ available: resources.available }).from(resources).where(units))
+const lockedSql = prepare(
+  build.select({ available: resources.available }).from(resources).where(units).for('no key update'),
+)
+const entrySql = prepare(
+  build.insert(ledgerEntries).values({
+    resource_id: value('id'),
+    delta: value('delta'),
+    reason: 'lab reset',
+    fencing_token: value('token'),
+  }),
+)
+
+async function buyUnsafe(db: Database, counter: DemoCounter, units: number, pause_ms: number): Promise<BuyResult> {
+  const seen = await ensureCounter(db, counter, 'unsafe')
+  if (seen < units) return { bought: false, reason: 'sold_out', left: seen }
+  // Every request that arrives now reads the same number.
+  await sleep(pause_ms)
+  const left = seen - units
+  const [row] = await db.query(UNSAFE[counter.write], { id: counter.ref, units, left })
+  return { bought: true, id: newId(), left: row?.left ?? left }
+}
+
+async function buySafe({ db, purchases }: CounterOptions, counter: DemoCounter, units: number): Promise<BuyResult> {
+  await ensureCounter(db, counter, 'safe')
+  const input: NewPurchase = {
+    id: newId(),
+    queue: counter.ref,
+    customer: 'lab',
+    items: [{ resource: counter.ref, units }],
+    payment: { method: 'none' },
+    hold_seconds: null,
+    idempotency_key: null,
+    idempotency_scope: '',
+    request_hash: null,
   }
+  const { id } = input
+  const submitted = await purchases.enqueue(input, true)
+  const row = submitted.replayed ? undefined : await purchases.waitUntilSettled(submitted, WAIT_MS)
+  if (!row || isPending(row)) throw notSettled(id)
+  const [found] = await db.query(availableSql, { id: counter.ref })
+  const left = found?.available ?? 0
+  if (row.status === 'confirmed') return { bought: true, id, left }
+  return { bought: false, reason: row.reason ?? row.status, left }
+}
+
+async function reset(options: CounterOptions, counter: DemoCounter, start: number): Promise<void> {
+  const { db, locks, onStaleWrite } = options
+  const { ref: id } = counter
+  await ensureCounter(db, { ...counter, start }, null)
+  const [found] = await db.query(tokenSql, { id })
+  const lease = { wait_ms: RESET_WAIT_MS, above: found?.fencing_token ?? 0 }
+  await onLockServer(() =>
+    locks.withLease(id, lease, ({ token }) =>
+      db.transaction((tx) => resetUnderLease(tx, id, start, token, onStaleWrite)),
+    ),
+  )
+}
+
+/** Adds or removes units until the safe variant has `start`, and resets the unsafe one. */
+async function resetUnderLease(
+  tx: Transaction,
+  id: string,
+  start: number,
+  token: number,
+  onStaleWrite: () => void,
+): Promise<void> {
+  // lab_counts before resources, as in ensureCounter(), so that the two cannot deadlock.
+  await resetUnsafeSql(tx, { id, start })
+  const [row] = await lockedSql(tx, { id })
+  if (!row) throw new Problem(409, 'wrong_kind', `${id} is not sold by units: the lab cannot use it.`)
+  const delta = start - row.available
+  await addUnits(tx, { id, delta, token }, onStaleWrite)
+  if (delta !== 0) await entrySql(tx, { id, delta, token })
 }
 
 const notSettled = (id: string) =>

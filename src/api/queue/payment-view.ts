@@ -6,29 +6,7 @@ import Type from 'typebox'
 import type { ChargeStatus, Payment } from '../../shared/domain/charge.ts'
 import { Nullable, Time } from '../http/schemas.ts'
 import { iso } from '../http/timestamps.ts'
-
-/** One row of charges, as CHARGE_STATE reads it. */
-interface Row {
-  id: string
-  kind: 'charge' | 'refund' | 'dispute' | 'attempt'
-  status: ChargeStatus
-  amount: number
-  currency: string
-  reason: string | null
-  attempts: number
-  at_provider: boolean
-  created_at: string
-}
-/** null: not paid by card */
-export type ChargeState = Row[] | null
-
-/** A column of `table`: the rows of its charge. A replacement is paid by the charge of the row that it replaces. */
-export const CHARGE_STATE = (table: 'purchases' | 'bookings') => `CASE ${table}.payment ->> 'method' WHEN 'card' THEN (
-  SELECT coalesce(json_agg(json_build_object('id', m.id, 'kind', m.kind, 'status', m.status, 'amount', m.amount,
-    'currency', m.currency, 'reason', m.reason, 'attempts', m.attempts, 'at_provider', m.at_provider,
-    'created_at', m.created_at) ORDER BY m.created_at, m.n), '[]')
-  FROM charges m WHERE m.${table === 'purchases' ? 'purchase_id' : 'booking_id'} = coalesce(${table}.replaces_id, ${table}.id)
-) END AS charge_state`
+import type { ChargeState } from './charge-columns.ts'
 
 const Amount = Type.Integer({ description: 'Minor units' })
 const Reason = Nullable(

@@ -1,13 +1,13 @@
 /** A cache of the kind of each resource: units, calendar or account. Invariant: a resource is never deleted and never changes its kind. */
 
-import { sql } from 'drizzle-orm'
-import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, query } from '../../shared/db/client.ts'
-import { anyOf } from '../../shared/db/unnest.ts'
+import { resources } from '../../shared/db/schema.ts'
+import { build, isOneOf, prepare } from '../../shared/db/statements.ts'
+import { arrayText } from '../../shared/db/unnest.ts'
 import { isAccount } from '../../shared/domain/resource.ts'
 import { fieldProblem } from '../../shared/problem.ts'
+import type { Database } from '../database.ts'
 
-type Kind = 'units' | 'calendar'
+type Kind = (typeof resources.$inferSelect)['kind']
 
 export interface RequestedResource {
   ref: string
@@ -29,18 +29,17 @@ const WORDS = { units: 'sold by units', calendar: 'booked by time', account: 'an
 const isKind = (ref: string, found: Kind, requested: RequestedResource['kind']) =>
   isAccount(ref) ? requested === 'account' && found === 'units' : requested === found
 
-export function createResourceKinds(client: Client, viaBreaker: Breaker['run']): ResourceKinds {
+const kindsSql = prepare(
+  build.select({ id: resources.id, kind: resources.kind }).from(resources).where(isOneOf(resources.id, 'ids')),
+)
+
+export function createResourceKinds(db: Pick<Database, 'query'>): ResourceKinds {
   const kinds = new Map<string, Kind>()
   return {
     async assertKinds(requested) {
       const unknown = requested.map(({ ref }) => ref).filter((ref) => !kinds.has(ref))
       if (unknown.length > 0) {
-        const rows = await viaBreaker(() =>
-          query<{ id: string; kind: Kind }>(
-            client,
-            sql`SELECT id, kind FROM resources WHERE id ${anyOf(unknown, 'text')}`,
-          ),
-        )
+        const rows = await db.query(kindsSql, { ids: arrayText(unknown) })
         if (kinds.size > CACHED) kinds.clear()
         for (const { id, kind } of rows) kinds.set(id, kind)
       }

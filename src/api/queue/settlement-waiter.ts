@@ -2,26 +2,41 @@
  * Waits until purchases, bookings and commands are settled (Prefer: wait). Invariant: the outcome is read from Postgres after
  * the commit; a notice on Redis only says when to read, and a slow poll covers lost notices.
  */
-import { sql } from 'drizzle-orm'
+import { and, ne, not } from 'drizzle-orm'
 import type { Redis } from 'ioredis'
-import { type Client, query } from '../../shared/db/client.ts'
-import { unnestRows } from '../../shared/db/unnest.ts'
+import type { Client } from '../../shared/db/client.ts'
+import { bookings, commands, purchases } from '../../shared/db/schema.ts'
+import { build, isOneOf, prepare } from '../../shared/db/statements.ts'
+import { arrayText } from '../../shared/db/unnest.ts'
 import type { Log } from '../../shared/log.ts'
 import { settledChannel, subscribe } from '../../shared/redis.ts'
 import { createSignal, every, type Signal } from '../../shared/timeout.ts'
+import { charging } from './charge-columns.ts'
 
-/** SQL condition: units are held and the card charge is in progress. Not settled until the charge ends. */
-export const CHARGING = {
-  purchases: `(status = 'held' AND expires_at > clock_timestamp() AND EXISTS (
-    SELECT 1 FROM charges c WHERE c.purchase_id = purchases.id AND c.kind = 'charge'))`,
-  bookings: `(status = 'requested' AND expires_at > clock_timestamp() AND EXISTS (
-    SELECT 1 FROM charges c WHERE c.booking_id = bookings.id AND c.kind = 'charge'))`,
-}
+/** Which of the purchases, bookings and commands with these `ids` are settled. */
+const settledSql = prepare(
+  build
+    .select({ id: purchases.id })
+    .from(purchases)
+    .where(and(isOneOf(purchases.id, 'ids'), ne(purchases.status, 'queued'), not(charging.purchases)))
+    .unionAll(
+      build
+        .select({ id: bookings.id })
+        .from(bookings)
+        .where(and(isOneOf(bookings.id, 'ids'), ne(bookings.status, 'queued'), not(charging.bookings))),
+    )
+    .unionAll(
+      build
+        .select({ id: commands.id })
+        .from(commands)
+        .where(and(isOneOf(commands.id, 'ids'), ne(commands.status, 'queued'))),
+    ),
+)
 
 /** Milliseconds between polls for lost notices: the most that a caller waits too long while Redis is away. */
 const POLL_MS = 500
 
-interface Watch {
+export interface Watch {
   /** Resolves once the row is settled, or after wait_ms. */
   wait(wait_ms: number): Promise<void>
   /** Ends the watch; must be called in every case. */
@@ -65,16 +80,7 @@ export function createSettlementWaiter(
 
   async function poll(): Promise<void> {
     if (watched.size === 0) return
-    const ids = Array.from(watched.keys(), (id) => ({ id }))
-    const rows = await query<{ id: string }>(
-      client,
-      sql`WITH w AS (SELECT id FROM ${unnestRows('ids', ids, { id: 'uuid' })})
-          SELECT id FROM purchases JOIN w USING (id) WHERE status <> 'queued' AND NOT ${sql.raw(CHARGING.purchases)}
-          UNION ALL
-          SELECT id FROM bookings JOIN w USING (id) WHERE status <> 'queued' AND NOT ${sql.raw(CHARGING.bookings)}
-          UNION ALL
-          SELECT id FROM commands JOIN w USING (id) WHERE status <> 'queued'`,
-    )
+    const rows = await settledSql(client, { ids: arrayText([...watched.keys()]) })
     for (const row of rows) wake(row.id)
   }
 

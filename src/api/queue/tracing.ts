@@ -1,11 +1,14 @@
 /** Stores the trace context of a request under the id of the row that it queues, so that the worker's span continues the trace. */
 import type { Traces } from '../../shared/tracing.ts'
-import type { Intake, QueuedRowInput } from './intake.ts'
+import type { Intake } from './intake.ts'
+import type { QueuedRowInput } from './intake-rows.ts'
 
-export function traceEnqueue<Row extends QueuedRowInput>(intake: Intake<Row>, traces: Traces | undefined): Intake<Row> {
+export function traceEnqueue<Row extends QueuedRowInput>(
+  intake: Pick<Intake<Row>, 'enqueue'>,
+  traces: Traces | undefined,
+): Pick<Intake<Row>, 'enqueue'> {
   if (!traces) return intake
   return {
-    ...intake,
     enqueue(row) {
       traces.saveContext(row.id)
       return intake.enqueue(row)

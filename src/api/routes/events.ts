@@ -4,8 +4,6 @@
  */
 
 import Type from 'typebox'
-import type { Breaker } from '../../shared/breaker.ts'
-import type { Client } from '../../shared/db/client.ts'
 import { REF_PATTERN } from '../../shared/domain/resource.ts'
 import {
   comparePositions,
@@ -18,6 +16,7 @@ import {
   parseEventId,
 } from '../../shared/outbox.ts'
 import { fieldProblem, Problem } from '../../shared/problem.ts'
+import type { Database } from '../database.ts'
 import { problemResponses } from '../http/responses.ts'
 import { createStreams, frame, HELLO } from '../http/sse.ts'
 import type { TypedApp } from '../http/typed-app.ts'
@@ -31,10 +30,8 @@ const STREAMS = 1_000
 const EventType = Type.Unsafe<string>({ type: 'string', enum: EVENT_TYPES })
 
 export interface EventOptions {
-  client: Client
+  db: Pick<Database, 'read'>
   tail: Tail
-  /** runs a query behind the Postgres breaker */
-  viaBreaker: Breaker['run']
 }
 
 const eventsGone = () =>
@@ -83,14 +80,14 @@ const Stream = {
   },
 }
 
-export async function eventRoutes(app: TypedApp, { client, tail, viaBreaker }: EventOptions): Promise<void> {
+export async function eventRoutes(app: TypedApp, { db, tail }: EventOptions): Promise<void> {
   const streams = createStreams(app, STREAMS)
 
   /** The position after which a client resumes. @throws Problem when the event is unknown, or no longer stored */
   async function resume(id: string, field: string): Promise<Position> {
     if (!new RegExp(ID_PATTERN).test(id)) throw fieldProblem(field, 'must be the id of an event, as in 17-3, or 0-0')
     const position = parseEventId(id)
-    const { dropped, newest } = await viaBreaker(() => outboxBounds(client))
+    const { dropped, newest } = await db.read(outboxBounds)
     if (position.id > newest) throw fieldProblem(field, 'is later than every event')
     // 0-0 is the oldest stored event.
     if (position.id > 0 && comparePositions(position, endOfRow(dropped)) < 0) throw eventsGone()
@@ -104,7 +101,7 @@ export async function eventRoutes(app: TypedApp, { client, tail, viaBreaker }: E
     const { after } = request.query
     const from = header ? await resume(header, 'Last-Event-ID') : after ? await resume(after, 'after') : undefined
     // Without a position: from now on. If Postgres is away, answer 503 before the stream begins.
-    if (from === undefined) await viaBreaker(() => client`SELECT 1`)
+    if (from === undefined) await db.read((client) => client`SELECT 1`)
     return streams.open(reply, (gone) => eventFrames(tail, from, request.query, gone)) as never
   })
 }

@@ -13,10 +13,10 @@ import {
   type Mode,
   type RemoteLease,
 } from '../../shared/locks/api.ts'
-import { handleOf } from '../../shared/locks/core/lease-handle.ts'
 import { fieldProblem, Problem, stopping } from '../../shared/problem.ts'
 import { lockBusy, onLockServer } from '../http/lock-problems.ts'
 import { problemResponses, response } from '../http/responses.ts'
+import { SAMPLE_LEASES } from '../http/samples.ts'
 import { Identifier, LEASE_ID_PATTERN, Ref, Time } from '../http/schemas.ts'
 import type { TypedApp } from '../http/typed-app.ts'
 
@@ -227,11 +227,3 @@ function releaseRoute(app: TypedApp, locks: Locks): void {
     }
   })
 }
-
-/** A lease that ops/commands/seed.ts acquires for the examples: its id is public, so it protects nothing. */
-function sample(name: string) {
-  const lock = { resource: `sample:${name}`, mode: 'exclusive', id: 'x 86400000 sample/0-sample sample' } as const
-  const ttl_ms = 86_400_000
-  return { ...lock, ttl_ms, lease_id: handleOf({ ...lock, ttl_ms, token: 1, since_ms: 1_795_255_200_000 }) }
-}
-export const SAMPLE_LEASES = { renewed: sample('renewed'), released: sample('released'), stuck: sample('stuck') }

@@ -3,66 +3,66 @@
  * out of order, so the job that it starts reads the state from the provider. Only a signed event starts a job. A change made
  * at the provider is recorded before the response, because the event is not sent again.
  */
-import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import { sql } from 'drizzle-orm'
-import type { FastifyInstance } from 'fastify'
+import { and, eq, notInArray, sql } from 'drizzle-orm'
 import Type from 'typebox'
-import type { Breaker } from '../../shared/breaker.ts'
-import { type Client, query, transaction } from '../../shared/db/client.ts'
+import { charges } from '../../shared/db/schema.ts'
+import { build, prepare, value } from '../../shared/db/statements.ts'
 import type { Gateway, Hint } from '../../shared/payments/gateway.ts'
 import { fieldProblem } from '../../shared/problem.ts'
+import type { Database } from '../database.ts'
 import { problemResponses } from '../http/responses.ts'
 import { UUID } from '../http/schemas.ts'
+import type { TypedApp } from '../http/typed-app.ts'
 
 export interface StripeWebhookOptions {
   gateway: Pick<Gateway, 'webhook'>
-  client: Client
-  /** runs a query behind the Postgres breaker */
-  viaBreaker: Breaker['run']
+  db: Pick<Database, 'transaction'>
   /** queues payment jobs for the charges of these purchases and bookings */
   enqueueCharges(ids: Iterable<string>): void
 }
 
-export async function stripeWebhookRoutes(
-  scope: FastifyInstance,
-  { gateway, client, viaBreaker, enqueueCharges }: StripeWebhookOptions,
-): Promise<void> {
-  /** Has the charges of this intent checked: refunds and disputes name their intent, not always the purchase or booking. */
-  async function recheckIntent(intent: string): Promise<void> {
-    const write = sql`
-      UPDATE charges SET recheck_at = clock_timestamp() WHERE kind = 'charge' AND provider_id = ${intent}
-        AND status NOT IN ('declined', 'unavailable')
-      RETURNING coalesce(purchase_id, booking_id) AS id`
-    const rows = await viaBreaker((signal) => transaction(client, signal, (tx) => query<{ id: string }>(tx, write)))
-    enqueueCharges(rows.map((row) => row.id))
-  }
+/** Has the charge of an intent checked: refunds and disputes name their intent, not always the purchase or booking. */
+const recheckSql = prepare(
+  build
+    .update(charges)
+    .set({ recheck_at: sql`clock_timestamp()` })
+    .where(
+      and(
+        eq(charges.kind, 'charge'),
+        eq(charges.provider_id, value('intent')),
+        notInArray(charges.status, ['declined', 'unavailable']),
+      ),
+    )
+    .returning({ id: sql<string>`coalesce(${charges.purchase_id}, ${charges.booking_id})`.as('id') }),
+)
 
+export async function stripeWebhookRoutes(
+  app: TypedApp,
+  { gateway, db, enqueueCharges }: StripeWebhookOptions,
+): Promise<void> {
   // In this plugin alone: the signature covers the raw bytes, so the body must not be parsed before it is checked.
-  scope.removeAllContentTypeParsers()
-  scope.addContentTypeParser('*', { parseAs: 'string' }, (_request, body, done) => done(null, body))
-  const app = scope.withTypeProvider<TypeBoxTypeProvider>()
-  app.post(
-    '/api/webhooks/stripe',
-    {
-      // Not in the document, whose examples all work: only the provider can sign. docs/payments.md describes it.
-      schema: {
-        hide: true,
-        response: { 200: Type.Object({ received: Type.Literal(true) }), ...problemResponses(400, 413, 503) },
-      },
-    },
-    async (request) => {
-      const [signature] = [request.headers['stripe-signature']].flat()
-      if (signature === undefined) throw fieldProblem('Stripe-Signature', 'is missing')
-      let hint: Hint
-      try {
-        hint = gateway.webhook(typeof request.body === 'string' ? request.body : '', signature)
-      } catch {
-        throw fieldProblem('Stripe-Signature', 'does not match the body', 400, 'bad_signature')
-      }
-      const { subject, intent, recheck: look } = hint
-      if (look && intent !== undefined) await recheckIntent(intent)
-      if (subject !== undefined && UUID.test(subject)) enqueueCharges([subject])
-      return { received: true as const }
-    },
-  )
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser('*', { parseAs: 'string' }, (_request, body, done) => done(null, body))
+
+  // Not in the document, whose examples all work: only the provider can sign. docs/payments.md describes it.
+  const schema = {
+    hide: true,
+    response: { 200: Type.Object({ received: Type.Literal(true) }), ...problemResponses(400, 413, 503) },
+  }
+  app.post('/api/webhooks/stripe', { schema }, async (request) => {
+    const [signature] = [request.headers['stripe-signature']].flat()
+    if (signature === undefined) throw fieldProblem('Stripe-Signature', 'is missing')
+    let hint: Hint
+    try {
+      hint = gateway.webhook(typeof request.body === 'string' ? request.body : '', signature)
+    } catch {
+      throw fieldProblem('Stripe-Signature', 'does not match the body', 400, 'bad_signature')
+    }
+    const { subject, intent, recheck } = hint
+    if (recheck && intent !== undefined) {
+      enqueueCharges((await db.transaction((tx) => recheckSql(tx, { intent }))).map(({ id }) => id))
+    }
+    if (subject !== undefined && UUID.test(subject)) enqueueCharges([subject])
+    return { received: true as const }
+  })
 }

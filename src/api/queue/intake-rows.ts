@@ -1,0 +1,179 @@
+/**
+ * The statements of the intake, of purchases and of bookings. Invariant: seq is the order of commit too, because the one
+ * statement that inserts rows holds an advisory lock of its table to its end.
+ */
+import { and, eq, sql } from 'drizzle-orm'
+import type { Client } from '../../shared/db/client.ts'
+import { bookings, purchases } from '../../shared/db/schema.ts'
+import { build, isOneOf, listOf, prepare, value } from '../../shared/db/statements.ts'
+import { arrayText } from '../../shared/db/unnest.ts'
+import type { Payment } from '../../shared/domain/charge.ts'
+
+/** The columns that every queued row has. */
+export interface QueuedRowInput {
+  id: string
+  /** the resource in whose queue it waits */
+  queue: string
+  customer: string
+  payment: Payment
+  hold_seconds: number | null
+  idempotency_key: string | null
+  idempotency_scope: string
+  request_hash: string | null
+}
+
+/** A row that was inserted. */
+export interface Enqueued {
+  id: string
+  replayed: false
+  seq: number
+  created_at: string
+}
+/** The row of an earlier request with this key. */
+export interface Replayed {
+  id: string
+  replayed: true
+  same_body: boolean
+}
+export type EnqueueResult = Enqueued | Replayed
+
+/** The columns that one table adds to QueuedRowInput. */
+interface IntakeTable {
+  table: typeof purchases | typeof bookings
+  /** advisory lock of its flushes */
+  lock: number
+  /** members of the input that the other table lacks, with their types */
+  members: ListColumns
+  /** column → expression of the members, and of `now` */
+  columns: Readonly<Record<string, string>>
+}
+type ListColumns = Parameters<typeof listOf>[1]
+
+// A queue has purchases or bookings, never both: so each table has a lock and a connection of its own.
+const PURCHASES: IntakeTable = {
+  table: purchases,
+  lock: 4_077_002,
+  members: { items: 'jsonb' },
+  columns: { queue: 'queue', items: 'items' },
+}
+const BOOKINGS: IntakeTable = {
+  table: bookings,
+  lock: 4_077_003,
+  members: { kind: 'text', from_at: 'timestamptz', until_at: 'timestamptz', days: 'int', pickup: 'jsonb' },
+  columns: {
+    resource_id: 'queue',
+    kind: 'kind',
+    period: 'tstzrange(coalesce(from_at, now), until_at)',
+    created_at: 'now',
+    days: 'days',
+    pickup: 'pickup',
+  },
+}
+
+/** Members of every row, with their types; n is its position in the batch. */
+const MEMBERS = {
+  n: 'int',
+  id: 'uuid',
+  queue: 'text',
+  customer: 'text',
+  payment: 'jsonb',
+  hold_seconds: 'int',
+  idempotency_key: 'text',
+  idempotency_scope: 'text',
+  request_hash: 'text',
+} as const
+
+/**
+ * One statement, which is a transaction of its own: the lock, and the INSERT in order of arrival. A process that stops in
+ * the middle of it does not keep the lock. In SQL: the order of its parts matters, and drizzle cannot say a lock in a CTE.
+ */
+function insertStatement({ table, lock, members, columns }: IntakeTable) {
+  const list = listOf('d', { ...MEMBERS, ...members })
+  const names = sql.raw(Object.keys(columns).join(', '))
+  const values = sql.raw(Object.values(columns).join(', '))
+  // The cross join with `locked` draws no number before the lock is held. Rows are inserted in order of their keys, so that two processes
+  // with the same keys cannot deadlock.
+  const insert = prepare<{ id: string; seq: number; created_at: string }>(sql`
+    WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock(${lock}::bigint)), d AS MATERIALIZED (
+      SELECT t.*, nextval('queue_seq') AS seq, clock_timestamp() AS now FROM locked CROSS JOIN (
+        SELECT * FROM ${list.rows}
+        ORDER BY n) t
+    )
+    INSERT INTO ${table} (id, seq, ${names}, customer, payment, hold_seconds,
+                         idempotency_key, idempotency_scope, request_hash)
+    SELECT id, seq, ${values}, customer, payment, hold_seconds, idempotency_key, idempotency_scope, request_hash
+    FROM d ORDER BY idempotency_key, idempotency_scope, n
+    /* guard:idempotency */ ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING /* end:idempotency */
+    RETURNING id, seq, created_at`)
+  return { list, insert }
+}
+
+const keyList = listOf('k', { key: 'text', scope: 'text' })
+
+function statementsOf(intake: IntakeTable) {
+  // Of columns that both tables have.
+  const table = intake.table as typeof purchases
+  const { key, scope } = keyList.columns
+  const byKey = and(eq(table.idempotency_key, key), eq(table.idempotency_scope, scope))
+  return {
+    ...insertStatement(intake),
+    earlier: prepare(
+      build
+        .selectDistinct({ id: table.id, key, scope, request_hash: table.request_hash })
+        .from(keyList.rows)
+        .innerJoin(table, byKey),
+    ),
+    cancel: prepare(
+      build
+        .update(table)
+        .set({ status: 'cancelled', reason: 'not_acknowledged', settled_at: sql`clock_timestamp()` })
+        .where(and(isOneOf(table.id, 'ids'), eq(table.status, 'queued')))
+        .returning({ id: table.id }),
+    ),
+  }
+}
+export type IntakeName = keyof typeof STATEMENTS
+const STATEMENTS = { purchases: statementsOf(PURCHASES), bookings: statementsOf(BOOKINGS) }
+
+/** Inserts the rows, and then reads the rows of earlier requests with the same keys. */
+export async function insertRows(
+  client: Client,
+  table: IntakeName,
+  input: readonly QueuedRowInput[],
+): Promise<EnqueueResult[]> {
+  const { list, insert, earlier } = STATEMENTS[table]
+  const rows = input.map((row, n) => ({ n, ...row }))
+  const inserted = await insert(client, list.values(rows))
+  const insertedById = new Map(inserted.map((row) => [row.id, row]))
+  const keyed = rows.filter((row) => !insertedById.has(row.id))
+  const earlierByKey = new Map<string, { id: string; request_hash: string | null }>()
+  if (keyed.length > 0) {
+    const keys = keyed.map(({ idempotency_key: key, idempotency_scope: scope }) => ({ key, scope }))
+    for (const row of await earlier(client, keyList.values(keys))) {
+      earlierByKey.set(JSON.stringify([row.key, row.scope]), row)
+    }
+  }
+  return rows.map((row): EnqueueResult => {
+    const created = insertedById.get(row.id)
+    if (created) return { id: created.id, replayed: false, seq: created.seq, created_at: created.created_at }
+    const first = earlierByKey.get(JSON.stringify([row.idempotency_key, row.idempotency_scope]))
+    if (!first) throw new Error(`no row with idempotency key ${row.idempotency_key}`)
+    return { id: first.id, replayed: true, same_body: first.request_hash === row.request_hash }
+  })
+}
+
+/** Cancels those of the rows that are still queued. */
+export const cancelRows = (client: Client, table: IntakeName, ids: readonly string[]) =>
+  STATEMENTS[table].cancel(client, { ids: arrayText(ids) })
+
+/** Milliseconds that a terminated session has to end: an fsync cannot be interrupted. */
+export const TERMINATE_MS = 5_000
+
+/**
+ * Terminates a session, so that it can commit nothing later: it has TERMINATE_MS for that, since an fsync cannot be
+ * interrupted. The row says how many are left. In SQL: drizzle has no table of the sessions.
+ */
+export const terminateSql = prepare<{ n: number }>(
+  sql`SELECT count(*) FILTER (WHERE NOT pg_terminate_backend(pid, ${TERMINATE_MS}::bigint)) AS n
+      FROM pg_stat_activity WHERE application_name = ${value('session')}`,
+)
