@@ -317,6 +317,7 @@ class PurchaseBatch {
       this.#moveUnits(purchase, 1, 0, 'refund')
       if (isCharged(purchase)) this.#requestCharge('refund', purchase)
     } else {
+      // A cancel of a held purchase: one that is queued has been cancelled without moving units.
       this.#moveUnits(purchase, 1, -1, 'release')
       if (mayBeCharged(purchase)) this.#requestCharge('refund', purchase)
     }
