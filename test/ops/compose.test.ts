@@ -191,7 +191,8 @@ t.test('k6 runs a script that is mounted, against the API, with its types of the
 })
 
 t.test('what the documents tell to type is there', async (t) => {
-  for (const file of ['README.md', 'CONTRIBUTING.md', 'docs/deploy.md', 'docs/load.md', 'docker-compose.yml']) {
+  const pages = readdirSync(join(ROOT, 'docs')).filter((file) => file.endsWith('.md'))
+  for (const file of ['README.md', 'CONTRIBUTING.md', 'docker-compose.yml', ...pages.map((page) => `docs/${page}`)]) {
     for (const [, command = ''] of read(file).matchAll(/(docker compose [^`#\n]+)/g)) {
       for (const [, profile = ''] of command.matchAll(/--profile (\S+)/g)) t.ok(profiles.has(profile), command)
       for (const [, name = ''] of command.matchAll(/--scale (\w+)=/g)) t.ok(services[name], command)
