@@ -43,7 +43,7 @@ export const PLANTED: readonly Planted[] = [
     name: 'stock',
     what: 'the look at the stock before a sale, and the CHECK behind it',
     ...STOCK,
-    code: [{ file: '/src/workers/decide/purchases.ts', guard: 'stock', instead: '() => false' }],
+    code: [{ file: '/src/workers/decide/purchases.ts', guard: 'stock', instead: '0' }],
   },
   {
     name: 'overlap',

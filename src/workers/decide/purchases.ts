@@ -84,6 +84,9 @@ function cancelsOfQueued(items: readonly PurchaseItem[]): ReadonlyMap<string, Pu
   return cancels
 }
 
+/** A function, because a guard's comments survive transpiling only among arguments. */
+const isLess = (a: number, b: number) => a < b
+
 /** One batch while it is decided: what is decided of one item is seen by the items after it. */
 class PurchaseBatch {
   readonly #resources: ReadonlyMap<string, Resource>
@@ -274,8 +277,11 @@ class PurchaseBatch {
 
   /** The first resource of which fewer units are available than needed. */
   #firstShort(needed: ReadonlyMap<string, number>): Observed | undefined {
-    const short = [...needed].find(/* guard:stock */ ([ref, units]) => this.#availableOf(ref) < units /* end:stock */)
-    return short && { resource: short[0], available: this.#availableOf(short[0]) }
+    for (const [resource, units] of needed) {
+      const available = this.#availableOf(resource)
+      if (isLess(available, /* guard:stock */ units /* end:stock */)) return { resource, available }
+    }
+    return undefined
   }
 
   #availableOf(ref: string): number {
