@@ -1,6 +1,6 @@
 /**
  * The Fastify instance, without its process: buildApp registers plugins and routes by hand, in this order. Invariant: what
- * applies to every request (errors, headers, keys, limits) is registered before the routes, so no route is without it.
+ * applies to every request (errors, headers, keys, limits) is registered before the routes, so that no route lacks it.
  */
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import { type Health, healthRoutes } from '../shared/health.ts'
@@ -39,7 +39,8 @@ declare module 'fastify' {
   }
 }
 
-/** Longer than any URL that Node accepts, so that the schema refuses an id that is too long, with a message. */
+// maxParamLength is longer than any URL that Node accepts, so that the schema, not the router, refuses an id that is too long:
+// the schema's error has a message.
 const ROUTER = { ignoreTrailingSlash: true, maxParamLength: 16_384 }
 
 /** What each route file needs. */
@@ -64,7 +65,7 @@ export interface AppOptions extends SecurityOptions {
   log: Log
   health: Health
   routes: RouteOptions
-  /** registered before the routes; absent: requests are not traced */
+  /** plugin that is registered before the routes; absent: requests are not traced */
   trace?(app: FastifyInstance): Promise<void>
 }
 
@@ -106,11 +107,11 @@ export async function buildApp({ config, rates, log, health, routes, trace }: Ap
 const createApp = (log: Log) =>
   Fastify({
     loggerInstance: log as FastifyBaseLogger,
-    // One log line per batch says more than two per request; a request is logged at debug.
+    // A worker logs one line per batch, which says more than Fastify's two lines per request; a request is logged at debug.
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: BODY_LIMIT,
-    // Limits the arrival of a request. Handlers have their own limits (breakers, leases, Prefer: wait): a timer and an
-    // AbortController for each request would cost more than the rest of a purchase's validation.
+    // Limits the time in which a request arrives. Handlers have their own limits (breakers, leases, Prefer: wait): a timer and
+    // an AbortController for each request would cost more than the rest of a purchase's validation.
     requestTimeout: 30_000,
     routerOptions: ROUTER,
     frameworkErrors: (error, request, reply) => sendProblem(toProblem(error), request, reply),

@@ -7,11 +7,14 @@ import { type Client, type Transaction, transaction } from '../shared/db/client.
 import type { Statement } from '../shared/db/statements.ts'
 
 export interface Database {
-  /** @throws UnavailableError */
+  /** Runs one statement. @throws UnavailableError */
   query<Row>(statement: Statement<Row>, values?: Readonly<Record<string, unknown>>): Promise<Row[]>
-  /** After its timeout the caller gets 503, and nothing is committed later. @throws UnavailableError */
+  /**
+   * Runs the body in a transaction. If it exceeds the breaker's timeout, the caller gets 503 and nothing is committed later.
+   * @throws UnavailableError
+   */
   transaction<T>(body: (tx: Transaction) => Promise<T>): Promise<T>
-  /** Several reads as one call of the breaker. @throws UnavailableError */
+  /** Runs several reads as one call of the breaker. @throws UnavailableError */
   read<T>(body: (client: Client) => Promise<T>): Promise<T>
 }
 

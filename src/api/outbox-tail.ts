@@ -1,6 +1,7 @@
 /**
- * The end of the outbox, read once for all SSE clients of this process. Invariants: without listeners nothing is read; with
- * any number of them one reader polls Postgres, and a listener that is behind reads its own pages, PAGES_AT_ONCE at a time.
+ * Reads the end of the outbox once for all SSE (server-sent events) clients of this process. Invariants: without listeners it
+ * reads nothing; for any number of listeners one reader polls Postgres. Listeners that are behind read their own pages; at
+ * most PAGES_AT_ONCE such reads run per process.
  */
 import type { Client } from '../shared/db/client.ts'
 import type { Log } from '../shared/log.ts'
@@ -16,23 +17,23 @@ import {
 } from '../shared/outbox.ts'
 import { createSignal } from '../shared/timeout.ts'
 
-/** Milliseconds between polls: the most that an event is delayed, besides its own transmission. */
+/** Milliseconds between polls: the longest delay this adds to an event. */
 const POLL_MS = 100
-/** The same while a transaction is committing. */
+/** Milliseconds between polls while a transaction is committing. */
 const SOON_MS = 20
-/** Events kept in memory for listeners that are slightly behind. */
+/** Number of events kept in memory for listeners that are slightly behind. */
 const KEPT = 5_000
-/** Most events that next() returns at once. */
+/** Maximum number of events that next() returns at once. */
 const AT_ONCE = 500
-/** Pages read at once for listeners that are further behind. */
+/** Maximum number of pages that this process reads at the same time for listeners that are further behind. */
 const PAGES_AT_ONCE = 2
 
 export interface Listener {
-  /** All events up to it were returned; undefined until the end of the outbox has been read. */
+  /** The position up to which next() has returned all events; undefined until the end of the outbox has been read. */
   position(): Position | undefined
-  /** The next events, in order; empty when there are none yet. */
+  /** Returns the next events, in order; an empty list if there are none yet. */
   next(): Promise<Event[]>
-  /** Resolves when there may be more, after within_ms, or when the signal aborts. */
+  /** Resolves when there may be more events, after within_ms, or when the signal aborts. */
   waitForMore(within_ms: number, signal: AbortSignal): Promise<void>
   close(): void
 }
@@ -44,7 +45,7 @@ interface Kept {
   events: { at: Position; event: Event }[]
 }
 
-/** Where a listener is, and what it listens to; undefined: from now on, and to all resources. */
+/** The state of a listener. `position` undefined: start from now. `resource` undefined: all resources. */
 interface Cursor {
   position: Position | undefined
   resource: string | undefined
@@ -59,7 +60,7 @@ export class Tail {
   #running = false
   #timer: NodeJS.Timeout | undefined
   #news = createSignal()
-  /** pages that are being read, and the readers that wait for their turn */
+  /** number of pages that are being read, and the readers that wait for their turn */
   #pages = 0
   readonly #turns: (() => void)[] = []
 
@@ -69,7 +70,7 @@ export class Tail {
     this.#horizon = createHorizon(client)
   }
 
-  /** Listens after `from`, or from now on; to one resource, or to all. */
+  /** Registers a listener for the events after `from` (undefined: from now on) of `resource` (undefined: of all resources). */
   listen(from: Position | undefined, resource: string | undefined): Listener {
     const cursor: Cursor = { position: from, resource }
     this.#listeners++
@@ -109,7 +110,7 @@ export class Tail {
       })
   }
 
-  /** Reads the events that have become final since. The first poll only finds the end. */
+  /** Reads the events that have become final since the last poll. The first poll only finds the end of the outbox. */
   async #poll(): Promise<void> {
     const final = await this.#horizon.poll()
     if (final === undefined) return
@@ -151,11 +152,11 @@ export class Tail {
     return []
   }
 
-  /** Events that are no longer in memory, up to `upto`. */
+  /** Reads events that are no longer in memory, up to `upto`, from Postgres. */
   async #storedEvents(cursor: Cursor, after: Position, upto: Position): Promise<Event[]> {
     const page = await this.#readPage(after, upto, cursor.resource)
     const { dropped } = await outboxBounds(this.#client)
-    // Events pruned during the read must not be skipped: the client reconnects and gets 410.
+    // The listener must not skip events that were pruned during the read: it fails, and its client reconnects and gets 410.
     if (after.id > 0 && after.id < dropped) throw new Error('these events are no longer stored')
     cursor.position = page.end
     return page.events

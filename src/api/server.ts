@@ -1,4 +1,4 @@
-/** Wires the API's dependencies, starts and stops them. main.ts runs it as a process, tests run it in theirs. */
+/** Wires the API's dependencies, starts and stops them. main.ts runs it as a process; tests run it in their own process. */
 import type { FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
 import { createBreaker } from '../shared/breaker.ts'
@@ -37,7 +37,7 @@ import { openBullBoard } from './routes/bull-board.ts'
 
 export interface RunningApi {
   app: FastifyInstance
-  /** turns readiness off; open requests go on */
+  /** makes /readyz fail; open requests continue */
   stopping(): void
   /** the steps of shutdown, in order */
   closing: readonly Step[]
@@ -62,7 +62,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   const traces = config.tracing ? await openTraces({ service: 'holdfast-api', redis, prefix }) : undefined
   const queues = openQueues(config, postgres, traces, log)
   const { waiter, enqueueCharges } = queues
-  // If Redis hangs, requests are not counted, and each is delayed by at most 100 ms.
+  // If Redis hangs, the rate limit does not count requests, and delays each of them by at most 100 ms.
   const rates = config.rate_limit === undefined ? undefined : openRedis(redis_url, log, { commandTimeout: 100 })
   const tail = new Tail(client, log)
   const dashboard = new Collector({ client: postgres.dashboard, locks, redis, prefix, waiter, breakers, lab, log })
@@ -129,7 +129,7 @@ function openPostgres({ database_url, lease_ttl_ms: ttl_ms }: Config, metrics: M
     idle_in_transaction_ms: ttl_ms,
     statement_ms: FLUSH_MS,
   })
-  // Its queries use indexes even when they were planned on small tables, and time out early.
+  // The dashboard's queries use indexes even when Postgres planned them on small tables, and they time out early.
   const dashboard = openDb(database_url, {
     max: CONNECTIONS.api.dashboard,
     name: 'holdfast-dashboard',
@@ -154,7 +154,7 @@ function openPostgres({ database_url, lease_ttl_ms: ttl_ms }: Config, metrics: M
   }
 }
 
-/** The locks, what is counted of them, and how a refused write is counted. */
+/** Opens the locks with their statistics, and the function that counts a write that its fencing token refused. */
 async function openLeases(config: Config, redis: Redis, metrics: Metrics, log: Log) {
   const stats = createLockStats({ redis, prefix: config.redis_prefix })
   const events = lockEvents(metrics, log, stats, config.expected_hold_ms)
@@ -168,7 +168,7 @@ async function openLeases(config: Config, redis: Redis, metrics: Metrics, log: L
   }
 }
 
-/** Entering rows into their queues, hearing of their settlement, and the hints to workers. */
+/** Opens what the queues need: inserts of rows, notices of their settlement, and hints to the workers. */
 function openQueues(
   { database_url, redis_url, redis_prefix }: Config,
   { db, client, intakeBreaker: breaker }: Postgres,

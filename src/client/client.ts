@@ -1,6 +1,6 @@
 /**
- * `holdfast/client`: the HTTP contract as typed calls. Invariant: a request is retried only if that cannot have an effect
- * twice: a GET, or a request with an Idempotency-Key, which stays the same.
+ * `holdfast/client`: the HTTP contract as typed calls. Invariant: the client retries a request only if a retry cannot take
+ * effect twice: a GET, or a request with an Idempotency-Key, which every retry repeats.
  */
 import { setTimeout } from 'node:timers/promises'
 import createFetchClient, { type FetchResponse, type MaybeOptionalInit } from 'openapi-fetch'
@@ -11,13 +11,13 @@ export type Booking = components['schemas']['Booking']
 /** RFC 9457 */
 export type Problem = components['schemas']['Problem']
 
-/** A response other than 2xx. `code` is stable: `sold_out`, `conflict`, `payment_declined` … */
+/** Thrown for a response other than 2xx. `code` is stable: `sold_out`, `conflict`, `payment_declined` … */
 export class ProblemError extends Error {
   readonly status: number
   readonly code: string
-  /** the same request may succeed later */
+  /** true if the same request may succeed later */
   readonly retryable: boolean
-  /** the whole body: `available`, `conflicting_ids`, `errors` … */
+  /** the whole body of the response: `available`, `conflicting_ids`, `errors` … */
   readonly problem: Problem
   constructor(problem: Problem) {
     super(`${problem.status} ${problem.code}: ${problem.detail}`)
@@ -28,7 +28,7 @@ export class ProblemError extends Error {
     this.problem = problem
   }
 
-  /** From a response; a proxy may have sent a body that is not a problem. */
+  /** Makes the error from a response, even if a proxy has sent a body that is not a problem. */
   static async of(response: Response): Promise<ProblemError> {
     const text = await response.text()
     let body: unknown
@@ -51,7 +51,7 @@ export class ProblemError extends Error {
   }
 }
 
-/** Milliseconds between two polls of `waitFor`: at first, and at most. */
+/** Milliseconds between two polls of `waitFor`: the first pause, and the longest. */
 const POLL_MS = 50
 const POLL_MAX_MS = 1_000
 /** Milliseconds before a retry when the response had no Retry-After. */
@@ -62,9 +62,9 @@ export interface ClientOptions {
   url: string
   /** API key */
   key?: string
-  /** milliseconds from the first attempt in which a failed request is retried; 0: never */
+  /** for how many milliseconds after the first attempt a failed request is retried; 0: never */
   retry_for_ms?: number
-  /** milliseconds for one response; must exceed the wait of `Prefer: wait` */
+  /** time limit for one response, in milliseconds; must exceed the wait of `Prefer: wait` */
   timeout_ms?: number
   fetch?: typeof globalThis.fetch
 }
@@ -79,7 +79,7 @@ type Answer<V extends Verb, P extends PathsOf<V>, I> =
       : never
     : never
 
-/** The body of a 2xx response. @throws ProblemError */
+/** Sends a request and returns the body of a 2xx response. @throws ProblemError */
 type Call<V extends Verb> = <P extends PathsOf<V>, I extends Init<V, P>>(
   path: P,
   ...init: undefined extends I ? [init?: I] : [init: I]
@@ -91,7 +91,7 @@ export interface Client {
   post: Call<'post'>
   delete: Call<'delete'>
   /**
-   * The purchase or booking once it is settled and its card charge has ended; read its `status`.
+   * Polls until the purchase or booking is settled and its card charge has ended, and returns it; read its `status`.
    * @throws DOMException TimeoutError when that takes longer than `timeout_ms` (30 s)
    */
   waitFor<Row extends Purchase | Booking>(
@@ -104,14 +104,14 @@ export function createClient(options: ClientOptions): Client {
   const { url, key, retry_for_ms = 30_000, timeout_ms = 60_000 } = options
   const send = options.fetch ?? globalThis.fetch
 
-  /** One attempt: the response, or the error when there is none. */
+  /** Sends the request once. Returns the response, or the error if there is no response. */
   const attempt = (request: Request): Promise<Response | Error> => {
     const signal = AbortSignal.any([request.signal, AbortSignal.timeout(timeout_ms)])
     // A body can be read once, so each attempt gets a clone.
     return send(new Request(request.clone(), { signal })).catch((error: Error) => error)
   }
 
-  /** Retries until success, a final response or the deadline. */
+  /** Sends the request, and retries until success, a final response or the deadline. */
   async function sendWithRetry(request: Request): Promise<Response> {
     const retryable = request.method === 'GET' || request.headers.has('idempotency-key')
     const deadline = performance.now() + (retryable ? retry_for_ms : 0)
@@ -169,23 +169,26 @@ export function createClient(options: ClientOptions): Client {
   return client
 }
 
-/** Milliseconds until the next attempt; undefined when a retry would get the same response. */
+/** Returns the milliseconds until the next attempt; undefined when a retry would get the same response. */
 function pauseBefore(answer: Response | undefined): number | undefined {
   if (answer && answer.status !== 503 && answer.status !== 429) return undefined
   const named = answer?.headers.get('retry-after')
   const ms = named && /^\d+$/.test(named) ? Number(named) * 1_000 : RETRY_MS
-  // Jitter, so that clients with the same Retry-After do not retry at once.
+  // Add jitter, so that clients with the same Retry-After do not all retry at the same moment.
   return ms * (1 + Math.random() / 4)
 }
 
-/** Queued, or held while its card charge is in progress: the only reason for a hold without hold_seconds. */
+/**
+ * Returns whether the row is queued, or held while its card charge is in progress. A card charge in progress is the only
+ * reason for a hold without hold_seconds.
+ */
 function isPending(row: Purchase | Booking): boolean {
   if (row.status === 'queued') return true
   const held = row.status === 'held' || row.status === 'requested'
   return held && row.payment.method === 'card' && row.hold_seconds === null
 }
 
-/** @throws the reason of the signal, as soon as it aborts */
+/** Resolves after `ms` milliseconds. @throws the reason of the signal, as soon as it aborts */
 async function sleep(ms: number, signal: AbortSignal): Promise<void> {
   await setTimeout(ms, undefined, { signal }).catch(() => signal.throwIfAborted())
 }

@@ -1,6 +1,6 @@
 /**
- * Collects the dashboard's snapshot. Invariant: one collection per process for any number of subscribers, and none without
- * subscribers or requests; a part that cannot be read is null, and the others are still shown.
+ * Collects the dashboard's snapshot. Invariants: a process runs one collection at a time for any number of subscribers, and
+ * none without subscribers or requests; a part that cannot be read is null, and the other parts are still shown.
  */
 import type { Redis } from 'ioredis'
 import type { Breaker } from '../../shared/breaker.ts'
@@ -15,20 +15,20 @@ import { readQueues, readResources } from './queries.ts'
 import type { Sample, Snapshot } from './snapshot-schema.ts'
 import { createThroughputMeter, type ThroughputMeter } from './throughput.ts'
 
-/** Milliseconds between two collections; longer when a collection takes more than a tenth of it, up to SLOWEST_MS. */
+/** Milliseconds between two collections; more, up to SLOWEST_MS, when a collection takes more than a tenth of that time. */
 const EVERY_MS = 1_000
 const SHARE = 10
 const SLOWEST_MS = 5_000
-/** Timeout of a part, in milliseconds. */
+/** Time limit for reading one part of the snapshot, in milliseconds. */
 const PART_MS = 1_500
-/** Samples that a new subscriber gets: five minutes of them. */
+/** Number of samples that a new subscriber gets: five minutes of them. */
 const SAMPLES = 300
-/** Resources with a queue or a lease are shown for so long (ms) after it; at most so many. */
+/** Milliseconds for which a resource is still shown after it had a queue or a lease; maximum number of such resources. */
 const [BUSY_MS, BUSY] = [60_000, 24]
 const LOCKS = 40
 
 export interface CollectorOptions {
-  /** a connection of its own, so that no buyer waits for the dashboard's queries */
+  /** a connection for the dashboard alone, so that no buyer waits for the dashboard's queries */
   client: Client
   locks: Locks
   redis: Redis
@@ -51,7 +51,7 @@ export class Collector {
   #newest: { snapshot: Snapshot; json: string; at_ms: number } | undefined
   #underWay: Promise<Snapshot> | undefined
   #ticking = false
-  /** Redis answered last time: otherwise no notice can arrive, and zero notices do not mean zero throughput. */
+  /** true if Redis answered last time. Otherwise no notice can arrive, and zero notices do not mean zero throughput. */
   #noticesArrive = true
   #timer: NodeJS.Timeout | undefined
 
@@ -60,7 +60,7 @@ export class Collector {
     this.#throughput = createThroughputMeter(options.waiter)
   }
 
-  /** The newest snapshot, collected now unless it is recent. */
+  /** Returns the newest snapshot; collects a new one unless the last one is recent. */
   async snapshot(): Promise<Snapshot> {
     return this.#recent()?.snapshot ?? (await this.#collectOnce())
   }
@@ -78,7 +78,7 @@ export class Collector {
     }
   }
 
-  /** Throughput samples taken while there were subscribers, oldest first. */
+  /** Returns the throughput samples that were taken while there were subscribers, oldest first. */
   samples(): readonly Sample[] {
     return this.#samples
   }
@@ -164,7 +164,10 @@ export class Collector {
     }
   }
 
-  /** A part whose last query is still pending is not queried again: behind a hanging Postgres, queries would pile up. */
+  /**
+   * Reads one part; null if that fails. It does not query a part whose last query is still pending: if Postgres hangs, queries
+   * would pile up.
+   */
   async #part<T>(name: string, query: () => Promise<T>): Promise<T | null> {
     if (this.#pending.has(name)) return null
     this.#pending.add(name)

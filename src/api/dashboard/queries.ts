@@ -9,13 +9,13 @@ import { prepare, value } from '../../shared/db/statements.ts'
 import { arrayText } from '../../shared/db/unnest.ts'
 import { resourceView, selectResources } from '../routes/resource-view.ts'
 
-/** Resources shown of each type, and number of types. */
+/** Maximum number of resources shown for each type, and maximum number of types. */
 const [EACH_TYPE, TYPES] = [6, 12]
-/** Queues read, the oldest of them that are counted, and the highest count. */
+/** Maximum number of queues that are read, and of the queues (those with the oldest rows) whose rows are counted. */
 const [QUEUES, COUNTED] = [500, 16]
 export const COUNT_TO = 10_000
 
-// In SQL: a skip scan is a recursive query, of which drizzle knows none. ';' follows ':'.
+// Written as raw SQL: a skip scan is a recursive query, which drizzle cannot express. ';' is the character after ':'.
 const shownSql = selectResources(sql`
   WHERE r.id IN (
     SELECT unnest(${value('busy')}::text::text[]) UNION (
@@ -30,7 +30,10 @@ const shownSql = selectResources(sql`
     ) first))
   ORDER BY r.kind DESC, r.id`)
 
-/** The first resources of each type, without accounts, and the busy ones. Those sold by units come first: they have the numbers. */
+/**
+ * Reads the first resources of each type, without accounts, and the busy resources. Resources that are sold by units come
+ * first, because the dashboard shows their numbers.
+ */
 export const readResources = async (client: Client, busy: readonly string[]) =>
   (await shownSql(client, { busy: arrayText(busy) })).map(resourceView)
 
@@ -38,7 +41,7 @@ const count = (table: string, queue = 'queue') =>
   sql.raw(`(SELECT count(*) FROM (
     SELECT 1 FROM ${table} WHERE ${queue} = l.queue AND status = 'queued' LIMIT ${COUNT_TO + 1}) q)`)
 
-// In SQL: the heads of the queues are recursive queries, and the rest of it joins them.
+// Written as raw SQL: the heads of the queues are recursive queries, and the rest of the statement joins them.
 const queuesSql = prepare<{ resource: string; length: number; oldest_ms: number; lines: number }>(sql`
   WITH found AS (
     SELECT queue, min(created_at) AS oldest FROM (
@@ -56,7 +59,7 @@ export async function readQueues(client: Client) {
   const found = await queuesSql(client)
   return {
     shown: found
-      // A queue that was settled while it was counted is empty.
+      // Omit a queue that workers have settled while the statement counted it: its length is 0.
       .filter(({ length }) => length > 0)
       .map(({ resource, length, oldest_ms }) => {
         return { resource, length: Math.min(length, COUNT_TO), more: length > COUNT_TO, oldest_ms }

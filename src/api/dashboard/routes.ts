@@ -17,12 +17,12 @@ export interface DashboardOptions {
   dashboard: Collector
 }
 
-/** Most streams of one process at once. */
+/** Maximum number of open streams per process. */
 const MAX_STREAMS = 200
 
 const page = (name: string) => new URL(`./public/${name}`, import.meta.url).href
 const SCRIPT = 'text/javascript'
-/** Path → file and media type. Nothing else is served, so path traversal is impossible. */
+/** path → file and media type. The dashboard serves nothing else, so path traversal is impossible. */
 const FILES = [
   ['/', page('index.html'), 'text/html'],
   ['/dashboard/dashboard.css', page('dashboard.css'), 'text/css'],
@@ -34,7 +34,7 @@ const FILES = [
   ['/dashboard/uplot.css', import.meta.resolve('uplot/dist/uPlot.min.css'), 'text/css'],
 ] as const
 
-/** Everything is loaded from this origin, and nothing is inline. */
+/** Content security policy of the page: it loads everything from this origin, and has nothing inline. */
 const POLICY = [
   "default-src 'none'",
   "script-src 'self'",
@@ -86,7 +86,7 @@ export async function dashboardRoutes(app: TypedApp, { dashboard }: DashboardOpt
   })
 }
 
-/** A slow client skips snapshots: after each one it gets the newest. */
+/** Yields the frames of a stream. A slow client skips snapshots: after each snapshot it gets the newest one. */
 async function* snapshotFrames(dashboard: Collector, signal: AbortSignal): AsyncGenerator<string> {
   let newest: string | undefined
   let news = createSignal()

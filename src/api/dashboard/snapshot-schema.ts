@@ -9,7 +9,7 @@ const QueueSchema = Type.Object({
   resource: Type.String(),
   length: Type.Integer({ description: `Queued purchases, bookings and commands, counted up to ${COUNT_TO}` }),
   more: Type.Boolean({ description: 'The queue is longer than `length`' }),
-  oldest_ms: Type.Integer({ description: 'Age of its oldest row' }),
+  oldest_ms: Type.Integer({ description: 'Age of the oldest row in the queue' }),
 })
 const Throughput = Type.Object({
   at: Time,
@@ -18,7 +18,7 @@ const Throughput = Type.Object({
       description: 'Rows settled per second by the whole fleet since the previous sample; null while no stream is open',
     }),
   ),
-  wait_p50_ms: Nullable(Type.Integer({ description: 'From request to settlement; null when no row was settled' })),
+  wait_p50_ms: Nullable(Type.Integer({ description: 'Time from request to settlement; null when no row was settled' })),
   wait_p95_ms: Nullable(Type.Integer()),
 })
 const BreakersSchema = Type.Object({

@@ -1,10 +1,10 @@
 /**
- * Throughput of the fleet, measured from its settlement notices. Invariant: it costs no query, and without subscribers it
- * counts nothing. Notices may be lost: this is an estimate, not the ledger.
+ * Throughput of the fleet, measured from the settlement notices of the workers. Invariant: the measurement costs no query, and
+ * without subscribers it counts nothing. Notices may be lost, so the result is an estimate, not the ledger.
  */
 import type { SettlementWaiter } from '../queue/settlement-waiter.ts'
 
-/** Waits kept per sample: enough for its quantiles, even when far more rows were settled. */
+/** Number of waits kept per sample: enough for its quantiles, even when far more rows were settled. */
 const KEPT = 4_096
 
 interface ThroughputSample {
@@ -17,11 +17,11 @@ interface ThroughputSample {
 export interface ThroughputMeter {
   start(): void
   stop(): void
-  /** The rows settled since the last call. */
+  /** Returns the throughput since the last call. */
   sample(): ThroughputSample
 }
 
-/** Creation time of a UUIDv7, in ms since 1970; undefined for other ids. */
+/** Returns the creation time of a UUIDv7, in ms since 1970; undefined for other ids. */
 const createdAt = (id: string) => (id[14] === '7' ? Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16) : undefined)
 
 export function createThroughputMeter(waiter: Pick<SettlementWaiter, 'subscribe'>): ThroughputMeter {

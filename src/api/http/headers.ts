@@ -7,17 +7,17 @@ import type { FastifyRequest } from 'fastify'
 import Type from 'typebox'
 import { fieldProblem } from '../../shared/problem.ts'
 
-/** Longest wait of `Prefer: wait=N`, in seconds. */
+/** Longest wait that `Prefer: wait=N` can request, in seconds. */
 const MAX_WAIT_S = 30
 
 export const Prefer = Type.Optional(
   Type.String({
-    description: `wait=N: respond once it is settled, after at most N seconds (N ≤ ${MAX_WAIT_S})`,
+    description: `wait=N: respond once the purchase, booking or command is settled, after at most N seconds (N ≤ ${MAX_WAIT_S})`,
     examples: ['wait=10'],
   }),
 )
 export const Key = Type.Optional(
-  Type.String({ description: 'A repeated request with the same key and body returns the first one’s row' }),
+  Type.String({ description: 'A repeated request with the same key and body returns the row of the first request' }),
 )
 
 const header = (request: FastifyRequest, name: string): string | undefined => {
@@ -25,14 +25,14 @@ const header = (request: FastifyRequest, name: string): string | undefined => {
   return Array.isArray(value) ? value[0] : value
 }
 
-/** Seconds of `Prefer: wait=N`, at most MAX_WAIT_S; undefined when absent or malformed. */
+/** Returns the seconds of `Prefer: wait=N`, at most MAX_WAIT_S; undefined when the header is absent or malformed. */
 export function preferredWait(request: FastifyRequest): number | undefined {
   const prefer = header(request, 'prefer')
   const match = prefer === undefined ? undefined : /(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?(?=$|[,;\s])/i.exec(prefer)
   return match?.[1] === undefined ? undefined : Math.min(Number(match[1]), MAX_WAIT_S)
 }
 
-/** The Idempotency-Key header, or null. */
+/** Returns the Idempotency-Key header, or null if it is absent. @throws Problem 400 when it is malformed */
 export function idempotencyKey(request: FastifyRequest): string | null {
   const key = header(request, 'idempotency-key')
   if (key === undefined) return null
@@ -42,12 +42,12 @@ export function idempotencyKey(request: FastifyRequest): string | null {
   return key
 }
 
-/** Keys are scoped to the caller and the route: the same key on another route, or of another caller, is a new key. */
+/** Returns the scope of an Idempotency-Key: the same key on another route, or from another caller, is another key. */
 export function idempotencyScope(request: FastifyRequest, route: string): string {
   return createHash('sha256').update(`${route}\n${request.caller}`).digest('base64url').slice(0, 22)
 }
 
-/** Versions named by If-Match; '*' for any; undefined without the header. An ETag is written as `"3"`. */
+/** Returns the versions that If-Match names; '*' for any; undefined without the header. An ETag is written as `"3"`. */
 export function ifMatch(request: FastifyRequest): Set<number> | '*' | undefined {
   const value = header(request, 'if-match')?.trim()
   if (value === undefined) return undefined

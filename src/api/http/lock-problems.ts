@@ -3,7 +3,7 @@ import { UnavailableError } from '../../shared/breaker.ts'
 import { LeaseLostError, LockBusyError } from '../../shared/locks/api.ts'
 import { Problem } from '../../shared/problem.ts'
 
-/** A busy lock as the contract's problem. `waiters`: the wait queue in order, where the route reports it. */
+/** Returns the 409 problem for a busy lock. `waiters`: the wait queue in order, if the route reports it. */
 export const lockBusy = (error: LockBusyError, waiters?: object[]) =>
   new Problem(409, 'lock_busy', error.message, {
     holder: error.holder ?? null,
@@ -13,7 +13,7 @@ export const lockBusy = (error: LockBusyError, waiters?: object[]) =>
     retry_after: Math.max(1, Math.ceil(error.retry_after_ms / 1000)),
   })
 
-/** Errors of the lock library pass through; any other error means that the lock server did not answer: 503. */
+/** Runs the body and rethrows errors of the lock library. Any other error means that the lock server did not answer: 503. */
 export async function onLockServer<T>(body: () => Promise<T>): Promise<T> {
   try {
     return await body()

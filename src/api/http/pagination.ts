@@ -1,10 +1,10 @@
-/** Pages of a list. Invariant: a cursor is valid for its own list and filters only; with others it is a 400. */
+/** Pages of a list. Invariant: a cursor is valid only for the list and filters that it was made for; with others it is a 400. */
 import { createHash } from 'node:crypto'
 import Type, { type TSchema } from 'typebox'
 import { fieldProblem } from '../../shared/problem.ts'
 import { Nullable } from './schemas.ts'
 
-/** Most rows of one page. */
+/** Maximum number of rows in one page. */
 const MAX_LIMIT = 100
 
 export const pageQuery = <T extends Record<string, TSchema>>(filters: T) =>
@@ -20,8 +20,8 @@ export const pageQuery = <T extends Record<string, TSchema>>(filters: T) =>
 export const page = (items: TSchema) => Type.Object({ data: Type.Array(items), next_cursor: Nullable(Type.String()) })
 
 /**
- * The cursors of one list with its filters. A cursor carries a digest of both, because in another list it would skip rows
- * without an error. `pattern`: matches the key by which rows are ordered.
+ * Reads and writes the cursors of one list with its filters. A cursor contains a digest of the list and the filters, because
+ * in another list it would skip rows without an error. `pattern` matches the key by which the rows are ordered.
  */
 export function cursors(list: string, filters: Readonly<Record<string, unknown>>, pattern: RegExp) {
   const named = Object.entries(filters).filter(([, value]) => value !== undefined)
@@ -30,7 +30,7 @@ export function cursors(list: string, filters: Readonly<Record<string, unknown>>
   const write = (after: string) => Buffer.from(`${digest}${after}`).toString('base64url')
   return {
     write,
-    /** The key of the last row of the previous page; undefined without a cursor. @throws Problem 400 */
+    /** Returns the key of the last row of the previous page; undefined without a cursor. @throws Problem 400 */
     read(cursor: string | undefined): string | undefined {
       if (cursor === undefined) return undefined
       const text = Buffer.from(cursor, 'base64url').toString()
@@ -43,7 +43,7 @@ export function cursors(list: string, filters: Readonly<Record<string, unknown>>
   }
 }
 
-/** A page of at most `limit` rows. `rows`: one more than that, if there are more. */
+/** Builds a page of at most `limit` rows. The caller passes `limit` + 1 `rows` if there are more. */
 export function pageOf<Row, View>(
   rows: readonly Row[],
   limit: number,

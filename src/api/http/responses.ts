@@ -11,14 +11,14 @@ const HEADERS = {
   'idempotent-replayed': Type.String({ description: 'true: the answer to an earlier request with this key' }),
 }
 
-/** A response in the document: its meaning, and the headers that it may carry. */
+/** Returns a response of the OpenAPI document: its schema, its meaning, and the headers that it may carry. */
 export const response = <T extends TSchema>(schema: T, description: string, ...names: (keyof typeof HEADERS)[]) => {
   const headers = Object.fromEntries(names.map((name) => [name, HEADERS[name]]))
   return Type.Unsafe<Type.Static<T>>({ ...schema, description, ...(names.length > 0 ? { headers } : {}) })
 }
 
 const UNITS = { errors: [{ field: 'lines[0].units', detail: 'must be >= 1' }] }
-/** status → its meaning, and the problem that the document shows as its example. */
+/** status → its meaning, and the problem that the OpenAPI document shows as an example. */
 const PROBLEMS: Record<number, [description: string, example: Problem]> = {
   400: [
     'The request is malformed; `errors` names the fields',
@@ -52,7 +52,7 @@ const PROBLEMS: Record<number, [description: string, example: Problem]> = {
   ],
 }
 
-/** Problem responses of these statuses (or examples), and of the five statuses that every route can answer. */
+/** Returns the problem responses for these statuses (or examples), and for the five statuses that every route can answer. */
 export function problemResponses(...wanted: (number | Problem)[]) {
   const entries = [...wanted, 401, 403, 429, 500, 503].map((one) => {
     const status = typeof one === 'number' ? one : one.status

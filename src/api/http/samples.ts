@@ -1,4 +1,4 @@
-/** Ids of the sample data that ops/commands/seed.ts loads: every example in the document works with them. */
+/** Ids of the sample data that ops/commands/seed.ts loads: every example in the OpenAPI document works with them. */
 import { handleOf } from '../../shared/locks/core/lease-handle.ts'
 
 export const PURCHASE_SAMPLES = {
@@ -7,7 +7,7 @@ export const PURCHASE_SAMPLES = {
   cancellable: '01935f5e-0000-7000-8000-000000000003',
 }
 
-/** Command → a booking on which it succeeds. */
+/** command → id of a booking on which the command succeeds */
 export const BOOKING_SAMPLES = {
   complete: '01935f5e-0000-7000-8000-000000000011',
   accept: '01935f5e-0000-7000-8000-000000000012',
@@ -15,13 +15,13 @@ export const BOOKING_SAMPLES = {
   cancel: '01935f5e-0000-7000-8000-000000000014',
 }
 
-/** The sample endpoints are disabled, so that nothing is sent. */
+/** Ids of the sample webhook endpoints. The endpoints are disabled, so that workers send nothing to them. */
 export const WEBHOOK_SAMPLES = {
   endpoint: '01935f5e-0000-7000-8000-0000000000e1',
   removable: '01935f5e-0000-7000-8000-0000000000e2',
 } as const
 
-/** A lease that the seed acquires for the examples: its id is public, so it protects nothing. */
+/** Returns a lease that the seed acquires for the examples. Its id is public, so it protects nothing. */
 function sample(name: string) {
   const lock = { resource: `sample:${name}`, mode: 'exclusive', id: 'x 86400000 sample/0-sample sample' } as const
   const ttl_ms = 86_400_000

@@ -1,4 +1,4 @@
-/** Parts of request and response schemas, and the texts by which an error explains a pattern. */
+/** Parts of request and response schemas, and the texts with which an error explains a pattern. */
 import Type, { type TSchema } from 'typebox'
 import { ID_PATTERN, REF_PATTERN, TYPE_PATTERN } from '../../shared/domain/resource.ts'
 
@@ -12,14 +12,14 @@ export const PLAIN_TEXT = 'plain-text'
 export const isPlainText = (text: string) => !text.includes('\0') && !/\p{Surrogate}/u.test(text)
 
 /**
- * Format of text that is compared or counted: a customer, a rider, a lock's owner. Invisible characters would make two
- * identifiers of one, so they are refused: control characters, every character without a glyph of its own (zero width,
- * bidirectional controls, variation selectors), and white space at either end.
+ * Format of text that is compared or counted: a customer, a rider, a lock's owner. Two identifiers that look the same could
+ * differ in invisible characters, so the format refuses them: control characters, every character without a visible glyph
+ * (zero width, bidirectional controls, variation selectors), and white space at either end.
  */
 export const IDENTIFIER = 'identifier'
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]|^\p{White_Space}|\p{White_Space}$/u
 export const isIdentifier = (text: string) => isPlainText(text) && !UNSEEN.test(text)
-/** Keyword by which the validator replaces a text by its Unicode NFC, so that equal letters compare as equal. */
+/** Keyword that makes the validator normalize a text to Unicode NFC, so that equal letters compare as equal. */
 export const NFC = 'x-nfc'
 export const IdentifierText = {
   maxLength: 200,
@@ -54,7 +54,7 @@ export const IdParams = (example: string) =>
   Type.Object({ id: Type.String({ format: 'uuid', pattern: UUID_PATTERN, examples: [example] }) })
 
 const A_UUID = 'a UUID, for example 01935f5e-0000-7000-8000-000000000001'
-/** Pattern or format of a schema → what an error says is expected: an example is clearer than the pattern. */
+/** pattern or format of a schema → the text with which an error describes it: an example is clearer than the pattern */
 export const WORDS: Readonly<Record<string, string>> = {
   [REF_PATTERN]: 'type:id, for example product:1',
   [`^${TYPE_PATTERN}$`]: 'lower-case letters, digits, _ and -, 32 at most, a letter first, for example product',

@@ -1,5 +1,5 @@
 /**
- * Server-sent events as text (HTML Living Standard §9.2). Invariant: a stream is pulled, never pushed: its source is read
+ * Server-sent events as text (HTML Living Standard §9.2). Invariant: a stream is pulled, never pushed: it reads its source
  * when the client has received the previous chunk, so a slow client costs one chunk of memory and delays no other client.
  * Written here because @fastify/sse requires a newer Node than this project.
  */
@@ -15,31 +15,34 @@ export interface Frame {
   data?: string
 }
 
-/** A frame without data is no event: it moves the client's Last-Event-ID and keeps the connection alive. */
+/**
+ * Returns a frame as text. A frame without data is not an event: it moves the client's Last-Event-ID and keeps the connection
+ * alive.
+ */
 export function frame({ id, event, data }: Frame): string {
   const lines = [id && `id: ${id}`, event && `event: ${event}`, data === undefined ? ': alive' : `data: ${data}`]
   return `${lines.filter(Boolean).join('\n')}\n\n`
 }
 
-/** Milliseconds after which a client reconnects. */
+/** Milliseconds after which a client reconnects when its stream has ended. */
 const RETRY_MS = 1_000
 export const HELLO = `retry: ${RETRY_MS}\n`
 
 /**
- * The streams of one route, at most `most` at once; none outlives its client or this process. `open` answers with what the
- * source yields; the source must end soon after its signal aborts.
+ * Manages the streams of one route, at most `most` at once; no stream outlives its client or this process. `open` sends what
+ * the source yields; the source must end soon after its signal aborts.
  */
 export function createStreams(app: Pick<FastifyInstance, 'door'>, most: number) {
-  /** Ends the open streams. One controller per stream: a shared signal would retain the listeners of every past stream. */
+  /** Controllers that end the open streams, one per stream: a shared signal would retain the listeners of every past stream. */
   const ends = new Set<AbortController>()
   let stopping = false
-  // Streams do not end by themselves.
+  // Streams do not end by themselves, so shutdown must end them.
   app.door.onDrain(() => {
     stopping = true
     for (const one of ends) one.abort()
   })
   return {
-    /** @throws Problem when too many streams are open; call it before any work for a new one */
+    /** Checks that another stream may be opened; call it before any other work for the stream. @throws Problem 503 */
     assertCapacity(): void {
       if (ends.size >= most) {
         throw new Problem(503, 'too_many_streams', 'This process has reached its limit of streams.', { retry_after: 5 })
@@ -56,9 +59,9 @@ export function createStreams(app: Pick<FastifyInstance, 'door'>, most: number) 
       reply
         .type('text/event-stream; charset=utf-8')
         .header('cache-control', 'no-store, no-transform')
-        // Without it nginx would buffer the events.
+        // Without this header nginx would buffer the events.
         .header('x-accel-buffering', 'no')
-      // HEAD gets the headers alone.
+      // HEAD gets only the headers.
       if (reply.request.method === 'HEAD') return reply.send()
       return reply.send(Readable.from(source(end.signal), { objectMode: true, highWaterMark: 1 }))
     },

@@ -1,4 +1,4 @@
-/** Timestamps as clients write them. Invariant: a parsed one is whole milliseconds and lies between 2000 and 2100. */
+/** Timestamps as clients write them. Invariant: a parsed timestamp is whole milliseconds and lies between 2000 and 2100. */
 import Type from 'typebox'
 import { fieldProblem } from '../../shared/problem.ts'
 
@@ -6,7 +6,7 @@ const PATTERN = /^(\d{4})-(\d\d)-(\d\d)(?:T\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z
 const EARLIEST_MS = Date.UTC(2000, 0)
 const LATEST_MS = Date.UTC(2100, 0)
 const DAY_MS = 86_400_000
-/** The largest daylight-saving step in use: the offsets of one place do not differ by more. */
+/** The largest daylight-saving step in use: the UTC offsets of one place do not differ by more. */
 const CLOCK_STEP_MS = 2 * 3_600_000
 
 export const Timestamp = (example: string) =>
@@ -20,11 +20,11 @@ export const Timestamp = (example: string) =>
 interface Timestamp {
   /** milliseconds since 1970 */
   at_ms: number
-  /** by which the local clock is ahead of UTC */
+  /** milliseconds by which the local clock is ahead of UTC */
   offset_ms: number
 }
 
-/** @throws Problem 400 naming the field */
+/** Parses a timestamp. @throws Problem 400 naming the field */
 function readMoment(text: string, field: string): Timestamp {
   const match = PATTERN.exec(text)
   const at_ms = match ? Date.parse(text) : Number.NaN
@@ -43,7 +43,10 @@ function readMoment(text: string, field: string): Timestamp {
   return { at_ms, offset_ms }
 }
 
-/** Days begun by the local clock: from 15:00+02:00 to 15:00+01:00 on the next day is one, although it lasts 25 hours. */
+/**
+ * Returns how many days have begun by the local clock: from 15:00+02:00 to 15:00+01:00 on the next day is one day, although
+ * it lasts 25 hours.
+ */
 function daysBetween(from: Timestamp, to: Timestamp): number {
   const step_ms = to.offset_ms - from.offset_ms
   // Offsets of two places do not describe one local clock, and must not make a stay cheaper: count real time then.
@@ -51,7 +54,7 @@ function daysBetween(from: Timestamp, to: Timestamp): number {
   return Math.max(1, Math.ceil((to.at_ms - from.at_ms + local_ms) / DAY_MS))
 }
 
-/** A range, and the days that are charged for it. @throws Problem 400 when it is empty, or longer than max_days */
+/** Parses a range and counts the days to charge for it. @throws Problem 400 when it is empty, or longer than max_days */
 export function readRange(from: string, to: string, max_days: number) {
   const [first, last] = [readMoment(from, 'from'), readMoment(to, 'to')]
   const [from_ms, to_ms] = [first.at_ms, last.at_ms]
@@ -60,6 +63,6 @@ export function readRange(from: string, to: string, max_days: number) {
   return { from_ms, to_ms, days: daysBetween(first, last) }
 }
 
-/** Postgres's text form of a timestamp as RFC 3339. */
+/** Converts Postgres's text form of a timestamp to RFC 3339. */
 export const iso = (at: string) => new Date(at).toISOString()
 export const isoOrNull = (at: string | null) => (at === null ? null : iso(at))

@@ -85,7 +85,7 @@ export function driverRoutes(app: TypedApp, db: Pick<Database, 'query'>, pause_m
     const started_ms = performance.now()
     const [driver] = await db.query(riderSql, { id: driver_id })
     if (driver?.rider) return reply.code(400).send(refused('Driver not available'))
-    // Every request that arrives now reads a free driver.
+    // Every request that arrives during this pause also reads a free driver.
     await sleep(pause_ms)
     const [row] = await db.query(assignSql, { id: driver_id, rider: rider_id })
     const message = 'Driver requested (NO LOCK)'

@@ -1,6 +1,6 @@
 /**
- * The stale writer (M. Kleppmann, "How to do distributed locking"): three workers acquire the lease of one order in turn;
- * the leases of the first two expire while they are paused, the third writes, then the first two resume and write too.
+ * The stale writer (M. Kleppmann, "How to do distributed locking"). Three workers acquire the lease of one order in turn. The
+ * first two are paused until their leases have expired. The third worker writes; then the first two resume and write too.
  * Invariant: the order's fencing token only rises, so the newest holder's write stays; the column without the guard shows
  * the lost write.
  */
@@ -16,18 +16,18 @@ import { problemResponses, response } from '../http/responses.ts'
 import type { TypedApp } from '../http/typed-app.ts'
 import { busy, Duration, idParam, KEYED, Message, Success, since, TAGS } from './response-shapes.ts'
 
-/** Milliseconds of a worker's lease: short, because the demonstration waits for two of them to expire. */
+/** TTL of a worker's lease, in milliseconds: short, because the demonstration waits until two leases have expired. */
 const TTL_MS = 250
-/** Milliseconds a worker waits for the lease: its predecessor never releases it, so a TTL, plus the delay of a loaded machine. */
+/** Milliseconds a worker waits for the lease. Its predecessor never releases it, so this is a TTL plus the delay of a loaded machine. */
 const TURN_MS = 5_000
-/** Milliseconds one demonstration waits for another one of the same order. */
+/** Milliseconds that a demonstration waits for another demonstration of the same order. */
 const QUEUE_MS = 10_000
 
 const Worker = Type.Object({
   worker: Type.Integer(),
   token: Type.Integer({ description: 'Rank among the tokens of this run: 1, 2, 3' }),
   fencing_token: Type.Integer({ description: 'The fencing token itself' }),
-  lease: Type.Enum(['held', 'lost'], { description: 'State of its lease when it wrote' }),
+  lease: Type.Enum(['held', 'lost'], { description: "State of the worker's lease when the worker wrote" }),
   outcome: Type.Enum(['written', 'rejected']),
   message: Message,
 })
@@ -72,7 +72,7 @@ const orderSql = prepare(
 
 type Db = Pick<Database, 'query'>
 
-/** Leases over HTTP without heartbeats, as a stalled process has them. */
+/** Acquires three leases in turn and sends no heartbeats, as a stalled process would. */
 async function acquireStalled(locks: Locks, id: string, above: number): Promise<RemoteLease[]> {
   const leases: RemoteLease[] = []
   for (const worker of [1, 2, 3]) {
@@ -150,7 +150,7 @@ const schema = {
 export function fencingRoutes(app: TypedApp, db: Db, locks: Locks): void {
   app.post('/demo/fencing/:order_id', { config: KEYED, schema }, async ({ params: { order_id } }) => {
     const started_ms = performance.now()
-    // Runs of one order are serialized: otherwise the newest token of one run could be stale for the other.
+    // Runs of one order are serialized: otherwise the newest token of one run could be stale in the other run.
     const run = () => demonstrate(db, locks, order_id)
     const wait = { wait_ms: QUEUE_MS }
     const outcome = await onLockServer(() => locks.withLease(`lab-fencing:${order_id}`, wait, run))

@@ -1,7 +1,7 @@
 /**
- * Private Redis servers for a demonstration. Invariant: they end with the demonstration and with this process, unless it is
- * killed by SIGKILL; they store nothing on disk and listen on no port. Not started by ops/dev/local-servers.mjs: that is not
- * in the image, and its servers listen on ports.
+ * Private Redis servers for a demonstration. Invariant: the servers end with the demonstration and with this process, unless
+ * SIGKILL ends this process; they store nothing on disk and listen on no port. This file does not use
+ * ops/dev/local-servers.mjs, because that is not in the image and its servers listen on ports.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -11,15 +11,15 @@ import { Redis } from 'ioredis'
 import { Problem } from '../../shared/problem.ts'
 import { withTimeout } from '../../shared/timeout.ts'
 
-/** Milliseconds for a server to become ready. */
+/** Milliseconds within which a server must become ready. */
 const READY_MS = 5_000
 /** Milliseconds between attempts to reach a server. */
 const RETRY_MS = 20
 
 export interface PrivateRedis {
-  /** as Redlock requires: no offline queue */
+  /** client of the server, without an offline queue, as Redlock requires */
   redis: Redis
-  /** SIGKILL; resolves when the process has ended */
+  /** Sends SIGKILL; resolves when the process has ended. */
   stop(): Promise<void>
 }
 
@@ -28,7 +28,10 @@ export interface PrivateServers {
   close(): Promise<void>
 }
 
-/** Aborting the signal kills them at any stage. @throws Problem 503 when redis-server is not installed or does not start */
+/**
+ * Starts `count` servers. Aborting the signal kills the servers at any stage.
+ * @throws Problem 503 when redis-server is not installed or does not start
+ */
 export async function startRedisServers(count: number, signal: AbortSignal): Promise<PrivateServers> {
   const folder = await mkdtemp(join(tmpdir(), 'holdfast-lab-'))
   const children: ChildProcess[] = []
@@ -48,7 +51,7 @@ export async function startRedisServers(count: number, signal: AbortSignal): Pro
   try {
     const ready: Promise<unknown>[] = []
     for (let n = 1; n <= count; n++) {
-      // A socket in a private folder: another process could bind a port first.
+      // Use a socket in a private folder: another process could bind a port first.
       const path = join(folder, `${n}.sock`)
       const settings = ['--port', '0', '--unixsocket', path, '--save', '', '--appendonly', 'no', '--dir', folder]
       const child = spawn('redis-server', settings, { stdio: 'ignore' })
@@ -71,7 +74,7 @@ export async function startRedisServers(count: number, signal: AbortSignal): Pro
         await gone
       }
       servers.push({ redis, stop })
-      // Not `once` of node:events, which rejects at the first failed attempt, before the socket exists.
+      // Do not use `once` of node:events: it rejects at the first failed attempt, before the socket exists.
       const answering = new Promise<void>((resolve) => {
         redis.once('ready', resolve)
       })

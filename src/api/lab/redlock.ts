@@ -1,6 +1,6 @@
 /**
- * Redlock over five private Redis servers: a lock needs three of them. Invariant: one demonstration at a time, whose outcome
- * all concurrent requests share; its servers end with it, and when the API stops.
+ * Redlock over five private Redis servers: a lock needs three of them. Invariant: one demonstration runs at a time, and all
+ * concurrent requests share its outcome; its servers end when the demonstration ends or the API stops.
  */
 import Type from 'typebox'
 import { createRedlock } from '../../shared/locks/redlock/locks.ts'
@@ -13,9 +13,9 @@ import { Duration, KEYED, Message, Success, since, TAGS } from './response-shape
 
 const SERVERS = 5
 const QUORUM = 3
-/** How many servers are stopped at each step. */
+/** Number of stopped servers at each step. */
 const STOPPED = [0, 2, 3]
-/** Milliseconds: long compared with the response time of five servers on one machine. */
+/** TTL of the lock, in milliseconds: long compared with the response time of five servers on one machine. */
 const TTL_MS = 2_000
 
 const Step = Type.Object({

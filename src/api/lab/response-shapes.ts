@@ -10,7 +10,7 @@ export const TAGS = ['lab']
 /** Routes outside /api that require the same keys. */
 export const KEYED: FastifyContextConfig = { keyed: true }
 
-/** An id in the path, for example `product_id`. */
+/** Returns the schema of an id in the path, for example `product_id`. */
 export const idParam = <Name extends string>(name: Name) =>
   Type.Object({ [name]: Type.String({ pattern: `^${ID_PATTERN}$`, examples: ['1'] }) } as Record<
     Name,
@@ -21,20 +21,20 @@ export const MAX_START = 1_000_000_000
 export const Left = Type.Integer({ description: 'Below zero when oversold' })
 export const Success = Type.Boolean({ examples: [true] })
 export const Message = Type.String()
-export const Duration = Type.String({ description: 'Of the whole request', examples: ['103ms'] })
+export const Duration = Type.String({ description: 'Duration of the whole request', examples: ['103ms'] })
 export const since = (started_ms: number) => `${Math.round(performance.now() - started_ms)}ms`
 
-/** The tutorials send no body where the defaults suffice. */
+/** Replaces an absent body by `{}`: the tutorials send no body where the defaults suffice. */
 export const bodyMayBeLeftOut = async (request: FastifyRequest) => {
   if (request.body === undefined) request.body = {}
 }
 
-/** Two meanings of 400: the tutorial's own `{error}`, or a problem for a malformed request. */
+/** Returns the error responses of a route. 400 has two meanings: the tutorial's `{error}`, or a problem for a malformed request. */
 export function refusals<T extends TSchema>(refused: T, example: object, ...wanted: (number | Problem)[]) {
   const all = problemResponses(400, ...wanted) as unknown as Record<number, { content: object }>
   const content = { 'application/json': { schema: refused, example }, ...all[400]?.content }
   const both = { description: 'Not enough left, or the request is malformed', content }
-  // A handler sends the tutorial's 400; problems are thrown.
+  // The type has only the tutorial's 400, which a handler sends; handlers throw problems.
   return { ...all, 400: both } as unknown as { 400: T }
 }
 
@@ -61,7 +61,7 @@ export const VARIANTS = [
 export const operationId = (prefix: string, { lock }: (typeof VARIANTS)[number]) =>
   `${prefix}${lock === 'with' ? 'With' : 'Without'}Lock`
 
-/** The tutorials of tickets and of the balance mark a refusal by `success`. */
+/** A refusal in the tutorials of tickets and of the balance, which mark it by `success`. */
 export const Refused = Type.Object({ success: Type.Boolean(), message: Message, error: Type.String() })
 export const refused = (message: string) => ({ success: false, message, error: message })
 export const refusalText = (result: BuyResult & { bought: false }, sold_out: string) =>

@@ -1,7 +1,7 @@
 /**
  * A demo counter with an unsafe and a safe variant. Invariants: the unsafe variant reads, pauses and writes without any
- * guard, on purpose; the safe variant is a resource, so its number changes by purchases that workers settle, and by resets
- * that go through the ledger under the resource's lease.
+ * guard, on purpose; the safe variant is a resource, so only two things change its number: purchases that workers settle, and
+ * resets that write the ledger under the resource's lease.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { and, eq, type SQL, sql } from 'drizzle-orm'
@@ -26,11 +26,11 @@ export interface DemoCounter {
   /** the resource of the safe variant */
   ref: string
   name: string
-  /** its number before the first reset */
+  /** the number of the counter before the first reset */
   start: number
   /**
-   * relative: writes `left - units`, so the number falls below zero. absolute: writes a value computed from its read, so
-   * concurrent updates are lost.
+   * How the unsafe variant writes. relative: it subtracts in the UPDATE, so the number falls below zero. absolute: it writes a
+   * value that it computed from its earlier read, so concurrent updates are lost.
    */
   write: 'relative' | 'absolute'
 }
@@ -41,15 +41,15 @@ export interface CounterOptions {
   db: Database
   locks: Locks
   purchases: Pick<RowQueue<PurchaseRow, NewPurchase>, 'enqueue' | 'waitUntilSettled'>
-  /** counts a write that was refused by its fencing token */
+  /** counts a write that Postgres refused because of its fencing token */
   onStaleWrite(): void
 }
 
 export interface DemoCounters {
   buyUnsafe(counter: DemoCounter, units: number): Promise<BuyResult>
-  /** @throws Problem 503 when no worker has settled it in time; it stays queued then */
+  /** Buys through a queued purchase. @throws Problem 503 when no worker has settled it in time; the purchase stays queued */
   buySafe(counter: DemoCounter, units: number): Promise<BuyResult>
-  /** The number of the variant that was used last since the reset. */
+  /** Returns the number of the variant that was used last since the reset. */
   read(counter: DemoCounter): Promise<{ start: number; left: number }>
   /** Sets the number of both variants. */
   reset(counter: DemoCounter, start: number): Promise<void>
@@ -68,7 +68,7 @@ export function createCounters(options: CounterOptions, pause_ms: number): DemoC
   }
 }
 
-// In SQL: one statement creates both variants, with the ledger entry of the safe one, so neither exists without the other.
+// Written as raw SQL: one statement creates both variants, and the ledger entry of the safe variant, so that none exists alone.
 const ensureSql = prepare<{ unsafe_count: number }>(sql`
   WITH made AS (
     INSERT INTO resources (id, kind, name, total, available)
@@ -82,7 +82,7 @@ const ensureSql = prepare<{ unsafe_count: number }>(sql`
   ON CONFLICT (id) DO UPDATE SET last_variant = coalesce(excluded.last_variant, c.last_variant)
   RETURNING c.unsafe_count`)
 
-/** Creates both variants if they are missing, and marks the one that is used. Returns the unsafe variant's number. */
+/** Creates both variants if they are missing, and records which variant is used. Returns the number of the unsafe variant. */
 async function ensureCounter(
   db: Database,
   { ref: id, name, start }: DemoCounter,
@@ -135,7 +135,7 @@ const entrySql = prepare(
 async function buyUnsafe(db: Database, counter: DemoCounter, units: number, pause_ms: number): Promise<BuyResult> {
   const seen = await ensureCounter(db, counter, 'unsafe')
   if (seen < units) return { bought: false, reason: 'sold_out', left: seen }
-  // Every request that arrives now reads the same number.
+  // Every request that arrives during this pause reads the same number.
   await sleep(pause_ms)
   const left = seen - units
   const [row] = await db.query(UNSAFE[counter.write], { id: counter.ref, units, left })
@@ -178,7 +178,7 @@ async function reset(options: CounterOptions, counter: DemoCounter, start: numbe
   )
 }
 
-/** Adds or removes units until the safe variant has `start`, and resets the unsafe one. */
+/** Adds or removes units so that the safe variant has `start` units, and resets the unsafe variant. */
 async function resetUnderLease(
   tx: Transaction,
   id: string,
@@ -186,7 +186,7 @@ async function resetUnderLease(
   token: number,
   onStaleWrite: () => void,
 ): Promise<void> {
-  // lab_counts before resources, as in ensureCounter(), so that the two cannot deadlock.
+  // Lock lab_counts before resources, as ensureCounter() does, so that the two functions cannot deadlock.
   await resetUnsafeSql(tx, { id, start })
   const [row] = await lockedSql(tx, { id })
   if (!row) throw new Problem(409, 'wrong_kind', `${id} is not sold by units: the lab cannot use it.`)

@@ -22,7 +22,7 @@ declare module 'fastify' {
   }
 }
 
-/** First segment of a path under /api → the scopes of which a key needs one. Other paths are for admins. */
+/** first segment of a path under /api → scopes; a key needs one of them. Other paths are for admins. */
 const NEEDS: Readonly<Record<string, readonly Scope[]>> = {
   resources: ['sell', 'book'],
   purchases: ['sell'],
@@ -30,18 +30,19 @@ const NEEDS: Readonly<Record<string, readonly Scope[]>> = {
   leases: ['lock'],
   locks: ['lock'],
 }
-/** Shows data of every scope, so a key needs all of them. */
+/** The path that shows data of every scope, so a key needs all scopes. */
 const WHOLE = '/api/dashboard'
 
 type Keys = Pick<Config, 'api_keys' | 'admin_keys'>
 
-/** The key with this digest. Every key is compared, each in constant time, so that the duration reveals nothing. */
+/** Returns the key with this digest. It compares every key, each in constant time, so that the duration reveals nothing. */
 const findKey = (list: readonly ApiKey[], given: Buffer) =>
   list.reduce<ApiKey | undefined>((found, one) => (timingSafeEqual(one.digest, given) ? one : found), undefined)
 
 /**
- * For pages that a browser opens directly, where a key can be sent only as the password of HTTP Basic. Browsers also attach
- * it to requests from other sites, so a request that changes something must come from the page itself.
+ * Returns a check for pages that a browser opens directly, where a key can be sent only as the password of HTTP Basic.
+ * Browsers also attach the password to requests that other sites cause, so the check refuses a request that changes something
+ * unless it comes from the page itself.
  */
 export function requireAdminPassword({ api_keys: keys, admin_keys: admins }: Keys) {
   return async ({ headers, method }: FastifyRequest, reply: FastifyReply): Promise<void> => {
@@ -49,7 +50,7 @@ export function requireAdminPassword({ api_keys: keys, admin_keys: admins }: Key
     const [, password = ''] = /^[^:]*:(.*)$/s.exec(Buffer.from(basic, 'base64').toString()) ?? []
     const given = digestOf(password)
     const [user, admin] = [findKey(keys, given), findKey(admins, given)]
-    // As for routes: without ADMIN_KEYS every API key with full scope is an admin's, and without any keys every caller is.
+    // As for routes: without ADMIN_KEYS every API key with full scope is an admin key, and without any keys every caller is admin.
     if (!admin && (admins.length > 0 || (keys.length > 0 && !user?.unscoped))) {
       reply.header('www-authenticate', 'Basic realm="Holdfast", charset="UTF-8"')
       throw new Problem(401, 'unauthorized', 'Send one of ADMIN_KEYS as the password, with any user name.')
@@ -69,7 +70,7 @@ export function requireKeys(app: FastifyInstance, config: Keys): void {
     const { url = request.url, config: route } = request.routeOptions
     // The provider sends no API key: the route checks its signature.
     if (url === '/api/webhooks/stripe') return
-    // The route's own path, because the router also matches `/%61pi/…` and absolute URLs.
+    // Compare the path that the route was registered with, because the router also matches `/%61pi/…` and absolute URLs.
     if (!url.startsWith('/api/') && !route.keyed) return
     const [, bearer] = /^Bearer\s+(\S+)$/i.exec(request.headers.authorization ?? '') ?? []
     const header = request.headers['x-api-key']

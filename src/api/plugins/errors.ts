@@ -1,6 +1,6 @@
 /**
- * Errors as problems. Invariant: every error is answered as a problem, one that Node raises before there is a route included,
- * and an error of the client is never a 5xx.
+ * Errors as problems. Invariant: the API answers every error as a problem, including an error that Node raises before a route
+ * is chosen, and an error of the client is never a 5xx.
  */
 import { STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
@@ -15,7 +15,7 @@ import { BODY_LIMIT, fieldErrors } from './validation.ts'
 export function answerErrors(app: FastifyInstance, log: Log): void {
   app.setErrorHandler((error, request, reply) => {
     const problem = toProblem(error)
-    // The route without its query: a query may name a customer.
+    // Log the route without its query: a query may name a customer.
     const { url = request.url } = request.routeOptions
     if (problem.status === 500) log.error({ error, method: request.method, url }, 'request failed')
     else log.debug({ error, method: request.method, url }, 'request refused')
@@ -23,7 +23,7 @@ export function answerErrors(app: FastifyInstance, log: Log): void {
   })
 }
 
-/** The only place that maps errors to problems. */
+/** Returns the problem for an error. This is the only place that maps errors to problems. */
 export function toProblem(error: unknown): Problem {
   if (error instanceof Problem) return error
   if (error instanceof UnavailableError) {

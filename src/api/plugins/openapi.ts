@@ -1,10 +1,13 @@
-/** openapi.json, as the routes say it, and Swagger UI at /docs. Invariant: the document shows only what a client may send. */
+/**
+ * Builds openapi.json from the schemas of the routes, and serves Swagger UI at /docs. Invariant: the document shows only what
+ * a client may send.
+ */
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
 import { declared } from './strict-fields.ts'
 
-/** A body that may be null is documented as optional. */
+/** Marks a body as optional if its schema allows null. */
 function optional(body: { content: { 'application/json': { schema: { type?: string | string[] } } } }): object {
   const json = body.content['application/json']
   if (!Array.isArray(json.schema.type)) return body
@@ -12,8 +15,8 @@ function optional(body: { content: { 'application/json': { schema: { type?: stri
 }
 
 /**
- * Ajv's `discriminator` selects one of several inline schemas; OpenAPI's may only select named ones, so the document keeps
- * `oneOf` alone. `if`, `then` and `else` become `oneOf` too.
+ * Converts a schema to the form that OpenAPI allows. Ajv's `discriminator` selects one of several inline schemas; OpenAPI's
+ * `discriminator` may only select named schemas, so the document keeps only `oneOf`. `if`, `then` and `else` become `oneOf` too.
  */
 const withoutDiscriminators = (openapi: object): object =>
   JSON.parse(
@@ -65,7 +68,7 @@ export async function documentRoutes(app: FastifyInstance): Promise<void> {
           key: { type: 'apiKey', in: 'header', name: 'X-Api-Key' },
         },
       },
-      // The empty entry: an API without configured keys is open.
+      // The empty entry means that no key is needed: an API without configured keys is open.
       security: [{ bearer: [] }, { key: [] }, {}],
     },
     transform: ({ schema, url }) => ({ schema: declared(schema ?? {}), url }),

@@ -16,14 +16,14 @@ import { requireKeys } from './auth.ts'
 
 export interface SecurityOptions {
   config: Pick<Config, 'api_keys' | 'admin_keys' | 'rate_limit' | 'cors_origins' | 'redis_prefix'>
-  /** stores the limit's counts, with a timeout per command; undefined: no limit */
+  /** Redis that stores the counts of the rate limit, with a timeout per command; undefined: no limit */
   rates: Redis | undefined
 }
 
-/** Not limited: orchestrators poll health, and a browser loads all files of the page at once. */
+/** Paths without a rate limit: orchestrators poll health, and a browser loads all files of the page at once. */
 const UNCOUNTED = new Set(['/livez', '/readyz', '/metrics', '/'])
 
-/** Order matters: a refusal has the headers too, and the limit counts by key. */
+/** Registers the plugins. The order matters: a refusal must have the headers too, and the rate limit counts by key. */
 export async function protect(app: FastifyInstance, { config, rates }: SecurityOptions): Promise<void> {
   const headers = await headersForBrowsers()
   app.addHook('onRequest', async (_request, reply) => {
@@ -55,7 +55,7 @@ export async function protect(app: FastifyInstance, { config, rates }: SecurityO
   })
 }
 
-/** Helmet's headers, computed once: helmet would compute them for every response, and they never differ. */
+/** Returns helmet's headers, computed once: helmet would compute them for every response, and they never differ. */
 async function headersForBrowsers(): Promise<Record<string, string>> {
   const response = new ServerResponse(new IncomingMessage(new Socket()))
   const write = helmet({
@@ -72,9 +72,9 @@ async function headersForBrowsers(): Promise<Record<string, string>> {
         styleSrc: ["'self'", "'unsafe-inline'"],
       },
     },
-    // TLS ends at a proxy, which decides about HSTS for its host names.
+    // TLS ends at a proxy in front of the API, and the proxy decides about HSTS for its host names.
     hsts: false,
-    // Obsolete or without effect here: they would add bytes to every response.
+    // These headers are obsolete or have no effect here: they would only add bytes to every response.
     dnsPrefetchControl: false,
     originAgentCluster: false,
     xDownloadOptions: false,

@@ -1,7 +1,10 @@
 /** A span for each request. */
 import type { FastifyInstance } from 'fastify'
 
-/** Call it before the routes are registered. Health and metrics are polled constantly and are not traced. */
+/**
+ * Starts a span for each request. Call it before the routes are registered. Health and metrics are not traced, because they
+ * are polled constantly.
+ */
 export async function traceRequests(app: FastifyInstance): Promise<void> {
   const { FastifyOtelInstrumentation } = await import('@fastify/otel')
   const otel = new FastifyOtelInstrumentation({

@@ -1,6 +1,6 @@
 /**
- * Bodies and their validation. Invariant: a request that reaches a handler matches the schemas of its route, and a refused one
- * gets an error that names its fields.
+ * Bodies and their validation. Invariant: a request that reaches a handler matches the schemas of its route; a refused request
+ * gets an error that names the wrong fields.
  */
 import { Ajv, type ErrorObject } from 'ajv'
 import type { DataValidationCxt } from 'ajv/dist/types/index.js'
@@ -10,7 +10,7 @@ import { type FieldError, fieldProblem } from '../../shared/problem.ts'
 import { IDENTIFIER, isIdentifier, isPlainText, NFC, PLAIN_TEXT, WORDS } from '../http/schemas.ts'
 import { compileOnce } from './compile-once.ts'
 
-/** Bytes of a body: a purchase of 100 items with the longest references takes a tenth of it. */
+/** Maximum size of a body, in bytes: a purchase of 100 items with the longest references takes a tenth of it. */
 export const BODY_LIMIT = 256 * 1024
 
 /** Values in a body are not coerced: "2" is not a number there. Parameters are text, so "2" is coerced to 2. */
@@ -33,7 +33,10 @@ function normalize(_schema: boolean, text: string, _parent?: object, context?: D
   return true
 }
 
-/** An empty body counts as absent, even if curl labels it JSON: commands take none. A compressed body is refused. */
+/**
+ * Registers the parser of bodies. It treats an empty body as absent, even if curl labels it JSON, because some commands take
+ * no body. It refuses a compressed body.
+ */
 export function parseBodies(app: FastifyInstance): void {
   app.addHook('onRequest', async ({ headers, method }, reply) => {
     const { 'content-encoding': encoding = 'identity' } = headers
@@ -50,7 +53,7 @@ export function parseBodies(app: FastifyInstance): void {
   })
 }
 
-/** `/lines/0/units` as `lines[0].units`. */
+/** Converts a JSON pointer such as `/lines/0/units` to `lines[0].units`. */
 const fieldOf = ({ instancePath, params, keyword }: ErrorObject, context: string): string => {
   const path = instancePath
     .split('/')
@@ -63,7 +66,7 @@ const fieldOf = ({ instancePath, params, keyword }: ErrorObject, context: string
   return field || context
 }
 
-/** The wrong fields of a request that its schema refused, each once. */
+/** Returns the wrong fields of a request that its schema refused, each field once. */
 export function fieldErrors(error: FastifyError): FieldError[] {
   const found = (error.validation as unknown as ErrorObject[])
     .filter(({ keyword }) => keyword !== 'if')
@@ -79,7 +82,7 @@ export function fieldErrors(error: FastifyError): FieldError[] {
       const words = WORDS[one.params.pattern ?? one.params.format]
       if (words) return { field, detail: `must be ${words}` }
       if (one.keyword === 'pattern') return { field, detail: 'does not have the required format' }
-      // The only use of `not`: test/api/field-messages.test.ts checks it.
+      // `not` has only one use in the schemas; test/api/field-messages.test.ts checks that.
       if (one.keyword === 'not') return { field, detail: 'must not be 0' }
       if (one.keyword === 'const') return { field, detail: `must be ${one.params.allowedValue}` }
       if (one.keyword === 'required') return { field, detail: 'is missing' }

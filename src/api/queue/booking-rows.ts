@@ -1,4 +1,4 @@
-/** Bookings as the API queues and reads them. Invariant: Postgres' clock says which requests are overdue, so all processes agree. */
+/** Bookings as the API queues and reads them. Invariant: Postgres' clock decides which requests are overdue, so all processes agree. */
 import { and, desc, eq, lt, not, or, sql } from 'drizzle-orm'
 import { alias } from 'drizzle-orm/pg-core'
 import { bookings } from '../../shared/db/schema.ts'
@@ -7,12 +7,12 @@ import type { BookingStatus, Pickup } from '../../shared/domain/booking.ts'
 import { chargeState, charging } from './charge-columns.ts'
 import type { Enqueued, QueuedRowInput } from './intake-rows.ts'
 
-/** A booking before it is queued. A ride has neither time; it begins when its row is inserted. */
+/** A booking before it is queued. A ride has neither from_at nor until_at: it begins when its row is inserted. */
 export interface NewBooking extends QueuedRowInput {
   kind: 'stay' | 'ride'
   from_at: string | null
   until_at: string | null
-  /** days charged for a stay: the offsets of the request are not stored */
+  /** days charged for a stay; stored here because the UTC offsets of the request are not stored */
   days: number | null
   pickup: Pickup | null
 }
@@ -56,7 +56,7 @@ const select = () =>
 
 export type BookingRow = Awaited<ReturnType<typeof select>>[number]
 
-/** A booking as it was queued: no worker has settled it yet. */
+/** Returns a new booking as it was queued, before any worker has settled it. */
 const asQueued = (input: NewBooking, { seq, created_at }: Enqueued): BookingRow => ({
   ...input,
   ...QUEUED,
@@ -88,7 +88,7 @@ export const BOOKING_ROWS = {
   lock: prepare(select().where(byIds).orderBy(bookings.id).for('share')),
 }
 
-/** Whether a request with this idempotency key has been queued. Its values: `key` and `scope`. */
+/** Finds the booking that an earlier request with this idempotency key has queued. Parameters: `key` and `scope`. */
 export const bookingByKey = prepare(
   build
     .select({ id: bookings.id })
@@ -103,7 +103,7 @@ export interface BookingFilters {
   before?: string | undefined
 }
 
-/** A page of bookings, newest first. Its values: the filters and `limit`. */
+/** Builds the statement that reads a page of bookings, newest first. Its parameters: the filters and `limit`. */
 export function bookingPage({ resource, customer, status, before }: BookingFilters): Statement<BookingRow> {
   const statuses = {
     requested: and(eq(bookings.status, 'requested'), not(overdue)),

@@ -1,6 +1,6 @@
 /**
- * Columns of a purchase or booking that are read from its charge. Invariant: they are read in the statement of the row, so
- * that a row and its charge are of one moment.
+ * Columns of a purchase or booking that are read from its charge. Invariant: the statement that reads the row also reads
+ * these columns, so the row and its charge show the same moment.
  */
 import { and, eq, exists, type SQL, sql } from 'drizzle-orm'
 import { bookings, charges, purchases } from '../../shared/db/schema.ts'
@@ -12,8 +12,8 @@ const ofPurchase = charges.purchase_id
 const ofBooking = charges.booking_id
 
 /**
- * Units or time are held and the card charge is in progress: the row has left the queue, and is not settled until the charge
- * ends.
+ * True while the row holds units or time and its card charge is in progress: the row has left the queue, but it is not
+ * settled until the charge ends.
  */
 export const charging = {
   purchases: chargingOf(purchases, ofPurchase, 'held'),
@@ -21,14 +21,14 @@ export const charging = {
 }
 
 function chargingOf(row: Charged, subject: typeof ofPurchase | typeof ofBooking, held: string): SQL<boolean> {
-  const own = build
+  const charge = build
     .select({ one: sql`1` })
     .from(charges)
     .where(and(eq(subject, row.id), eq(charges.kind, 'charge')))
-  return sql<boolean>`(${row.status} = ${held} AND ${row.expires_at} > clock_timestamp() AND ${exists(own)})`
+  return sql<boolean>`(${row.status} = ${held} AND ${row.expires_at} > clock_timestamp() AND ${exists(charge)})`
 }
 
-/** One row of charges, as the state of a payment is read from it. */
+/** Columns of a row of charges from which the state of a payment is read. */
 const STATE = {
   id: charges.id,
   kind: charges.kind,
@@ -40,7 +40,7 @@ const STATE = {
   at_provider: charges.at_provider,
   created_at: charges.created_at,
 }
-/** Its charge, refunds, dispute and failed attempts, oldest first; null: not paid by card. */
+/** The charge, refunds, dispute and failed attempts of a row, oldest first; null if the row is not paid by card. */
 export type ChargeState = Pick<typeof charges.$inferSelect, keyof typeof STATE>[] | null
 
 export const chargeState = {
@@ -48,7 +48,7 @@ export const chargeState = {
   bookings: stateOf(bookings, ofBooking),
 }
 
-/** A replacement is paid by the charge of the row that it replaces. */
+/** Selects the charges that pay for the row. For a replacement, these are the charges of the row that it replaces. */
 function stateOf(row: Charged, subject: typeof ofPurchase | typeof ofBooking): SQL<ChargeState> {
   const members = Object.entries(STATE).flatMap(([name, column]) => [sql.raw(`'${name}'`), sql`${column}`])
   const object = sql`json_build_object(${sql.join(members, sql`, `)})`

@@ -1,6 +1,6 @@
 /**
- * Commands on purchases and bookings, in SQL. Invariant: one Idempotency-Key queues one command, and a repeated one with
- * another payment is refused.
+ * SQL statements for commands on purchases and bookings. Invariant: one Idempotency-Key queues one command; a request that
+ * repeats the key with another payment is refused.
  */
 import { and, eq, gt, sql } from 'drizzle-orm'
 import { charges, commands } from '../../shared/db/schema.ts'
@@ -13,7 +13,7 @@ import type { Database } from '../database.ts'
 export interface NewCommand {
   id: string
   queue: string
-  /** the id of its purchase or booking */
+  /** id of the purchase or booking that the command changes */
   subject: string
   action: string
   payment: Payment | null
@@ -36,7 +36,7 @@ const stateSql = prepare(
     .where(eq(id, value('id'))),
 )
 
-/** The statements that name the subject of a command. */
+/** Builds the statements that name the subject (purchase or booking) of a command. */
 function statementsOf(subject: 'purchase_id' | 'booking_id') {
   const failed = build
     .select({ status: charges.status })
@@ -70,17 +70,21 @@ function statementsOf(subject: 'purchase_id' | 'booking_id') {
 const SUBJECTS = { purchase: statementsOf('purchase_id'), booking: statementsOf('booking_id') }
 
 export interface CommandRows {
-  /** The earlier command with this key. @throws Problem idempotency_key_reused when it has another payment */
+  /**
+   * Returns the id of the earlier command with this key, if there is one.
+   * @throws Problem idempotency_key_reused when that command has another payment
+   */
   find(key: string, scope: string, payment: Payment | null): Promise<string | undefined>
   /**
-   * Queues the command; returns the id of an earlier one with the same key, if there is one. In a transaction, so that
-   * after a 503 the command is not committed later.
+   * Queues the command and returns its id; if an earlier command has the same key, returns the id of that one instead. Runs
+   * in a transaction, so that the command is not committed after the caller got 503.
    */
   insert(command: NewCommand): Promise<string>
   state(id: string): Promise<CommandState>
   /**
-   * The status of the failed charge that the command began or joined; undefined when it has not failed, or there was none.
-   * It is the first failed attempt settled after the command: until it ends, no other charge can begin.
+   * Returns the status of the failed charge that the command began or joined; undefined if that charge has not failed, or if
+   * there was no charge. This is the first failed attempt that was settled after the command: until a charge ends, no other
+   * charge of the row can begin.
    */
   failedCharge(command: string, subject: string): Promise<string | undefined>
 }

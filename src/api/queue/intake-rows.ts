@@ -1,6 +1,7 @@
 /**
- * The statements of the intake, of purchases and of bookings. Invariant: seq is the order of commit too, because the one
- * statement that inserts rows holds an advisory lock of its table to its end.
+ * SQL statements that insert new purchases and bookings. Invariant: the order of seq is also the order of commits, because
+ * the only statement that inserts rows into a table holds the table's advisory lock until it commits. Tests remove the code
+ * between the guard markers (test/races, test/chaos).
  */
 import { and, eq, sql } from 'drizzle-orm'
 import type { Client } from '../../shared/db/client.ts'
@@ -12,7 +13,7 @@ import type { Payment } from '../../shared/domain/charge.ts'
 /** The columns that every queued row has. */
 export interface QueuedRowInput {
   id: string
-  /** the resource in whose queue it waits */
+  /** the resource in whose queue the row waits */
   queue: string
   customer: string
   payment: Payment
@@ -40,16 +41,16 @@ export type EnqueueResult = Enqueued | Replayed
 /** The columns that one table adds to QueuedRowInput. */
 interface IntakeTable {
   table: typeof purchases | typeof bookings
-  /** advisory lock of its flushes */
+  /** advisory lock key that serialises inserts into this table */
   lock: number
   /** members of the input that the other table lacks, with their types */
   members: ListColumns
-  /** column → expression of the members, and of `now` */
+  /** column name → SQL expression, which may use the members and `now` */
   columns: Readonly<Record<string, string>>
 }
 type ListColumns = Parameters<typeof listOf>[1]
 
-// A queue has purchases or bookings, never both: so each table has a lock and a connection of its own.
+// A queue has purchases or bookings, never both, so each table can have a separate lock and a separate connection.
 const PURCHASES: IntakeTable = {
   table: purchases,
   lock: 4_077_002,
@@ -70,7 +71,7 @@ const BOOKINGS: IntakeTable = {
   },
 }
 
-/** Members of every row, with their types; n is its position in the batch. */
+/** Members of every row, with their types; `n` is the position of the row in the batch. */
 const MEMBERS = {
   n: 'int',
   id: 'uuid',
@@ -84,15 +85,16 @@ const MEMBERS = {
 } as const
 
 /**
- * One statement, which is a transaction of its own: the lock, and the INSERT in order of arrival. A process that stops in
- * the middle of it does not keep the lock. In SQL: the order of its parts matters, and drizzle cannot say a lock in a CTE.
+ * Builds one statement that takes the lock, numbers the rows in order of arrival, and inserts them. The statement is a whole
+ * transaction, so a process that stops in the middle of it does not keep the lock. Written as raw SQL because drizzle cannot
+ * express an advisory lock in a CTE and the order of the parts matters.
  */
 function insertStatement({ table, lock, members, columns }: IntakeTable) {
   const list = listOf('d', { ...MEMBERS, ...members })
   const names = sql.raw(Object.keys(columns).join(', '))
   const values = sql.raw(Object.values(columns).join(', '))
-  // The cross join with `locked` draws no number before the lock is held. Rows are inserted in order of their keys, so that two processes
-  // with the same keys cannot deadlock.
+  // The cross join makes Postgres take the lock before the first nextval(). The INSERT writes the rows in order of their
+  // keys, so that two processes with the same keys cannot deadlock.
   const insert = prepare<{ id: string; seq: number; created_at: string }>(sql`
     WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock(${lock}::bigint)), d AS MATERIALIZED (
       SELECT t.*, nextval('queue_seq') AS seq, clock_timestamp() AS now FROM locked CROSS JOIN (
@@ -111,7 +113,7 @@ function insertStatement({ table, lock, members, columns }: IntakeTable) {
 const keyList = listOf('k', { key: 'text', scope: 'text' })
 
 function statementsOf(intake: IntakeTable) {
-  // Of columns that both tables have.
+  // Safe cast: only columns that both tables have are used.
   const table = intake.table as typeof purchases
   const { key, scope } = keyList.columns
   const byKey = and(eq(table.idempotency_key, key), eq(table.idempotency_scope, scope))
@@ -135,7 +137,10 @@ function statementsOf(intake: IntakeTable) {
 export type IntakeName = keyof typeof STATEMENTS
 const STATEMENTS = { purchases: statementsOf(PURCHASES), bookings: statementsOf(BOOKINGS) }
 
-/** Inserts the rows, and then reads the rows of earlier requests with the same keys. */
+/**
+ * Inserts the rows, and then reads the rows that earlier requests with the same keys have inserted. Returns one result for
+ * each row, in the order of `input`.
+ */
 export async function insertRows(
   client: Client,
   table: IntakeName,
@@ -162,7 +167,7 @@ export async function insertRows(
   })
 }
 
-/** Cancels those of the rows that are still queued. */
+/** Cancels those of the rows that are still queued, and returns their ids. */
 export const cancelRows = (client: Client, table: IntakeName, ids: readonly string[]) =>
   STATEMENTS[table].cancel(client, { ids: arrayText(ids) })
 
@@ -170,8 +175,8 @@ export const cancelRows = (client: Client, table: IntakeName, ids: readonly stri
 export const TERMINATE_MS = 5_000
 
 /**
- * Terminates a session, so that it can commit nothing later: it has TERMINATE_MS for that, since an fsync cannot be
- * interrupted. The row says how many are left. In SQL: drizzle has no table of the sessions.
+ * Terminates a session and waits up to TERMINATE_MS for it to end, after which it cannot commit. `n` in the returned row is
+ * the number of sessions that have not ended. Written as raw SQL because drizzle has no table for the sessions.
  */
 export const terminateSql = prepare<{ n: number }>(
   sql`SELECT count(*) FILTER (WHERE NOT pg_terminate_backend(pid, ${TERMINATE_MS}::bigint)) AS n

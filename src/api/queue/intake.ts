@@ -1,8 +1,8 @@
 /**
  * Group commit of purchases and of bookings: requests that arrive together share one INSERT. Invariants: a row is
  * acknowledged after its commit, never before; flushes of a table run one at a time under one advisory lock of the
- * database, so that seq is the order of commit too and no worker sees a row before an earlier one of its queue, whichever
- * API process inserted them.
+ * database, so the order of seq is also the order of commits, and no worker sees a row before an earlier row of the same
+ * queue, whichever API processes inserted them.
  */
 import { randomUUID } from 'node:crypto'
 import { type Breaker, UnavailableError } from '../../shared/breaker.ts'
@@ -26,13 +26,13 @@ interface PendingInsert<Row> {
   reject(error: unknown): void
 }
 
-/** Most requests that wait for the next INSERT: about a second's worth; more would time out, so they get 503. */
+/** Maximum number of requests that wait for the next INSERT, about a second's worth. Further ones would time out, so they get 503. */
 const BUFFER = 10_000
-/** Rows in one INSERT. */
+/** Maximum number of rows in one INSERT. */
 const ROWS_PER_FLUSH = 1_000
-/** Milliseconds for one flush, so that a caller gets 503 within two seconds when the database is away. */
+/** Time limit of one flush, in milliseconds, so that a caller gets 503 within two seconds when the database is away. */
 export const FLUSH_MS = 1_500
-/** Milliseconds after which the server ends a transaction whose API process stopped. */
+/** Milliseconds after which Postgres ends an idle transaction whose API process has stopped. */
 const IDLE_MS = 1_000
 
 export interface IntakeOptions {
@@ -56,7 +56,7 @@ export class Intake<Row extends QueuedRowInput> {
     this.#db = connect(options.database_url)
   }
 
-  /** Resolves after the commit. @throws UnavailableError, or Problem 503 when the buffer is full */
+  /** Queues the row for the next INSERT; resolves after its commit. @throws UnavailableError, or Problem 503 when the buffer is full */
   enqueue(row: Row): Promise<EnqueueResult> {
     if (this.#closed) return Promise.reject(stopping())
     if (this.#buffer.length >= BUFFER) {
@@ -82,7 +82,7 @@ export class Intake<Row extends QueuedRowInput> {
       try {
         await this.#insert(batch)
       } catch (error) {
-        // Requests behind this flush have waited as long: reject them now, instead of after one timeout each.
+        // Requests behind this flush have waited as long as its own: reject them now, instead of after one timeout each.
         const behind = this.#buffer
         this.#buffer = []
         for (const waiting of [...batch, ...behind]) waiting.reject(error)
@@ -110,13 +110,13 @@ export class Intake<Row extends QueuedRowInput> {
       nudge(new Set(batch.flatMap(({ row }, i) => (results[i]?.replayed === false ? [row.queue] : []))))
     } catch (error) {
       if (isDataError(error)) return await this.#insertApart(batch, error)
-      // With an open breaker nothing was sent.
+      // If the breaker was open (`attempted` is false), nothing was sent to Postgres, so nothing can commit later.
       if (error instanceof UnavailableError && error.attempted && !this.#closed) this.#replaceSession(batch)
       throw error
     }
   }
 
-  /** Rejects the row that Postgres refused: the others are inserted one by one. */
+  /** Inserts the rows one by one, and rejects only the request whose row Postgres refuses. */
   async #insertApart(batch: PendingInsert<Row>[], error: unknown): Promise<void> {
     const [only] = batch
     if (batch.length === 1 && only) {
@@ -130,17 +130,17 @@ export class Intake<Row extends QueuedRowInput> {
   #replaceSession(batch: PendingInsert<Row>[]): void {
     const old = this.#db
     this.#db = connect(this.#options.database_url)
-    // Its result is no longer awaited.
+    // The pending flush was rejected already, so nothing awaits the old session any more.
     void old.client.end({ timeout: 0 }).catch(() => {})
     const keyless = batch.filter(({ row }) => row.idempotency_key === null).map(({ row }) => row.id)
     void this.#cancelUnacknowledged(keyless, old.session)
   }
 
   /**
-   * A flush whose response was lost may have committed, or may hang at its lock, its fsync or in the network, and its callers
-   * got 503. Its session is terminated first, so that it cannot commit later. Then its rows are cancelled, usually before a
-   * worker sees them: they were not nudged, so the sweeper finds them after a second. Rows with an idempotency key stay: a
-   * retry after the 503 finds them.
+   * Cancels the rows of a flush whose response was lost. The flush may have committed, or may hang at its lock, its fsync or
+   * in the network, and its callers got 503. This first terminates the session of the flush, so that it cannot commit later.
+   * Then it cancels the rows, usually before a worker sees them: the API has not nudged a worker, so only the sweeper would
+   * find them, after a second. Rows with an idempotency key stay, because a retry after the 503 finds them.
    */
   async #cancelUnacknowledged(ids: string[], session: string): Promise<void> {
     const { database_url, log } = this.#options
@@ -171,7 +171,7 @@ export class Intake<Row extends QueuedRowInput> {
 type Session = ReturnType<typeof connect>
 
 function connect(database_url: string) {
-  // A unique name, by which the session is found and terminated after a timeout.
+  // A unique name, so that terminateSql can find this session after a timeout.
   const session = `holdfast-intake ${randomUUID()}`
   return { session, ...openDb(database_url, { max: 1, name: session, idle_in_transaction_ms: IDLE_MS }) }
 }

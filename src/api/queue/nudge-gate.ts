@@ -1,7 +1,7 @@
 /**
- * Holds back nudges of hot queues: their worker has announced that it will poll again, so a job would cost three processes
- * work and change nothing. Invariant: a nudge that is held back is sent as soon as the worker announces that it has left the
- * queue, or has announced nothing for SILENT_MS.
+ * Holds back nudges of hot queues. The worker of a hot queue has announced that it will poll the queue again, so a job would
+ * cost three processes work and change nothing. Invariant: a nudge that is held back is sent as soon as the worker announces
+ * that it has left the queue, or has announced nothing for SILENT_MS.
  */
 import type { Redis } from 'ioredis'
 import type { Log } from '../../shared/log.ts'
@@ -43,7 +43,7 @@ export function createNudgeGate({ subscriber, redis_prefix, nudge, log }: NudgeG
   )
 
   return {
-    /** Like the nudger's, but holds nudges of hot queues back. */
+    /** Nudges the workers as the nudger does, but holds nudges of hot queues back. */
     nudge(resources: Iterable<string>): void {
       const now: string[] = []
       for (const resource of resources) {
@@ -54,7 +54,7 @@ export function createNudgeGate({ subscriber, redis_prefix, nudge, log }: NudgeG
       }
       nudge(now)
     },
-    /** Sends the nudges that were held back, and holds back no more. */
+    /** Sends the nudges that were held back; later nudges are sent at once. */
     close(): void {
       closed = true
       for (const resource of [...hotQueues.keys()]) onCooled(resource)

@@ -1,4 +1,7 @@
-/** The payment that a request names. Invariant: equal payments have equal text, since a key is compared with the body's hash. */
+/**
+ * Reads the payment that a request names. Invariant: equal payments have equal text, because a request that repeats an
+ * Idempotency-Key is compared by the hash of its body.
+ */
 import Type from 'typebox'
 import type { Payment } from '../../shared/domain/charge.ts'
 import { ACCOUNT_PATTERN, TOKEN_PATTERN } from '../http/schemas.ts'
@@ -32,24 +35,24 @@ export const PaymentSchema = Type.Unsafe<Payment>({
   ],
 })
 
-/** The body of a command that pays: optional, and may be empty. */
+/** Schema for the body of a command that pays: the body is optional, and may be empty. */
 export const PayingSchema = Type.Unsafe<{ payment?: Payment } | null>({
   type: ['object', 'null'],
   properties: { payment: PaymentSchema },
   additionalProperties: false,
   examples: [{ payment: { method: 'none' } }],
 })
-/** The payment of a command; null: the purchase's own payment is used, if it has one. */
+/** Returns the payment of a command; null: the command uses the payment stored in the row, if it has one. */
 export function readPaying(body: unknown): Payment | null {
   const { payment } = (body ?? {}) as { payment?: Payment }
   return payment === undefined || payment.method === 'none' ? null : readPayment(payment)
 }
 
-/** Sorts the members, so that two equal payments have the same hash. */
+/** Returns the payment with its members in a fixed order, so that two equal payments have the same hash. */
 export function readPayment(payment: Payment = { method: 'none' }): Payment {
   return Object.fromEntries(Object.entries(payment).sort(([a], [b]) => (a < b ? -1 : 1))) as Payment
 }
 
-/** The account that a payment names, as a resource to check. */
+/** Returns the account that a wallet payment names, as a resource whose kind must be checked; empty for other methods. */
 export const accountOf = (payment: Payment): RequestedResource[] =>
   payment.method === 'wallet' ? [{ ref: payment.account, field: 'payment.account', kind: 'account' }] : []

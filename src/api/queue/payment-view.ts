@@ -1,6 +1,6 @@
 /**
  * The payment of a purchase or booking, as the API shows it. Invariant: it is read from the rows of the charge, its refunds
- * and disputes. The status `refunded` says that the sale is undone; a refund's `succeeded` says that the money has moved.
+ * and disputes. The status `refunded` means that the sale is undone; a refund's `succeeded` means that the money has moved.
  */
 import Type from 'typebox'
 import type { ChargeStatus, Payment } from '../../shared/domain/charge.ts'
@@ -42,7 +42,7 @@ export const PaymentState = Type.Object({
         status: Type.Enum(['pending', 'succeeded', 'failed', 'canceled']),
         amount: Amount,
         reason: Reason,
-        at_provider: Type.Boolean({ description: 'Made at the provider, not by a command of this API' }),
+        at_provider: Type.Boolean({ description: 'The refund was made at the provider, not by a command of this API' }),
         attempts: Type.Integer({ description: 'Attempts at the provider; a failed refund of this API is retried' }),
         created_at: Time,
       }),
@@ -66,12 +66,12 @@ const REFUNDS: Partial<Record<ChargeStatus, NonNullable<PaymentState['refunds']>
   failed: 'failed',
 }
 
-/** A card's token is never returned. */
+/** Builds the payment state that a client sees. It never contains the token of a card. */
 export function paymentState(payment: Payment, charges: ChargeState): PaymentState {
   const { method } = payment
   if (payment.method === 'wallet') return { method, account: payment.account }
   if (charges === null) return { method }
-  // For a hold that is still open: the last attempt that failed.
+  // While a hold is still open after a failed attempt, there is no charge: show the last failed attempt.
   const charge = charges.findLast((one) => one.kind === 'charge' || one.kind === 'attempt')
   const dispute = charges.findLast((one) => one.kind === 'dispute')
   return {
@@ -101,10 +101,10 @@ export function paymentState(payment: Payment, charges: ChargeState): PaymentSta
   }
 }
 
-/** For a 402: the provider's decline code. */
+/** Returns the provider's decline code, for the body of a 402. */
 export const declineOf = ({ charge }: PaymentState): { decline_code?: string } =>
   charge?.status === 'declined' && charge.reason !== null ? { decline_code: charge.reason } : {}
 
-/** The code of a 402, by the last failed attempt. */
+/** Returns the problem code of a 402, which depends on the last failed attempt. */
 export const unpaidCode = ({ charge }: PaymentState) =>
   charge?.status === 'declined' ? 'payment_declined' : 'payment_unavailable'

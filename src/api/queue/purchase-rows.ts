@@ -1,4 +1,4 @@
-/** Purchases as the API queues and reads them. Invariant: Postgres' clock says which holds are overdue, so all processes agree. */
+/** Purchases as the API queues and reads them. Invariant: Postgres' clock decides which holds are overdue, so all processes agree. */
 import { and, desc, eq, gt, lt, lte, or, sql } from 'drizzle-orm'
 import { alias } from 'drizzle-orm/pg-core'
 import { purchases } from '../../shared/db/schema.ts'
@@ -49,7 +49,7 @@ const select = () =>
 
 export type PurchaseRow = Awaited<ReturnType<typeof select>>[number]
 
-/** A purchase as it was queued: no worker has settled it yet. */
+/** Returns a new purchase as it was queued, before any worker has settled it. */
 const asQueued = (input: NewPurchase, { seq, created_at }: Enqueued): PurchaseRow => ({
   ...input,
   ...QUEUED,
@@ -87,7 +87,10 @@ export interface PurchaseFilters {
   before?: string | undefined
 }
 
-/** A page of purchases, newest first. Its values: the filters, `cart` (JSON items of the resource) and `limit`. */
+/**
+ * Builds the statement that reads a page of purchases, newest first. Its parameters: the filters, `cart` (JSON items of the
+ * resource) and `limit`.
+ */
 export function purchasePage({ customer, resource, status, before }: PurchaseFilters): Statement<PurchaseRow> {
   const { expires_at, items } = purchases
   const held = eq(purchases.status, 'held')

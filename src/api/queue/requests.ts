@@ -1,6 +1,6 @@
 /**
- * The HTTP side of a queue, for purchases and bookings alike: Prefer, Idempotency-Key and the headers of 202. Invariant: what
- * is thrown before a row is committed is a problem of the request; afterwards the answer is 202 at worst.
+ * The HTTP side of a queue, for purchases and bookings alike: Prefer, Idempotency-Key and the headers of 202. Invariant:
+ * errors before the row is committed become problem responses; after the commit the worst answer is 202.
  */
 import { createHash } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
@@ -19,7 +19,7 @@ const COMMAND_WAIT_MS = 10_000
 /** Seconds after which a client should poll a queued row. */
 const RETRY_AFTER_S = 1
 
-/** The columns by which one Idempotency-Key creates one row; null or empty without the header. */
+/** Returns the columns that make an Idempotency-Key unique; they are null or empty when the header is absent. */
 export function idempotencyColumns(request: FastifyRequest, route: string, body: object) {
   const idempotency_key = idempotencyKey(request)
   const has = idempotency_key !== null
@@ -34,8 +34,8 @@ export const accepted = (reply: FastifyReply, body: object) =>
   reply.code(202).header('retry-after', RETRY_AFTER_S).send(body)
 
 /**
- * Queues the row of a request. The result is the row as it was queued or, with `Prefer: wait`, as it is once it is settled or
- * the wait is over; `settled`: answer with its outcome, else with 202.
+ * Queues the row of a request. Returns the row as it was queued; with `Prefer: wait`, returns the row as it is once a worker
+ * has settled it or the wait has ended. If `settled` is true, the caller answers with the outcome, otherwise with 202.
  */
 export async function enqueueRow<Row extends QueuedRow, Input extends QueuedRowInput>(
   queue: RowQueue<Row, Input>,
@@ -61,12 +61,15 @@ export async function enqueueRow<Row extends QueuedRow, Input extends QueuedRowI
 
 interface CommandRequest {
   action: string
-  /** it pays: from `payment`, or with the payment of the row */
+  /** true if the command pays: with `payment` if given, otherwise with the payment stored in the row */
   pays: boolean
   payment: Payment | null
 }
 
-/** Queues a command on the row with this id, and waits for its end. `mayStill`: whether the row can ever allow it. */
+/**
+ * Queues a command on the row with this id and waits until the command is settled. `mayStill`: whether the row can still
+ * reach a status that allows the command.
+ */
 export async function submitCommand<Row extends QueuedRow, Input extends QueuedRowInput>(
   queue: RowQueue<Row, Input>,
   { action, pays, payment }: CommandRequest,
@@ -87,7 +90,10 @@ export async function submitCommand<Row extends QueuedRow, Input extends QueuedR
   return result
 }
 
-/** What the document says of each command: `example` is a problem of a row whose status does not allow it. */
+/**
+ * Returns the OpenAPI schema of a command route. `example`: the problem returned when the row's status does not allow the
+ * command.
+ */
 export function commandSchema<Row extends TSchema>(
   noun: 'purchase' | 'booking',
   row: Row,
@@ -98,7 +104,7 @@ export function commandSchema<Row extends TSchema>(
     operationId: `${action}${noun === 'purchase' ? 'Purchase' : 'Booking'}`,
     tags: [`${noun}s`],
     summary,
-    description: `${description} Queued behind earlier ${noun}s of the same resource. Answers once it is settled; 202 after ${COMMAND_WAIT_MS / 1000} seconds, or after N with \`Prefer: wait=N\`.`,
+    description: `${description} The command waits behind earlier ${noun}s in the queue of the same resource. The API answers once the command is settled, or with 202 after ${COMMAND_WAIT_MS / 1000} seconds; \`Prefer: wait=N\` makes this N seconds.`,
     params: IdParams(sample),
     headers: Type.Object({ prefer: Type.Optional(Type.String()), 'idempotency-key': Key }),
     ...(pays && { body: PayingSchema }),
@@ -115,18 +121,18 @@ interface CommandText {
   pays: boolean
   summary: string
   description: string
-  /** id of a sample row on which it succeeds */
+  /** id of a sample row on which the command succeeds */
   sample: string
 }
 
-/** Codes of a failed payment: 402. */
+/** Problem codes of a failed payment; the API answers them with 402. */
 export const PAYMENT_FAILURES: ReadonlySet<string> = new Set(['payment_declined', 'payment_unavailable'])
 
-/** Codes of purchases and bookings with which a command is refused for its payment, although the status allows it. */
+/** Reasons for rejecting a command because of its payment, when the status would allow it: problem code → detail. */
 export const PAYMENT_REFUSALS: Readonly<Record<string, string>> = {
   payment_in_progress:
     'Another card charge is in progress: either it succeeds, or you can pay again after it has failed.',
-  payment_conflict: 'It is paid from the wallet given at creation, where the money is already reserved.',
+  payment_conflict: 'The payment was given at creation: its wallet has already reserved the money.',
   unknown_resource: 'The wallet does not exist.',
   currency_mismatch: 'The wallet has another currency.',
   limit: 'The payment exceeds the limit per customer of the wallet.',

@@ -18,14 +18,17 @@ export interface RequestedResource {
 }
 
 export interface ResourceKinds {
-  /** @throws Problem 422 naming the field whose resource does not exist, or is of the other kind */
+  /** Checks each resource. @throws Problem 422 naming the field whose resource does not exist, or has another kind */
   assertKinds(requested: readonly RequestedResource[]): Promise<void>
 }
 
-/** Most references that one process caches; beyond that the cache is emptied. */
+/** Maximum number of references that one process caches; beyond that the cache is emptied. */
 const CACHED = 100_000
 const WORDS = { units: 'sold by units', calendar: 'booked by time', account: 'an account of money' } as const
-/** An account has type `account` and kind `units`; with kind `calendar` it is neither. */
+/**
+ * Returns whether a resource of kind `found` is what the request needs. An account has type `account` and kind `units`; a
+ * resource of type `account` and kind `calendar` serves no request.
+ */
 const isKind = (ref: string, found: Kind, requested: RequestedResource['kind']) =>
   isAccount(ref) ? requested === 'account' && found === 'units' : requested === found
 

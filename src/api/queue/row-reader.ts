@@ -1,6 +1,7 @@
 /**
- * Reads purchases or bookings for responses. Invariant: an overdue row is reported as expired only after it was read under
- * its row lock: a confirm or accept that is committing is waited for, and a later one is refused by its own clock check.
+ * Reads purchases or bookings for responses. Invariant: the reader reports an overdue row as expired only after it has read
+ * the row under its row lock. So it waits for a confirm or accept that is committing; a later confirm or accept checks the
+ * clock and is refused.
  */
 import type { Client } from '../../shared/db/client.ts'
 import type { Statement } from '../../shared/db/statements.ts'
@@ -8,13 +9,13 @@ import { arrayText } from '../../shared/db/unnest.ts'
 import type { Database } from '../database.ts'
 
 export interface RowReader<Row> {
-  /** One row by id. Reads of one event-loop turn share a query, because a notice wakes a batch of waiters. */
+  /** Reads one row by id. Reads of one event-loop turn share a query, because a notice wakes a batch of waiters. */
   findById(id: string): Promise<Row | undefined>
-  /** The rows of a statement with the columns of `RowStatements`. */
+  /** Runs a statement that has the columns of `RowStatements`, and returns its rows. */
   findAll(statement: Statement<Row>, values: Readonly<Record<string, unknown>>): Promise<Row[]>
 }
 
-/** Reads of one table by the value `ids`. */
+/** Statements that read the rows of one table by the parameter `ids`. */
 export interface RowStatements<Row> {
   read: Statement<Row>
   /** the same, under their row locks, in one order */

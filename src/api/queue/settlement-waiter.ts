@@ -1,6 +1,6 @@
 /**
- * Waits until purchases, bookings and commands are settled (Prefer: wait). Invariant: the outcome is read from Postgres after
- * the commit; a notice on Redis only says when to read, and a slow poll covers lost notices.
+ * Waits until purchases, bookings and commands are settled (Prefer: wait). Invariant: the API reads the outcome from Postgres
+ * after the commit; a notice on Redis only says when to read, and a slow poll covers lost notices.
  */
 import { and, ne, not } from 'drizzle-orm'
 import type { Redis } from 'ioredis'
@@ -13,7 +13,7 @@ import { settledChannel, subscribe } from '../../shared/redis.ts'
 import { createSignal, every, type Signal } from '../../shared/timeout.ts'
 import { charging } from './charge-columns.ts'
 
-/** Which of the purchases, bookings and commands with these `ids` are settled. */
+/** Returns those of the `ids` whose purchase, booking or command is settled. */
 const settledSql = prepare(
   build
     .select({ id: purchases.id })
@@ -33,22 +33,22 @@ const settledSql = prepare(
     ),
 )
 
-/** Milliseconds between polls for lost notices: the most that a caller waits too long while Redis is away. */
+/** Milliseconds between polls for lost notices: the longest delay that a lost notice adds to a caller's wait. */
 const POLL_MS = 500
 
 export interface Watch {
   /** Resolves once the row is settled, or after wait_ms. */
   wait(wait_ms: number): Promise<void>
-  /** Ends the watch; must be called in every case. */
+  /** Ends the watch; the caller must call it in every case. */
   stop(): void
 }
 
 export interface SettlementWaiter {
-  /** Watches this id; call it before the row is inserted, so that no notice arrives too early. */
+  /** Watches this id. The caller must do so before it inserts the row, so that no notice arrives too early. */
   watch(id: string): Watch
   /** Calls the listener with the ids of each batch that the fleet settles; the returned function unsubscribes. */
   subscribe(listener: (ids: string[]) => void): () => void
-  /** Ends every wait as if it had timed out, and later ones at once: the process is shutting down. */
+  /** Ends every wait as if it had timed out, and later waits at once, because the process is shutting down. */
   stop(): void
   close(): void
 }
@@ -59,7 +59,7 @@ export function createSettlementWaiter(
   client: Client,
   log: Log,
 ): SettlementWaiter {
-  /** by id: fired once its row is settled, or when its wait shall end before that */
+  /** id → signals that fire once the row is settled, or when a wait must end before that */
   const watched = new Map<string, Set<Signal>>()
   const listeners = new Set<(ids: string[]) => void>()
   let stopping = false

@@ -1,6 +1,6 @@
 /**
- * The queue of one table, purchases or bookings: enqueue a row or a command, and wait until it is settled. Invariant: the API
- * only inserts queued rows; workers decide their outcome, and every settled row is read from Postgres after its commit.
+ * The queue of one table, purchases or bookings: enqueues a row or a command, and waits until it is settled. Invariant: the
+ * API only inserts queued rows; workers decide their outcome, and the API reads every settled row after its commit.
  */
 import { UnavailableError } from '../../shared/breaker.ts'
 import type { Statement } from '../../shared/db/statements.ts'
@@ -15,28 +15,28 @@ import type { SettlementWaiter, Watch } from './settlement-waiter.ts'
 
 export interface QueuedRow {
   id: string
-  /** the resource in whose queue it is */
+  /** the resource in whose queue the row is */
   queue: string
   status: string
-  /** it has expired, and its row does not say so yet */
+  /** the hold or request has expired, but its status does not say so yet */
   overdue: boolean
-  /** its card charge is in progress: it has left the queue, and is not settled yet */
+  /** the card charge of the row is in progress: the row has left the queue, but is not settled yet */
   charging: boolean
 }
 
 export const isPending = ({ status, charging }: QueuedRow) => status === 'queued' || charging
 
-/** The status that a client sees. */
+/** Returns the status that a client sees. */
 export const statusNow = <Row extends QueuedRow>({ status, overdue }: Row): Row['status'] | 'expired' =>
   overdue ? 'expired' : status
 
-/** A row of this request; `watch` ends with waitUntilSettled. */
+/** The row that a request queued, or the row of an earlier request with its key. waitUntilSettled ends the `watch`. */
 export type Submitted = (Enqueued & { watch: Watch | undefined }) | Replayed
 
 /** A command of a request. */
 export interface Command {
   action: string
-  /** it pays, with the payment of the command or of the row */
+  /** true if the command pays, with its payment or with the payment of the row */
   pays: boolean
   payment: Payment | null
   idempotency_key: string | null
@@ -51,16 +51,19 @@ export type CommandResult<Row> = {
 } & (
   | { status: 'done' }
   | { status: 'pending' }
-  /** the worker rejected it in this status of the row; or no later status can allow it either, and it was not queued */
+  /**
+   * The worker rejected the command because of this status of the row; or the API did not queue it, because neither this
+   * status nor a later one can allow it.
+   */
   | { status: 'rejected'; reason: string; observed_status: string }
-  /** its card charge failed; the units or the time are still held, or were until the hold expired */
+  /** the card charge of the command failed; the row still holds the units or the time, or did until the hold expired */
   | { status: 'unpaid'; reason: 'payment_declined' | 'payment_unavailable' }
 )
 export type CommandFailure<Row> = Extract<CommandResult<Row>, { status: 'rejected' | 'unpaid' }>
 
 export interface QueueParts<Row, Input extends QueuedRowInput> {
   noun: 'purchase' | 'booking'
-  /** the row of an input that no worker has settled yet */
+  /** builds the row of an input that no worker has settled yet */
   asQueued(input: Input, enqueued: Enqueued): Row
   intake: Pick<Intake<Input>, 'enqueue'>
   reader: RowReader<Row>
@@ -85,21 +88,24 @@ export class RowQueue<Row extends QueuedRow, Input extends QueuedRowInput> {
     this.#commands = commands
   }
 
-  /** @throws Problem 404 */
+  /** Reads the row. @throws Problem 404 */
   async readOne(id: string): Promise<Row> {
     const row = await this.#reader.findById(id)
     if (!row) throw new Problem(404, 'not_found', `There is no ${this.noun} ${id}.`)
     return row
   }
 
-  /** The rows of a statement of its own columns. */
+  /** Runs a statement that has the columns of this table's rows, and returns its rows. */
   findAll(statement: Statement<Row>, values: Readonly<Record<string, unknown>>): Promise<Row[]> {
     return this.#reader.findAll(statement, values)
   }
 
-  /** Commits the row, or finds the one of an earlier request with its key. If it is watched, waitUntilSettled must follow. */
+  /**
+   * Commits the row, or finds the row of an earlier request with the same key. If `watched` is true, the caller must call
+   * waitUntilSettled afterwards.
+   */
   async enqueue(input: Input, watched: boolean): Promise<Submitted> {
-    // Before the row is inserted, so that no notice arrives too early.
+    // Begin to watch before the row is inserted, so that no notice arrives too early.
     const watch = watched ? this.#waiter.watch(input.id) : undefined
     try {
       const result = await this.#intake.enqueue(input)
@@ -112,13 +118,13 @@ export class RowQueue<Row extends QueuedRow, Input extends QueuedRowInput> {
     }
   }
 
-  /** The row of a request that is watched, once it is settled or wait_ms have passed; undefined when Postgres is away. */
+  /** Waits until the row is settled or wait_ms have passed, and returns it; undefined if Postgres does not answer. */
   async waitUntilSettled({ id, watch }: Submitted & Enqueued, wait_ms: number): Promise<Row | undefined> {
     try {
       await watch?.wait(wait_ms)
       return await this.readOne(id)
     } catch (error) {
-      // The row is committed, even if Postgres is away now: after a 503 the client would buy it twice.
+      // The row is committed, even if Postgres is away now: a client that got 503 would buy a second time.
       if (error instanceof UnavailableError) return undefined
       throw error
     } finally {
@@ -126,12 +132,15 @@ export class RowQueue<Row extends QueuedRow, Input extends QueuedRowInput> {
     }
   }
 
-  /** The row of an earlier request, at once if it is settled. */
+  /** Returns the row of an earlier request: at once if it is settled, otherwise after a wait of at most wait_ms. */
   async waitForEarlier(id: string, wait_ms: number): Promise<Row> {
     return await this.#waitWhile(id, isPending, wait_ms)
   }
 
-  /** Watches the row, reads it, and waits and reads it again if it is in that state: in this order no notice is missed. */
+  /**
+   * Watches the row and then reads it. While `unsettled` is true, waits for at most wait_ms and reads the row again. The order
+   * matters: a watch that began after the read could miss the notice.
+   */
   async #waitWhile(id: string, unsettled: (row: Row) => boolean, wait_ms: number): Promise<Row> {
     const watch = this.#waiter.watch(id)
     try {
@@ -145,8 +154,9 @@ export class RowQueue<Row extends QueuedRow, Input extends QueuedRowInput> {
   }
 
   /**
-   * Queues a command behind earlier rows of the queue of its subject, and waits until it is settled, with the charge that it
-   * begins. `mayStill`: the present or a later status of the row can allow it; otherwise it need not be queued.
+   * Queues a command behind the earlier rows in the queue of its subject. Waits until the command and the charge that it
+   * begins are settled. `mayStill`: whether the present status of the row, or a later one, can allow the command; if not, the
+   * command is not queued.
    */
   async submitCommand(subject: Row, command: Command, mayStill: boolean): Promise<CommandResult<Row>> {
     const { idempotency_key: key, idempotency_scope: scope, payment, wait_ms } = command
@@ -162,14 +172,14 @@ export class RowQueue<Row extends QueuedRow, Input extends QueuedRowInput> {
     }
     const until_ms = performance.now() + wait_ms
     const id = newId()
-    // Before the command is inserted, so that no notice arrives too early.
+    // Begin to watch before the command is inserted, so that no notice arrives too early.
     let watch = this.#waiter.watch(earlier ?? id)
     try {
       const { queue } = subject
       const command_id = earlier ?? (await this.#commands.insert({ id, queue, subject: subject.id, ...command }))
       const replayed = command_id !== id
       if (replayed) {
-        // A request with this key has already inserted its command: wait for that one.
+        // Another request with this key has already inserted its command: wait for that command.
         watch.stop()
         watch = this.#waiter.watch(command_id)
       }
@@ -188,7 +198,7 @@ export class RowQueue<Row extends QueuedRow, Input extends QueuedRowInput> {
       return { status, reason: reason ?? '', observed_status: found, row: await this.readOne(subject.id) }
     }
     const left_ms = Math.max(0, until_ms - performance.now())
-    // Watched only now: before the command was executed the row counted as settled, so an earlier watch would end at once.
+    // Watch the row only now: before the command was executed the row counted as settled, so an earlier watch would end at once.
     const row = await this.#waitWhile(subject.id, (one) => one.charging, left_ms)
     const failed = pays ? await this.#commands.failedCharge(command, row.id) : undefined
     if (failed !== undefined) {

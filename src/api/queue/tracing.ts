@@ -1,4 +1,7 @@
-/** Stores the trace context of a request under the id of the row that it queues, so that the worker's span continues the trace. */
+/**
+ * Stores the trace context of a request under the id of the row that the request queues, so that the worker's span continues
+ * the trace.
+ */
 import type { Traces } from '../../shared/tracing.ts'
 import type { Intake } from './intake.ts'
 import type { QueuedRowInput } from './intake-rows.ts'

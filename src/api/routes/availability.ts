@@ -9,7 +9,7 @@ import { ResourceParams, Time } from '../http/schemas.ts'
 import { iso, readRange, Timestamp } from '../http/timestamps.ts'
 import type { TypedApp } from '../http/typed-app.ts'
 
-/** Longest window of one request. */
+/** Longest window of one request, in days. */
 const WINDOW_DAYS = 366
 
 const Availability = Type.Object({
@@ -41,7 +41,7 @@ const schema = {
 }
 
 const window = sql`tstzrange(${value('from')}::timestamptz, ${value('to')}::timestamptz)`
-// In SQL: its ranges are computed by multiranges and their aggregates, of which drizzle knows none.
+// Written as raw SQL: it computes ranges with multiranges and their aggregates, which drizzle cannot express.
 const freeSql = prepare<{ kind: string; free: { from: string; to: string }[] }>(sql`
   SELECT r.kind, coalesce((
     SELECT json_agg(json_build_object('from', lower(f), 'to', upper(f)) ORDER BY f)

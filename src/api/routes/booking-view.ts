@@ -15,9 +15,11 @@ export const BookingSchema = Type.Object(
     seq: Type.Integer({ description: 'Position in its queue: first come, first served' }),
     kind: Type.Enum(['stay', 'ride']),
     status: Type.Enum([...BOOKING_STATUSES]),
-    reason: Nullable(Type.String({ description: 'Why it was rejected or cancelled' })),
+    reason: Nullable(Type.String({ description: 'Why the booking was rejected or cancelled' })),
     conflicting_ids: Nullable(
-      Type.Array(Type.String(), { description: 'Bookings that it conflicts with, when rejected for a conflict' }),
+      Type.Array(Type.String(), {
+        description: 'Bookings that this booking conflicts with, if it was rejected for a conflict',
+      }),
     ),
     resource: Type.String(),
     customer: Type.String(),
@@ -26,7 +28,7 @@ export const BookingSchema = Type.Object(
     pickup: Nullable(Type.Object({ lat: Type.Number(), lng: Type.Number() })),
     amount: Nullable(
       Type.Integer({
-        description: 'Price × days begun by the local clock, in minor units; null until it is settled',
+        description: 'Price × days begun by the local clock, in minor units; null until the booking is settled',
       }),
     ),
     currency: Nullable(Type.String()),
@@ -36,8 +38,12 @@ export const BookingSchema = Type.Object(
     replaces: Nullable(
       Type.String({ format: 'uuid', description: 'The expired booking whose late payment paid for this one' }),
     ),
-    replaced_by: Nullable(Type.String({ format: 'uuid', description: 'The booking that its late payment paid for' })),
-    fencing_token: Nullable(Type.Integer({ description: 'Fencing token of the lease under which it was settled' })),
+    replaced_by: Nullable(
+      Type.String({ format: 'uuid', description: 'The booking that the late payment of this one paid for' }),
+    ),
+    fencing_token: Nullable(
+      Type.Integer({ description: 'Fencing token of the lease under which the booking was settled' }),
+    ),
     created_at: Time,
     settled_at: Nullable(Time),
   },
@@ -100,7 +106,7 @@ export function bookingView(row: BookingRow): Booking {
   }
 }
 
-/** The body of the 201 for a settled booking. @throws Problem when it was rejected */
+/** Returns the body of the 201 for a settled booking. @throws Problem when a worker rejected it */
 export function bookingOutcome(row: BookingRow): Booking {
   const booking = bookingView(row)
   const { status, reason, conflicting_ids } = booking
@@ -110,21 +116,21 @@ export function bookingOutcome(row: BookingRow): Booking {
   throw refusal(booking, reason ?? status)
 }
 
-/** The body of the 200 for an executed command. @throws Problem when its charge failed later */
+/** Returns the body of the 200 for an executed command. @throws Problem when the charge of the command failed later */
 export function commandOutcome(command: BookingCommand, row: BookingRow): Booking {
   const booking = bookingView(row)
   const { status, reason } = booking
   if (command !== 'accept' || status === 'accepted' || status === 'completed') return booking
   if (status === 'rejected') throw refusal(booking, reason ?? status)
   if (status === 'requested') throw refusal(booking, unpaidCode(booking.payment))
-  // It was accepted and cancelled later: a replay of the accept answers with the present booking.
+  // The booking was accepted and cancelled later: a replay of the accept answers with the booking as it is now.
   const { charge } = booking.payment
   if (status === 'cancelled' && (!charge || charge.status === 'captured')) return booking
   // The hold expired before the card charge ended, or a cancel or decline was settled first.
   throw wrongStatus(command, status)
 }
 
-/** The problem of a command that was not executed, or whose charge failed. */
+/** Returns the problem for a command that no worker executed, or whose charge failed. */
 export function commandProblem(command: BookingCommand, result: CommandFailure<BookingRow>): Problem {
   const { reason } = result
   const booking = bookingView(result.row)

@@ -32,12 +32,15 @@ import {
 } from './booking-view.ts'
 
 const TAGS = ['bookings']
-/** Longest stay. */
+/** Longest stay, in days. */
 const MAX_STAY_DAYS = 366
-/** Tolerated clock difference of two machines: within it, the database's clock decides at settlement. */
+/**
+ * Tolerated difference between the clocks of two machines, in milliseconds. A stay whose end lies within it is queued, and
+ * the database's clock decides at settlement.
+ */
 const CLOCKS_MS = 5_000
 
-/** Ids as callers store them: 7 and "7" are the same driver. */
+/** Returns the schema of an id as callers store it, a number or a text: 7 and "7" are the same driver. */
 const Id = (text: object) =>
   Type.Unsafe<string | number>({ type: ['string', 'integer'], minimum: 0, maximum: Number.MAX_SAFE_INTEGER, ...text })
 
@@ -49,7 +52,7 @@ const Stay = Type.Object(
     to: Timestamp('2030-06-05'),
     payment: Type.Optional(PaymentSchema),
     hold_seconds: Type.Optional(
-      HoldSeconds({ description: 'Holds the time for so many seconds, until it is accepted' }),
+      HoldSeconds({ description: 'Holds the time for at most this many seconds, until the booking is accepted' }),
     ),
   },
   { title: 'Stay', additionalProperties: false },
@@ -65,7 +68,8 @@ const Ride = Type.Object(
 )
 const NewBookingSchema = Type.Unsafe<Type.Static<typeof Stay> | Type.Static<typeof Ride>>({
   type: 'object',
-  // Only one branch is validated, so that an error is reported in its terms; the document shows oneOf.
+  // With if/then/else, only one branch is validated, so that an error names the fields of that branch; the OpenAPI document
+  // shows oneOf.
   if: { type: 'object', required: ['driver_id'] },
   // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
   then: Ride,
@@ -73,7 +77,7 @@ const NewBookingSchema = Type.Unsafe<Type.Static<typeof Stay> | Type.Static<type
   examples: [{ resource: 'property:42', customer: 'ada', from: '2030-06-01', to: '2030-06-05' }],
 })
 
-/** The body as a row, and the resources that it names. @throws Problem naming the field that is wrong */
+/** Converts the body to a row, and lists the resources that it names. @throws Problem naming the field that is wrong */
 function read(body: Type.Static<typeof Stay> | Type.Static<typeof Ride>) {
   if ('driver_id' in body) {
     const queue = `driver:${body.driver_id}`
@@ -123,10 +127,10 @@ const Create = {
   tags: TAGS,
   summary: 'Book a stay or request a ride',
   description:
-    'A stay is booked from `from` to `to`. With `hold_seconds` it is only held until it is accepted; paid by card, ' +
-    'it is held until the charge ends. A ride occupies its driver from now until it ends; a ride that is not ' +
-    'accepted in time expires. Queues the booking and answers 202. With `Prefer: wait=N` it answers once the booking ' +
-    'is settled, or 202 after N seconds.',
+    'A stay is booked from `from` to `to`. With `hold_seconds` the stay is only held until it is accepted; if it is paid ' +
+    'by card, it is held until the charge ends. A ride occupies its driver from now until the ride ends; a ride that is ' +
+    'not accepted in time expires. The API queues the booking and answers 202. With `Prefer: wait=N` the API answers once ' +
+    'the booking is settled, or with 202 after N seconds.',
   headers: Type.Object({ prefer: Prefer, 'idempotency-key': Key }),
   body: NewBookingSchema,
   response: {
@@ -144,7 +148,7 @@ function createRoute(app: TypedApp, { queue, resourceKinds, db }: BookingOptions
   app.post('/api/bookings', { schema: Create }, async (request, reply) => {
     const { row: asked, days, until_ms, requested } = read(request.body)
     const key = idempotencyColumns(request, 'POST /api/bookings', asked)
-    // A replay of a stay that was booked in time must still find it.
+    // If the stay was booked in time, a repeated request must still find it after the end of the stay.
     if (until_ms < Date.now() - CLOCKS_MS && !(await isKnown(key))) throw fieldProblem('to', 'has passed')
     await resourceKinds.assertKinds(requested)
     const { row, settled } = await enqueueRow(queue, { ...asked, ...key, days, id: newId() }, request, reply)

@@ -1,6 +1,6 @@
 /**
- * Bull Board at /admin/queues: BullMQ's jobs, for operators. Invariant: nothing of it is loaded or connected before an admin
- * opens it. Changing a job there changes a hint only: purchases are rows.
+ * Bull Board at /admin/queues: BullMQ's jobs, for operators. Invariant: the API does not load Bull Board or connect it before
+ * an admin opens it. An operator who changes a job there only changes a hint, because purchases are rows in Postgres.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
@@ -9,7 +9,7 @@ import type { Log } from '../../shared/log.ts'
 import { openRedis } from '../../shared/redis.ts'
 
 const PATH = '/admin/queues'
-/** Its page needs inline styles. */
+/** Content security policy of Bull Board: its page needs inline styles. */
 const POLICY =
   "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'self'; frame-ancestors 'none'"
 
@@ -34,7 +34,7 @@ export async function bullBoardRoutes(app: FastifyInstance, { open, authorize }:
       method: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
       url,
       schema: { hide: true },
-      // Hijacked here, before a body is read: the board reads it itself.
+      // Hijack the reply here, before Fastify reads a body: the board reads the body itself.
       async onRequest(request, reply) {
         await authorize(request, reply)
         board ??= open().catch((error) => {
@@ -50,7 +50,7 @@ export async function bullBoardRoutes(app: FastifyInstance, { open, authorize }:
   }
 }
 
-/** A separate Fastify instance behind the same port, so that its errors, parsers and pages stay apart from the API's. */
+/** Opens the board in a separate Fastify instance behind the same port, so that its errors, parsers and pages stay separate. */
 export async function openBullBoard(redis_url: string, redis_prefix: string, log: Log): Promise<BullBoard> {
   const { createBullBoard } = await import('@bull-board/api')
   const { BullMQAdapter } = await import('@bull-board/api/bullMQAdapter')

@@ -1,6 +1,6 @@
 /**
  * `GET /api/events`: a stream of changes. Invariant: a client that reconnects with the last id that it received gets every
- * later event, once and in order, or an error that they are no longer stored; events are never skipped silently.
+ * later event, once and in order, or an error which says that those events are no longer stored; no event is skipped silently.
  */
 
 import Type from 'typebox'
@@ -22,9 +22,9 @@ import { createStreams, frame, HELLO } from '../http/sse.ts'
 import type { TypedApp } from '../http/typed-app.ts'
 import type { Tail } from '../outbox-tail.ts'
 
-/** Milliseconds without an event after which a keep-alive is sent: below the idle timeout of proxies. */
+/** Milliseconds without an event after which the API sends a keep-alive: below the idle timeout of proxies. */
 const ALIVE_MS = 15_000
-/** Most streams of one process at once. */
+/** Maximum number of open streams per process. */
 const STREAMS = 1_000
 
 const EventType = Type.Unsafe<string>({ type: 'string', enum: EVENT_TYPES })
@@ -57,13 +57,13 @@ const Stream = {
       ),
       type: Type.Optional(EventType),
       after: Type.Optional(
-        Type.String({ maxLength: 40, description: 'As Last-Event-ID, which takes precedence', examples: ['0-0'] }),
+        Type.String({ maxLength: 40, description: 'Same as Last-Event-ID, which takes precedence', examples: ['0-0'] }),
       ),
       limit: Type.Optional(
         Type.Integer({
           minimum: 1,
           maximum: 10_000,
-          description: 'The stream ends after so many events',
+          description: 'The stream ends after this many events',
           examples: [1],
         }),
       ),
@@ -83,24 +83,24 @@ const Stream = {
 export async function eventRoutes(app: TypedApp, { db, tail }: EventOptions): Promise<void> {
   const streams = createStreams(app, STREAMS)
 
-  /** The position after which a client resumes. @throws Problem when the event is unknown, or no longer stored */
+  /** Returns the position after which a client resumes. @throws Problem when the event is unknown, or no longer stored */
   async function resume(id: string, field: string): Promise<Position> {
     if (!new RegExp(ID_PATTERN).test(id)) throw fieldProblem(field, 'must be the id of an event, as in 17-3, or 0-0')
     const position = parseEventId(id)
     const { dropped, newest } = await db.read(outboxBounds)
     if (position.id > newest) throw fieldProblem(field, 'is later than every event')
-    // 0-0 is the oldest stored event.
+    // 0-0 means: start with the oldest stored event.
     if (position.id > 0 && comparePositions(position, endOfRow(dropped)) < 0) throw eventsGone()
     return position
   }
 
-  // Events contain the customers of every caller.
+  // Only admins may read events, because events contain the customers of every caller.
   app.get('/api/events', { config: { admin: true }, schema: Stream }, async (request, reply) => {
     streams.assertCapacity()
     const [header] = [request.headers['last-event-id']].flat()
     const { after } = request.query
     const from = header ? await resume(header, 'Last-Event-ID') : after ? await resume(after, 'after') : undefined
-    // Without a position: from now on. If Postgres is away, answer 503 before the stream begins.
+    // Without a position the stream starts from now. This query makes the answer 503 if Postgres is away, before the stream begins.
     if (from === undefined) await db.read((client) => client`SELECT 1`)
     return streams.open(reply, (gone) => eventFrames(tail, from, request.query, gone)) as never
   })
@@ -120,7 +120,7 @@ async function* eventFrames(
       await listener.waitForMore(ALIVE_MS, signal)
       seen = listener.position()
     }
-    // The position is sent before the first event, so that a client that disconnects before it misses no event.
+    // Send the position before the first event: a client that disconnects before the first event then misses none.
     if (seen) yield HELLO + frame({ id: formatEventId(seen) })
     while (!signal.aborted && left > 0) {
       const since = listener.position()

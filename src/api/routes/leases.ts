@@ -1,6 +1,7 @@
 /**
- * Leases for services in any language. Invariant: a lease over HTTP is kept by its owner's heartbeats alone; no API process
- * owns it, so any of them can renew or release it. If the client disconnects before the response is sent, it is released.
+ * Leases for services in any language. Invariant: only its owner's heartbeats keep a lease over HTTP; no API process owns the
+ * lease, so any API process can renew or release it. If the client disconnects before the response is sent, the API releases
+ * the lease.
  */
 import Type from 'typebox'
 import { UnavailableError } from '../../shared/breaker.ts'
@@ -20,9 +21,9 @@ import { SAMPLE_LEASES } from '../http/samples.ts'
 import { Identifier, LEASE_ID_PATTERN, Ref, Time } from '../http/schemas.ts'
 import type { TypedApp } from '../http/typed-app.ts'
 
-/** Below this, heartbeats over HTTP are unreliable; above a day, a crashed owner blocks the lock for too long. */
+/** Bounds of a TTL. Below 100 ms, heartbeats over HTTP are unreliable; above a day, a crashed owner blocks the lock for too long. */
 const [MIN_TTL_MS, MAX_TTL_MS] = [100, 86_400_000]
-/** Longest wait: proxies between the API and the client end longer requests. */
+/** Longest wait for a lock, in milliseconds: proxies between the API and the client end longer requests. */
 const MAX_WAIT_MS = 60_000
 const MAX_PERMITS = 1_000
 
@@ -34,7 +35,7 @@ const Common = {
   ttl_ms: Type.Integer({
     minimum: MIN_TTL_MS,
     maximum: MAX_TTL_MS,
-    description: 'The lease expires so long after its last heartbeat; choose twice the longest pause of its owner',
+    description: 'The lease expires this long after its last heartbeat; choose twice the longest pause of its owner',
   }),
   wait_ms: Type.Optional(
     Type.Integer({
@@ -43,7 +44,9 @@ const Common = {
       description: 'How long to wait in the wait queue; 0 (default): one attempt',
     }),
   ),
-  owner: Identifier({ description: 'Shown to callers that find the lock busy: a host, a process, a job' }),
+  owner: Identifier({
+    description: 'Name of the holder, shown to callers that find the lock busy: a host, a process, a job',
+  }),
 }
 const Whole = Type.Object(
   { ...Common, mode: Type.Enum(['exclusive', 'shared']) },
@@ -72,7 +75,7 @@ const LeaseSchema = Type.Object({
   fencing_token: Type.Integer({ description: 'Higher than every earlier token of the resource' }),
   expires_at: Type.String({
     format: 'date-time',
-    description: 'Unless it is renewed before; never later than the real expiry',
+    description: 'When the lease expires unless it is renewed before; never later than the real expiry',
   }),
 })
 
@@ -97,7 +100,7 @@ export const waiterToResponse = ({ since_ms, ...waiter }: LockState['waiters'][n
 
 export interface LeaseOptions {
   locks: Locks
-  /** modes that the lock server supports: Redlock has no permits */
+  /** the modes that the lock server supports; Redlock has no permits */
   modes: readonly Mode[]
 }
 
@@ -135,14 +138,14 @@ const Acquire = {
 }
 
 function acquireRoute(app: TypedApp, locks: Locks, modes: readonly Mode[]): void {
-  /** Ends the open waits. */
+  /** controllers that end the open waits */
   const waits = new Set<AbortController>()
   let draining = false
   app.door.onDrain(() => {
     draining = true
     for (const one of waits) one.abort(stopping())
   })
-  /** A failure is ignored, because no client waits for the result: the lease then ends with its TTL. */
+  /** Releases a lease in the background. Ignores a failure, because no client waits for the result: the TTL ends the lease then. */
   const releaseUnsent = (lease: RemoteLease) => void locks.remote.release(lease.handle).catch(() => {})
 
   app.post('/api/leases', { schema: Acquire }, async (request, reply) => {
@@ -159,7 +162,7 @@ function acquireRoute(app: TypedApp, locks: Locks, modes: readonly Mode[]): void
     reply.raw.once('close', () => {
       waits.delete(gone)
       gone.abort()
-      // Acquired, but the response was not sent: no client knows the lease_id, so none would release it.
+      // The lease was acquired, but the response was not sent: no client knows the lease_id, so no client would release it.
       if (lease && !answered) releaseUnsent(lease)
     })
     const options = { ...lockMode, owner, ttl_ms, wait_ms, signal: gone.signal } as AcquireOptions
@@ -168,7 +171,7 @@ function acquireRoute(app: TypedApp, locks: Locks, modes: readonly Mode[]): void
     } catch (error) {
       if (gone.signal.reason instanceof Problem) throw gone.signal.reason
       if (gone.signal.aborted) return reply.hijack()
-      // The schema has checked everything else: Redlock has a longest TTL of its own.
+      // Only the TTL can be wrong, because the schema has checked everything else: Redlock has a lower maximum for it.
       if (error instanceof RangeError) throw fieldProblem('ttl_ms', `is not possible here: ${error.message}`)
       throw error instanceof LockBusyError ? await busy(locks, error) : error
     }
@@ -180,7 +183,7 @@ function acquireRoute(app: TypedApp, locks: Locks, modes: readonly Mode[]): void
   })
 }
 
-/** The 409 with the holder and the wait queue of the lock. */
+/** Returns the 409 with the holder and the wait queue of the lock. */
 async function busy(locks: Locks, error: LockBusyError): Promise<Problem> {
   const { waiters } = await onLockServer(() => locks.inspect(error.resource))
   return lockBusy(error, waiters.map(waiterToResponse))

@@ -1,6 +1,7 @@
 /**
- * Inspecting locks, and forced release. Invariant: a forced release is recorded, with its caller, before it is done; once it
- * is answered, the revoked holder can write nothing more, because the fencing token is raised in Postgres too.
+ * Inspecting locks, and forced release. Invariant: the API records a forced release, with its caller, before it releases the
+ * lock; once the caller has the answer, the revoked holder can write nothing more, because the fencing token is raised in
+ * Postgres too.
  */
 import { and, eq, lt, sql } from 'drizzle-orm'
 import Type from 'typebox'
@@ -31,7 +32,7 @@ const HolderSchema = Type.Object({
 export const LockSchema = Type.Object({
   resource: Type.String(),
   fencing_token: Type.Integer({
-    description: 'The last token granted, or the one of a forced release; 0 when none is stored',
+    description: 'The last token that was granted, or that a forced release set; 0 when none is stored',
   }),
   holders: Type.Array(HolderSchema),
   waiters: Type.Array(WaiterSchema, { description: 'The wait queue, in order' }),
@@ -68,9 +69,9 @@ const StatsSchema = Type.Object({
   since: Type.String({ format: 'date-time', description: 'The full hour at which the figures begin' }),
   acquisitions: Type.Integer(),
   failures: Type.Integer({ description: 'timeouts + aborted + unreachable' }),
-  timeouts: Type.Integer({ description: 'Still busy at the end of the wait' }),
-  aborted: Type.Integer({ description: 'The caller disconnected or stopped' }),
-  unreachable: Type.Integer({ description: 'The lock server did not answer' }),
+  timeouts: Type.Integer({ description: 'Requests that found the lock still busy at the end of their wait' }),
+  aborted: Type.Integer({ description: 'Requests whose caller disconnected or stopped' }),
+  unreachable: Type.Integer({ description: 'Requests that the lock server did not answer' }),
   contentions: Type.Integer({ description: 'Attempts that found the lock busy' }),
   lost: Type.Integer({ description: 'Leases that ended before they were released' }),
   fencing_rejections: Type.Integer({ description: 'Writes of superseded lock holders that Postgres refused' }),
@@ -156,7 +157,7 @@ const ForceRelease = {
   summary: 'Force-release a lock (admin)',
   description:
     'The holders are notified at once, the first waiter acquires the lock, and writes with the old tokens are ' +
-    'refused from now on. The fencing token is raised even if the lock is free. Recorded in the table forced_releases.',
+    'refused from now on. The fencing token is raised even if the lock is free. The API records each forced release in the table forced_releases.',
   params: params('sample:stuck'),
   querystring: Type.Object(
     {
@@ -169,7 +170,7 @@ const ForceRelease = {
   response: { 200: response(ForcedReleaseSchema, 'Released'), ...problemResponses(400, 413, 415) },
 }
 
-/** Records a forced release before it is done; returns the token that Postgres has for the resource. */
+/** Records a forced release before the lock is released; returns the token that Postgres has for the resource. */
 const recordSql = prepare(
   build
     .insert(forcedReleases)
@@ -217,7 +218,7 @@ function forceReleaseRoute(app: TypedApp, db: LockOptions['db'], locks: Locks, l
     const { token, revoked_holders } = await onLockServer(() => locks.forceRelease(resource, { above }))
     const holders = revoked_holders.map(holderToResponse)
     log.warn({ resource, requested_by, reason, fencing_token: token, revoked_holders: holders }, 'lock force-released')
-    // If it fails, the caller gets an error and can repeat the request.
+    // If this statement fails, the caller gets an error and can repeat the request.
     await db.query(completeSql, { resource, token, revoked_holders: JSON.stringify(holders), id: record?.id ?? null })
     return { resource, fencing_token: token, revoked_holders: holders }
   })

@@ -14,10 +14,10 @@ export const PurchaseSchema = Type.Object(
     id: Type.String({ format: 'uuid' }),
     seq: Type.Integer({ description: 'Position in its queue: first come, first served' }),
     status: Type.Enum([...PURCHASE_STATUSES]),
-    reason: Nullable(Type.String({ description: 'Why it was rejected, failed or cancelled' })),
+    reason: Nullable(Type.String({ description: 'Why the purchase was rejected, failed or cancelled' })),
     customer: Type.String(),
     lines: Type.Array(Type.Object({ resource: Type.String(), units: Type.Integer() })),
-    amount: Nullable(Type.Integer({ description: 'Minor units; null until it is settled' })),
+    amount: Nullable(Type.Integer({ description: 'Minor units; null until the purchase is settled' })),
     currency: Nullable(Type.String()),
     payment: PaymentState,
     hold_seconds: Nullable(Type.Integer()),
@@ -25,8 +25,12 @@ export const PurchaseSchema = Type.Object(
     replaces: Nullable(
       Type.String({ format: 'uuid', description: 'The expired purchase whose late payment paid for this one' }),
     ),
-    replaced_by: Nullable(Type.String({ format: 'uuid', description: 'The purchase that its late payment paid for' })),
-    fencing_token: Nullable(Type.Integer({ description: 'Fencing token of the lease under which it was settled' })),
+    replaced_by: Nullable(
+      Type.String({ format: 'uuid', description: 'The purchase that the late payment of this one paid for' }),
+    ),
+    fencing_token: Nullable(
+      Type.Integer({ description: 'Fencing token of the lease under which the purchase was settled' }),
+    ),
     created_at: Time,
     settled_at: Nullable(Time),
   },
@@ -79,7 +83,7 @@ export function purchaseView(row: PurchaseRow): Purchase {
   }
 }
 
-/** The body of the 201 for a settled purchase. @throws Problem when it was rejected or failed */
+/** Returns the body of the 201 for a settled purchase. @throws Problem when the purchase was rejected or failed */
 export function purchaseOutcome(row: PurchaseRow): Purchase {
   const purchase = purchaseView(row)
   if (purchase.status === 'rejected' || purchase.status === 'failed') throw refusal(row)
@@ -87,7 +91,7 @@ export function purchaseOutcome(row: PurchaseRow): Purchase {
   throw new Problem(409, purchase.status, `The purchase is ${purchase.status}.`, { purchase })
 }
 
-/** The body of the 200 for an executed command. @throws Problem when its charge failed later */
+/** Returns the body of the 200 for an executed command. @throws Problem when the charge of the command failed later */
 export function commandOutcome(command: PurchaseCommand, row: PurchaseRow): Purchase {
   const purchase = purchaseView(row)
   const { status, payment } = purchase
@@ -98,7 +102,7 @@ export function commandOutcome(command: PurchaseCommand, row: PurchaseRow): Purc
   throw wrongStatus(command, status)
 }
 
-/** The problem of a command that was not executed, or whose charge failed. */
+/** Returns the problem for a command that no worker executed, or whose charge failed. */
 export function commandProblem(command: PurchaseCommand, result: CommandFailure<PurchaseRow>): Problem {
   const { reason, row } = result
   if (result.status === 'unpaid' || PAYMENT_FAILURES.has(reason)) return paymentFailed(reason, row)
@@ -112,7 +116,7 @@ function refusal(row: PurchaseRow): Problem {
   const code = row.reason ?? row.status
   if (row.status === 'failed')
     return new Problem(402, code, `The purchase failed: ${code}.`, { ...declineOf(purchase.payment), purchase })
-  // Rows settled before this column existed have no details.
+  // Rows that were settled before the column `observed` existed have no details.
   const { resource, available, max_per_customer } = row.observed ?? {}
   if (code === 'sold_out') {
     return soldOut(row.items.find((item) => item.resource === resource) ?? row.items[0], available, purchase)

@@ -48,7 +48,7 @@ const Create = {
   tags: TAGS,
   summary: 'Create a purchase',
   description:
-    'Queues the purchase and answers 202. With `Prefer: wait=N` it answers once the purchase is settled, or 202 after ' +
+    'The API queues the purchase and answers 202. With `Prefer: wait=N` it answers once the purchase is settled, or with 202 after ' +
     'N seconds.',
   headers: Type.Object({ prefer: Prefer, 'idempotency-key': Key }),
   body: Type.Object(
@@ -142,9 +142,9 @@ const DESCRIPTIONS: Record<PurchaseCommand, string> = {
     'progress, or money is reserved in a wallet, a second payment is refused (409 `payment_in_progress`, ' +
     '`payment_conflict`). Without `payment` the payment given at creation is used, which may be none.',
   cancel: 'For a queued or held purchase. Takes no body.',
-  refund: 'Refunds a confirmed purchase in full; `payment.refunds` says when the money has moved. Takes no body.',
+  refund: 'Refunds a confirmed purchase in full; `payment.refunds` shows when the money has moved. Takes no body.',
 }
-/** The sample purchase on which a command succeeds. */
+/** command → the sample purchase on which the command succeeds */
 const ALLOWED = { confirm: 'held', cancel: 'cancellable', refund: 'confirmed' } as const
 
 function commandRoute(app: TypedApp, { queue, resourceKinds }: PurchaseOptions, action: PurchaseCommand): void {

@@ -1,4 +1,7 @@
-/** Resources as clients see them. Invariant: units of overdue holds count as available, whether or not a worker has written them. */
+/**
+ * Resources as clients see them. Invariant: units of overdue holds count as available, whether or not a worker has already
+ * expired those holds.
+ */
 import { type SQL, sql } from 'drizzle-orm'
 import type { FastifyReply } from 'fastify'
 import Type from 'typebox'
@@ -56,8 +59,8 @@ type ResourceRow = Omit<typeof resources.$inferSelect, 'limit_set_at' | 'fencing
 }
 
 /**
- * Resources (alias `r`) by a WHERE clause with its ORDER BY and LIMIT. In SQL: it unnests the items of the holds, in JSON, for
- * each resource that has some.
+ * Builds the statement that reads resources (alias `r`) by a WHERE clause with its ORDER BY and LIMIT. Written as raw SQL: for
+ * each resource that has held units, it unnests the items of its holds, which are JSON.
  */
 export const selectResources = (where: SQL) =>
   prepare<ResourceRow>(sql`
@@ -72,7 +75,7 @@ export const selectResources = (where: SQL) =>
       AND (p.items @> jsonb_build_array(jsonb_build_object('resource', r.id)) OR p.payment ->> 'account' = r.id)
   ) o ON r.held > 0 ${where}`)
 
-/** One resource by `id`. */
+/** Reads one resource by `id`. */
 export const resourceById = selectResources(sql`WHERE r.id = ${value('id')}`)
 
 export function resourceView(row: ResourceRow): Resource {

@@ -34,7 +34,7 @@ const Price = Type.Object(
     amount: Type.Integer({ minimum: 0, maximum: MAX_PRICE, description: 'In minor units: 99900 is 999.00' }),
     currency: Type.String({
       pattern: CURRENCY_PATTERN,
-      description: 'ISO 4217, with a minor unit. Fixed once the ledger has an entry',
+      description: 'A currency of ISO 4217 with a minor unit. It cannot change once the ledger has an entry',
     }),
   },
   { additionalProperties: false },
@@ -50,7 +50,7 @@ const Units = Type.Object(
       Type.Integer({
         minimum: 1,
         maximum: MAX_TOTAL,
-        description: 'Most units that one customer may have, held ones included',
+        description: 'Maximum number of units that one customer may have, held units included',
       }),
     ),
   },
@@ -197,14 +197,14 @@ interface NewDefinition {
   kind: 'units' | 'calendar'
   name: string
   total: number
-  /** the price */
+  /** the price, in minor units */
   amount: number
   currency: string
-  /** units of one customer; null: no limit */
+  /** maximum number of units that one customer may have; null: no limit */
   limit: number | null
 }
 
-/** @throws Problem 400 for a currency that a price cannot have */
+/** Converts the body to the columns of a resource. @throws Problem 400 for a currency that a price cannot have */
 function definitionOf(id: string, body: Type.Static<typeof Definition>, old: OldDefinition | undefined): NewDefinition {
   const { amount, currency } = body.price ?? { amount: 0, currency: old?.currency ?? 'USD' }
   // A resource keeps its currency, even if ISO 4217 has withdrawn it since.
@@ -243,7 +243,7 @@ async function replace(
   const available = old.available + total - old.total
   if (available < 0) throw tooSmall(old.total - old.available)
   await updateSql(tx, { ...definition, available, version })
-  // The row lock blocks settlements of this resource until the units are counted.
+  // The row lock, which this transaction holds, blocks settlements of this resource until the units are counted.
   if (limit !== null && old.max_per_customer === null) await countCustomers(tx, id)
 }
 
@@ -265,7 +265,7 @@ const countHoldingsSql = prepare(
   ),
 )
 
-/** Counts the units of each customer when a resource gets a limit: without one they are not counted. */
+/** Counts the units of each customer when a resource gets a limit: workers do not count them while there is no limit. */
 async function countCustomers(tx: Transaction, id: string): Promise<void> {
   await forgetHoldingsSql(tx, { id })
   await countHoldingsSql(tx, { id })

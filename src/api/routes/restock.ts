@@ -1,6 +1,6 @@
 /**
- * Stock that comes in or goes out, and the ledger that says so. Invariant: the total changes under the resource's lease and
- * fencing token, with its ledger entry in the same transaction.
+ * Restocking a resource, and reading its ledger. Invariant: the total changes under the resource's lease and fencing token, and
+ * the same transaction writes the ledger entry.
  */
 import { and, desc, eq, lt, lte, sql } from 'drizzle-orm'
 import Type from 'typebox'
@@ -40,7 +40,7 @@ const tooMany = () => fieldProblem('delta', 'would remove more units than are av
 export interface StockOptions {
   db: Database
   locks: Locks
-  /** counts a write of a superseded holder that was refused */
+  /** counts a write of a superseded lock holder that Postgres refused */
   onStaleWrite(): void
 }
 
@@ -95,7 +95,7 @@ function restockRoute(app: TypedApp, { db, locks, onStaleWrite }: StockOptions):
   })
 }
 
-/** The kind of a resource, and the fencing token above which a new lease must be. */
+/** Reads the kind of a resource, and its fencing token: the token of a new lease must be higher. */
 export const tokenSql = prepare(
   build
     .select({ kind: resources.kind, fencing_token: resources.fencing_token })
@@ -104,7 +104,7 @@ export const tokenSql = prepare(
 )
 
 interface LedgerEntry {
-  /** of the resource */
+  /** id of the resource */
   id: string
   delta: number
   reason: string
@@ -114,7 +114,7 @@ interface LedgerEntry {
 }
 
 function entryStatement() {
-  // The row lock first: a batch with an older token may be committing, and its entries precede this one.
+  // Take the row lock first: a batch with an older token may be committing, and its ledger entries must precede this one.
   const locked = build.$with('locked').as(
     build
       .select({ id: resources.id })
@@ -158,11 +158,15 @@ const addSql = prepare(
     .returning({ total: resources.total }),
 )
 
-/** Writes the entry and the stock; false when an earlier request with this key has. @throws Problem 409, 422 */
+/**
+ * Writes the ledger entry and the stock. Returns false, and writes nothing, if an earlier request with this key has written
+ * them.
+ * @throws Problem 409, 422
+ */
 async function restock(tx: Transaction, entry: LedgerEntry, onStaleWrite: () => void): Promise<boolean> {
   const { delta, reason } = entry
-  const [own] = await entrySql(tx, { ...entry })
-  if (!own) {
+  const [written] = await entrySql(tx, { ...entry })
+  if (!written) {
     const [first] = await earlierSql(tx, { ...entry })
     if (first?.delta !== delta || first.reason !== reason) throw reusedKey()
     return false

@@ -1,7 +1,8 @@
 /**
- * The payment provider's events. Invariant: an event is a hint to check, never trusted data: it may arrive twice, late or
- * out of order, so the job that it starts reads the state from the provider. Only a signed event starts a job. A change made
- * at the provider is recorded before the response, because the event is not sent again.
+ * The payment provider's events. Invariant: an event is a hint to check, never trusted data. It may arrive twice, late or out
+ * of order, so the job that it starts reads the state from the provider. Only a signed event starts a job. If the event may be
+ * about a change made outside Holdfast, the API records the check before it responds, because the provider does not send the
+ * event again.
  */
 import { and, eq, notInArray, sql } from 'drizzle-orm'
 import Type from 'typebox'
@@ -21,7 +22,7 @@ export interface StripeWebhookOptions {
   enqueueCharges(ids: Iterable<string>): void
 }
 
-/** Has the charge of an intent checked: refunds and disputes name their intent, not always the purchase or booking. */
+/** Makes the check of an intent's charge due: refunds and disputes name their intent, but not always the purchase or booking. */
 const recheckSql = prepare(
   build
     .update(charges)
@@ -40,11 +41,12 @@ export async function stripeWebhookRoutes(
   app: TypedApp,
   { gateway, db, enqueueCharges }: StripeWebhookOptions,
 ): Promise<void> {
-  // In this plugin alone: the signature covers the raw bytes, so the body must not be parsed before it is checked.
+  // Only in this plugin: the signature covers the raw bytes, so the body must not be parsed before the signature is checked.
   app.removeAllContentTypeParsers()
   app.addContentTypeParser('*', { parseAs: 'string' }, (_request, body, done) => done(null, body))
 
-  // Not in the document, whose examples all work: only the provider can sign. docs/payments.md describes it.
+  // The OpenAPI document omits this route: all examples in the document work, but only the provider can sign a request.
+  // docs/payments.md describes it.
   const schema = {
     hide: true,
     response: { 200: Type.Object({ received: Type.Literal(true) }), ...problemResponses(400, 413, 503) },

@@ -1,14 +1,14 @@
-/** Webhook endpoints, their streams and their deliveries, in SQL. Invariant: a secret is in no row that is read. */
+/** SQL statements for webhook endpoints, their streams and deliveries. Invariant: no statement here returns a secret. */
 import { and, count, desc, eq, lt, type SQL, sql } from 'drizzle-orm'
 import { webhookDeliveries, webhookEndpoints, webhookStreams } from '../../shared/db/schema.ts'
 import { build, insertFrom, prepare, value } from '../../shared/db/statements.ts'
 
-/** Most endpoints: each one multiplies the deliveries of every event. */
+/** Maximum number of endpoints: each endpoint adds deliveries of every event. */
 export const ENDPOINTS = 100
 
 const { id } = webhookEndpoints
 
-/** Its streams, summed up. */
+/** Selects an aggregate over the streams of an endpoint. */
 const streams = (what: SQL) =>
   sql`${build
     .select({ what: what.as('what') })
@@ -52,7 +52,7 @@ export const rotateSql = prepare(
     .returning(COLUMNS),
 )
 
-/** Creates an endpoint unless there are as many as there may be. It receives what comes after the newest outbox row. */
+/** Creates an endpoint unless the maximum number exists. The endpoint receives the events after the newest outbox row. */
 function createStatement() {
   const existing = build
     .select({ n: count().as('n') })
@@ -103,7 +103,7 @@ export const eventSql = prepare(
     .where(and(eq(webhookDeliveries.endpoint_id, value('id')), eq(webhookDeliveries.id, value('delivery')))),
 )
 
-/** A page of delivery attempts, newest first: of one resource, or of all. */
+/** Builds the statement that reads a page of delivery attempts, newest first, for one resource or for all. */
 const deliveriesOf = (only?: SQL) =>
   prepare(
     build
@@ -127,7 +127,7 @@ const deliveriesOf = (only?: SQL) =>
 export const deliveriesSql = deliveriesOf()
 export const deliveriesOfResourceSql = deliveriesOf(eq(webhookDeliveries.resource_id, value('resource')))
 
-// In SQL: its ON CONFLICT compares the stored row with the new one.
+// Written as raw SQL: its ON CONFLICT compares the stored row with the new one.
 export const replaySql = prepare<{ endpoint_id: string }>(sql`
   WITH first AS (
     SELECT id FROM outbox WHERE resource_id = ${value('resource')} AND last_sequence >= ${value('sequence')}

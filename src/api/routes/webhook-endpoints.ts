@@ -1,6 +1,6 @@
 /**
- * Webhook endpoints, their secrets, delivery attempts and replays. Invariant: a secret is returned once, when it is created;
- * the API sends no webhook, the workers do.
+ * Webhook endpoints, their secrets, delivery attempts and replays. Invariant: the API returns a secret once, when it is
+ * created. The workers send the webhooks, not the API.
  */
 
 import { randomBytes } from 'node:crypto'
@@ -32,9 +32,9 @@ import {
   rotateSql,
 } from './webhook-endpoint-rows.ts'
 
-/** Bytes of a secret. */
+/** Length of a secret, in bytes. */
 const SECRET_BYTES = 32
-/** Seconds for which the previous secret signs too: by default, and at most. */
+/** Seconds for which workers also sign with the previous secret: the default, and the maximum. */
 const OVERLAP_S = 86_400
 const MAX_OVERLAP_S = 604_800
 
@@ -62,7 +62,10 @@ const Endpoint = {
   resource: Nullable(Type.String()),
   disabled: Nullable(Type.String({ description: 'Why deliveries have stopped; null: enabled' })),
   old_secret_until: Nullable(
-    Type.String({ format: 'date-time', description: 'Until then deliveries are signed with the previous secret too' }),
+    Type.String({
+      format: 'date-time',
+      description: 'Until this time deliveries are also signed with the previous secret',
+    }),
   ),
   behind: Type.Integer({ description: 'Events not delivered yet' }),
   failing_since: Nullable(
@@ -97,7 +100,7 @@ const Replay = Type.Object(
       Type.Integer({
         minimum: 1,
         maximum: 2 ** 53 - 1,
-        description: 'Instead of resource and sequence: from the event of this delivery on',
+        description: 'Replay from the event of this delivery on; send it instead of resource and sequence',
       }),
     ),
   },
@@ -116,7 +119,7 @@ const notFound = (id: string) => new Problem(404, 'not_found', `There is no webh
 const tooMany = () => new Problem(409, 'too_many_endpoints', `The limit of ${ENDPOINTS} endpoints is reached.`)
 const notInLog = () => fieldProblem('sequence', 'is not a stored event of this resource', 409, 'not_kept')
 
-/** The URL, normalized. Names are resolved and checked when the worker connects. @throws Problem naming what is wrong */
+/** Returns the normalized URL. A worker resolves and checks host names when it connects. @throws Problem naming what is wrong */
 function readUrl(text: string, allow_private: boolean): string {
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (url === undefined || !['https:', 'http:'].includes(url.protocol))
@@ -150,7 +153,7 @@ export async function webhookEndpointRoutes(
 }
 
 const TAGS = ['webhooks']
-// Webhooks contain the customers of every caller.
+// Only admins may use these routes, because webhooks contain the customers of every caller.
 const config = { admin: true }
 const params = IdParams(WEBHOOK_SAMPLES.endpoint)
 const EndpointRef = Type.Unsafe<Type.Static<typeof EndpointSchema>>(Type.Ref('WebhookEndpoint'))
@@ -167,7 +170,7 @@ function createRoute(app: TypedApp, db: WebhookEndpointOptions['db'], allow_priv
     operationId: 'createWebhookEndpoint',
     summary: 'Create a webhook endpoint',
     description:
-      'It receives events from now on, signed as in Standard Webhooks, at least once, in order of `sequence` per resource.',
+      'The endpoint receives events from now on, signed as in Standard Webhooks, at least once, in order of `sequence` per resource.',
     body: Definition,
     response: {
       201: response(WithSecret, 'Created', 'location'),
@@ -269,7 +272,8 @@ const Rotate = {
           minimum: 0,
           maximum: MAX_OVERLAP_S,
           default: OVERLAP_S,
-          description: 'Seconds for which the previous secret signs too; 0 when it has leaked',
+          description:
+            'Seconds for which deliveries are also signed with the previous secret; choose 0 if that secret has leaked',
         }),
       ),
     },
@@ -314,7 +318,7 @@ function replayRoute(app: TypedApp, db: WebhookEndpointOptions['db']): void {
     operationId: 'replayWebhooks',
     summary: 'Replay the events of a resource',
     description:
-      'Delivers this event and all later ones of the resource again, in order, of the types of the endpoint.',
+      'Delivers this event and all later events of the resource again, in order; events of types that the endpoint does not receive are left out.',
     params,
     body: Replay,
     response: { 202: response(EndpointRef, 'Scheduled'), ...problemResponses(400, 403, 404, notInLog(), 413, 415) },

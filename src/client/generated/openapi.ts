@@ -136,7 +136,7 @@ export interface paths {
         put?: never;
         /**
          * Create a purchase
-         * @description Queues the purchase and answers 202. With `Prefer: wait=N` it answers once the purchase is settled, or 202 after N seconds.
+         * @description The API queues the purchase and answers 202. With `Prefer: wait=N` it answers once the purchase is settled, or with 202 after N seconds.
          */
         post: operations["createPurchase"];
         delete?: never;
@@ -173,7 +173,7 @@ export interface paths {
         put?: never;
         /**
          * Confirm a held purchase
-         * @description With `payment` the hold is paid now: by card it is confirmed once the charge is authorized, from a wallet in the same settlement. A declined card (402) leaves the hold unchanged, so another card can be tried. While a card charge is in progress, or money is reserved in a wallet, a second payment is refused (409 `payment_in_progress`, `payment_conflict`). Without `payment` the payment given at creation is used, which may be none. Queued behind earlier purchases of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with `Prefer: wait=N`.
+         * @description With `payment` the hold is paid now: by card it is confirmed once the charge is authorized, from a wallet in the same settlement. A declined card (402) leaves the hold unchanged, so another card can be tried. While a card charge is in progress, or money is reserved in a wallet, a second payment is refused (409 `payment_in_progress`, `payment_conflict`). Without `payment` the payment given at creation is used, which may be none. The command waits behind earlier purchases in the queue of the same resource. The API answers once the command is settled, or with 202 after 10 seconds; `Prefer: wait=N` makes this N seconds.
          */
         post: operations["confirmPurchase"];
         delete?: never;
@@ -193,7 +193,7 @@ export interface paths {
         put?: never;
         /**
          * Cancel a purchase
-         * @description For a queued or held purchase. Takes no body. Queued behind earlier purchases of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with `Prefer: wait=N`.
+         * @description For a queued or held purchase. Takes no body. The command waits behind earlier purchases in the queue of the same resource. The API answers once the command is settled, or with 202 after 10 seconds; `Prefer: wait=N` makes this N seconds.
          */
         post: operations["cancelPurchase"];
         delete?: never;
@@ -213,7 +213,7 @@ export interface paths {
         put?: never;
         /**
          * Refund a purchase
-         * @description Refunds a confirmed purchase in full; `payment.refunds` says when the money has moved. Takes no body. Queued behind earlier purchases of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with `Prefer: wait=N`.
+         * @description Refunds a confirmed purchase in full; `payment.refunds` shows when the money has moved. Takes no body. The command waits behind earlier purchases in the queue of the same resource. The API answers once the command is settled, or with 202 after 10 seconds; `Prefer: wait=N` makes this N seconds.
          */
         post: operations["refundPurchase"];
         delete?: never;
@@ -234,7 +234,7 @@ export interface paths {
         put?: never;
         /**
          * Book a stay or request a ride
-         * @description A stay is booked from `from` to `to`. With `hold_seconds` it is only held until it is accepted; paid by card, it is held until the charge ends. A ride occupies its driver from now until it ends; a ride that is not accepted in time expires. Queues the booking and answers 202. With `Prefer: wait=N` it answers once the booking is settled, or 202 after N seconds.
+         * @description A stay is booked from `from` to `to`. With `hold_seconds` the stay is only held until it is accepted; if it is paid by card, it is held until the charge ends. A ride occupies its driver from now until the ride ends; a ride that is not accepted in time expires. The API queues the booking and answers 202. With `Prefer: wait=N` the API answers once the booking is settled, or with 202 after N seconds.
          */
         post: operations["createBooking"];
         delete?: never;
@@ -271,7 +271,7 @@ export interface paths {
         put?: never;
         /**
          * Accept a requested ride or a held stay
-         * @description With `payment` a held stay is paid now, as a held purchase is by its confirm. A stay whose end has passed cannot be accepted (409 `too_late`). Queued behind earlier bookings of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with `Prefer: wait=N`.
+         * @description With `payment` a held stay is paid now, as a held purchase is by its confirm. A stay whose end has passed cannot be accepted (409 `too_late`). The command waits behind earlier bookings in the queue of the same resource. The API answers once the command is settled, or with 202 after 10 seconds; `Prefer: wait=N` makes this N seconds.
          */
         post: operations["acceptBooking"];
         delete?: never;
@@ -291,7 +291,7 @@ export interface paths {
         put?: never;
         /**
          * Decline a requested booking
-         * @description Takes no body. Queued behind earlier bookings of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with `Prefer: wait=N`.
+         * @description Takes no body. The command waits behind earlier bookings in the queue of the same resource. The API answers once the command is settled, or with 202 after 10 seconds; `Prefer: wait=N` makes this N seconds.
          */
         post: operations["declineBooking"];
         delete?: never;
@@ -311,7 +311,7 @@ export interface paths {
         put?: never;
         /**
          * Cancel a booking
-         * @description An accepted stay whose end has passed cannot be cancelled (409 `too_late`). Takes no body. Queued behind earlier bookings of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with `Prefer: wait=N`.
+         * @description An accepted stay whose end has passed cannot be cancelled (409 `too_late`). Takes no body. The command waits behind earlier bookings in the queue of the same resource. The API answers once the command is settled, or with 202 after 10 seconds; `Prefer: wait=N` makes this N seconds.
          */
         post: operations["cancelBooking"];
         delete?: never;
@@ -331,7 +331,7 @@ export interface paths {
         put?: never;
         /**
          * Complete an accepted ride or stay
-         * @description A stay can be completed once it has begun (409 `too_early` before), a ride at any time. Takes no body. Queued behind earlier bookings of the same resource. Answers once it is settled; 202 after 10 seconds, or after N with `Prefer: wait=N`.
+         * @description A stay can be completed once it has begun (409 `too_early` before), a ride at any time. Takes no body. The command waits behind earlier bookings in the queue of the same resource. The API answers once the command is settled, or with 202 after 10 seconds; `Prefer: wait=N` makes this N seconds.
          */
         post: operations["completeBooking"];
         delete?: never;
@@ -392,7 +392,7 @@ export interface paths {
         put?: never;
         /**
          * Create a webhook endpoint
-         * @description It receives events from now on, signed as in Standard Webhooks, at least once, in order of `sequence` per resource.
+         * @description The endpoint receives events from now on, signed as in Standard Webhooks, at least once, in order of `sequence` per resource.
          */
         post: operations["createWebhookEndpoint"];
         delete?: never;
@@ -484,7 +484,7 @@ export interface paths {
         put?: never;
         /**
          * Replay the events of a resource
-         * @description Delivers this event and all later ones of the resource again, in order, of the types of the endpoint.
+         * @description Delivers this event and all later events of the resource again, in order; events of types that the endpoint does not receive are left out.
          */
         post: operations["replayWebhooks"];
         delete?: never;
@@ -593,7 +593,7 @@ export interface paths {
         post?: never;
         /**
          * Force-release a lock (admin)
-         * @description The holders are notified at once, the first waiter acquires the lock, and writes with the old tokens are refused from now on. The fencing token is raised even if the lock is free. Recorded in the table forced_releases.
+         * @description The holders are notified at once, the first waiter acquires the lock, and writes with the old tokens are refused from now on. The fencing token is raised even if the lock is free. The API records each forced release in the table forced_releases.
          */
         delete: operations["forceReleaseLock"];
         options?: never;
@@ -675,14 +675,14 @@ export interface components {
             seq: number;
             /** @enum {unknown} */
             status: "queued" | "held" | "confirmed" | "rejected" | "failed" | "cancelled" | "expired" | "refunded";
-            /** @description Why it was rejected, failed or cancelled */
+            /** @description Why the purchase was rejected, failed or cancelled */
             reason: string | null;
             customer: string;
             lines: {
                 resource: string;
                 units: number;
             }[];
-            /** @description Minor units; null until it is settled */
+            /** @description Minor units; null until the purchase is settled */
             amount: number | null;
             currency: string | null;
             payment: {
@@ -706,7 +706,7 @@ export interface components {
                     amount: number;
                     /** @description The provider’s code: `insufficient_funds`, `balance_insufficient` … */
                     reason: string | null;
-                    /** @description Made at the provider, not by a command of this API */
+                    /** @description The refund was made at the provider, not by a command of this API */
                     at_provider: boolean;
                     /** @description Attempts at the provider; a failed refund of this API is retried */
                     attempts: number;
@@ -732,10 +732,10 @@ export interface components {
             replaces: string | null;
             /**
              * Format: uuid
-             * @description The purchase that its late payment paid for
+             * @description The purchase that the late payment of this one paid for
              */
             replaced_by: string | null;
-            /** @description Fencing token of the lease under which it was settled */
+            /** @description Fencing token of the lease under which the purchase was settled */
             fencing_token: number | null;
             /** Format: date-time */
             created_at: string;
@@ -751,9 +751,9 @@ export interface components {
             kind: "stay" | "ride";
             /** @enum {unknown} */
             status: "queued" | "requested" | "accepted" | "completed" | "rejected" | "declined" | "cancelled" | "expired";
-            /** @description Why it was rejected or cancelled */
+            /** @description Why the booking was rejected or cancelled */
             reason: string | null;
-            /** @description Bookings that it conflicts with, when rejected for a conflict */
+            /** @description Bookings that this booking conflicts with, if it was rejected for a conflict */
             conflicting_ids: string[] | null;
             resource: string;
             customer: string;
@@ -768,7 +768,7 @@ export interface components {
                 lat: number;
                 lng: number;
             } | null;
-            /** @description Price × days begun by the local clock, in minor units; null until it is settled */
+            /** @description Price × days begun by the local clock, in minor units; null until the booking is settled */
             amount: number | null;
             currency: string | null;
             payment: {
@@ -792,7 +792,7 @@ export interface components {
                     amount: number;
                     /** @description The provider’s code: `insufficient_funds`, `balance_insufficient` … */
                     reason: string | null;
-                    /** @description Made at the provider, not by a command of this API */
+                    /** @description The refund was made at the provider, not by a command of this API */
                     at_provider: boolean;
                     /** @description Attempts at the provider; a failed refund of this API is retried */
                     attempts: number;
@@ -818,10 +818,10 @@ export interface components {
             replaces: string | null;
             /**
              * Format: uuid
-             * @description The booking that its late payment paid for
+             * @description The booking that the late payment of this one paid for
              */
             replaced_by: string | null;
-            /** @description Fencing token of the lease under which it was settled */
+            /** @description Fencing token of the lease under which the booking was settled */
             fencing_token: number | null;
             /** Format: date-time */
             created_at: string;
@@ -838,7 +838,7 @@ export interface components {
             disabled: string | null;
             /**
              * Format: date-time
-             * @description Until then deliveries are signed with the previous secret too
+             * @description Until this time deliveries are also signed with the previous secret
              */
             old_secret_until: string | null;
             /** @description Events not delivered yet */
@@ -985,10 +985,10 @@ export interface operations {
                     price: {
                         /** @description In minor units: 99900 is 999.00 */
                         amount: number;
-                        /** @description ISO 4217, with a minor unit. Fixed once the ledger has an entry */
+                        /** @description A currency of ISO 4217 with a minor unit. It cannot change once the ledger has an entry */
                         currency: string;
                     };
-                    /** @description Most units that one customer may have, held ones included */
+                    /** @description Maximum number of units that one customer may have, held units included */
                     max_per_customer?: number;
                 } | {
                     /** Format: plain-text */
@@ -998,7 +998,7 @@ export interface operations {
                     price?: {
                         /** @description In minor units: 99900 is 999.00 */
                         amount: number;
-                        /** @description ISO 4217, with a minor unit. Fixed once the ledger has an entry */
+                        /** @description A currency of ISO 4217 with a minor unit. It cannot change once the ledger has an entry */
                         currency: string;
                     };
                 };
@@ -1172,9 +1172,9 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description wait=N: respond once it is settled, after at most N seconds (N ≤ 30) */
+                /** @description wait=N: respond once the purchase, booking or command is settled, after at most N seconds (N ≤ 30) */
                 prefer?: string;
-                /** @description A repeated request with the same key and body returns the first one’s row */
+                /** @description A repeated request with the same key and body returns the row of the first request */
                 "idempotency-key"?: string;
             };
             path?: never;
@@ -1271,7 +1271,7 @@ export interface operations {
             query?: never;
             header?: {
                 prefer?: string;
-                /** @description A repeated request with the same key and body returns the first one’s row */
+                /** @description A repeated request with the same key and body returns the row of the first request */
                 "idempotency-key"?: string;
             };
             path: {
@@ -1333,7 +1333,7 @@ export interface operations {
             query?: never;
             header?: {
                 prefer?: string;
-                /** @description A repeated request with the same key and body returns the first one’s row */
+                /** @description A repeated request with the same key and body returns the row of the first request */
                 "idempotency-key"?: string;
             };
             path: {
@@ -1378,7 +1378,7 @@ export interface operations {
             query?: never;
             header?: {
                 prefer?: string;
-                /** @description A repeated request with the same key and body returns the first one’s row */
+                /** @description A repeated request with the same key and body returns the row of the first request */
                 "idempotency-key"?: string;
             };
             path: {
@@ -1454,9 +1454,9 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description wait=N: respond once it is settled, after at most N seconds (N ≤ 30) */
+                /** @description wait=N: respond once the purchase, booking or command is settled, after at most N seconds (N ≤ 30) */
                 prefer?: string;
-                /** @description A repeated request with the same key and body returns the first one’s row */
+                /** @description A repeated request with the same key and body returns the row of the first request */
                 "idempotency-key"?: string;
             };
             path?: never;
@@ -1488,7 +1488,7 @@ export interface operations {
                         method: "wallet";
                         account: string;
                     };
-                    /** @description Holds the time for so many seconds, until it is accepted */
+                    /** @description Holds the time for at most this many seconds, until the booking is accepted */
                     hold_seconds?: number;
                 } | {
                     driver_id: string | number;
@@ -1564,7 +1564,7 @@ export interface operations {
             query?: never;
             header?: {
                 prefer?: string;
-                /** @description A repeated request with the same key and body returns the first one’s row */
+                /** @description A repeated request with the same key and body returns the row of the first request */
                 "idempotency-key"?: string;
             };
             path: {
@@ -1626,7 +1626,7 @@ export interface operations {
             query?: never;
             header?: {
                 prefer?: string;
-                /** @description A repeated request with the same key and body returns the first one’s row */
+                /** @description A repeated request with the same key and body returns the row of the first request */
                 "idempotency-key"?: string;
             };
             path: {
@@ -1671,7 +1671,7 @@ export interface operations {
             query?: never;
             header?: {
                 prefer?: string;
-                /** @description A repeated request with the same key and body returns the first one’s row */
+                /** @description A repeated request with the same key and body returns the row of the first request */
                 "idempotency-key"?: string;
             };
             path: {
@@ -1716,7 +1716,7 @@ export interface operations {
             query?: never;
             header?: {
                 prefer?: string;
-                /** @description A repeated request with the same key and body returns the first one’s row */
+                /** @description A repeated request with the same key and body returns the row of the first request */
                 "idempotency-key"?: string;
             };
             path: {
@@ -1803,9 +1803,9 @@ export interface operations {
                 /** @description Only events of this resource */
                 resource?: string;
                 type?: "purchase.held" | "purchase.confirmed" | "purchase.rejected" | "purchase.failed" | "purchase.cancelled" | "purchase.expired" | "purchase.refunded" | "booking.requested" | "booking.accepted" | "booking.completed" | "booking.rejected" | "booking.declined" | "booking.cancelled" | "booking.expired" | "payment.refunded" | "payment.refund_failed" | "payment.authorization_lost" | "payment.dispute_opened" | "payment.dispute_won" | "payment.dispute_lost" | "resource.restocked";
-                /** @description As Last-Event-ID, which takes precedence */
+                /** @description Same as Last-Event-ID, which takes precedence */
                 after?: string;
-                /** @description The stream ends after so many events */
+                /** @description The stream ends after this many events */
                 limit?: number;
             };
             header?: {
@@ -1887,7 +1887,7 @@ export interface operations {
                         disabled: string | null;
                         /**
                          * Format: date-time
-                         * @description Until then deliveries are signed with the previous secret too
+                         * @description Until this time deliveries are also signed with the previous secret
                          */
                         old_secret_until: string | null;
                         /** @description Events not delivered yet */
@@ -1953,7 +1953,7 @@ export interface operations {
     rotateWebhookSecret: {
         parameters: {
             query?: {
-                /** @description Seconds for which the previous secret signs too; 0 when it has leaked */
+                /** @description Seconds for which deliveries are also signed with the previous secret; choose 0 if that secret has leaked */
                 overlap_s?: number;
             };
             header?: never;
@@ -1980,7 +1980,7 @@ export interface operations {
                         disabled: string | null;
                         /**
                          * Format: date-time
-                         * @description Until then deliveries are signed with the previous secret too
+                         * @description Until this time deliveries are also signed with the previous secret
                          */
                         old_secret_until: string | null;
                         /** @description Events not delivered yet */
@@ -2079,7 +2079,7 @@ export interface operations {
                 "application/json": {
                     resource?: string;
                     sequence?: number;
-                    /** @description Instead of resource and sequence: from the event of this delivery on */
+                    /** @description Replay from the event of this delivery on; send it instead of resource and sequence */
                     delivery?: number;
                 };
             };
@@ -2108,13 +2108,13 @@ export interface operations {
                 "application/json": {
                     /** @description `type:id`: the name that all users of the lock agree on; it need not exist as a resource for sale */
                     resource: string;
-                    /** @description The lease expires so long after its last heartbeat; choose twice the longest pause of its owner */
+                    /** @description The lease expires this long after its last heartbeat; choose twice the longest pause of its owner */
                     ttl_ms: number;
                     /** @description How long to wait in the wait queue; 0 (default): one attempt */
                     wait_ms?: number;
                     /**
                      * Format: identifier
-                     * @description Shown to callers that find the lock busy: a host, a process, a job
+                     * @description Name of the holder, shown to callers that find the lock busy: a host, a process, a job
                      */
                     owner: string;
                     /** @enum {unknown} */
@@ -2122,13 +2122,13 @@ export interface operations {
                 } | {
                     /** @description `type:id`: the name that all users of the lock agree on; it need not exist as a resource for sale */
                     resource: string;
-                    /** @description The lease expires so long after its last heartbeat; choose twice the longest pause of its owner */
+                    /** @description The lease expires this long after its last heartbeat; choose twice the longest pause of its owner */
                     ttl_ms: number;
                     /** @description How long to wait in the wait queue; 0 (default): one attempt */
                     wait_ms?: number;
                     /**
                      * Format: identifier
-                     * @description Shown to callers that find the lock busy: a host, a process, a job
+                     * @description Name of the holder, shown to callers that find the lock busy: a host, a process, a job
                      */
                     owner: string;
                     /** @enum {string} */
@@ -2155,7 +2155,7 @@ export interface operations {
                         fencing_token: number;
                         /**
                          * Format: date-time
-                         * @description Unless it is renewed before; never later than the real expiry
+                         * @description When the lease expires unless it is renewed before; never later than the real expiry
                          */
                         expires_at: string;
                     };
@@ -2190,7 +2190,7 @@ export interface operations {
                         fencing_token: number;
                         /**
                          * Format: date-time
-                         * @description Unless it is renewed before; never later than the real expiry
+                         * @description When the lease expires unless it is renewed before; never later than the real expiry
                          */
                         expires_at: string;
                     };
@@ -2240,7 +2240,7 @@ export interface operations {
                     "application/json": {
                         data: {
                             resource: string;
-                            /** @description The last token granted, or the one of a forced release; 0 when none is stored */
+                            /** @description The last token that was granted, or that a forced release set; 0 when none is stored */
                             fencing_token: number;
                             holders: {
                                 /** @description host:pid and job, or the owner of a lease over HTTP */
@@ -2296,11 +2296,11 @@ export interface operations {
                         acquisitions: number;
                         /** @description timeouts + aborted + unreachable */
                         failures: number;
-                        /** @description Still busy at the end of the wait */
+                        /** @description Requests that found the lock still busy at the end of their wait */
                         timeouts: number;
-                        /** @description The caller disconnected or stopped */
+                        /** @description Requests whose caller disconnected or stopped */
                         aborted: number;
-                        /** @description The lock server did not answer */
+                        /** @description Requests that the lock server did not answer */
                         unreachable: number;
                         /** @description Attempts that found the lock busy */
                         contentions: number;
@@ -2345,7 +2345,7 @@ export interface operations {
                 content: {
                     "application/json": {
                         resource: string;
-                        /** @description The last token granted, or the one of a forced release; 0 when none is stored */
+                        /** @description The last token that was granted, or that a forced release set; 0 when none is stored */
                         fencing_token: number;
                         holders: {
                             /** @description host:pid and job, or the owner of a lease over HTTP */
@@ -2445,7 +2445,7 @@ export interface operations {
                             length: number;
                             /** @description The queue is longer than `length` */
                             more: boolean;
-                            /** @description Age of its oldest row */
+                            /** @description Age of the oldest row in the queue */
                             oldest_ms: number;
                         }[] | null;
                         /** @description Number of further queues; at most 500 are read */
@@ -2453,7 +2453,7 @@ export interface operations {
                         /** @description Locks with their holders and waiters; null when it could not be read */
                         locks: {
                             resource: string;
-                            /** @description The last token granted, or the one of a forced release; 0 when none is stored */
+                            /** @description The last token that was granted, or that a forced release set; 0 when none is stored */
                             fencing_token: number;
                             holders: {
                                 /** @description host:pid and job, or the owner of a lease over HTTP */
@@ -2484,7 +2484,7 @@ export interface operations {
                             at: string;
                             /** @description Rows settled per second by the whole fleet since the previous sample; null while no stream is open */
                             per_second: number | null;
-                            /** @description From request to settlement; null when no row was settled */
+                            /** @description Time from request to settlement; null when no row was settled */
                             wait_p50_ms: number | null;
                             wait_p95_ms: number | null;
                         };
