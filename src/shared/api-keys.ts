@@ -1,6 +1,6 @@
 /**
- * Configured API keys. Invariant: a process keeps digests only, and a configuration may contain digests only, so that reading
- * either is not enough to call the API.
+ * Configured API keys. Invariant: a process keeps only digests of keys, and a configuration may contain only digests, so that
+ * reading one of the two is not enough to call the API.
  */
 import { createHash } from 'node:crypto'
 
@@ -12,7 +12,7 @@ export interface ApiKey {
   /** SHA-256: keys are long and random, so they cannot be guessed and need no slow hash */
   readonly digest: Buffer
   readonly scopes: readonly Scope[]
-  /** Its entry names no scopes. */
+  /** true if the entry of this key names no scopes */
   readonly unscoped: boolean
 }
 
@@ -22,8 +22,9 @@ const SCOPE = SCOPES.join('|')
 const ENTRY = new RegExp(`^(?:((?:${SCOPE})(?:\\+(?:${SCOPE}))*):)?(sha256:)?(.*)$`)
 
 /**
- * One entry: `key`, or `sha256:` and the 64 hexadecimal digits of its digest; either with a prefix such as `sell+lock:` that
- * limits its scopes. A returned string says what is wrong, without the entry, which is a secret.
+ * Parses one entry: `key`, or `sha256:` and the 64 hexadecimal digits of its digest; either may have a prefix such as
+ * `sell+lock:`, which limits the scopes of the key. Returns the key, or a text that says what is wrong. The text does not
+ * contain the entry, because the entry is a secret.
  */
 export function readKey(entry: string): ApiKey | string {
   const [, named, hashed, key = ''] = ENTRY.exec(entry) ?? []

@@ -1,6 +1,6 @@
 /**
  * Circuit breakers (opossum) around dependencies. Invariant: an error that the breaker counts as a failure is rethrown as
- * UnavailableError; a business answer (sold out, stale lease, bad data) passes unchanged and never opens it.
+ * UnavailableError; a business answer (sold out, stale lease, bad data) passes unchanged and never opens the breaker.
  */
 import CircuitBreaker from 'opossum'
 import type { Metrics } from './metrics.ts'
@@ -8,7 +8,7 @@ import type { Metrics } from './metrics.ts'
 export class UnavailableError extends Error {
   readonly code = 'unavailable'
   readonly dependency: string
-  /** false when the breaker was open or its capacity was used up: nothing was sent */
+  /** false if the breaker sent nothing, because it was open or its capacity was used up */
   readonly attempted: boolean
   constructor(dependency: string, cause: unknown) {
     super(`${dependency} is unavailable: ${cause instanceof Error ? cause.message : cause}`, { cause })
@@ -18,13 +18,13 @@ export class UnavailableError extends Error {
 }
 
 export interface BreakerOptions {
-  /** the dependency, in metrics and in /readyz */
+  /** name of the dependency in metrics and in /readyz */
   name: string
-  /** milliseconds after which a call times out: its signal aborts, and it counts as failed */
+  /** milliseconds after which a call times out: its signal aborts, and the call counts as failed */
   timeout_ms: number
-  /** true for errors that are answers, not failures */
+  /** returns true for errors that are answers of the dependency, not failures */
   isAnswer: (error: unknown) => boolean
-  /** most concurrent calls; more are refused without being sent (a bulkhead); default: no limit */
+  /** maximum number of concurrent calls; the breaker refuses more without sending them (a bulkhead); default: no limit */
   capacity?: number
   metrics: Metrics
 }
@@ -33,9 +33,9 @@ export type BreakerState = 'closed' | 'half_open' | 'open'
 export interface Breaker {
   readonly name: string
   /**
-   * Runs the body and rejects with UnavailableError when it fails, times out, or is not run at all. The body's signal aborts
-   * at the timeout: the body must stop then. A result that it still returns goes to `releaseLate`, so that nothing is kept
-   * without an owner.
+   * Runs the body and rejects with UnavailableError when the body fails, times out, or is not run at all. The body's signal
+   * aborts at the timeout, and the body must stop then. If the body still returns a result after the timeout, `releaseLate`
+   * gets the result, so that nothing is kept without an owner.
    */
   run<T>(body: (signal: AbortSignal) => Promise<T>, releaseLate?: (late: T) => unknown): Promise<T>
   state(): BreakerState
@@ -51,7 +51,7 @@ export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }:
     timeout: timeout_ms,
     resetTimeout: RESET_MS,
     errorThresholdPercentage: 50,
-    // With fewer calls than this in ten seconds, the share of failures is meaningless.
+    // With fewer calls than this in ten seconds, the share of failures says nothing, so the breaker does not open.
     volumeThreshold: 5,
     errorFilter: isAnswer,
     ...(capacity === undefined ? {} : { capacity }),
@@ -80,7 +80,7 @@ export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }:
       } catch (error) {
         const failure = isAnswer(error) ? error : new UnavailableError(name, error)
         controller.abort(failure)
-        // At its timeout opossum only stops waiting: a later result has no other owner.
+        // At the timeout opossum only stops waiting: nothing else takes a result that comes later.
         work?.then(releaseLate, () => {})
         throw failure
       }

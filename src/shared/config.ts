@@ -5,14 +5,14 @@
 import { type ApiKey, readKey } from './api-keys.ts'
 import { TYPE_PATTERN } from './domain/resource.ts'
 
-/** Lock server, with the settings of each backend. */
+/** The lock server, with the settings of its backend. */
 export type LockConfig =
-  /** no servers: on REDIS_URL; wait_replicas: number of replicas that must have a lock before it is granted */
+  /** servers undefined: the locks are on REDIS_URL; wait_replicas: number of replicas that must have a lock before it is granted */
   | { readonly backend: 'redis'; readonly servers?: LockRedis; readonly wait_replicas?: number }
   | { readonly backend: 'redlock'; readonly urls: readonly string[]; readonly max_ttl_ms?: number }
   | { readonly backend: 'etcd'; readonly hosts: readonly string[] }
 
-/** One Redis, the seeds of a Cluster, or the Sentinels of `master`; all as redis:// URLs. */
+/** One Redis, the seed nodes of a Cluster, or the Sentinels of `master`; all as redis:// URLs. */
 export type LockRedis =
   | { readonly kind: 'single'; readonly urls: readonly string[] }
   | { readonly kind: 'cluster'; readonly urls: readonly string[] }
@@ -30,42 +30,42 @@ export interface Config {
   readonly api_keys: readonly ApiKey[]
   /** Keys with all scopes and admin rights. */
   readonly admin_keys: readonly ApiKey[]
-  /** requests a second of one key, or of one address where no key is needed; undefined: no limit */
+  /** maximum requests per second of one key, or of one address where no key is needed; undefined: no limit */
   readonly rate_limit: number | undefined
-  /** Origins whose pages may read the responses. */
+  /** origins whose pages may read the API's responses */
   readonly cors_origins: readonly string[]
   readonly worker_concurrency: number
-  /** undefined: 9464, or any free port when that one is taken */
+  /** undefined: port 9464, or any free port if 9464 is taken */
   readonly metrics_port: number | undefined
   readonly lease_ttl_ms: number
-  /** seconds a ride waits to be accepted */
+  /** seconds after which a ride that is not accepted expires */
   readonly booking_accept_s: number
   /** resource type, or '*' for all others → milliseconds after which a warning is logged for a lease that is still held */
   readonly expected_hold_ms: ReadonlyMap<string, number>
   readonly shutdown_ms: number
-  /** milliseconds of it in which a stopping process is unready and still answers, so that the load balancer notices */
+  /** part of shutdown_ms in which a stopping process is unready and still answers, so that the load balancer notices */
   readonly drain_ms: number
-  /** Enables the routes of the lab, which are unsafe on purpose: never in production. */
+  /** Enables the routes of the lab, which are unsafe on purpose, so they are never enabled in production. */
   readonly lab: boolean
   /** milliseconds between the read and the write of the lab's unsafe routes */
   readonly lab_pause_ms: number
   readonly log_level: string
   readonly payments: Payments
   readonly webhooks: Webhooks
-  /** Traces are exported. The SDK itself reads its sampler (OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG) and more. */
+  /** true if traces are exported. The SDK itself reads its sampler (OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG) and more. */
   readonly tracing: boolean
 }
 
 export interface Webhooks {
-  /** allows addresses that are not public, and no TLS: for receivers in the same network */
+  /** allows addresses that are not public, and URLs without TLS: for receivers in the same network */
   readonly allow_private: boolean
-  /** time limit of one attempt */
+  /** time limit of one delivery attempt, in milliseconds */
   readonly timeout_ms: number
-  /** milliseconds before the second attempt; it doubles with each one, up to some hours */
+  /** milliseconds before the second attempt; the delay doubles with each further attempt, up to some hours */
   readonly retry_ms: number
-  /** hours of failures of one event, after which its endpoint is disabled */
+  /** hours for which one event may fail before its endpoint is disabled */
   readonly give_up_h: number
-  /** days that events and deliveries are kept */
+  /** days for which events and delivery logs are kept */
   readonly keep_days: number
 }
 
@@ -74,11 +74,11 @@ export interface Payments {
   readonly webhook_secret: string
   /** address of the sandbox; undefined: Stripe's */
   readonly url: string | undefined
-  /** time limit of one request to the provider */
+  /** time limit of one request to the provider, in milliseconds */
   readonly timeout_ms: number
 }
 
-/** Every variable that a process reads. Only these can be read below, so none is missing here. */
+/** Every variable that a process reads. The types below allow only these names, so the list is complete. */
 const VARIABLES = [
   'ADMIN_KEYS',
   'API_KEYS',
@@ -121,10 +121,13 @@ const VARIABLES = [
 ] as const
 type Variable = (typeof VARIABLES)[number]
 
-/** Read by libraries (postgres.js, the OpenTelemetry SDK), by the sandbox process, and by `npm start` and `npm test`. */
+/** Variables that other code reads: libraries (postgres.js, the OpenTelemetry SDK), the sandbox process, `npm start` and `npm test`. */
 const OTHER_VARIABLE = /^(PG|OTEL_|SANDBOX_|HOLDFAST_)/
 
-/** True for a variable that configures Holdfast: tests and benchmarks hide the developer's from the processes they start. */
+/**
+ * Returns whether a variable configures Holdfast. Tests and benchmarks do not pass the developer's variables of this kind to
+ * the processes that they start.
+ */
 export function isConfiguration(name: string): boolean {
   return OTHER_VARIABLE.test(name) || VARIABLES.some((variable) => variable === name)
 }
@@ -166,9 +169,9 @@ function choice(env: Env, name: Variable, choices: readonly string[]): string | 
 function url(env: Env, name: Variable, protocols: readonly string[]): string {
   const value = text(env, name)
   if (value === undefined) throw new ConfigError(name, 'is not set')
-  // Several hosts with ports, which Postgres clients accept, are no valid URL: validate the first one only.
+  // Postgres clients accept several hosts with ports, which is not a valid URL: validate only the first host.
   const first = name === 'DATABASE_URL' ? value.replace(/^([^/]+:\/\/(?:[^/@]*@)?[^/?,]*),[^/?]*/, '$1') : value
-  // The value itself is not in the message: it may contain a password.
+  // The message does not contain the value, because the value may contain a password.
   if (!URL.canParse(first) || !protocols.includes(new URL(first).protocol)) {
     throw new ConfigError(name, `must be a URL that starts with ${protocols.map((p) => `${p}//`).join(' or ')}`)
   }
@@ -187,7 +190,7 @@ function keys(env: Env, name: 'API_KEYS' | 'ADMIN_KEYS', production: boolean): r
   })
 }
 
-/** As browsers send them: scheme, host, and the port unless it is the scheme's default. */
+/** Reads origins in the form that browsers send: scheme, host, and the port unless it is the scheme's default. */
 function origins(env: Env, name: Variable): readonly string[] {
   const list = (text(env, name) ?? '').split(',').flatMap((origin) => origin.trim() || [])
   for (const origin of list) {
@@ -197,21 +200,21 @@ function origins(env: Env, name: Variable): readonly string[] {
   return list
 }
 
-/** gRPC reads the port only from the address, so it is required; a password would not be used. */
+/** Reads the etcd hosts. The port is required, because gRPC reads it only from the address; a password would not be used. */
 function etcdHosts(env: Env): readonly string[] {
   const hosts = (text(env, 'ETCD_HOSTS') ?? '').split(',').map((host) => host.trim().replace(/\/$/, ''))
   if (hosts.every((host) => /^https?:\/\/[^/?#@,\s]+:\d+$/.test(host) && URL.canParse(host))) return hosts
   throw new ConfigError('ETCD_HOSTS', 'must be a list of URLs like http://host:2379, separated by commas')
 }
 
-/** The URLs of LOCK_REDIS_URLS, which are all of one kind. */
+/** Reads LOCK_REDIS_URLS, whose URLs must all be of one kind. */
 function lockRedis(env: Env): LockRedis | undefined {
   const name = 'LOCK_REDIS_URLS'
   const list = text(env, name)
     ?.split(',')
     .map((one) => one.trim())
   if (list === undefined) return undefined
-  // The values are not in the messages: they may contain passwords.
+  // The messages do not contain the values, because the values may contain passwords.
   const parsed = list.map((one) => (URL.canParse(one) ? new URL(one) : undefined))
   const schemes = new Set(parsed.map((one) => one?.protocol))
   const [scheme] = schemes
@@ -257,7 +260,7 @@ function lockConfig(env: Env, lease_ttl_ms: number): LockConfig {
   return { backend: 'redis', ...(servers && { servers }), ...(wait_replicas !== undefined && { wait_replicas }) }
 }
 
-/** `product=500,*=1000` as a map. */
+/** Parses `product=500,*=1000` to a map from resource type to milliseconds. */
 function millisecondsByType(env: Env, name: Variable, otherwise_ms: number): ReadonlyMap<string, number> {
   const map = new Map<string, number>()
   for (const entry of text(env, name)?.split(',') ?? []) {
@@ -275,12 +278,16 @@ function millisecondsByType(env: Env, name: Variable, otherwise_ms: number): Rea
 }
 const TYPE_AND_MS = new RegExp(`^(${TYPE_PATTERN}|\\*)=(\\d{1,8})$`)
 
-/** Milliseconds after which an operator should look into any lease. A worker keeps the lease of a hot queue for seconds
- *  while no other worker waits for it; three batches at their time limit are longer than that. */
+/**
+ * Milliseconds after which an operator should look into any lease that is still held: the time of three batches at their time
+ * limit. A worker may keep the lease of a hot queue for seconds while no other worker waits for it, so the limit must be longer.
+ */
 const EXPECTED_HOLD_MS = 30_000
 
-/** TTL of a lease in milliseconds: long enough for a stalled event loop, short enough that another worker soon continues
- *  the queue of a killed one. */
+/**
+ * TTL of a lease in milliseconds: long enough to survive a stalled event loop, short enough that another worker soon continues
+ * the queue of a killed worker.
+ */
 const LEASE_TTL_MS = 5_000
 
 export function readConfig(env: Env): Config {
@@ -316,7 +323,7 @@ export function readConfig(env: Env): Config {
   }
 }
 
-/** In development there is no load balancer to wait for: Ctrl-C stops without a pause. */
+/** Reads the settings of shutdown. In development there is no load balancer to wait for, so Ctrl-C stops without a pause. */
 function stop(env: Env, production: boolean) {
   const shutdown_ms = integer(env, 'SHUTDOWN_MS', 100, 600_000) ?? 15_000
   const drain_ms = integer(env, 'DRAIN_MS', 0, 600_000) ?? (production ? Math.floor(shutdown_ms / 3) : 0)
@@ -334,7 +341,7 @@ function tracing(env: Env): boolean {
 function webhooks(env: Env): Webhooks {
   const give_up_h = integer(env, 'WEBHOOK_DISABLE_AFTER_HOURS', 1, 720) ?? 72
   const keep_days = integer(env, 'EVENT_RETENTION_DAYS', 1, 3_650) ?? 14
-  // An event that is still retried must still be stored.
+  // While workers still retry an event, the event must still be stored.
   if (keep_days * 24 <= give_up_h)
     throw new ConfigError('EVENT_RETENTION_DAYS', 'must be longer than WEBHOOK_DISABLE_AFTER_HOURS')
   return {
@@ -346,7 +353,7 @@ function webhooks(env: Env): Webhooks {
   }
 }
 
-/** Milliseconds for one request to the payment provider: cards take seconds, and Stripe answers slow ones. */
+/** Time limit of one request to the payment provider, in milliseconds: charging a card can take seconds. */
 const PAYMENT_TIMEOUT_MS = 10_000
 
 function payments(env: Env): Payments {
@@ -360,7 +367,7 @@ function payments(env: Env): Payments {
       timeout_ms,
     }
   }
-  // A key to real money together with the sandbox is a mistake, whichever of the two was intended.
+  // A Stripe key (real money) together with the sandbox is a mistake, whichever of the two the operator intended.
   if (text(env, 'STRIPE_SECRET_KEY') !== undefined) {
     throw new ConfigError('STRIPE_SECRET_KEY', 'is set, but PAYMENTS is not stripe; unset one or set the other')
   }
@@ -372,7 +379,7 @@ function payments(env: Env): Payments {
   }
 }
 
-/** Defaults of `npm run sandbox`. These are no secrets: the sandbox moves no money. */
+/** Defaults of `npm run sandbox`. They are not secret, because the sandbox moves no money. */
 export const SANDBOX_URL = 'http://127.0.0.1:12111'
 export const SANDBOX_KEY = 'sk_test_sandbox'
 export const SANDBOX_WEBHOOK_SECRET = 'whsec_sandbox'

@@ -1,11 +1,11 @@
 /**
- * State of the whole fleet and of each worker, which workers write to Redis and every process can read. Invariant: an entry
- * that is too old to be true has expired, so no process shows an outdated result.
+ * State of the whole fleet and of each worker. Workers write it to Redis, and every process can read it. Invariant: an entry
+ * expires before it is too old to be true, so no process shows an outdated result.
  */
 import type { Redis } from 'ioredis'
 import type { Breaker, BreakerState } from './breaker.ts'
 
-/** Queues of the whole fleet. */
+/** Figures about the queues of the whole fleet. */
 export interface QueueFigures {
   /** purchases, bookings and commands that are queued */
   rows: number
@@ -19,7 +19,7 @@ export interface QueueFigures {
 
 /** Result of the quick invariants of `npm run verify`. */
 export interface VerificationResult {
-  /** by the verifier's wall clock */
+  /** time of the verification, by the verifier's wall clock */
   at: string
   broken: { invariant: string; offenders: string[] }[]
 }
@@ -48,7 +48,7 @@ export async function saveFleetStatus(
   }
 }
 
-/** Circuit breakers of one worker. */
+/** States of the circuit breakers of one worker. */
 export interface WorkerBreakers {
   /** host:pid */
   process: string
@@ -56,13 +56,13 @@ export interface WorkerBreakers {
 }
 
 const breakersKey = (prefix: string) => `${prefix}watched:breakers`
-/** Milliseconds after which the report of a worker expires: three reports later, or the worker is gone. */
+/** Milliseconds after which the report of a worker expires: the time of three reports; a worker that misses three is gone. */
 const REPORT_TTL_MS = 15_000
 
 export const breakerStates = (breakers: readonly Breaker[]): WorkerBreakers['breakers'] =>
   Object.fromEntries(breakers.map((breaker) => [breaker.name, breaker.state()]))
 
-/** By the clock of Redis: those of workers and readers may differ by more than the lifetime of an entry. */
+/** Returns the time by the clock of Redis: the clocks of workers and readers may differ by more than the lifetime of an entry. */
 const serverMs = async (redis: Redis) => Number((await redis.time())[0]) * 1_000
 
 export async function reportBreakers(redis: Redis, prefix: string, report: WorkerBreakers): Promise<void> {
@@ -72,7 +72,7 @@ export async function reportBreakers(redis: Redis, prefix: string, report: Worke
   await redis.pexpire(key, REPORT_TTL_MS)
 }
 
-/** The breakers of each worker process. Also removes the entries of workers that are gone. */
+/** Returns the breaker states of each worker process. Also removes the entries of workers that are gone. */
 export async function readBreakers(redis: Redis, prefix: string): Promise<WorkerBreakers[]> {
   const key = breakersKey(prefix)
   const [now_ms, all] = await Promise.all([serverMs(redis), redis.hgetall(key)])

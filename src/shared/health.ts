@@ -15,15 +15,15 @@ export interface Health {
   breakers: readonly Breaker[]
   /** name → a check that rejects when the dependency is down */
   checks: Readonly<Record<string, () => Promise<unknown>>>
-  /** why this process makes no progress; undefined if it does */
+  /** returns why this process makes no progress; undefined if it makes progress */
   stuckReason: () => string | undefined
-  /** true from the stop signal on */
+  /** returns true once the process has received a stop signal */
   stopping: () => boolean
 }
 
-/** Milliseconds a dependency has to answer /readyz. */
+/** Milliseconds within which a dependency must answer a check of /readyz. */
 const CHECK_MS = 1_000
-/** A process whose event loop was blocked this long (ms, p99 since the last check) is not alive. */
+/** Limit of event-loop delay, in milliseconds (p99 since the last check): a process above it counts as not alive. */
 const LOOP_MS = 10_000
 
 interface Answer {
@@ -31,7 +31,7 @@ interface Answer {
   detail?: string
 }
 
-/** A pending check is shared, not repeated: behind a hanging server, checks would pile up. */
+/** Returns a check that shares a pending run instead of starting another: if a server hangs, runs would pile up. */
 function shareRunning(check: () => Promise<unknown>): () => Promise<unknown> {
   let pending: Promise<unknown> | undefined
   return () => {
@@ -51,17 +51,20 @@ async function runCheck(check: () => Promise<unknown>): Promise<Answer> {
   }
 }
 
-/** For a host with several addresses the error has no message of its own, but one error for each address. */
+/**
+ * Returns the text of a connection error. If a host has several addresses, the error has no message, but contains one error
+ * for each address.
+ */
 function causeOf({ message, code, errors = [] }: Error & { code?: string; errors?: Error[] }): string {
   return message || [...new Set(errors.map((one) => one.message))].join(', ') || code || 'no response'
 }
 
-/** Milliseconds between checks. Two failures in a row are logged: the first check may precede the connection. */
+/** Milliseconds between checks. Only two failures in a row are logged, because the first check may precede the connection. */
 const WATCH_MS = 2_000
 /** Milliseconds after which a dependency that is still down is logged again. */
 const REPEAT_MS = 60_000
 
-/** Logs which dependencies do not answer and why: at the beginning, rarely while it lasts, and at the end. */
+/** Logs which dependencies do not answer and why: when an outage begins, every REPEAT_MS while it lasts, and when it ends. */
 export function watchDependencies(
   { checks, log }: Pick<Health, 'checks'> & { log: Log },
   { watch_ms = WATCH_MS, repeat_ms = REPEAT_MS } = {},

@@ -9,28 +9,28 @@ import type { Locks } from './locks/api.ts'
 
 export interface Finding {
   invariant: string
-  /** checked rows */
+  /** number of checked rows */
   looked_at: number
   /** ids or references of violations, at most OFFENDERS of them */
   offenders: string[]
 }
 
-/** Violations that one check names. */
+/** Maximum number of violations that one check names. */
 const OFFENDERS = 20
 /** Seconds after which a queued row or an overdue hold counts as lost. */
 const LATE_S = 60
 
 interface Check {
   invariant: string
-  /** a count of the checked rows */
+  /** a query that counts the checked rows */
   of: string
-  /** a query of offending ids as `id` */
+  /** a query that returns the offending ids as `id` */
   broken: string
-  /** uses an index and does not grow with past sales: a worker runs it every minute */
+  /** the check uses an index and its cost does not grow with past sales: a worker runs it every minute */
   quick?: true
 }
 
-/** Units of each resource, wallets included, by the purchases. */
+/** Units that each purchase should have moved, by resource, including amounts from wallets. */
 const EFFECTS = `
   SELECT p.id, p.status, l.resource, sum(l.units)::bigint AS units FROM purchases p CROSS JOIN LATERAL (
     SELECT e ->> 'resource' AS resource, (e ->> 'units')::bigint AS units FROM jsonb_array_elements(p.items) e
@@ -47,7 +47,7 @@ const LEDGER = `
          sum(delta)::bigint AS available
   FROM ledger_entries GROUP BY resource_id`
 
-/** Holdings of customers of resources with a limit, by the ledger, and the time of the last increase. */
+/** Units that each customer has of a resource with a limit, computed from the ledger, and the time of the last increase. */
 const HAVE = `
   SELECT m.resource_id, p.customer, -sum(m.delta)::bigint AS units,
          max(m.created_at) FILTER (WHERE m.reason = 'hold' OR (m.reason = 'sale' AND NOT EXISTS (
@@ -56,12 +56,13 @@ const HAVE = `
   FROM ledger_entries m JOIN resources r ON r.id = m.resource_id AND r.max_per_customer IS NOT NULL
   JOIN purchases p ON p.id = m.purchase_id GROUP BY m.resource_id, p.customer HAVING sum(m.delta) <> 0`
 
-/** Charges and refunds by purchase or booking. */
+/** Charges and refunds with the id of their purchase or booking. */
 const CHARGES = `SELECT coalesce(purchase_id, booking_id) AS id, kind, status, amount, next_attempt_at FROM charges`
 
 /**
- * Money of each charge that went back or will: `refunds` by pending and successful refunds, `back` also by our failed refunds,
- * which are retried, and by lost disputes, `there` by refunds made at the provider; `ours`: there is a refund of our own.
+ * Money of each charge that went back or will go back. `refunds`: through pending and successful refunds. `back`: also through
+ * our failed refunds, which are retried, and lost disputes. `there`: through refunds made at the provider. `ours`: whether the
+ * charge has a refund that we requested.
  */
 const BACK = `
   SELECT coalesce(purchase_id, booking_id) AS id,
@@ -74,7 +75,7 @@ const BACK = `
 
 /** Seconds after which a charge counts as stuck: longer than an outage of a provider usually lasts. */
 const STILL_S = 3_600
-/** Our charges and refunds that have not ended for STILL_S, and charges that were not checked in time. */
+/** Our charges and refunds that have not ended within STILL_S, and charges that were not checked in time. */
 export const STANDING_STILL = `
   SELECT coalesce(purchase_id, booking_id) AS id FROM charges
   WHERE status IN ('pending', 'confirming', 'cancelling', 'authorized', 'capturing', 'failed') AND NOT at_provider
@@ -83,7 +84,10 @@ export const STANDING_STILL = `
   SELECT coalesce(purchase_id, booking_id) FROM charges
   WHERE status = 'captured' AND recheck_at IS NOT NULL AND recheck_at < now() - interval '${STILL_S} s'`
 
-/** Purchases and bookings that are paid by card, and whose charge pays them: a replacement is paid by the replaced one's. */
+/**
+ * Purchases and bookings that are paid by card, with the id of the row whose charge pays for them: a replacement is paid by the
+ * charge of the row that it replaces.
+ */
 const SOLD_BY_CARD = `
   SELECT id, coalesce(replaces_id, id) AS payer, amount FROM (
     SELECT id, replaces_id, amount, payment FROM purchases WHERE status = 'confirmed'
@@ -169,7 +173,7 @@ const CHECKS: readonly Check[] = [
              GROUP BY purchase_id, resource_id HAVING sum(delta) <> 0`,
   },
   {
-    // As far as it can be checked: a free item has no currency, and the amount of a cart is not split by resource.
+    // This check is partial: a free item has no currency, and the amount of a cart is not split by resource.
     invariant: 'a ledger has one currency: sales and payments are in the currency of their resource',
     of: `SELECT count(*) FROM (${PRICED}) p`,
     broken: `SELECT r.id FROM (${PRICED}) p JOIN resources r ON r.id = p.resource
@@ -275,7 +279,7 @@ const CHECKS: readonly Check[] = [
              WHERE h.last_sequence <> (SELECT o.last_sequence FROM outbox o WHERE o.resource_id = h.resource_id ORDER BY o.id DESC LIMIT 1)`,
   },
   {
-    // A long queue is no fault, a queue without progress is.
+    // A long queue is not a fault; a queue without progress is a fault.
     invariant: `nothing acknowledged is lost: no queue with a queued row has made no progress for ${LATE_S} s`,
     of: `SELECT (SELECT count(*) FROM purchases) + (SELECT count(*) FROM bookings)`,
     broken: `SELECT id FROM (
@@ -301,15 +305,15 @@ const CHECKS: readonly Check[] = [
   },
 ]
 
-/** Milliseconds a quick check may take. */
+/** Time limit of a quick check, in milliseconds. */
 export const QUICK_MS = 10_000
-/** Seconds in which a queue whose lease is held settles a row, if it has one. */
+/** Seconds within which workers must settle a row of a queue that has rows and whose lease is held. */
 const BLOCKED_S = 10
-/** Rows before and after the first queued one among which the last settlement of its queue is searched. */
+/** How many rows before and after the first queued row are searched for a recent settlement of the queue. */
 const NEIGHBOURS = 50
 
 const recent = `settled_at > now() - interval '${BLOCKED_S} s'`
-/** A row of this table near the first queued one of its queue was settled recently: ids are in order of time. */
+/** Builds a condition: a row of this table near the first queued row of the queue was settled recently. Ids are in order of time. */
 const neighbour = (table: string, queue: string) =>
   [
     ['<', 'DESC'],
@@ -338,7 +342,7 @@ const NOT_MOVING = `
     ) m WHERE created_at > now() - interval '${BLOCKED_S} s')
   ORDER BY since LIMIT ${OFFENDERS}`
 
-/** Queues with a queued row and a held lease in which no row was settled for BLOCKED_S, each with the lock holder. */
+/** Returns the queues with a queued row and a held lease in which no row was settled for BLOCKED_S, each with the lock holder. */
 export async function blockedQueues(client: Client, locks: Pick<Locks, 'inspect'>): Promise<string[]> {
   const rows = await query<{ queue: string }>(client, sql.raw(NOT_MOVING))
   const states = await Promise.all(rows.map(({ queue }) => locks.inspect(queue)))
@@ -368,7 +372,7 @@ export async function verify(
     return findings
   })
   if (!locks) return all
-  // Not in the transaction: it waits for the lock server, and a failure must not cost the findings above.
+  // Run this check outside the transaction: it waits for the lock server, and its failure must not lose the findings above.
   const invariant = `no queue is blocked: none waits for ${BLOCKED_S} s while its lease is held and nothing is settled`
   const offenders = await blockedQueues(client, locks).catch((error) => [`not checked: ${(error as Error).message}`])
   return [...all, { invariant, looked_at: 0, offenders }]

@@ -1,7 +1,7 @@
 /**
- * Statistics of the locks of the whole fleet. Invariant: counting is an addition in memory and never waits, so a Redis
- * that is away costs figures, not locks. Each process adds its counts to one Redis hash per hour, once a second; a
- * reader sums the hours.
+ * Statistics of the locks of the whole fleet. Invariant: counting is an addition in memory and never waits, so an outage of
+ * Redis costs figures, not locks. Each process adds its counts to one Redis hash per hour, once a second; a reader sums the
+ * hashes of several hours.
  */
 import type { Redis } from 'ioredis'
 import type { LockEvents } from './locks/api.ts'
@@ -11,12 +11,13 @@ const FLUSH_MS = 1_000
 /** Milliseconds within which Redis must answer. */
 const ANSWER_MS = 1_000
 const HOUR_MS = 3_600_000
-/** Hours that are kept: a week shows what is usual at this time of the week. */
+/** Hours for which Redis keeps the statistics: a week shows what is usual at this time of the week. */
 export const MAX_HOURS = 168
 
 /**
  * Buckets of waits and holds: bucket n ends at 2^(n/4) ms, from 2^-3 ms to a day. A quantile is reported as the end of
- * its bucket, so it is never too low and at most 2^(1/4) times, 19 %, too high. Histograms add up; quantiles do not.
+ * its bucket, so it is never too low and at most 19 % (a factor of 2^(1/4)) too high. The processes report histograms, because
+ * histograms can be added up and quantiles cannot.
  */
 const STEPS = 4
 const [FIRST, LAST] = [-12, 106]
@@ -53,17 +54,20 @@ export interface LockStats {
   readonly events: Required<Pick<LockEvents, 'acquired' | 'failed' | 'contended' | 'lost' | 'released'>>
   /** Counts a write of a superseded holder that the database refused. */
   onStaleWrite(): void
-  /** Writes the counts to Redis; rejects when Redis does not answer, and keeps them for the next flush. */
+  /** Writes the counts to Redis. If Redis does not answer, it rejects and keeps the counts for the next flush. */
   flush(): Promise<void>
-  /** The figures of the whole fleet for the last hours, including this process up to now. @throws the error of Redis */
+  /**
+   * Returns the figures of the whole fleet for the last hours, including those of this process up to now.
+   * @throws the error of Redis
+   */
   read(hours: number): Promise<LockStatistics>
   close(): Promise<void>
 }
 
-/** A wait that ends because its process stops counts as aborted, like one whose caller disconnected. */
+/** reason of a failure → its counter. A wait that ends because its process stops counts as aborted, as if its caller had disconnected. */
 const FAILURES = { lock_busy: 'timeouts', aborted: 'aborted', closed: 'aborted', unreachable: 'unreachable' } as const
 
-/** The caller closes `redis`. */
+/** Starts to count and to flush. The caller closes `redis`. */
 export function createLockStats({ redis, prefix }: { redis: Redis; prefix: string }): LockStats {
   let counts = new Map<string, number>()
   let sending: Promise<void> | undefined
@@ -80,7 +84,7 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
     try {
       await addCounts(redis, keyOf(hourNow()), flushed)
     } catch (error) {
-      // When only the answer was lost, one second counts twice: better than a gap at each failover of Redis.
+      // If only the answer was lost, the counts of one second count twice. That is better than a gap at each failover of Redis.
       for (const [field, count] of flushed) add(field, count)
       throw error
     }
@@ -92,7 +96,7 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
         sending = undefined
       })
     }
-    // One at a time: a Redis that hangs holds one request, and further counts wait in memory.
+    // Send one request at a time: if Redis hangs, one request waits for it and further counts wait in memory.
     if (sending) await withTimeout(sending, ANSWER_MS)
   }
 
@@ -117,7 +121,7 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
 
     async read(hours) {
       await flush()
-      // Also what was counted during an earlier flush.
+      // Flush again: events may have been counted while an earlier flush was running.
       await flush()
       const last = hourNow()
       const first = last - hours + 1
@@ -132,7 +136,7 @@ export function createLockStats({ redis, prefix }: { redis: Redis; prefix: strin
   }
 }
 
-/** All or nothing: a partly counted hour would report a wrong success rate. */
+/** Adds all counts or none: a partly counted hour would report a wrong success rate. */
 async function addCounts(redis: Redis, key: string, counts: ReadonlyMap<string, number>): Promise<void> {
   const transaction = redis.multi()
   for (const [field, count] of counts) transaction.hincrby(key, field, count)
@@ -140,7 +144,7 @@ async function addCounts(redis: Redis, key: string, counts: ReadonlyMap<string, 
   await transaction.exec()
 }
 
-/** The counts of these hours, by field. */
+/** Returns the sums of the counts of these hours, by field. */
 async function sumCounts(redis: Redis, keys: readonly string[]): Promise<Map<string, number>> {
   const hashes = await Promise.all(keys.map((key) => redis.hgetall(key)))
   const sums = new Map<string, number>()

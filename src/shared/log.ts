@@ -4,8 +4,8 @@ import { pino } from 'pino'
 export type Log = pino.Logger
 
 /**
- * Members of errors: Postgres includes the rejected row, ioredis the command with its arguments, the payment provider its
- * whole response. Names of customers and tokens of cards are in all three.
+ * Members of errors that must not be logged: Postgres includes the rejected row, ioredis the command with its arguments, the
+ * payment provider its whole response. All three can contain names of customers and tokens of cards.
  */
 const CONFIDENTIAL = ['detail', 'where', 'query', 'parameters', 'command', 'raw', 'headers']
 const SECRET = [
@@ -14,7 +14,7 @@ const SECRET = [
   'row.payment',
 ]
 
-/** `to`: for tests; default: stdout. */
+/** Creates a logger. `to`: where it writes, for tests; default: stdout. */
 export function createLog(level: string, name: string, to?: pino.DestinationStream): Log {
   const options: pino.LoggerOptions = {
     level,

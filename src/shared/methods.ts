@@ -1,15 +1,15 @@
 /**
- * The methods of a path, on the API and on the workers' server. Invariant: an unsupported method of a known path is a 405
- * that names the supported ones, and only an unknown path is a 404; both before a body is read.
+ * Checks the method of a request, on the API and on the workers' server. Invariant: an unsupported method of a known path gets
+ * a 405 that names the supported methods, and only an unknown path gets a 404; both are sent before a body is read.
  */
 import type { FastifyInstance } from 'fastify'
 import createRouter from 'find-my-way'
 import { Problem } from './problem.ts'
 
-/** The router requires a method; paths are registered under this one, whatever their methods. */
+/** The router requires a method, so every path is registered under this one, whatever methods the path has. */
 const ANY = 'GET'
 
-/** Call it before the routes are registered, with the options of the server's own router. */
+/** Collects the paths and methods of routes. Call it before the routes are registered, with the options of the server's router. */
 export function knowPaths(
   app: FastifyInstance,
   options: { ignoreTrailingSlash?: boolean; maxParamLength?: number } = {},
@@ -17,7 +17,7 @@ export function knowPaths(
   const paths = createRouter<createRouter.HTTPVersion.V1>(options)
   const methods = new Map<string, Set<string>>()
   app.addHook('onRoute', ({ url, method }) => {
-    // CORS preflights are answered for every path, known or not.
+    // The CORS plugin answers preflights for every path, known or not.
     if (url === '*') return
     const known = methods.get(url)
     const allowed = known ?? new Set()
@@ -26,7 +26,7 @@ export function knowPaths(
     if (!known) paths.on(ANY, url, () => {}, allowed)
   })
   return {
-    /** Call it after the key check, so that a request without a key gets 401 first. */
+    /** Registers the check. Call it after the key check, so that a request without a key gets 401 first. */
     refuseUnknown() {
       app.addHook('onRequest', async (request, reply) => {
         if (!request.is404) return

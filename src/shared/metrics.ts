@@ -31,11 +31,11 @@ export function createMetrics() {
     ...outboundMetrics(define),
     ...breakerMetrics(define),
   }
-  // No value before the first poll of the fleet (fleet-monitor.ts): a 0 would claim that all is well.
+  // These gauges have no value before the first poll of the fleet (fleet-monitor.ts): a 0 would claim that all is well.
   const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
   for (const one of [queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations])
     one.remove()
-  // increase() of a counter that first appears with 1 is 0, so counters that alerts use start with 0.
+  // If a counter first appears with 1, Prometheus' increase() is 0, so counters that alerts use start with 0.
   for (const reason of LOST) metrics.lock_lost.inc({ reason }, 0)
   for (const reason of FAILED) metrics.lock_failures.inc({ reason }, 0)
   metrics.lock_long_holds.inc({ type: '*' }, 0)
@@ -132,7 +132,7 @@ function queueMetrics({ counter, gauge }: Definers) {
   }
 }
 
-/** What leaves the fleet: charges at the provider, webhooks to endpoints. */
+/** Metrics of requests that leave the fleet: charges at the provider, webhooks to endpoints. */
 function outboundMetrics({ counter, histogram, gauge }: Definers) {
   return {
     charges: counter(
@@ -169,8 +169,8 @@ function breakerMetrics({ counter, gauge }: Definers) {
 }
 
 /**
- * Feeds the events of the lock library into metrics, statistics and log. Warnings: a lease that is held long delays its
- * queue, one that is renewed late is about to be lost, one that was lost has cost a batch.
+ * Feeds the events of the lock library into metrics, statistics and log. Three events are logged as warnings: a lease that is
+ * held long delays its queue, a lease that is renewed late was nearly lost, and a lost lease has cost a batch.
  */
 export function lockEvents(
   metrics: Metrics,
@@ -204,7 +204,7 @@ export function lockEvents(
       log.error({ right }, 'the user of the lock server lacks a right: see "Rights on Redis" in docs/locks.md')
     },
     longHold(resource, lease) {
-      // Types come from outside; only those that the configuration names get a label of their own.
+      // Callers choose the resource types, so only types that the configuration names get a separate label.
       metrics.lock_long_holds.inc({ type: expected.has(typeOf(resource)) ? typeOf(resource) : '*' })
       log.warn({ resource, ...lease }, 'a lease is held longer than expected')
     },

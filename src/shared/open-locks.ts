@@ -1,6 +1,6 @@
 /**
- * Opens the locks on the servers that the configuration names. Invariant: API and workers lock in the same place, so
- * both use this function, and what is opened here is closed here.
+ * Opens the locks on the servers that the configuration names. Invariants: API and workers lock in the same place, so both
+ * use this function; close() closes every connection that this file opens.
  */
 import { Cluster, Redis } from 'ioredis'
 import type { Config, LockRedis } from './config.ts'
@@ -13,7 +13,7 @@ import { openRedis } from './redis.ts'
 
 interface OpenLocksDeps {
   config: Pick<Config, 'lock' | 'redis_prefix' | 'lease_ttl_ms' | 'expected_hold_ms'>
-  /** On REDIS_URL: used for the locks unless they have servers of their own. The caller closes it. */
+  /** Client of REDIS_URL: the locks use it unless LOCK_REDIS_URLS or etcd is configured. The caller closes it. */
   redis: Redis
   log: Log
   events: LockEvents
@@ -21,11 +21,11 @@ interface OpenLocksDeps {
 
 export interface OpenedLocks {
   locks: Locks
-  /** The modes that these servers support: a quorum has no permits. */
+  /** The modes that these lock servers support: a quorum has no permits. */
   modes: readonly Mode[]
-  /** For /readyz: checks that reject when the locks are unavailable. Empty when the locks are on `redis`. */
+  /** Checks for /readyz that reject when the locks are unavailable. Empty when the locks are on `redis`. */
   checks: Readonly<Record<string, () => Promise<unknown>>>
-  /** Releases held leases and closes the connections opened here. */
+  /** Releases held leases and closes the connections that openLocks opened. */
   close(): Promise<void>
 }
 
@@ -42,7 +42,7 @@ export async function openLocks({ config, redis, log, events }: OpenLocksDeps): 
   switch (lock.backend) {
     case 'redis': {
       const own = lock.servers && openServers(lock.servers, log)
-      // A tenth of the TTL: a heartbeat may be that late for other reasons, too.
+      // Wait for replicas for a tenth of the TTL at most: a heartbeat may be that late for other reasons, too.
       const replication = lock.wait_replicas && { replicas: lock.wait_replicas, timeout_ms: Math.floor(ttl_ms / 10) }
       const locks = createLocks({ redis: own ?? redis, prefix, ...options, ...(replication && { replication }) })
       const close = async () => {
@@ -52,7 +52,7 @@ export async function openLocks({ config, redis, log, events }: OpenLocksDeps): 
       return { locks, modes: ALL, checks: own ? { locks: () => locks.inspect('readyz') } : {}, close }
     }
     case 'redlock': {
-      // A warning for each server that fails: the others may still be a quorum, and then nothing else reports it.
+      // Log a warning for each server that fails: the others may still be a quorum, and then nothing else reports the failure.
       const nodes = lock.urls.map((url) => openRedis(url, log, { autoResendUnfulfilledCommands: false }, 'warn'))
       const { max_ttl_ms } = lock
       // The type of createRedlock excludes permits; callers check `modes` before they request one.

@@ -1,16 +1,16 @@
 /**
- * Reads the outbox. Invariant: rows at or below the horizon are final. No further row becomes visible there, so a reader
- * that has read up to a horizon has missed nothing, although ids are assigned before their transactions commit.
+ * Reads the outbox. Invariant: rows at or below the horizon are final, that is, no further row can become visible there. So a
+ * reader that has read up to a horizon has missed nothing, although Postgres assigns ids before their transactions commit.
  */
 import { sql } from 'drizzle-orm'
 import { type Client, query } from './db/client.ts'
 import { BOOKING_STATUSES, type BookingStatus } from './domain/booking.ts'
 import { type LineItem, PURCHASE_STATUSES, type PurchaseStatus } from './domain/purchase.ts'
 
-/** `queued` is no event: the caller that created the row has the response. */
+/** Returns the statuses that are events. `queued` is not an event: the caller that created the row has the response. */
 const settled = <Status extends string>(statuses: readonly Status[]) => statuses.filter((one) => one !== 'queued')
 
-/** Changes of a charge that no status of a purchase or booking shows. */
+/** Event types for changes of a charge that no status of a purchase or booking shows. */
 const MONEY = [
   'refunded',
   'refund_failed',
@@ -34,16 +34,16 @@ export interface Position {
 }
 
 /**
- * One change, as its readers get it. Every delivery of an event has the same content. A purchase of several resources is an
- * event of each of them.
+ * One change, as readers of the outbox get it. Every delivery of an event has the same content. A change of a purchase of
+ * several resources is one event for each resource.
  */
 export interface Event {
   /** unique, and in the order of the whole log: `17-3` is the third change of row 17 */
   id: string
-  /** equal in the events of all resources of a cart, so that a receiver of several of them can act once */
+  /** the same in the events of all resources of a cart, so that a receiver of several of these events can act once */
   change: string
   type: string
-  /** a resource of the purchase, or the booked one */
+  /** a resource of the purchase, or the booked resource */
   resource: string
   /** counts the resource's events, without gaps */
   sequence: number
@@ -54,21 +54,21 @@ export interface Event {
 export const formatEventId = ({ id, n }: Position) => `${id}-${n}`
 export const ID_PATTERN = '^(0|[1-9]\\d{0,14})-(0|[1-9]\\d{0,5})$'
 
-/** Inverse of formatEventId. */
+/** Returns the position that formatEventId has formatted. */
 export function parseEventId(id: string): Position {
   const [row = '', n = ''] = id.split('-')
   return { id: Number(row), n: Number(n) }
 }
 
-/** Negative when `a` lies before `b`. */
+/** Compares two positions, for sorting: negative if `a` lies before `b`. */
 export const comparePositions = (a: Position, b: Position) => a.id - b.id || a.n - b.n
 
-/** More than a batch has rows. */
+/** More than the number of rows in a batch, so no outbox row has as many changes. */
 const MAX_CHANGES = 999_999
-/** The end of a row: behind all of its changes. */
+/** Returns the position behind all changes of an outbox row. */
 export const endOfRow = (id: number): Position => ({ id, n: MAX_CHANGES })
 
-/** Rows of one page by default: a row has up to a batch of changes. */
+/** Default number of outbox rows in one page: few, because one row can contain the changes of a whole batch. */
 const ROWS = 16
 
 interface Row {
@@ -83,7 +83,7 @@ interface Row {
   status: PurchaseStatus | BookingStatus | (typeof MONEY)[number] | 'restocked'
   reason: string | null
   delta: number | null
-  /** of a payment: what it pays for, and whether the change was made at the provider */
+  /** for a payment: what it pays for, and whether the change was made at the provider */
   purchase: string | null
   booking: string | null
   at_provider: boolean | null
@@ -98,7 +98,7 @@ interface Row {
 
 interface Page {
   events: Event[]
-  /** everything up to here was read */
+  /** the reader has read everything up to this position */
   end: Position
   /** there may be more below the horizon */
   more: boolean
@@ -108,13 +108,13 @@ interface PageOptions {
   after: Position
   horizon: number
   resource?: string | undefined
-  /** rows */
+  /** maximum number of outbox rows */
   limit?: number
 }
 
 /**
- * The next events after a position, of one resource or of all, up to `horizon`. Data that the outbox row does not store is
- * read from the purchase or booking: only columns that no longer change.
+ * Reads the next events after a position, for one resource or for all, up to `horizon`. It reads data that the outbox row does
+ * not store from the purchase or booking, and only from columns that no longer change.
  */
 export async function readEvents(
   client: Client,
@@ -164,13 +164,13 @@ function toEvent(row: Row): Event {
           : { booking: subject, ...common, kind: row.kind, from: iso(row.from), to: iso(row.to) }
   const timestamp = new Date(created_at).toISOString()
   const id = formatEventId({ id: row.id, n })
-  // A purchase or booking enters each status once; a refund may fail repeatedly, so its change needs the time.
+  // A purchase or booking enters each status once. A refund may fail repeatedly, so the id of its change contains the time.
   const what = about === 'payment' ? `${status}/${timestamp}` : status
   const change = subject === null ? id : `${subject}/${what}`
   return { id, change, type: `${about}.${status}`, resource, sequence, timestamp, data }
 }
 
-/** Bounds of the outbox ids: rows up to `dropped` were pruned, and none is later than `newest`. */
+/** Returns the bounds of the outbox ids: rows up to `dropped` were pruned, and no row is later than `newest`. */
 export async function outboxBounds(client: Client): Promise<{ dropped: number; newest: number }> {
   const [row] = await query<{ dropped: number; newest: number }>(
     client,
@@ -182,9 +182,9 @@ export async function outboxBounds(client: Client): Promise<{ dropped: number; n
 }
 
 /**
- * Finds the horizon. A transaction holds the table lock of the outbox before it gets an id, and until it ends: when all
- * transactions that held it after `newest` was read have ended, their rows up to `newest` are visible. Unlike the xmin of a
- * snapshot, this waits only for writers of the outbox.
+ * Finds the horizon. A transaction takes the table lock of the outbox before it gets an id, and holds the lock until it ends.
+ * This reads `newest`, then lists the transactions that hold the lock. When all of them have ended, every row up to `newest`
+ * is visible. Unlike the xmin of a snapshot, this waits only for writers of the outbox.
  */
 export function createHorizon(client: Client) {
   let final: number | undefined
@@ -201,7 +201,7 @@ export function createHorizon(client: Client) {
   }
 
   return {
-    /** The id up to which all rows are final; undefined: not known yet, poll again soon. */
+    /** Returns the id up to which all rows are final; undefined if that is not known yet: poll again soon. */
     async poll(): Promise<number | undefined> {
       if (pending) {
         const still = new Set(await writers())
@@ -218,7 +218,7 @@ export function createHorizon(client: Client) {
       }
       return final
     },
-    /** Rows are not final yet: poll again sooner. */
+    /** Returns true while some rows are not final yet: the caller should poll again sooner. */
     waiting: () => pending !== undefined,
   }
 }

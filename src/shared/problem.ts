@@ -33,7 +33,7 @@ export class Problem extends Error {
   }
 }
 
-/** This process is shutting down and cannot finish the request; another process can. */
+/** Returns the problem for a request that this process cannot finish because it is shutting down; another process can. */
 export const stopping = () =>
   new Problem(503, 'stopping', 'This process is stopping. Nothing was done; try again.', { retry_after: 1 })
 
@@ -44,11 +44,11 @@ export const reusedKey = () =>
     errors: [{ field: 'Idempotency-Key', detail: 'was used with another body' }],
   })
 
-/** A problem that names one wrong field; 400 by default. */
+/** Returns a problem that names one wrong field; its status is 400 by default. */
 export const fieldProblem = (field: string, detail: string, status = 400, code = 'invalid_request') =>
   new Problem(status, code, `${field} ${detail}`, { errors: [{ field, detail }] })
 
-/** The body of a problem. `instance` is the request's path. */
+/** Returns the response body of a problem. `instance` is the request's path. */
 export function problemBody(problem: Problem, instance: string) {
   return {
     type: `urn:holdfast:problem:${problem.code}`,

@@ -1,14 +1,14 @@
 /**
  * Connections to Redis, and the channels between API and workers. Invariant: a channel carries hints only. A lost message
- * costs its receiver a read of Postgres, or a nudge.
+ * only makes its receiver read Postgres once more, or send an unnecessary nudge.
  */
 import { once } from 'node:events'
 import { Redis, type RedisOptions } from 'ioredis'
 import type { Log } from './log.ts'
 
-/** Carries JSON arrays of settled ids (purchases, bookings and commands). */
+/** Channel on which workers publish JSON arrays of settled ids (purchases, bookings and commands). */
 export const settledChannel = (redis_prefix: string) => `${redis_prefix}settled`
-/** Carries whether a queue is hot: its worker will poll it again without a nudge. */
+/** Channel on which a worker publishes whether a queue is hot, that is, whether the worker will poll it again without a nudge. */
 export const hotQueueChannel = (redis_prefix: string) => `${redis_prefix}flow`
 export const formatHotQueue = (resource: string, flows: boolean) => `${flows ? '+' : '-'}${resource}`
 export const parseHotQueue = (message: string) => ({ resource: message.slice(1), flows: message.startsWith('+') })
@@ -17,21 +17,22 @@ export const parseHotQueue = (message: string) => ({ resource: message.slice(1),
 const RECONNECT_MS = 200
 
 const at = (url: string) => new URL(url).host
-/** Why a connection is down: the error of a command does not say it. */
+/** connection → why it is down: the error of a command does not say why */
 const causes = new WeakMap<Redis, Error>()
 
-/** Resolves when Redis answers; waits for a first connection that is still being made. @throws the reason why it does not */
+/** Resolves when Redis answers; waits for a first connection that is still being made. @throws why Redis does not answer */
 export async function pingRedis(redis: Redis): Promise<void> {
   const cause = causes.get(redis)
   if (cause) throw cause
-  // Rejects when an error comes first.
+  // once() rejects if the connection emits an error before it is ready.
   if (redis.status !== 'ready') await once(redis, 'ready')
   await redis.ping()
 }
 
 /**
- * For commands whose failure the caller handles: none is queued while Redis is down. `level`: of the log message about a
- * failed connection; a process has several to one Redis, and watchDependencies reports once that it is down.
+ * Opens a connection for commands whose failure the caller handles: while Redis is down, commands fail at once and are not
+ * queued. `level`: log level of the message about a failed connection. It is low by default, because a process has several
+ * connections to one Redis, and watchDependencies reports once that Redis is down.
  */
 export function openRedis(
   url: string,
@@ -64,8 +65,8 @@ export function openRedis(
 }
 
 /**
- * Calls `onMessage` with the messages of a channel, from each time on that the connection is ready: a subscription ends with
- * its connection, and what is published in between is lost.
+ * Calls `onMessage` with each message of a channel. It subscribes again each time the connection becomes ready: a subscription
+ * ends with its connection, and messages published in between are lost.
  */
 export function subscribe(
   redis: Redis,

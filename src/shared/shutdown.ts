@@ -1,19 +1,19 @@
 /**
- * Graceful shutdown. Invariants: every step runs, even when an earlier one hangs, and the process ends by the deadline; no
- * connection is reset during a request, and requests that still arrive are answered.
+ * Graceful shutdown. Invariants: every step runs, even when an earlier step hangs, and the process ends by the deadline; the
+ * server resets no connection during a request, and answers requests that still arrive.
  */
 import { Server } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Log } from './log.ts'
 
-/** `within_ms`: time until the next step runs. */
+/** One step of the shutdown. `within_ms`: time after which the next step runs. */
 export type Step = readonly [name: string, run: (within_ms: number) => unknown]
 
 /** Milliseconds reserved for each later step. */
 const RESERVED_MS = 500
 
-/** Share of the deadline for all steps, so that the last one ends before it. */
+/** Share of the deadline for all steps together, so that the last step ends before the deadline. */
 const FOR_STEPS = 0.95
 
 /** Runs the steps one after the other. A step that fails or times out is logged and abandoned. */
@@ -57,8 +57,8 @@ export function onStop(log: Log, deadline_ms: number, steps: readonly Step[]): v
 }
 
 /**
- * Milliseconds in which open connections may still send a request after the server stops accepting new ones. A client that
- * got its last response before the stop may be sending the next request: closing its connection would reset it.
+ * Milliseconds in which open connections may still send a request after the server has stopped accepting new connections. A
+ * client that got its last response before the stop may be sending its next request: closing the connection would reset it.
  */
 const QUIET_MS = 1_000
 /** Milliseconds between checks of the open connections. */
@@ -69,20 +69,20 @@ export interface ConnectionDrain {
   announceClose(): void
   /** Registers a step that ends long requests; it runs once no new connection is accepted. */
   onDrain(step: () => void): void
-  /** Accepts no new connection, waits for open requests, and closes the server; by force after within_ms. */
+  /** Stops accepting connections, waits for open requests, and closes the server; after within_ms it closes by force. */
   drain(within_ms: number): Promise<void>
 }
 
-/** Call it before routes and other hooks are registered. The server answers while it closes: return503OnClosing is false. */
+/** Adds the hooks. Call it before routes and other hooks are registered. The server answers while it closes (return503OnClosing: false). */
 export function createConnectionDrain(app: FastifyInstance): ConnectionDrain {
   let leaving = false
   const steps: (() => void)[] = []
   app.addHook('onRequest', (_request, reply, done) => {
-    // On the raw response too, for handlers that hijack it.
+    // Set the header on the raw response too, for handlers that hijack the reply.
     if (leaving) reply.raw.setHeader('connection', 'close')
     done()
   })
-  // For requests that were open when the shutdown began.
+  // This hook is for requests that were open when the shutdown began.
   app.addHook('onSend', (_request, reply, payload, done) => {
     if (leaving) reply.header('connection', 'close')
     done(null, payload)
@@ -98,7 +98,7 @@ export function createConnectionDrain(app: FastifyInstance): ConnectionDrain {
     async drain(within_ms) {
       leaving = true
       const end = performance.now() + within_ms
-      // Not http.Server's own close, which also closes idle connections at once.
+      // Do not use the close of http.Server, which also closes idle connections at once.
       if (app.server.listening) Server.prototype.close.call(app.server)
       for (const step of steps) step()
       const quiet = performance.now() + Math.min(QUIET_MS, within_ms / 2)

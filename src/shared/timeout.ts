@@ -1,9 +1,9 @@
 /**
- * What is done in time: a promise with a time limit, a loop that runs every so often, and a wake-up. Invariant: a timer that is
- * no longer needed is cleared, and none of the loops runs twice at once.
+ * Timers: a time limit for a promise, a loop with a fixed interval, and a wake-up signal. Invariant: a timer that is no longer
+ * needed is cleared, and no loop runs its body twice at once.
  */
 
-/** A wait that can be ended from outside. */
+/** A wait that other code can end. */
 export interface Interruptible {
   aborted?: { reason: unknown }
   abort?: (reason: unknown) => void
@@ -16,17 +16,17 @@ interface Request {
   reject: (reason: unknown) => void
 }
 
-/** How late an expired limit may be detected. The shortest limit is 50 ms. */
+/** Milliseconds by which the detection of an expired limit may be late. The shortest limit is 50 ms. */
 const CHECK_MS = 25
 
-/** One timer for all of them: a timer each would cost as much as the rest of the client's side of an acquire. */
+/** Pending limits. They share one timer: one timer each would cost as much as the rest of the client's side of an acquire. */
 const pending = new Set<Request>()
 let scheduled = false
 
 /**
- * Rejects after limit_ms, or as soon as the waiter is aborted. The work itself continues: the caller must handle what
- * it may still do.
- * @param what of the error: `${what} within ${limit_ms} ms`
+ * Resolves as `work` does, but rejects after limit_ms, or as soon as the waiter is aborted. The work itself continues: the
+ * caller must handle what the work may still do.
+ * @param what the start of the error message: `${what} within ${limit_ms} ms`
  */
 export function withTimeout<T>(
   work: Promise<T>,
@@ -60,7 +60,7 @@ function scheduleCheck(): void {
   setTimeout(afterReplies, CHECK_MS)
 }
 
-/** After a blocked event loop, answers wait in the socket: setImmediate runs after they are read. */
+/** Runs rejectLate after pending answers: if the event loop was blocked, answers wait in the socket, and setImmediate runs after they are read. */
 function afterReplies(): void {
   setImmediate(rejectLate, performance.now())
 }
@@ -77,9 +77,9 @@ function rejectLate(now: number): void {
 }
 
 /**
- * Runs `run` every interval_ms, never twice at once: the turns that come while it runs are skipped. An error goes to `onError`,
- * and the next turn comes as usual. The timer alone does not keep the process alive.
- * @returns a function that ends it, and resolves when the run under way has ended
+ * Calls `run` every interval_ms, never twice at once: it skips the turns that come while `run` is running. An error goes to
+ * `onError`, and the next turn comes as usual. The timer alone does not keep the process alive.
+ * @returns a function that ends the loop, and resolves when the current run has ended
  */
 export function every(interval_ms: number, run: () => unknown, onError: (error: unknown) => void): () => Promise<void> {
   let running: Promise<void> | undefined
@@ -102,13 +102,13 @@ export function every(interval_ms: number, run: () => unknown, onError: (error: 
 }
 
 export interface Signal {
-  /** Ends every wait, also those that begin later. */
+  /** Ends every wait, including waits that begin later. */
   fire(): void
-  /** Resolves when it was fired, after within_ms, or when `signal` aborts, whichever comes first. */
+  /** Resolves when fire() was called, after within_ms, or when `signal` aborts, whichever comes first. */
   wait(limits?: { within_ms?: number; signal?: AbortSignal }): Promise<void>
 }
 
-/** A wake-up that happens once. */
+/** Creates a signal that can be fired once. */
 export function createSignal(): Signal {
   let fired = false
   const waits = new Set<() => void>()

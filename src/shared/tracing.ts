@@ -13,20 +13,20 @@ export interface Traces {
   tracer: Tracer
   /** Saves the active trace context for the worker that settles this row. */
   saveContext(id: string): void
-  /** The trace contexts of the rows that have one. */
+  /** Returns the saved trace contexts by row id; rows without one are absent. */
   loadContexts(ids: readonly string[]): Promise<Map<string, Context>>
-  /** Exports the remaining spans, for CLOSE_MS at most. */
+  /** Exports the remaining spans; gives up after CLOSE_MS. */
   close(): Promise<void>
 }
 
 export interface TracesDeps {
-  /** default of service.name; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override it */
+  /** default for service.name; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override it */
   service: string
   redis: Redis
   prefix: string
 }
 
-/** Seconds a trace context is kept: longer than a charge takes, short enough to cost Redis little memory. */
+/** Seconds for which Redis keeps a trace context: longer than a charge takes, short enough to cost little memory. */
 const KEPT_S = 600
 const CLOSE_MS = 3_000
 
@@ -49,7 +49,7 @@ export async function openTraces({ service, redis, prefix }: TracesDeps): Promis
       if (!((trace.getSpanContext(active)?.traceFlags ?? 0) & TraceFlags.SAMPLED)) return
       const carrier: Record<string, string> = {}
       propagation.inject(active, carrier)
-      // Not awaited: it is sent before the row is, and only a span depends on it.
+      // Do not await this command: it is sent before the row is inserted, and only a span depends on it.
       redis.set(keyOf(id), JSON.stringify(carrier), 'EX', KEPT_S).catch(() => {})
     },
     async loadContexts(ids) {

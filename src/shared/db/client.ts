@@ -8,19 +8,19 @@ import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 
 /**
- * Maximum of connections of a process. docs/deploy.md, docs/scaling.md and docker-compose.yml name the sums, which
- * test/ops/compose.test.ts compares with these.
+ * Maximum number of connections of a process. docs/deploy.md, docs/scaling.md and docker-compose.yml name the sums;
+ * test/ops/compose.test.ts compares those sums with these numbers.
  */
 export const CONNECTIONS = {
   api: {
     reads: 8,
-    /** one for each table: flushes of a table run one at a time */
+    /** one for each of the two tables: flushes of a table run one at a time */
     intakes: 2,
-    /** while a dashboard is open */
+    /** used while a dashboard is open */
     dashboard: 1,
   },
   worker: {
-    /** a transaction, the fetches of the next one, further ones while one is stuck, the sweeper, charges */
+    /** for a transaction, the fetches of the next one, further transactions while one is stuck, the sweeper, and charges */
     batches: 8,
     webhooks: 4,
     watch: 1,
@@ -28,15 +28,15 @@ export const CONNECTIONS = {
 } as const
 
 export interface DbOptions {
-  /** connections in the pool */
+  /** maximum number of connections in the pool */
   max: number
-  /** shown in pg_stat_activity */
+  /** name that pg_stat_activity shows */
   name: string
   /** milliseconds a transaction may be idle before the server ends it: the lease's TTL */
   idle_in_transaction_ms: number
   /**
-   * milliseconds for one statement: the server ends one that takes longer, and a connection without a response is closed
-   * ANSWER_MS after that; undefined: no limit, for commands of an operator
+   * time limit of one statement, in milliseconds: the server ends a statement that takes longer; the client closes a connection
+   * without a response ANSWER_MS after that. undefined: no limit, for commands of an operator
    */
   statement_ms?: number
   /** further settings of each session */
@@ -45,8 +45,9 @@ export interface DbOptions {
 
 export type Client = postgres.Sql<{ int8: number }>
 /**
- * The body of a transaction must await only its own statements. If the connection is lost while it awaits anything else,
- * postgres.js sends its next statement on the replacement connection, possibly into the transaction of another body.
+ * A transaction, as its body gets it. The body must await only the statements of this transaction. If the connection is lost
+ * while the body awaits anything else, postgres.js sends the body's next statement on the replacement connection, possibly
+ * into the transaction of another body.
  */
 export type Transaction = postgres.TransactionSql<{ int8: number }>
 
@@ -55,7 +56,7 @@ export interface Db {
   close(): Promise<void>
 }
 
-/** Milliseconds that the response to a statement may come after the server's own limit. */
+/** Milliseconds after the server's statement limit within which the response must arrive. */
 const ANSWER_MS = 2_000
 
 export function openDb(url: string, options: DbOptions): Db {
@@ -68,8 +69,8 @@ export function openDb(url: string, options: DbOptions): Db {
     connect_timeout: 2,
     idle_timeout: 60,
     onnotice: () => {},
-    // With fetch_types each connection first reads the array types, and one that is cut at that moment ends the process: the
-    // error of that query is not caught. Lists are sent as text (unnest.ts) and returned as JSON.
+    // With fetch_types each new connection first reads the array types. If the connection is cut at that moment, the process
+    // ends, because postgres.js does not catch the error of that query. So lists are sent as text (unnest.ts) and returned as JSON.
     fetch_types: false,
     // Every bigint of the schema is bounded below 2^53.
     types: { int8: { to: 20, from: [20], parse: Number, serialize: String } },
@@ -81,7 +82,7 @@ export function openDb(url: string, options: DbOptions): Db {
       ...options.settings,
     },
   })
-  // For its side effect on the client: JSON and dates pass as text, as drizzle's statements expect.
+  // Called for its side effect on the client: JSON and dates then pass as text, as drizzle's statements expect.
   drizzle(client)
   return { client, close: () => client.end({ timeout: 2 }) }
 }
@@ -91,23 +92,23 @@ const dialect = new PgDialect()
 const signals = new WeakMap<object, AbortSignal>()
 
 /**
- * Runs one drizzle `sql` statement as a named prepared statement. drizzle's own `execute` sends it unnamed, which costs
- * postgres.js a second round trip a statement (Describe, then Bind).
+ * Runs one drizzle `sql` statement as a named prepared statement. drizzle's `execute` sends statements unnamed, which costs
+ * postgres.js a second round trip per statement (Describe, then Bind).
  */
 export function query<Row>(on: Client | Transaction, statement: SQL): Promise<Row[]> {
   const { sql: text, params } = dialect.sqlToQuery(statement)
   return run(on, text, params)
 }
 
-/** Runs one statement as a named prepared statement; in a transaction only while its signal has not aborted. */
+/** Runs one statement as a named prepared statement; inside a transaction, only while the transaction's signal has not aborted. */
 export async function run<Row>(on: Client | Transaction, text: string, params: readonly unknown[]): Promise<Row[]> {
   signals.get(on)?.throwIfAborted()
   return (await on.unsafe(text, params as never[], { prepare: true })) as unknown as Row[]
 }
 
 /**
- * A transaction that commits only while its signal has not aborted: afterwards its next statement is not sent, and it is
- * rolled back.
+ * Runs the body in a transaction, which commits only while the signal has not aborted. After an abort, the next statement is not
+ * sent and the transaction is rolled back.
  */
 export async function transaction<T>(
   client: Client,

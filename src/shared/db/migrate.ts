@@ -9,14 +9,14 @@ import { drizzle } from 'drizzle-orm/postgres-js'
 import { migrate } from 'drizzle-orm/postgres-js/migrator'
 import postgres from 'postgres'
 
-/** One advisory lock for each database, so that two migrating processes never interleave (drizzle's migrate has no lock). */
+/** Advisory lock, one per database, so that two migrating processes never interleave (drizzle's migrate has no lock). */
 const MIGRATION_LOCK = 4_077_001
 
 const MIGRATIONS = fileURLToPath(new URL('../../../drizzle', import.meta.url))
 const OTHER_SCHEMA =
   'the schema of this database was created before drizzle/0000_baseline.sql and cannot be upgraded: use an empty database'
 
-/** Hashes of the migrations that were applied to the database, oldest first. */
+/** Returns the hashes of the migrations that were applied to the database, oldest first. */
 async function migrations(client: postgres.Sql): Promise<string[]> {
   const [table] = await client<{ there: boolean }[]>`
     SELECT to_regclass('drizzle.__drizzle_migrations') IS NOT NULL AS there`
@@ -26,9 +26,9 @@ async function migrations(client: postgres.Sql): Promise<string[]> {
 }
 
 /**
- * Applies the missing migrations of drizzle/ to the database; safe from many processes at once.
+ * Applies the missing migrations of drizzle/ to the database. Many processes may call it at once.
  * @returns the number of applied migrations
- * @throws Error when the database was created by another baseline than drizzle/0000_baseline.sql
+ * @throws Error when another baseline than drizzle/0000_baseline.sql created the database
  */
 export async function migrateDb(url: string): Promise<number> {
   const client = postgres(url, { max: 1, connect_timeout: 5, onnotice: () => {} })
@@ -36,10 +36,10 @@ export async function migrateDb(url: string): Promise<number> {
     const orm = drizzle(client)
     await orm.execute(sql`SELECT pg_advisory_lock(${MIGRATION_LOCK})`)
     const before = await migrations(client)
-    // A later version may have migrated the database already; only one with another baseline is not ours.
+    // A later version may have migrated the database already, which is allowed; a database with another baseline is refused.
     const [baseline] = readMigrationFiles({ migrationsFolder: MIGRATIONS })
     if (before.length > 0 && before[0] !== baseline?.hash) throw new Error(OTHER_SCHEMA)
-    // Released with the session: a killed migrator never leaves it behind.
+    // The advisory lock ends with the session, so a killed migrator never leaves it behind.
     await migrate(orm, { migrationsFolder: MIGRATIONS })
     return (await migrations(client)).length - before.length
   } finally {

@@ -1,10 +1,10 @@
 /** The first row of each queue. Invariant: the query costs one index probe for each queue, however long the queues are. */
 import { sql } from 'drizzle-orm'
 
-/** The first row of every queue of the table: an index skip scan, as cheap with a million rows in a queue as with one. */
+/** Builds SQL that selects the first row of every queue of a table: an index skip scan, as cheap with a million rows in a queue as with one. */
 export const queueHeads = (table: string, queue = 'queue') => sql.raw(queueHeadsText(table, queue))
 
-/** The same as text, for statements that are text. */
+/** Returns the same SQL as text, for statements that are written as text. */
 export const queueHeadsText = (table: string, queue = 'queue') =>
   `
   (WITH RECURSIVE head AS (

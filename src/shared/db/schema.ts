@@ -1,6 +1,6 @@
 /**
- * The tables. Invariant: what must never happen is forbidden here (CHECK, UNIQUE, EXCLUDE, triggers in drizzle/), so
- * that the database is right even when every lock is wrong. What drizzle-kit cannot say (EXCLUDE, triggers, fill
+ * The tables. Invariant: the database forbids every state that must never happen (CHECK, UNIQUE, EXCLUDE, triggers in
+ * drizzle/), so that its data is right even when every lock fails. What drizzle-kit cannot express (EXCLUDE, triggers, fill
  * factors) is in the hand-written migration drizzle/0001_guards.sql.
  */
 import { sql } from 'drizzle-orm'
@@ -47,11 +47,11 @@ import {
   type PurchaseStatus,
 } from '../domain/purchase.ts'
 
-/** Byte order, so that Postgres sorts references as JavaScript does: both sides lock in one order. */
+/** Column type of a resource reference. It sorts in byte order, as JavaScript does, so that both sides lock in the same order. */
 const ref = customType<{ data: string }>({ dataType: () => 'text COLLATE "C"' })
 const tstzrange = customType<{ data: string }>({ dataType: () => 'tstzrange' })
 const units = (name: string) => bigint(name, { mode: 'number' })
-/** A list for IN, so that a status is written once. */
+/** Returns the values as a list for IN, so that each status is written only once, in src/shared/domain. */
 const oneOf = (values: readonly string[]) => sql.raw(`(${values.map((value) => `'${value}'`).join(', ')})`)
 const at = (name: string) => timestamp(name, { withTimezone: true, mode: 'string' })
 
@@ -66,16 +66,16 @@ export const resources = pgTable(
     name: text('name').notNull().default(''),
     total: units('total').notNull().default(0),
     available: units('available').notNull().default(0),
-    /** Units of holds. Sold is total - available - held, so the three can never disagree. */
+    /** Units that holds reserve. The sold units are total - available - held, so these numbers can never disagree. */
     held: units('held').notNull().default(0),
     /** In the currency's minor unit (cents). */
     price: units('price').notNull().default(0),
     currency: text('currency').notNull().default('USD'),
-    /** Units that one customer may have of it, held ones included; null: no limit, and nothing is counted. */
+    /** Maximum number of units that one customer may have, held units included; null: no limit, and units are not counted. */
     max_per_customer: units('max_per_customer'),
-    /** Since when that limit holds: what was sold before may exceed it. */
+    /** When max_per_customer was set: sales before that time may exceed it. */
     limit_set_at: at('limit_set_at'),
-    /** The ETag: rises with every change of the definition, not with sales. */
+    /** The ETag: rises with every change of the definition or the total, but not with sales. */
     version: integer('version').notNull().default(1),
     fencing_token: units('fencing_token').notNull().default(0),
     created_at: at('created_at').notNull().defaultNow(),
@@ -102,18 +102,18 @@ export const purchases = pgTable(
     queue: ref('queue').notNull(),
     customer: text('customer').notNull().default(''),
     items: jsonb('items').$type<LineItem[]>().notNull(),
-    /** Minor units; null until it is priced under the lease. */
+    /** In minor units; null until a worker has priced the purchase under the lease. */
     amount: units('amount'),
     currency: text('currency'),
     payment: jsonb('payment').$type<Payment>().notNull().default({ method: 'none' }),
     hold_seconds: integer('hold_seconds'),
     status: text('status').$type<PurchaseStatus>().notNull().default('queued'),
     reason: text('reason'),
-    /** What the decision saw when it rejected the purchase: a replay answers with that state, not with today's. */
+    /** State that a worker saw when it rejected the purchase: a replay answers with that state, not with the present one. */
     observed: jsonb('observed').$type<Observed>(),
     fencing_token: units('fencing_token'),
     expires_at: at('expires_at'),
-    /** The expired purchase whose late money bought this one: once. */
+    /** The expired purchase whose late payment paid for this one; an expired purchase is replaced at most once. */
     replaces_id: uuid('replaces_id'),
     idempotency_key: text('idempotency_key'),
     idempotency_scope: text('idempotency_scope').notNull().default(''),
@@ -127,7 +127,8 @@ export const purchases = pgTable(
       .where(sql`idempotency_key IS NOT NULL`),
     uniqueIndex('purchases_replaces_id').on(t.replaces_id).where(sql`replaces_id IS NOT NULL`),
     index('purchases_queued').on(t.queue, t.seq).where(sql`status = 'queued'`),
-    // Lists go by id (UUIDv7, so by time): an index on (queue, seq) would tempt the planner away from the partial one.
+    // Lists are ordered by id, which is the order of time (UUIDv7). An index on (queue, seq) would tempt the planner away from
+    // the partial index.
     index('purchases_by_queue').on(t.queue, t.id),
     index('purchases_by_customer').on(t.customer, t.id),
     index('purchases_held_items').using('gin', sql`items jsonb_path_ops`).where(sql`status = 'held'`),
@@ -141,8 +142,8 @@ export const purchases = pgTable(
 )
 
 /**
- * Units of a customer, held and confirmed, of resources that have a limit. Written under the resource's row lock, in the
- * transaction of the sale; a trigger refuses a rise above the limit.
+ * Held and confirmed units of each customer, for resources that have a limit. The transaction of the sale writes them under
+ * the resource's row lock; a trigger refuses a rise above the limit.
  */
 export const customerHoldings = pgTable(
   'customer_holdings',
@@ -157,25 +158,25 @@ export const customerHoldings = pgTable(
   ],
 )
 
-/** Both purchases and bookings can be cancelled. */
+/** Commands that only bookings have. Both purchases and bookings can be cancelled. */
 const OF_BOOKINGS_ALONE = BOOKING_COMMANDS.filter((command) => command !== 'cancel')
 
-/** Commands on purchases and bookings are in the same queue as the row that they are about. */
+/** Commands on purchases and bookings. A command is in the same queue as the row that it changes. */
 export const commands = pgTable(
   'commands',
   {
     id: uuid('id').primaryKey().defaultRandom(),
     seq: units('seq').notNull().default(sql`nextval('queue_seq')`),
     queue: ref('queue').notNull(),
-    /** What it is about: a purchase or a booking, one of them. */
+    /** The subject of the command: either a purchase or a booking. */
     purchase_id: uuid('purchase_id').references(() => purchases.id),
     booking_id: uuid('booking_id').references(() => bookings.id),
     action: text('action').$type<PurchaseCommand | BookingCommand | ChargeCommand>().notNull(),
-    /** What a confirm or an accept pays with; null: the payment of the purchase or booking. */
+    /** The payment of a confirm or accept; null: the payment of the purchase or booking. */
     payment: jsonb('payment').$type<Payment>(),
     status: text('status').$type<'queued' | 'done' | 'rejected'>().notNull().default('queued'),
     reason: text('reason'),
-    /** The status that the command found. */
+    /** The status of the purchase or booking when a worker executed the command. */
     observed_status: text('observed_status').$type<PurchaseStatus | BookingStatus>(),
     fencing_token: units('fencing_token'),
     idempotency_key: text('idempotency_key'),
@@ -204,12 +205,12 @@ export const bookings = pgTable(
     id: uuid('id').primaryKey().defaultRandom(),
     seq: units('seq').notNull().default(sql`nextval('queue_seq')`),
     kind: text('kind').$type<BookingKind>().notNull().default('stay'),
-    /** What is booked; the booking is settled in the queue of this resource. */
+    /** The booked resource; workers settle the booking in the queue of this resource. */
     resource_id: ref('resource_id').notNull(),
     customer: text('customer').notNull().default(''),
-    /** Half-open; a ride has no end until it is over. */
+    /** Half-open range; a ride has no end until it is completed. */
     period: tstzrange('period').notNull(),
-    /** That a stay is charged for, by the local clock; null: the time that it lasts counts. */
+    /** Number of days that a stay is charged for, by the local clock; null: its duration counts. */
     days: integer('days'),
     pickup: jsonb('pickup').$type<Pickup>(),
     amount: units('amount'),
@@ -218,12 +219,12 @@ export const bookings = pgTable(
     hold_seconds: integer('hold_seconds'),
     status: text('status').$type<BookingStatus>().notNull().default('queued'),
     reason: text('reason'),
-    /** Ids of the bookings that were in the way, when it was rejected for them. */
+    /** Ids of the conflicting bookings, if the booking was rejected for a conflict. */
     conflicting_ids: jsonb('conflicting_ids').$type<string[]>(),
     fencing_token: units('fencing_token'),
-    /** When a request that is not accepted expires. */
+    /** When the booking expires if it is not accepted. */
     expires_at: at('expires_at'),
-    /** The expired booking whose late money bought this one: once. */
+    /** The expired booking whose late payment paid for this one; an expired booking is replaced at most once. */
     replaces_id: uuid('replaces_id'),
     idempotency_key: text('idempotency_key'),
     idempotency_scope: text('idempotency_scope').notNull().default(''),
@@ -240,10 +241,10 @@ export const bookings = pgTable(
       .on(t.customer)
       .where(sql`kind = 'ride' AND status IN ('requested', 'accepted')`),
     index('bookings_queued').on(t.resource_id, t.seq).where(sql`status = 'queued'`),
-    // Lists go by id, as those of purchases.
+    // Lists are ordered by id, as lists of purchases are.
     index('bookings_by_resource').on(t.resource_id, t.id),
     index('bookings_by_customer').on(t.customer, t.id),
-    // The first for a line, the second for the sweeper, which asks for all of them.
+    // The first index serves the requests of one resource, the second the sweeper, which reads the requests of all resources.
     index('bookings_requested').on(t.resource_id, t.expires_at).where(sql`status = 'requested'`),
     index('bookings_requested_until').on(t.expires_at).where(sql`status = 'requested'`),
     check('bookings_kind_check', sql`${t.kind} IN ${oneOf(BOOKING_KINDS)}`),
@@ -254,9 +255,9 @@ export const bookings = pgTable(
 )
 
 /**
- * The ledger, append-only. Stock in and out has neither purchase nor booking; a purchase writes hold and release, sale
- * and refund, each at most once a resource. So by resource: total = sum without purchase, held = -(hold + release),
- * sold = -(sale + refund), available = sum of all.
+ * The ledger, append-only. Entries for stock that comes in or goes out have neither purchase nor booking. A purchase writes
+ * the entries hold, release, sale and refund, each at most once per resource. So for each resource: total = sum of the entries
+ * without purchase, held = -(hold + release), sold = -(sale + refund), available = sum of all entries.
  */
 export const ledgerEntries = pgTable(
   'ledger_entries',
@@ -285,41 +286,42 @@ export const ledgerEntries = pgTable(
 )
 
 /**
- * Money on its way: at most one charge and one refund of ours a purchase or booking, and a row for each refund that was
- * made at the provider and for each dispute. A charge that took nothing, of a hold that goes on, becomes an `attempt` and
- * makes way for the next card's. The lease writes `pending`, `capturing` and our refunds; the payment jobs
- * write what the provider said, without a lease and always on condition of the status before. What they need to know of
- * a purchase and of a booking is the same, and is in the view `payable`.
+ * Charges, refunds and disputes. A purchase or booking has at most one charge and one refund of ours, a row for each refund
+ * that was made at the provider, and a row for each dispute. If a charge fails and the hold remains open, the charge becomes an
+ * `attempt`, so that another card can be charged. Workers under the lease write `pending`, `capturing` and our refunds. Charge
+ * jobs write what the provider has answered, without a lease, and only if the row still has the status that they read. They
+ * read the purchase or booking through the view `payable`, because they need the same columns of both.
  */
 export const charges = pgTable(
   'charges',
   {
     id: uuid('id').primaryKey().defaultRandom(),
-    /** What is paid for: a purchase or a booking, one of them. */
+    /** What the charge pays for: either a purchase or a booking. */
     purchase_id: uuid('purchase_id').references(() => purchases.id),
     booking_id: uuid('booking_id').references(() => bookings.id),
     kind: text('kind').$type<ChargeKind>().notNull(),
-    /** 1 for what is ours, attempts apart; what was made at the provider counts on from 2. */
+    /** 1 for our charge and our refund; attempts are numbered separately; refunds made at the provider are numbered from 2. */
     n: smallint('n').notNull().default(1),
-    /** A refund that was made at the provider, or a dispute: not asked for by us, and never asked for again. */
+    /** True for a refund that was made at the provider, and for a dispute: we did not request it and never request it again. */
     at_provider: boolean('at_provider').notNull().default(false),
     provider_id: text('provider_id'),
-    /** Minor units. */
+    /** In minor units. */
     amount: units('amount').notNull().default(0),
     currency: text('currency').notNull().default('USD'),
-    /** Of a refund: the attempt that is under way or was made last. It is part of the provider's idempotency key. */
+    /** For a refund: the number of the current or last attempt. It is part of the idempotency key at the provider. */
     attempts: smallint('attempts').notNull().default(0),
     status: text('status').$type<ChargeStatus>().notNull().default('pending'),
-    /** Why it was declined or ended, in the provider's word. */
+    /** The provider's code for why it declined or ended the charge. */
     reason: text('reason'),
-    /** When the sweeper may consider it abandoned. */
+    /** When the sweeper may consider the row abandoned, and queues a job for it. */
     next_attempt_at: at('next_attempt_at').notNull().default(sql`clock_timestamp() + interval '2 seconds'`),
     /**
-     * When the provider is to be asked: about a captured charge, what was done there since; about a refund of ours, to
-     * give it back again or what has become of it. Null: about a charge never again, about a refund at once.
+     * When the next check at the provider is due. For a captured charge, the check looks for refunds and disputes made outside
+     * Holdfast. For our refund, it requests the refund again or reads what has become of it. Null: never for a charge, at once
+     * for a refund.
      */
     recheck_at: at('recheck_at'),
-    /** The end of the hold that this charge has extended: what a declined card leaves of it. Null without `hold_seconds`. */
+    /** The original end of the hold that this charge has extended; it applies again if the card is declined. Null without `hold_seconds`. */
     hold_until: at('hold_until'),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
     settled_at: at('settled_at'),
@@ -327,7 +329,7 @@ export const charges = pgTable(
   (t) => [
     uniqueIndex('charges_effect').on(t.purchase_id, t.kind, t.n),
     uniqueIndex('charges_booking_effect').on(t.booking_id, t.kind, t.n),
-    // By the provider's id: two refunds of the same amount are two.
+    // Unique by the provider's id, so that two refunds of the same amount are two rows.
     uniqueIndex('charges_provider').on(t.provider_id, t.kind).where(sql`provider_id IS NOT NULL`),
     index('charges_due')
       .on(t.next_attempt_at)
@@ -347,37 +349,37 @@ export const charges = pgTable(
   ],
 )
 
-/** What a charge job needs to know of a purchase or booking: a view of drizzle/0001_guards.sql. */
+/** The columns of a purchase or booking that a charge job needs: a view that drizzle/0001_guards.sql creates. */
 export const payable = pgView('payable', {
   id: uuid('id').notNull(),
   purchase_id: uuid('purchase_id'),
   booking_id: uuid('booking_id'),
   queue: ref('queue').notNull(),
-  /** of the card */
+  /** token of the card */
   token: text('token'),
-  /** units or time are held, and the hold has not expired */
+  /** true while units or time are held and the hold has not expired */
   open: boolean('open').notNull(),
 }).existing()
 
 /**
- * What became visible to buyers, in order: every change of status that was committed, and stock in and out. Triggers
- * write it (drizzle/0001_guards.sql), so that no writer can forget it: one row for all that a statement changed of one
- * resource, its changes in arrays, and a cart in a row of each of its resources. Each change has the resource's next
- * number; the numbers of a resource have no gap.
+ * Everything that became visible to buyers, in order: every committed change of status, and stock that came in or went out.
+ * Triggers write the outbox (drizzle/0001_guards.sql), so that no writer can forget it. One row contains all changes that one
+ * statement made to one resource, in arrays; a change of a cart is in a row of each of its resources. Each change gets the
+ * resource's next number; the numbers of a resource have no gap.
  */
 export const outbox = pgTable(
   'outbox',
   {
     id: bigint('id', { mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
-    /** Whose event it is: a resource of the purchase, or what is booked. */
+    /** The resource that the events are about: a resource of the purchase, or the booked resource. */
     resource_id: ref('resource_id').notNull(),
     subject_type: text('subject_type').$type<'purchase' | 'booking' | 'payment' | 'resource'>().notNull(),
-    /** The number of the last change here: the first is this, less how many there are, plus one. */
+    /** The number of the last change in this row. The number of the first change is last_sequence - (number of changes) + 1. */
     last_sequence: units('last_sequence').notNull(),
     subject_ids: uuid('subject_ids').array().notNull(),
     statuses: text('statuses').array().notNull(),
     reasons: text('reasons').array().notNull(),
-    /** Units that came in or, below zero, went out; of a payment, minor units. */
+    /** Units that came in (above zero) or went out (below zero); for a payment, an amount in minor units. */
     delta: units('delta'),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
   },
@@ -387,13 +389,16 @@ export const outbox = pgTable(
   ],
 )
 
-/** The last number given, by resource. Its row lock is held to the commit, so numbers are visible in their order. */
+/**
+ * The last number given to a change, by resource. A writer holds the row lock until it commits, so numbers become visible in
+ * order.
+ */
 export const outboxSequences = pgTable('outbox_sequences', {
   resource_id: ref('resource_id').primaryKey(),
   last_sequence: units('last_sequence').notNull(),
 })
 
-/** One row: outbox rows up to this id are no longer kept. */
+/** A table of one row: workers have deleted the outbox rows up to this id. */
 export const outboxRetention = pgTable(
   'outbox_retention',
   {
@@ -403,21 +408,21 @@ export const outboxRetention = pgTable(
   (t) => [check('outbox_retention_one_check', sql`${t.one}`)],
 )
 
-/** Where events are sent. `outbox_position`: the outbox row up to which its delivery streams have been extended. */
+/** Endpoints that receive events. `outbox_position`: the outbox row up to which the endpoint's delivery streams were extended. */
 export const webhookEndpoints = pgTable(
   'webhook_endpoints',
   {
     id: uuid('id').primaryKey().defaultRandom(),
     url: text('url').notNull(),
-    /** Types; null: all. */
+    /** Types of events that the endpoint receives; null: all. */
     events: jsonb('events').$type<string[]>(),
-    /** One resource; null: all. */
+    /** The resource whose events the endpoint receives; null: all. */
     resource_id: ref('resource_id'),
     secret: text('secret').notNull(),
-    /** Also signs, until it expires. */
+    /** Deliveries are also signed with this secret until it expires. */
     previous_secret: text('previous_secret'),
     previous_secret_expires_at: at('previous_secret_expires_at'),
-    /** Why deliveries have stopped; null: they have not. */
+    /** Why deliveries have stopped; null: the endpoint is enabled. */
     disabled_reason: text('disabled_reason'),
     outbox_position: units('outbox_position').notNull(),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
@@ -438,12 +443,12 @@ export const webhookStreams = pgTable(
       .notNull()
       .references(() => webhookEndpoints.id, { onDelete: 'cascade' }),
     resource_id: ref('resource_id').notNull(),
-    /** The sequence delivered last, and the outbox row that contains or precedes the next one. */
+    /** The sequence that was delivered last; outbox_id: the outbox row that contains or precedes the next one. */
     delivered_sequence: units('delivered_sequence').notNull(),
     outbox_id: units('outbox_id').notNull(),
-    /** The last sequence of the resource. */
+    /** The last sequence of the resource that the stream must deliver. */
     last_sequence: units('last_sequence').notNull(),
-    /** Of the next event, so far. */
+    /** Number of attempts to deliver the next event so far. */
     attempts: integer('attempts').notNull().default(0),
     failing_since: at('failing_since'),
     next_attempt_at: at('next_attempt_at').notNull().default(sql`clock_timestamp()`),
@@ -469,7 +474,7 @@ export const webhookDeliveries = pgTable(
     resource_id: ref('resource_id').notNull(),
     sequence: units('sequence').notNull(),
     attempt: integer('attempt').notNull(),
-    /** What was answered; null: nothing. */
+    /** HTTP status of the response; null: no response. */
     status: integer('status'),
     error: text('error'),
     duration_ms: integer('duration_ms').notNull(),
@@ -487,7 +492,7 @@ export const forcedReleases = pgTable(
     /** The caller's digest of its API key, or `open`. */
     requested_by: text('requested_by').notNull(),
     reason: text('reason'),
-    /** The holders as the caller's response names them. */
+    /** The revoked holders, as the response to the caller names them. */
     revoked_holders: jsonb('revoked_holders'),
     fencing_token: units('fencing_token'),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
@@ -503,19 +508,19 @@ export const forcedReleases = pgTable(
 )
 
 /**
- * The lab's own tables. Its unsafe routes read and write here without any guard, so nothing here may be forbidden, and
- * nothing that is for sale may depend on it.
+ * The tables of the lab. The lab's unsafe routes read and write them without any guard, so these tables must not forbid
+ * anything, and nothing that is for sale may depend on them.
  */
 export const labCounts = pgTable(
   'lab_counts',
   {
-    /** The resource that the safe side sells, and this row's own number stands for on the unsafe side. */
+    /** The resource that the safe variant sells; for the unsafe variant, `unsafe_count` of this row takes its place. */
     id: ref('id').primaryKey(),
-    /** What both sides were last reset to. */
+    /** The number to which both variants were last reset. */
     initial: units('initial').notNull(),
-    /** What the unsafe side has left; below zero when it sold more than there was. */
+    /** The number that the unsafe variant has left; below zero if it sold more than there was. */
     unsafe_count: units('unsafe_count').notNull(),
-    /** The side that was used last since the reset. */
+    /** The variant that was used last since the reset. */
     last_variant: text('last_variant').$type<'unsafe' | 'safe'>(),
   },
   (t) => [check('lab_counts_last_variant_check', sql`${t.last_variant} IN ('unsafe', 'safe')`)],
@@ -523,7 +528,7 @@ export const labCounts = pgTable(
 
 export const labOrders = pgTable('lab_orders', {
   id: text('id').primaryKey(),
-  /** The worker that wrote it last, by its number: with `fencing_token <= token` in the WHERE clause, and without. */
+  /** The number of the worker that wrote last, with `fencing_token <= token` in the WHERE clause; written_by: without that guard. */
   guarded_by: smallint('guarded_by'),
   unguarded_by: smallint('unguarded_by'),
   unguarded_writes: integer('unguarded_writes').notNull().default(0),
@@ -532,8 +537,8 @@ export const labOrders = pgTable('lab_orders', {
 
 export const labDrivers = pgTable('lab_drivers', {
   id: text('id').primaryKey(),
-  /** Who rides; null when the driver is free. */
+  /** The present rider; null when the driver is free. */
   rider: text('rider'),
-  /** Riders who were promised this driver since the reset. */
+  /** Number of riders that were promised this driver since the reset. */
   rides: integer('rides').notNull().default(0),
 })

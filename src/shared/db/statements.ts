@@ -1,7 +1,7 @@
 /**
  * Statements that are built once, when their module is loaded, and run as named prepared statements with new values each
- * time. Invariants: a call costs nothing of drizzle's builder; a list is one array a column, so a statement has the same
- * text, and the same plan, for every length of its lists.
+ * time. Invariants: a call does not run drizzle's builder; a list is passed as one array per column, so a statement has the
+ * same text, and the same plan, for every length of its lists.
  */
 import { is, Param, Placeholder, type SQL, type SQLWrapper, sql } from 'drizzle-orm'
 import { type PgColumn, PgDialect, type PgTable } from 'drizzle-orm/pg-core'
@@ -19,14 +19,15 @@ type RowOf<Query> = Query extends { _: { result: (infer Row)[] } } ? Row : never
 /** Runs the statement with these values of its placeholders; rejects as `query` does. */
 export type Statement<Row> = (on: Client | Transaction, values?: Readonly<Record<string, unknown>>) => Promise<Row[]>
 
-/** A statement of drizzle's builder, with the rows that it returns. */
+/** Prepares a statement of drizzle's builder; the type of its rows follows from the statement. */
 export function prepare<Query extends SQLWrapper & { _: { result: unknown } }>(
   statement: Query,
 ): Statement<RowOf<Query>>
-/** A statement in SQL, with the rows that its caller says it returns. */
+/** Prepares a statement in raw SQL; its caller names the type of its rows. */
 export function prepare<Row>(statement: SQL<Row>): Statement<Row>
 export function prepare(statement: SQLWrapper): Statement<unknown> {
-  // Constants are literals: a plan for any value of a parameter cannot use an index on, say, the queued rows alone.
+  // Inline constants as literals: with a parameter, Postgres' generic plan could not use a partial index such as that on the
+  // queued rows.
   const { sql: text, params } = dialect.sqlToQuery(statement.getSQL().inlineParams())
   const fill = params.map((param): ((values: Readonly<Record<string, unknown>>) => unknown) => {
     if (is(param, Placeholder)) return (values) => givenValue(values, param.name)
@@ -51,23 +52,23 @@ function givenValue(values: Readonly<Record<string, unknown>>, name: string): un
   return values[name]
 }
 
-/** A value of each run. */
+/** Returns a placeholder; each run of the statement gives its value under this name. */
 export const value = (name: string) => sql.placeholder(name)
 
-/** A list of values of one column as a source for FROM; the value of the run is written by arrayText. */
+/** Returns a list of values of one column as a source for FROM; each run passes the list as text made by arrayText. */
 export const unnested = (name: string, column: PgColumn) => ({
   rows: sql`unnest(${value(name)}::text::${sql.raw(elementOf(column))}[]) AS ${sql.raw(`"${name}"(id)`)}`,
   value: sql.raw(`"${name}".id`),
 })
 
-/** The column is one of the values of a run: one array, written by arrayText. */
+/** Returns the condition that the column is one of the values of the run, which are passed as text made by arrayText. */
 export const isOneOf = (column: PgColumn, name: string) =>
   sql`${column} = ANY(${value(name)}::text::${sql.raw(elementOf(column))}[])`
 
 const elementOf = (type: PgColumn | string) =>
   typeof type === 'string' ? type : type.getSQLType().replace(/ COLLATE .*/, '')
 
-/** Columns of a list: columns of the schema, whose type and name they have, or other types of Postgres. */
+/** The columns of a list: name → a column of the schema with the same type, or the name of a Postgres type. */
 type ListColumns = Readonly<
   Record<string, PgColumn | 'text' | 'uuid' | 'bigint' | 'int' | 'float8' | 'jsonb' | 'timestamptz'>
 >
@@ -80,8 +81,8 @@ type ListValue<Column> = Column extends PgColumn
       : number | null
 
 /**
- * A list of rows as a source for FROM: `rows` is the source, a column is `columns.NAME`, and `values(list)` are the values of
- * one run. A missing member is NULL.
+ * Returns a list of rows as a source for FROM: `rows` is the source, `columns.NAME` is a column, and `values(list)` converts a
+ * list to the values of one run. A missing member of a row becomes NULL.
  */
 export function listOf<Name extends string, Columns extends ListColumns>(name: Name, columns: Columns) {
   const names = Object.keys(columns)
@@ -107,8 +108,8 @@ export function listOf<Name extends string, Columns extends ListColumns>(name: N
 type Selecting<Fields> = SQLWrapper & { _: { selectedFields: Fields } }
 
 /**
- * INSERT INTO the columns that are selected. drizzle's own insert().select() needs every column of the table, so it would
- * repeat their defaults.
+ * Builds an INSERT of the selected columns. drizzle's insert().select() needs every column of the table, so the SELECT would
+ * have to repeat the defaults of the other columns.
  */
 export function insertFrom<Table extends PgTable, Fields>(
   table: Table,
@@ -121,9 +122,9 @@ export function insertFrom<Table extends PgTable, Fields>(
   return sql`insert into ${table} (${sql.join(columns, sql`, `)}) ${select}`
 }
 
-/** Milliseconds since 1970 of a time. Not extract(): its numeric costs ten times as much. */
+/** Converts a time to milliseconds since 1970. It does not use extract(), whose numeric result costs ten times as much. */
 export const epochMs = (time: string | SQLWrapper) =>
   sql<number>`date_part('epoch', ${typeof time === 'string' ? sql.raw(time) : time}) * 1000`
 
-/** The time of milliseconds since 1970. */
+/** Converts milliseconds since 1970 to a time. */
 export const toTime = (ms: SQLWrapper) => sql<string>`to_timestamp(${ms} / 1000)`

@@ -1,9 +1,10 @@
 /**
  * Lists as parameters. Invariant: a list is one parameter whatever its length, so that one prepared statement serves all
- * lengths. It is sent as the text of a Postgres array, since the client knows no array types (db/client.ts, fetch_types).
+ * lengths. The list is sent as the text of a Postgres array, because the client does not know array types (db/client.ts,
+ * fetch_types).
  */
 
-/** Strings are always quoted, so that the string NULL is not null. */
+/** Returns the text of one array element. It always quotes strings, so that the string NULL does not become null. */
 function arrayElement(value: unknown): string {
   if (value === null || value === undefined) return 'NULL'
   if (typeof value === 'number') return String(value)
@@ -11,5 +12,5 @@ function arrayElement(value: unknown): string {
   return `"${/["\\]/.test(text) ? text.replace(/["\\]/g, '\\$&') : text}"`
 }
 
-/** The text of a Postgres array. */
+/** Returns the values as the text of a Postgres array. */
 export const arrayText = (values: readonly unknown[]) => `{${values.map(arrayElement).join()}}`

@@ -17,14 +17,14 @@ export const BOOKING_STATUSES = [
 ] as const
 export type BookingStatus = (typeof BOOKING_STATUSES)[number]
 
-/** Commands that a client may give. */
+/** Commands that a client may send. */
 export const BOOKING_COMMANDS = ['accept', 'decline', 'cancel', 'complete'] as const
 export type BookingCommand = (typeof BOOKING_COMMANDS)[number]
 
 export const BOOKING_KINDS = ['stay', 'ride'] as const
 export type BookingKind = (typeof BOOKING_KINDS)[number]
 
-/** Where a ride begins, in degrees. */
+/** Where a ride begins: coordinates in degrees. */
 export interface Pickup {
   lat: number
   lng: number
@@ -52,28 +52,28 @@ export const MOVES: Moves<BookingStatus, BookingMove> = {
   expired: {},
 }
 
-/** Whether the booking occupies its time, so that no other booking gets it. */
+/** Returns whether a booking with this status occupies its time, so that no other booking gets that time. */
 export const isActive = (status: BookingStatus) => status === 'requested' || status === 'accepted'
 
-/** Whether the command can still succeed: in this status, or in one that the booking may reach. */
+/** Returns whether the command can still succeed, in this status or in a status that the booking may reach. */
 export const mayStill = (status: BookingStatus, command: BookingCommand): boolean =>
   isStillPossible(MOVES, status, command)
 
-/** Time of a stay in milliseconds since 1970. A ride has no dates: it begins when it is requested and has no end yet. */
+/** Times in milliseconds since 1970. A ride has no dates: it begins when it is requested and has no end yet. */
 export interface StayTime {
   kind: BookingKind
   from_ms: number
   until_ms: number | null
 }
 
-/** Whether a stay has ended: its end is exclusive. */
+/** Returns whether a stay has ended; the end of a stay is exclusive. */
 export const isOver = ({ kind, until_ms }: StayTime, now_ms: number) =>
   kind === 'stay' && until_ms !== null && until_ms <= now_ms
 
 /**
- * Why a command that the status allows is rejected because of the time; undefined when it is not. A stay can be completed
- * from its beginning on. After its end it cannot be accepted, and an accepted one cannot be cancelled: that would refund
- * time that was used.
+ * Returns why a command that the status allows must be rejected because of the time; undefined if it must not. A stay can be
+ * completed from its beginning on. After its end a stay cannot be accepted, and an accepted stay cannot be cancelled, because
+ * that would refund time that was used.
  */
 export function refusedByTime(
   booking: StayTime & { status: BookingStatus },

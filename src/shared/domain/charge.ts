@@ -1,4 +1,4 @@
-/** How a purchase or booking is paid, and what becomes of its charges. */
+/** How a purchase or booking is paid, and the states of its charges, refunds and disputes. */
 
 /** `token` stands for a card at the provider; `account` is the resource of a wallet. */
 export type Payment = { method: 'none' } | { method: 'card'; token: string } | { method: 'wallet'; account: string }
@@ -7,11 +7,16 @@ export type Payment = { method: 'none' } | { method: 'card'; token: string } | {
 export type ChargeKind = 'charge' | 'refund' | 'dispute' | 'attempt'
 
 /**
- * A charge: pending → confirming → authorized → capturing → captured, or confirming → cancelling: its intent is being
- * cancelled, so it is not sold any more. declined and unavailable took no money; released gave the reservation back;
- * authorization_lost is one that the provider ended before it was captured. A refund: pending → refunded, or failed when the
- * provider refused it (our own is requested again: pending), or released when nothing was left to refund. A refund can fail
- * after it was done: a bank returned it. A dispute: open → won or lost.
+ * States of a row of charges.
+ *
+ * A charge: pending → confirming → authorized → capturing → captured. Or confirming → cancelling: a job is cancelling the
+ * intent, so no job may sell for this charge any more. declined and unavailable: no money was taken. released: the reservation
+ * was given back. authorization_lost: the provider ended the reservation before it was captured.
+ *
+ * A refund: pending → refunded; or failed, if the provider refused it (our own refund is then requested again: pending); or
+ * released, if nothing was left to refund. A refund can fail after it was done, because a bank returned the money.
+ *
+ * A dispute: open → won or lost.
  */
 export type ChargeStatus =
   | 'pending'
@@ -30,6 +35,9 @@ export type ChargeStatus =
   | 'open'
   | 'won'
 
-/** Outcome of a charge, queued as a command on what it pays for: `paid` (money is reserved) or `unpaid` (none is taken). */
+/**
+ * Commands that tell the outcome of a charge; a charge job queues them on the purchase or booking. `paid`: money is reserved;
+ * `unpaid`: no money is taken.
+ */
 export const CHARGE_COMMANDS = ['paid', 'unpaid'] as const
 export type ChargeCommand = (typeof CHARGE_COMMANDS)[number]

@@ -17,7 +17,7 @@ export const PURCHASE_STATUSES = [
 ] as const
 export type PurchaseStatus = (typeof PURCHASE_STATUSES)[number]
 
-/** Commands that a client may give. */
+/** Commands that a client may send. */
 export const PURCHASE_COMMANDS = ['confirm', 'cancel', 'refund'] as const
 export type PurchaseCommand = (typeof PURCHASE_COMMANDS)[number]
 
@@ -27,7 +27,10 @@ export interface LineItem {
   units: number
 }
 
-/** The resource for which a purchase was rejected, and what of it was there (sold_out), or is the most that one may have (limit). */
+/**
+ * The resource for which a worker rejected a purchase, with the units that were available (sold_out) or the maximum that one
+ * customer may have (limit).
+ */
 export interface Observed {
   resource: string
   available?: number
@@ -49,6 +52,6 @@ export const MOVES: Moves<PurchaseStatus, PurchaseMove> = {
   refunded: {},
 }
 
-/** Whether the command can still succeed: in this status, or in one that the purchase may reach. */
+/** Returns whether the command can still succeed, in this status or in a status that the purchase may reach. */
 export const mayStill = (status: PurchaseStatus, command: PurchaseCommand): boolean =>
   isStillPossible(MOVES, status, command)

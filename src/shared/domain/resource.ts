@@ -1,6 +1,7 @@
 /**
- * Resource references `type:id`, and the one order in which several are locked: by reference, accounts last. Invariant:
- * a process that needs several resources locks them in this order, so that waits can never form a cycle.
+ * Resource references `type:id`, and the order in which several resources are locked: by reference, accounts last. Invariant:
+ * a process that needs several resources locks them in this order, so that waits can never form a cycle. Tests remove the code
+ * between the guard markers (test/races, test/chaos).
  */
 import type { LineItem } from './purchase.ts'
 
@@ -8,13 +9,13 @@ export const TYPE_PATTERN = '[a-z][a-z0-9_-]{0,31}'
 export const ID_PATTERN = '[A-Za-z0-9][A-Za-z0-9._~-]{0,127}'
 export const REF_PATTERN = `^${TYPE_PATTERN}:${ID_PATTERN}$`
 
-/** `product` of `product:1`. */
+/** Returns the type of a resource: `product` for `product:1`. */
 export const typeOf = (ref: string) => ref.slice(0, ref.indexOf(':'))
 
-/** An account holds money: a wallet pays from it, and it can be neither sold nor booked. */
+/** Returns whether a resource is an account. An account holds money: a wallet pays from it, and it can be neither sold nor booked. */
 export const isAccount = (ref: string) => ref.startsWith('account:')
 
-/** Sort order for locking: byte order of the reference, `account:` after everything else. */
+/** Compares two references for the lock order: byte order of the reference, `account:` after everything else. */
 export function byLockOrder(a: string, b: string): number {
   const accounts = Number(isAccount(a)) - Number(isAccount(b))
   if (accounts !== 0) return accounts
@@ -30,7 +31,7 @@ export function mergeItems(items: readonly LineItem[]): LineItem[] {
   /* end:merge-items */
 }
 
-/** The resource whose queue this purchase joins: the first of its resources in lock order. */
+/** Returns the resource whose queue a purchase joins: the first of its resources in lock order. */
 export function queueFor(items: readonly LineItem[]): string {
   const [first] = items.map((item) => item.resource).sort(byLockOrder)
   if (first === undefined) throw new Error('a purchase has at least one item')

@@ -6,26 +6,26 @@ import type { Log } from '../log.ts'
 import { openProducerRedis, openQueue, QUEUES } from './bullmq.ts'
 
 export interface ChargeJob {
-  /** a purchase or booking */
+  /** id of a purchase or booking */
   id: string
 }
 
 export interface ChargeQueue {
-  /** Adds charge jobs for these purchases and bookings. Never throws, never waits. */
+  /** Adds charge jobs for these purchases and bookings in the background. Never throws, never waits. */
   enqueue(ids: Iterable<string>): void
   close(): Promise<void>
 }
 
-/** Jobs of one pipeline to Redis. */
+/** Maximum number of jobs in one pipeline to Redis. */
 const JOBS_PER_BULK = 500
 
 /**
- * One job for a purchase or booking, with its id: while it waits or runs, BullMQ adds no other. The sweeper finds a step that
- * was written while the job was about to end.
+ * Creates the queue of charge jobs. The job id is the id of the purchase or booking, so BullMQ adds no second job while the
+ * first one waits or runs. If a step is written while that job is about to end, the sweeper finds the step.
  */
 export function createChargeQueue(redis_url: string, redis_prefix: string, log: Log): ChargeQueue {
   const redis = openProducerRedis(redis_url, log)
-  // The row is the state: the sweeper adds a failed job again, and its id must be free by then.
+  // Remove finished jobs: the state is in the row, so the sweeper adds a failed job again, and the job id must be free by then.
   const job_options = { attempts: 1, removeOnComplete: true, removeOnFail: true }
   const queue = openQueue<ChargeJob>(QUEUES.charges, redis, redis_prefix, job_options)
   let waiting = new Set<string>()

@@ -15,22 +15,23 @@ export type Nudge = (resources: Iterable<string>, options?: { force?: boolean })
 
 export interface Nudger {
   /**
-   * Adds jobs for these queues: they have rows. Never throws, never waits. `force` bypasses deduplication: the job that
-   * holds a queue's id may belong to a killed worker.
+   * Adds jobs for these queues, because they have rows, in the background. Never throws, never waits. `force` bypasses
+   * deduplication: the job that holds a queue's deduplication id may belong to a killed worker.
    */
   nudge: Nudge
   close(): Promise<void>
 }
 
-/** Resources of one job: enough that cold queues share the cost of a job, few enough that workers share the queues. */
+/** Maximum number of resources in one job: enough that cold queues share the cost of a job, few enough that workers share the queues. */
 const RESOURCES_PER_JOB = 128
-/** Milliseconds between two jobs of a process: nudges that arrive meanwhile share the next one. */
+/** Milliseconds between two jobs of a process: nudges that arrive meanwhile share the next job. */
 const PACE_MS = 10
 
 /**
- * Adds one job at a time; nudges that arrive meanwhile go into the next, each resource once. The job of a single resource
- * has it as deduplication id, which the worker removes before it fetches rows: so a hot queue has one waiting job at most,
- * and a dropped nudge is for rows that this job will fetch.
+ * Creates a nudger, which adds one job at a time; nudges that arrive meanwhile go into the next job, each resource once. The
+ * job of a single resource has this resource as its deduplication id. A worker removes the deduplication id before it fetches
+ * rows. So a hot queue has one waiting job at most, and when BullMQ drops a nudge as a duplicate, the waiting job fetches its
+ * rows.
  */
 export function createNudger(redis_url: string, redis_prefix: string, log: Log): Nudger {
   const redis = openProducerRedis(redis_url, log)
@@ -38,10 +39,10 @@ export function createNudger(redis_url: string, redis_prefix: string, log: Log):
     attempts: 5,
     backoff: { type: 'exponential', delay: 200, jitter: 0.5 },
     removeOnComplete: true,
-    // Kept for operators: a week, and not without bound.
+    // Keep failed jobs for operators: for a week, and only a limited number.
     removeOnFail: { age: 7 * 24 * 3600, count: 5_000 },
   })
-  /** resource → bypass deduplication */
+  /** resource → true if its job must bypass deduplication */
   let waiting = new Map<string, boolean>()
   let sending: Promise<void> | undefined
 

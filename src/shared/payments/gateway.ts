@@ -1,17 +1,20 @@
 /**
- * Interface of a payment provider. Invariant: a method that returns has the state of the payment from the provider; after
- * any error except RefusedError the state is unknown and must be read again.
+ * Interface of a payment provider. Invariant: if a method returns, its result is the state of the payment at the provider;
+ * after any error except RefusedError the state is unknown, and the caller must read it again.
  *
- * A charge has three steps, so that each can be read by id and repeated: `create` moves no money, `confirm` reserves the
- * amount on the card, `capture` takes it. A cancelled intent can never be confirmed.
+ * A charge has three steps, so that the caller can read the state by id after each step and repeat the step: `create` moves no
+ * money, `confirm` reserves the amount on the card, `capture` takes the amount. A cancelled intent can never be confirmed.
  */
 
 export interface Intent {
   /** the provider's id */
   id: string
-  /** created: not reserved yet; declined: will not be; authorized: reserved; captured: taken; cancelled: reservation ended */
+  /**
+   * State of the amount. created: not reserved yet; declined: will not be reserved; authorized: reserved; captured: taken;
+   * cancelled: the reservation has ended.
+   */
   status: 'created' | 'processing' | 'declined' | 'authorized' | 'captured' | 'cancelled'
-  /** why it was declined: the provider's code */
+  /** the provider's code for why the card was declined */
   reason: string | null
 }
 
@@ -36,9 +39,9 @@ export interface Refund {
   amount: number
   /** pending: no money was moved yet; failed: none will be, or a bank has returned the money */
   status: 'pending' | 'refunded' | 'failed'
-  /** why it failed: the provider's code */
+  /** the provider's code for why the refund failed */
   reason: string | null
-  /** idempotency key of our request; null: the refund was not made by us */
+  /** idempotency key of our request; null: someone made the refund at the provider */
   key: string | null
 }
 
@@ -58,38 +61,39 @@ export interface PaymentSnapshot {
   disputes: Dispute[]
 }
 
-/** Subject of a webhook. */
+/** What a webhook of the provider is about. */
 export interface Hint {
   /** the purchase or booking, when the event names it */
   subject: string | undefined
   /** the provider's id of the intent, when the event names it */
   intent: string | undefined
-  /** the event may be of a change made at the provider: read the whole state */
+  /** true if the event may be about a change made at the provider, so that the whole state must be read */
   recheck: boolean
 }
 
 export interface Gateway {
-  /** The same key returns the same intent. @throws RefusedError when the provider rejects it */
+  /** Creates an intent; the same key returns the same intent. @throws RefusedError when the provider rejects the request */
   create(intent: NewIntent): Promise<Intent>
-  /** @throws RefusedError when there is no such intent */
+  /** Reads an intent. @throws RefusedError when there is no such intent */
   find(id: string): Promise<Intent>
-  /** The intent with its refunds and disputes. @throws RefusedError when there is no such intent */
+  /** Reads the intent with its refunds and disputes. @throws RefusedError when there is no such intent */
   fetchSnapshot(id: string): Promise<PaymentSnapshot>
-  /** Reserves the amount. For an intent in a later state, returns that state. */
+  /** Reserves the amount. If the intent is in a later state, returns the intent as it is. */
   confirm(id: string): Promise<Intent>
   capture(id: string): Promise<Intent>
-  /** Ends a reservation. For an intent that can no longer be cancelled, returns its state. */
+  /** Ends a reservation. If the intent can no longer be cancelled, returns the intent as it is. */
   cancel(id: string): Promise<Intent>
   /**
-   * Refunds captured money; the same key returns the same result. @throws RefusedError when the provider rejects it: then
-   * the key is used up. After any other error only the same key may be used.
+   * Refunds captured money; the same key returns the same result. After any error except RefusedError the caller may retry only
+   * with the same key, because the refund may have been made.
+   * @throws RefusedError when the provider rejects the request: the key cannot succeed any more
    */
   refund(id: string, amount: number, key: string): Promise<Refund>
-  /** @throws RefusedError when the signature is not the provider's */
+  /** Checks the signature of a webhook and reads it. @throws RefusedError when the signature is not the provider's */
   webhook(body: string, signature: string): Hint
 }
 
-/** The provider has rejected the request: a retry with the same key gets the same response. */
+/** Thrown when the provider has rejected a request for good: a retry with the same key gets the same response. */
 export class RefusedError extends Error {
   readonly code = 'payment_refused'
 }

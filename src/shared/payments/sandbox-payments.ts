@@ -53,7 +53,7 @@ export interface Dispute {
 /** The fields of a request's form or query. */
 export type Form = Record<string, string>
 
-/** A response with one of Stripe's errors. */
+/** Thrown to answer a request with one of Stripe's errors. */
 export class Refusal extends Error {
   readonly answer: { status: number; body: object }
   constructor(status: number, type: string, code: string, message: string, more: object = {}) {
@@ -70,7 +70,7 @@ const asked = () => new Refusal(500, 'api_error', 'api_error', 'The token asked 
 export const newId = (prefix: string) => `${prefix}_${randomBytes(12).toString('hex')}`
 export const now_s = () => Math.floor(Date.now() / 1000)
 
-/** Declines, by what follows `tok_` or `pm_card_`. */
+/** Card name (the part of a token after `tok_` or `pm_card_`) → the codes with which that card is declined. */
 const DECLINES: Record<string, [code: string, decline_code: string]> = {
   chargeDeclined: ['card_declined', 'generic_decline'],
   visa_chargeDeclined: ['card_declined', 'generic_decline'],
@@ -96,7 +96,7 @@ const GOOD = new Set([
 const nameOf = (token: string) => token.replace(/^(tok|pm_card)_/, '')
 
 export interface SandboxPaymentsDeps {
-  /** milliseconds for a confirm with the token `slow` */
+  /** milliseconds that a confirm with the token `slow` takes */
   slow_ms: number
   /** sends an event to the webhook; never throws */
   emit(type: string, object: object): void
@@ -108,7 +108,7 @@ export class SandboxPayments {
   readonly #intents = new Map<string, Intent>()
   readonly refunds: Refund[] = []
   readonly disputes: Dispute[] = []
-  /** what has been requested before, for the tokens that fail once */
+  /** requests that were made before, for the tokens that fail only the first time */
   readonly #seen = new Set<string>()
 
   constructor({ slow_ms, emit }: SandboxPaymentsDeps) {
@@ -122,7 +122,7 @@ export class SandboxPayments {
     throw missing('payment_intent', id)
   }
 
-  /** Intents with this metadata; without a key, all of them. */
+  /** Returns the intents with this metadata; without a key, all intents. */
   search(key: string | undefined, value: string | undefined): Intent[] {
     return [...this.#intents.values()].filter((one) => key === undefined || one.metadata[key] === value)
   }
@@ -170,7 +170,7 @@ export class SandboxPayments {
     intent.status = 'requires_capture'
     intent.amount_capturable = intent.amount
     this.#emit('payment_intent.amount_capturable_updated', intent)
-    // The client has closed the connection long before.
+    // The client will have closed the connection long before this ends.
     if (name === 'timeout') await sleep(600_000, undefined, { ref: false })
     return intent
   }
@@ -264,13 +264,13 @@ export class SandboxPayments {
     return dispute
   }
 
-  /** Minor units of this intent that were refunded or will be. */
+  /** Returns how much of this intent was refunded or will be, in minor units. */
   #refundedOf(intent: Intent): number {
     const refunds = this.refunds.filter((one) => one.payment_intent === intent.id && one.status !== 'failed')
     return refunds.reduce((sum, one) => sum + one.amount, 0)
   }
 
-  /** The charge of an intent, as events show it: it has the intent's metadata. */
+  /** Returns the charge of an intent as events show it, with the intent's metadata. */
   #chargeOf(intent: Intent): object {
     const amount_refunded = this.#refundedOf(intent)
     return {

@@ -1,11 +1,11 @@
 /**
- * A payment provider for one machine: the part of Stripe's HTTP API that the gateway uses; its rules and its test cards are in
- * sandbox-payments.ts. Invariant: the first response to an idempotency key is repeated. State is in memory and ends with the
- * process.
+ * A payment provider for one machine: the part of Stripe's HTTP API that the gateway uses. The rules of payments and the test
+ * cards are in sandbox-payments.ts. Invariant: the sandbox repeats its first response to an idempotency key. Its state is in
+ * memory and ends with the process.
  *
- * Changes by an operator at the provider: POST /v1/refunds, POST /v1/payment_intents/{id}/cancel; by a bank: POST
- * /v1/test_helpers/disputes `payment_intent`, and /v1/test_helpers/refunds/{id} or /v1/test_helpers/disputes/{id} with the
- * new `status`.
+ * These routes simulate an operator who changes a payment at the provider: POST /v1/refunds, POST
+ * /v1/payment_intents/{id}/cancel. These routes simulate a bank: POST /v1/test_helpers/disputes with `payment_intent`, and
+ * POST /v1/test_helpers/refunds/{id} or /v1/test_helpers/disputes/{id} with the new `status`.
  */
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
@@ -15,27 +15,27 @@ import { type Form, invalid, newId, now_s, Refusal, SandboxPayments } from './sa
 export interface SandboxOptions {
   /** the only valid API key */
   secret_key: string
-  /** receiver of events; undefined: none are sent */
+  /** URL that receives events; undefined: the sandbox sends none */
   webhook_url: string | undefined
   webhook_secret: string
-  /** milliseconds for a confirm with the token `slow` */
+  /** milliseconds that a confirm with the token `slow` takes */
   slow_ms: number
 }
 
 interface Answer {
   status: number
   body: object
-  /** stored response of the first request with this key */
+  /** true if this is the stored response of the first request with this key */
   replayed?: true
 }
-/** idempotency key → its request and response, errors included */
+/** idempotency key → the first request with the key and its response, errors included */
 type Keys = Map<string, { asked: string; answer: Answer | undefined }>
 
-/** Bytes of a request at most: requests of the gateway have a few hundred. */
+/** Maximum size of a request, in bytes: requests of the gateway have a few hundred. */
 const BODY_LIMIT = 64 * 1024
 const WEBHOOK_TRIES = 3
 
-/** The server, not yet listening. */
+/** Creates the server; it does not listen yet. */
 export function createSandbox(options: SandboxOptions): Server {
   const keys: Keys = new Map()
   const payments = new SandboxPayments({
@@ -55,7 +55,7 @@ export function createSandbox(options: SandboxOptions): Server {
     const form = Object.fromEntries(method === 'GET' ? url.searchParams : new URLSearchParams(text))
     const body = () =>
       route(payments, method, url.pathname, form).then(
-        // A copy: the intent changes later, the stored response does not.
+        // Store a copy: the intent changes later, but the stored response must not.
         (object) => ({ status: 200, body: structuredClone(object) }),
         (error) => {
           if (error instanceof Refusal) return structuredClone(error.answer)
@@ -103,7 +103,7 @@ async function route(payments: SandboxPayments, method: string, path: string, fo
 
 const list = (data: object[]) => ({ object: 'list', has_more: false, data })
 
-/** Like Stripe: the first response to a key is repeated, also an error; other parameters with the same key get a 400. */
+/** Repeats the first response to a key, including an error, as Stripe does; other parameters with the same key get a 400. */
 async function once(keys: Keys, key: string, asked: string, body: () => Promise<Answer>): Promise<Answer> {
   const first = keys.get(key)
   if (first && first.asked !== asked) {

@@ -1,6 +1,6 @@
 /**
- * The gateway on the official Stripe package. Invariant: every request has a time limit and is sent once; the caller does
- * the retries, counted and with jitter.
+ * The gateway on the official Stripe package. Invariant: every request has a time limit and is sent once. The caller retries, a
+ * limited number of times with jitter.
  */
 import Stripe from 'stripe'
 import {
@@ -19,13 +19,13 @@ export interface StripeOptions {
   webhook_secret: string
   /** address of the sandbox; undefined: Stripe's */
   url: string | undefined
-  /** time limit of one request */
+  /** time limit of one request, in milliseconds */
   timeout_ms: number
 }
 
 /** Seconds for which the signature of a webhook is valid: Stripe's own tolerance. */
 const TOLERANCE_S = 300
-/** Refunds or disputes of one intent that are read: two pages of the most that Stripe gives at once. */
+/** Most refunds (or disputes) read per intent: two pages of 100, Stripe's maximum page size. */
 const MOST = 200
 
 export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: StripeOptions): Gateway {
@@ -40,7 +40,7 @@ export function createStripe({ secret_key, webhook_secret, url, timeout_ms }: St
     create: (request) => createIntent(stripe, request),
     find: (id) => find(stripe, id),
     fetchSnapshot: (id) => fetchSnapshot(stripe, id),
-    // A card that requires authentication of its owner is declined: the buyer is not present.
+    // Treat a card that requires its owner's authentication as declined: the buyer is not present.
     confirm: (id) => move(stripe, id, () => stripe.paymentIntents.confirm(id, { error_on_requires_action: true })),
     capture: (id) => move(stripe, id, () => stripe.paymentIntents.capture(id)),
     cancel: (id) => move(stripe, id, () => stripe.paymentIntents.cancel(id)),
@@ -82,7 +82,10 @@ async function createIntent(stripe: Stripe, { id, of, amount, currency, token, k
   }
 }
 
-/** For an intent in another state than the request needs, returns that state. */
+/**
+ * Sends a request that changes an intent, and returns the new state of the intent. If Stripe rejects the request because of
+ * the intent's state, returns the intent as it is now.
+ */
 async function move(stripe: Stripe, id: string, request: () => Promise<Stripe.PaymentIntent>): Promise<Intent> {
   try {
     return read(await request())
@@ -113,10 +116,10 @@ async function fetchSnapshot(stripe: Stripe, id: string): Promise<PaymentSnapsho
   return { intent, refunds: refunds.map(readRefund), disputes: disputes.map(readDispute) }
 }
 
-/** Metadata of a refund: the idempotency key of its request. A refund made in Stripe's dashboard has none. */
+/** Metadata key under which a refund stores the idempotency key of its request. A refund made in Stripe's dashboard has none. */
 const KEY = 'holdfast_refund'
 
-/** Events of changes that may have been made at Stripe, not by us. */
+/** Types of events about changes that may have been made at Stripe, not by us. */
 const PAST_US = /^(refund\.|charge\.(refunded|refund\.|dispute\.|expired)|payment_intent\.canceled)/
 
 function hint({ type, data }: Stripe.Event): Hint {
@@ -140,13 +143,16 @@ function address(url: URL): { host: string; port: number; protocol: 'http' | 'ht
   return { host: url.hostname, port: Number(url.port || (protocol === 'https' ? 443 : 80)), protocol }
 }
 
-/** An error that Stripe stores and repeats for its key: the first request has ended, and this key never succeeds. */
+/**
+ * Returns whether Stripe has replayed a stored error for the idempotency key of the request. The first request with the key
+ * has ended then, so retrying with the same key can never succeed.
+ */
 const isKept = (error: unknown) =>
   error instanceof Stripe.errors.StripeAPIError && error.headers?.['idempotent-replayed'] === 'true'
 
 /**
- * A final rejection by Stripe as RefusedError; any other error unchanged: the state is unknown then, also when another
- * request is using the key at this moment.
+ * Converts a final rejection by Stripe to a RefusedError. Any other error is returned unchanged, because the outcome is
+ * unknown. That includes 409, where another request with this key is in flight.
  */
 function refused(error: unknown): unknown {
   const { errors } = Stripe
@@ -171,7 +177,7 @@ const STATUSES: Partial<Record<Stripe.PaymentIntent.Status, Intent['status']>> =
 }
 
 function read({ id, status, last_payment_error: failure }: Stripe.PaymentIntent): Intent {
-  // A status that this version does not know is read again.
+  // Treat an unknown status as 'processing', so that the intent is read again later.
   return { id, status: STATUSES[status] ?? 'processing', reason: failure?.decline_code ?? failure?.code ?? null }
 }
 
@@ -186,7 +192,10 @@ function readRefund({ id, amount, status, failure_reason, metadata }: Stripe.Ref
   }
 }
 
-/** Closed inquiries and prevented disputes moved money only when they have a balance transaction. */
+/**
+ * Converts a dispute. A closed inquiry or a prevented dispute has moved money only if its balance transactions sum to less
+ * than zero.
+ */
 function readDispute({ id, amount, status, reason, balance_transactions }: Stripe.Dispute): Dispute {
   const closed = status === 'warning_closed' || status === 'prevented'
   const moved = (balance_transactions ?? []).reduce((sum, one) => sum + one.amount, 0)
