@@ -10,7 +10,7 @@ import { Problem, sendProblem } from '../shared/problem.ts'
 import { createConnectionDrain, onStop } from '../shared/shutdown.ts'
 import { startWorker } from './worker.ts'
 
-/** Port of the metrics when METRICS_PORT is unset: the one OpenTelemetry registered for Prometheus exporters. */
+/** Port of the metrics if METRICS_PORT is unset: the port that OpenTelemetry registered for Prometheus exporters. */
 const METRICS_PORT = 9464
 
 const config = configOrExit()
@@ -44,7 +44,8 @@ onStop(log, config.shutdown_ms, [
       door.announceClose()
     },
   ],
-  // No load balancer routes jobs: other workers take over at once. /readyz reports it for as long as that of an API.
+  // The worker need not wait before it stops, because no load balancer routes jobs and other workers take over at once.
+  // /readyz still reports 503 for drain_ms, as that of an API does.
   ...worker.closing,
   ['wait until seen as not ready', () => sleep(Math.max(0, stopping_at + config.drain_ms - performance.now()))],
   ['close the health server', (within_ms) => door.drain(within_ms)],
@@ -57,7 +58,7 @@ async function listen(): Promise<void> {
   } catch (error) {
     const inUse = (error as NodeJS.ErrnoException).code === 'EADDRINUSE'
     if (!inUse || metrics_port !== undefined) throw new Error(`METRICS_PORT: ${(error as Error).message}`)
-    // Several workers on one machine: the second one listens on any free port and logs it.
+    // With several workers on one machine, all but the first listen on any free port and log it.
     await app.listen({ host, port: 0 })
   }
 }

@@ -1,4 +1,7 @@
-/** Assembles a worker from its dependencies; main.ts runs it as a process, tests run it in theirs. */
+/**
+ * Assembles a worker from its dependencies. main.ts runs the worker as a process; tests run it inside their own
+ * process.
+ */
 import type { Job } from 'bullmq'
 import { type Breaker, createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
@@ -24,11 +27,17 @@ import { QueueRunner } from './queue/queue-runner.ts'
 import { traceSettled } from './queue/tracing.ts'
 import { startWebhookJobs } from './webhooks/scheduler.ts'
 
-/** Milliseconds for removing the deduplication id of a job; the sweeper makes up for one that stays. */
+/**
+ * Time limit for removing the deduplication id of a job, in milliseconds. If an id stays, the sweeper adds the jobs
+ * that it suppresses.
+ */
 const DEDUP_MS = 2_000
 /** Milliseconds between two checks of the progress of the running queues. */
 const PROGRESS_CHECK_MS = 1_000
-/** Milliseconds for one batch, its wait for row locks included; and for one statement, which the server ends before that. */
+/**
+ * Time limit of one batch, including its wait for row locks, and of one statement, in milliseconds. The statement limit
+ * is lower, so that Postgres ends the statement before the batch is given up.
+ */
 const BATCH_MS = 10_000
 const STATEMENT_MS = 8_000
 
@@ -36,7 +45,7 @@ export interface RunningWorker {
   breakers: readonly Breaker[]
   checks: Record<string, () => Promise<unknown>>
   stuckReason(): string | undefined
-  /** steps of stopping, in order: accept no more jobs, finish the current batches, release the leases */
+  /** steps that stop the worker, in order: accept no more jobs, finish the current batches, release the leases */
   closing: readonly Step[]
   close(): Promise<void>
 }
@@ -59,21 +68,22 @@ export interface WorkerDeps {
   >
   metrics: Metrics
   log: Log
-  /** default: on the lock server of the configuration */
+  /** default: locks on the configured lock server */
   locks?: Locks
 }
 
 const isLeaseAnswer = (error: unknown) => error instanceof LockBusyError || error instanceof LeaseLostError
 
-/** The pool for batches, sweeps and charges. */
+/** Opens the connection pool for batches, sweeps and charges. */
 const openBatchDb = (config: WorkerDeps['config']) =>
   openDb(config.database_url, {
     max: CONNECTIONS.worker.batches,
     name: 'holdfast-worker',
     idle_in_transaction_ms: config.lease_ttl_ms,
     statement_ms: STATEMENT_MS,
-    // A worker's statements are by key, batch after batch: plan each once, and never as a scan because the tables were small
-    // or not analyzed at that time. jit: older Postgres would compile such plans for their estimated cost.
+    // A worker repeats statements that select by key. Plan each once, and never as a scan: at planning time the tables
+    // may be small or not analyzed. jit off: older versions of Postgres would compile such plans because of their
+    // estimated cost.
     settings: {
       plan_cache_mode: 'force_generic_plan',
       enable_seqscan: 'off',
@@ -83,7 +93,7 @@ const openBatchDb = (config: WorkerDeps['config']) =>
     },
   })
 
-/** What the parts of a worker share. */
+/** Opens the connections and breakers that the parts of a worker share. */
 async function openConnections({ config, metrics, log, locks: given }: WorkerDeps) {
   const { redis_url, redis_prefix } = config
   const db = openBatchDb(config)
@@ -104,7 +114,8 @@ async function openConnections({ config, metrics, log, locks: given }: WorkerDep
     opened,
     database: createBreaker({ name: 'database', timeout_ms: BATCH_MS, isAnswer: isDatabaseAnswer, metrics }),
     leases: createBreaker({ name: 'leases', timeout_ms: leases_ms, isAnswer: isLeaseAnswer, metrics }),
-    // A queue makes progress with each batch and with each lease that it has waited for: time for one of both.
+    // A queue reports progress after each batch and after each lease that it has waited for. This limit allows one of
+    // each.
     progress_ms: BATCH_MS + leases_ms,
     nudger: createNudger(redis_url, redis_prefix, log),
     chargeQueue: createChargeQueue(redis_url, redis_prefix, log),
@@ -113,7 +124,7 @@ async function openConnections({ config, metrics, log, locks: given }: WorkerDep
 }
 type Connections = Awaited<ReturnType<typeof openConnections>>
 
-/** The runner of this worker's queues, with the batcher behind it. */
+/** Creates the runner of this worker's queues and the batcher that it uses. */
 function createRunner(shared: Connections): QueueRunner {
   const { config, redis, metrics, stats, traces, progress_ms, nudger } = shared
   const channel = settledChannel(config.redis_prefix)
@@ -122,7 +133,7 @@ function createRunner(shared: Connections): QueueRunner {
     ...shared,
     client: shared.db.client,
     accept_ms: config.booking_accept_s * 1000,
-    // A lost notice costs its waiter one read of the database.
+    // If a notice is lost, the waiting request reads the database once more.
     notify: (ids) => void redis.publish(channel, JSON.stringify(ids)).catch(() => {}),
     enqueueCharges: shared.chargeQueue.enqueue,
     onStaleWrite() {
@@ -136,7 +147,7 @@ function createRunner(shared: Connections): QueueRunner {
     leases: shared.leases,
     batcher,
     nudge: nudger.nudge,
-    // If the message is lost, the queue is nudged like any other.
+    // If the message is lost, APIs nudge the queue like any other.
     publishHot: (resource, hot) => void redis.publish(hotChannel, formatHotQueue(resource, hot)).catch(() => {}),
     ttl_ms: config.lease_ttl_ms,
     progress_ms,
@@ -145,8 +156,9 @@ function createRunner(shared: Connections): QueueRunner {
 
 async function processJob(runner: QueueRunner, job: Job<NudgeJob>): Promise<void> {
   // A job for one queue keeps the queue's name as its deduplication id until it holds the lease and is about to fetch
-  // rows: a nudge that is dropped until then is for rows that this job will fetch, and the fleet has one such job. If the
-  // id stays, BullMQ removes it with the job, and the sweeper makes up for nudges that were dropped meanwhile.
+  // rows. BullMQ drops nudges until then, which is safe because this job will fetch their rows, and the fleet has only
+  // one such job per queue. If removing the id fails, BullMQ removes it with the job, and the sweeper adds jobs for the
+  // nudges that were dropped meanwhile.
   const releaseDedupId =
     job.deduplicationId === undefined
       ? undefined
@@ -154,13 +166,13 @@ async function processJob(runner: QueueRunner, job: Job<NudgeJob>): Promise<void
   try {
     await runner.process(job.data.resources, `job ${job.id}`, releaseDedupId)
   } catch (error) {
-    // While this job waits for its next attempt, another one may succeed.
+    // Let nudges add other jobs: one of them may succeed while this job waits for its next attempt.
     await releaseDedupId?.()
     throw error
   }
 }
 
-/** The BullMQ consumer of nudges. */
+/** Opens the BullMQ worker that processes nudges. */
 function openNudgeJobs({ config, log }: Connections, runner: QueueRunner) {
   return openWorker<NudgeJob>(QUEUES.nudges, (job) => processJob(runner, job), {
     redis_url: config.redis_url,
@@ -181,7 +193,10 @@ function checkProgress({ metrics, log, progress_ms }: Connections, runner: Queue
   metrics.queue_idle_seconds.set(Math.max(0, ...queues.map(({ idle_ms }) => idle_ms)) / 1000)
   for (const resource of runner.stopStuck()) {
     metrics.queues_left_stuck.inc()
-    log.error({ resource, progress_ms }, 'a queue has made no progress within its time limit: its lease is released')
+    log.error(
+      { resource, progress_ms },
+      'a queue has made no progress within its time limit: the worker releases its lease',
+    )
   }
 }
 
@@ -192,7 +207,10 @@ function stuckReason({ progress_ms }: Connections, runner: QueueRunner): string 
   return `${late.length} queues make no progress: ${named.join(', ')}`
 }
 
-/** The loops of maintenance: sweeps, the check of progress, the fleet's figures. Each member stops one of them. */
+/**
+ * Starts the maintenance loops: sweeps, the check of progress, the fleet monitor. Each `stop…` member of the result
+ * stops one loop.
+ */
 function startMaintenance(shared: Connections, runner: QueueRunner, breakers: readonly Breaker[]) {
   const { config, metrics, log, db, redis, locks, nudger, chargeQueue } = shared
   const watched = openDb(config.database_url, {
@@ -241,7 +259,8 @@ export async function startWorker(deps: WorkerDeps): Promise<RunningWorker> {
       () => {
         runner.stop()
         void maintenance.stopCheckingProgress()
-        // Not waited for: it changes nothing that a batch or a sweep needs, and closing its connections ends it.
+        // Do not wait for the monitor: it changes nothing that a batch or a sweep needs, and closing its connections
+        // ends it.
         void maintenance.stopMonitoring()
         return Promise.all([jobs.close(), charges.close(), webhooks.close(), maintenance.stopSweeping()])
       },

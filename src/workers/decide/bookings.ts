@@ -2,6 +2,7 @@
  * Decides the bookings of a batch, in memory and without I/O. Invariants: a booking gets its time only when no other
  * active booking overlaps it, and a ride only when its rider has no other; a request that is overdue by the database
  * clock is expired first and never conflicts; every change of a wallet's units has a ledger entry.
+ * Tests remove the code between the guard markers (test/races, test/chaos).
  */
 import {
   type BookingMove,
@@ -40,18 +41,19 @@ import type {
 } from './types.ts'
 
 const DAY_MS = 86_400_000
-/** Ids of conflicting bookings that a rejection names. */
+/** Most ids of conflicting bookings that one rejection names. */
 const NAMED = 20
 
-/** Every resource that settling this item may write. */
+/** Returns every resource that the settlement of this item may write. */
 export function resourcesOfBooking({ booking: { queue, payment }, command }: BookingItem): string[] {
   const wallets = [payment, command?.payment].flatMap((one) => (one?.method === 'wallet' ? [one.account] : []))
   return [...new Set([queue, ...wallets])]
 }
 
 /**
- * Decides the items in order. `active` are the active bookings of these queues or riders, read under the row locks;
- * `now_ms` is the database clock, read after them; a ride waits `accept_ms` to be accepted.
+ * Decides the items in order. `active`: the active bookings of these queues and riders, read under the row locks.
+ * `now_ms`: the database clock, read after the locks were acquired. `accept_ms`: how long a driver has to accept a
+ * ride.
  * @throws UnprocessableError
  */
 export function decideBookings(
@@ -63,7 +65,8 @@ export function decideBookings(
 ): BookingDecision {
   const own = new Map(items.map(({ booking }) => [booking.id, booking]))
   const bookings = new ActiveBookings()
-  // A row that is both pending and active is one object: what is decided of it counts for the others.
+  // Use one object for a row that is both pending and active, so that a decision about the row counts for the other
+  // items.
   for (const row of active) bookings.update(own.get(row.id) ?? row)
   return new BookingBatch(bookings, resources, now_ms, accept_ms).decide(items)
 }
@@ -71,7 +74,7 @@ export function decideBookings(
 const overlap = (a: BookingRow, b: BookingRow) =>
   a.from_ms < (b.until_ms ?? Number.POSITIVE_INFINITY) && b.from_ms < (a.until_ms ?? Number.POSITIVE_INFINITY)
 
-/** Sets amount and currency of a stay. The amount is null when it is beyond the largest exact integer. */
+/** Sets the amount and currency of a stay. The amount is null if it exceeds the largest safe integer. */
 function price(stay: BookingRow, resource: Resource): void {
   const days = stay.days ?? Math.ceil(((stay.until_ms ?? stay.from_ms) - stay.from_ms) / DAY_MS)
   const amount = resource.price * days
@@ -79,18 +82,20 @@ function price(stay: BookingRow, resource: Resource): void {
   stay.currency = resource.currency
 }
 
-/** The active bookings, by calendar and by rider. */
+/** Index of the active bookings by calendar and by rider. */
 class ActiveBookings {
   readonly #calendars = new Map<string, Set<BookingRow>>()
   readonly #riders = new Map<string, Set<BookingRow>>()
 
-  /** Adds a booking when its status is active, and removes it otherwise. */
+  /** Adds the booking if its status is active, and removes it otherwise. */
   update(booking: BookingRow): void {
     updateIndex(this.#calendars, booking.queue, booking)
     if (booking.kind === 'ride') updateIndex(this.#riders, booking.customer, booking)
   }
 
-  /** Active bookings of the same time or the same rider. */
+  /**
+   * Returns the active bookings that overlap this booking in its calendar, and for a ride also those of the same rider.
+   */
   conflicting(booking: BookingRow): BookingRow[] {
     const calendar = [...(this.#calendars.get(booking.queue) ?? [])]
     const here = calendar.filter((row) => /* guard:overlap */ overlap(row, booking) /* end:overlap */)
@@ -104,7 +109,7 @@ function updateIndex(index: Map<string, Set<BookingRow>>, key: string, booking: 
   else index.get(key)?.delete(booking)
 }
 
-/** One batch while it is decided: what is decided of one item is seen by the items after it. */
+/** Decides one batch. The decision about an item is visible to the items after it. */
 class BookingBatch {
   readonly #active: ActiveBookings
   readonly #resources: ReadonlyMap<string, Resource>
@@ -142,7 +147,8 @@ class BookingBatch {
         if (this.#isOverdue(booking)) this.#expire(booking)
         else if (booking.status === 'requested') this.#decision.skipped.push(item)
       } else if (booking.status === 'queued' && item.command.action !== 'cancel') {
-        // Its booking has not been settled yet (a missed lease, a later batch): the command waits behind it.
+        // The booking has not been settled yet (its lease was not acquired, or it comes in a later batch): the command
+        // waits for it.
         this.#decision.skipped.push(item)
       } else {
         if (this.#isOverdue(booking)) this.#expire(booking)
@@ -192,7 +198,10 @@ class BookingBatch {
     booking.status = status
   }
 
-  /** Moves the price within the wallet: changes `available` and `held` per unit, and adds the ledger entries. */
+  /**
+   * Moves the booking's price within the wallet. For each unit of the price, adds `available` (−1, 0 or 1) to the
+   * wallet's available units and `held` likewise to its held units; adds one ledger entry per reason.
+   */
   #moveUnits(booking: BookingRow, available: number, held: number, ...reasons: LedgerEntry['reason'][]): void {
     const { payment, amount } = booking
     if (payment.method !== 'wallet' || !amount) return
@@ -216,7 +225,7 @@ class BookingBatch {
     this.#decision.chargeRequests.push(chargeRequest('booking', step, booking))
   }
 
-  /** Extends the request until the charge has ended, and requests the charge. */
+  /** Requests the charge and extends the request, so that it does not expire before the charge has had time to end. */
   #startCharge(booking: BookingRow): void {
     extendHold(booking, this.#now_ms)
     this.#requestCharge('charge', booking)
@@ -226,7 +235,10 @@ class BookingBatch {
     return booking.status === 'requested' && isPast(booking.expires_ms, this.#now_ms)
   }
 
-  /** False when this batch cannot expire it: it has no lease on its wallet. */
+  /**
+   * Expires an overdue booking. Returns false if this batch cannot expire it, because the batch has no lease on the
+   * booking's wallet.
+   */
   #expire(booking: BookingRow): boolean {
     const { payment } = booking
     if (payment.method === 'wallet' && !this.#resources.has(payment.account)) return false
@@ -241,7 +253,10 @@ class BookingBatch {
     return true
   }
 
-  /** False when an overdue request in its way cannot be expired in this batch: it is decided in the next round. */
+  /**
+   * Decides a queued booking. Returns false if this batch cannot expire an overdue request that conflicts with the
+   * booking: the next round decides it.
+   */
   #decideNew(booking: BookingRow): boolean {
     const resource = this.#resources.get(booking.queue)
     if (resource?.kind !== 'calendar' || isAccount(booking.queue)) {
@@ -250,7 +265,8 @@ class BookingBatch {
     }
     if (booking.kind === 'stay') price(booking, resource)
     const rivals = this.#active.conflicting(booking)
-    // Overdue requests are expired first. When one needs a wallet that another worker has, retry in the next round.
+    // Expire overdue requests first. If one of them needs a wallet whose lease another worker holds, retry in the next
+    // round.
     if (!rivals.filter((row) => this.#isOverdue(row)).every((row) => this.#expire(row))) return false
     const conflicting_ids = rivals.filter((row) => isActive(row.status)).map((row) => row.id)
     // The stay may have ended while it was queued.
@@ -265,7 +281,10 @@ class BookingBatch {
     return true
   }
 
-  /** Why a queued booking cannot be paid for; undefined when it can, and for a ride, which has no price yet. */
+  /**
+   * Returns the reason why a queued booking cannot be paid, or undefined if it can. A ride has no price yet, so its
+   * amount is not checked.
+   */
   #refusePayment(booking: BookingRow, resource: Resource): string | undefined {
     const { payment, amount, kind } = booking
     if (kind === 'stay' && amount === null) return 'amount_too_large'
@@ -291,7 +310,7 @@ class BookingBatch {
     }
   }
 
-  /** Undefined when the command succeeded, else the reason of its rejection. */
+  /** Executes the command. Returns undefined if it succeeded, otherwise the reason for its rejection. */
   #executeCommand(booking: BookingRow, { action, payment }: BookingCommandRow): string | undefined {
     if (action === 'paid' || action === 'unpaid') {
       return this.#applyChargeResult(booking, action) ? undefined : 'wrong_status'
@@ -321,12 +340,13 @@ class BookingBatch {
       if (booking.kind === 'ride') return 'payment_unavailable'
       // One charge at a time: a second card is charged only after the first charge has failed.
       if (booking.charge !== null) return 'payment_in_progress'
-      // The wallet's money is held together with the time.
+      // A hold already covers the wallet's money and the time together.
       if (booking.payment.method === 'wallet') return 'payment_conflict'
       if (given.method === 'wallet') return this.#payFromWallet(booking, given.account)
       this.#setPayment(booking, given)
     }
-    // Accepted once it is paid. A second accept joins the first: the charge is already in progress.
+    // The booking becomes accepted when its charge is paid. A second accept joins the first, whose charge is already in
+    // progress.
     if (booking.charge !== null) return undefined
     if (isCharged(booking)) {
       this.#startCharge(booking)
@@ -338,14 +358,17 @@ class BookingBatch {
     return undefined
   }
 
-  /** Takes the price from the wallet and accepts the booking in the same settlement, or does neither. */
+  /**
+   * Takes the price from the wallet and accepts the booking in the same settlement, or does neither. Returns the reason
+   * if it does neither.
+   */
   #payFromWallet(booking: BookingRow, account: string): string | undefined {
     const wallet = this.#resources.get(account)
     const amount = booking.amount ?? 0
     if (wallet?.kind !== 'units') return 'unknown_resource'
     if (amount > 0 && !sameCurrency(wallet.currency, booking.currency ?? '')) return 'currency_mismatch'
     if (wallet.available < amount) return 'payment_declined'
-    // Before the move: its units come from the new payment's wallet.
+    // Set the payment before #moveUnits, which takes the units from the wallet of the current payment.
     this.#setPayment(booking, { method: 'wallet', account })
     this.#moveUnits(booking, -1, 0, 'sale')
     this.#applyMove(booking, 'accept')
@@ -357,7 +380,7 @@ class BookingBatch {
     this.#decision.payments.push({ of: 'booking', id: booking.id, payment })
   }
 
-  /** Restores the original end of the request after a failed charge. False when that end is past. */
+  /** Restores the original end of the request after a failed charge. Returns false if that end is past. */
   #resumeHold(booking: BookingRow): boolean {
     this.#decision.attempts.push(booking.id)
     restoreHold(booking)
@@ -370,13 +393,13 @@ class BookingBatch {
   }
 
   /**
-   * Applies the outcome of the charge: `paid` (the money is reserved) or `unpaid` (none was and none will be taken). False
-   * when the status does not allow it.
+   * Applies the outcome of the charge: `paid` (the provider has reserved the money) or `unpaid` (the provider has not
+   * taken money and never will). Returns false if the status does not allow it.
    */
   #applyChargeResult(booking: BookingRow, result: ChargeCommand): boolean {
     const { status, charge } = booking
     if (result === 'unpaid') {
-      // The outcome of an earlier charge, which may have been followed by another one: nothing is left to apply.
+      // This result belongs to an earlier charge and has already been applied; the current charge may be another one.
       if (!chargeFailed(booking)) return true
       if (status !== 'requested') return status === 'expired' || status === 'cancelled' || status === 'declined'
       if (booking.hold_seconds !== null) {
@@ -390,13 +413,16 @@ class BookingBatch {
     } else if (status === 'expired' && this.#replaceExpired(booking)) {
       this.#requestCharge('capture', booking)
     } else {
-      // Too late for the time, or cancelled: refund the money, once.
+      // The time is no longer free, or the booking was cancelled: refund the money, once.
       this.#requestCharge('refund', booking)
     }
     return true
   }
 
-  /** The expired booking stays expired; its late money books the same time at the same price as a new booking. */
+  /**
+   * Adds a new booking of the same time and price, paid with the late money of an expired booking, which stays expired.
+   * Returns false if the time is over or not free.
+   */
   #replaceExpired(booking: BookingRow): boolean {
     if (isOver(booking, this.#now_ms)) return false
     const rivals = this.#active.conflicting(booking)

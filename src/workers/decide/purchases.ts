@@ -1,6 +1,8 @@
 /**
- * Decides the purchases of a batch, in memory and without I/O. Invariant: items are decided in the given order, and every
- * change of units has a ledger entry, so that for each resource total = available + held + sold, by the ledger.
+ * Decides the purchases of a batch, in memory and without I/O. Invariant: items are decided in the given order, and
+ * every change of units has a ledger entry, so that for each resource, summed over the ledger, total = available + held
+ * + sold.
+ * Tests remove the code between the guard markers (test/races, test/chaos).
  */
 import type { ChargeCommand, Payment } from '../../shared/domain/charge.ts'
 import { sameCurrency } from '../../shared/domain/currency.ts'
@@ -33,7 +35,10 @@ import type {
 
 const isUnits = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) > 0
 
-/** Units that a purchase needs of each resource: its items merged, and its price as units of the paying wallet. */
+/**
+ * Returns the units that a purchase needs of each resource: its merged items, and its price as units of the wallet that
+ * pays.
+ */
 function unitsByResource(purchase: PurchaseRow, amount: number): Map<string, number> {
   const units = new Map<string, number>()
   if (purchase.items.length === 0) throw new UnprocessableError('a purchase has no items')
@@ -50,11 +55,11 @@ function unitsByResource(purchase: PurchaseRow, amount: number): Map<string, num
   return units
 }
 
-/** Every resource that settling this item may write. @throws UnprocessableError */
+/** Returns every resource that the settlement of this item may write. @throws UnprocessableError */
 export function resourcesOfPurchase(item: PurchaseItem): string[] {
   const { purchase } = item
-  // Cancelling a queued purchase moves no units: the resource of its queue is enough. Any other command may find it settled
-  // by this batch.
+  // Cancelling a queued purchase moves no units, so the resource of its queue is enough. For any other command, return
+  // all resources: an earlier item of this batch may settle the purchase first.
   if (item.command?.action === 'cancel' && purchase.status === 'queued') return [purchase.queue]
   const refs = new Set(unitsByResource(purchase, 1).keys())
   if (item.command?.payment?.method === 'wallet') refs.add(item.command.payment.account)
@@ -62,7 +67,7 @@ export function resourcesOfPurchase(item: PurchaseItem): string[] {
 }
 
 /**
- * Decides the items in order. `now_ms` is the database clock, read after the row locks were acquired.
+ * Decides the items in order. `now_ms`: the database clock, read after the row locks were acquired.
  * @throws UnprocessableError
  */
 export const decidePurchases = (
@@ -72,8 +77,8 @@ export const decidePurchases = (
 ): PurchaseDecision => new PurchaseBatch(resources, now_ms).decide(items)
 
 /**
- * The first cancel of each purchase that is queued, by the id of the purchase. It takes effect before its purchase is
- * decided: for a buyer who has cancelled already, no unit is sold or held.
+ * Returns a map from purchase id to the first cancel command, for purchases that are still queued. The cancel takes
+ * effect before the purchase is decided, so that no unit is sold to or held for a buyer who has already cancelled.
  */
 function cancelsOfQueued(items: readonly PurchaseItem[]): ReadonlyMap<string, PurchaseCommandRow> {
   const cancels = new Map<string, PurchaseCommandRow>()
@@ -87,7 +92,7 @@ function cancelsOfQueued(items: readonly PurchaseItem[]): ReadonlyMap<string, Pu
 /** A function, because a guard's comments survive transpiling only among arguments. */
 const isLess = (a: number, b: number) => a < b
 
-/** One batch while it is decided: what is decided of one item is seen by the items after it. */
+/** Decides one batch. The decision about an item is visible to the items after it. */
 class PurchaseBatch {
   readonly #resources: ReadonlyMap<string, Resource>
   readonly #now_ms: number
@@ -123,11 +128,12 @@ class PurchaseBatch {
         if (this.#isOverdue(purchase)) this.#expire(purchase)
         else this.#decision.skipped.push(item)
       } else if (cancels.get(purchase.id) === item.command) {
-        // Cancelled already, if its purchase is in this batch.
+        // If the purchase itself was earlier in this batch, it is cancelled already.
         if (purchase.status === 'queued') this.#applyMove(purchase, 'cancel')
         this.#endCommand(item, undefined, 'queued')
       } else if (purchase.status === 'queued') {
-        // Its purchase has not been settled yet (a missed lease, a later batch): the command waits behind it.
+        // The purchase has not been settled yet (its lease was not acquired, or it comes in a later batch): the command
+        // waits for it.
         this.#decision.skipped.push(item)
       } else {
         const before = purchase.status
@@ -140,7 +146,7 @@ class PurchaseBatch {
     return this.#decision
   }
 
-  /** Adds the outcome of a command, and the status in which it found the purchase. */
+  /** Adds the outcome of a command to the decision, with the purchase's status that the command observed. */
   #endCommand(
     { purchase, command }: PurchaseItem & { kind: 'command' },
     refusal: string | undefined,
@@ -155,7 +161,10 @@ class PurchaseBatch {
     })
   }
 
-  /** Fencing token for the row: of its own queue, or for an expired cart of another queue, of any of its resources. */
+  /**
+   * Returns the fencing token of the row's own queue. If that queue is not in this batch (an expired cart), returns the
+   * token of any of the row's resources.
+   */
   #tokenFor(purchase: PurchaseRow): number {
     const own =
       this.#resources.get(purchase.queue) ??
@@ -186,7 +195,10 @@ class PurchaseBatch {
     purchase.status = status
   }
 
-  /** Moves the purchase's units: changes `available` and `held` per unit, and adds the ledger entries. */
+  /**
+   * Moves the purchase's units. For each unit, adds `available` (−1, 0 or 1) to the resource's available units and
+   * `held` likewise to its held units; adds one ledger entry per resource and reason.
+   */
   #moveUnits(purchase: PurchaseRow, available: number, held: number, ...reasons: LedgerEntry['reason'][]): void {
     for (const [ref, units] of unitsByResource(purchase, purchase.amount ?? 0)) {
       const resource = this.#resources.get(ref)
@@ -212,7 +224,7 @@ class PurchaseBatch {
     })
   }
 
-  /** The first of these resources whose limit the purchase would exceed, with that limit. */
+  /** Returns the first of these resources whose limit per customer the purchase would exceed, with that limit. */
   #overLimit(purchase: PurchaseRow, needed: ReadonlyMap<string, number>): Observed | undefined {
     for (const [resource, units] of needed) {
       const { max_per_customer = null, holdings } = this.#resources.get(resource) ?? {}
@@ -226,7 +238,7 @@ class PurchaseBatch {
     this.#decision.chargeRequests.push(chargeRequest('purchase', step, purchase))
   }
 
-  /** Extends the hold until the charge has ended, and requests the charge. */
+  /** Requests the charge and extends the hold, so that it does not expire before the charge has had time to end. */
   #startCharge(purchase: PurchaseRow): void {
     extendHold(purchase, this.#now_ms)
     this.#requestCharge('charge', purchase)
@@ -250,14 +262,18 @@ class PurchaseBatch {
     } else this.#sellOrHold(purchase)
   }
 
-  /** Sets amount and currency of a queued purchase. Returns why it cannot be sold at any stock; undefined when it can. */
+  /**
+   * Sets the amount and currency of a queued purchase. Returns the reason if it cannot be sold however much is in
+   * stock, otherwise undefined.
+   */
   #price(purchase: PurchaseRow, needed: ReadonlyMap<string, number>): string | undefined {
     let amount = 0
     const currencies = new Set<string>()
     for (const [ref, units] of needed) {
       const resource = this.#resources.get(ref)
       if (resource?.kind !== 'units') return 'unknown_resource'
-      // Accounts are not for sale. The API rejects them already; this is for rows that were written past it.
+      // Accounts are not for sale. The API already rejects them; this check covers rows that were not written by the
+      // API.
       if (isAccount(ref)) return 'wrong_kind'
       amount += resource.price * units
       if (resource.price > 0) currencies.add(resource.currency.toUpperCase())
@@ -275,7 +291,7 @@ class PurchaseBatch {
     return undefined
   }
 
-  /** The first resource of which fewer units are available than needed. */
+  /** Returns the first resource with fewer available units than the purchase needs. */
   #firstShort(needed: ReadonlyMap<string, number>): Observed | undefined {
     for (const [resource, units] of needed) {
       const available = this.#availableOf(resource)
@@ -310,7 +326,7 @@ class PurchaseBatch {
     this.#applyMove(purchase, 'expire')
   }
 
-  /** Undefined when the command succeeded, else the reason of its rejection. */
+  /** Executes the command. Returns undefined if it succeeded, otherwise the reason for its rejection. */
   #executeCommand(purchase: PurchaseRow, { action, payment }: PurchaseCommandRow): string | undefined {
     if (this.#isOverdue(purchase)) this.#expire(purchase)
     if (action === 'paid' || action === 'unpaid') {
@@ -323,7 +339,8 @@ class PurchaseBatch {
       this.#moveUnits(purchase, 1, 0, 'refund')
       if (isCharged(purchase)) this.#requestCharge('refund', purchase)
     } else {
-      // A cancel of a held purchase: one that is queued has been cancelled without moving units.
+      // Here the action is `cancel` and the purchase is held: decide() has already cancelled queued purchases, without
+      // moving units.
       this.#moveUnits(purchase, 1, -1, 'release')
       if (mayBeCharged(purchase)) this.#requestCharge('refund', purchase)
     }
@@ -337,7 +354,7 @@ class PurchaseBatch {
     if (given !== null && !samePayment(given, purchase.payment)) {
       // One charge at a time: a second card is charged only after the first charge has failed.
       if (purchase.charge !== null) return 'payment_in_progress'
-      // The wallet's money is held together with the units.
+      // A hold already covers the wallet's money and the units together.
       if (purchase.payment.method === 'wallet') return 'payment_conflict'
       if (given.method === 'wallet') return this.#payFromWallet(purchase, given.account)
       this.#setPayment(purchase, given)
@@ -354,7 +371,10 @@ class PurchaseBatch {
     return undefined
   }
 
-  /** Sells the held units and takes their price from the wallet in the same settlement, or does neither. */
+  /**
+   * Sells the held units and takes their price from the wallet in the same settlement, or does neither. Returns the
+   * reason if it does neither.
+   */
   #payFromWallet(purchase: PurchaseRow, account: string): string | undefined {
     const wallet = this.#resources.get(account)
     const amount = purchase.amount ?? 0
@@ -364,7 +384,8 @@ class PurchaseBatch {
     const had = wallet.holdings.get(purchase.customer) ?? 0
     if (wallet.max_per_customer !== null && had + amount > wallet.max_per_customer) return 'limit'
     if (wallet.available < amount) return 'payment_declined'
-    // Before the payment is set: the wallet's units were not held.
+    // Move units before #setPayment, otherwise #moveUnits would also take held units from the wallet, which has none
+    // for this purchase.
     this.#moveUnits(purchase, 0, -1, 'release', 'sale')
     this.#setPayment(purchase, { method: 'wallet', account })
     if (amount > 0) {
@@ -382,7 +403,7 @@ class PurchaseBatch {
     this.#decision.payments.push({ of: 'purchase', id: purchase.id, payment })
   }
 
-  /** Restores the original end of the hold after a failed charge. False when that end is past. */
+  /** Restores the original end of the hold after a failed charge. Returns false if that end is past. */
   #resumeHold(purchase: PurchaseRow): boolean {
     this.#decision.attempts.push(purchase.id)
     restoreHold(purchase)
@@ -395,13 +416,13 @@ class PurchaseBatch {
   }
 
   /**
-   * Applies the outcome of the charge: `paid` (the money is reserved) or `unpaid` (none was and none will be taken). False
-   * when the status does not allow it.
+   * Applies the outcome of the charge: `paid` (the provider has reserved the money) or `unpaid` (the provider has not
+   * taken money and never will). Returns false if the status does not allow it.
    */
   #applyChargeResult(purchase: PurchaseRow, result: ChargeCommand): boolean {
     const { status, charge } = purchase
     if (result === 'unpaid') {
-      // The outcome of an earlier charge, which may have been followed by another one: nothing is left to apply.
+      // This result belongs to an earlier charge and has already been applied; the current charge may be another one.
       if (!chargeFailed(purchase)) return true
       if (status !== 'held') return status === 'expired' || status === 'cancelled'
       if (purchase.hold_seconds !== null) {
@@ -417,13 +438,16 @@ class PurchaseBatch {
     } else if (status === 'expired' && this.#replaceExpired(purchase)) {
       this.#requestCharge('capture', purchase)
     } else {
-      // Too late for the units, or cancelled by the buyer: refund the money, once.
+      // The units are no longer in stock, or the buyer has cancelled: refund the money, once.
       this.#requestCharge('refund', purchase)
     }
     return true
   }
 
-  /** The expired purchase stays expired; its late money buys the same units at the same price as a new purchase. */
+  /**
+   * Adds a new purchase of the same units at the same price, paid with the late money of an expired purchase, which
+   * stays expired. Returns false if the units are not in stock or exceed the customer's limit.
+   */
   #replaceExpired(purchase: PurchaseRow): boolean {
     const needed = unitsByResource(purchase, purchase.amount ?? 0)
     const inStock = [...needed].every(([ref, units]) => this.#availableOf(ref) >= units)

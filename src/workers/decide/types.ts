@@ -1,13 +1,16 @@
-/** What is decided, and what a decision is made of: the rows as they were fetched, and the changes that are written. */
+/** Types of the decisions: the fetched rows, which are the input, and the changes to write, which are the output. */
 import type { BookingCommand, BookingKind, BookingStatus } from '../../shared/domain/booking.ts'
 import type { ChargeCommand, ChargeStatus, Payment } from '../../shared/domain/charge.ts'
 import type { LineItem, Observed, PurchaseCommand, PurchaseStatus } from '../../shared/domain/purchase.ts'
 
-/** What deciding needs of a purchase as of a booking. `status` changes as the batch is decided, and so does its charge. */
+/**
+ * The columns that a decision needs of a purchase and of a booking alike. `status` and the members of the charge change
+ * while the batch is decided.
+ */
 interface SubjectRow<Status> {
   id: string
   seq: number
-  /** the resource in whose queue it is: of a purchase the first of its resources, of a booking the booked one */
+  /** the resource whose queue contains the row: the first resource of a purchase, the booked resource of a booking */
   queue: string
   customer: string
   amount: number | null
@@ -18,11 +21,11 @@ interface SubjectRow<Status> {
   /** milliseconds since 1970, database clock */
   expires_ms: number | null
   created_ms: number
-  /** status of its charge; null when there is none (and not read for a purchase without a command) */
+  /** status of the row's charge; null without a charge; not read for a purchase without a command */
   charge: ChargeStatus | null
-  /** original end of the hold that the charge has extended; null without a hold of its own */
+  /** original end of the hold that the charge has extended; null if the buyer requested no hold */
   hold_until_ms: number | null
-  /** the expired purchase or booking that this one replaces: the charge belongs to that one */
+  /** the expired purchase or booking that this row replaces, and to which the charge belongs */
   replaces_id: string | null
 }
 
@@ -32,10 +35,10 @@ export interface PurchaseRow extends SubjectRow<PurchaseStatus> {
 
 export interface BookingRow extends SubjectRow<BookingStatus> {
   kind: BookingKind
-  /** half-open, milliseconds since 1970; a ride has no end until it is completed */
+  /** start of the half-open period, in milliseconds since 1970; a ride has no end until it is completed */
   from_ms: number
   until_ms: number | null
-  /** days that a stay is charged for; null: computed from its duration */
+  /** days for which a stay is charged; null: computed from its duration */
   days: number | null
 }
 
@@ -43,7 +46,7 @@ interface CommandRow<Command> {
   id: string
   seq: number
   action: Command | ChargeCommand
-  /** payment method of a confirm or accept; null: the one that the purchase or booking has already */
+  /** payment method of a confirm or accept; null: keep the payment method of the purchase or booking */
   payment: Payment | null
 }
 export interface PurchaseCommandRow extends CommandRow<PurchaseCommand> {
@@ -65,7 +68,7 @@ export type BookingItem = { booking: BookingRow; purchase?: never } & (
   | { kind: 'command'; command: BookingCommandRow }
 )
 
-/** A resource as read under its row lock; `available` and `held` change as the batch is decided. */
+/** A resource as read under its row lock. `available` and `held` change while the batch is decided. */
 export interface Resource {
   id: string
   kind: 'units' | 'calendar'
@@ -73,11 +76,11 @@ export interface Resource {
   held: number
   price: number
   currency: string
-  /** units that one customer may have, held ones included; null: no limit */
+  /** most units that one customer may have, held ones included; null: no limit */
   max_per_customer: number | null
-  /** customer → units, of the customers in the batch; only where there is a limit */
+  /** customer → units, for the customers in the batch; empty without a limit */
   holdings: Map<string, number>
-  /** fencing token of the lease it is written under */
+  /** fencing token of the lease under which the batch writes this resource */
   token: number
 }
 
@@ -114,16 +117,19 @@ export interface LedgerEntry {
   reason: 'sale' | 'hold' | 'release' | 'refund'
   fencing_token: number
 }
-/** A step of a charge, to be taken once the batch is committed. An existing charge is not changed by a second request. */
+/**
+ * A request for one step of a charge, which a charge job takes after the batch is committed. A second request does not
+ * change an existing charge.
+ */
 export interface ChargeRequest {
-  /** what is paid for */
+  /** whether the charge pays for a purchase or a booking */
   of: 'purchase' | 'booking'
   id: string
-  /** charge and refund are new rows; capture is the step of an authorized charge whose units are sold */
+  /** charge and refund insert a row; capture changes an authorized charge whose units are sold */
   step: 'charge' | 'capture' | 'refund'
   amount: number
   currency: string
-  /** of a charge: the end of the hold that it extends */
+  /** for the step `charge`: the original end of the hold that the charge extends */
   hold_until_ms: number | null
 }
 /** New payment method of a purchase or booking. */
@@ -132,24 +138,27 @@ export interface PaymentChange {
   id: string
   payment: Payment
 }
-/** A new purchase or booking, paid with the late money of an expired one. */
+/** A new purchase or booking that is paid with the late money of an expired one. */
 export interface Replacement {
   id: string
   replaces_id: string
   fencing_token: number
 }
 
-/** What the decisions about purchases and about bookings have in common. */
+/** The members that the decisions about purchases and about bookings share. */
 interface BatchDecision<Item> {
   commands: CommandChange[]
   ledger: LedgerEntry[]
   resources: Resource[]
   chargeRequests: ChargeRequest[]
   payments: PaymentChange[]
-  /** purchases and bookings whose failed charge becomes a past attempt, so that another charge can follow */
+  /**
+   * ids of purchases and bookings whose failed charge is over: it becomes a past attempt, so that another charge can
+   * follow
+   */
   attempts: string[]
   replacements: Replacement[]
-  /** items that this batch could not decide yet: they stay in the queue */
+  /** items that this batch could not decide yet; they stay in the queue */
   skipped: Item[]
 }
 export interface PurchaseDecision extends BatchDecision<PurchaseItem> {
@@ -157,6 +166,9 @@ export interface PurchaseDecision extends BatchDecision<PurchaseItem> {
 }
 export interface BookingDecision extends BatchDecision<BookingItem> {
   bookings: BookingChange[]
-  /** overdue requests of queues that this batch does not hold: expired by the clock alone, they have moved no units */
+  /**
+   * overdue requests in queues whose lease this batch does not hold: the clock alone expires them, and they have moved
+   * no units
+   */
   overdue: string[]
 }

@@ -1,6 +1,6 @@
 /**
- * Polls the state of the whole fleet, one worker at a time: the depth of its queues, and whether the invariants hold. Every
- * worker exports the last result. Invariant: a failed poll shows as a gap, never as a good value.
+ * Polls the state of the whole fleet: the depth of its queues, and whether the invariants hold. One worker polls at a
+ * time, and every worker exports the last result. Invariant: a failed poll shows as a gap, never as a good value.
  */
 import { hostname } from 'node:os'
 import { sql } from 'drizzle-orm'
@@ -20,17 +20,20 @@ import type { Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
 
-/** Milliseconds between polls of the queues: about a scrape of Prometheus. */
+/** Milliseconds between polls of the queues: about the interval at which Prometheus scrapes. */
 export const FLEET_POLL_MS = 5_000
-/** Milliseconds between verifications: the quick invariants are indexed, but overlaps are checked for every active booking. */
+/**
+ * Milliseconds between verifications. The quick checks use indexes, but the check for overlaps reads every active
+ * booking.
+ */
 const VERIFY_INTERVAL_MS = 60_000
-/** Milliseconds for one statement of a poll. */
+/** Time limit of one statement of a poll, in milliseconds. */
 export const FLEET_STATEMENT_MS = QUICK_MS + 5_000
-/** Missed polls after which the last result expires. */
+/** The last result expires after this number of missed polls. */
 const MISSED_POLLS = 3
 
 export interface FleetMonitorDeps {
-  /** a connection of its own: nothing here delays a batch */
+  /** from a separate pool, so that polls do not delay batches */
   client: Client
   locks: Pick<Locks, 'inspect'>
   redis: Redis
@@ -39,12 +42,12 @@ export interface FleetMonitorDeps {
     Metrics,
     'queue_depth' | 'queue_oldest_age_seconds' | 'queues_blocked' | 'payments_stuck' | 'invariant_violations'
   >
-  /** of this worker */
+  /** breakers of this worker */
   breakers: readonly Breaker[]
   log: Log
 }
 
-/** True for one worker in `ms`. Two at once would only cost work, so this is no lease. */
+/** Returns true to one worker per `ms`. It takes no lease, because two workers that poll at once only waste work. */
 const takeTurn = async (redis: Redis, prefix: string, name: string, ms: number) =>
   (await redis.set(`${prefix}watched:turn:${name}`, '1', 'PX', Math.floor(ms * 0.9), 'NX')) === 'OK'
 
@@ -63,7 +66,7 @@ async function readQueueFigures(client: Client, locks: FleetMonitorDeps['locks']
       UNION ALL SELECT created_at FROM ${queueHeads('bookings', 'resource_id')} c
     ) head`,
   )
-  // Without the lock server the blocked queues are unknown, the other figures are not.
+  // If the lock server does not answer, only the blocked queues are unknown; return the other figures.
   const blocked = await blockedQueues(client, locks).catch(() => undefined)
   return { ...(row ?? { rows: 0, oldest_s: 0, stuck_charges: 0 }), ...(blocked && { blocked }) }
 }
@@ -74,11 +77,14 @@ function clearGauges(metrics: FleetMonitorDeps['metrics']): void {
     gauge.remove()
 }
 
-/** One poll: reports this worker's breakers, polls what is its turn, and exports the results of all workers. */
+/**
+ * Polls once: reports this worker's breakers, polls the figures whose turn this worker gets, and exports the last
+ * results, whichever worker polled them.
+ */
 export async function pollFleetOnce(deps: FleetMonitorDeps): Promise<void> {
   const { client, locks, redis, prefix, metrics, breakers, log } = deps
   const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
-  // A Redis that hangs may answer late or never: the last values are not exported meanwhile.
+  // A Redis that hangs may answer late or never. Do not export the last values meanwhile.
   const late = setTimeout(() => clearGauges(metrics), FLEET_POLL_MS)
   try {
     await reportBreakers(redis, prefix, { process: `${hostname()}:${process.pid}`, breakers: breakerStates(breakers) })

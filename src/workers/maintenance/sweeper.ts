@@ -1,6 +1,6 @@
 /**
- * Makes up for lost nudges. Invariant: a queue whose first row has waited for a second, a queue with an overdue hold or
- * request, and a charge that has not ended in time gets a new job, whatever happened to the earlier one.
+ * Adds jobs in place of lost ones. Invariant: a queue whose first row has waited for a second, a queue with an overdue
+ * hold or request, and a charge that has not ended in time each get a new job, whatever happened to the earlier job.
  */
 import { and, eq, inArray, lte, not, type SQL, sql } from 'drizzle-orm'
 import type { PgColumn } from 'drizzle-orm/pg-core'
@@ -12,25 +12,34 @@ import type { Nudge } from '../../shared/jobs/nudges.ts'
 import type { Locks } from '../../shared/locks/api.ts'
 import { UNFINISHED } from '../payments/charge-store.ts'
 
-/** Milliseconds between sweeps: an overdue hold's units are sellable again within a second, by two sweeps' room. */
+/**
+ * Milliseconds between sweeps: two fit into a second, because the units of an overdue hold must be on sale again within
+ * a second.
+ */
 export const SWEEP_MS = 400
 const LATE = sql.raw("interval '1 second'")
-/** Queues nudged by one sweep; the next one nudges the rest. */
+/** Most queues that one sweep nudges; the next sweep nudges the rest. */
 const QUEUES = 10_000
 
-/** Milliseconds for one step of a sweep, after which another worker may sweep: this one may be cut off from Postgres. */
+/**
+ * Time limit of one step of a sweep, in milliseconds. After it another worker may sweep, because this one may be cut
+ * off from Postgres.
+ */
 const STEP_MS = 12_000
 
-/** Charges that get a job from one sweep. */
+/** Most charges for which one sweep adds a job. */
 const CHARGES = 1_000
-/** Captured charges that one sweep has checked at the provider: at most 50 a second, of the 100 requests that Stripe allows. */
+/**
+ * Most captured charges for which one sweep adds a check at the provider: at most 50 a second, because Stripe allows
+ * 100 requests a second.
+ */
 const CHECKS = 20
-/** Seconds until a charge gets another job, if the new one does nothing. */
+/** Seconds until the sweeper adds another job for an unfinished charge, in case the new job does nothing. */
 const AGAIN_S = 2
-/** Seconds until such a check gets another job, if it has not been made. */
+/** Seconds until the sweeper adds another job for a check, in case the new job does not make it. */
 const CHECK_S = 10
 
-/** In SQL: the heads of the queues are recursive skip scans. */
+/** Written as raw SQL, because recursive skip scans find the heads of the queues. */
 const lateQueuesSql = prepare<{ queue: string }>(sql`
   SELECT queue FROM (
     SELECT queue FROM ${queueHeads('purchases')} a WHERE created_at < clock_timestamp() - ${LATE}
@@ -44,7 +53,10 @@ const lateQueuesSql = prepare<{ queue: string }>(sql`
     SELECT queue FROM purchases WHERE status = 'held' AND expires_at <= clock_timestamp()
   ) late LIMIT ${QUEUES}`)
 
-/** Gives the charges that match a job, and no other one before the new job has had time to start. */
+/**
+ * Builds the statement that returns the purchases and bookings whose charges match `due`. It postpones the next attempt
+ * of these charges by `pause_s`, so that the new job has time to start before a later sweep adds another one.
+ */
 const dueCharges = (due: SQL | undefined, order: PgColumn, limit: number, pause_s: number) =>
   prepare(
     build
@@ -63,14 +75,14 @@ const dueCharges = (due: SQL | undefined, order: PgColumn, limit: number, pause_
       )
       .returning({ subject_id: sql<string>`coalesce(${charges.purchase_id}, ${charges.booking_id})`.as('subject_id') }),
   )
-/** Charges whose job was lost or postponed its next step. */
+/** Selects charges whose job was lost, or has postponed the charge's next step. */
 const unfinishedSql = dueCharges(
   and(inArray(charges.status, UNFINISHED), not(charges.at_provider)),
   charges.next_attempt_at,
   CHARGES,
   AGAIN_S,
 )
-/** Captured charges: a change at the provider may have lost its webhook. */
+/** Selects captured charges whose check is due: the provider's webhook about a refund or dispute may have been lost. */
 const checksSql = dueCharges(
   and(eq(charges.status, 'captured'), lte(charges.recheck_at, sql`clock_timestamp()`)),
   charges.recheck_at,
@@ -85,7 +97,7 @@ export interface SweepDeps {
   enqueueCharges(ids: Iterable<string>): void
 }
 
-/** One sweep of the fleet: only the worker that gets the lease does it. Returns the nudged queues. */
+/** Sweeps once for the whole fleet, if this worker gets the lease. Returns the nudged queues. */
 export async function sweepOnce({ client, locks, nudge, enqueueCharges }: SweepDeps): Promise<string[]> {
   const lease = await locks.tryAcquire('sweep:purchases', { progress_ms: STEP_MS })
   if (!lease) return []

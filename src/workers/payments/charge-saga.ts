@@ -1,8 +1,9 @@
 /**
  * The saga of a charge, one job for a purchase or booking: create → confirm → (the queue worker sells) → capture, or
- * refund; and later checks of what was done at the provider.
- * Invariants: a job holds no lease that a queue waits for; each step starts from the current state of the row and of the
- * provider, so a job may be lost, run twice or stop anywhere; a charge is unpaid only when the provider can no longer take it.
+ * refund; later it checks for refunds and disputes made outside Holdfast.
+ * Invariants: a job holds no lease that a queue waits for; each step starts from the current state of the row and of
+ * the provider, so a job may be lost, run twice or stop anywhere; a charge is reported unpaid only once the provider
+ * can no longer take the money.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import pRetry from 'p-retry'
@@ -34,18 +35,21 @@ export interface ChargeSagaDeps {
   nudge(resources: Iterable<string>): void
 }
 
-/** Attempts of one step before its job stops: about three seconds, so that buyers learn of an outage soon. */
+/** Attempts of one step before its job stops. They take about three seconds, so that buyers learn of an outage soon. */
 const TRIES = 5
-/** Milliseconds: bounds of the first pause and of the longest; each pause is random between zero and its bound (full jitter). */
+/**
+ * Bounds of the first and of the longest pause between attempts, in milliseconds. Each pause is random between zero and
+ * its bound (full jitter).
+ */
 const PAUSE_MS = 250
 const LONGEST_PAUSE_MS = 4_000
-/** Steps of one job: a charge has five at most, unless other jobs change it meanwhile. */
+/** Most steps of one job. A charge has five at most, unless other jobs change it meanwhile. */
 const STEPS = 12
 
-/** Final statuses of a charge that needs no refund. */
+/** Final statuses of charges that took no money and need no refund. */
 const TOOK_NOTHING: ReadonlySet<ChargeStatus> = new Set(['declined', 'unavailable', 'released', 'authorization_lost'])
 
-export const isPaymentAnswer = (error: unknown) => error instanceof RefusedError
+export const isRefusal = (error: unknown) => error instanceof RefusedError
 
 export class ChargeSaga {
   readonly #client: Client
@@ -65,7 +69,10 @@ export class ChargeSaga {
     this.#nudge = nudge
   }
 
-  /** Takes the possible steps of the charge of this purchase or booking. Rejects when the database does not answer. */
+  /**
+   * Takes the steps of this purchase's or booking's charge that are possible now. Rejects if the database does not
+   * answer.
+   */
   async process(id: string): Promise<void> {
     const since = performance.now()
     for (let n = 0; n < STEPS && !this.#stop.signal.aborted; n++) {
@@ -75,7 +82,7 @@ export class ChargeSaga {
     this.#metrics.charge_job_duration_seconds.observe((performance.now() - since) / 1000)
   }
 
-  /** Ends the pauses between attempts; another worker finds out what is unknown then. */
+  /** Ends the pauses between attempts. If an outcome is still unknown, another worker will resolve it. */
   stop(): void {
     this.#stop.abort(new Error('the worker is stopping'))
   }
@@ -84,23 +91,26 @@ export class ChargeSaga {
     return this.#breaker.run(body)
   }
 
-  /** Retries until the provider has answered. @throws RefusedError; any other error: the outcome is unknown */
+  /**
+   * Runs the body until the provider has answered, TRIES times at most. @throws RefusedError. After any other error the
+   * outcome is unknown
+   */
   #withRetry<T>(body: (attempt: number) => Promise<T>): Promise<T> {
     return pRetry(body, {
       retries: TRIES - 1,
       minTimeout: 0,
       maxTimeout: 0,
       signal: this.#stop.signal,
-      shouldRetry: ({ error }) => !isPaymentAnswer(error),
+      shouldRetry: ({ error }) => !isRefusal(error),
       onFailedAttempt: async ({ error, attemptNumber, retriesLeft }) => {
-        if (isPaymentAnswer(error) || retriesLeft === 0) return
+        if (isRefusal(error) || retriesLeft === 0) return
         const bound = Math.min(LONGEST_PAUSE_MS, PAUSE_MS * 2 ** (attemptNumber - 1))
         await sleep(Math.random() * bound, undefined, { signal: this.#stop.signal })
       },
     })
   }
 
-  /** One step; true when there may be another one. */
+  /** Takes one step. Returns true if there may be another one. */
   async #step(charge: ChargeState): Promise<boolean> {
     const { refund } = charge
     const owed = refund?.status === 'pending' || refund?.status === 'failed'
@@ -114,7 +124,7 @@ export class ChargeSaga {
   }
 
   async #createIntent(charge: ChargeState): Promise<boolean> {
-    // No intent exists, and the hold has ended: there is no reason to charge.
+    // No intent exists and the hold has ended, so there is no reason to charge.
     if (!charge.open) return await this.#endCharge(charge, 'pending', 'unavailable', 'too_late')
     const { id, of, amount, currency, token, charge_id: key } = charge
     let intent: Intent
@@ -123,12 +133,12 @@ export class ChargeSaga {
         this.#viaBreaker(() => this.#gateway.create({ id, of, amount, currency, token, key })),
       )
     } catch (error) {
-      if (isPaymentAnswer(error)) return await this.#endCharge(charge, 'pending', 'declined', (error as Error).message)
+      if (isRefusal(error)) return await this.#endCharge(charge, 'pending', 'declined', (error as Error).message)
       if (this.#stop.signal.aborted) return false
-      // An intent that was created and not confirmed never takes money.
+      // The provider may have created an intent, but it takes no money without a confirm.
       return await this.#endCharge(charge, 'pending', 'unavailable', reasonOf(error))
     }
-    // From this write on only the provider knows the outcome: a confirm may be in flight.
+    // After this write a confirm may be in flight, so only the provider knows the outcome.
     if (!(await markConfirming(this.#client, charge, intent.id))) return true
     return await this.#confirmIntent(charge, intent.id, intent)
   }
@@ -140,7 +150,7 @@ export class ChargeSaga {
       intent = await this.#withRetry(async (attempt) => {
         const known = attempt === 1 && created ? created : await this.#viaBreaker(() => this.#gateway.find(id))
         if (known.status !== 'created') return known
-        // The hold has ended and nothing is reserved: do not confirm.
+        // Do not confirm once the hold has ended: nothing is reserved yet.
         return charge.open ? await this.#viaBreaker(() => this.#gateway.confirm(id)) : undefined
       })
     } catch (error) {
@@ -148,14 +158,18 @@ export class ChargeSaga {
       // All attempts have failed.
       this.#log.warn({ subject: charge.id, error }, 'the outcome of a charge is unknown')
     }
-    // Not within the try: a write whose response was lost may have committed, and a reservation that it recorded must stay.
+    // Outside the try: if this write fails, we do not know whether it committed. We must not go on to cancel the
+    // intent, because a recorded reservation must stay.
     return intent ? await this.#applyIntent(charge, intent) : await this.#cancelIntent(charge, id)
   }
 
-  /** Recorded before the request: from then on another job that finds a reservation does not have it sold. */
+  /**
+   * Marks the charge as cancelling before it calls the provider, so that no other job has the units sold if it finds
+   * the card authorized. Then cancels the intent. Returns true if there may be another step.
+   */
   async #cancelIntent(charge: ChargeState, id: string): Promise<boolean> {
     if (charge.status !== 'cancelling' && !(await markCancelling(this.#client, charge.charge_id))) return true
-    // A cancelled intent takes nothing, also when a confirm of ours arrives late.
+    // A cancelled intent takes no money, even if a confirm of ours arrives late.
     const intent = await this.#viaBreaker(() => this.#gateway.cancel(id)).catch(() => undefined)
     const over = intent?.status === 'cancelled' || intent?.status === 'declined'
     return over ? await this.#applyIntent(charge, intent) : await scheduleRecheck(this.#client, charge.id)
@@ -200,7 +214,10 @@ export class ChargeSaga {
     return true
   }
 
-  /** Reads what was done at the provider: refunds, disputes. */
+  /**
+   * Reads refunds and disputes at the provider, and records those made outside Holdfast. Returns true if there may be
+   * another step.
+   */
   async #checkProvider(charge: ChargeState): Promise<boolean> {
     try {
       const seen = await this.#withRetry(() => this.#viaBreaker(() => this.#gateway.fetchSnapshot(charge.provider_id)))
@@ -208,31 +225,37 @@ export class ChargeSaga {
       return true
     } catch (error) {
       this.#log.warn({ subject: charge.id, error }, 'a charge could not be checked at the provider')
-      // The provider does not know it. After any other error the sweeper adds a job: the check is still due.
-      if (isPaymentAnswer(error)) await scheduleNextCheck(this.#client, charge)
+      // Refused: the provider has no such intent, so check again only at the next interval. After any other error the
+      // check stays due, and the sweeper adds a new job.
+      if (isRefusal(error)) await scheduleNextCheck(this.#client, charge)
       return false
     }
   }
 
-  /** Records and logs what was done at the provider. Returns our refund, when it is to be requested now. */
+  /**
+   * Records and logs refunds and disputes made outside Holdfast. Returns our refund if the caller must request it now.
+   */
   async #recordFindings(charge: ChargeState, seen: PaymentSnapshot): Promise<OwnRefund | undefined> {
     const { own, undone, news } = await record(this.#client, charge, seen)
     for (const { kind, status, ...what } of news) {
       this.#metrics.charges.inc({ kind, status })
-      this.#log.warn({ subject: charge.id, [kind]: status, ...what }, 'changed at the provider')
+      this.#log.warn({ subject: charge.id, [kind]: status, ...what }, 'refund or dispute changed at the provider')
     }
     if (undone) this.#nudge([charge.queue])
     return own
   }
 
-  /** Cancels the reservation, or refunds what was captured, depending on the state of the intent. */
+  /**
+   * Cancels the reservation or refunds the captured money, depending on the state of the intent. Returns true if there
+   * may be another step.
+   */
   async #refundCharge(charge: ChargeState): Promise<boolean> {
     const { status, id, provider_id } = charge
     if (status === 'pending') return await this.#endCharge(charge, 'pending', 'unavailable', 'given_up')
     if (TOOK_NOTHING.has(status)) return await this.#endReleased(id)
     let own: OwnRefund | undefined
     try {
-      // Each attempt reads first: a refund whose response was lost is found, and is not requested again.
+      // Each attempt reads first, so that it finds a refund whose response was lost and does not request it again.
       const ended = await this.#withRetry(async () => {
         const seen = await this.#viaBreaker(() => this.#gateway.fetchSnapshot(provider_id))
         if (seen.intent.status === 'processing') throw new Error('the intent is still processing')
@@ -241,7 +264,7 @@ export class ChargeSaga {
             ? seen.intent
             : await this.#viaBreaker(() => this.#gateway.cancel(provider_id))
         if (intent.status === 'cancelled') return 'released'
-        // Any other intent may still take the money.
+        // An intent in any other state may still take the money.
         if (intent.status !== 'captured') throw new Error(`the provider has not cancelled it: ${intent.status}`)
         own = await this.#recordFindings(charge, seen)
         if (!own) return 'recorded'
@@ -272,7 +295,9 @@ export class ChargeSaga {
     return true
   }
 
-  /** Writes the outcome together with the command for the queue. */
+  /**
+   * Writes the outcome of the charge together with the command for the queue. Returns true: there may be another step.
+   */
   async #endCharge(
     charge: ChargeState,
     from: 'pending' | 'confirming',
@@ -281,7 +306,7 @@ export class ChargeSaga {
   ): Promise<boolean> {
     if (await recordOutcome(this.#client, charge, from, to, reason)) {
       this.#metrics.charges.inc({ kind: 'charge', status: to })
-      this.#log.info({ subject: charge.id, resource: charge.queue, charge: to, reason }, 'charge')
+      this.#log.info({ subject: charge.id, resource: charge.queue, charge: to, reason }, 'charge ended')
       this.#nudge([charge.queue])
     }
     return true

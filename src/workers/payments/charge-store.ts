@@ -1,6 +1,6 @@
 /**
- * The rows of the charge saga. Invariant: every write is conditional on the status that it starts from, so of two jobs that
- * take the same step, or take it late, one writes and the other changes zero rows.
+ * Reads and writes the rows of the charge saga. Invariant: every write is conditional on the status from which the step
+ * starts. If two jobs take the same step, or one takes it late, one job writes and the other changes zero rows.
  */
 import { and, eq, inArray, not, notExists, or, type SQLWrapper, sql } from 'drizzle-orm'
 import { alias, type PgColumn } from 'drizzle-orm/pg-core'
@@ -16,32 +16,32 @@ export interface OwnRefund {
   amount: number
   /** number of the current or last attempt */
   attempts: number
-  /** it may be requested or checked now */
+  /** the job may request or check the refund now */
   due: boolean
 }
 
-/** The charge of a purchase or booking, with what its next step depends on. */
+/** The charge of a purchase or booking, with everything on which its next step depends. */
 export interface ChargeState {
-  /** of the purchase or booking */
+  /** id of the purchase or booking */
   id: string
   of: 'purchase' | 'booking'
   queue: string
   token: string
   charge_id: string
   status: ChargeStatus
-  /** '' until there is an intent */
+  /** id of the intent at the provider; '' until there is one */
   provider_id: string
   amount: number
   currency: string
   /** our refund, if there is one */
   refund: OwnRefund | null
-  /** when the check at the provider was due; null: it is not due yet */
+  /** time at which the check at the provider became due; null: it is not due yet */
   recheck_at: string | null
-  /** the units or dates are still held, by the database clock */
+  /** true if the units or dates are still held, by the database clock */
   open: boolean
 }
 
-/** The row belongs to the purchase or booking with this id. */
+/** Condition: the row belongs to the purchase or booking with this id. */
 export const belongsTo = (row: { purchase_id: PgColumn; booking_id: PgColumn }, id: SQLWrapper) =>
   or(eq(row.purchase_id, id), eq(row.booking_id, id))
 
@@ -100,7 +100,10 @@ const markConfirmingSql = prepare(
     .returning(changed),
 )
 
-/** Before a confirm is sent: succeeds only while the units or dates are held. */
+/**
+ * Records that a confirm is about to be sent. Returns false if the units or dates are no longer held or another job was
+ * faster.
+ */
 export async function markConfirming(client: Client, charge: ChargeState, provider_id: string): Promise<boolean> {
   const { id, charge_id } = charge
   return (await markConfirmingSql(client, { id, charge_id, provider_id })).length > 0
@@ -115,13 +118,13 @@ function outcomeStatement() {
         status: to,
         reason: sql`${value('reason')}`,
         settled_at: sql`CASE WHEN ${to} = 'authorized' THEN NULL ELSE clock_timestamp() END`,
-        // The intent has ended: a later event of it, such as that of our cancel, needs no check.
+        // The intent has ended, so its later events, such as the one about our cancel, need no check.
         recheck_at: sql`CASE WHEN ${to} = 'authorized' THEN ${charges.recheck_at} END`,
       })
       .where(
         and(
           eq(charges.id, charge_id),
-          // An intent that is being cancelled is not sold any more, even if it is authorized after all.
+          // Once a job cancels the intent, its units are not sold, even if the card is authorized after all.
           or(
             eq(charges.status, from),
             and(eq(charges.status, 'cancelling'), sql`${from} = 'confirming' AND ${to} <> 'authorized'`),
@@ -150,8 +153,9 @@ function outcomeStatement() {
 const outcomeSql = outcomeStatement()
 
 /**
- * Writes the outcome of the charge and the command for the queue in one statement: neither exists without the other. The
- * idempotency key of the command is the charge's id, so it is inserted once, however many jobs learn the outcome.
+ * Writes the outcome of the charge and the command for the queue in one statement, so that neither exists without the
+ * other. The command's idempotency key is the id of the charge, so the command is inserted once, however many jobs
+ * learn the outcome. Returns false if another job has already written an outcome.
  */
 export async function recordOutcome(
   client: Client,
@@ -171,7 +175,10 @@ const markCancellingSql = prepare(
     .returning(changed),
 )
 
-/** Before its intent is cancelled. False when the outcome has been written, or another job has begun to cancel it. */
+/**
+ * Records that the intent is about to be cancelled. Returns false if the outcome has been written or another job has
+ * begun to cancel the intent.
+ */
 export const markCancelling = async (client: Client, charge_id: string): Promise<boolean> =>
   (await markCancellingSql(client, { charge_id })).length > 0
 
@@ -203,7 +210,10 @@ function captureStatement() {
 }
 const captureSql = captureStatement()
 
-/** Writes the outcome of the capture. A charge with a refund does not become `authorization_lost`: the refund ends it. */
+/**
+ * Writes the outcome of the capture. A charge with a refund does not become `authorization_lost`, because the refund
+ * ends it. Returns false if nothing was written.
+ */
 export async function recordCapture(
   client: Client,
   { charge_id, id }: Pick<ChargeState, 'charge_id' | 'id'>,
@@ -213,7 +223,7 @@ export async function recordCapture(
   return (await captureSql(client, { charge_id, id, status, reason })).length > 0
 }
 
-/** Statuses of a charge that may have reserved money and has not taken it. */
+/** Statuses of charges that may have reserved money and have not taken it. */
 export const RESERVED: readonly ChargeStatus[] = ['confirming', 'cancelling', 'authorized', 'capturing']
 const released = { status: 'released' as const, settled_at: now }
 const releasedCharge = build.$with('released').as(
@@ -239,11 +249,17 @@ const releaseSql = prepare(
     .returning(changed),
 )
 
-/** The reservation was cancelled, or nothing was ever taken: there is nothing to refund, and charge and refund end. */
+/**
+ * Ends the charge and its refund as released: the reservation was cancelled or no money was ever taken, so there is
+ * nothing to refund. Returns false if there was no refund to end.
+ */
 export const recordRelease = async (client: Client, of: string): Promise<boolean> =>
   (await releaseSql(client, { id: of })).length > 0
 
-/** Statuses that a charge job may still change. Not `authorized`: its sale is the queue worker's next step. */
+/**
+ * Statuses that a charge job may still change. `authorized` is not one of them, because the queue worker takes the next
+ * step: the sale.
+ */
 export const UNFINISHED: ChargeStatus[] = ['pending', 'confirming', 'cancelling', 'capturing', 'failed']
 const postponeSql = prepare(
   build
@@ -252,7 +268,7 @@ const postponeSql = prepare(
     .where(and(belongsTo(charges, id), inArray(charges.status, UNFINISHED))),
 )
 
-/** Nothing more can be done now: the sweeper adds a job later. Always false: there is no further step now. */
+/** Postpones the next attempt, for which the sweeper adds a job. Returns false always: there is no further step now. */
 export async function scheduleRecheck(client: Client, of: string): Promise<false> {
   await postponeSql(client, { id: of })
   return false

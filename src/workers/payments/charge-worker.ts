@@ -1,6 +1,7 @@
 /**
- * BullMQ worker of the charges, apart from the worker of the queues. Invariant: at most CHARGES_AT_ONCE jobs of this process
- * and FLEET of all call the provider at the same time, and none of them occupies the slot of a queue's job.
+ * The BullMQ worker for charges, separate from the worker that settles queues. Invariant: at most CHARGES_AT_ONCE jobs
+ * of this process and FLEET jobs of the whole fleet call the provider at the same time, and none of them occupies the
+ * slot of a queue's job.
  */
 import type { Redis } from 'ioredis'
 import { type Breaker, createBreaker } from '../../shared/breaker.ts'
@@ -13,23 +14,28 @@ import { createLocks } from '../../shared/locks/redis/locks.ts'
 import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
 import { createStripe } from '../../shared/payments/stripe.ts'
-import { ChargeSaga, isPaymentAnswer } from './charge-saga.ts'
+import { ChargeSaga, isRefusal } from './charge-saga.ts'
 
-/** Concurrent charges of one worker: with a provider that needs a second for a request, thirty charges still end in it. */
+/**
+ * Most concurrent charges of one worker: enough that about thirty requests a second end even if the provider takes a
+ * second for each.
+ */
 const CHARGES_AT_ONCE = 32
-/** Concurrent charges of the whole fleet: Stripe allows 100 requests a second, and calls more than that abuse. */
+/** Most concurrent charges of the whole fleet: Stripe allows 100 requests a second and regards more as abuse. */
 const FLEET = 64
-/** Milliseconds a charge waits for a permit of the fleet before its job fails; the sweeper adds another one. */
+/**
+ * Milliseconds that a charge waits for a permit of the fleet before its job fails; the sweeper then adds another job.
+ */
 const TURN_MS = 10_000
-/** Milliseconds a job keeps its permit at most: one that hangs must not block the others for ever. */
+/** Most milliseconds that a job keeps its permit: a job that hangs must not block the others for ever. */
 const PERMIT_MS = 300_000
-/** Lock whose permits the jobs hold while they call the provider; it is no resource. */
+/** Name of the lock whose permits jobs hold while they call the provider. It is not a resource. */
 const PERMIT = 'payments:provider'
 
 export interface PaymentJobsDeps {
   config: Pick<Config, 'redis_url' | 'redis_prefix' | 'lease_ttl_ms' | 'payments'>
   client: Client
-  /** on REDIS_URL; stays the caller's to close */
+  /** connection to REDIS_URL, which the caller closes */
   redis: Redis
   metrics: Metrics
   log: Log
@@ -43,16 +49,17 @@ export function startPaymentJobs({ config, client, redis, metrics, log, nudge }:
   const { payments: provider, lease_ttl_ms: ttl_ms } = config
   const breaker = createBreaker({
     name: 'payments',
-    // The gateway's own limit ends a request; this one covers its two requests and a second more.
+    // The gateway itself limits each request. This limit covers two requests and one second more.
     timeout_ms: 2 * provider.timeout_ms + 1_000,
     capacity: CHARGES_AT_ONCE,
-    isAnswer: isPaymentAnswer,
+    isAnswer: isRefusal,
     metrics,
   })
   const gateway = createStripe(provider)
   const saga = new ChargeSaga({ client, gateway, breaker, metrics, log, nudge })
   const permit = { mode: 'permit', limit: FLEET, wait_ms: TURN_MS, max_hold_ms: PERMIT_MS } as const
-  // On REDIS_URL, wherever the leases are: a quorum has no permits, and these protect the provider, not a sale.
+  // The permits are on REDIS_URL, whatever lock server holds the leases: a quorum has no permits, and these protect the
+  // provider, not a sale.
   const permits = createLocks({ redis, prefix: config.redis_prefix, ttl_ms })
   const jobs = openWorker<ChargeJob>(
     QUEUES.charges,

@@ -1,7 +1,7 @@
 /**
- * Records the state of a charge at the provider. Invariants: a refund there is one row, identified by the provider's id;
- * the status of a row only advances, so of two snapshots the older one changes nothing; what we still owe is the captured
- * amount minus everything that went back, by refund or dispute.
+ * Records the state of a charge at the provider. Invariants: each refund at the provider has one row, identified by the
+ * provider's id; the status of a row only advances, so the older of two snapshots changes nothing; we still owe the
+ * captured amount minus everything that went back by refund or dispute.
  */
 import { and, eq, gt, inArray, lte, notExists, or, sql } from 'drizzle-orm'
 import { alias, unionAll } from 'drizzle-orm/pg-core'
@@ -12,16 +12,21 @@ import type { ChargeStatus } from '../../shared/domain/charge.ts'
 import type { Dispute, PaymentSnapshot, Refund } from '../../shared/payments/gateway.ts'
 import { belongsTo, type ChargeState, type OwnRefund, RESERVED } from './charge-store.ts'
 
-/** Seconds until a refused refund is requested again: the first time, and at most. It doubles in between. */
+/** First and longest pause before a refused refund is requested again, in seconds. The pause doubles in between. */
 const AGAIN_S = 2
 const AGAIN_MAX_S = 6 * 3_600
-/** Days after its capture in which a charge is checked: cardholders have 120 days for a dispute, some have 540. */
+/**
+ * Days after its capture during which a charge is checked: most cardholders have 120 days for a dispute, some have 540.
+ */
 const CHECKED_DAYS = 540
 
-/** Seconds until the next attempt after this number of attempts. */
+/** Returns the seconds until the next attempt, after this number of attempts. */
 const backoff_s = (attempts: number) => Math.min(AGAIN_MAX_S, AGAIN_S * 2 ** Math.min(20, Math.max(0, attempts - 1)))
 
-/** The idempotency key of an attempt: the provider keeps its first answer to it. */
+/**
+ * Returns the idempotency key of an attempt. The provider stores its first answer to a key, so each attempt has its
+ * own.
+ */
 export const keyOf = ({ id, attempts }: Pick<OwnRefund, 'id' | 'attempts'>) => `${id}-${attempts}`
 
 interface Row extends Omit<OwnRefund, 'due'> {
@@ -32,7 +37,7 @@ interface Row extends Omit<OwnRefund, 'due'> {
   due: boolean
 }
 
-/** New state of a row; without `row` it is inserted. */
+/** New state of `row`. Without `row` the change inserts a row. */
 interface Change {
   row?: Row
   kind: 'refund' | 'dispute'
@@ -41,16 +46,16 @@ interface Change {
   amount: number
   reason: string | null
   attempts: number
-  /** seconds until it is checked at the provider again; null: its status is final */
+  /** seconds until the next check at the provider; null: the status is final */
   recheck_s: number | null
 }
 
 export interface Recorded {
-  /** our refund, when it is to be requested now: its attempt and amount are written */
+  /** our refund, if the caller must request it now; its attempt and amount are already written */
   own?: OwnRefund | undefined
-  /** a command that undoes the sale was queued */
+  /** true if a command that undoes the sale was queued */
   undone?: boolean
-  /** what was not known before */
+  /** refunds and disputes whose status was not recorded before */
   news: Pick<Change, 'kind' | 'status' | 'provider_id' | 'amount' | 'reason'>[]
 }
 
@@ -59,7 +64,7 @@ const id = value('id')
 const inAnHour = sql`coalesce(${charges.recheck_at}, clock_timestamp() + interval '1 hour')`
 const due = sql<boolean>`${charges.recheck_at} IS NULL OR ${charges.recheck_at} <= clock_timestamp()`.as('due')
 
-/** In SQL: the resources of a cart are elements of its JSON. */
+/** Written as raw SQL, because the resources of a cart are elements of its JSON. */
 const lockSequencesSql = prepare<{ resource_id: string }>(sql`
   SELECT ${outboxSequences.resource_id} FROM ${outboxSequences} WHERE ${outboxSequences.resource_id} IN (
     SELECT ${purchases.queue} FROM ${purchases} WHERE ${purchases.id} = ${id}
@@ -95,10 +100,10 @@ const findingsSql = prepare(
     .orderBy(charges.n),
 )
 
-/** Records refunds and disputes of a captured charge. */
+/** Records the refunds and disputes of a captured charge, and schedules its next check. */
 export async function record(client: Client, charge: ChargeState, seen: PaymentSnapshot): Promise<Recorded> {
   return await client.begin(async (tx) => {
-    // Lock the event sequences first, in one order: a batch that ends a sale also locks them before the charge.
+    // Lock the event sequences first, in one order, because a batch that ends a sale also locks them before the charge.
     await lockSequencesSql(tx, { id: charge.id })
     const [locked] = await lockChargeSql(tx, { id: charge.charge_id })
     if (!locked) return { news: [] }
@@ -115,7 +120,7 @@ export async function record(client: Client, charge: ChargeState, seen: PaymentS
       done.filter((one) => one?.status === 'failed'),
       done.filter((one) => one?.status !== 'failed'),
     ]
-    // Write what frees an amount before what uses it: the database checks the sum at each row.
+    // Write changes that free an amount before changes that use it, because the database checks the sum at each row.
     const changes = [...failed, ours, ...others, ...disputes].filter((change) => change !== undefined)
     for (const change of changes) await write(tx, charge, change)
     if (!own && left > 0) await insertOwedRefund(tx, charge, left)
@@ -130,14 +135,17 @@ export async function record(client: Client, charge: ChargeState, seen: PaymentS
 const sum = (all: readonly { amount: number }[]) => all.reduce((total, one) => total + one.amount, 0)
 const lostOf = (disputes: readonly Dispute[]) => disputes.filter((one) => one.status === 'lost')
 
-/** The refunds at the provider that our row has requested. One from before keys were stored is identified by its amount. */
+/**
+ * Returns the refunds at the provider that our row has requested. A refund from a time when keys were not stored is
+ * identified by its amount.
+ */
 function ownOf(own: Row, refunds: readonly Refund[]): Refund[] {
   const mine = refunds.filter((one) => one.key?.startsWith(`${own.id}-`))
   if (mine.length > 0 || own.status !== 'refunded' || own.provider_id !== null) return mine
   return refunds.filter((one) => one.key === null && one.amount === own.amount).slice(0, 1)
 }
 
-/** New state of our refund, with its next attempt. */
+/** Returns the new state of our refund, with its next attempt. Returns undefined if nothing changes. */
 function ownRefundChange(
   own: Row,
   mine: readonly Refund[],
@@ -146,7 +154,7 @@ function ownRefundChange(
 ): Change | undefined {
   const change = { row: own, kind: 'refund' as const, provider_id: own.provider_id, reason: own.reason }
   const { amount, attempts } = own
-  // A refund that is recorded as failed may still look successful in an older snapshot.
+  // Ignore a refund that is recorded as failed: an older snapshot may still show it as successful.
   const hopeful = mine.filter((one) => !(own.status === 'failed' && one.id === own.provider_id))
   const made = hopeful.find((one) => one.status === 'refunded') ?? hopeful.find((one) => one.status === 'pending')
   if (made) {
@@ -183,13 +191,14 @@ function ownRefundChange(
       ? undefined
       : { ...change, status: 'failed', amount: left, attempts, recheck_s: backoff_s(attempts) }
   }
-  // An attempt that may be in flight keeps its key, unless less is left than it requests: then the provider refuses it.
+  // An attempt that may be in flight keeps its key. If less money is left than it requests, the provider refuses it, so
+  // start a new attempt.
   const under_way = own.status === 'pending' && attempts > 0 && left >= amount
   const next = under_way ? { amount, attempts } : { amount: left, attempts: attempts + 1, provider_id: null }
   return { ...change, ...next, status: 'pending', recheck_s: 0 }
 }
 
-/** Allowed transitions: a snapshot that is older than the row changes nothing. */
+/** Allowed transitions of a status. They keep a snapshot that is older than the row from changing it. */
 const AFTER: Partial<Record<ChargeStatus, readonly ChargeStatus[]>> = {
   pending: ['refunded', 'failed'],
   refunded: ['failed'],
@@ -204,7 +213,7 @@ function changeOf(rows: readonly Row[], kind: Row['kind'], seen: Refund | Disput
   return { ...(row && { row }), kind, provider_id, status, amount, reason, attempts: 0, recheck_s: null }
 }
 
-/** Seconds from now; null: none. */
+/** SQL expression: this number of seconds from now, or null. */
 const inSeconds = (name: string) => sql`clock_timestamp() + ${value(name)}::float8 * interval '1 second'`
 
 const state = {
@@ -265,7 +274,10 @@ async function write(tx: Transaction, charge: ChargeState, change: Change): Prom
   else await insertSql(tx, { ...written, id: charge.id, charge_id: charge.charge_id, kind })
 }
 
-/** Purchases and bookings that this charge pays or may still pay: its own, and the replacement that late money bought. */
+/**
+ * Selects the purchases and bookings that this charge pays or may still pay: its own one, and the replacement bought
+ * with late money.
+ */
 const bought = unionAll(
   build
     .select({
@@ -310,7 +322,7 @@ const insertOwedSql = prepare(
   )} ON CONFLICT DO NOTHING`,
 )
 
-/** A bank returned a refund made at the provider after its sale was undone: now we owe it. */
+/** Inserts a refund that we owe because a bank has returned a refund made at the provider after its sale was undone. */
 async function insertOwedRefund(tx: Transaction, charge: ChargeState, left: number): Promise<void> {
   await insertOwedSql(tx, { id: charge.id, charge_id: charge.charge_id, left })
 }
@@ -332,7 +344,10 @@ const undoSql = prepare<{ id: string }>(
   )} ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING id`,
 )
 
-/** Everything was refunded at the provider: queues a command that undoes the sale. */
+/**
+ * Queues a command that undoes the sale, after the whole amount was refunded at the provider. Returns false if no sale
+ * is left to undo.
+ */
 const undoSale = async (tx: Transaction, charge: ChargeState): Promise<boolean> =>
   (await undoSql(tx, { id: charge.id })).length > 0
 
@@ -352,8 +367,9 @@ function nextCheckStatement() {
 const nextCheckSql = nextCheckStatement()
 
 /**
- * Schedules the next check of this charge: after an hour, then whenever its age has doubled, within 30 days at most; sooner
- * while a refund or dispute is undecided. If a webhook has come since the row was read, the check stays due now.
+ * Schedules the next check of this charge: after an hour, then whenever the charge's age has doubled, after 30 days at
+ * most, or after 6 hours at most while a refund or dispute is undecided. If a webhook has come since the row was read,
+ * the check stays due now.
  */
 export async function scheduleNextCheck(
   on: Client | Transaction,
@@ -381,13 +397,13 @@ const pendingRefundSql = prepare(
     ),
 )
 
-/** Our refund, when its attempt has no known outcome: it may have been requested already. */
+/** Reads our refund if its attempt is due and has no known outcome. A job may have requested it already. */
 async function refundToRequest(tx: Transaction, of: string): Promise<OwnRefund | undefined> {
   const [row] = await pendingRefundSql(tx, { id: of })
   return row
 }
 
-/** This attempt of our refund, while its outcome is not recorded. */
+/** Condition: the row is still at this attempt of our refund, and its outcome is not recorded. */
 const attempt = and(eq(charges.id, id), eq(charges.status, 'pending'), eq(charges.attempts, value('attempts')))
 const refundResultSql = prepare(
   build
@@ -404,7 +420,10 @@ const refundResultSql = prepare(
     .returning({ id: charges.id }),
 )
 
-/** Records the provider's response to our refund: refunded, pending or failed. */
+/**
+ * Records the provider's response to our refund: refunded, pending or failed. Returns false if the attempt's outcome is
+ * already recorded.
+ */
 export async function recordRefundResult(client: Client, { id, attempts }: OwnRefund, made: Refund): Promise<boolean> {
   const { id: provider_id, status, reason } = made
   const recheck_s = status === 'refunded' ? null : status === 'failed' ? backoff_s(attempts) : 60
@@ -424,7 +443,10 @@ const refundRefusalSql = prepare(
     .returning({ id: charges.id }),
 )
 
-/** Records a refusal: this attempt has ended, and the next one comes later with a key of its own. */
+/**
+ * Records that the provider refused this attempt. The next attempt comes later, with its own key. Returns false if the
+ * attempt's outcome is already recorded.
+ */
 export async function recordRefundRefusal(
   client: Client,
   { id, attempts }: OwnRefund,

@@ -1,6 +1,7 @@
 /**
- * Settles several queues in one transaction, so that cold queues share commits. Invariants: a queue is settled only under
- * the lease of its request; one bad row or one stale lease costs the other requests a round, never their result.
+ * Settles several queues in one transaction, so that cold queues share commits. Invariants: the batcher settles a queue
+ * only under the lease of its request; one bad row or one stale lease costs the other requests a round, never their
+ * result.
  */
 import type { Breaker } from '../../shared/breaker.ts'
 import type { Client } from '../../shared/db/client.ts'
@@ -24,11 +25,11 @@ export interface BatcherDeps extends PublishDeps {
   client: Client
   locks: Locks
   database: Breaker
-  /** milliseconds a ride waits to be accepted */
+  /** milliseconds that a driver has to accept a ride */
   accept_ms: number
   /** milliseconds without progress after which a lease is released */
   progress_ms: number
-  /** the database rejected writes of a superseded holder */
+  /** called when the database has rejected writes of a superseded lease holder, once for each such resource */
   onStaleWrite(): void
 }
 
@@ -37,11 +38,11 @@ export interface BatchRequest {
   lease: Lease
   /** only purchases and bookings of this queue with a higher seq are fetched */
   after: number
-  /** the last batch of this queue was full: it gets more rows of the transaction than a queue with one or two */
+  /** the last batch of this queue was full: the queue gets more rows of the transaction than a queue with one or two */
   last_full: boolean
   /** leases on other resources that the caller has waited for */
   extras: ReadonlyMap<string, Lease>
-  /** called after each step that this queue has made */
+  /** called after each step of this queue */
   onProgress(): void
 }
 
@@ -52,7 +53,7 @@ export interface BatchResult {
   fetched: number
   /** the batch was full and at least one row was decided: more rows may be pending */
   full: boolean
-  /** where the next batch starts */
+  /** `after` of the next request */
   after: number
 }
 
@@ -62,20 +63,29 @@ interface PendingRequest extends BatchRequest {
   reject(error: unknown): void
 }
 
-/** True for the errors that are answers of the database and not its failure: they never open its breaker. */
+/**
+ * Returns true for errors by which the database answers. They are not failures of the database and never open its
+ * breaker.
+ */
 export const isDatabaseAnswer = (error: unknown) =>
   error instanceof StaleLeaseError ||
   error instanceof ChangedRowError ||
   error instanceof UnprocessableError ||
   isDataError(error)
 
-/** Concurrent transactions. */
+/** Most concurrent transactions. */
 const ROUNDS_AT_ONCE = 4
-/** Milliseconds that the next transaction waits for those under way, so that new requests share it; no longer: one may be stuck. */
+/**
+ * Milliseconds that the next transaction waits for the running ones, so that new requests share it. It does not wait
+ * longer, because a running transaction may be stuck.
+ */
 const SLOW_MS = 50
-/** Queues in one transaction. */
+/** Most queues in one transaction. */
 const QUEUES_PER_ROUND = 256
-/** Rounds in which a request is tried again after other requests made its transaction fail; then it is rejected. */
+/**
+ * Rounds in which the batcher tries a request whose transaction fails because of other requests; then it rejects the
+ * request.
+ */
 const TRIES = 4
 
 /** Settles the pending rows of several queues at a time; each round is one transaction. */
@@ -83,9 +93,15 @@ export class Batcher {
   readonly #deps: BatcherDeps
   readonly #bookings: ReturnType<typeof createBookingFetcher>
   readonly #waiting: PendingRequest[] = []
-  /** Stored tokens above a lease's token (the lock server has lost its data): the next lease must exceed them. */
+  /**
+   * Stored tokens that exceed a lease's token, because the lock server has lost its data. The token of the next lease
+   * must exceed them.
+   */
   readonly #minTokens = new Map<string, number>()
-  /** Rows that could not be quarantined either: skipped until this process restarts, so that their queue goes on. */
+  /**
+   * Rows that the batcher could not quarantine either. It skips them until this process restarts, so that the rest of
+   * their queue is settled.
+   */
   readonly #unwritable = new Set<string>()
   #rounds = 0
   #begun_at = 0
@@ -102,7 +118,7 @@ export class Batcher {
     return new Promise((resolve, reject) => this.#enqueue({ ...request, tries: 0, resolve, reject }))
   }
 
-  /** The token that the next lease on this resource must exceed. */
+  /** Returns the token that the next lease on this resource must exceed. */
   minToken(resource: string): number {
     return this.#minTokens.get(resource) ?? 0
   }
@@ -131,13 +147,13 @@ export class Batcher {
       this.#rounds--
       this.#startRounds()
     })
-    // Schedules the rest for the case that this round is stuck, too.
+    // Schedule the remaining requests now, in case this round gets stuck too.
     this.#startRounds()
   }
 
   /**
-   * The requests of the next transaction: one of each queue, with leases that are still valid. A request whose lease was
-   * lost while it waited here would make the transaction fail for the other queues.
+   * Returns the requests of the next transaction: one per queue, with leases that are still valid. Rejects requests
+   * whose lease was lost while they waited here, because they would make the transaction fail for the other queues.
    */
   #nextRound(): PendingRequest[] {
     const chosen = new Map<string, PendingRequest>()
@@ -182,7 +198,7 @@ export class Batcher {
     }
   }
 
-  /** The pending rows of the queues, and how many rows each queue may have. */
+  /** Fetches the pending rows of the queues. Returns them with each queue's limit of rows. */
   async #fetch(requests: readonly PendingRequest[]) {
     const { client, database } = this.#deps
     const few = rowsPerQueue(requests.length)
@@ -197,7 +213,7 @@ export class Batcher {
     return { limits, fetched }
   }
 
-  /** The resources of every item, in order, and the items whose resources cannot be read. */
+  /** Returns the resources of every item, in order, and the items whose resources cannot be read. */
   #resourcesByItem(items: readonly QueueItem[]) {
     const resources = new Map<QueueItem, string[]>()
     const bad: QueueItem[] = []
@@ -212,7 +228,7 @@ export class Batcher {
     return { resources, bad }
   }
 
-  /** Tries to acquire the leases of further resources, without waiting. Rows whose lease is missing stay for the next round. */
+  /** Tries to acquire leases on further resources, without waiting. Rows without a lease stay for the next round. */
   async #tryExtraLeases(needs: ReadonlySet<string>): Promise<Map<string, Lease>> {
     const { locks, progress_ms, log } = this.#deps
     if (needs.size === 0) return new Map()
@@ -225,7 +241,10 @@ export class Batcher {
     }
   }
 
-  /** Commits the items; bisects the batch when a bad row makes it fail. Returns the items that could not be decided yet. */
+  /**
+   * Commits the items, and bisects the batch if a bad row makes it fail. Returns the items that could not be decided
+   * yet.
+   */
   async #commitOrBisect(
     items: readonly QueueItem[],
     resources: ReadonlyMap<QueueItem, string[]>,
@@ -238,7 +257,7 @@ export class Batcher {
       if (!(error instanceof UnprocessableError || isDataError(error))) throw error
       const [first] = items
       if (items.length === 1 && first) {
-        // Once more: the conflicting row is committed by now, and the decision can name it.
+        // Decide once more: the conflicting row is committed by now, so the decision can name it.
         if (isConstraintConflict(error) && !collided) return await this.#commitOrBisect(items, resources, round, true)
         await this.#quarantine(first, error)
         return []
@@ -265,8 +284,8 @@ export class Batcher {
           return decision
         })
         .finally(onProgress)
-    // One retry after a broken connection, with the same tokens: if another holder has written meanwhile, the database
-    // rejects the transaction, and that is counted.
+    // Retry once after a broken connection, with the same tokens. If another holder has written meanwhile, the database
+    // rejects the transaction, and #rejectOrRetry counts the stale write.
     const decision = await attempt().catch((error) => (isDatabaseAnswer(error) ? Promise.reject(error) : attempt()))
     for (const ref of tokens.keys()) this.#minTokens.delete(ref)
     const skipped = new Set(decision.skipped.map(idOf))
@@ -303,7 +322,7 @@ export class Batcher {
   }
 }
 
-/** The leases of one round: those of its requests, and the extra ones that the round has acquired. */
+/** The leases of one round: the leases of its requests, and the extra leases that the round itself has acquired. */
 class Round {
   extras: ReadonlyMap<string, Lease> = new Map()
   readonly #requests: readonly PendingRequest[]
@@ -314,7 +333,7 @@ class Round {
     this.#leases = new Map(requests.flatMap(({ queue, lease, extras }) => [[queue, lease] as const, ...extras]))
   }
 
-  /** A step of the round has ended: each of its leases is still in use. */
+  /** Reports progress on each lease of the round, after a step of the round. */
   progress(): void {
     for (const request of this.#requests) {
       request.onProgress()
@@ -323,12 +342,12 @@ class Round {
     for (const lease of this.extras.values()) lease.progress()
   }
 
-  /** The resources without a lease. */
+  /** Returns the resources without a lease. */
   missing(needs: Iterable<readonly string[]>): Set<string> {
     return new Set([...needs].flat().filter((ref) => !this.#leases.has(ref)))
   }
 
-  /** The items whose leases are all held, in order, and the others. */
+  /** Returns in `able`, in order, the items whose leases are all held, and in `missed` the other items. */
   sort(resources: ReadonlyMap<QueueItem, string[]>) {
     const able: QueueItem[] = []
     const missed = new Set<QueueItem>()
@@ -339,7 +358,7 @@ class Round {
     return { able, missed }
   }
 
-  /** Fencing tokens of the resources that these items may write. */
+  /** Returns the fencing tokens of the resources that these items may write. */
   tokens(items: readonly QueueItem[], resources: ReadonlyMap<QueueItem, string[]>): Map<string, number> {
     const tokens = new Map<string, number>()
     for (const item of items) {
@@ -353,7 +372,7 @@ class Round {
   }
 }
 
-/** The error of a lease that is no longer valid; undefined while it is valid. */
+/** Returns the error of a lease that is no longer valid, or undefined while it is valid. */
 function lossOf(lease: Lease): unknown {
   try {
     lease.assertValid()

@@ -1,7 +1,8 @@
 /**
- * Booking rows of a batch: the pending ones, the active ones, and what was decided. Invariants: active bookings are read
- * and all are written under the row locks of the batch; every change is conditional on the status that was decided on and
- * on no newer token; ended bookings are written before new ones, so that the EXCLUDE constraint never sees a transient overlap.
+ * Booking rows of a batch: reads the pending and the active ones, writes the decisions. Invariants: active bookings are
+ * read, and all bookings are written, under the row locks of the batch; every change is conditional on the status that
+ * was decided on and on no newer token; ended bookings are written before new ones, so that the EXCLUDE constraint
+ * never sees a transient overlap.
  */
 import { and, eq, gt, isNull, lte, notInArray, or, sql } from 'drizzle-orm'
 import type { Client, Transaction } from '../../shared/db/client.ts'
@@ -13,7 +14,7 @@ import type { ChargeCommand, Payment } from '../../shared/domain/charge.ts'
 import type { BookingDecision, BookingItem, BookingRow, Replacement } from '../decide/types.ts'
 import type { QueueCursor } from './queue-item.ts'
 
-/** The columns of a booking that deciding it needs, of `b`. */
+/** The columns of a booking (alias `b`) that the decision needs. */
 const COLUMNS = [
   'id',
   'seq',
@@ -45,14 +46,22 @@ type FetchedRow = BookingRow & {
   command_payment: Payment | null
 }
 
-/** Resources of kind `units` that one process remembers, so that their queues are not read for bookings again. */
+/**
+ * Most resources of kind `units` that one process remembers, so that it does not read their queues for bookings again.
+ */
 const REMEMBERED = 100_000
 
-/** Fetches the pending rows of calendars. A resource never changes its kind: a queue of units is read once. */
+/**
+ * Creates the fetcher of pending rows of calendars. It reads a queue of units only once, because a resource never
+ * changes its kind.
+ */
 export function createBookingFetcher(client: Client) {
   const units = new Set<string>()
   return {
-    /** Overdue requests first, then bookings after `after` and commands by seq. Rows of one booking share one object. */
+    /**
+     * Fetches overdue requests first, then bookings after `after` and commands, by seq. Rows of one booking share one
+     * object.
+     */
     async fetch(queues: readonly QueueCursor[]): Promise<Map<string, BookingItem[]>> {
       const fetched = new Map<string, BookingItem[]>()
       const calendars = queues.filter(({ queue }) => !units.has(queue))
@@ -91,7 +100,10 @@ export function createBookingFetcher(client: Client) {
 
 const cursors = listOf('q', { queue: bookings.resource_id, after: 'bigint', limit: 'int' })
 
-/** In SQL: one LATERAL union of three kinds of rows, each with its own index and limit, which the plan depends on. */
+/**
+ * Written as raw SQL: one LATERAL union of three kinds of rows, each with its own index and limit, on which the plan
+ * depends.
+ */
 const pendingSql = prepare<FetchedRow>(sql`
   SELECT q.queue AS fetched_queue, r.kind AS resource_kind, i.*
   FROM ${cursors.rows}
@@ -115,7 +127,7 @@ const pendingSql = prepare<FetchedRow>(sql`
 const ranges = listOf('d', { queue: bookings.resource_id, from_ms: 'float8', until_ms: 'float8' })
 const customers = listOf('w', { customer: bookings.customer })
 
-/** In SQL: it aggregates ranges, and a union of two joins uses an index for each. */
+/** Written as raw SQL: it aggregates ranges, and a union of two joins lets each join use its own index. */
 const activeSql = prepare<BookingRow>(sql`
   SELECT ${columns} FROM (
     SELECT queue, range_agg(tstzrange(to_timestamp(from_ms / 1000), to_timestamp(until_ms / 1000), '[]')) AS times
@@ -126,8 +138,9 @@ const activeSql = prepare<BookingRow>(sql`
   JOIN bookings b ON b.customer = w.customer AND b.kind = 'ride' AND b.status IN ('requested', 'accepted')`)
 
 /**
- * The active bookings that a new booking of this batch could conflict with: of its calendar at its time, or of its rider. A
- * `paid` command may have to replace its expired booking.
+ * Reads the active bookings with which a new booking of this batch could conflict: those in its calendar at its time,
+ * and those of its rider. Bookings with a `paid` command count as new, because the command may have to replace an
+ * expired booking.
  */
 export async function readActiveBookings(tx: Transaction, items: readonly BookingItem[]): Promise<BookingRow[]> {
   const isNew = (item: BookingItem) => item.kind === 'booking' || item.command?.action === 'paid'
@@ -150,7 +163,10 @@ const changeList = listOf('d', {
   fencing_token: bookings.fencing_token,
 })
 
-/** Period of an ended ride: until now; a range must not be empty. */
+/**
+ * SQL expression for the period of a booking that ends. A ride ends now, but at least a microsecond after its start,
+ * because a range must not be empty.
+ */
 const endedPeriod = sql`CASE WHEN upper_inf(${bookings.period}) THEN tstzrange(lower(${bookings.period}),
   greatest(clock_timestamp(), lower(${bookings.period}) + interval '1 microsecond')) ELSE ${bookings.period} END`
 
@@ -193,7 +209,7 @@ function writeStatement() {
         and(
           eq(bookings.id, d.id),
           eq(bookings.status, was),
-          // A request that a reader has seen as expired must not be accepted: the clock is read under the row lock.
+          // Do not accept a request that a reader has already seen as expired: read the clock under the row lock.
           or(
             sql`${was} <> 'requested'`,
             notInArray(status, ['requested', 'accepted']),
@@ -208,12 +224,15 @@ function writeStatement() {
 }
 const writeSql = writeStatement()
 
-/** Writes what was decided; false when a row has changed since the fetch, and the batch is to be rolled back. */
+/**
+ * Writes the decisions about bookings. Returns false if a row has changed since the fetch; then the caller must roll
+ * the batch back.
+ */
 export async function writeBookings(tx: Transaction, decision: BookingDecision): Promise<boolean> {
   const { bookings: changed, overdue } = decision
   const active = changed.filter((change) => isActive(change.status))
   const ended = changed.filter((change) => !isActive(change.status))
-  // In one order of riders, so that the batches of two drivers cannot deadlock on their riders.
+  // Write in the order of riders, so that the batches of two drivers cannot deadlock on their riders.
   active.sort((a, b) => (a.customer < b.customer ? -1 : 1))
   const parts = await Promise.all([
     overdue.length > 0 ? expireSql(tx, { ids: arrayText(overdue) }) : [],
@@ -251,7 +270,9 @@ const insertReplacementsSql = prepare(
   ),
 )
 
-/** Inserts accepted bookings that replace expired ones: each once, by its unique index. */
+/**
+ * Inserts accepted bookings that replace expired ones. A unique index lets each expired booking be replaced only once.
+ */
 export async function insertBookingReplacements(tx: Transaction, replacements: readonly Replacement[]): Promise<void> {
   if (replacements.length > 0) await insertReplacementsSql(tx, replacementList.values(replacements))
 }

@@ -1,6 +1,6 @@
 /**
- * What a batch writes about charges, in its own transaction: rows that request a charge, a capture or a refund, and new
- * payment methods. Invariant: no statement here waits for the provider; the charge jobs carry out the committed rows,
+ * Writes to charges inside the transaction of a batch: rows that request a charge, a capture or a refund, and new
+ * payment methods. Invariant: no statement here waits for the provider; charge jobs carry out the committed rows,
  * however often a job is lost.
  */
 import { and, eq, inArray, not, or, sql } from 'drizzle-orm'
@@ -18,7 +18,8 @@ const payPurchasesSql = prepare(
     .update(purchases)
     .set({ payment: paymentList.columns.payment })
     .from(paymentList.rows)
-    // Queued: the hold is settled in this batch too; its status is written later, under the same condition.
+    // A row may be `queued`: then this batch also settles its hold and writes its status later, under the same
+    // condition.
     .where(and(eq(purchases.id, paymentList.columns.id), inArray(purchases.status, ['queued', 'held'])))
     .returning({ id: purchases.id }),
 )
@@ -31,13 +32,13 @@ const payBookingsSql = prepare(
     .returning({ id: bookings.id }),
 )
 
-/** Writes new payment methods. False when one of the rows is no longer held or requested. */
+/** Writes new payment methods. Returns false if one of the rows is no longer queued, held or requested. */
 export async function writePayments(tx: Transaction, payments: readonly PaymentChange[]): Promise<boolean> {
   for (const [of, write] of [
     ['purchase', payPurchasesSql],
     ['booking', payBookingsSql],
   ] as const) {
-    // The last one of a batch wins: an earlier card may have been declined in it.
+    // The last payment of a row in the batch wins: an earlier card may have been declined in the same batch.
     const own = new Map(payments.flatMap((one) => (one.of === of ? [[one.id, one]] : [])))
     if (own.size === 0) continue
     const rows = await write(tx, paymentList.values([...own.values()]))
@@ -72,8 +73,9 @@ const attemptsSql = prepare(
 )
 
 /**
- * Turns a failed charge into a past attempt, so that another one can follow. `settled_at` says when: a command that was
- * decided before has started or joined it. False when one of the charges has changed since the fetch.
+ * Turns failed charges into past attempts, so that other charges can follow. `settled_at` stores when: commands decided
+ * before that time have started or joined the failed charge. Returns false if one of the charges has changed since the
+ * fetch.
  */
 export async function writeAttempts(tx: Transaction, failed: readonly string[]): Promise<boolean> {
   if (failed.length === 0) return true
@@ -144,7 +146,8 @@ function refundStatement() {
         .from(ids.rows)
         .innerJoin(charges, and(belongsTo(charges, ids.value), eq(charges.kind, 'charge')))
         .crossJoinLateral(back)
-        // Our refund is one row. Not by ON CONFLICT: the trigger that sums the refunds rejects the row before it.
+        // Insert our refund only once. ON CONFLICT cannot do this: the trigger that sums the refunds rejects the second
+        // row before ON CONFLICT applies.
         .where(and(sql`${charges.amount} > ${back.amount}`, sql`NOT EXISTS ${ownRefund}`))
         .orderBy(ids.value),
     ),
@@ -153,10 +156,13 @@ function refundStatement() {
 const insertRefundsSql = refundStatement()
 
 const idsOf = (requests: readonly ChargeRequest[], step: ChargeRequest['step']) =>
-  // Once each: a cancel and the `paid` that it overtook request the same refund, also in one batch.
+  // Each id once: a cancel and the `paid` that it overtook request the same refund, possibly in one batch.
   new Set(requests.filter((request) => request.step === step).map((request) => request.id))
 
-/** Returns false if a charge due for capture is no longer `authorized`. Only the queue worker moves charges out of that status. */
+/**
+ * Writes the requests of charges, captures and refunds. Returns false if a charge due for capture is no longer
+ * `authorized`; only the queue worker moves charges out of that status.
+ */
 export async function writeChargeRequests(tx: Transaction, requests: readonly ChargeRequest[]): Promise<boolean> {
   const charged = requests.filter((request) => request.step === 'charge')
   if (charged.length > 0) {
@@ -169,9 +175,11 @@ export async function writeChargeRequests(tx: Transaction, requests: readonly Ch
   const refunds = idsOf(requests, 'refund')
   if (refunds.size > 0) {
     const d = arrayText([...refunds])
-    // Lock first: refunds made at the provider are read after the job that records them has committed.
+    // Lock the charges first, so that the next statement reads refunds made at the provider after the job that records
+    // them has committed.
     await lockChargesSql(tx, { d })
-    // A statement of its own: it must see a charge that was inserted just now, and what the lock has waited for.
+    // Use a second statement, because it must see charges inserted just now and the rows whose commit the lock has
+    // waited for.
     await insertRefundsSql(tx, { d })
   }
   return true

@@ -1,6 +1,6 @@
 /**
- * The units that each customer has of the limited resources of a batch. Invariant: they are read and written under the
- * resources' row locks, so no other transaction changes them in between.
+ * Reads and writes how many units each customer has of the limited resources of a batch. Invariant: both happen under
+ * the resources' row locks, so no other transaction changes the numbers in between.
  */
 import { and, eq, sql } from 'drizzle-orm'
 import type { Transaction } from '../../shared/db/client.ts'
@@ -26,7 +26,10 @@ const holdingsSql = prepare(
     ),
 )
 
-/** Reads the holdings of the batch's customers into the resources with a limit; no statement where there is no limit. */
+/**
+ * Reads the holdings of the batch's customers into the resources with a limit. Sends no statement if no resource has a
+ * limit.
+ */
 export async function readHoldings(
   tx: Transaction,
   queued: readonly PurchaseItem[],
@@ -61,7 +64,7 @@ const writeHoldingsSql = prepare(
     }),
 )
 
-/** Writes the holdings after the batch. */
+/** Writes the holdings as they are after the batch. */
 export async function writeHoldings(tx: Transaction, resources: readonly Resource[]): Promise<void> {
   const rows = resources.flatMap(({ id, holdings }) =>
     Array.from(holdings, ([customer, units]) => ({ resource_id: id, customer, units })),

@@ -1,6 +1,6 @@
 /**
- * Publishes a committed decision: metrics, log, charge jobs, notices, traces. Invariant: nothing here is needed for the
- * outcome; whatever is lost, the rows are committed, and their readers poll.
+ * Publishes a committed decision: metrics, log, charge jobs, notices, traces. Invariant: the outcome depends on nothing
+ * here. Any of it may be lost, because the rows are committed and their readers poll.
  */
 import type { Log } from '../../shared/log.ts'
 import type { Metrics } from '../../shared/metrics.ts'
@@ -15,7 +15,7 @@ export interface PublishDeps {
   notify(ids: string[]): void
   /** adds charge jobs for these purchases and bookings */
   enqueueCharges(ids: Iterable<string>): void
-  /** continues the traces of the settled rows; absent: tracing is off */
+  /** adds spans to the traces of the settled rows; absent if tracing is off */
   trace?(rows: readonly SettledRow[], decided_ms: number): void
 }
 
@@ -27,7 +27,7 @@ export function publish(deps: PublishDeps, items: readonly QueueItem[], decision
   count(deps.metrics, rows, decision)
   logSettled(deps.log, rows, decision)
   deps.enqueueCharges(decision.chargeRequests.map((charge) => charge.id))
-  // A client that waits for a purchase or booking also waits for its charge: no notice before it ends.
+  // A client that waits for a purchase or booking also waits for its charge: send no notice before the charge ends.
   const charging = new Set(decision.chargeRequests.flatMap(({ step, id }) => (step === 'charge' ? [id] : [])))
   const changes = [...decision.purchases, ...decision.bookings]
   const settled = changes.filter(
@@ -57,7 +57,7 @@ function count(metrics: Metrics, rows: Rows, decision: Committed): void {
   metrics.settlement_batch_rows.observe(purchases.length + bookings.length + commands.length)
 }
 
-/** One line a queue, with the number of rows by status; their ids at debug. */
+/** Logs one line per queue with the number of rows by status, and at level debug one with their ids. */
 function logSettled(log: Log, rows: Rows, decision: Committed): void {
   const queues = new Map<string, { fencing_token: number; settled: Record<string, string[]> }>()
   for (const change of [...decision.purchases, ...decision.bookings]) {

@@ -1,7 +1,9 @@
 /**
- * Purchase rows of a batch: the pending ones, and what was decided about purchases, commands, the ledger and stock.
- * Invariants: a decision is written in one statement, whose every part must change exactly the rows that it names; every
- * change is conditional on the status that was decided on and on the token under which the resource's row was locked.
+ * Purchase rows of a batch: reads the pending ones, writes the decisions about purchases, commands, the ledger and
+ * stock. Invariants: one statement writes a decision, and each of its parts must change exactly the rows that it names;
+ * every change is conditional on the status that was decided on and on the token under which the resource's row was
+ * locked.
+ * Tests remove the code between the guard markers (test/races, test/chaos).
  */
 import { and, eq, gt, notInArray, or, type SQL, sql } from 'drizzle-orm'
 import type { Client, Transaction } from '../../shared/db/client.ts'
@@ -22,7 +24,7 @@ type FetchedRow = PurchaseRow & {
   command_payment: Payment | null
 }
 
-/** The columns of a purchase that deciding it needs, of `p`. */
+/** The columns of a purchase (alias `p`) that the decision needs. */
 const COLUMNS = [
   'id',
   'seq',
@@ -42,7 +44,10 @@ const columns = sql.raw(COLUMNS.map((column) => `p.${column}`).join(', '))
 
 const cursors = listOf('q', { queue: purchases.queue, after: 'bigint', limit: 'int' })
 
-/** In SQL: one LATERAL union of three kinds of rows, each with its own index and limit, which the plan depends on. */
+/**
+ * Written as raw SQL: one LATERAL union of three kinds of rows, each with its own index and limit, on which the plan
+ * depends.
+ */
 const pendingSql = prepare<FetchedRow>(sql`
   SELECT q.queue AS fetched_queue, i.kind, i.command_id, i.command_seq, i.action, i.command_created_ms, i.command_payment,
          i.id, i.seq, i.queue, i.customer, i.items, i.amount, i.currency, i.payment, i.hold_seconds, i.status,
@@ -74,8 +79,8 @@ const pendingSql = prepare<FetchedRow>(sql`
   ORDER BY q.queue, i.rank, coalesce(i.command_seq, i.seq)`)
 
 /**
- * Pending rows of these queues, each queue in order: overdue holds on the resource first, then purchases and commands by
- * seq. Rows of one purchase share one object.
+ * Fetches the pending rows of these queues, each queue in order: overdue holds on the resource first, then purchases
+ * and commands by seq. Rows of one purchase share one object.
  */
 export async function fetchPending(
   client: Client,
@@ -110,7 +115,7 @@ export async function fetchPending(
   return fetched
 }
 
-/** Member by member: a rest pattern (`...purchase`) costs four times as much. */
+/** Copies member by member, because a rest pattern (`...purchase`) takes four times as long. */
 const toPurchaseRow = (row: FetchedRow): PurchaseRow => ({
   id: row.id,
   seq: row.seq,
@@ -189,7 +194,10 @@ const insertReplacementsSql = prepare(
   ),
 )
 
-/** Inserts confirmed purchases that replace expired ones: each once, by its unique index. */
+/**
+ * Inserts confirmed purchases that replace expired ones. A unique index lets each expired purchase be replaced only
+ * once.
+ */
 export async function insertReplacements(tx: Transaction, replacements: readonly Replacement[]): Promise<void> {
   if (replacements.length > 0) await insertReplacementsSql(tx, replacementList.values(replacements))
 }
@@ -216,7 +224,7 @@ function persistStatement() {
       .where(
         and(
           eq(purchases.id, p.id),
-          // A hold that a reader has seen as expired must not continue: the clock is read under the row lock.
+          // Do not continue a hold that a reader has already seen as expired: read the clock under the row lock.
           or(
             sql`${p.was} <> 'held'`,
             notInArray(p.status, ['held', 'confirmed']),
@@ -249,7 +257,8 @@ function persistStatement() {
       build
         .select(m)
         .from(ledgerList.rows)
-        // Only if no row has changed since the fetch: else a unique effect that another batch wrote would look like a bad row.
+        // Insert only if no row has changed since the fetch. Otherwise a unique effect that another batch has written
+        // would look like a bad row.
         .where(and(eq(countOf(written), value('purchases')), eq(countOf(executed), value('commands')))),
     )} returning 1`,
   )
@@ -279,7 +288,10 @@ const persistSql = persistStatement()
 
 type Written = Pick<PurchaseDecision, 'purchases' | 'commands' | 'ledger' | 'resources'>
 
-/** Writes a decision in one statement. Returns what has changed since the fetch: then the batch must be rolled back. */
+/**
+ * Writes a decision in one statement. Returns undefined, or a text about what has changed since the fetch; then the
+ * caller must roll the batch back.
+ */
 export async function persist(tx: Transaction, decision: Written): Promise<string | undefined> {
   const [row] = await persistSql(tx, {
     ...purchaseList.values(decision.purchases),

@@ -1,6 +1,7 @@
 /**
  * The path of a job: acquire the lease → batch → fenced commit → notice → next batch, or release. Invariant: one lease
- * holder at a time drains a queue, and it does not stop while rows are pending without nudging the queue again.
+ * holder at a time drains a queue. If it stops while rows are pending, it nudges the queue again.
+ * Tests remove the code between the guard markers (test/races, test/chaos).
  */
 import type { Breaker } from '../../shared/breaker.ts'
 import { byLockOrder } from '../../shared/domain/resource.ts'
@@ -16,43 +17,54 @@ export interface QueueRunnerDeps {
   leases: Breaker
   batcher: Pick<Batcher, 'requestBatch' | 'minToken'>
   nudge: Nudge
-  /** notifies the APIs that the queue will be polled again without a nudge (hot), or that it will not */
+  /** notifies the APIs whether this worker will poll the queue again without a nudge (hot) */
   publishHot(resource: string, hot: boolean): void
   ttl_ms: number
-  /** milliseconds without progress after which a queue is released */
+  /** milliseconds without progress after which the worker releases a queue */
   progress_ms: number
 }
 
-/** Milliseconds a queue may be held while other workers wait for its lease, or while it is empty: a few full batches. */
+/**
+ * Milliseconds that a worker may hold a queue while other workers wait for its lease or while the queue is empty: a few
+ * full batches.
+ */
 const HOLD_MS = 250
-/** Rows in a batch from which on its queue is hot: the next rows are likely to arrive within milliseconds. */
+/**
+ * A batch with at least this number of rows makes its queue hot: the next rows are likely to arrive within
+ * milliseconds.
+ */
 const HOT_ROWS = 16
-/** Milliseconds after which a hot queue is polled again, unless a nudge comes earlier. */
+/** Milliseconds until the worker polls a hot queue again, unless a nudge comes earlier. */
 const HOT_POLL_MS = 10
-/** Batches in which a row may miss the lease of another resource before its queue waits for that lease. */
+/** After a row has missed the lease of another resource in this number of batches, its queue waits for that lease. */
 const MISSES = 3
-/** Attempts to drain a queue after its lease was lost or superseded by another holder, before its job fails. */
+/** Attempts to drain a queue before its job fails, if each time the lease is lost or another holder supersedes it. */
 const ATTEMPTS = 3
 
 interface RunningQueue {
-  /** the job that it runs for: shown to those who find the lease held */
+  /** the job for which the queue runs; the lock library shows it to callers that find the lease held */
   job: string
   /** rows may have arrived since the last batch was fetched */
   rerun: boolean
-  /** jobs that came meanwhile: resolved with true before the next batch is fetched, with false when there is none */
+  /**
+   * jobs that came meanwhile: resolved with true before the next batch is fetched, with false if there is no next batch
+   */
   joinedJobs: { releaseDedupId: ReleaseDedupId; resolve(polled: boolean): void }[]
-  /** it was published as hot */
+  /** the worker has published this queue as hot */
   hot: boolean
   /** when its last step ended, by performance.now() */
   progress_at: number
-  /** fired to end the pause before the next poll */
+  /** ends the pause before the next poll when it is fired */
   bell: Signal
 }
 
-/** Lets further nudges of the queue add jobs again: called while the lease is held, before rows are fetched. */
+/**
+ * Lets further nudges of the queue add jobs again. The runner calls it while it holds the lease, before it fetches
+ * rows.
+ */
 type ReleaseDedupId = () => Promise<unknown>
 
-/** Where a drain continues: what the next batch is requested with. */
+/** The position from which a drain continues: the arguments of the next batch request. */
 interface DrainCursor {
   after: number
   last_full: boolean
@@ -63,10 +75,10 @@ interface DrainCursor {
 export class QueueRunner {
   readonly #deps: QueueRunnerDeps
   readonly #running = new Map<string, RunningQueue>()
-  /** queues that were stopped in the middle of a step: until it ends, the step still occupies the slot of its job */
+  /** queues that were stopped in the middle of a step; the step occupies the slot of its job until it ends */
   readonly #stuck = new Map<RunningQueue, string>()
   readonly #stop = new AbortController()
-  /** one for each lease that is waited for: aborts the wait */
+  /** one for each wait for a lease; aborts the wait */
   readonly #waits = new Set<AbortController>()
 
   constructor(deps: QueueRunnerDeps) {
@@ -74,9 +86,9 @@ export class QueueRunner {
   }
 
   /**
-   * Settles these queues until they are empty; one that already runs here is polled once more. Rejects when a queue could
-   * not be settled: its rows stay queued. Calls `releaseDedupId`, maybe more than once, while the lease is held and before
-   * rows are fetched.
+   * Settles these queues until they are empty; polls a queue that already runs here once more. Rejects if a queue could
+   * not be settled; its rows stay queued. Calls `releaseDedupId`, possibly more than once, while it holds the lease and
+   * before it fetches rows.
    */
   async process(resources: readonly string[], job: string, releaseDedupId?: ReleaseDedupId): Promise<void> {
     const results = await Promise.allSettled(resources.map((one) => this.#joinOrStart(one, job, releaseDedupId)))
@@ -91,8 +103,8 @@ export class QueueRunner {
   }
 
   /**
-   * Stops each queue without progress for `progress_ms`, so that its next job starts a new run here or in another process;
-   * its lease has ended by the same limit. Returns these queues.
+   * Stops each queue without progress for `progress_ms`, so that the queue's next job starts a new run here or in
+   * another process. The same limit has already ended the queue's lease. Returns the stopped queues.
    */
   stopStuck(): string[] {
     const since = performance.now() - this.#deps.progress_ms
@@ -106,7 +118,10 @@ export class QueueRunner {
     return queues
   }
 
-  /** Each running queue, also one that was stopped in mid-step, with the milliseconds since its last step ended. */
+  /**
+   * Returns each running queue, including queues that were stopped in the middle of a step, with the milliseconds since
+   * its last step ended.
+   */
   state(): { queue: string; idle_ms: number }[] {
     const all = [...this.#running, ...Array.from(this.#stuck, ([run, queue]) => [queue, run] as const)]
     return all.map(([queue, { progress_at }]) => ({ queue, idle_ms: performance.now() - progress_at }))
@@ -115,7 +130,7 @@ export class QueueRunner {
   /** Joins the run of this queue in this process, or starts one. */
   async #joinOrStart(queue: string, job: string, releaseDedupId: ReleaseDedupId | undefined): Promise<void> {
     for (let run = this.#running.get(queue); run; run = this.#running.get(queue)) {
-      // A job of many queues does not wait for one of them. If this process dies, the sweeper nudges the queue.
+      // A job for many queues does not wait for one of them. If this process dies, the sweeper nudges the queue.
       if (!releaseDedupId) {
         run.rerun = true
         return run.bell.fire()
@@ -143,18 +158,18 @@ export class QueueRunner {
         try {
           return await this.#drain(queue, run, releaseDedupId)
         } catch (error) {
-          // Our job still holds the deduplication id, so a plain nudge would be dropped: bypass it.
+          // Our job still holds the deduplication id, so BullMQ would drop a plain nudge: bypass the id.
           if (this.#stop.signal.aborted) {
             this.#stopRunning(queue, run)
             return this.#deps.nudge([queue], { force: true })
           }
-          // The lease was superseded or lost: nothing was written under it. The rows are still pending: drain them under a
-          // newer token.
+          // The lease was superseded or lost, so nothing was written under it and the rows are still pending: drain
+          // them under a newer token.
           const over = error instanceof StaleLeaseError || error instanceof LeaseLostError
           if (!over || attempt === ATTEMPTS) {
             const { rerun } = run
             this.#stopRunning(queue, run)
-            // A job that has already finished set the flag, so no retry will cover it: nudge again.
+            // Another job set the flag and has already finished, so no retry will fetch its rows: nudge again.
             if (rerun) this.#deps.nudge([queue], { force: true })
             throw error
           }
@@ -166,7 +181,7 @@ export class QueueRunner {
     }
   }
 
-  /** Settles the queue, batch after batch, under its lease. */
+  /** Acquires the queue's lease and settles the queue, batch after batch, under it. */
   async #drain(queue: string, run: RunningQueue, releaseDedupId: ReleaseDedupId): Promise<void> {
     const lease = await this.#acquire(queue, run.job)
     const onProgress = () => {
@@ -184,7 +199,8 @@ export class QueueRunner {
         const more = result.full || result.missed.length > 0 || run.rerun || run.joinedJobs.length > 0
         if (await this.#ended(queue, run, lease, result, more, since)) return
         if (!more) {
-          // Passing a hot queue from worker to worker costs a job for every few rows, which is more than settling them.
+          // Keep a hot queue here: passing it from worker to worker takes a job for every few rows, and a job costs
+          // more than settling them.
           run.bell = createSignal()
           await run.bell.wait({ within_ms: HOT_POLL_MS })
         }
@@ -196,7 +212,7 @@ export class QueueRunner {
     }
   }
 
-  /** One batch. Jobs that have joined before its rows are fetched are done with it. */
+  /** Settles one batch. First resolves the jobs that have joined, because the batch fetches their rows. */
   async #settleBatch(
     queue: string,
     run: RunningQueue,
@@ -217,7 +233,10 @@ export class QueueRunner {
     }
   }
 
-  /** After a batch: deregisters the queue and returns true when its lease is to be released, now that `more` rows may wait. */
+  /**
+   * Decides after a batch whether the drain ends. If so, deregisters the queue and returns true; the caller then
+   * releases the lease. `more`: further rows may be pending.
+   */
   async #ended(
     queue: string,
     run: RunningQueue,
@@ -226,21 +245,21 @@ export class QueueRunner {
     more: boolean,
     since: number,
   ): Promise<boolean> {
-    // No await between this check and deregistering: a nudge finds the queue either running here or absent.
-    // A hot queue is nudged once more: an API that held a nudge back may have died with it.
+    // There must be no await between this check and the deregistration, so that a nudge finds the queue either running
+    // here or absent. Nudge a hot queue once more: an API that held a nudge back may have died before it sent it.
     if (!more && fetched < HOT_ROWS) {
       if (run.hot) this.#requeue(queue, run)
       else this.#stopRunning(queue, run)
       return true
     }
-    // After HOLD_MS, pass the lease to a waiting worker; if the queue is empty, free this job slot too.
+    // After HOLD_MS, pass the lease to a waiting worker. If the queue is empty, also free this job slot.
     const stopping = this.#stop.signal.aborted || lease.signal.aborted
     const long_held = !stopping && performance.now() - since > HOLD_MS
     if (stopping || (long_held && (!more || (await lease.extend()).waiting > 0))) {
       this.#requeue(queue, run)
       return true
     }
-    // Published after the fetch, so that one more poll always finds the rows whose nudges are held back from now on.
+    // Publish after the fetch, so that one more poll always finds the rows whose nudges APIs hold back from now on.
     if (fetched >= HOT_ROWS) {
       run.hot = true
       this.#deps.publishHot(queue, true)
@@ -248,7 +267,10 @@ export class QueueRunner {
     return false
   }
 
-  /** Waits, in lock order and while the queue is held, for the leases of the first row that has missed MISSES times. */
+  /**
+   * Waits for the leases of the first row that has missed MISSES times, in lock order and while it holds the queue's
+   * lease.
+   */
   async #acquireMissing(
     queue: string,
     job: string,
@@ -275,7 +297,9 @@ export class QueueRunner {
     }
   }
 
-  /** Waits for the lease. When the breaker ends the wait, it is cancelled, and a lease that is granted later is released. */
+  /**
+   * Waits for the lease. If the breaker gives up first, cancels the wait and releases a lease that is granted later.
+   */
   async #acquire(resource: string, job: string): Promise<Lease> {
     const { locks, leases, batcher, ttl_ms, progress_ms } = this.#deps
     this.#stop.signal.throwIfAborted()
@@ -285,7 +309,8 @@ export class QueueRunner {
     const request = () =>
       locks.acquire(resource, {
         job,
-        // A holder releases after HOLD_MS, the lease of a dead one expires after its TTL: a longer wait is a fault worth a retry.
+        // A living holder releases after HOLD_MS, and the lease of a dead one expires after its TTL. A longer wait is a
+        // fault, so that the job is retried.
         wait_ms: 2 * ttl_ms,
         above: batcher.minToken(resource),
         signal,
@@ -301,7 +326,7 @@ export class QueueRunner {
     }
   }
 
-  /** Deregisters the queue: from here on a nudge starts a new run. */
+  /** Deregisters the queue, so that the next nudge starts a new run. */
   #stopRunning(queue: string, run: RunningQueue): void {
     if (this.#running.get(queue) === run) this.#running.delete(queue)
     if (run.hot) this.#deps.publishHot(queue, false)
@@ -309,7 +334,10 @@ export class QueueRunner {
     for (const { resolve } of run.joinedJobs.splice(0)) resolve(false)
   }
 
-  /** Stops with rows left: deregister first, then nudge, so that the nudge does not find this queue still running here. */
+  /**
+   * Stops the queue while rows may be pending. Deregisters first and then nudges, so that the nudge does not find this
+   * queue still running here.
+   */
   #requeue(queue: string, run: RunningQueue): void {
     this.#stopRunning(queue, run)
     this.#deps.nudge([queue])

@@ -2,6 +2,7 @@
  * One batch: fetch the pending rows of the queues, decide them and commit in one fenced transaction. Invariants: the
  * first statement of the transaction locks every resource it will write, in one order, and lets only the newest lease
  * holder pass; decisions use rows read under those locks; a write that changes zero rows rolls the transaction back.
+ * Tests remove the code between the guard markers (test/races, test/chaos).
  */
 import { and, eq, lte, sql } from 'drizzle-orm'
 import { type Client, type Transaction, transaction } from '../../shared/db/client.ts'
@@ -18,7 +19,9 @@ import { readHoldings, writeHoldings } from './limit-rows.ts'
 import { insertReplacements, persist } from './purchase-rows.ts'
 import type { QueueItem } from './queue-item.ts'
 
-/** Decision of a whole batch: purchases and bookings share their resources, commands and ledger entries. */
+/**
+ * The decision about a whole batch: the lists of resources, commands and ledger entries cover purchases and bookings.
+ */
 export type Decision = Omit<PurchaseDecision, 'skipped' | 'replacements'> &
   Pick<BookingDecision, 'bookings' | 'overdue'> & {
     purchaseReplacements: Replacement[]
@@ -26,7 +29,7 @@ export type Decision = Omit<PurchaseDecision, 'skipped' | 'replacements'> &
     skipped: QueueItem[]
   }
 
-/** A lease holder with a newer token has written: the transaction of this one is rolled back. */
+/** A holder with a newer token has already written, so our transaction is rolled back. */
 export class StaleLeaseError extends Error {
   readonly code = 'stale_lease'
   /** rejected resources, each with the stored fencing token, which is higher than the rejected one */
@@ -37,20 +40,26 @@ export class StaleLeaseError extends Error {
   }
 }
 
-/** A writer without the lease changed a row between fetch and write: the transaction is rolled back, the rows are fetched again. */
+/**
+ * A writer without the lease has changed a row between our fetch and our write. The transaction is rolled back, and the
+ * batcher fetches the rows again.
+ */
 export class ChangedRowError extends Error {
   readonly code = 'changed_row'
 }
 
-/** Rows of one queue in one batch: a transaction of 500 decisions takes tens of milliseconds. */
+/** Most rows of one queue in one batch: a transaction of 500 decisions takes tens of milliseconds. */
 const ROWS_PER_QUEUE = 500
-/** Rows of all queues in one transaction: once for the queues with few rows, once for those with many. */
+/**
+ * Most rows of all queues in one transaction. The batcher applies rowsPerQueue once to all queues and once to the
+ * queues whose last batch was full, so a transaction has at most about twice this number.
+ */
 const ROWS_PER_BATCH = 2_000
 
-/** Rows that each of `queues` queues may add to one batch. */
+/** Returns how many rows each of `queues` queues may add to one batch. */
 export const rowsPerQueue = (queues: number) => Math.min(ROWS_PER_QUEUE, Math.ceil(ROWS_PER_BATCH / queues))
 
-/** The lease's token for each resource that the batch will write. */
+/** Parameters of the fence: each resource that the batch will write, with the token of its lease. */
 const fenceList = listOf('w', { id: resources.id, token: resources.fencing_token })
 
 function fenceStatement() {
@@ -102,8 +111,9 @@ const storedSql = prepare(
 )
 
 /**
- * Locks the resources in order and stores the lease's token in each of them that has no higher one. A stored token only
- * rises, so `fencing_token <= token` accepts the first and all later writes of a lease and none of a superseded holder.
+ * Locks the resources in order and stores the lease's token in each resource whose stored token is not higher. A stored
+ * token only rises, so `fencing_token <= token` accepts the first and all later writes under a lease, and no write of a
+ * superseded holder. Returns the resources and the database clock.
  */
 async function lockAndFence(
   tx: Transaction,
@@ -117,14 +127,15 @@ async function lockAndFence(
   }
   const missing = [...tokens.keys()].filter((id) => !fenced.has(id))
   if (missing.length > 0) {
-    // Not in the table: the purchase is rejected (unknown_resource). In the table and not updated: a newer token is stored.
+    // A resource that is not in the table does not exist, and the decision rejects its rows (unknown_resource). A
+    // resource that is in the table but was not updated has a newer token.
     const stale = await storedSql(tx, { ids: arrayText(missing) })
     if (stale.length > 0) throw new StaleLeaseError(new Map(stale.map((row) => [row.id, row.fencing_token])))
   }
   return [fenced, Math.max(0, ...rows.map((row) => row.now_ms))]
 }
 
-/** The items with copies of their rows; items of one row share its copy. */
+/** Returns the items with copies of their rows. Items of one row share one copy. */
 function cloneItems(items: readonly QueueItem[]): QueueItem[] {
   const copies = new Map<object, object>()
   const copy = <Row extends object>(row: Row): Row => {
@@ -138,9 +149,10 @@ function cloneItems(items: readonly QueueItem[]): QueueItem[] {
 }
 
 /**
- * Decides and commits these items in one transaction, under the leases' tokens by resource; a ride waits `accept_ms` to
- * be accepted. When the signal aborts, the transaction is rolled back.
- * @throws StaleLeaseError or ChangedRowError: nothing was written. After any other error only a new fetch shows the outcome
+ * Decides and commits these items in one transaction, which is rolled back if the signal aborts. `tokens`: fencing
+ * token per resource. `accept_ms`: how long a driver has to accept a ride.
+ * @throws StaleLeaseError or ChangedRowError: nothing was written. After any other error the outcome is unknown until
+ * the rows are fetched again
  */
 export async function settle(
   client: Client,
@@ -151,7 +163,8 @@ export async function settle(
 ): Promise<Decision & { now_ms: number }> {
   const committed = transaction(client, signal, async (tx) => {
     const [resources, now_ms] = await lockAndFence(tx, tokens)
-    // Deciding changes the status of the rows; a batch that is rolled back and split needs them as fetched.
+    // Decide on copies: decisions change the status of the rows, and a batch that is rolled back and split needs the
+    // rows as fetched.
     const fresh = cloneItems(items)
     const purchases = fresh.filter((item) => item.purchase !== undefined)
     await readHoldings(tx, purchases, resources)
@@ -172,12 +185,13 @@ export async function settle(
       resources: [...new Set([...decided.resources, ...booked.resources])],
       skipped: [...decided.skipped, ...booked.skipped],
     }
-    // First, while the held units and requested times are unchanged since the fetch.
+    // Write payments first: the statement requires that the row is still queued, held or requested, and later writes
+    // change that.
     if (!(await writePayments(tx, decision.payments))) throw new ChangedRowError('a row to be paid for has changed')
     if (!(await writeBookings(tx, booked))) throw new ChangedRowError('a booking has changed')
-    // Before the commands: a command that starts a new charge is decided after the failed charge has ended.
+    // Write ended charges before commands: a command may start a new charge on the same row.
     if (!(await writeAttempts(tx, decision.attempts))) throw new ChangedRowError('a charge has changed')
-    // Before the ledger entries that refer to them.
+    // Insert replacements before the ledger entries that refer to them.
     await insertReplacements(tx, decision.purchaseReplacements)
     await insertBookingReplacements(tx, decision.bookingReplacements)
     if (decision.purchases.length + decision.commands.length + decision.ledger.length > 0) {
@@ -189,7 +203,8 @@ export async function settle(
     return { ...decision, now_ms }
   })
   return await committed.catch((error) => {
-    // Rows of other queues (another driver of the same rider) are written without their lease: a deadlock is possible.
+    // A booking batch may also write a rider's booking in another driver's queue, whose lease it does not hold, so two
+    // batches can deadlock.
     throw sqlState(error) === '40P01'
       ? new ChangedRowError('rolled back by Postgres: deadlock with another batch', { cause: error })
       : error
@@ -217,8 +232,8 @@ const rejectBookingSql = prepare(
 )
 
 /**
- * Ends a row that cannot be decided or written: a purchase fails, a booking or command is rejected, with the reason
- * `unprocessable`. A booking that violates a constraint of the calendar is rejected as a conflict.
+ * Ends a row that cannot be decided or written, with the reason `unprocessable`: a purchase fails, a booking or command
+ * is rejected. A booking that violates a constraint of the calendar is rejected with the reason `conflict`.
  */
 export async function quarantine(client: Client, item: QueueItem, error: unknown): Promise<void> {
   const reason = 'unprocessable'
@@ -230,5 +245,8 @@ export async function quarantine(client: Client, item: QueueItem, error: unknown
   }
 }
 
-/** EXCLUDE or the riders' unique index: a booking that was written without the lease already has this time. */
+/**
+ * Returns true if the EXCLUDE constraint or the riders' unique index rejected the write: a booking that was written
+ * without the lease already has this time.
+ */
 export const isConstraintConflict = (error: unknown) => sqlState(error) === '23P01' || sqlState(error) === '23505'

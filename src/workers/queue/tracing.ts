@@ -1,8 +1,11 @@
-/** Two spans for each settled row in the trace of its request: its wait in the queue, and the batch that settled it. */
+/**
+ * Adds two spans for each settled row to the trace of the request that created it: the wait in the queue, and the batch
+ * that settled it.
+ */
 import type { SpanKind } from '@opentelemetry/api'
 import type { Traces } from '../../shared/tracing.ts'
 
-/** SpanKind.CONSUMER: the enum itself is loaded with the rest only where traces are on. */
+/** Value of SpanKind.CONSUMER. Importing the enum would load OpenTelemetry even if tracing is off. */
 const CONSUMER: SpanKind.CONSUMER = 4
 
 /** A row as it was decided and committed. */
@@ -10,11 +13,17 @@ export interface SettledRow {
   id: string
   status: string
   fencing_token: number
-  /** its queue, and since when (ms since 1970, by the database's clock); absent for a row that a command changed */
+  /**
+   * the row's queue, and when the row was created (ms since 1970, database clock); absent for a row that a command
+   * changed
+   */
   queued?: { queue: string; created_ms: number }
 }
 
-/** `decided_ms` is the database's clock. Never throws; its caller does not wait for it. */
+/**
+ * Adds the spans of these rows. `decided_ms`: when the rows were decided, by the database clock. Never throws; the
+ * caller does not wait for it.
+ */
 export async function traceSettled({ tracer, loadContexts }: Traces, rows: readonly SettledRow[], decided_ms: number) {
   const committed_ms = Date.now()
   const contexts = await loadContexts(rows.map(({ id }) => id))

@@ -1,7 +1,8 @@
 /**
- * Delivers the events of one stream. Invariants: in order of their numbers, one at a time, and none before the previous one
- * was accepted; at least once, since the stream advances after the response. A lease, and after its loss its token, keeps
- * two senders of one stream apart: then an event may be delivered twice, never one instead of another.
+ * Delivers the events of one stream. Invariants: a sender delivers events one at a time, in the order of their numbers,
+ * and none before the endpoint accepted the previous one; it delivers each at least once, since the stream advances
+ * after the response. A lease keeps two senders of one stream apart. If a sender loses its lease, its token does: an
+ * event may be delivered twice, but never one instead of another.
  */
 import { createHash } from 'node:crypto'
 import CircuitBreaker from 'opossum'
@@ -23,18 +24,21 @@ import {
   skipTo,
 } from './streams.ts'
 
-/** Milliseconds after which a stream makes room for others; the next poll finds its remaining events. */
+/** Milliseconds after which a stream frees its job slot for others; the next poll finds its remaining events. */
 const TURN_MS = 5_000
 /** Longest pause between two attempts, in milliseconds. */
 const LONGEST_PAUSE_MS = 6 * 3_600_000
-/** Concurrent requests of this process to one endpoint: one that hangs occupies no more job slots than these. */
+/**
+ * Most concurrent requests of this process to one endpoint, so that an endpoint that hangs occupies no more job slots
+ * than these.
+ */
 const CONCURRENT_REQUESTS = 8
-/** Outbox rows that a sender reads with one statement: each has up to a batch of events. */
+/** Outbox rows that a sender reads with one statement. Each row has up to a batch of events. */
 const ROWS = 4
-/** Milliseconds until a stream tries again when the endpoint has CONCURRENT_REQUESTS. */
+/** Milliseconds until a stream tries again if its endpoint already has CONCURRENT_REQUESTS. */
 const FULL_MS = 250
 
-/** Milliseconds between two events in addition to the request: the statements at their limits. */
+/** Milliseconds between two events in addition to the request, if each statement takes as long as its limit allows. */
 const STEP_MS = 30_000
 const HOUR_MS = 3_600_000
 
@@ -47,7 +51,10 @@ export interface WebhookDeps {
   log: Log
 }
 
-/** Half of it fixed and half of it random, so that streams which failed together are not retried together. */
+/**
+ * Returns half of the bound plus a random part of the other half, so that streams that failed together are not retried
+ * together.
+ */
 const withJitter = (bound_ms: number) => Math.round(bound_ms * (0.5 + Math.random() / 2))
 
 class FailedAttempt extends Error {
@@ -66,9 +73,12 @@ export class Deliveries {
   readonly #metrics: WebhookDeps['metrics']
   readonly #log: Log
   #stopping = false
-  /** One for each stream that is being delivered: aborts its request. */
+  /** One controller for each stream that is being delivered. It aborts the stream's request. */
   readonly #inFlight = new Set<AbortController>()
-  /** By endpoint. Not among the breakers of /readyz: a customer's server that is down does not make this process unready. */
+  /**
+   * Breakers by endpoint. /readyz does not include them, because a customer's server that is down does not make this
+   * process unready.
+   */
   readonly #breakers = new Map<string, CircuitBreaker<[() => Promise<Attempt>], Attempt>>()
 
   constructor({ client, locks, poster, config, metrics, log }: WebhookDeps) {
@@ -80,7 +90,7 @@ export class Deliveries {
     this.#log = log
   }
 
-  /** Delivers the pending events, for TURN_MS at most. The next poll finds the rest. */
+  /** Delivers the pending events of the stream, for TURN_MS at most. The next poll finds the rest. */
   async process(stream: DeliveryStream): Promise<void> {
     const { endpoint, resource } = stream
     const name = createHash('sha256').update(`${endpoint} ${resource}`).digest('hex').slice(0, 32)
@@ -115,7 +125,7 @@ export class Deliveries {
     if (known) return known
     const made = new CircuitBreaker((body: () => Promise<Attempt>) => body(), {
       timeout: false,
-      // An endpoint that fails every request gets none from any of its streams for this time.
+      // If every request fails, the endpoint gets no request from any of its streams for this time.
       resetTimeout: this.#config.retry_ms,
       errorThresholdPercentage: 50,
       volumeThreshold: 5,
@@ -125,7 +135,10 @@ export class Deliveries {
     return made
   }
 
-  /** One attempt through the endpoint's breaker; the milliseconds until the next one, when the breaker rejects it. */
+  /**
+   * Makes one attempt through the endpoint's breaker. If the breaker rejects it, returns the milliseconds until the
+   * next attempt.
+   */
   async #attempt(stream: ClaimedStream, event: Event, signal: AbortSignal): Promise<Attempt | number> {
     const secrets = stream.previous_secret === null ? [stream.secret] : [stream.secret, stream.previous_secret]
     try {
@@ -140,7 +153,10 @@ export class Deliveries {
     }
   }
 
-  /** True: the stream has advanced, and the next event may be delivered. */
+  /**
+   * Delivers one event and records the outcome. Returns true if the stream has advanced, so that the next event may be
+   * delivered.
+   */
   async #deliver(stream: ClaimedStream, event: Event, lease: Lease, signal: AbortSignal): Promise<boolean> {
     const { token } = lease
     lease.assertValid()
@@ -173,10 +189,11 @@ export class Deliveries {
     return false
   }
 
-  /** One page of the stream; true when there may be more events. */
+  /** Delivers one page of the stream. Returns true if there may be more events. */
   async #deliverPage(stream: ClaimedStream, lease: Lease, signal: AbortSignal, until: number): Promise<boolean> {
     const { token } = lease
-    // Within one resource, visible events are final: their numbers become visible in order.
+    // Read without a horizon: within one resource, visible events are final, because their numbers become visible in
+    // order.
     const after = { id: stream.outbox_id, n: 0 }
     const { events } = await readEvents(this.#client, {
       after,

@@ -1,7 +1,7 @@
 /**
- * One attempt to deliver an event. Invariants: it ends within its time limit, whatever the endpoint does; it never connects
- * to an address that is not public, because the resolved address is checked when the connection is made; it does not follow
- * redirects.
+ * Makes one attempt to deliver an event. Invariants: an attempt ends within its time limit, whatever the endpoint does;
+ * it never connects to an address that is not public, because it checks the resolved address when it makes the
+ * connection; it does not follow redirects.
  */
 import http from 'node:http'
 import https from 'node:https'
@@ -10,13 +10,13 @@ import { Webhook } from 'standardwebhooks'
 import type { Config } from '../../shared/config.ts'
 import type { Event } from '../../shared/outbox.ts'
 
-/** Bytes of a response body that are read and discarded, so that the connection can be reused. */
+/** Most bytes of a response body that the sender reads and discards, so that it can reuse the connection. */
 const ANSWER_BYTES = 64 * 1024
-/** Characters of an error message that are stored. */
+/** Most characters of an error message that are stored. */
 const ERROR_LENGTH = 300
 
 export interface Attempt {
-  /** undefined: there was no response */
+  /** HTTP status; undefined if there was no response */
   status?: number
   error?: string
   duration_ms: number
@@ -24,7 +24,7 @@ export interface Attempt {
 
 export const isAccepted = ({ status = 0 }: Attempt) => status >= 200 && status < 300
 
-/** Signed by Standard Webhooks with each secret, the newest first. */
+/** Returns the headers of the request, signed as Standard Webhooks specifies with each secret, the newest first. */
 function headersOf(event: Event, body: string, secrets: readonly string[]): Record<string, string> {
   const at = new Date()
   return {
@@ -40,7 +40,10 @@ export function createPoster({ allow_private, timeout_ms }: Pick<Config['webhook
   const options = { keepAlive: true, maxSockets: 64, allowPrivateIPAddress: allow_private }
   const agents = { http: new RequestFilteringHttpAgent(options), https: new RequestFilteringHttpsAgent(options) }
 
-  /** The status of the response. @throws the error of the connection, or that the time limit is over */
+  /**
+   * Sends the request and returns the status of the response. @throws the error of the connection, or an error if the
+   * time limit is over
+   */
   function send(url: URL, body: string, headers: Record<string, string>, signal: AbortSignal): Promise<number> {
     const secure = url.protocol === 'https:'
     return new Promise((resolve, reject) => {
@@ -50,11 +53,12 @@ export function createPoster({ allow_private, timeout_ms }: Pick<Config['webhook
         headers: { ...headers, 'content-length': Buffer.byteLength(body) },
         signal,
       })
-      // Not AbortSignal.any: its signal lives as long as the long-lived signal that it depends on.
+      // Do not use AbortSignal.any: the signal that it returns lives as long as the long-lived signal on which it
+      // depends.
       const late = setTimeout(() => request.destroy(new Error(`no response within ${timeout_ms} ms`)), timeout_ms)
       request.once('close', () => clearTimeout(late))
       request.once('error', (error: NodeJS.ErrnoException) => {
-        // The endpoint had closed a kept connection: no response came, so retry at once on a new connection.
+        // The endpoint had closed a kept-alive connection, and no response came: retry at once on a new connection.
         const stale = request.reusedSocket && error.code === 'ECONNRESET' && !signal.aborted
         if (stale) send(url, body, headers, signal).then(resolve, reject)
         else reject(error)
@@ -73,7 +77,7 @@ export function createPoster({ allow_private, timeout_ms }: Pick<Config['webhook
   }
 
   return {
-    /** Never throws. A signal that aborts ends it with an error. */
+    /** Makes one attempt and returns its outcome. Never throws: if the signal aborts, the outcome has an error. */
     async post(url: string, event: Event, secrets: readonly string[], signal: AbortSignal): Promise<Attempt> {
       const body = JSON.stringify(event)
       const since = performance.now()

@@ -1,6 +1,7 @@
 /**
- * Schedules deliveries: one worker at a time (under a lease) polls for streams with undelivered events and adds a BullMQ job
- * for each. Invariant: the jobs are hints. The state is in Postgres, and the next poll makes up for a lost job.
+ * Schedules deliveries: one worker at a time (under a lease) polls for streams with undelivered events and adds a
+ * BullMQ job for each. Invariant: jobs are only hints. The state is in Postgres, and the next poll adds another job for
+ * a lost one.
  */
 import type { Queue } from 'bullmq'
 import type { Config } from '../../shared/config.ts'
@@ -15,14 +16,14 @@ import { Deliveries } from './delivery.ts'
 import { createPoster } from './http-sender.ts'
 import { advanceStreams, type DeliveryStream, dueStreams, hasEndpoints, prune } from './streams.ts'
 
-/** Milliseconds between polls: the delay that they add to a webhook at most. */
+/** Milliseconds between polls: the longest delay that polling adds to a webhook. */
 const POLL_MS = 250
-/** Milliseconds between two deletions of old events. */
+/** Milliseconds between deletions of old events. */
 const PRUNE_MS = 60_000
-/** Milliseconds for one statement; and for one step of a poll, after which another worker may poll. */
+/** Time limit of one statement, and of one step of a poll, after which another worker may poll; in milliseconds. */
 const STATEMENT_MS = 8_000
 const STEP_MS = 12_000
-/** Streams that one worker delivers concurrently. */
+/** Most streams that one worker delivers concurrently. */
 const CONCURRENT_STREAMS = 32
 
 export interface WebhookJobsDeps {
@@ -39,7 +40,7 @@ interface Poll {
   queue: Queue<DeliveryStream>
 }
 
-/** One poll, by the worker that gets the lease. */
+/** Polls once, if this worker gets the lease. */
 async function scheduleDue({ client, locks, horizon, queue }: Poll): Promise<void> {
   if (!(await hasEndpoints(client))) return
   const lease = await locks.tryAcquire('sweep:webhooks', { progress_ms: STEP_MS })
@@ -50,7 +51,8 @@ async function scheduleDue({ client, locks, horizon, queue }: Poll): Promise<voi
     if (final !== undefined) await advanceStreams(client, final)
     lease.progress()
     const streams = await dueStreams(client)
-    // One job for a stream: while it waits or runs, BullMQ adds no other with its id. An id must not contain a colon.
+    // Add one job per stream: while a job waits or runs, BullMQ adds no other job with its id. An id must not contain a
+    // colon.
     await queue.addBulk(
       streams.map((stream) => ({
         name: 'deliver',
@@ -83,7 +85,8 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
     name: 'holdfast-webhooks',
     idle_in_transaction_ms: ttl_ms,
     statement_ms: STATEMENT_MS,
-    // Progress that is lost in a crash of Postgres costs a second delivery, which is cheaper than an fsync for every event.
+    // If a crash of Postgres loses progress, an event is delivered twice. That costs less than an fsync for every
+    // event.
     settings: { synchronous_commit: 'off' },
   })
   const { client } = db
@@ -91,7 +94,7 @@ export function startWebhookJobs({ config, locks, metrics, log }: WebhookJobsDep
   const webhooks = new Deliveries({ client, locks, poster, config: limits, metrics, log })
   const horizon = createHorizon(client)
   const redis = openProducerRedis(redis_url, log)
-  // The stream is the state: a failed job is added again, and its id must be free by then.
+  // Remove a failed job at once: the next poll adds it again for its stream, and its id must be free by then.
   const job_options = { attempts: 1, removeOnComplete: true, removeOnFail: true }
   const queue = openQueue<DeliveryStream>(QUEUES.webhooks, redis, redis_prefix, job_options)
   const jobs = openWorker<DeliveryStream>(QUEUES.webhooks, async ({ data }) => await webhooks.process(data), {

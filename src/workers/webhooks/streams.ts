@@ -1,7 +1,7 @@
 /**
- * The delivery streams of the webhooks: for each endpoint and resource, how far its events were delivered. Invariants: a
- * stream advances only from the number that its sender read and under the sender's token; the outbox is pruned only from
- * its beginning.
+ * The delivery streams of the webhooks: for each endpoint and resource, the last event that was delivered. Invariants:
+ * a sender may advance a stream only if delivered_sequence and fencing_token are still what it read; the outbox is
+ * pruned only from its beginning.
  */
 import { and, asc, eq, gt, inArray, isNull, lt, lte, max, min, or, type SQLWrapper, sql } from 'drizzle-orm'
 import type { Client } from '../../shared/db/client.ts'
@@ -10,11 +10,11 @@ import { build, insertFrom, prepare, value } from '../../shared/db/statements.ts
 import { type Event, parseEventId } from '../../shared/outbox.ts'
 import type { Attempt } from './http-sender.ts'
 
-/** Outbox rows that one statement adds to the streams of an endpoint. */
+/** Most outbox rows that one statement adds to the streams of an endpoint. */
 const ROWS = 2_000
-/** Streams that one poll schedules. */
+/** Most streams that one poll schedules. */
 const STREAMS = 1_000
-/** Rows that one statement deletes. */
+/** Most rows that one statement deletes. */
 const PRUNED_ROWS = 5_000
 
 export interface DeliveryStream {
@@ -36,7 +36,7 @@ const now = sql`clock_timestamp()`
 const enabled = isNull(webhookEndpoints.disabled_reason)
 const enabledSql = prepare(build.select({ id: webhookEndpoints.id }).from(webhookEndpoints).where(enabled).limit(1))
 
-/** True when there is an enabled endpoint. */
+/** Returns true if there is an enabled endpoint. */
 export const hasEndpoints = async (client: Client): Promise<boolean> => (await enabledSql(client)).length > 0
 
 function advanceStatement() {
@@ -81,7 +81,7 @@ function advanceStatement() {
 }
 const advanceSql = advanceStatement()
 
-/** Extends the streams up to this row of the outbox, which is final. */
+/** Extends the streams up to the outbox row with the id `final`. That row and all rows before it must be final. */
 export async function advanceStreams(client: Client, final: number): Promise<void> {
   await advanceSql(client, { final })
 }
@@ -105,7 +105,7 @@ const dueSql = prepare(
     .limit(STREAMS),
 )
 
-/** Streams with undelivered events whose next attempt is due. */
+/** Returns streams with undelivered events whose next attempt is due. */
 export const dueStreams = (client: Client): Promise<DeliveryStream[]> => dueSql(client)
 
 const ofStream = and(
@@ -141,7 +141,10 @@ const claimSql = prepare(
     }),
 )
 
-/** Writes this sender's token to the stream; undefined when there is nothing to send or a newer sender. */
+/**
+ * Writes this sender's token to the stream and returns the stream. Returns undefined if nothing is due or a newer
+ * sender has claimed the stream.
+ */
 export async function claimStream(
   client: Client,
   { endpoint, resource }: DeliveryStream,
@@ -151,7 +154,7 @@ export async function claimStream(
   return row
 }
 
-/** The stream, as its sender has read it, and still under the sender's token. */
+/** Condition: matches the stream only if this sender still owns it and no other process has moved it. */
 const own = and(
   ofStream,
   eq(webhookStreams.fencing_token, value('token')),
@@ -164,7 +167,7 @@ const ownValues = ({ endpoint, resource, delivered_sequence }: ClaimedStream, to
   token,
 })
 
-/** Inserts an attempt into the log of deliveries, if the stream was moved. */
+/** Inserts an attempt into the log of deliveries, if the UPDATE changed the stream's row. */
 const loggedAttempt = (moved: SQLWrapper) =>
   insertFrom(
     webhookDeliveries,
@@ -212,7 +215,10 @@ const deliveredSql = prepare(
     .from(deliveredStream),
 )
 
-/** The endpoint accepted the event. False: another sender has the stream, or a replay has moved it. */
+/**
+ * Records that the endpoint accepted the event. Returns false if another sender has the stream or a replay has moved
+ * it.
+ */
 export async function recordDelivered(
   client: Client,
   claimed: ClaimedStream,
@@ -233,7 +239,10 @@ const skipSql = prepare(
     .returning({ endpoint_id: webhookStreams.endpoint_id }),
 )
 
-/** Skips events that the endpoint has not subscribed to, up to this number. */
+/**
+ * Skips events to which the endpoint has not subscribed, up to the number `to`. Returns false if another sender has the
+ * stream or a replay has moved it.
+ */
 export async function skipTo(
   client: Client,
   claimed: ClaimedStream,
@@ -266,7 +275,10 @@ const failedSql = prepare(
     .from(failedStream),
 )
 
-/** The endpoint did not accept the event: retry after a pause. Returns for how many ms it has failed; undefined: no longer ours. */
+/**
+ * Records that the endpoint did not accept the event, and schedules a retry after the pause. Returns for how many
+ * milliseconds the endpoint has been failing, or undefined if another sender has the stream or a replay has moved it.
+ */
 export async function recordFailure(
   client: Client,
   claimed: ClaimedStream,
@@ -282,7 +294,7 @@ export async function recordFailure(
 
 const deferSql = prepare(build.update(webhookStreams).set({ next_attempt_at: pause }).where(own))
 
-/** Postpones the next attempt: no request was made. */
+/** Postpones the next attempt without counting one, because no request was sent. */
 export async function defer(client: Client, claimed: ClaimedStream, token: number, pause_ms: number): Promise<void> {
   await deferSql(client, { ...ownValues(claimed, token), pause_ms })
 }
@@ -339,7 +351,10 @@ const pruneDeliveriesSql = prepare(
     .returning({ id: webhookDeliveries.id }),
 )
 
-/** Deletes events older than this number of days: a part of them, from the beginning. True: there are more. */
+/**
+ * Deletes one batch of the oldest events and one of the oldest delivery logs, if they are older than `days`. Returns
+ * true if more may remain.
+ */
 export async function prune(client: Client, days: number): Promise<boolean> {
   const [events] = await pruneEventsSql(client, { days })
   const deliveries = await pruneDeliveriesSql(client, { days })
