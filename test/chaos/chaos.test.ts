@@ -1,6 +1,6 @@
 /**
- * The judge of `npm run chaos` is judged: it must object to each kind of lie. And a few seconds of the real thing; longer
- * runs are a command of their own.
+ * Tests the checker of `npm run chaos`, which must find each kind of false record, and runs the chaos for a few
+ * seconds. Longer runs need the command itself.
  */
 import { execFile } from 'node:child_process'
 import { join } from 'node:path'
@@ -37,7 +37,7 @@ const row = (n: number, more: Partial<Row>): Row => ({
   created_ms: n,
   ...more,
 })
-/** The n-th request, in the n-th second, answered at once. */
+/** Returns the n-th request, sent in the n-th second and answered at once. */
 const entry = (n: number, more: Partial<Entry>): Entry => ({
   n,
   op: 'hot',
@@ -52,7 +52,7 @@ const entry = (n: number, more: Partial<Entry>): Entry => ({
 })
 const told = (n: number, status: string) => ({ id: id(n), status, seq: n, customer: `hot-${n}` })
 
-/** A short history in which everything is as it should be. */
+/** Returns a short, correct history. */
 function honest(): Evidence & { rows: Row[]; entries: Entry[] } {
   const payment = { method: 'card', token: 'tok_visa' }
   const tickets = [{ resource: 'ticket:1', units: 2 }]
@@ -72,7 +72,7 @@ function honest(): Evidence & { rows: Row[]; entries: Entry[] } {
       entry(4, { status: 409, code: 'sold_out', body: { customer: 'hot-3', lines: hot }, told: told(3, 'rejected') }),
       entry(5, {
         op: 'card',
-        // Two lines of one resource are one.
+        // Two lines of one resource count as one.
         body: { customer: 'card-4', lines: [1, 1].map((units) => ({ resource: 'ticket:1', units })), payment },
         told: { id: id(4), status: 'confirmed' },
       }),
@@ -139,7 +139,7 @@ const rewrite = (story: Story, n: number, more: Partial<Row>) => {
   story.rows[n - 1] = { ...(story.rows[n - 1] as Row), ...more }
 }
 
-/** what is doctored → the claim that it breaks, and how */
+/** what is falsified, the claim that must find it, and the change */
 const LIES: [string, RegExp, (story: Story) => unknown][] = [
   ['a 500', /contract knows/, (s) => change(s, 17, { status: 500 })],
   ['a 404 on what was told', /contract knows/, (s) => change(s, 8, { status: 404 })],

@@ -1,6 +1,7 @@
 /**
- * The judge: from what clients were told and from what the database and the provider have, each claim with what it looked
- * at and what speaks against it. It asks nobody and changes nothing, so that doctored records show whether it can object.
+ * The checker: compares the answers that clients got with the data of the database and the provider. Each claim returns
+ * how much it looked at and its offenders. The checker only reads the records that it is given, so that a test can give
+ * it falsified ones.
  */
 import type { Finding } from '../../src/shared/invariants.ts'
 import { KEPT } from './claims-kept.ts'
@@ -9,7 +10,7 @@ import type { Evidence } from './evidence.ts'
 import { groups } from './known.ts'
 import type { Entry } from './record.ts'
 
-/** Offenders named by one claim. */
+/** Most offenders that one claim names. */
 const OFFENDERS = 20
 
 export function check(evidence: Evidence): Finding[] {

@@ -1,4 +1,4 @@
-/** Claims about what there is in the end: rows, ledger and money, as they were asked for. */
+/** Claims about the data at the end of a run: rows, ledger and money must match the requests. */
 import { BOOKING_STATUSES } from '../../src/shared/domain/booking.ts'
 import { PURCHASE_STATUSES } from '../../src/shared/domain/purchase.ts'
 import type { Row } from './evidence.ts'
@@ -7,7 +7,7 @@ import { brief, type Claim, COMMAND, groups } from './known.ts'
 const OPEN = new Set<string>(['queued', 'held', 'requested'])
 const ENDS = new Set<string>([...PURCHASE_STATUSES, ...BOOKING_STATUSES].filter((status) => !OPEN.has(status)))
 
-/** Customers who come more than once. */
+/** Customers that send more than one intent. */
 const SHARED = /^(rider|fan)-/
 
 const unitsOf = (rows: readonly Row[]) =>

@@ -1,4 +1,4 @@
-/** Claims about what clients were told: each answer right, and no two of them at odds. */
+/** Claims about the answers that clients got: each answer is correct, and no two of them contradict each other. */
 import { MOVES as BOOKING_MOVES } from '../../src/shared/domain/booking.ts'
 import { type Moves, reachableFrom } from '../../src/shared/domain/moves.ts'
 import { MOVES as PURCHASE_MOVES } from '../../src/shared/domain/purchase.ts'
@@ -16,7 +16,7 @@ addLater(PURCHASE_MOVES)
 addLater(BOOKING_MOVES)
 const mayFollow = (before: string, after: string) => LATER.get(before)?.has(after) === true
 
-/** What a client may be answered; 0 is no answer, and 503 may come at any time. */
+/** Statuses with which a request may be answered. 0 (no answer) and 503 are always allowed. */
 const ANSWERS: Record<string, readonly number[]> = {
   take: [201, 202, 402, 409],
   otherBody: [201, 202, 402, 409, 422],
@@ -39,7 +39,7 @@ const merged = (lines: readonly { resource: string; units: number }[]) => {
   return JSON.stringify([...units].sort())
 }
 
-/** What holds without faults says nothing about them. */
+/** Claim that at least one fault happened: a run without faults proves nothing about them. */
 export const HURT = 'a fault happened'
 
 export const TOLD: Record<string, Claim> = {

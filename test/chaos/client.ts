@@ -1,6 +1,6 @@
 /**
- * Buyers as they are: they ask one of the API processes, give up after a while, and ask again with the same key when they
- * have one. Invariant: every request is recorded, whatever becomes of it.
+ * A client that behaves like a buyer: it asks one of the API processes, gives up after a while, and retries with the
+ * same key if it has one. Invariant: every request is recorded, whatever happens to it.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Entry, inShort, type Recorder } from './record.ts'
@@ -21,20 +21,23 @@ export interface Answer extends Entry {
   answer: any
 }
 
-/** Milliseconds after which a client hangs up. */
+/** Milliseconds after which a client gives up a request. */
 const PATIENCE_MS = 12_000
-/** Milliseconds between the tries of one who has a key and was told nothing, and how long they go on. */
+/** Milliseconds between the retries of a client that has a key and got no answer, and how long it retries. */
 const AGAIN_MS = 400
 const GOES_ON_MS = 40_000
 
 export interface Client {
-  /** one request */
+  /** sends one request */
   ask(ask: Ask): Promise<Answer>
-  /** as often as it takes to be answered, when it has a key */
+  /** sends the request, and retries it until it is answered if it has a key */
   insist(ask: Ask): Promise<Answer>
 }
 
-/** `url`: of an API process, chosen anew for each request. `now_ms`: since the load began. */
+/**
+ * Creates a client. `url`: returns the address of an API process, for each request anew. `now_ms`: returns the
+ * milliseconds since the load began.
+ */
 export function createClient(url: () => string, recorder: Recorder, now_ms: () => number): Client {
   let n = 0
   async function ask({ headers: more = {}, ...what }: Ask): Promise<Answer> {
@@ -75,7 +78,7 @@ export function createClient(url: () => string, recorder: Recorder, now_ms: () =
         const answer = await ask(what)
         const open = answer.status === 0 || answer.status === 503 || answer.code === 'stale_lease'
         if (!open || what.key === undefined || performance.now() > until) return answer
-        // As long as it was told to wait, and somewhat more, so that not all come back at once.
+        // Wait as long as Retry-After says and a little more, so that not all clients retry at once.
         const told_s = Number(answer.answer?.retry_after ?? 0)
         await sleep(Math.max(AGAIN_MS, told_s * 1000) * (1 + Math.random() / 2))
       }

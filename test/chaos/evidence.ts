@@ -1,4 +1,7 @@
-/** What there is to be judged when the load is over: what clients were told, what the database has, what the provider took. */
+/**
+ * Collects the evidence after the load: the answers that clients got, the rows of the database, and the payments at the
+ * provider.
+ */
 import { sql } from 'drizzle-orm'
 import { type Client, query } from '../../src/shared/db/client.ts'
 import type { BookingStatus } from '../../src/shared/domain/booking.ts'
@@ -27,30 +30,30 @@ export interface Evidence {
   readonly rows: readonly Row[]
   readonly commands: readonly { key: string; status: string }[]
   readonly restocks: readonly { key: string; delta: number }[]
-  /** resource → units that it had from the beginning, of those that nobody puts anything into or takes anything back to */
+  /** resource → its units at the start, for resources that the load neither restocks nor refunds */
   readonly lines: ReadonlyMap<string, number>
-  /** purchase or booking → what the provider has of it: payments taken, minor units kept, reservations left */
+  /** purchase or booking → payments taken, minor units kept and reservations left at the provider */
   readonly provider: ReadonlyMap<string, { taken: number; kept: number; open: number }>
-  /** what `npm run verify` says */
+  /** findings of `npm run verify` */
   readonly invariants: readonly Finding[]
   /** processes that ended by themselves */
   readonly fallen: readonly string[]
-  /** how many took place */
+  /** number of faults that were carried out */
   readonly faults: number
-  /** rows that were queued for longer than LINGER_S after the load had ended, with their queue; and how often it was looked */
+  /** rows that stayed queued for longer than LINGER_S after the load, with their queue; and the number of looks */
   readonly lingering: { readonly looks: number; readonly rows: readonly string[] }
 }
 
-/** Seconds that a row may be queued once the fleet is idle. */
+/** Most seconds that a row may stay queued once the fleet is idle. */
 const LINGER_S = 10
 
-/** The database's time. */
+/** Returns the time of the database clock. */
 export async function readClock(client: Client): Promise<string> {
   const [row] = await query<{ now: string }>(client, sql`SELECT clock_timestamp()::text AS now`)
   return row?.now ?? ''
 }
 
-/** Rows that are queued, and were for LINGER_S since they came and since this time. */
+/** Returns the rows that are still queued LINGER_S after their creation and after the time `since`. */
 export async function readLingering(client: Client, since: string): Promise<string[]> {
   const rows = await query<{ row: string }>(
     client,
@@ -91,7 +94,9 @@ export async function readRows(
   }
 }
 
-/** The purchases, bookings, commands and charges that have not come to their end, as `3 purchases queued`. */
+/**
+ * Returns counts of the purchases, bookings, commands and charges that have not ended, such as `3 purchases queued`.
+ */
 export async function unsettled(client: Client): Promise<string[]> {
   const rows = await query<{ what: string }>(
     client,
@@ -106,7 +111,7 @@ export async function unsettled(client: Client): Promise<string[]> {
   return rows.map((row) => row.what)
 }
 
-/** second since `since_ms` (since 1970) → how many rows were settled in it */
+/** Returns how many rows were settled in each second after `since_ms` (milliseconds since 1970). */
 export async function settledBySecond(client: Client, since_ms: number): Promise<number[]> {
   const rows = await query<{ second: number; n: number }>(
     client,

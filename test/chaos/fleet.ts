@@ -1,7 +1,7 @@
 /**
- * The fleet that is hurt: two API, three workers, the payment provider, a Postgres and a Redis of its own, all real
- * processes, and between each process and each server a proxy. Invariant: whatever was done to it, heal() gives it back
- * whole, every process at the address that it had.
+ * The fleet that the chaos run disturbs: two APIs, three workers, the payment provider, a Postgres and a Redis, all
+ * real processes, with a proxy between each process and each server. Invariant: after any fault heal() restores the
+ * whole fleet, every process at its old address.
  */
 import { runStatement } from '../../ops/dev/environment.mjs'
 import type { Removal } from '../races/removals.ts'
@@ -10,15 +10,15 @@ import { type Owned, openWorld, type Running, type Scope } from '../support/envi
 import { makeClock } from '../support/fake-clock.ts'
 import { type Link, startProxy } from '../support/tcp-proxy.ts'
 
-/** How one process reaches one server. */
+/** The connection between one process and one server. */
 export interface Wire {
   readonly links: ReadonlySet<Link>
   readonly port: number
-  /** milliseconds that each way takes */
+  /** delay of each direction, in milliseconds */
   lag_ms: number
-  /** nothing is passed on, either way, neither on connections that are made meanwhile */
+  /** the proxy passes nothing on in either direction, also on new connections */
   still: boolean
-  /** answers are lost, also on connections that are made meanwhile */
+  /** the proxy drops the answers, also on new connections */
   deaf: boolean
 }
 
@@ -28,7 +28,7 @@ export interface Member {
   readonly url: string
   readonly wires: Readonly<Record<'redis' | 'postgres', Wire>>
   readonly running: Running
-  /** its wall clock can be stepped */
+  /** true for the member whose wall clock can be stepped */
   readonly stepped: boolean
   start(): Promise<void>
 }
@@ -38,15 +38,15 @@ export interface Fleet {
   readonly redis: Owned
   readonly postgres: Owned
   readonly sandbox: Running
-  /** steps the wall clock of the member that is `stepped`; 0: the true time */
+  /** sets the wall clock of the `stepped` member to this many seconds after the true time */
   setClock(offset_s: number): void
-  /** processes that ended though nobody had asked for it, with how they ended */
+  /** processes that ended although no fault ended them, and how they ended */
   fallen(): string[]
-  /** what each process wrote */
+  /** the output of each process */
   logs(): Map<string, string>
 }
 
-/** Milliseconds for which SIGUSR2 blocks an event loop: past the leases' TTL. */
+/** Milliseconds for which SIGUSR2 blocks an event loop: longer than the TTL of a lease. */
 const BLOCK_MS = 1_700
 const APIS = 2
 const WORKERS = 3
@@ -54,7 +54,8 @@ const block = `--import=${new URL('block.mjs', import.meta.url).pathname}`
 const without = `--import=${new URL('../races/without.mjs', import.meta.url).pathname}`
 
 export async function openFleet(t: Scope, planted?: Removal & { readonly worker?: string }): Promise<Fleet> {
-  // libfaketime is made for Linux. Removed when the world has ended its processes: what is opened last goes first.
+  // libfaketime runs only on Linux. The teardown of what was opened last runs first, so the clock is removed after the
+  // environment has ended its processes.
   const clock = process.platform === 'linux' ? makeClock() : undefined
   t.teardown(async () => clock?.remove())
   const world = await openWorld(t)

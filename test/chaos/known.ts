@@ -1,14 +1,14 @@
-/** What claims are made of: what several of them look things up in, and how a request is named to a person. */
+/** Parts that several claims use: lookups over the records, and a short name of a request for people. */
 import type { Finding } from '../../src/shared/invariants.ts'
 import type { Evidence, Row } from './evidence.ts'
 import type { Entry } from './record.ts'
 
 export type Claim = (evidence: Evidence, known: Known) => Omit<Finding, 'invariant'>
 
-/** What several claims look things up in. */
+/** Lookups that several claims use. */
 export interface Known {
   byId: ReadonlyMap<string, Row>
-  /** entries that tell of a purchase or booking, by its id, in order of their answers */
+  /** entries whose answer contains a purchase or booking, by its id, in order of the answers */
   told: ReadonlyMap<string, (Entry & { told: NonNullable<Entry['told']> })[]>
 }
 
@@ -20,7 +20,7 @@ export const brief = (entry: Entry) =>
     entry.told ? ` ${entry.told.status}` : ''
   }`
 
-/** The list by a word; those without one are left out. */
+/** Groups the list by a key. Leaves out members without one. */
 export function groups<T>(list: readonly T[], by: (one: T) => string | undefined): Map<string, T[]> {
   const map = new Map<string, T[]>()
   for (const one of list) {

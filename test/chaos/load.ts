@@ -1,13 +1,13 @@
 /**
- * The mixed load: at a steady rate somebody new comes and wants something, whatever has become of those before. Who comes
- * next and what they want is the seed's; how it goes on depends on what they are told.
+ * The mixed load: new clients arrive at a steady rate, whatever the earlier ones are doing. The seed draws who arrives
+ * and what each one wants; what a client does next depends on the answers.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Answer, Ask, Client } from './client.ts'
 import { type Seeded, seeded } from './seeded.ts'
 import { HOT, type Shelves } from './shelves.ts'
 
-/** How often each comes, of one another. */
+/** Relative frequency of each kind of client. */
 const MIX = {
   hot: 26,
   cart: 10,
@@ -34,24 +34,24 @@ const CARDS = [
   'tok_timeout',
   'tok_error',
 ]
-/** Somebody more is not let in: an outage would leave as many waiting as the machine has memory for. */
+/** Most concurrent clients. Without a limit, clients would pile up in memory during an outage. */
 const AT_ONCE = 300
-/** Days from 2030-01-01 that may be booked. */
+/** Number of days, from 2030-01-01, that can be booked. */
 export const DAYS = 240
 const day = (n: number) => new Date(Date.UTC(2030, 0, 1 + n)).toISOString().slice(0, 10)
 
 export interface Load {
-  /** so many a second come until it is stopped */
+  /** starts this many clients a second until it is stopped */
   run(per_second: number): Promise<void>
   stop(): void
-  /** resolves when all who came have left */
+  /** resolves when all clients have finished */
   over(): Promise<void>
   counts(): { inside: number; came: number; turnedAway: number }
 }
 
 export function createLoad(client: Client, shelves: Shelves, seed: number): Load {
   const random = seeded(seed, 'load')
-  /** ids that somebody was told lately, with where to look */
+  /** ids in recent answers, each with its path */
   const told: string[] = []
   let came = 0
   let sold = 0
@@ -68,7 +68,10 @@ export function createLoad(client: Client, shelves: Shelves, seed: number): Load
     return id
   }
 
-  /** A purchase or a booking, with a key or without, waited for or not; who has a key may click twice. */
+  /**
+   * Creates a purchase or booking, with or without a key, and waits for the outcome or not. A client with a key may
+   * send it twice.
+   */
   async function take(
     op: Op,
     n: number,
@@ -158,7 +161,7 @@ export function createLoad(client: Client, shelves: Shelves, seed: number): Load
     async ride(n, draw) {
       const place = { pickup_lat: 52.5, pickup_lng: 13.4 }
       const driver_id = draw.pick(shelves.drivers).replace('driver:', '')
-      // Two of three riders come more than once, also at once.
+      // Two of three riders request several rides, possibly at once.
       const rider_id = draw.chance(0.7) ? `rider-${draw.whole(1, 8)}` : `ride-${n}`
       const { id, answer } = await take('ride', n, BOOKINGS, { driver_id, rider_id, ...place }, draw, true)
       if (id === undefined || !took(answer) || draw.chance(0.15)) return
@@ -234,7 +237,7 @@ export function createLoad(client: Client, shelves: Shelves, seed: number): Load
     const n = ++came
     if (hand.length === 0) hand = random.shuffled(deck)
     const op = hand.pop() ?? 'hot'
-    // Drawn also for who is turned away, so that the others stay who they are.
+    // Draw for clients that are turned away too, so that the draws of the others do not change.
     const draw = seeded(random.whole(0, 2 ** 30), op)
     if (inside.size >= AT_ONCE) {
       turnedAway++

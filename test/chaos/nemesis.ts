@@ -1,6 +1,6 @@
 /**
- * What is done to the fleet, and when: a plan that a seed gives, carried out against real processes. Invariant: each fault
- * undoes itself, whatever happened meanwhile, so after the last one the fleet is whole.
+ * Plans faults from a seed and carries them out against real processes. Invariant: each fault undoes itself, whatever
+ * happened meanwhile, so the fleet is whole after the last one.
  */
 import { spawn } from 'node:child_process'
 import { availableParallelism } from 'node:os'
@@ -26,7 +26,7 @@ const APIS: readonly Target[] = ['api-1', 'api-2']
 const WORKERS: readonly Target[] = ['worker-1', 'worker-2', 'worker-3']
 const PROCESSES = [...APIS, ...WORKERS]
 
-/** what is done → to whom it may be done, and for how long, in milliseconds */
+/** kind of fault → its possible targets, and its shortest and longest duration in milliseconds */
 const KINDS = {
   'killed, started again': { to: PROCESSES, ms: [200, 1500] },
   frozen: { to: [...PROCESSES, 'redis', 'postgres', 'sandbox'], ms: [300, 3500] },
@@ -40,7 +40,7 @@ const KINDS = {
   'answers lost': { to: PROCESSES, ms: [300, 2500] },
   'network still': { to: PROCESSES, ms: [300, 3000] },
   'network slow': { to: PROCESSES, ms: [1000, 4000] },
-  // Longer than a worker waits for a lease: it wakes with its time limits over, and the lease free.
+  // Freeze for longer than a worker waits for a lease: it wakes when its time limits have passed and the lease is free.
   'frozen while they wait for a lease': { to: ['workers'], ms: [3300, 5000] },
   starved: { to: ['machine'], ms: [2000, 5000] },
 } as const satisfies Record<string, { to: readonly Target[]; ms: readonly [number, number] }>
@@ -49,7 +49,10 @@ export type Kind = keyof typeof KINDS
 
 const ALL_KINDS = Object.keys(KINDS) as Kind[]
 
-/** After these every process and every connection is still there: what a fault has left behind is not cleared by an end. */
+/**
+ * Faults after which every process and every connection still exists, so that no restart hides what a fault has left
+ * behind.
+ */
 export const WITHOUT_KILLS: readonly Kind[] = [
   'frozen',
   'event loop blocked',
@@ -59,19 +62,22 @@ export const WITHOUT_KILLS: readonly Kind[] = [
   'frozen while they wait for a lease',
   'starved',
 ]
-/** Busy processes beside each core while the machine is starved. */
+/** Busy processes per core while the machine is starved. */
 const HOGS_PER_CORE = 8
 
-/** Milliseconds in which the holders of queues let go for leases that are asked for from outside: many times what they may. */
+/**
+ * Milliseconds in which workers must release queues for a lease requested from outside: many times what they are
+ * allowed.
+ */
 const HELD_WITHIN_MS = 2_000
 
-/** Milliseconds in which workers come to wait for them: less than a worker waits for one. */
+/** Milliseconds in which workers must start to wait for those leases: less than a worker waits for a lease. */
 const WAITED_FOR_MS = 1_500
 
-/** Milliseconds in which workers go on after a freeze, before anything else is done to all of them. */
+/** Milliseconds for which workers run after a freeze, before the next fault on all workers. */
 const WAKE_MS = 1_000
 
-/** Milliseconds behind its plan after which a fault is left out. */
+/** A fault that starts later than planned by this many milliseconds is left out. */
 const LATE_MS = 3_000
 
 export interface Fault {
@@ -80,22 +86,25 @@ export interface Fault {
   kind: Kind
   target: Target
   for_ms: number
-  /** servers that its connections are meant of */
+  /** servers whose connections the fault affects */
   servers: readonly ('redis' | 'postgres')[]
-  /** seconds beside the true time, or milliseconds of lag */
+  /** offset of the clock in seconds, or delay in milliseconds */
   by: number
 }
 
-/** A fault as it was, in milliseconds since the load began. */
+/** A fault that was carried out. Times are in milliseconds since the load began. */
 export interface Done extends Fault {
   from_ms: number
   until_ms: number
 }
 
-/** Nothing of this is done where the machine cannot. */
+/** Returns true if this machine can carry out the fault. */
 const isPossible = (kind: Kind) => kind !== 'clock stepped' || process.platform === 'linux'
 
-/** Faults from `from_ms` to `until_ms`: these kinds in turn, in the seed's order; some begin while another one is on. */
+/**
+ * Plans faults from `from_ms` to `until_ms`: each kind in turn, in an order drawn from the seed. Some faults begin
+ * while another one lasts.
+ */
 export function plan(seed: number, from_ms: number, until_ms: number, all: readonly Kind[] = ALL_KINDS): Fault[] {
   const random = seeded(seed, 'nemesis')
   const faults: Fault[] = []
@@ -124,18 +133,21 @@ export function describe({ kind, target, for_ms, servers, by }: Fault): string {
 }
 
 export interface Nemesis {
-  /** Carries the plan out; resolves when the last fault is undone. */
+  /** Carries out the plan. Resolves when the last fault is undone. */
   run(faults: readonly Fault[], since: number): Promise<void>
-  /** under way */
+  /** returns the faults that last now */
   now(): Fault[]
   done(): readonly Done[]
 }
 
-/** `queues`: of resources that are often bought. */
+/** Creates the nemesis of a fleet. `queues`: queues of resources that clients often buy. */
 export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis {
   const now = new Set<Fault>()
   const done: Done[] = []
-  /** what was begun on a target is undone before the next begins: else one fault's SIGCONT would end the other's freeze */
+  /**
+   * target → its current fault, which is undone before the next one begins: otherwise the SIGCONT of one fault would
+   * end the freeze of the other
+   */
   const busy = new Map<Target, Promise<void>>()
   const partsOf = (target: Target) => (target === 'workers' ? WORKERS : [target])
 
@@ -157,7 +169,7 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
     signal('SIGCONT')
   }
 
-  /** Each resolves when the fault is undone, with false when it was not done. */
+  /** Each function resolves when the fault is undone, with false if the fault was not carried out. */
   const acts: Record<Kind, (fault: Fault) => Promise<unknown>> = {
     async 'killed, started again'({ target, for_ms }) {
       const member = memberOf(target)
@@ -191,7 +203,7 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
       await fleet.redis.restart()
     },
     async crashed({ for_ms }) {
-      // Immediate shutdown: nothing is written out, the log is replayed at the start.
+      // Immediate shutdown: Postgres writes nothing out and replays its log at the next start.
       await fleet.postgres.stop('SIGQUIT')
       await sleep(for_ms)
       await fleet.postgres.restart()
@@ -200,7 +212,7 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
       each(wiresOf(fault), (link) => link.reset())
     },
     async 'answers lost'(fault) {
-      // As a peer whose way back is broken: what was asked is done, nobody hears of it, and then the connection fails.
+      // Simulate a broken way back: the server executes the request, the answer is lost, and then the connection fails.
       const wires = wiresOf(fault)
       for (const wire of wires) wire.deaf = true
       each(wires, (link) => link.mute())
@@ -217,22 +229,23 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
       each(wires, (link) => link.goOn())
     },
     async 'frozen while they wait for a lease'({ for_ms }) {
-      // Of several queues: in a moment without buyers no worker waits for the lease of one.
+      // Take several queues: without buyers at that moment, no worker would wait for the lease of a single one.
       const ttl_ms = for_ms + HELD_WITHIN_MS + WAITED_FOR_MS + 2_000
       const asked = await Promise.all(queues.map((queue) => holdLease(queue, ttl_ms)))
       const releases = asked.map((one) => one.release)
       if (asked.some((one) => one.busy)) {
-        // A holder that does not let go may be what an earlier freeze has left behind: a new one would end its lease.
+        // A holder that does not release may be left from an earlier freeze. Leave it, because a new freeze would end
+        // its lease.
         await Promise.all(releases.map((release) => release()))
         return false
       }
       await waitedFor(queues)
       const frozen = Promise.all(WORKERS.map((worker) => freeze(worker, for_ms)))
-      // By then the places of the waiters have expired, and there is time left for a release that is slow.
+      // By then the waiters' slots have expired, and time is left for a slow release.
       await sleep(for_ms - 1_500)
       await Promise.all(releases.map((release) => release()))
       await frozen
-      // The workers are awake: a next fault that took the leases at once would be faster than they.
+      // Wait until the workers run again: a next fault that took the leases at once would be faster than they are.
       await sleep(WAKE_MS)
     },
     async starved({ for_ms }) {
@@ -249,7 +262,10 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
     },
   }
 
-  /** Resolves when workers wait for the leases of all of these, or too late for those that wait already. */
+  /**
+   * Resolves when workers wait for the leases of all these resources, or when it is too late for the workers that
+   * already wait.
+   */
   async function waitedFor(resources: readonly string[]): Promise<void> {
     const isWaitedFor = async (resource: string) => {
       const asked = fetch(`${memberOf('api-1').url}/api/locks/${resource}`, { signal: AbortSignal.timeout(1_000) })
@@ -263,7 +279,10 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
     }
   }
 
-  /** What the workers of this queue wait for; ends by itself when it cannot be released. `busy`: its holder keeps it. */
+  /**
+   * Acquires the lease of this queue, so that workers wait for it. The lease expires if it cannot be released. `busy`:
+   * its holder did not release it.
+   */
   async function holdLease(resource: string, ttl_ms: number): Promise<{ busy: boolean; release(): Promise<void> }> {
     const ask = async (api: Target, path: string, method: string, body?: object) => {
       const signal = AbortSignal.timeout(HELD_WITHIN_MS + 2_000)
@@ -280,7 +299,7 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
     return {
       busy: answer?.status === 409,
       async release() {
-        // One that is killed or frozen meanwhile must not keep the queue from its workers.
+        // Try every API: one that is killed or frozen meanwhile must not keep the lease.
         for (const api of lease_id === undefined ? [] : APIS) {
           const released = await ask(api, `/${lease_id}`, 'DELETE').catch(() => undefined)
           if (released?.ok) return
@@ -303,9 +322,9 @@ export function createNemesis(fleet: Fleet, queues: readonly string[]): Nemesis 
       const under_way: Promise<void>[] = []
       for (const fault of faults) {
         await sleep(Math.max(0, since + fault.at_ms - performance.now()))
-        // Two at a time at most: more would be an outage, whatever the software does.
+        // At most two faults at a time: more would be an outage, whatever the software does.
         while (now.size >= 2) await sleep(50)
-        // A busy machine starts a process in seconds: what would come too late for the plan is left out.
+        // A busy machine may take seconds to start a process. Leave out faults that would come too late for the plan.
         if (performance.now() - since > fault.at_ms + LATE_MS) continue
         const acting = act(fault, since)
         for (const part of partsOf(fault.target)) busy.set(part, acting)

@@ -1,4 +1,4 @@
-/** A shop for tests: resources, buyers over HTTP, and what the database says in the end. */
+/** A shop for tests: creates resources, buys over HTTP, and reads the results from the database. */
 import { createHmac } from 'node:crypto'
 import type { Test } from 'tap'
 import { SANDBOX_KEY, SANDBOX_WEBHOOK_SECRET } from '../../src/shared/config.ts'
@@ -28,13 +28,16 @@ async function call(url: string, method: string, body?: unknown, headers: Record
 
 let counter = 0
 
-/** `urls`: API processes, used in turn. */
+/** Opens a shop. `urls`: addresses of API processes, which it uses in turn. */
 export function openShop(t: Test, urls: readonly string[], database_url: string) {
   const db = openDb(database_url, { max: 4, name: 'test', idle_in_transaction_ms: 60_000 })
   t.teardown(() => db.close())
   const client: Client = db.client
   const at = (path: string) => `${urls[counter++ % urls.length]}${path}`
-  /** As a client does that is told 503: again. One that was written all the same asks for If-Match by then. */
+  /**
+   * Retry after 503, as a client does. If the first request was written all the same, the retry gets a request for
+   * If-Match.
+   */
   const create = async (ref: string, body: object) => {
     const put = () => call(at(`/api/resources/${ref.replace(':', '/')}`), 'PUT', body)
     const { status } = await put()
@@ -59,14 +62,14 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
       return ref
     },
     book: (body: object, headers: Record<string, string> = {}) => call(at('/api/bookings'), 'POST', body, headers),
-    /** accept, decline, cancel or complete a booking */
+    /** accepts, declines, cancels or completes a booking */
     move: (id: string, command: string, headers: Record<string, string> = {}, body?: object) =>
       call(at(`/api/bookings/${id}/${command}`), 'POST', body, headers),
     async booking(id: string) {
       return (await call(at(`/api/bookings/${id}`), 'GET')).body
     },
     buy: (body: object, headers: Record<string, string> = {}) => call(at('/api/purchases'), 'POST', body, headers),
-    /** As a client does that is answered 503, which a busy machine may: again with the same key. */
+    /** Retries with the same key after 503, as a client does. A busy machine may answer 503. */
     async insist(body: object, headers: Record<string, string> = {}): Promise<Answer> {
       const keyed = { ...headers, 'idempotency-key': `insist-${counter++}-${t.name}`.slice(0, 200) }
       const answered = async () => {
@@ -83,13 +86,13 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
     async resource(ref: string) {
       return (await call(at(`/api/resources/${ref.replace(':', '/')}`), 'GET')).body
     },
-    /** status → how many purchases of this line have it */
+    /** status → number of purchases in this queue with this status */
     async statuses(queue: string): Promise<Record<string, number>> {
       const rows = await client<{ status: string; n: number }[]>`
         SELECT status, count(*)::int AS n FROM purchases WHERE queue = ${queue} GROUP BY status`
       return Object.fromEntries(rows.map((row) => [row.status, row.n]))
     },
-    /** queued purchases, bookings and commands, of every line */
+    /** number of queued purchases, bookings and commands in all queues */
     async queued(): Promise<number> {
       const [row] = await client<{ n: number }[]>`
         SELECT ((SELECT count(*) FROM purchases WHERE status = 'queued')
@@ -97,7 +100,7 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
               + (SELECT count(*) FROM commands WHERE status = 'queued'))::int AS n`
       return row?.n ?? 0
     },
-    /** Resolves when no charge and no refund (of this purchase or booking) has a next step any more. */
+    /** Resolves when no charge and no refund has a further step. With `id`: of this purchase or booking. */
     async charged(id?: string): Promise<void> {
       const left = async () => {
         const rows = await client`
@@ -116,7 +119,7 @@ export function openShop(t: Test, urls: readonly string[], database_url: string)
 
 export const card = (token: string) => ({ method: 'card', token })
 
-/** What the payment provider says, asked over its own API. */
+/** Reads and changes payments at the provider over the provider's own API. */
 export function provider(url: string) {
   interface Intent {
     id: string
@@ -156,20 +159,20 @@ export function provider(url: string) {
   const back = (given: readonly Refund[]) =>
     given.reduce((sum, one) => sum + Number(one.status !== 'failed') * one.amount, 0)
   return {
-    /** intents of a purchase or booking */
+    /** returns the intents of a purchase or booking */
     of,
     refunds,
-    /** the status of the answer to a confirm that is sent past everything */
+    /** sends a confirm directly to the provider; returns the status of the answer */
     async confirm(id: string): Promise<number> {
       const headers = { authorization: `Bearer ${SANDBOX_KEY}` }
       return (await fetch(`${url}/v1/payment_intents/${id}/confirm`, { method: 'POST', headers })).status
     },
-    /** minor units that the provider has of this purchase or booking in the end */
+    /** returns the minor units that the provider has kept for this purchase or booking */
     async kept(id: string): Promise<number> {
       const [taken, given] = [await of(id), await refunds(id)]
       return taken.reduce((sum, one) => sum + one.amount_received, 0) - back(given)
     },
-    /** purchase or booking → payments taken, minor units kept in the end, reservations neither taken nor let go */
+    /** purchase or booking → payments taken, minor units kept, and reservations neither captured nor cancelled */
     async ledger() {
       const [intents, given] = await Promise.all([list<Intent>('payment_intents'), list<Refund>('refunds')])
       const ledger = new Map<string, { taken: number; kept: number; open: number }>()
@@ -184,19 +187,19 @@ export function provider(url: string) {
       }
       return ledger
     },
-    /** What a person does there, past us: the id of the refund. */
+    /** Refunds at the provider, outside Holdfast, as a person may. Returns the id of the refund. */
     giveBack: async (id: string, amount?: number) =>
       await post('refunds', { payment_intent: await intentOf(id), ...(amount && { amount: `${amount}` }) }),
     cancel: async (id: string) => await post(`payment_intents/${await intentOf(id)}/cancel`, {}),
-    /** What a bank does: the id of the dispute. */
+    /** Opens a dispute, as a bank does. Returns the id of the dispute. */
     dispute: async (id: string) => await post('test_helpers/disputes', { payment_intent: await intentOf(id) }),
-    /** What a bank decides about a refund or dispute. */
+    /** Sets the status of a refund or dispute, as a bank decides it. */
     decide: async (what: 'refunds' | 'disputes', id: string, status: string, more: Record<string, string> = {}) =>
       await post(`test_helpers/${what}/${id}`, { status, ...more }),
-    /** purchases and bookings whose money was taken */
+    /** returns the purchases and bookings whose money the provider has taken */
     captured: async () =>
       (await list<Intent>('payment_intents')).filter((one) => one.status === 'succeeded').map(subjectOf),
-    /** purchases and bookings whose money is reserved and neither taken nor let go */
+    /** returns the purchases and bookings whose money is reserved and neither captured nor cancelled */
     open: async () =>
       (await list<Intent>('payment_intents')).filter((one) => one.status === 'requires_capture').map(subjectOf),
   }
@@ -223,7 +226,7 @@ export async function event(api: string, type: string, object: object, secret = 
   return { status: response.status, body: (await response.json()) as { code?: string } }
 }
 
-/** How often each answer came: '201 confirmed', '409 sold_out' … */
+/** Counts the answers by status and outcome: '201 confirmed', '409 sold_out' … */
 export function tally(answers: readonly Answer[]): Record<string, number> {
   const counts: Record<string, number> = {}
   for (const { status, body } of answers) {
@@ -235,10 +238,12 @@ export function tally(answers: readonly Answer[]): Record<string, number> {
 
 export type Shop = ReturnType<typeof openShop>
 
-/** Milliseconds: a killed holder's line moves again after this, so tests need not wait for five seconds. */
+/** A short TTL, so that the queue of a killed holder moves again after a second instead of five. */
 export const TTL = { LEASE_TTL_MS: '1000' }
 
-/** Buyers who do not wait. Their 202s are kept, whatever becomes of the processes. */
+/**
+ * Sends purchases of buyers who do not wait. Returns the ids that were answered 202, whatever happens to the processes.
+ */
 export async function rush(shop: Shop, ref: string, buyers: number): Promise<string[]> {
   const answers = await Promise.all(
     Array.from({ length: buyers }, (_, n) =>
@@ -248,7 +253,10 @@ export async function rush(shop: Shop, ref: string, buyers: number): Promise<str
   return answers.flatMap((answer) => (answer?.status === 202 ? [answer.body.id as string] : []))
 }
 
-/** Every acknowledged purchase is in the table and settled; at most `units` of them got one, and none is left unsold. */
+/**
+ * Waits until all purchases are settled. Asserts that every acknowledged purchase is in the table and settled, at most
+ * `units` of them got a unit, and no unit is left unsold while a buyer was refused.
+ */
 export async function settled(
   t: Test,
   shop: Shop,
@@ -267,14 +275,14 @@ export async function settled(
     'nothing acknowledged is lost',
   )
   const sold = rows.filter((row) => row.status === 'confirmed').length
-  // What was told 503 and had been committed all the same is withdrawn.
+  // Purchases that were answered 503 although they had been committed are withdrawn.
   const stood = rows.filter((row) => row.status !== 'cancelled').length
   t.equal(sold, Math.min(units, buyers ?? stood), 'each unit is sold')
   t.match(await shop.resource(ref), { available: units - sold, sold })
   await shop.verified()
 }
 
-/** Resolves once a worker (or another process of ours) stands before a locked row inside its transaction. */
+/** Resolves once a worker (or another Holdfast process) waits for a locked row inside its transaction. */
 export async function inTransaction(shop: Shop, name = 'holdfast-worker'): Promise<void> {
   await until(
     async () => {
@@ -287,14 +295,17 @@ export async function inTransaction(shop: Shop, name = 'holdfast-worker'): Promi
   )
 }
 
-/** One sample of a Prometheus text page; 0 when it is not there. */
+/** Returns one sample of a Prometheus text page, or 0 if the page does not have it. */
 export async function metric(url: string, sample: string): Promise<number> {
   const page = await (await fetch(`${url}/metrics`)).text()
   const line = page.split('\n').find((one) => one.startsWith(`${sample} `))
   return Number(line?.split(' ').at(-1) ?? 0)
 }
 
-/** At most so many seconds (a bucket's bound) were this share of what these processes' histogram has seen. */
+/**
+ * Returns the bound, in seconds, of the bucket below which this share of the observations of these processes' histogram
+ * lies.
+ */
 export async function quantile(urls: readonly string[], histogram: string, share: number): Promise<number> {
   const buckets = new Map<number, number>()
   for (const url of urls) {
@@ -309,7 +320,7 @@ export async function quantile(urls: readonly string[], histogram: string, share
   return bounds.find((le) => (buckets.get(le) ?? 0) >= seen * share) ?? Number.NaN
 }
 
-/** Takes the sweeper's lease away from the workers: whatever happens from here on happens without it. */
+/** Takes the sweeper's lease and keeps it, so that no worker sweeps from here on. */
 export async function stopSweeper(t: Test, { env }: World): Promise<void> {
   const redis = openRedis(env.REDIS_URL, createLog('silent', 'test'), { enableOfflineQueue: true })
   const locks = createLocks({ redis, prefix: env.REDIS_PREFIX, ttl_ms: 60_000 })

@@ -1,9 +1,9 @@
-/** The browser of this machine, for tests that look at pages. Invariant: it talks to nobody but the pages' own server. */
+/** Starts this machine's browser for tests of pages. Invariant: it connects only to the server of the pages. */
 import { existsSync } from 'node:fs'
 import { type Browser, chromium } from 'playwright-core'
 import type { Test } from 'tap'
 
-/** Chromium's own place on Debian, Ubuntu and Alpine; CHROMIUM names another one, or none when it is empty. */
+/** Paths of Chromium on Debian, Ubuntu and Alpine. CHROMIUM names another path, or no browser if it is empty. */
 const PLACES = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome']
 const place = process.env.CHROMIUM ?? PLACES.find((path) => existsSync(path)) ?? ''
 const ARGS = `--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking

@@ -1,6 +1,7 @@
 /**
- * A world of one test file's own: a database cloned from the migrated template, a Redis prefix, and the real processes
- * started on them. Invariant: what a file starts is gone when the file is over, also what it froze or killed.
+ * An isolated environment for one test file: a database cloned from the migrated template, a Redis prefix, and the real
+ * processes started on them. Invariant: everything a test file starts is removed when it ends, including frozen or
+ * killed processes.
  */
 import type { ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
@@ -19,7 +20,7 @@ import {
 import { ensureRedisServer, ROOT } from '../../ops/dev/install.mjs'
 import { type Server, startPostgres, startRedis } from '../../ops/dev/local-servers.mjs'
 
-/** What openWorld needs of tap's t; the top-level `tap` object has it too. */
+/** The members of tap's `t` that openWorld needs. The top-level `tap` object has them too. */
 export interface Scope {
   readonly name: string
   teardown(step: () => Promise<void>): void
@@ -31,49 +32,61 @@ export interface Running {
   readonly url: string
   readonly pid: number
   readonly process: ChildProcess
-  /** Resolves when /livez answers 200; rejects with its log when it ends before. */
+  /** Resolves when /livez answers 200. Rejects with the process's log if the process ends before. */
   ready(): Promise<void>
   kill(signal?: NodeJS.Signals): void
-  /** whether a test, or the teardown, has sent it a signal that ends it */
+  /** true if a test or the teardown has sent the process a signal that ends it */
   asked(): boolean
-  /** resolves with the signal or `code N` that ended it */
+  /** resolves when the process has ended, with the signal or `code N` that ended it */
   readonly exited: Promise<string>
-  /** all that it wrote to stdout and stderr so far */
+  /** everything that the process has written to stdout and stderr so far */
   logs(): string
 }
 
-/** A server that only this file uses, so that it may be frozen, killed and started again. */
+/** A server that only this file uses, so that the file may freeze, kill and restart it. */
 export interface Owned {
-  /** the same after every restart */
+  /** address of the server, the same after every restart */
   readonly url: string
   readonly pid: number
-  /** SIGSTOP freezes it (SIGCONT wakes it), SIGKILL and SIGTERM end it; resolves when it has ended, or at once when it is frozen. */
+  /**
+   * Sends the signal. SIGSTOP freezes the server and SIGCONT wakes it: then it resolves at once. SIGKILL and SIGTERM
+   * end it: then it resolves when the server has ended.
+   */
   stop(signal?: NodeJS.Signals): Promise<void>
-  /** Again on the same port; with `empty` without the data it had. */
+  /** Restarts the server on the same port. `empty`: without the data that it had. */
   restart(options?: { empty?: boolean }): Promise<void>
 }
 
 export interface World {
-  /** for child processes: DATABASE_URL, REDIS_URL, REDIS_PREFIX, LOG_LEVEL and what a shell needs; nothing else */
+  /**
+   * environment of child processes: DATABASE_URL, REDIS_URL, REDIS_PREFIX, LOG_LEVEL and the variables that a shell
+   * needs; nothing else
+   */
   readonly env: Readonly<Env & { DATABASE_URL: string; REDIS_URL: string; REDIS_PREFIX: string }>
-  /** Resolve when /livez answers 200; reject with the process's log when it ends before. */
+  /**
+   * startApi, startWorker and startSandbox resolve when /livez answers 200. They reject with the process's log if the
+   * process ends before.
+   */
   startApi(extra?: Env): Promise<Running>
-  /** `entry`: another file that starts a worker. */
+  /** `entry`: another entry file that starts a worker. */
   startWorker(extra?: Env, entry?: string): Promise<Running>
-  /** The payment provider; give its url to processes as SANDBOX_URL. */
+  /** Starts the payment provider. Pass its url to other processes as SANDBOX_URL. */
   startSandbox(extra?: Env): Promise<Running>
-  /** Give its url to processes as REDIS_URL. */
+  /** Starts a Redis. Pass its url to processes as REDIS_URL. */
   ownRedis(): Promise<Owned>
-  /** Migrated and empty; give its url to processes as DATABASE_URL. Restarting it empty migrates it again. */
+  /**
+   * Starts a Postgres with a migrated, empty database. Pass its url to processes as DATABASE_URL. A restart with
+   * `empty` migrates it again.
+   */
   ownPostgres(): Promise<Owned>
 }
 
-/** Until a statement that makes or drops the database is given up. */
+/** How long to retry CREATE or DROP DATABASE, in milliseconds. */
 const DATABASE_MS = 20_000
-/** Of the log of a process that vanished: enough for a stack and what led to it. */
+/** Number of log lines printed when a process ends unexpectedly: enough for a stack and the lines before it. */
 const LAST_LINES = 100
 
-/** Signals after which a process is expected to live. */
+/** Signals that do not end a process. */
 const GOES_ON = new Set<NodeJS.Signals>(['SIGSTOP', 'SIGCONT'])
 
 export async function openWorld(t: Scope): Promise<World> {
@@ -82,7 +95,7 @@ export async function openWorld(t: Scope): Promise<World> {
   const redis_url = given('REDIS_URL')
   const id = randomBytes(6).toString('hex')
   const database = `holdfast_test_${id}`
-  // Another file may be cloning the template right now; only the one that comes first gets it.
+  // Postgres lets only one session clone a template at a time, so retry.
   const cloned = () => createDatabase(server_url, database, template)
   const database_url = await until(cloned, { timeout_ms: DATABASE_MS, what: 'a clone of the template' })
   const env = {
@@ -92,7 +105,7 @@ export async function openWorld(t: Scope): Promise<World> {
     REDIS_URL: redis_url,
     REDIS_PREFIX: `test-${id}:`,
     LOG_LEVEL: 'warn',
-    // Nobody is there until the file starts a sandbox of its own and names it.
+    // Nothing listens on this port. A test that needs a sandbox starts one and overrides SANDBOX_URL.
     SANDBOX_URL: 'http://127.0.0.1:9',
     HOST: '127.0.0.1',
   }
@@ -155,13 +168,16 @@ export async function openWorld(t: Scope): Promise<World> {
   }
 }
 
-/** Postgres is one process a connection: all of them. */
+/** Sends the signal to the postmaster and to all its child processes (one per connection). */
 export function signalAll(postmaster: number, signal: NodeJS.Signals): void {
   const children = readFileSync(`/proc/${postmaster}/task/${postmaster}/children`, 'utf8').trim().split(' ')
   for (const pid of [postmaster, ...children.map(Number)]) process.kill(pid, signal)
 }
 
-/** Polls until the predicate holds (or is truthy) and returns its value; what it threw last is told when time is up. */
+/**
+ * Polls until the predicate returns a truthy value, and returns that value. On timeout, throws with the last error or
+ * value.
+ */
 export async function until<T>(
   predicate: () => T | Promise<T>,
   { timeout_ms = 10_000, what = predicate.toString() }: { timeout_ms?: number; what?: string } = {},
@@ -175,7 +191,7 @@ export async function until<T>(
     } catch (error) {
       last = error
     }
-    // A tenth of the time waited so far: a long wait is not spent on polling, and no wait becomes much longer.
+    // Pause for a tenth of the time waited so far, so that a long wait polls rarely and no wait gets much longer.
     await sleep(Math.min(250, Math.max(20, (performance.now() - since) / 10)))
   } while (performance.now() - since < timeout_ms)
   const seen = last instanceof Error ? last.message : JSON.stringify(last)
@@ -209,13 +225,16 @@ async function own<S extends Server & { folder: string }>(
   }
 }
 
-/** What Node needs to run a file of the bundle (ops/dev/bundle.mjs), which loads in a fraction of the time of its sources. */
+/**
+ * Returns Node's arguments to run a file of the bundle (ops/dev/bundle.mjs), which loads in a fraction of the time of
+ * its sources.
+ */
 export function fromBundle(entry: string): string[] {
   return ['--enable-source-maps', join(given('HOLDFAST_BUNDLE'), entry.replace(/\.ts$/, '.mjs'))]
 }
 
 function spawnNode(entry: string, env: Env, url: string): Running {
-  // A hook that changes a source while it is loaded (test/races/without.mjs) needs the sources.
+  // Run from the sources if a hook changes a source while Node loads it (test/races/without.mjs).
   const how = env.TEST_CODE_PATCH === undefined ? fromBundle(entry) : ['--import=tsx', entry]
   const child = startChild([process.execPath, ...how], { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
   let text = ''
@@ -234,14 +253,17 @@ function spawnNode(entry: string, env: Env, url: string): Running {
     asked: () => asked,
     ready: () => untilReady(child, `${url}/livez`, () => `${entry}\n${text}`),
     kill(signal = 'SIGKILL') {
-      // Only a process that still runs is ended by it; one that is woken goes on.
+      // Count it as asked only if the process was running and the signal is one that ends it (not SIGSTOP or SIGCONT).
       if (child.running() && !GOES_ON.has(signal)) asked = true
       child.kill(signal)
     },
   }
 }
 
-/** A process that ends although its test did not ask for it would show as `fetch failed` alone: here it says why. */
+/**
+ * Prints the end of the log of a process that ends although the test did not end it. Otherwise the test would show only
+ * `fetch failed`.
+ */
 function sayIfItEnds(one: Running, entry: string): void {
   void one.exited.then((how) => {
     if (one.asked()) return

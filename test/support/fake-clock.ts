@@ -1,4 +1,7 @@
-/** A wall clock that a test sets, for the servers that it starts with this environment. Their monotonic clock goes on. */
+/**
+ * A wall clock that a test sets, for servers that the test starts with this environment. Their monotonic clock is not
+ * changed.
+ */
 import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -8,9 +11,9 @@ const SHARED = '/dev/shm'
 
 export interface Clock {
   env: NodeJS.ProcessEnv
-  /** To so many seconds beside the true time. */
+  /** Sets the clock to this many seconds after the true time. */
   set(offset_s: number): void
-  /** After the servers have ended. */
+  /** Removes the clock's files. Call it after the servers have ended. */
   remove(): void
 }
 
@@ -18,14 +21,14 @@ export function makeClock(): Clock {
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-clock-'))
   const file = join(folder, 'clock')
   const set = (offset_s: number) => {
-    // Replaced in one step: the servers read it whenever they look at their clock.
+    // Replace the file in one step, because the servers read it whenever they read their clock.
     writeFileSync(`${file}.next`, `${offset_s < 0 ? '' : '+'}${offset_s}\n`)
     renameSync(`${file}.next`, file)
   }
   set(0)
   return {
     env: {
-      // libc first after it: jemalloc's malloc asks for the time while it is being asked for.
+      // libc must come first after libfaketime: jemalloc's malloc reads the time while libfaketime is looking it up.
       LD_PRELOAD: `${ensureFaketime(() => {})} libc.so.6`,
       FAKETIME_TIMESTAMP_FILE: file,
       FAKETIME_NO_CACHE: '1',
@@ -39,7 +42,7 @@ export function makeClock(): Clock {
   }
 }
 
-/** What libfaketime keeps for a process in memory stays when the process is killed. */
+/** Removes the shared memory of killed processes, which libfaketime leaves behind. */
 function forgetTheDead(): void {
   for (const name of readdirSync(SHARED)) {
     const pid = Number(/^(?:sem\.)?faketime_(?:sem|shm)_(\d+)$/.exec(name)?.[1])

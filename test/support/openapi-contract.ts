@@ -1,6 +1,6 @@
 /**
- * Calls an API and holds each answer against openapi.json. Invariant: an answer whose status, media type, headers or
- * body the document does not have fails the test that provoked it.
+ * Calls an API and compares each answer with openapi.json. Invariant: an answer whose status, media type, headers or
+ * body is not in the document fails the test that sent the request.
  */
 import { readFileSync } from 'node:fs'
 import { Ajv2020 } from 'ajv/dist/2020.js'
@@ -47,7 +47,7 @@ const ajv = new Ajv2020({ strict: false, allErrors: true })
 addFormats.default(ajv).addFormat(PLAIN_TEXT, isPlainText).addFormat(IDENTIFIER, isIdentifier)
 ajv.addSchema(document, 'openapi')
 
-/** The validator of one place in the document. */
+/** Returns the validator of the schema at one place in the document. */
 export function schemaAt(...path: string[]) {
   const pointer = path.map((key) => encodeURIComponent(key.replaceAll('~', '~0').replaceAll('/', '~1'))).join('/')
   const found = ajv.getSchema(`openapi#/${pointer}`)
@@ -64,7 +64,7 @@ function find(method: string, url: string) {
 
 const PROBLEM_MEMBERS = ['type', 'title', 'status', 'detail', 'instance', 'code', 'retryable'] as const
 
-/** What is wrong with an answer of status 400 and above as a problem (RFC 9457); '' when nothing is. */
+/** Returns the fault of an answer with status 400 or above as a problem (RFC 9457), or '' if it has none. */
 export function faultOfProblem(status: number, media: string | null | undefined, body: Answer['body'], url: string) {
   if (!/^application\/problem\+json\b/.test(media ?? '')) return `media type is ${media}`
   const missing = PROBLEM_MEMBERS.filter((member) => body?.[member] === undefined)
@@ -76,12 +76,15 @@ export function faultOfProblem(status: number, media: string | null | undefined,
   return schemaAt('components', 'schemas', 'Problem')(body)
 }
 
-/** What is wrong with an answer by openapi.json; '' when nothing is. A path that no operation has must be a 404. */
+/**
+ * Returns the fault of an answer by openapi.json, or '' if it has none. A path without an operation must be answered
+ * 404.
+ */
 export function faultOf(method: string, url: string, answer: Answer): string {
   const { status, headers, body } = answer
   const media = headers.get('content-type')?.split(';')[0] ?? ''
   const found = find(method, url)
-  // Health, and what the tutorials of the lab refuse, have shapes of their own.
+  // Health and the refusals of the lab's tutorials have their own shapes.
   const own = found?.operation.responses[status]?.content?.['application/json'] && media === 'application/json'
   if (status >= 400 && !own) {
     const fault = faultOfProblem(status, media, body, url)
@@ -101,12 +104,12 @@ export function faultOf(method: string, url: string, answer: Answer): string {
 
 export interface Request {
   body?: unknown
-  /** the body as it is sent, instead of `body` */
+  /** the body as text, sent unchanged instead of `body` */
   raw?: string
   headers?: Record<string, string>
 }
 
-/** `call(method, path)` against one API; throws when the answer is not what openapi.json says. */
+/** Returns `call(method, path)` for one API. It throws if the answer differs from openapi.json. */
 export function contract(base: string) {
   return async (method: string, path: string, { body, raw, headers = {} }: Request = {}): Promise<Answer> => {
     const text = raw ?? (body === undefined ? undefined : JSON.stringify(body))

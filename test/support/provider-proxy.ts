@@ -1,6 +1,6 @@
 /**
- * Stands between a worker and the provider. A request that a gate names is held, before it is passed on or after it was
- * answered, until the gate opens; who waits for it by then gets nothing.
+ * A proxy between a worker and the provider. It holds a request that a gate names, before it passes the request on or
+ * after the provider has answered, until the gate opens. A caller that gives up before that gets no answer.
  */
 import { createServer, type IncomingMessage, request } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -10,7 +10,7 @@ type When = 'before' | 'after'
 
 export async function openGate(t: Test, target: string) {
   const gates = new Map<string, When>()
-  /** intent → purchase or booking, as the provider's answers tell it */
+  /** intent → purchase or booking, as read from the provider's answers */
   const owners = new Map<string, string>()
   const reached = new Set<string>()
   const held = new Map<string, () => void>()
@@ -47,7 +47,7 @@ export async function openGate(t: Test, target: string) {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     close: (verb: string, subject: string, when: When) => gates.set(`${verb} ${subject}`, when),
     reached: (verb: string, subject: string) => reached.has(`${verb} ${subject}`),
-    /** All of them, or this one. */
+    /** Opens all gates, or the gates of this verb and subject. */
     open(verb?: string, subject?: string) {
       for (const name of [...gates.keys()]) {
         if (verb !== undefined && name !== `${verb} ${subject}`) continue

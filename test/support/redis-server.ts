@@ -1,4 +1,4 @@
-/** A Redis process of one test's own, in memory alone, which the test may pause, kill and flush. */
+/** A Redis process of one test, without persistence, which the test may pause, kill and flush. */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -13,17 +13,17 @@ type ClientOptions = Pick<
 
 export interface OwnRedis {
   port: number
-  /** A client that is closed with the server, and whose connection errors are expected. */
+  /** Returns a client that is closed together with the server. It ignores connection errors, which tests provoke. */
   client(options?: ClientOptions): Redis
   pause(): void
   resume(): void
   kill(): void
-  /** Kills it, if it still runs, and starts it again where it was, with nothing in it. */
+  /** Kills Redis if it still runs, and restarts it empty on the same port. */
   restart(): Promise<void>
   stop(): Promise<void>
 }
 
-/** With further arguments and variables for redis-server. */
+/** Starts a Redis. `args` and `env`: further arguments and variables of redis-server. */
 export async function startRedis(args: string[] = [], env: NodeJS.ProcessEnv = {}): Promise<OwnRedis> {
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-redis-'))
   const memory = ['--save', '', '--appendonly', 'no']

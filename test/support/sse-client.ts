@@ -1,11 +1,14 @@
-/** A client of `GET /api/events`, as an EventSource is one: it remembers the last id, also when it was cut off. */
+/**
+ * A client of `GET /api/events` that works like an EventSource: it remembers the last id, even if its connection is
+ * cut.
+ */
 import type { Event } from '../../src/shared/outbox.ts'
 
 export interface Listening {
   readonly events: readonly Event[]
-  /** the last id it was given, with an event or without */
+  /** the last id that the server sent, with an event or without */
   last(): string | undefined
-  /** resolves when the stream is over, and says whether it was ended or cut */
+  /** resolves when the stream is over: `ended` by the server, or `cut` */
   readonly over: Promise<'ended' | 'cut'>
   stop(): void
 }

@@ -1,22 +1,22 @@
-/** A TCP proxy of one test's own that pauses, mutes, cuts or delays the connections that it passes on. */
+/** A TCP proxy of one test, which can pause, mute, cut or delay its connections. */
 import { once } from 'node:events'
 import { connect, createServer, type Socket } from 'node:net'
 
 export interface Link {
-  /** Stop passing on what the server answers. */
+  /** Stops passing on the server's answers. */
   mute(): void
-  /** Passes nothing on, either way, until it goes on: nothing is lost. */
+  /** Passes nothing on in either direction until it is resumed. No byte is lost. */
   pause(): void
   goOn(): void
   cut(): void
-  /** cuts it as a peer that died does: what was under way fails with ECONNRESET */
+  /** cuts the connection as a dead peer would: pending requests fail with ECONNRESET */
   reset(): void
 }
 
 /**
- * Passes connections on to the port, which a function may change for later ones. `onRequest` sees each chunk before the
- * server does, `onAnswer` before the client does; both may mute or cut the link. Each way takes `lag_ms`, as it is when
- * a chunk comes; chunks stay in order.
+ * Starts a proxy that passes connections on to the port; if `port` is a function, it is called for each connection.
+ * `onRequest` gets each chunk before the server does, and `onAnswer` before the client does; both may mute or cut the
+ * link. `lag_ms` delays each direction and is read when a chunk arrives; chunks stay in order.
  */
 export async function startProxy(
   port: number | (() => number),
@@ -83,7 +83,10 @@ export async function startProxy(
   }
 }
 
-/** Writes in order, each chunk as late as it shall be; what comes while others wait waits behind them. */
+/**
+ * Returns a function that writes each chunk after its delay. Chunks stay in order: one that arrives while others wait
+ * comes after them.
+ */
 function late(to: Socket, lag_ms: () => number): (chunk: Buffer) => void {
   const waiting: { chunk: Buffer; due: number }[] = []
   const write = (chunk: Buffer) => {

@@ -1,4 +1,7 @@
-/** A receiver of webhooks: it verifies each one, answers as it is told, and remembers what it was told and what it took. */
+/**
+ * A receiver of webhooks. It verifies each delivery, answers as the test sets it, and records each delivery and whether
+ * it accepted it.
+ */
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -7,9 +10,9 @@ import type { Test } from 'tap'
 import type { Event } from '../../src/shared/outbox.ts'
 
 interface Told extends Event {
-  /** it was answered 2xx */
+  /** true if the receiver answered 2xx */
   taken: boolean
-  /** which of the secrets it verifies with */
+  /** indices of the secrets with which the signature verifies */
   good: number[]
   path: string
 }
@@ -34,7 +37,7 @@ export async function startReceiver(t: Test) {
     const status = answer(event, path)
     const good = secrets.flatMap((secret, n) => (verifies(secret) ? [n] : []))
     told.push({ ...event, taken: status >= 200 && status < 300, good, path })
-    // 0: it never answers.
+    // With status 0 the receiver never answers.
     if (status > 0) response.writeHead(status, status === 302 ? { location: '/elsewhere' } : {}).end()
   })
   server.listen(0, '127.0.0.1')
@@ -50,7 +53,10 @@ export async function startReceiver(t: Test) {
     secrets,
     told,
     of: (path: string, resource: string) => told.filter((one) => one.path === path && one.resource === resource),
-    /** The numbers as they came; one that came again at once (its sender's lease was over in between) counts once. */
+    /**
+     * Returns the sequence numbers in order of arrival. A number that came twice in a row counts once, because its
+     * sender's lease may have ended in between.
+     */
     numbers(path: string, resource: string): number[] {
       const all = this.of(path, resource).map((one) => one.sequence)
       return all.filter((sequence, n) => sequence !== all[n - 1])
