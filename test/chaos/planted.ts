@@ -1,31 +1,31 @@
 /**
- * Faults that are planted: a guard is taken out while the sources are loaded, and the checker must find what comes of it.
- * Where another guard stands behind it, that one is out as well: either the one in the database, or the leases, which
- * are then given to everybody who asks.
+ * Planted faults: a guard is removed while Node loads the sources, and the checker must find the consequences. If a
+ * second guard would hide the fault, it is removed too: either the constraint in the database, or the leases, which
+ * every caller then gets at once.
  */
 import { FENCE, IDEMPOTENCY, MERGING, OVERLAP, type Removal, ROW_LOCKS, STATUS, STOCK } from '../races/removals.ts'
 import type { Kind } from './nemesis.ts'
 
 export interface Planted extends Removal {
   readonly name: string
-  /** what is out, in a person's words */
+  /** description of what is removed, for people */
   readonly what: string
-  /** entry file of the workers, in place of the real one */
+  /** entry file of the workers instead of the real one */
   readonly worker?: string
   readonly code: NonNullable<Removal['code']>
-  /** the kinds of faults that bring it out; undefined: all, in turn */
+  /** the kinds of faults that make it visible; undefined: all kinds in turn */
   readonly kinds?: readonly Kind[]
-  /** nothing is to be found: what is out is no guard of what clients were told */
+  /** the checker must find nothing, because what is removed does not guard the answers to clients */
   readonly harmless?: true
 }
 
 const RUNNER = '/src/workers/queue/queue-runner.ts'
 const UNLOCKED = { worker: 'test/races/unlocked-worker.ts' }
 
-/** Nothing else: a kill or a freeze of one worker would end the lease that is left behind. */
+/** No other kinds: a kill or a freeze of a single worker would end the leaked lease. */
 const FREEZES: readonly Kind[] = ['frozen while they wait for a lease']
 
-/** What the planted faults are compared with: the same runs, with the guards in place. */
+/** Control runs, with which the planted faults are compared: the same runs with the guards in place. */
 export const CONTROLS: readonly Planted[] = [
   { name: 'nothing', what: 'nothing', code: [], harmless: true },
   {

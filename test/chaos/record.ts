@@ -1,6 +1,6 @@
 /**
- * What clients asked and what they were told: each request with its answer, as a line of JSON in a file and, in short, in
- * memory for the checker. Invariant: a request is written down once its answer has come, or is known never to come.
+ * Records each request of a client with its answer: as a line of JSON in a file, and shortened in memory for the
+ * checker. Invariant: a request is recorded once its answer has come or can no longer come.
  */
 
 import { once } from 'node:events'
@@ -10,7 +10,7 @@ import { createWriteStream, type WriteStream } from 'node:fs'
 export interface Told {
   id: string
   status: string
-  /** what never changes, where the answer has it */
+  /** members that never change, if the answer has them */
   seq?: number
   customer?: string
   created_at?: string
@@ -18,11 +18,11 @@ export interface Told {
 
 export interface Entry {
   n: number
-  /** which part of the load */
+  /** the part of the load that sent the request */
   op: string
-  /** what somebody wants; a second request of one intent asks for the same again */
+  /** id of the client's intent; further requests with the same intent repeat it */
   intent: string
-  /** milliseconds since the load began, just before it was sent and just after it was answered */
+  /** milliseconds since the load began, just before the request was sent and just after it was answered */
   from_ms: number
   until_ms: number
   method: string
@@ -30,23 +30,23 @@ export interface Entry {
   body?: Record<string, unknown>
   key?: string
   wait_s?: number
-  /** the API process that was asked */
+  /** the API process that got the request */
   to?: string
   /** 0: no answer */
   status: number
   code?: string
   replayed?: boolean
   told?: Told
-  /** of a resource as it was told */
+  /** version of the resource in the answer */
   version?: number
-  /** of a lease */
+  /** fencing token of the lease in the answer */
   token?: number
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: bodies are looked at field by field
 type Body = any
 
-/** A command's path names what it is about. */
+/** Returns the id of the purchase or booking in a command's path. */
 const subjectOf = (path: string) => /^\/api\/(?:purchases|bookings)\/([0-9a-f-]{36})/.exec(path)?.[1]
 
 function toldBy(path: string, body: Body): Told | undefined {
@@ -58,7 +58,7 @@ function toldBy(path: string, body: Body): Told | undefined {
   return { id, status, seq, customer, created_at }
 }
 
-/** What the checker has to know of an answer. */
+/** Returns the parts of an answer that the checker needs. */
 export function inShort(path: string, status: number, headers: Headers, body: Body): Partial<Entry> {
   const told = toldBy(path, body)
   return {
@@ -73,7 +73,7 @@ export function inShort(path: string, status: number, headers: Headers, body: Bo
 
 export interface Recorder {
   readonly entries: readonly Entry[]
-  /** `answer`: the whole body, for the file alone */
+  /** `answer`: the whole body, which only the file gets */
   add(entry: Entry, answer: unknown): void
   close(): Promise<void>
 }

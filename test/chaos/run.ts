@@ -1,6 +1,6 @@
 /**
- * One run: the fleet is started, loaded, hurt, left to recover, and judged. Invariant: the verdict is about everything that
- * was asked from the first request to the last.
+ * One chaos run: starts the fleet, loads it, carries out faults, lets it recover, and checks the records. Invariant:
+ * the verdict covers all requests from the first to the last.
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -26,13 +26,13 @@ export interface Options {
   seed: number
   /** seconds of load */
   seconds: number
-  /** who come in a second */
+  /** clients that arrive in a second */
   rate: number
   /** seconds of load before the first fault and after the last */
   calm_s: readonly [number, number]
-  /** false: faults after which every process and connection is still there */
+  /** false: only faults after which every process and connection still exists */
   kills?: boolean
-  /** where records and logs go; undefined: nowhere */
+  /** folder for records and logs; undefined: write none */
   folder?: string
   planted?: Planted
 }
@@ -45,7 +45,7 @@ export interface Progress {
   refused: number
   unanswered: number
   now: readonly Fault[]
-  /** once the load is over: what has not come to its end */
+  /** after the load: the counts of rows that have not ended */
   waits_for?: string
 }
 
@@ -55,19 +55,22 @@ export interface Report {
   entries: readonly Entry[]
   findings: readonly Finding[]
   recovery: Recovery
-  /** rows settled, by the second since the load began */
+  /** rows settled in each second since the load began */
   settled: readonly number[]
   load_ms: number
-  /** milliseconds from the end of the load until everything had come to its end */
+  /** milliseconds from the end of the load until every row had ended */
   drain_ms: number
-  /** without a key, and there all the same: told 503, the gap that the README names, or told nothing */
+  /**
+   * rows written although their request, sent without a key, was answered 503 (the gap that the README names) or got no
+   * answer
+   */
   unheard: { refused: number; unanswered: number }
   turnedAway: number
 }
 
-/** Who has come, and what is under way, has so long to come to its end. */
+/** Milliseconds that clients and rows have to end after the load. */
 const DRAIN_MS = 150_000
-/** Of a planted fault nothing needs to come to its end. */
+/** The same for a planted fault, where rows need not end. */
 const PLANTED_DRAIN_MS = 15_000
 
 export async function runChaos(
@@ -90,7 +93,7 @@ export async function runChaos(
     recorder,
     () => performance.now() - began,
   )
-  // A quarter of those who come want the hot product.
+  // A quarter of the clients want the hot product.
   const shelves = await fill(client, Math.ceil((seconds * rate * 0.3) / HOT.buyers) + 1)
   began = performance.now()
   const began_ms = performance.timeOrigin + began
@@ -123,7 +126,7 @@ export async function runChaos(
   const loading = load.run(rate)
   const hurting = nemesis.run(faults, began)
   await hurting
-  // The last ones are to be undone, however late they were, before the calm at the end begins.
+  // The last faults must be undone, however late they were, before the calm at the end begins.
   const end = Math.max(began + seconds * 1000, performance.now() + calm_s[1] * 1000)
   await sleep(end - performance.now())
   load.stop()
@@ -131,7 +134,7 @@ export async function runChaos(
   waits_for = 'the requests under way'
   await loading
   await load.over()
-  // From here on the fleet has nothing to do but what is queued.
+  // From here on the fleet has only queued rows to settle.
   const watched = watchLingering(db.client)
   const timeout_ms = planted && !planted.harmless ? PLANTED_DRAIN_MS : DRAIN_MS
   const drained = async () => {
@@ -141,7 +144,8 @@ export async function runChaos(
   }
   await until(drained, { what: 'everything to come to its end', timeout_ms }).catch(() => {})
   const drain_ms = performance.now() - began - load_ms
-  // Rows that linger are a planted fault that was found: the last buyers would each wait in vain behind them.
+  // Skip the final sale if rows linger: the planted fault is found, and the last buyers would wait behind these rows in
+  // vain.
   if (!planted || planted.harmless || watched.seen() === 0) {
     await sellOut(client, shelves)
     await until(drained, { what: 'the last rides to be over', timeout_ms }).catch(() => {})
@@ -181,7 +185,7 @@ export async function runChaos(
   }
 }
 
-/** Looks twice a second for rows that stay queued, from now on until it is stopped. */
+/** Looks for rows that stay queued, twice a second until it is stopped. */
 function watchLingering(client: Client): { seen(): number; stop(): Promise<Evidence['lingering']> } {
   const rows = new Set<string>()
   let looks = 0
@@ -189,7 +193,7 @@ function watchLingering(client: Client): { seen(): number; stop(): Promise<Evide
   const watching = (async () => {
     let since: string | undefined
     while (!stopped) {
-      // A look that fails is no row that lingers: the next one finds it.
+      // Ignore a look that fails: the next one finds a lingering row too.
       since ??= await readClock(client).catch(() => undefined)
       const found = since === undefined ? undefined : await readLingering(client, since).catch(() => undefined)
       for (const row of found ?? []) rows.add(row)
@@ -207,7 +211,7 @@ function watchLingering(client: Client): { seen(): number; stop(): Promise<Evide
   }
 }
 
-/** Rows of those who had no key to ask again with, by what they were told; what was withdrawn is not there. */
+/** Counts rows of clients without a key that got 503 or no answer. Withdrawn rows do not count. */
 function unheardOf(
   entries: readonly Entry[],
   rows: readonly { customer: string; status: string; key: string | null }[],

@@ -1,15 +1,18 @@
-/** Chance that a seed repeats: the same seed and name give the same draws, on every machine. */
+/** Seeded random numbers: the same seed and name give the same draws on every machine. */
 export interface Seeded {
-  /** 0 <= x < 1 */
+  /** returns a number x with 0 <= x < 1 */
   next(): number
-  /** a whole number, both ends included */
+  /** returns a whole number, both ends included */
   whole(from: number, to: number): number
   chance(share: number): boolean
   pick<T>(list: readonly T[]): T
   shuffled<T>(list: readonly T[]): T[]
 }
 
-/** `name`: each user of a seed has draws of its own, so that one who draws more often does not change the others'. */
+/**
+ * Creates a generator. `name`: each user of a seed has a separate sequence, so that one that draws more often does not
+ * change the others.
+ */
 export function seeded(seed: number, name: string): Seeded {
   let state = seed | 0
   for (const letter of name) state = Math.imul(state ^ letter.charCodeAt(0), 0x01000193)

@@ -1,4 +1,4 @@
-/** At the end everything that is left is asked for: `sell all` must be sold, `sell one more` must be refused. */
+/** Buys everything that is left at the end of a run: `sell all` must succeed, `sell one more` must be refused. */
 import type { Client } from './client.ts'
 import { DAYS } from './load.ts'
 import type { Shelves } from './shelves.ts'

@@ -1,17 +1,17 @@
-/** What is for sale and to be booked while the fleet is hurt, and how much of it. */
+/** The resources that clients buy and book during a run, and their units. */
 import { until } from '../support/environment.ts'
 import type { Client } from './client.ts'
 
-/** Units of one hot product, and how many buyers want one before the next product is the hot one. */
+/** Units of one hot product, and the number of buyers after which the next product becomes the hot one. */
 export const HOT = { units: 60, buyers: 90 }
-/** Minor units. */
+/** Prices in minor units. */
 const PRICE = { ticket: 500, snack: 7, night: 100 }
 const DRIVERS = 5
 const WALLETS = 4
 const SHOWS = 4
 
 export interface Shelves {
-  /** one after the other */
+  /** the hot products, which are on sale one after the other */
   readonly hot: readonly string[]
   readonly carts: readonly string[]
   readonly snack: string
@@ -22,7 +22,7 @@ export interface Shelves {
   readonly drivers: readonly string[]
 }
 
-/** Puts it all there, for so many hot products. */
+/** Creates all resources, with `hot` hot products. */
 export async function fill(client: Client, hot: number): Promise<Shelves> {
   const put = async (ref: string, body: Record<string, unknown>) => {
     const path = `/api/resources/${ref.replace(':', '/')}`

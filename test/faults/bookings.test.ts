@@ -1,11 +1,17 @@
-/** Bookings at the edge of their time, and while processes die and others write past the lease. */
+/**
+ * Bookings at the instant of their expiry, while a worker is killed, and next to rows that were written without a
+ * lease.
+ */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { inTransaction, openShop, stopSweeper, TTL, tally } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 
 const WAIT = { prefer: 'wait=30' }
-/** Requests that are accepted at the instant of their expiry, so many at once; TEST_INSTANTS=1000 is the long mode. */
+/**
+ * Number of requests that are accepted at the instant of their expiry, all at once. TEST_INSTANTS=1000 is the long
+ * mode.
+ */
 const INSTANTS = Number(process.env.TEST_INSTANTS ?? 60)
 const AT_ONCE = 60
 const day = (n: number) => new Date(Date.UTC(2030, 0, 1 + n)).toISOString().slice(0, 10)
@@ -28,7 +34,8 @@ t.test('the time of a request is over', async (t) => {
     const once = async (n: number) => {
       const dates = { resource: room, from: day(n), to: day(n + 1) }
       const held = await shop.book({ ...dates, customer: 'slow', hold_seconds: 2 }, WAIT)
-      // An accept is settled some time after it was sent, the longer the busier: from well before the end to just after it.
+      // A busy machine settles an accept long after it was sent, so send them from well before the end to just after
+      // it.
       const late_ms = ((n * 37) % 1_500) - 1_400
       await sleep(Math.max(0, new Date(held.body.expires_at).getTime() - Date.now() + late_ms))
       const [accepted, rival, seen] = await Promise.all([
@@ -153,7 +160,7 @@ t.test('SIGKILL of a worker inside a batch of bookings', async (t) => {
   const account = await shop.units('account', 500, 1)
   const payment = { method: 'wallet', account }
   let ids: string[] = []
-  // The row lock keeps the worker inside its transaction until it is dead.
+  // The row lock keeps the worker inside its transaction until it is killed.
   await shop.client.begin(async (tx) => {
     await tx`SELECT 1 FROM resources WHERE id = ${room} FOR UPDATE`
     const answers = await Promise.all(

@@ -1,4 +1,4 @@
-/** The sale with its leases on etcd: the same road, another lock server, changed on a database that has seen Redis' tokens. */
+/** A sale with leases on etcd instead of Redis, on a database that already has tokens from Redis. */
 import t from 'tap'
 import { handleOf } from '../../src/shared/locks/core/lease-handle.ts'
 import { startEtcd } from '../locks/etcd-servers.ts'
@@ -6,7 +6,7 @@ import { openShop, tally } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 import { contract } from '../support/openapi-contract.ts'
 
-/** An id as Redis has them is none here. */
+/** A lease id of Redis, which is not valid on etcd. */
 const forged = { mode: 'exclusive', id: 'x 1000 a/1-b c', token: 1, ttl_ms: 1_000, since_ms: 1 } as const
 const WAIT = { prefer: 'wait=30' }
 

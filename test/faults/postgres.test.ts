@@ -1,4 +1,4 @@
-/** The sale while Postgres is away: buyers are told within two seconds, and nothing is half-done. */
+/** A sale while Postgres is away: buyers get 503 within two seconds, and nothing is half-done. */
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer } from 'node:net'
 import t from 'tap'
@@ -6,7 +6,7 @@ import { metric, openShop, rush, settled, TTL } from '../support/api-client.ts'
 import { openWorld, signalAll, until } from '../support/environment.ts'
 import { startProxy } from '../support/tcp-proxy.ts'
 
-/** First byte of what a client asks once it is logged in: Parse or Query. */
+/** First byte of a client's message after login: Parse or Query. */
 const ASKS = /^[PQ]/
 
 for (const how of ['stands still', 'is shut down'] as const) {
@@ -20,7 +20,7 @@ for (const how of ['stands still', 'is shut down'] as const) {
     const acknowledged = await rush(shop, ref, 50)
     let stop = false
     const refused: { ms: number; retry_after: string | null; status: number; code: string }[] = []
-    /** Buys all the time, through the fault. */
+    /** Buys continuously, also during the fault. */
     const buyer = async () => {
       while (!stop) {
         const since = performance.now()
@@ -43,7 +43,7 @@ for (const how of ['stands still', 'is shut down'] as const) {
     if (how === 'stands still') signalAll(postgres.pid, 'SIGSTOP')
     else await postgres.stop('SIGQUIT')
     await until(async () => (await fetch(`${api.url}/readyz`)).status === 503, { what: 'readyz to say so' })
-    // How late a busy machine makes an answer that waits for nothing.
+    // Delay that the busy machine adds to an answer that waits for nothing.
     let late_ms = 0
     while (performance.now() - since < 10_000) {
       const asked = performance.now()
@@ -107,7 +107,7 @@ t.test('connections that are reset right after their login end no process', asyn
   address.port = String(proxy.port)
   const env = { ...TTL, DATABASE_URL: address.href, LOG_LEVEL: 'fatal' }
   const [api, worker] = await Promise.all([world.startApi(env), world.startWorker(env)])
-  // The API asks when it is asked, the worker's sweeper by itself.
+  // The API queries when it gets a request, the worker's sweeper by itself.
   for (const one of [api, worker]) {
     const before = cuts
     await until(async () => {
@@ -123,7 +123,7 @@ t.test('a flush that the network delivers after its callers were told 503 writes
   const address = new URL(world.env.DATABASE_URL)
   const server_port = Number(address.port)
   let deliver: (() => void) | undefined
-  /** Holds the late buyer's flush back; what it has let through goes on, whatever has become of who sent it. */
+  /** Holds back the late buyer's flush. Bytes that it has let through arrive, whatever happens to their sender. */
   const network = createServer({ allowHalfOpen: true, noDelay: true }, (down) => {
     const up = connect({ port: server_port, host: '127.0.0.1', noDelay: true })
     for (const socket of [down, up]) socket.on('error', () => {})
@@ -140,7 +140,7 @@ t.test('a flush that the network delivers after its callers were told 503 writes
   const api = await world.startApi({ ...TTL, DATABASE_URL: address.href })
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const ref = await shop.units('product', 10)
-  // Its statement is prepared from here on: what is held back is all that it takes.
+  // From here on the statement is prepared, so the bytes held back are the whole flush.
   const first = await shop.buy({ customer: 'first', lines: [{ resource: ref, units: 1 }] })
   t.equal(first.status, 202)
   const late = await shop.buy({ customer: 'late-buyer', lines: [{ resource: ref, units: 1 }] })

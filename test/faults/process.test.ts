@@ -1,4 +1,4 @@
-/** The sale while our own processes are killed, frozen and stopped. */
+/** A sale while API and worker processes are killed, frozen and stopped. */
 import t from 'tap'
 import { inTransaction, metric, openShop, rush, settled, TTL } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
@@ -8,7 +8,7 @@ t.test('SIGKILL of a worker inside a batch', async (t) => {
   const [api, victim] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const ref = await shop.units('product', 100)
-  // The row lock keeps the worker inside its transaction until it is dead.
+  // The row lock keeps the worker inside its transaction until it is killed.
   let acknowledged: string[] = []
   await shop.client.begin(async (tx) => {
     await tx`SELECT 1 FROM resources WHERE id = ${ref} FOR UPDATE`
@@ -50,7 +50,7 @@ t.test(
       await inTransaction(shop)
       sleeper.kill('SIGSTOP')
     })
-    // From here the sleeper's transaction stands open in Postgres, its fence written and its row locked.
+    // From here on the frozen worker's transaction is open in Postgres, with its fence written and its row locked.
     await world.startWorker(TTL)
     await settled(t, shop, ref, acknowledged, 10)
     const [token] = await shop.client<

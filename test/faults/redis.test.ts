@@ -1,4 +1,4 @@
-/** The sale while Redis dies: leases and jobs are lost, nothing that was acknowledged is. */
+/** A sale while Redis dies: leases and jobs are lost, acknowledged purchases are not. */
 import { Redis } from 'ioredis'
 import t from 'tap'
 import { openShop, rush, settled, TTL } from '../support/api-client.ts'
@@ -43,7 +43,7 @@ t.test(
       t.equal(ready.status, 503)
       t.match(await ready.json(), { checks: { redis: { status: 'down' }, postgres: { status: 'up' } } })
     }
-    // It needs a lease: whoever asks is told that nobody answers, not that something is broken.
+    // A restock needs a lease: its caller gets 503, because Redis does not answer, and not 500.
     const body = JSON.stringify({ delta: 1, reason: 'delivery' })
     const headers = { 'content-type': 'application/json' }
     const path = `/api/resources/${ref.replace(':', '/')}/restock`
@@ -86,7 +86,7 @@ t.test('connections that are reset while they subscribe again end no process', a
   address.port = String(proxy.port)
   const api = await world.startApi({ ...TTL, REDIS_URL: address.href, LOG_LEVEL: 'fatal' })
   await until(() => subscribed > 0, { what: 'the first subscription' })
-  // Redis is asked this after the subscription, so it has answered that before.
+  // Redis gets this request after the subscription, so it has answered the subscription first.
   t.equal((await fetch(`${api.url}/readyz`)).status, 200)
   hostile = true
   for (const link of proxy.links) link.reset()

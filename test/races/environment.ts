@@ -1,6 +1,7 @@
 /**
- * Where races are run: API processes, three workers, the payment provider, and hands on Redis. Without locking, the
- * workers' leases lock nobody out, and they are far from the database, so that what they read is old when they write.
+ * The environment of the races: API processes, three workers, the payment provider, and direct access to Redis. Without
+ * locking, every worker gets every lease, and a delay between workers and database makes rows stale between read and
+ * write.
  */
 import type { Redis } from 'ioredis'
 import type { Test } from 'tap'
@@ -13,11 +14,11 @@ import { openWorld, until } from '../support/environment.ts'
 import { withLag } from './lag.ts'
 
 const WORKERS = 3
-/** Longer than a race lasts, however busy the machine. */
+/** Longer than a race takes, even on a busy machine. */
 const ACCEPT = { RIDE_ACCEPT_TIMEOUT_S: '60' }
-/** Milliseconds from a worker to the database, without locking. */
+/** Delay between worker and database in milliseconds, in the races without locking. */
 const LAG_MS = 3
-/** Jobs past deduplication come this often, in ms, and so many of them. */
+/** Interval, in milliseconds, at which a storm adds jobs that bypass deduplication, and their number. */
 const STORM_MS = 20
 const STORM_JOBS = 25
 
@@ -27,17 +28,23 @@ export interface Environment {
   readonly bank: ReturnType<typeof provider>
   readonly api: string
   readonly redis: Redis
-  /** the key of a resource's lock */
+  /** returns the key of a resource's lock */
   lockOf(ref: string): string
-  /** Runs the body while workers are told of these lines again and again, as if their jobs had stalled. */
+  /**
+   * Runs the body while jobs for these queues are added again and again, as if BullMQ had found the earlier ones
+   * stalled.
+   */
   storm<T>(refs: readonly string[], body: () => Promise<T>): Promise<T>
-  /** Runs bodies while this table is missing: it goes when so many of them are ready, and is back when all are over. */
+  /**
+   * Runs bodies while this table is missing. The table is renamed once this number of bodies is ready, and restored
+   * when all have ended.
+   */
   without<T>(table: string, bodies: number, body: () => Promise<T>): Promise<T>
-  /** Takes these leases, and waits for them three times more, as a process that is gone at once without a word. */
+  /** Takes these leases and joins each wait queue three times, then disappears as a killed process does. */
   dieHolding(refs: readonly string[], ttl_ms: number): Promise<void>
 }
 
-/** `env`: for the API and the workers. */
+/** Opens the environment. `env`: variables of the API and the workers. */
 export async function openEnvironment(
   t: Test,
   locking: boolean,
@@ -53,7 +60,7 @@ export async function openEnvironment(
     far = { ...far, DATABASE_URL: lag.url }
   }
   const entry = locking ? undefined : 'test/races/unlocked-worker.ts'
-  // A few at a time: on two cores, seven at once would each be as late as the last.
+  // Start a few processes at a time: on two cores, seven at once would each be as late as the last.
   const apis = await Promise.all([world.startApi(shared), world.startApi(shared)])
   await Promise.all(Array.from({ length: WORKERS }, () => world.startWorker(far, entry)))
   const { REDIS_URL, REDIS_PREFIX, DATABASE_URL } = world.env
@@ -107,7 +114,7 @@ export async function openEnvironment(
       for (const ref of refs) {
         for (let n = 0; n < 3; n++) locks.acquire(ref, { wait_ms: 60_000 }).catch(() => {})
       }
-      // They stand in line once the server has answered what was sent after them.
+      // They are in the queue once the server has answered this later request.
       await own.ping()
       own.disconnect()
       t.teardown(() => locks.close())

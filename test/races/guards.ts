@@ -1,7 +1,7 @@
 /**
- * The proof that the races can be lost: `npm run races:guards`. Each guard is taken out of a database or a process of its
- * own, with leases that lock nobody out; then its race is run, and must be lost, for the reason given. Not part of
- * `npm test`: it tests the tests.
+ * Proves that the races can be lost: `npm run races:guards`. It removes each guard from a separate database or process
+ * whose leases exclude no other worker, and runs the guard's race, which must fail for the given reason. Not part of
+ * `npm test`, because it tests the tests.
  */
 import { isDeepStrictEqual } from 'node:util'
 import t, { type Test } from 'tap'
@@ -16,21 +16,21 @@ const TRIES = 10
 
 interface Guard extends Removal {
   name: string
-  /** the race that is lost without it, and on what */
+  /** the race that fails without the guard, and its scarcity */
   race: number
   on: ScarcityName
-  /** how the race is lost: one of the assertions that fail */
+  /** matches one of the assertions that fail */
   lost: RegExp
 }
 
-/** In the database alone: one environment has them all. */
+/** Guards of the database, removed in one shared environment. */
 const IN_SQL: readonly Guard[] = [
   { name: 'EXCLUDE bookings_no_overlap', race: 6, on: 'date ranges', ...OVERLAP, lost: /four of four are taken/ },
   { name: 'CHECK resources_available_check', race: 6, on: 'stock', ...STOCK, lost: /four of four are taken/ },
   { name: 'UNIQUE bookings_active_ride', race: 19, on: 'drivers', ...RIDE, lost: /1 of 8 have it/ },
 ]
 
-/** In the code, some with a second guard in the database behind them. */
+/** Guards of the code, some together with a second guard in the database. */
 const IN_CODE: readonly Guard[] = [
   {
     name: 'the fence in the guard of a batch, and the trigger that keeps it from falling',
@@ -63,7 +63,7 @@ const IN_CODE: readonly Guard[] = [
   { name: 'the merging of lines of one resource', race: 3, on: 'tickets', ...MERGING, lost: /0 of 1 have it/ },
 ]
 
-/** What failed of the race, and of the invariants after it; empty when it is won. */
+/** Returns the failed assertions of the race and the invariants violated after it; none if the race is won. */
 async function failures(environment: Environment, { race: id, on }: Guard): Promise<string[]> {
   const failed: string[] = []
   const note = (held: boolean, message: string, found: unknown) => {
@@ -99,7 +99,7 @@ async function proof(t: Test, environment: Environment, guard: Guard): Promise<v
   if (guard.sql) await environment.shop.client.unsafe(guard.sql)
   let why: string | undefined
   let tries = 0
-  // Some are lost only when two workers meet in the right place.
+  // Some races fail only if two workers meet at the right point, so try again.
   while (!why && tries++ < TRIES) why = (await failures(environment, guard)).find((one) => guard.lost.test(one))
   const end = why ? `is lost in try ${tries}: ${why}` : `is not lost in ${TRIES} tries`
   process.stderr.write(`without ${guard.name}: #${guard.race} on ${guard.on} ${end}\n`)

@@ -1,4 +1,7 @@
-/** What is set aside is somebody's: in nobody else's reach, never in its owner's way, and given up for good. */
+/**
+ * Races on held units: other buyers cannot get them, they never block their own buyer, and once released they stay
+ * released.
+ */
 import { webhook } from '../support/api-client.ts'
 import { idOf, type Race, shared, times, won, word } from './race.ts'
 

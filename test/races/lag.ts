@@ -1,7 +1,7 @@
-/** Distance to a server: every byte arrives late, in order. So what is read and what is written lie apart in time. */
+/** Delays every byte to and from a server, in order, so that time passes between a read and the write that follows. */
 import { startProxy } from '../support/tcp-proxy.ts'
 
-/** The address to use in place of `url`; each way takes `lag_ms`. */
+/** Returns the address to use instead of `url`. Each direction takes `lag_ms`. */
 export async function withLag(url: string, lag_ms: number): Promise<{ url: string; stop(): Promise<void> }> {
   const far = new URL(url)
   const proxy = await startProxy(Number(far.port), undefined, undefined, () => lag_ms)

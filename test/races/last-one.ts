@@ -1,4 +1,4 @@
-/** More want it than there is: nobody takes what somebody else has, and nothing that is there is left. */
+/** Races for the last units: no unit is sold twice, and none is left while a buyer wants it. */
 import type { Answer } from '../support/api-client.ts'
 import { until } from '../support/environment.ts'
 import type { Environment } from './environment.ts'
@@ -14,7 +14,7 @@ export const LAST_ONE: readonly Race[] = [
     not: { drivers: 'a ride takes one driver whole' },
     async run({ check, make, scarcity }) {
       const scarce = await make(3)
-      // Nights 0 and 1, or 1 and 2: they meet in the middle.
+      // Nights 0 and 1, or 1 and 2: both need night 1.
       const answers = await times(6, (n) => scarce.take(`c${n}`, { cart: [2], place: n % 2 }))
       shared(check, answers, 1, scarcity.refusal)
       check.same(await scarce.counts(), { taken: 2, held: 0 }, 'two are taken, one is left')
@@ -190,7 +190,7 @@ export const LAST_ONE: readonly Race[] = [
   },
 ]
 
-/** Nobody holds a lock on these any more, and nobody waits for one. */
+/** Asserts that no lock on these resources is held or waited for. */
 async function unlocked(check: Check, { redis, lockOf }: Environment, refs: readonly string[]): Promise<void> {
   const left = async () => (await redis.exists(...refs.map(lockOf))) === 0
   check.ok(await until(left, { what: 'the locks to be let go' }), 'no lock is left behind')

@@ -1,4 +1,4 @@
-/** One intent has one effect, however often and by whomever it is told. */
+/** Races of repeated messages: one intent has one effect, whoever sends it and however often. */
 import { tally, webhook } from '../support/api-client.ts'
 import { type Race, shared, times, won, word } from './race.ts'
 
@@ -46,7 +46,7 @@ export const ONCE: readonly Race[] = [
       const { body } = await scarce.take(`ada-${scarce.ref}`, { hold: true })
       const clicks = await times(6, () => scarce.keep(body.id))
       const wins = clicks.filter(won).length
-      // A click that comes while the card is asked joins the first; any other is told that it is done.
+      // A click that comes during the card charge joins the first one; a later click gets the finished outcome.
       check.ok(scarcity.name === 'tickets' ? wins >= 1 : wins === 1, `${wins} of 6 clicks did it`)
       const late = clicks.filter((answer) => !won(answer))
       const told = late.map((answer) => `${word(answer)}: ${answer.body.current_status}`)

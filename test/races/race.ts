@@ -1,9 +1,9 @@
-/** What a race is: a line of the table. */
+/** The type of a race, which is one row of the table. */
 import type { Answer } from '../support/api-client.ts'
 import type { Environment } from './environment.ts'
 import type { Scarce, Scarcity, ScarcityName } from './scarcities.ts'
 
-/** What a race asserts with: tap's t, or the recorder of the proof that the race can be lost. */
+/** The assertions of a race: tap's `t`, or the recorder of guards.ts. */
 export interface Check {
   ok(found: unknown, message: string): unknown
   notOk(found: unknown, message: string): unknown
@@ -21,16 +21,16 @@ export interface Scene {
 }
 
 export interface Race {
-  /** number in the list of races that reached production elsewhere */
+  /** number in the list of races that reached production in other projects */
   id: number
-  /** the public issues that it comes from */
+  /** the public issues that describe the race */
   from: string
   name: string
-  /** scarcities that it does not apply to, with the reason */
+  /** scarcities to which the race does not apply, with the reason */
   not?: { [name in ScarcityName]?: string }
-  /** why there is no such race without locking */
+  /** reason why the race does not exist without locking */
   lockingOnly?: string
-  /** what it does to the database would show in others: it runs when they are over */
+  /** runs after all other races, because its changes to the database would affect them */
   apart?: true
   run(scene: Scene): Promise<void>
 }
@@ -39,11 +39,11 @@ export const times = <T>(n: number, body: (n: number) => Promise<T>): Promise<T[
   Promise.all(Array.from({ length: n }, (_, i) => body(i)))
 
 export const word = ({ status, body }: Answer): string => `${status} ${body.code ?? body.status}`
-/** Of the purchase or booking that the answer is about, also when it was refused. */
+/** Returns the id of the purchase or booking in the answer, also in a refusal. */
 export const idOf = ({ body }: Answer): string => (body.purchase ?? body.booking ?? body).id
 export const won = ({ status }: Answer): boolean => status === 200 || status === 201
 
-/** So many got it, and everybody else was told the same. */
+/** Asserts that `wins` answers succeeded and that all others are the same refusal. */
 export function shared(check: Check, answers: readonly Answer[], wins: number, refusal: string): void {
   const lost = answers.filter((answer) => !won(answer))
   check.equal(answers.length - lost.length, wins, `${wins} of ${answers.length} have it`)

@@ -1,9 +1,12 @@
-/** The lock is gone round, late, lost or dead: the database is right all the same, and the line goes on. */
+/**
+ * Races in which a lock is bypassed, late, lost or held by a dead process: the database stays correct, and the queue
+ * goes on.
+ */
 import { until } from '../support/environment.ts'
 import { idOf, type Race, shared, times, won } from './race.ts'
 
 const NO_LEASE = 'there is no lease to lose'
-/** Milliseconds: what a dead holder of a lease costs. */
+/** TTL of the lease of a dead holder, in milliseconds. */
 const DEAD_MS = 1_500
 
 export const ROUND_THE_LOCK: readonly Race[] = [

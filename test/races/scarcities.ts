@@ -1,6 +1,6 @@
 /**
- * The five scarcities, one adapter each: what there is n of, how one of them is taken, held, kept and given back over
- * the public API, and how it is taken by a caller in SQL who knows nothing of lines and leases.
+ * The five scarcities, one adapter each: what is limited to n, how a client takes, holds, keeps and gives back one of
+ * it over the public API, and how an SQL caller takes one without queue and lease.
  */
 import { sqlState } from '../../src/shared/db/errors.ts'
 import { type Answer, card, type Shop } from '../support/api-client.ts'
@@ -9,52 +9,52 @@ import type { Environment } from './environment.ts'
 export type ScarcityName = 'stock' | 'tickets' | 'drivers' | 'date ranges' | 'balances'
 
 export interface Wish {
-  /** which of them, where they are not alike (a driver, the first night); which product it is that a balance pays */
+  /** index of the one to take if they differ (a driver, the first night), or of the product that a balance pays */
   place?: number
-  /** how many, on one line or on several lines of one cart */
+  /** units of each line of the cart */
   cart?: number[]
-  /** only set aside */
+  /** only hold it */
   hold?: boolean
   key?: string
-  /** seconds, for the answer */
+  /** seconds to wait for the answer */
   wait_s?: number
 }
 
 export interface Scarce {
   /** the resource itself, or one of the drivers */
   readonly ref: string
-  /** every resource whose line its takers stand in */
+  /** every resource in whose queue the takers are */
   readonly lines: readonly string[]
-  /** everything that is locked to take one */
+  /** every resource whose lock is needed to take one */
   readonly locked: readonly string[]
   take(customer: string, wish?: Wish): Promise<Answer>
-  /** makes a held one final: the other half of take */
+  /** makes a held one final */
   keep(id: string): Promise<Answer>
   giveUp(id: string): Promise<Answer>
   giveBack(id: string): Promise<Answer>
-  /** how many are taken for good, and how many are set aside */
+  /** returns how many are taken for good and how many are held */
   counts(): Promise<{ taken: number; held: number }>
-  /** how often what goes along with each one is gone: the other line of the cart, the money, the rider's time */
+  /** returns how often the counterpart of one is taken: the other line of the cart, the money, the rider's time */
   beside(): Promise<number>
-  /** Takes one in SQL, past everything; false when the database refuses it. */
+  /** Takes one by SQL, without API, queue or lease. Returns false if the database refuses it. */
   past(customer: string, place: number): Promise<boolean>
 }
 
 export interface Scarcity {
   readonly name: ScarcityName
-  /** who comes too late is told this */
+  /** code of the answer to a caller that comes too late */
   readonly refusal: string
-  /** who has had as many as one may have is told this */
+  /** code of the answer to a caller at its limit */
   readonly overLimit?: string
-  /** who was asked to keep, and has it already */
+  /** status of one that is kept */
   readonly kept: string
   make(environment: Environment, n: number, options?: { limit?: number }): Promise<Scarce>
-  /** Asks for one of each at once, in this order. */
+  /** Requests one of each in one request, in this order. */
   both?(environment: Environment, customer: string, first: Scarce, second: Scarce): Promise<unknown>
 }
 
 const WAIT = { prefer: 'wait=30' }
-/** Of one unit, in cents. */
+/** Price of one unit in cents. */
 const PRICE = 100
 const PLENTY = 1_000
 const HOLD_S = 60
@@ -65,7 +65,7 @@ const asked = ({ key, wait_s = 30 }: Wish) => ({
 const aside = ({ hold }: Wish) => (hold ? { hold_seconds: HOLD_S } : {})
 const day = (n: number) => new Date(Date.UTC(2030, 0, 1 + n)).toISOString().slice(0, 10)
 
-/** What the database says when it refuses a caller that goes round everything. */
+/** SQLSTATEs with which the database refuses a caller that bypasses API and lease. */
 const REFUSALS = new Set(['23514', '23P01'])
 async function unlessRefused(statement: Promise<unknown>): Promise<boolean> {
   try {
@@ -77,7 +77,7 @@ async function unlessRefused(statement: Promise<unknown>): Promise<boolean> {
   }
 }
 
-/** A sale as a script would do it that somebody once wrote: one statement, by itself right, and blind. */
+/** Sells by a single statement, as an old script might: correct by itself, but it ignores all other callers. */
 const sellPast = ({ client }: Shop, ref: string, units: number, customer: string) =>
   unlessRefused(
     client`
@@ -98,7 +98,7 @@ async function counted(shop: Shop, ref: string, each = 1) {
   return { taken: sold / each, held: held / each }
 }
 
-/** The verbs of purchases, however they are paid. */
+/** Operations on purchases, for every payment method. */
 const purchased = ({ shop }: Environment) => ({
   keep: (id: string) => shop.command(id, 'confirm', WAIT),
   giveUp: (id: string) => shop.command(id, 'cancel', WAIT),
@@ -114,7 +114,7 @@ export const STOCK: Scarcity = {
     const { shop } = environment
     const ref = await shop.units('product', n, 0, limit === undefined ? {} : { max_per_customer: limit })
     const plenty = await shop.units('product', PLENTY, 0)
-    // The line is that of the first by reference: the counter at the end decides which.
+    // The queue is that of the first resource in reference order, which depends on the counter at the end of the name.
     const lines = [ref, plenty].sort().slice(0, 1)
     return {
       ref,
@@ -211,7 +211,7 @@ export const BALANCES: Scarcity = {
       past: (customer) => sellPast(shop, ref, PRICE, customer),
     }
   },
-  // Products of the one environment, paid from the account of the other.
+  // Buys products of one scarcity, paid from the account of the other.
   both: ({ shop }, customer, first, second) => {
     const pairs = [[first, second] as const, [second, first] as const]
     return Promise.all(
@@ -222,7 +222,7 @@ export const BALANCES: Scarcity = {
   },
 }
 
-/** The verbs of bookings, and how many of them there are on these calendars. */
+/** Operations on bookings of these calendars, and their counts. */
 const booked = ({ shop }: Environment, refs: readonly string[]) => ({
   keep: (id: string) => shop.move(id, 'accept', WAIT),
   giveUp: (id: string) => shop.move(id, 'cancel', WAIT),

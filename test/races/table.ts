@@ -1,4 +1,4 @@
-/** The table: every race, on every scarcity that it applies to. */
+/** Runs the table of races: every race on every scarcity to which it applies. */
 import type { Test } from 'tap'
 import { verify } from '../../src/shared/invariants.ts'
 import { openEnvironment } from './environment.ts'
@@ -11,12 +11,16 @@ import { BALANCES, DATE_RANGES, DRIVERS, STOCK, TICKETS } from './scarcities.ts'
 
 export const SCARCITIES = [STOCK, TICKETS, DRIVERS, DATE_RANGES, BALANCES]
 export const RACES: readonly Race[] = [...LAST_ONE, ...HELD, ...ONCE, ...ROUND_THE_LOCK].sort((a, b) => a.id - b.id)
-/** Races that run at once, each on all its scarcities: they share the workers, as buyers of different things do. */
+/**
+ * Races that run concurrently, each on all its scarcities. They share the workers, as buyers of different products do.
+ */
 const AT_ONCE = 2
 
 const appliesTo = (race: Race) => SCARCITIES.filter(({ name }) => race.not?.[name] === undefined)
 
-/** Runs the whole table, each case as a test of its own; after each race every invariant of `npm run verify` holds. */
+/**
+ * Runs the whole table, each case as a separate test. After each race it asserts every invariant of `npm run verify`.
+ */
 export async function runTable(t: Test, locking: boolean): Promise<void> {
   const environment = await openEnvironment(t, locking)
   const races = RACES.filter((race) => locking || race.lockingOnly === undefined)

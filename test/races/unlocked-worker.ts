@@ -1,6 +1,6 @@
 /**
- * A worker process as src/workers/main.ts, whose leases lock nobody out: what is left of Redis locking when it fails
- * altogether.
+ * A worker process like src/workers/main.ts, but its leases exclude no other worker. It shows what happens if locking
+ * fails altogether.
  */
 import Fastify from 'fastify'
 import { configOrExit } from '../../src/shared/config.ts'
@@ -12,12 +12,15 @@ import { createLog } from '../../src/shared/log.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
 import { startWorker } from '../../src/workers/worker.ts'
 
-/** Tokens are up to so much older than their leases: newer holders have written before. */
+/** Most milliseconds by which a token is older than its lease, so that newer holders may have written before. */
 const TOKENS_LATE_MS = Number(process.env.TEST_TOKENS_LATE_MS ?? 0)
 
 let token = 0
 
-/** Everybody gets every lease at once, with a token by the clock, as from a lock server that has lost its memory. */
+/**
+ * Returns locks that grant every lease at once, with a token from the clock, as a lock server that has lost its data
+ * would.
+ */
 function noLocks(): Locks {
   const backend: Backend = {
     newOwnerId: ({ waiter_id }) => String(waiter_id),

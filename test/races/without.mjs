@@ -1,7 +1,8 @@
 /**
- * Node runs this before a process of a test (NODE_OPTIONS=--import=…) to remove guards from the code, in that process alone.
- * TEST_CODE_PATCH is JSON, [{ file, guard, instead }]: the code between the comments `guard:NAME` and `end:NAME` of that file is
- * replaced by `instead`. It throws when the file does not have each of the two exactly once, in this order.
+ * Node runs this before a process of a test (NODE_OPTIONS=--import=…) to remove guards from the code, in that process
+ * alone. TEST_CODE_PATCH is JSON, [{ file, guard, instead }]: the code between the comments `guard:NAME` and `end:NAME`
+ * of that file is replaced by `instead`. It throws unless the file has each of the two comments exactly once, in this
+ * order.
  */
 import { register } from 'node:module'
 
