@@ -6,7 +6,7 @@
 import { once } from 'node:events'
 import { createWriteStream, type WriteStream } from 'node:fs'
 
-/** What an answer says of a purchase or a booking. */
+/** The members of a purchase or booking in an answer that the checker needs. */
 export interface Told {
   id: string
   status: string

@@ -1,6 +1,6 @@
 /**
- * Order processing once: the worker is killed at every step of a charge's saga, and messages and jobs are lost, late or
- * doubled. Each ends as if nothing had happened: one outcome, one charge.
+ * The charge saga under faults: the worker is killed at every step, and messages and jobs are lost, late or doubled.
+ * Each charge still ends with one outcome and at most one payment.
  */
 import { Redis } from 'ioredis'
 import t from 'tap'
@@ -14,14 +14,14 @@ const held = (shop: Shop, resource: string, token = 'tok_visa') =>
 const WAIT = { prefer: 'wait=20' }
 const LONG = { ...TTL, PAYMENT_TIMEOUT_MS: '20000' }
 
-t.test('SIGKILL of the worker at every step of the saga: the same outcome, one charge', async (t) => {
+t.test('worker killed at every step of the saga: the same outcome, one charge', async (t) => {
   const world = await openWorld(t)
   const sandbox = await world.startSandbox()
   const gate = await openGate(t, sandbox.url)
   const [api, victim] = await Promise.all([world.startApi(), world.startWorker({ ...LONG, SANDBOX_URL: gate.url })])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const bank = provider(sandbox.url)
-  // Each on a line of its own, so that one that is frozen freezes no other.
+  // Each purchase is in a separate queue, so that a frozen one does not freeze the others.
   const buy = async (token?: string) => {
     const ref = await shop.units('product', 1, 500)
     const { body } = await held(shop, ref, token)
@@ -60,7 +60,7 @@ t.test('SIGKILL of the worker at every step of the saga: the same outcome, one c
     ended.push({ ...one, step: `${when} refund`, status: 'refunded' })
   }
 
-  // The steps that are writes: each frozen by a row lock, its job or batch in the middle of it.
+  // Steps that write: a row lock freezes each one in the middle of its job or batch.
   const [job, told, settled] = [await buy(), await buy(), await buy()]
   gate.close('create', job.id, 'after')
   await shop.client.begin(async (tx) => {
@@ -112,17 +112,17 @@ t.test('SIGKILL of the worker at every step of the saga: the same outcome, one c
   await shop.verified()
 })
 
-t.test('the database has written that the money is reserved, and its answer is lost: it stays reserved', async (t) => {
+t.test('the response to the write of a reservation is lost: the reservation stays', async (t) => {
   const world = await openWorld(t)
   const sandbox = await world.startSandbox()
   const address = new URL(world.env.DATABASE_URL)
   let lost = 0
   const proxy = await startProxy(Number(address.port), (link, chunk) => {
-    // The statement that writes how the charge ended, with the command that tells the line.
+    // The statement that writes the outcome of the charge and the command for the queue.
     if (lost > 0 || !chunk.includes('INSERT INTO commands')) return
     lost += 1
     link.mute()
-    // Time enough for what is written then.
+    // Long enough for Postgres to execute the statement.
     setTimeout(link.reset, 300)
   })
   t.teardown(() => proxy.stop())
@@ -141,7 +141,7 @@ t.test('the database has written that the money is reserved, and its answer is l
   await shop.verified()
 })
 
-t.test('two workers at one charge: what one gives up the other does not have sold', async (t) => {
+t.test('two workers on one charge: the second does not sell what the first is cancelling', async (t) => {
   const world = await openWorld(t)
   const [redis, sandbox] = await Promise.all([world.ownRedis(), world.startSandbox()])
   const [first, second] = await Promise.all([openGate(t, sandbox.url), openGate(t, sandbox.url)])
@@ -155,13 +155,13 @@ t.test('two workers at one charge: what one gives up the other does not have sol
   const ref = await shop.units('product', 1, 500)
   const { body } = await held(shop, ref)
   const id = body.id as string
-  // The card is charged; the answer, and those of all that asks for it, do not come. So it is given up, and then the
-  // worker stands still while its cancel is on its way.
+  // The provider charges the card, but its answer does not arrive, nor do the answers to later reads. So the worker
+  // gives the charge up, and is frozen while its cancel is in flight.
   first.close('confirm', id, 'after')
   first.close('find', id, 'before')
   first.close('cancel', id, 'before')
   await shop.command(id, 'confirm', { prefer: 'wait=0' })
-  // Others pay meanwhile, lest the breaker take the silence for an outage and send no cancel.
+  // Other buyers pay meanwhile. Otherwise the breaker would see an outage and let no cancel through.
   const others = await shop.units('product', 1_000, 100)
   const lines = [{ resource: others, units: 1 }]
   const given_up = async () => {
@@ -171,7 +171,7 @@ t.test('two workers at one charge: what one gives up the other does not have sol
   }
   await until(given_up, { what: 'the charge to be given up', timeout_ms: 30_000 })
   sleeper.kill('SIGSTOP')
-  // Its job is forgotten, and another worker begins where the row stands.
+  // Redis loses the job, and another worker continues from the state of the row.
   const own = new Redis(redis.url)
   await own.flushall()
   own.disconnect()
@@ -195,7 +195,7 @@ t.test('two workers at one charge: what one gives up the other does not have sol
   await shop.verified()
 })
 
-t.test('late money, and lost jobs', async (t) => {
+t.test('late payments and lost jobs', async (t) => {
   const world = await openWorld(t)
   const [redis, sandbox] = await Promise.all([world.ownRedis(), world.startSandbox({ SANDBOX_SLOW_MS: '300' })])
   const gate = await openGate(t, sandbox.url)
@@ -203,7 +203,7 @@ t.test('late money, and lost jobs', async (t) => {
   const [api] = await Promise.all([world.startApi(env), world.startWorker(env)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const bank = provider(sandbox.url)
-  /** A purchase whose card has been charged, and whose time is over before the answer comes. */
+  /** Creates a purchase whose hold ends after the provider has charged the card and before the answer arrives. */
   const late = async (ref: string) => {
     const { body } = await held(shop, ref)
     gate.close('confirm', body.id, 'after')
@@ -214,7 +214,7 @@ t.test('late money, and lost jobs', async (t) => {
     return body.id as string
   }
 
-  await t.test('late money buys the units again when they are there, as a purchase of its own', async (t) => {
+  await t.test('late payment, units in stock: buys them again as a new purchase', async (t) => {
     const ref = await shop.units('product', 1, 500)
     const id = await late(ref)
     t.match(await shop.resource(ref), { available: 1, held: 0 }, 'the units are on sale meanwhile')
@@ -235,7 +235,7 @@ t.test('late money, and lost jobs', async (t) => {
     t.equal(await bank.kept(id), 0, 'and can be refunded')
   })
 
-  await t.test('late money goes back, once, when the units are sold', async (t) => {
+  await t.test('late payment, units sold: refunded once', async (t) => {
     const ref = await shop.units('product', 1, 500)
     const id = await late(ref)
     t.match(await shop.buy({ customer: 'bob', lines: [{ resource: ref, units: 1 }] }, WAIT), { status: 201 })
@@ -246,7 +246,7 @@ t.test('late money, and lost jobs', async (t) => {
     t.same(await shop.statuses(ref), { expired: 1, confirmed: 1 })
   })
 
-  await t.test('FLUSHALL while cards are asked: every charge comes to its end', async (t) => {
+  await t.test('FLUSHALL during card charges: every charge ends', async (t) => {
     const ref = await shop.units('product', 10, 500)
     const before = (await bank.captured()).length
     const lines = [{ resource: ref, units: 1 }]

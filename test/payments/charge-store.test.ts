@@ -1,4 +1,4 @@
-/** src/workers/payments/charge-store.ts: each write changes a row only in the status that it starts from. */
+/** src/workers/payments/charge-store.ts: each write changes a row only in the status from which the step starts. */
 import t from 'tap'
 import { openDb } from '../../src/shared/db/client.ts'
 import {
@@ -15,7 +15,7 @@ t.test('charge-store', async (t) => {
   const world = await openWorld(t)
   const { client, close } = openDb(world.env.DATABASE_URL, { max: 2, name: 'test', idle_in_transaction_ms: 10_000 })
   t.teardown(close)
-  /** A held purchase with a charge in this status. */
+  /** Inserts a held purchase with a charge in this status. */
   const charged = async (status: string, hold = '60 s') => {
     const [row] = await client<{ id: string }[]>`
       INSERT INTO purchases (queue, items, amount, currency, payment, status, expires_at)
@@ -32,7 +32,7 @@ t.test('charge-store', async (t) => {
   const commandsOf = async (id: string) =>
     (await client`SELECT action FROM commands WHERE purchase_id = ${id}`).map((row) => row.action)
 
-  t.test('a charge is loaded with what its next step depends on', async (t) => {
+  t.test('loadCharge: returns everything on which the next step depends', async (t) => {
     const charge = await charged('pending')
     t.match(charge, { of: 'purchase', queue: 'product:1', token: 'tok_visa', amount: 500, open: true, refund: null })
     await client`INSERT INTO charges (purchase_id, kind, amount, status) VALUES (${charge.id}, 'charge', 1, 'pending')
@@ -40,7 +40,7 @@ t.test('charge-store', async (t) => {
     t.equal(await loadCharge(client, '01935f5e-0000-7000-8000-00000000ffff'), undefined)
   })
 
-  t.test('a confirm is marked once, and only while the units are held', async (t) => {
+  t.test('markConfirming: succeeds once, and only while the units are held', async (t) => {
     const charge = await charged('pending')
     t.equal(await markConfirming(client, charge, 'pi_1'), true)
     t.match(await loadCharge(client, charge.id), { status: 'confirming', provider_id: 'pi_1' })
@@ -49,7 +49,7 @@ t.test('charge-store', async (t) => {
     t.equal(await markConfirming(client, late, 'pi_3'), false, 'the hold has expired')
   })
 
-  t.test('an outcome and its command are written together, once', async (t) => {
+  t.test('recordOutcome: writes outcome and command together, once', async (t) => {
     const charge = await charged('confirming')
     const both = await Promise.all([1, 2].map(() => recordOutcome(client, charge, 'confirming', 'authorized', null)))
     t.same(both.sort(), [false, true])
@@ -57,7 +57,7 @@ t.test('charge-store', async (t) => {
     t.same(await commandsOf(charge.id), ['paid'])
   })
 
-  t.test('a charge that is being cancelled is not sold, and can still end without money', async (t) => {
+  t.test('charge in cancelling: cannot become authorized, can still end without money', async (t) => {
     const charge = await charged('confirming')
     t.equal(await markCancelling(client, charge.charge_id), true)
     t.equal(await markCancelling(client, charge.charge_id), false, 'another job cancels it')
@@ -67,7 +67,7 @@ t.test('charge-store', async (t) => {
     t.same(await commandsOf(charge.id), ['unpaid'])
   })
 
-  t.test('a capture without money is lost, unless a refund has ended the sale', async (t) => {
+  t.test('capture that takes no money: authorization_lost, unless a refund has ended the sale', async (t) => {
     const sold = await charged('capturing')
     t.equal(await recordCapture(client, sold, 'authorization_lost', 'expired'), true)
     t.equal(await statusOf(sold.id), 'authorization_lost')

@@ -1,4 +1,7 @@
-/** A reservation is called given back by the provider's word alone: whatever else an intent is, it is asked about again. */
+/**
+ * A reservation counts as released only if the provider says that the intent is cancelled. In every other state the
+ * worker checks again.
+ */
 import t from 'tap'
 import type { Breaker } from '../../src/shared/breaker.ts'
 import { createLog } from '../../src/shared/log.ts'
@@ -15,15 +18,15 @@ const breaker: Breaker = {
   close() {},
 }
 
-t.test('a refund is released when its intent is cancelled, and in no other state of it', async (t) => {
+t.test('refund of a reservation: released if the intent is cancelled, and in no other state', async (t) => {
   const { env } = await openWorld(t)
   const { client } = openShop(t, [], env.DATABASE_URL)
-  /** intent → what the provider says of it, before and after it is asked to cancel it */
+  /** intent → its status at the provider before and after a cancel request */
   const states = new Map<string, [Intent['status'], Intent['status']]>()
   const refunded: string[] = []
   const intent = (id: string, n: 0 | 1): Intent => ({ id, status: states.get(id)?.[n] ?? 'created', reason: null })
   const gateway: Gateway = {
-    create: () => Promise.reject(new Error('not asked for here')),
+    create: () => Promise.reject(new Error('not expected in this test')),
     find: async (id) => intent(id, 0),
     fetchSnapshot: async (id) => ({ intent: intent(id, 0), refunds: [], disputes: [] }),
     confirm: async (id) => intent(id, 0),
@@ -37,7 +40,7 @@ t.test('a refund is released when its intent is cancelled, and in no other state
   }
   const log = createLog('silent', 'test')
   const payments = new ChargeSaga({ client, gateway, breaker, metrics: createMetrics(), log, nudge() {} })
-  /** A cancelled purchase whose reservation is to be given back. */
+  /** Creates a cancelled purchase whose reservation must be released. */
   const cancelled = async () => {
     const [row] = await client<{ id: string }[]>`
       INSERT INTO purchases (queue, customer, items, amount, currency, payment, status)
@@ -58,7 +61,8 @@ t.test('a refund is released when its intent is cancelled, and in no other state
     return { id: of, statuses: rows.map((row) => row.status) }
   }
 
-  // Of those that cancel leaves as they are: another request has the intent, or the provider is still at it.
+  // Statuses that a cancel does not change, because another request uses the intent or the provider is still processing
+  // it.
   const open = ['created', 'processing', 'declined', 'authorized'] as const
   const tried = await Promise.all(open.map((status) => after('authorized', status)))
   for (const [n, { statuses }] of tried.entries()) t.same(statuses, ['authorized', 'pending'], `still ${open[n]}`)

@@ -1,6 +1,6 @@
 /**
- * A hold is paid at its confirm, and a stay at its accept: by a card that the buyer names then, by another one after that
- * was declined, or from a wallet. At most one charge counts, whatever is sent at once and whoever dies.
+ * Payment at confirm (purchases) and accept (stays): by a card that the command names, by another card after a decline,
+ * or from a wallet. At most one charge counts, whatever requests are concurrent and whichever process dies.
  */
 import t from 'tap'
 import { recordOutcome } from '../../src/workers/payments/charge-store.ts'
@@ -14,7 +14,7 @@ const PRICE = 500
 const wallet = (account: string) => ({ method: 'wallet', account })
 const day = (n: number) => new Date(Date.UTC(2030, 0, 1 + n)).toISOString().slice(0, 10)
 
-/** What both kinds have in common here. */
+/** Operations that this file needs of both kinds, purchases and stays. */
 interface Sort {
   noun: 'purchase' | 'booking'
   pay: 'confirm' | 'accept'
@@ -68,7 +68,7 @@ t.test('a provider that answers', async (t) => {
   const bank = provider(sandbox.url)
 
   for (const { noun, pay, aside, paid, hold, row, command } of SORTS) {
-    await t.test(`a ${noun} without a payment is charged by the card of its ${pay}`, async (t) => {
+    await t.test(`${noun} without a payment: ${pay} charges the card that it names`, async (t) => {
       const id = await hold(shop)
       t.same(await bank.of(id), [])
       const { status, body } = await command(shop, id, pay, card('tok_visa'))
@@ -78,7 +78,7 @@ t.test('a provider that answers', async (t) => {
       t.equal(await bank.kept(id), PRICE, 'nothing is given away')
     })
 
-    await t.test(`a ${noun} whose card is declined keeps its hold, and is paid with another card`, async (t) => {
+    await t.test(`${noun} whose card is declined: keeps its hold, and another card pays`, async (t) => {
       const id = await hold(shop)
       const before = await row(shop, id)
       const declined = await command(shop, id, pay, card('tok_chargeDeclined'))
@@ -94,7 +94,7 @@ t.test('a provider that answers', async (t) => {
       t.same(intents, ['canceled', 'canceled', 'succeeded'], 'each intent that took nothing is cancelled')
     })
 
-    await t.test(`a ${noun} that came with a card: asked again, or replaced after it was declined`, async (t) => {
+    await t.test(`${noun} created with a card: the same card again, or another one after a decline`, async (t) => {
       const id = await hold(shop, { payment: card('tok_chargeDeclined') })
       t.match(await command(shop, id, pay), { status: 402, body: { code: 'payment_declined' } })
       t.match(await command(shop, id, pay), { status: 402, body: { code: 'payment_declined' } }, 'the same card again')
@@ -108,7 +108,7 @@ t.test('a provider that answers', async (t) => {
       t.same([await bank.kept(other), (await bank.of(other)).length], [PRICE, 1])
     })
 
-    await t.test(`a ${noun} is paid from a wallet in the same settlement, or not at all`, async (t) => {
+    await t.test(`${noun} paid from a wallet: in the same settlement, or not at all`, async (t) => {
       const [rich, poor] = [await shop.units('account', 1_000, 1), await shop.units('account', PRICE - 1, 1)]
       const id = await hold(shop)
       t.match(await command(shop, id, pay, wallet(poor)), { status: 402, body: { code: 'payment_declined' } })
@@ -135,7 +135,7 @@ t.test('a provider that answers', async (t) => {
       t.match(euros, { status: 409, body: { code: 'currency_mismatch' } })
     })
 
-    await t.test(`without a payment, or with none, a ${noun} is given as before`, async (t) => {
+    await t.test(`${noun} without a payment, or with method none: ${pay} succeeds without a charge`, async (t) => {
       for (const payment of [undefined, { method: 'none' }]) {
         const id = await hold(shop)
         t.match(await command(shop, id, pay, payment), { status: 200, body: { status: paid } })
@@ -143,7 +143,7 @@ t.test('a provider that answers', async (t) => {
       }
     })
 
-    await t.test(`20 at once to ${pay} a ${noun}, each with a card of its own: one is charged`, async (t) => {
+    await t.test(`20 concurrent requests to ${pay} a ${noun}, each with another card: one is charged`, async (t) => {
       const id = await hold(shop)
       const tokens = ['tok_visa', 'tok_mastercard', 'tok_amex', 'tok_discover', 'pm_card_visa']
       const all = Array.from({ length: 20 }, (_, n) => command(shop, id, pay, card(tokens[n % tokens.length] ?? '')))
@@ -158,7 +158,7 @@ t.test('a provider that answers', async (t) => {
       t.same([await bank.kept(id), (await bank.of(id)).length], [PRICE, 1])
     })
 
-    await t.test(`one key of a ${pay}: the same body is the same command, another one a 422`, async (t) => {
+    await t.test(`Idempotency-Key of a ${pay}: the same body is the same command, another body 422`, async (t) => {
       const id = await hold(shop)
       const key = { 'idempotency-key': `key of ${id}` }
       const first = await command(shop, id, pay, card('tok_chargeDeclined'), key)
@@ -173,7 +173,7 @@ t.test('a provider that answers', async (t) => {
       t.match(await row(shop, id), { status: aside })
     })
 
-    await t.test(`a ${noun} is cancelled while the card of its ${pay} is asked: nothing is kept`, async (t) => {
+    await t.test(`${noun} cancelled during the card charge of its ${pay}: no money is kept`, async (t) => {
       const id = await hold(shop)
       await command(shop, id, pay, card('tok_slow'), NOW)
       await until(async () => (await row(shop, id)).payment.method === 'card')
@@ -185,7 +185,7 @@ t.test('a provider that answers', async (t) => {
     })
   }
 
-  await t.test('what is wrong with a payment is named', async (t) => {
+  await t.test('invalid payment: the problem names the field', async (t) => {
     const id = await SORTS[0]?.hold(shop)
     for (const [body, field] of [
       [{ payment: { method: 'card' } }, 'payment.token'],
@@ -197,7 +197,7 @@ t.test('a provider that answers', async (t) => {
     }
   })
 
-  await t.test('a ride takes no payment', async (t) => {
+  await t.test('ride with a payment: refused', async (t) => {
     const driver_id = (await shop.calendar('driver')).replace('driver:', '')
     const ride = { driver_id, rider_id: driver_id, pickup_lat: 1, pickup_lng: 1 }
     const { body } = await shop.book(ride, WAIT)
@@ -210,7 +210,7 @@ t.test('a provider that answers', async (t) => {
   t.same(await bank.open(), [], 'no card is held to')
 })
 
-t.test('two cards at one hold, step by step', async (t) => {
+t.test('two cards for one hold, step by step', async (t) => {
   const world = await openWorld(t)
   const sandbox = await world.startSandbox()
   const gate = await openGate(t, sandbox.url)
@@ -218,7 +218,7 @@ t.test('two cards at one hold, step by step', async (t) => {
   const [api, victim] = await Promise.all([world.startApi(env), world.startWorker(env)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const bank = provider(sandbox.url)
-  /** So many confirms or accepts of it were done in their turn: what they asked for is on its way. */
+  /** Resolves when this number of its confirms or accepts has been executed, so that their charges are in progress. */
   const done = (id: string, n: number) =>
     until(async () => {
       const rows = await shop.client`
@@ -228,25 +228,22 @@ t.test('two cards at one hold, step by step', async (t) => {
     })
 
   for (const { noun, pay, paid, hold, row, command } of SORTS) {
-    await t.test(
-      `a second card while the first of a ${noun} is asked is refused; the first joins itself`,
-      async (t) => {
-        const id = await hold(shop)
-        gate.close('confirm', id, 'after')
-        await command(shop, id, pay, card('tok_visa'), NOW)
-        await until(() => gate.reached('confirm', id))
-        const other = await command(shop, id, pay, card('tok_amex'))
-        t.match(other, { status: 409, body: { code: 'payment_in_progress', retryable: false } })
-        const joined = [command(shop, id, pay, card('tok_visa')), command(shop, id, pay)]
-        await done(id, 3)
-        gate.open()
-        for (const one of await Promise.all(joined)) t.match(one, { status: 200, body: { status: paid } })
-        await shop.charged(id)
-        t.same([await bank.kept(id), (await bank.of(id)).length], [PRICE, 1])
-      },
-    )
+    await t.test(`second card during the charge of the first of a ${noun}: refused; the same card joins`, async (t) => {
+      const id = await hold(shop)
+      gate.close('confirm', id, 'after')
+      await command(shop, id, pay, card('tok_visa'), NOW)
+      await until(() => gate.reached('confirm', id))
+      const other = await command(shop, id, pay, card('tok_amex'))
+      t.match(other, { status: 409, body: { code: 'payment_in_progress', retryable: false } })
+      const joined = [command(shop, id, pay, card('tok_visa')), command(shop, id, pay)]
+      await done(id, 3)
+      gate.open()
+      for (const one of await Promise.all(joined)) t.match(one, { status: 200, body: { status: paid } })
+      await shop.charged(id)
+      t.same([await bank.kept(id), (await bank.of(id)).length], [PRICE, 1])
+    })
 
-    await t.test(`a card of a ${noun} that is declined after the hold's own end leaves no hold`, async (t) => {
+    await t.test(`card of a ${noun} declined after the original end of the hold: the hold expires`, async (t) => {
       const id = await hold(shop)
       gate.close('confirm', id, 'after')
       await command(shop, id, pay, card('tok_chargeDeclined'), NOW)
@@ -261,7 +258,7 @@ t.test('two cards at one hold, step by step', async (t) => {
       t.match(late, { status: 409, body: { code: 'wrong_status', current_status: 'expired' } })
     })
 
-    await t.test(`a late confirm of the declined card of a ${noun} reserves nothing`, async (t) => {
+    await t.test(`late confirm of the declined card of a ${noun}: reserves nothing`, async (t) => {
       const id = await hold(shop)
       t.match(await command(shop, id, pay, card('tok_chargeDeclined')), { status: 402 })
       const [intent] = await bank.of(id)
@@ -272,7 +269,7 @@ t.test('two cards at one hold, step by step', async (t) => {
     })
   }
 
-  await t.test('SIGKILL at every step of the second card: one charge', async (t) => {
+  await t.test('worker killed at every step of the second card: one charge', async (t) => {
     const killed: { id: string; sort: Sort; step: string }[] = []
     for (const sort of SORTS) {
       for (const [verb, when] of [
@@ -291,7 +288,7 @@ t.test('two cards at one hold, step by step', async (t) => {
         killed.push({ id, sort, step: `${when} ${verb}` })
       }
     }
-    // And of the first: its intent is being cancelled, because its card was declined.
+    // And of the first card: its intent is being cancelled, because the card was declined.
     const declined: { id: string; sort: Sort }[] = []
     for (const sort of SORTS) {
       for (const when of ['before', 'after'] as const) {
@@ -324,7 +321,7 @@ t.test('two cards at one hold, step by step', async (t) => {
   })
 })
 
-t.test('a hold and what pays for it reach the worker together: both are settled, and the queue goes on', async (t) => {
+t.test('hold and its paying command in one batch: both are settled, and the queue goes on', async (t) => {
   const world = await openWorld(t)
   const sandbox = await world.startSandbox()
   const env = { SANDBOX_URL: sandbox.url, PAYMENT_TIMEOUT_MS: '1000' }
@@ -359,7 +356,7 @@ t.test('a hold and what pays for it reach the worker together: both are settled,
   await shop.verified()
 })
 
-t.test('a paying command that is overtaken answers 200 for what is paid, and for nothing else', async (t) => {
+t.test('paying command that is overtaken: answers 200 only if the row is paid', async (t) => {
   const world = await openWorld(t)
   const sandbox = await world.startSandbox()
   const gate = await openGate(t, sandbox.url)
@@ -370,7 +367,7 @@ t.test('a paying command that is overtaken answers 200 for what is paid, and for
 
   for (const sort of SORTS) {
     const { noun, pay, aside, paid, hold, row, command } = sort
-    await t.test(`the card of a ${noun} is declined while a second ${pay} is decided: both answer 402`, async (t) => {
+    await t.test(`card of a ${noun} declined during the decision about a second ${pay}: both answer 402`, async (t) => {
       const id = await hold(shop)
       gate.close('confirm', id, 'after')
       const first = command(shop, id, pay, card('tok_chargeDeclined'))
@@ -381,7 +378,7 @@ t.test('a paying command that is overtaken answers 200 for what is paid, and for
       await shop.client.begin(async (tx) => {
         await tx`SELECT 1 FROM resources WHERE id = ${queue} FOR UPDATE`
         joined = command(shop, id, pay)
-        // The batch has read the charge as one that is under way, and waits for the row of the resource.
+        // The batch has read the charge as in progress, and waits for the row lock of the resource.
         await inTransaction(shop)
         gate.open()
         await until(async () => (await row(shop, id)).payment.charge.status === 'declined')
@@ -397,7 +394,7 @@ t.test('a paying command that is overtaken answers 200 for what is paid, and for
     const ends = noun === 'booking' ? ['cancel', 'decline'] : ['cancel']
     for (const end of ends) {
       const ended = end === 'cancel' ? 'cancelled' : 'declined'
-      await t.test(`${end} overtakes the card of a ${noun}: its ${pay} answers 409 ${ended}`, async (t) => {
+      await t.test(`${end} that overtakes the card charge of a ${noun}: the ${pay} answers 409 ${ended}`, async (t) => {
         const id = await hold(shop)
         gate.close('confirm', id, 'after')
         const key = { 'idempotency-key': `${end} of ${id}` }
@@ -406,7 +403,7 @@ t.test('a paying command that is overtaken answers 200 for what is paid, and for
         t.match(await command(shop, id, end), { status: 200, body: { status: ended } })
         const wrong = { status: 409, body: { code: 'wrong_status', current_status: ended } }
         t.match(await paying, wrong)
-        // What our refund is asked for waits, so that the charge is known as reserved first.
+        // Hold the refund's first read, so that the charge is recorded as reserved before it.
         gate.close('find', id, 'before')
         gate.open('confirm', id)
         const told = async () => {
@@ -426,7 +423,7 @@ t.test('a paying command that is overtaken answers 200 for what is paid, and for
   await shop.verified()
 })
 
-t.test('cancel and the late message of a reserved charge share a batch: one refund, nothing set apart', async (t) => {
+t.test('cancel and late paid command in one batch: one refund, no row is quarantined', async (t) => {
   const world = await openWorld(t)
   const sandbox = await world.startSandbox()
   const gate = await openGate(t, sandbox.url)

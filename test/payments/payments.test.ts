@@ -1,4 +1,7 @@
-/** Card payments end to end, against the sandbox as the provider: what each token comes to, and what the provider has. */
+/**
+ * Card payments end to end, with the sandbox as the provider: the outcome of each token, and the payments at the
+ * provider.
+ */
 import type { AddressInfo } from 'node:net'
 import t from 'tap'
 import { createBreaker } from '../../src/shared/breaker.ts'
@@ -27,7 +30,7 @@ t.test('a provider that answers', async (t) => {
   const buy = (resource: string, token: string, more: object = {}) =>
     shop.buy({ customer: 'ada', lines: [{ resource, units: 1 }], payment: card(token), ...more }, WAIT)
 
-  await t.test('each token, by its name', async (t) => {
+  await t.test('each token: the outcome that its name says', async (t) => {
     const ref = await shop.units('product', 20, 500)
     const outcomes: Record<string, [status: number, code: string]> = {
       tok_visa: [201, 'confirmed'],
@@ -54,7 +57,7 @@ t.test('a provider that answers', async (t) => {
     t.same(await bank.open(), [], 'no reservation is left on a card')
   })
 
-  await t.test('held, confirmed by the buyer, then charged; declined on confirm is a 402', async (t) => {
+  await t.test('hold confirmed by the buyer: charged then; a card declined on confirm: 402', async (t) => {
     const ref = await shop.units('product', 5, 500)
     const held = await buy(ref, 'tok_visa', { hold_seconds: 60 })
     t.match([held.status, held.body.status], [201, 'held'])
@@ -72,7 +75,7 @@ t.test('a provider that answers', async (t) => {
     t.equal((await bank.of(held.body.id)).length, 1)
   })
 
-  await t.test('cancelled while the card is asked: the units are back, and no money is kept', async (t) => {
+  await t.test('cancel during the card charge: the units are back, and no money is kept', async (t) => {
     const ref = await shop.units('product', 1, 500)
     const { body } = await shop.buy({
       customer: 'ada',
@@ -86,14 +89,14 @@ t.test('a provider that answers', async (t) => {
     t.same(await bank.kept(body.id), 0)
   })
 
-  await t.test('a card for what costs nothing is not asked', async (t) => {
+  await t.test('card for a price of zero: not charged', async (t) => {
     const ref = await shop.units('product', 1, 0)
     const { status, body } = await buy(ref, 'tok_chargeDeclined')
     t.match([status, body.status], [201, 'confirmed'])
     t.same(await bank.of(body.id), [])
   })
 
-  await t.test('a refund that the provider answers with an error: asked for again, and done once', async (t) => {
+  await t.test('refund that the provider answers with an error: requested again, and made once', async (t) => {
     const ref = await shop.units('product', 1, 500)
     const { body } = await buy(ref, 'tok_refundErrorOnce')
     await shop.charged()
@@ -131,14 +134,14 @@ t.test('a provider that answers', async (t) => {
     t.equal((await bank.refunds(id)).length, 1, 'the same key is the same refund')
   })
 
-  await t.test('a webhook that the provider has not signed is refused', async (t) => {
+  await t.test('webhook without the provider’s signature: refused', async (t) => {
     const answer = await webhook(api.url, 'payment_intent.succeeded', 'x', 'purchase', 'whsec_of_somebody_else')
     t.match([answer.status, answer.body.code], [400, 'bad_signature'])
   })
 
   await shop.verified()
 
-  await t.test('npm run verify names what is wrong with money, holds and limits', async (t) => {
+  await t.test('npm run verify: names wrong money, holds and limits', async (t) => {
     const sql = shop.client
     const [sold, given, late] = [await shop.units('product', 9, 500), await shop.units('product', 9, 500), 'p:late']
     const limited = await shop.units('product', 9, 0, { max_per_customer: 2 })
@@ -151,7 +154,7 @@ t.test('a provider that answers', async (t) => {
     ])
     await shop.command(back.body.id, 'refund')
     await shop.charged()
-    // Past every trigger and every check.
+    // Write around all triggers and checks.
     await sql.begin(async (tx) => {
       await tx`SET LOCAL session_replication_role = replica`
       await tx`UPDATE charges SET amount = 499 WHERE purchase_id = ${kept.body.id}`
@@ -173,11 +176,11 @@ t.test('a provider that answers', async (t) => {
     t.same(named('nothing is undersold'), [idle.body.id])
     t.same(named('the holdings of customers'), [`${limited} ada`])
     t.same(named('no customer bought more than'), [`${limited} ada`])
-    t.same(named('the ledger gives'), [late], 'a unit that is held for nobody')
+    t.same(named('the ledger gives'), [late], 'a unit that is held for no purchase')
   })
 })
 
-t.test('three workers with 32 places each ask for 64 charges at once: the fleet has 64 permits', async (t) => {
+t.test('three workers with 32 job slots each: 64 charges at once, because the fleet has 64 permits', async (t) => {
   const world = await openWorld(t)
   let [asking, most] = [0, 0]
   const options = { secret_key: SANDBOX_KEY, webhook_url: undefined, webhook_secret: SANDBOX_WEBHOOK_SECRET }
@@ -220,7 +223,7 @@ t.test('three workers with 32 places each ask for 64 charges at once: the fleet 
   t.ok(most > 32 && most <= 64, `${most} at once: more than one worker may, and not more than the fleet`)
 })
 
-t.test('calls beyond the capacity of a breaker are refused and not sent', async (t) => {
+t.test('calls beyond the capacity of a breaker: refused and not sent', async (t) => {
   const isAnswer = () => false
   const options = { name: 'test', timeout_ms: 5_000, capacity: 2, isAnswer, metrics: createMetrics() }
   const breaker = createBreaker(options)

@@ -1,6 +1,7 @@
 /**
- * What happens at the payment provider without us, or against us: refunds made there, refused, pending and failed later,
- * answers that are lost, disputes, cancelled intents. Each is learned, recorded, told, and money goes back once.
+ * Events at the payment provider outside Holdfast: refunds made there; refunds refused, pending or failed later; lost
+ * answers; disputes; cancelled intents. The worker finds and records each one, the API reports it, and money goes back
+ * once.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -15,7 +16,10 @@ import { openWorld, until, type World } from '../support/environment.ts'
 const WAIT = { prefer: 'wait=30' }
 const PRICE = 500
 
-/** A sandbox in this process, which keeps the keys of the refunds asked of it and loses answers when it is told to. */
+/**
+ * Starts a sandbox in this process, an API and a worker. The sandbox records the keys of refund requests and can lose
+ * answers.
+ */
 async function openBank(t: Test, world: World, port: number | undefined) {
   const server = createSandbox({
     secret_key: SANDBOX_KEY,
@@ -54,27 +58,27 @@ async function openBank(t: Test, world: World, port: number | undefined) {
     worker,
     shop: openShop(t, [api.url], world.env.DATABASE_URL),
     bank: provider(url),
-    /** the idempotency keys of the refunds that were asked since the last call */
+    /** returns the idempotency keys of the refund requests since the last call */
     keys: () => keys.splice(0),
-    /** The answer to the next refund is lost, after it was done. */
+    /** Loses the answer to the next refund after the refund was made. */
     loseNext() {
       losing++
     },
-    /** The next intent is cancelled in the moment in which it would be captured. */
+    /** Cancels the next intent at the moment of its capture. */
     cancelNext() {
       canceling++
     },
   }
 }
 
-t.test('a provider that tells us', async (t) => {
+t.test('provider with webhooks', async (t) => {
   const world = await openWorld(t)
   const { api, shop, bank, keys, loseNext, cancelNext } = await openBank(t, world, await anyFreePort())
 
   // biome-ignore lint/suspicious/noExplicitAny: bodies are looked at field by field
   const get = async (path: string): Promise<any> => (await fetch(`${api.url}/api/${path}`)).json()
   const read = (id: string) => get(`purchases/${id}`)
-  /** A confirmed purchase whose money was taken. */
+  /** Creates a confirmed purchase whose money the provider has captured. */
   const paid = async (token = 'tok_visa') => {
     const ref = await shop.units('product', 1, PRICE)
     const { status, body } = await shop.buy(
@@ -86,7 +90,7 @@ t.test('a provider that tells us', async (t) => {
     keys()
     return { id: body.id as string, ref }
   }
-  /** The first event of this type. */
+  /** Returns the first event of this type. */
   const told = async (type: string) => {
     const page = await fetch(`${api.url}/api/events?after=0-0&limit=1&type=${type}`, {
       signal: AbortSignal.timeout(10_000),
@@ -94,7 +98,7 @@ t.test('a provider that tells us', async (t) => {
     const data = (await page.text()).split('\n').findLast((line) => line.startsWith('data: ')) ?? ''
     return JSON.parse(data.slice('data: '.length) || '{}')
   }
-  /** The refunds that a purchase tells of, once they are so many and each has an outcome like this. */
+  /** Waits until the purchase shows exactly these refunds, and returns them. */
   const refunds = (id: string, ...wanted: object[]) =>
     until(
       async () => {
@@ -106,7 +110,7 @@ t.test('a provider that tells us', async (t) => {
       { what: JSON.stringify(wanted), timeout_ms: 30_000 },
     )
 
-  await t.test('refunded at the provider in whole: the sale is undone, and nothing more is given back', async (t) => {
+  await t.test('full refund at the provider: the sale is undone, and Holdfast refunds nothing more', async (t) => {
     const { id, ref } = await paid()
     await bank.giveBack(id)
     await until(async () => (await read(id)).status === 'refunded', { what: 'the purchase to be refunded' })
@@ -118,7 +122,7 @@ t.test('a provider that tells us', async (t) => {
     await shop.verified()
   })
 
-  await t.test('a stay that is refunded there in whole is cancelled, and its nights are free', async (t) => {
+  await t.test('full refund of a stay at the provider: the stay is cancelled, and its nights are free', async (t) => {
     const room = await shop.calendar('room', PRICE)
     const stay = { resource: room, customer: 'ada', from: '2030-01-01', to: '2030-01-02', payment: card('tok_visa') }
     const { body } = await shop.book(stay, WAIT)
@@ -131,7 +135,7 @@ t.test('a provider that tells us', async (t) => {
   })
 
   await t.test(
-    'two equal refunds in part are two (chobble/tickets#1367); ours gives back what is left, once',
+    'two equal partial refunds: count as two (chobble/tickets#1367); ours refunds the rest once',
     async (t) => {
       const { id, ref } = await paid()
       await bank.giveBack(id, 200)
@@ -149,7 +153,7 @@ t.test('a provider that tells us', async (t) => {
     },
   )
 
-  await t.test('refused: recorded with its reason, and asked for again under another key', async (t) => {
+  await t.test('refund refused: recorded with its reason, and requested again with another key', async (t) => {
     const { id } = await paid('tok_refundRefusedOnce')
     const { body } = await shop.command(id, 'refund')
     t.not(body.payment.refunds[0].status, 'succeeded', 'the answer does not say that money has moved')
@@ -160,7 +164,7 @@ t.test('a provider that tells us', async (t) => {
     t.same([await bank.kept(id), (await bank.refunds(id)).length], [0, 1])
   })
 
-  await t.test('the answer to a refund is lost: it is found by looking, and not asked for again', async (t) => {
+  await t.test('answer to a refund lost: the worker finds the refund, and does not request it again', async (t) => {
     const { id } = await paid()
     loseNext()
     await shop.command(id, 'refund')
@@ -168,7 +172,7 @@ t.test('a provider that tells us', async (t) => {
     t.same([keys().length, await bank.kept(id), (await bank.refunds(id)).length], [1, 0, 1])
   })
 
-  await t.test('refunded in part there while ours is asked for again: ours asks for less', async (t) => {
+  await t.test('partial refund at the provider between two attempts of ours: ours requests less', async (t) => {
     const { id } = await paid('tok_refundRefusedOnce')
     await shop.command(id, 'refund')
     await until(async () => keys().length > 0, { what: 'our refund to be asked for' })
@@ -186,7 +190,7 @@ t.test('a provider that tells us', async (t) => {
     await shop.verified()
   })
 
-  await t.test('pending at the provider, then done; or failed days later, and asked for again', async (t) => {
+  await t.test('refund pending at the provider: then made, or failed days later and requested again', async (t) => {
     const [good, bad] = [await paid('tok_pendingRefund'), await paid('tok_pendingRefund')]
     for (const { id } of [good, bad]) {
       t.match(await shop.command(id, 'refund'), { status: 200 })
@@ -206,27 +210,32 @@ t.test('a provider that tells us', async (t) => {
     await shop.charged()
   })
 
-  await t.test('disputed: told, and no refund goes out; won: it does; lost: the money is back already', async (t) => {
-    const [won, lost] = [await paid(), await paid()]
-    const disputes = new Map<string, string>()
-    for (const { id } of [won, lost]) {
-      disputes.set(id, await bank.dispute(id))
-      await until(async () => (await read(id)).payment.dispute?.status === 'open', { what: 'the dispute to be known' })
-      t.match(await read(id), { status: 'confirmed', payment: { dispute: { reason: 'fraudulent', amount: PRICE } } })
-      t.match(await shop.command(id, 'refund'), { status: 200 })
-      await refunds(id, { status: 'failed', reason: 'charge_disputed' })
-    }
-    await bank.decide('disputes', disputes.get(won.id) ?? '', 'won')
-    await bank.decide('disputes', disputes.get(lost.id) ?? '', 'lost')
-    await refunds(won.id, { status: 'succeeded' })
-    await refunds(lost.id, { status: 'canceled', reason: 'dispute_lost' })
-    t.match((await read(won.id)).payment.dispute, { status: 'won' })
-    t.match((await read(lost.id)).payment.dispute, { status: 'lost' })
-    t.same([await bank.kept(won.id), (await bank.refunds(lost.id)).length], [0, 0])
-    await shop.charged()
-  })
+  await t.test(
+    'dispute: reported, no refund meanwhile; won: refunded; lost: no refund, the money is back already',
+    async (t) => {
+      const [won, lost] = [await paid(), await paid()]
+      const disputes = new Map<string, string>()
+      for (const { id } of [won, lost]) {
+        disputes.set(id, await bank.dispute(id))
+        await until(async () => (await read(id)).payment.dispute?.status === 'open', {
+          what: 'the dispute to be known',
+        })
+        t.match(await read(id), { status: 'confirmed', payment: { dispute: { reason: 'fraudulent', amount: PRICE } } })
+        t.match(await shop.command(id, 'refund'), { status: 200 })
+        await refunds(id, { status: 'failed', reason: 'charge_disputed' })
+      }
+      await bank.decide('disputes', disputes.get(won.id) ?? '', 'won')
+      await bank.decide('disputes', disputes.get(lost.id) ?? '', 'lost')
+      await refunds(won.id, { status: 'succeeded' })
+      await refunds(lost.id, { status: 'canceled', reason: 'dispute_lost' })
+      t.match((await read(won.id)).payment.dispute, { status: 'won' })
+      t.match((await read(lost.id)).payment.dispute, { status: 'lost' })
+      t.same([await bank.kept(won.id), (await bank.refunds(lost.id)).length], [0, 0])
+      await shop.charged()
+    },
+  )
 
-  await t.test('a declined card tells its reason, in the answer and on the row', async (t) => {
+  await t.test('declined card: its reason is in the answer and on the row', async (t) => {
     const ref = await shop.units('product', 1, PRICE)
     const reasons = {
       tok_chargeDeclinedInsufficientFunds: 'insufficient_funds',
@@ -244,7 +253,7 @@ t.test('a provider that tells us', async (t) => {
     t.match(await shop.book(stay, WAIT), { status: 402, body: { decline_code: 'insufficient_funds' } })
   })
 
-  await t.test('its events twice, late and in any order change nothing', async (t) => {
+  await t.test('events of the provider twice, late or out of order: change nothing', async (t) => {
     const { id } = await paid()
     const [intent] = await bank.of(id)
     const refund = { object: 'refund', id: 're_x', payment_intent: intent?.id, metadata: {}, status: 'failed' }
@@ -265,27 +274,30 @@ t.test('a provider that tells us', async (t) => {
     t.match(await read(id), { status: 'confirmed', payment: { dispute: null } }, 'an event is looked up, not believed')
   })
 
-  await t.test('a reservation that is cancelled there before it is captured: told as lost, and named', async (t) => {
-    const ref = await shop.units('product', 1, PRICE)
-    cancelNext()
-    const { body } = await shop.buy(
-      { customer: 'ada', lines: [{ resource: ref, units: 1 }], payment: card('tok_visa') },
-      WAIT,
-    )
-    await shop.charged(body.id)
-    t.match(await read(body.id), {
-      status: 'confirmed',
-      payment: { charge: { status: 'authorization_lost', reason: 'cancelled' } },
-    })
-    const found = await verify(shop.client)
-    t.same(found.find((one) => one.invariant.startsWith('no reservation is left'))?.offenders, [body.id])
-    const event = await told('payment.authorization_lost')
-    t.match(event.data, { purchase: body.id, customer: 'ada', amount: PRICE, currency: 'USD', reason: 'cancelled' })
-    await shop.command(body.id, 'refund')
-    await refunds(body.id, { status: 'canceled' })
-  })
+  await t.test(
+    'reservation cancelled at the provider before the capture: authorization_lost, and verify names it',
+    async (t) => {
+      const ref = await shop.units('product', 1, PRICE)
+      cancelNext()
+      const { body } = await shop.buy(
+        { customer: 'ada', lines: [{ resource: ref, units: 1 }], payment: card('tok_visa') },
+        WAIT,
+      )
+      await shop.charged(body.id)
+      t.match(await read(body.id), {
+        status: 'confirmed',
+        payment: { charge: { status: 'authorization_lost', reason: 'cancelled' } },
+      })
+      const found = await verify(shop.client)
+      t.same(found.find((one) => one.invariant.startsWith('no reservation is left'))?.offenders, [body.id])
+      const event = await told('payment.authorization_lost')
+      t.match(event.data, { purchase: body.id, customer: 'ada', amount: PRICE, currency: 'USD', reason: 'cancelled' })
+      await shop.command(body.id, 'refund')
+      await refunds(body.id, { status: 'canceled' })
+    },
+  )
 
-  await t.test('what was learned is told as events, in the order of the resource', async (t) => {
+  await t.test('findings: published as events, in the sequence of the resource', async (t) => {
     t.match(await told('payment.refunded'), { data: { amount: PRICE, at_provider: true, status: 'refunded' } })
     t.match(await told('payment.refund_failed'), { data: { at_provider: false, reason: 'balance_insufficient' } })
     t.match(await told('payment.dispute_opened'), { data: { amount: PRICE, reason: 'fraudulent' } })
@@ -294,7 +306,7 @@ t.test('a provider that tells us', async (t) => {
   })
 })
 
-t.test('a provider that tells us nothing: it is looked at', async (t) => {
+t.test('provider without webhooks: the worker checks it', async (t) => {
   const world = await openWorld(t)
   const { api, worker, shop, bank } = await openBank(t, world, undefined)
   const paid = async () => {
@@ -306,11 +318,11 @@ t.test('a provider that tells us nothing: it is looked at', async (t) => {
   }
   // biome-ignore lint/suspicious/noExplicitAny: bodies are looked at field by field
   const read = async (id: string): Promise<any> => (await fetch(`${api.url}/api/purchases/${id}`)).json()
-  /** As if the hour after which it is looked at was over. */
+  /** Makes the next check due at once, without waiting an hour. */
   const look = (id: string) => shop.client`
     UPDATE charges SET recheck_at = clock_timestamp() WHERE purchase_id = ${id} AND kind = 'charge' AND recheck_at > now()`
 
-  await t.test('refunds and disputes are found without a webhook, and it is looked at again later', async (t) => {
+  await t.test('refunds and disputes: found without a webhook, and checked again later', async (t) => {
     const [whole, part, disputed] = [await paid(), await paid(), await paid()]
     t.equal((await look(whole)).count, 1, 'a captured charge has a time at which it is looked at')
     await Promise.all([bank.giveBack(whole), bank.giveBack(part, 200), bank.dispute(disputed)])
@@ -325,7 +337,7 @@ t.test('a provider that tells us nothing: it is looked at', async (t) => {
   })
 
   await t.test(
-    'refunded there, and sent back by the bank after the sale was undone: now it is ours to give back',
+    'refund at the provider returned by the bank after the sale was undone: Holdfast refunds it',
     async (t) => {
       const id = await paid()
       const made = await bank.giveBack(id)
@@ -344,45 +356,39 @@ t.test('a provider that tells us nothing: it is looked at', async (t) => {
     },
   )
 
-  await t.test(
-    'what stands still for an hour is named by verify and by a metric, though it is asked for again',
-    async (t) => {
-      const id = await paid()
-      await bank.dispute(id)
-      await shop.command(id, 'refund')
-      await until(async () => (await read(id)).payment.refunds[0]?.reason === 'charge_disputed', {
-        what: 'the refusal',
-      })
-      const named = async (start: string) =>
-        (await verify(shop.client)).find((one) => one.invariant.startsWith(start))?.offenders ?? []
-      t.same(await named('no charge, refund or check'), [])
-      await shop.client`UPDATE charges SET created_at = now() - interval '61 min' WHERE purchase_id = ${id} AND kind = 'refund'`
-      t.same(await named('no charge, refund or check'), [id])
-      t.same(await named('no charge and no refund is left'), [], 'its next attempt is not overdue')
-      await until(async () => (await metric(worker.url, 'holdfast_payments_stuck')) === 1, {
-        what: 'the metric',
-        timeout_ms: 30_000,
-      })
-    },
-  )
+  await t.test('charge stuck for an hour: named by verify and counted by a metric, while retries go on', async (t) => {
+    const id = await paid()
+    await bank.dispute(id)
+    await shop.command(id, 'refund')
+    await until(async () => (await read(id)).payment.refunds[0]?.reason === 'charge_disputed', {
+      what: 'the refusal',
+    })
+    const named = async (start: string) =>
+      (await verify(shop.client)).find((one) => one.invariant.startsWith(start))?.offenders ?? []
+    t.same(await named('no charge, refund or check'), [])
+    await shop.client`UPDATE charges SET created_at = now() - interval '61 min' WHERE purchase_id = ${id} AND kind = 'refund'`
+    t.same(await named('no charge, refund or check'), [id])
+    t.same(await named('no charge and no refund is left'), [], 'its next attempt is not overdue')
+    await until(async () => (await metric(worker.url, 'holdfast_payments_stuck')) === 1, {
+      what: 'the metric',
+      timeout_ms: 30_000,
+    })
+  })
 
-  await t.test(
-    'verify names what is sold although all of it went back, and money kept of what is not sold',
-    async (t) => {
-      const [sold, kept] = [await paid(), await paid()]
-      await shop.command(kept, 'refund')
-      await shop.charged(kept)
-      // Past every trigger.
-      await shop.client.begin(async (tx) => {
-        await tx`SET LOCAL session_replication_role = replica`
-        await tx`INSERT INTO charges (purchase_id, kind, n, at_provider, provider_id, amount, status)
+  await t.test('verify: names sales whose whole money went back, and money kept without a sale', async (t) => {
+    const [sold, kept] = [await paid(), await paid()]
+    await shop.command(kept, 'refund')
+    await shop.charged(kept)
+    // Write around all triggers.
+    await shop.client.begin(async (tx) => {
+      await tx`SET LOCAL session_replication_role = replica`
+      await tx`INSERT INTO charges (purchase_id, kind, n, at_provider, provider_id, amount, status)
                VALUES (${sold}, 'refund', 2, true, 're_1', ${PRICE}, 'refunded')`
-        await tx`UPDATE charges SET amount = 1 WHERE purchase_id = ${kept} AND kind = 'refund'`
-      })
-      const found = await verify(shop.client)
-      const named = (start: string) => found.find((one) => one.invariant.startsWith(start))?.offenders
-      t.same(named('a sale that was fully refunded'), [sold])
-      t.same(named('captured money without'), [kept])
-    },
-  )
+      await tx`UPDATE charges SET amount = 1 WHERE purchase_id = ${kept} AND kind = 'refund'`
+    })
+    const found = await verify(shop.client)
+    const named = (start: string) => found.find((one) => one.invariant.startsWith(start))?.offenders
+    t.same(named('a sale that was fully refunded'), [sold])
+    t.same(named('captured money without'), [kept])
+  })
 })

@@ -1,4 +1,7 @@
-/** Stays paid by card, against the sandbox as the provider: the dates and the money go together, whoever is late or dies. */
+/**
+ * Stays paid by card, with the sandbox as the provider: a stay has its dates if and only if its money is kept,
+ * whichever process is late or dies.
+ */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { verify } from '../../src/shared/invariants.ts'
@@ -29,7 +32,7 @@ t.test('a provider that answers', async (t) => {
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const bank = provider(sandbox.url)
 
-  await t.test('each token, by its name: the nights are paid for, or free again', async (t) => {
+  await t.test('each token: the nights are paid or free again, as its name says', async (t) => {
     const room = await shop.calendar('room', NIGHT)
     const outcomes: [token: string, status: number, code: string][] = [
       ['tok_visa', 201, 'accepted'],
@@ -53,7 +56,7 @@ t.test('a provider that answers', async (t) => {
     t.same(await bank.open(), [], 'no reservation is left on a card')
   })
 
-  await t.test('set aside, accepted, then charged; declined on accept is a 402', async (t) => {
+  await t.test('held stay that is accepted: charged then; a card declined on accept: 402', async (t) => {
     const room = await shop.calendar('room', NIGHT)
     const [held, bad] = await Promise.all([
       shop.book(nights(room, 0, 'tok_visa', { hold_seconds: 60 }), WAIT),
@@ -80,10 +83,10 @@ t.test('a provider that answers', async (t) => {
     t.equal(await bank.kept(held.body.id), 2 * NIGHT, 'a stay that is over stays paid')
   })
 
-  await t.test('20 clients by card for the same nights, many cards bad: one has them, and paid', async (t) => {
+  await t.test('20 clients by card for the same nights, many bad cards: one gets them and is charged', async (t) => {
     const room = await shop.calendar('room', NIGHT)
     const tokens = ['tok_chargeDeclined', 'tok_error', 'tok_timeout', 'tok_slow', 'tok_chargeDeclinedExpiredCard']
-    /** Tries again for as long as those in the way have not paid. */
+    /** Retries as long as the conflicting stays have not been paid. */
     async function insist(n: number) {
       for (;;) {
         const body = nights(room, 0, n < tokens.length ? (tokens[n] ?? '') : 'tok_visa', { customer: `c${n}` })
@@ -118,7 +121,7 @@ t.test('a provider that answers', async (t) => {
     )
   })
 
-  await t.test('20 cancels at once: the money goes back once, and the nights are free', async (t) => {
+  await t.test('20 concurrent cancels: the money goes back once, and the nights are free', async (t) => {
     const room = await shop.calendar('room', NIGHT)
     const { body } = await shop.book(nights(room, 0, 'tok_visa'), WAIT)
     await shop.charged(body.id)
@@ -130,7 +133,7 @@ t.test('a provider that answers', async (t) => {
     t.equal((await free(shop, room)).status, 201)
   })
 
-  await t.test('cancelled while the card is asked: the nights are free, and no money is kept', async (t) => {
+  await t.test('cancel during the card charge: the nights are free, and no money is kept', async (t) => {
     const room = await shop.calendar('room', NIGHT)
     const { body } = await shop.book(nights(room, 0, 'tok_slow'), NOW)
     await until(async () => (await shop.booking(body.id)).status === 'requested')
@@ -140,7 +143,7 @@ t.test('a provider that answers', async (t) => {
     t.equal(await bank.kept(body.id), 0)
   })
 
-  await t.test('a charge that nobody was told of goes on with a webhook; more of them change nothing', async (t) => {
+  await t.test('charge whose job was lost: continues with a webhook; repeated webhooks change nothing', async (t) => {
     const room = await shop.calendar('room', NIGHT)
     const { body } = await shop.book(nights(room, 0, 'tok_visa', { hold_seconds: 600 }), WAIT)
     await shop.client`INSERT INTO charges (booking_id, kind, amount, next_attempt_at)
@@ -156,11 +159,11 @@ t.test('a provider that answers', async (t) => {
 
   await shop.verified()
 
-  await t.test('npm run verify names stays whose money is wrong', async (t) => {
+  await t.test('npm run verify: names stays with wrong money', async (t) => {
     const room = await shop.calendar('room', NIGHT)
     const [kept, twin] = await Promise.all([0, 3].map((n) => shop.book(nights(room, n, 'tok_visa'), WAIT)))
     await shop.charged()
-    // Past every trigger.
+    // Write around all triggers.
     await shop.client.begin(async (tx) => {
       await tx`SET LOCAL session_replication_role = replica`
       await tx`UPDATE charges SET amount = 999 WHERE booking_id = ${kept?.body.id}`
@@ -173,7 +176,7 @@ t.test('a provider that answers', async (t) => {
   })
 })
 
-t.test('killed, expired, late', async (t) => {
+t.test('killed workers, expired holds, late payments', async (t) => {
   const world = await openWorld(t)
   const sandbox = await world.startSandbox()
   const gate = await openGate(t, sandbox.url)
@@ -184,29 +187,26 @@ t.test('killed, expired, late', async (t) => {
   const hold = async (room: string, from = 0) =>
     (await shop.book(nights(room, from, 'tok_visa', { hold_seconds: 600 }), WAIT)).body.id as string
 
-  await t.test(
-    'SIGKILL of the worker when the card was reserved, and when it was captured: one charge each',
-    async (t) => {
-      const room = await shop.calendar('room', NIGHT)
-      const ids = await Promise.all([hold(room, 0), hold(room, 3)])
-      for (const [n, verb] of ['confirm', 'capture'].entries()) {
-        gate.close(verb, ids[n] ?? '', 'after')
-        await shop.move(ids[n] ?? '', 'accept', NOW)
-        await until(() => gate.reached(verb, ids[n] ?? ''), { what: verb })
-      }
-      victim.kill('SIGKILL')
-      await victim.exited
-      gate.open()
-      await world.startWorker(env)
-      await shop.charged()
-      for (const id of ids) {
-        await until(async () => (await shop.booking(id)).status === 'accepted')
-        t.same([(await bank.of(id)).length, await bank.kept(id)], [1, 2 * NIGHT])
-      }
-    },
-  )
+  await t.test('worker killed after the reservation, and after the capture: one charge each', async (t) => {
+    const room = await shop.calendar('room', NIGHT)
+    const ids = await Promise.all([hold(room, 0), hold(room, 3)])
+    for (const [n, verb] of ['confirm', 'capture'].entries()) {
+      gate.close(verb, ids[n] ?? '', 'after')
+      await shop.move(ids[n] ?? '', 'accept', NOW)
+      await until(() => gate.reached(verb, ids[n] ?? ''), { what: verb })
+    }
+    victim.kill('SIGKILL')
+    await victim.exited
+    gate.open()
+    await world.startWorker(env)
+    await shop.charged()
+    for (const id of ids) {
+      await until(async () => (await shop.booking(id)).status === 'accepted')
+      t.same([(await bank.of(id)).length, await bank.kept(id)], [1, 2 * NIGHT])
+    }
+  })
 
-  /** A stay whose card has been charged, and whose time is over before the answer comes. */
+  /** Creates a stay whose hold ends after the provider has charged the card and before the answer arrives. */
   const late = async (room: string) => {
     const id = await hold(room)
     gate.close('confirm', id, 'after')
@@ -216,7 +216,7 @@ t.test('killed, expired, late', async (t) => {
     return id
   }
 
-  await t.test('late money books the nights again when they are free, as a booking of its own', async (t) => {
+  await t.test('late payment, nights free: books them again as a new booking', async (t) => {
     const id = await late(await shop.calendar('room', NIGHT))
     gate.open()
     const { replaced_by } = await until(async () => {
@@ -233,7 +233,7 @@ t.test('killed, expired, late', async (t) => {
     t.equal(await bank.kept(id), 0, 'and can be cancelled')
   })
 
-  await t.test('late money goes back, once, when somebody else has the nights', async (t) => {
+  await t.test('late payment, nights booked by another customer: refunded once', async (t) => {
     const room = await shop.calendar('room', NIGHT)
     const id = await late(room)
     t.equal((await free(shop, room)).status, 201, 'they are free while the card is asked')
@@ -245,7 +245,7 @@ t.test('killed, expired, late', async (t) => {
   })
 
   await t.test(
-    'accepts by card around the instant of expiry, each with a rival: the nights go with the money',
+    'accepts by card at the instant of expiry, each with a rival: the nights go with the money',
     async (t) => {
       const room = await shop.calendar('room', NIGHT)
       const ids = await Promise.all(Array.from({ length: 20 }, (_, n) => hold(room, 2 * n)))

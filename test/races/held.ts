@@ -9,7 +9,7 @@ export const HELD: readonly Race[] = [
   {
     id: 2,
     from: 'fossasia/eventyay#1359',
-    name: 'who has time left is settled in the line as everybody, and keeps it',
+    name: 'confirm before the hold ends: settled in queue order, and the units stay sold',
     async run({ check, make, scarcity }) {
       const scarce = await make(1)
       const held = await scarce.take(`holder-${scarce.ref}`, { hold: true })
@@ -25,7 +25,7 @@ export const HELD: readonly Race[] = [
   {
     id: 13,
     from: 'woocommerce#67354, spree#14040',
-    name: 'nobody is blocked by what they hold themselves, not even at their limit',
+    name: 'buyer at the limit: its own holds do not block its confirms',
     async run({ check, make, scarcity }) {
       const all = scarcity.name === 'drivers' ? 1 : 2
       const scarce = await make(all, { limit: all })
@@ -38,7 +38,7 @@ export const HELD: readonly Race[] = [
   {
     id: 15,
     from: 'mollie/WooCommerce#1252',
-    name: 'a late yes does not revive what was given up, and takes nothing again',
+    name: 'confirm after the hold was given up: refused, and no unit is taken again',
     async run({ check, environment, make, scarcity }) {
       const scarce = await make(1)
       const { body } = await scarce.take(`late-${scarce.ref}`, { hold: true })
@@ -59,7 +59,7 @@ export const HELD: readonly Race[] = [
   {
     id: 17,
     from: 'cal.diy#10789, cal.diy#29958',
-    name: 'of requests that overlap one is let in, and one is confirmed',
+    name: 'overlapping requests: one gets the hold, and one is confirmed',
     async run({ check, make, scarcity }) {
       const scarce = await make(1)
       const asked = await times(5, (n) => scarce.take(`c${n}-${scarce.ref}`, { hold: true }))
@@ -72,7 +72,7 @@ export const HELD: readonly Race[] = [
   {
     id: 18,
     from: 'cal.diy#23974',
-    name: 'B does not get what A holds, and gets it when A gives it up',
+    name: 'unit held by A: B is refused, and gets it after A gives it up',
     async run({ check, make, scarcity }) {
       const scarce = await make(1)
       const held = await scarce.take(`a-${scarce.ref}`, { hold: true })

@@ -10,7 +10,7 @@ export const LAST_ONE: readonly Race[] = [
   {
     id: 1,
     from: 'saleor#543, magento2#6363, django-oscar#2102',
-    name: 'each of the carts fits the stock, two of them together do not',
+    name: 'carts that fit the stock alone but not together: one is sold',
     not: { drivers: 'a ride takes one driver whole' },
     async run({ check, make, scarcity }) {
       const scarce = await make(3)
@@ -23,7 +23,7 @@ export const LAST_ONE: readonly Race[] = [
   {
     id: 3,
     from: 'medusa#16502',
-    name: 'the same item on two lines of one cart is checked as one',
+    name: 'the same item on two lines of one cart: checked as one',
     not: { drivers: NO_CART, 'date ranges': NO_CART },
     async run({ check, make, scarcity }) {
       const scarce = await make(3)
@@ -59,7 +59,7 @@ export const LAST_ONE: readonly Race[] = [
   {
     id: 5,
     from: 'medusa#16825',
-    name: 'many carts, the last unit: who does not get it leaves nothing behind elsewhere',
+    name: 'many carts for the last unit: a refused cart holds nothing of other resources',
     async run({ check, make, scarcity }) {
       const scarce = await make(1)
       const answers = await times(10, (n) => scarce.take(`c${n}-${scarce.ref}`))
@@ -70,7 +70,7 @@ export const LAST_ONE: readonly Race[] = [
   {
     id: 8,
     from: 'vendure#1738, vendure#3508',
-    name: 'paid is allocated: the money of those who got one is taken, and nobody else’s',
+    name: 'buyers by card for the last units: only buyers that got one are charged',
     not: { stock: 'it is free here: nothing is paid', drivers: 'a ride is not paid through us' },
     async run({ check, make, scarcity, environment }) {
       const scarce = await make(4)
@@ -96,7 +96,7 @@ export const LAST_ONE: readonly Race[] = [
   {
     id: 10,
     from: 'spree#11284',
-    name: 'two tabs spend the same balance on two products',
+    name: 'two tabs spend the same balance on two products: it pays one',
     not: Object.fromEntries(
       (['stock', 'tickets', 'drivers', 'date ranges'] as const).map((name) => [
         name,
@@ -113,7 +113,7 @@ export const LAST_ONE: readonly Race[] = [
   {
     id: 12,
     from: 'woocommerce#44273',
-    name: 'simultaneous orders never drive it below zero',
+    name: 'simultaneous orders: the stock never falls below zero',
     async run({ check, environment, make, scarcity }) {
       const scarce = await make(5)
       const answers = await environment.storm(scarce.lines, () => times(25, (n) => scarce.take(`c${n}-${scarce.ref}`)))
@@ -124,7 +124,7 @@ export const LAST_ONE: readonly Race[] = [
   {
     id: 16,
     from: 'cal.diy#13397, cal.diy#5820, LibreBooking#147',
-    name: 'ten parallel posts for one slot',
+    name: 'ten parallel requests for one slot: one gets it',
     async run({ check, make, scarcity }) {
       const scarce = await make(1)
       const answers = await times(10, (n) => scarce.take(`c${n}-${scarce.ref}`, { hold: n % 2 > 0 }))
@@ -136,7 +136,7 @@ export const LAST_ONE: readonly Race[] = [
   {
     id: 19,
     from: 'Hi.Events#1223',
-    name: 'a limit is counted when it is promised: held ones count too',
+    name: 'limit per customer: held units count',
     not: { 'date ranges': 'nothing limits the nights of a guest' },
     async run({ check, make, scarcity }) {
       const limit = scarcity.name === 'drivers' ? 1 : 2
@@ -155,7 +155,7 @@ export const LAST_ONE: readonly Race[] = [
   {
     id: 20,
     from: 'nammayatri#8111, nammayatri PR#7866',
-    name: 'riders ask every driver at once: no driver has two rides, no rider has two drivers',
+    name: 'riders request every driver at once: no driver has two rides, no rider has two drivers',
     not: Object.fromEntries(
       (['stock', 'tickets', 'date ranges', 'balances'] as const).map((name) => [name, 'only a ride has two sides']),
     ),
@@ -171,7 +171,7 @@ export const LAST_ONE: readonly Race[] = [
   {
     id: 23,
     from: 'graphile/worker#621',
-    name: 'several lines in one batch: each is exclusive, and first come is first served',
+    name: 'several queues in one batch: each is exclusive, and first come is first served',
     async run({ check, environment, make, scarcity }) {
       const all = await times(5, () => make(1))
       const asked = all.flatMap((scarce) => Array.from({ length: 4 }, () => scarce))

@@ -6,7 +6,7 @@ export const ONCE: readonly Race[] = [
   {
     id: 7,
     from: 'medusa#13301',
-    name: 'confirm and webhook both settle one payment, in any order',
+    name: 'confirm and webhook of one payment, in any order: settled once',
     not: Object.fromEntries(
       (['stock', 'drivers', 'date ranges', 'balances'] as const).map((name) => [name, 'no provider sends word of it']),
     ),
@@ -40,7 +40,7 @@ export const ONCE: readonly Race[] = [
   {
     id: 9,
     from: 'spree#3808, openfoodnetwork#4018',
-    name: 'clicks on “pay” for the last unit',
+    name: 'repeated clicks on “pay” for the last unit: sold once',
     async run({ check, environment, make, scarcity }) {
       const scarce = await make(1)
       const { body } = await scarce.take(`ada-${scarce.ref}`, { hold: true })
@@ -59,7 +59,7 @@ export const ONCE: readonly Race[] = [
   {
     id: 11,
     from: 'hyperswitch#13182',
-    name: 'fifty refunds at once: it comes back once, and so does the money',
+    name: 'fifty refunds at once: unit and money come back once',
     not: { drivers: 'a ride is not paid through us' },
     async run({ check, environment, make, scarcity }) {
       const scarce = await make(3)

@@ -13,7 +13,7 @@ export const ROUND_THE_LOCK: readonly Race[] = [
   {
     id: 6,
     from: 'medusa#16569',
-    name: 'callers in SQL go round line and lock, and the database refuses those that are too many',
+    name: 'SQL callers without queue and lock: the database refuses those beyond the stock',
     async run({ check, make }) {
       const scarce = await make(4)
       const [past, answers] = await Promise.all([
@@ -28,7 +28,7 @@ export const ROUND_THE_LOCK: readonly Race[] = [
   {
     id: 21,
     from: 'bull#1416, bullmq#439',
-    name: 'stalled jobs run again on other workers while the first go on: every row is settled once',
+    name: 'stalled jobs run again while the first ones continue: every row is settled once',
     async run({ check, environment, make, scarcity }) {
       const scarce = await make(4)
       await environment.storm(scarce.lines, async () => {
@@ -48,7 +48,7 @@ export const ROUND_THE_LOCK: readonly Race[] = [
   {
     id: 22,
     from: 'woocommerce#25708, woocommerce#26226',
-    name: 'the guard’s own table is missing: nothing is sold, and what was asked for is settled when it is back',
+    name: 'table with the guard missing: nothing is sold, and requests are settled when it is back',
     not: { drivers: 'what guards a ride is on the table that it is written to' },
     apart: true,
     async run({ check, environment, make, among, scarcity }) {
@@ -70,7 +70,7 @@ export const ROUND_THE_LOCK: readonly Race[] = [
   {
     id: 24,
     from: 'redisson#3004, redisson#3730, redisson#2883',
-    name: 'a holder and three waiters of every lock die: the line goes on, in order and to the end',
+    name: 'a holder and three waiters of every lock die: the queue goes on, in order and to the end',
     lockingOnly: NO_LEASE,
     async run({ check, environment, make, scarcity }) {
       const scarce = await make(2)
@@ -83,7 +83,7 @@ export const ROUND_THE_LOCK: readonly Race[] = [
   {
     id: 25,
     from: 'etcd-io/etcd#11456',
-    name: 'leases are gone while their holders go on: Redis loses them again and again',
+    name: 'Redis loses the leases again and again while their holders go on: every row is settled once',
     lockingOnly: NO_LEASE,
     async run({ check, environment, make, scarcity }) {
       const scarce = await make(5)

@@ -42,9 +42,9 @@ export interface Scarce {
 
 export interface Scarcity {
   readonly name: ScarcityName
-  /** code of the answer to a caller that comes too late */
+  /** status and code of the answer to a caller that comes too late */
   readonly refusal: string
-  /** code of the answer to a caller at its limit */
+  /** status and code of the answer to a caller at its limit */
   readonly overLimit?: string
   /** status of one that is kept */
   readonly kept: string
