@@ -23,53 +23,56 @@ const ride = (driver: string, rider: string) => ({
   pickup_lng: 0,
 })
 
-t.test('the time of a request is over', async (t) => {
+t.test('requests at their expiry', async (t) => {
   const world = await openWorld(t)
   const [api] = await Promise.all([world.startApi(), world.startWorker(ACCEPT), world.startWorker(ACCEPT)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const hold = { hold_seconds: 1 }
 
-  await t.test('accept at the instant of expiry: one of them wins, and everybody is told the same', async (t) => {
-    const room = await shop.calendar('room')
-    const once = async (n: number) => {
-      const dates = { resource: room, from: day(n), to: day(n + 1) }
-      const held = await shop.book({ ...dates, customer: 'slow', hold_seconds: 2 }, WAIT)
-      // A busy machine settles an accept long after it was sent, so send them from well before the end to just after
-      // it.
-      const late_ms = ((n * 37) % 1_500) - 1_400
-      await sleep(Math.max(0, new Date(held.body.expires_at).getTime() - Date.now() + late_ms))
-      const [accepted, rival, seen] = await Promise.all([
-        shop.move(held.body.id, 'accept'),
-        shop.book({ ...dates, customer: 'rival' }, WAIT),
-        shop.booking(held.body.id),
-      ])
-      return { accepted, rival, seen, after: await shop.booking(held.body.id) }
-    }
-    const outcomes: Awaited<ReturnType<typeof once>>[] = []
-    while (outcomes.length < INSTANTS) {
-      const wave = Array.from({ length: AT_ONCE }, (_, n) => once(outcomes.length + n))
-      outcomes.push(...(await Promise.all(wave)))
-    }
-    for (const { accepted, rival, seen, after } of outcomes) {
-      if (accepted.status === 200) {
-        t.match(after, { status: 'accepted' })
-        t.match(rival, { status: 409, body: { code: 'conflict', conflicting_ids: [after.id] } })
-        t.not(seen.status, 'expired', 'who was told expired never sees it accepted')
-      } else {
-        t.match(accepted, { status: 409, body: { code: 'wrong_status', current_status: 'expired' } })
-        t.match(after, { status: 'expired' })
-        t.ok(rival.status === 201 || rival.body.conflicting_ids[0] === after.id)
+  await t.test(
+    'accept at the instant of expiry: one of them wins, and every reader sees the same status',
+    async (t) => {
+      const room = await shop.calendar('room')
+      const once = async (n: number) => {
+        const dates = { resource: room, from: day(n), to: day(n + 1) }
+        const held = await shop.book({ ...dates, customer: 'slow', hold_seconds: 2 }, WAIT)
+        // A busy machine settles an accept long after it was sent, so send them from well before the end to just after
+        // it.
+        const late_ms = ((n * 37) % 1_500) - 1_400
+        await sleep(Math.max(0, new Date(held.body.expires_at).getTime() - Date.now() + late_ms))
+        const [accepted, rival, seen] = await Promise.all([
+          shop.move(held.body.id, 'accept'),
+          shop.book({ ...dates, customer: 'rival' }, WAIT),
+          shop.booking(held.body.id),
+        ])
+        return { accepted, rival, seen, after: await shop.booking(held.body.id) }
       }
-    }
-    const accepts = tally(outcomes.map(({ accepted }) => accepted))
-    t.same(
-      Object.keys(accepts).sort(),
-      ['200 accepted', '409 wrong_status'],
-      `both happened: ${JSON.stringify(accepts)}`,
-    )
-  })
+      const outcomes: Awaited<ReturnType<typeof once>>[] = []
+      while (outcomes.length < INSTANTS) {
+        const wave = Array.from({ length: AT_ONCE }, (_, n) => once(outcomes.length + n))
+        outcomes.push(...(await Promise.all(wave)))
+      }
+      for (const { accepted, rival, seen, after } of outcomes) {
+        if (accepted.status === 200) {
+          t.match(after, { status: 'accepted' })
+          t.match(rival, { status: 409, body: { code: 'conflict', conflicting_ids: [after.id] } })
+          t.not(seen.status, 'expired', 'who was told expired never sees it accepted')
+        } else {
+          t.match(accepted, { status: 409, body: { code: 'wrong_status', current_status: 'expired' } })
+          t.match(after, { status: 'expired' })
+          t.ok(rival.status === 201 || rival.body.conflicting_ids[0] === after.id)
+        }
+      }
+      const accepts = tally(outcomes.map(({ accepted }) => accepted))
+      t.same(
+        Object.keys(accepts).sort(),
+        ['200 accepted', '409 wrong_status'],
+        `both happened: ${JSON.stringify(accepts)}`,
+      )
+    },
+  )
 
-  await t.test('a ride that nobody accepts is over, and its driver gets the next one', async (t) => {
+  await t.test('ride that is not accepted: expires, and its driver gets the next one', async (t) => {
     const driver = await shop.calendar('driver')
     const { body } = await shop.book(ride(driver, 'ada'), WAIT)
     t.equal(body.status, 'requested')
@@ -107,34 +110,37 @@ t.test('the time of a request is over', async (t) => {
   await shop.verified()
 })
 
-t.test('written past the lease', async (t) => {
+t.test('rows written without the lease', async (t) => {
   const world = await openWorld(t)
   const [api] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
 
-  await t.test('EXCLUDE has the last word: the one that collides is told with what, its batch settles', async (t) => {
-    const room = await shop.calendar('room')
-    let answers: Promise<unknown> = Promise.resolve()
-    let id = ''
-    await shop.client.begin(async (tx) => {
-      const [row] = await tx<{ id: string }[]>`
+  await t.test(
+    'EXCLUDE violated: the booking is rejected with the conflicting id, and its batch settles',
+    async (t) => {
+      const room = await shop.calendar('room')
+      let answers: Promise<unknown> = Promise.resolve()
+      let id = ''
+      await shop.client.begin(async (tx) => {
+        const [row] = await tx<{ id: string }[]>`
         INSERT INTO bookings (resource_id, period, status) VALUES (${room}, ${`[${day(0)},${day(2)})`}, 'accepted')
         RETURNING id`
-      id = row?.id ?? ''
-      const from = [1, 5, 9]
-      answers = Promise.all(
-        from.map((n) => shop.book({ resource: room, customer: 'ada', from: day(n), to: day(n + 1) }, WAIT)),
-      )
-      await inTransaction(shop)
-    })
-    t.match(await answers, [
-      { status: 409, body: { code: 'conflict', conflicting_ids: [id] } },
-      { status: 201 },
-      { status: 201 },
-    ])
-  })
+        id = row?.id ?? ''
+        const from = [1, 5, 9]
+        answers = Promise.all(
+          from.map((n) => shop.book({ resource: room, customer: 'ada', from: day(n), to: day(n + 1) }, WAIT)),
+        )
+        await inTransaction(shop)
+      })
+      t.match(await answers, [
+        { status: 409, body: { code: 'conflict', conflicting_ids: [id] } },
+        { status: 201 },
+        { status: 201 },
+      ])
+    },
+  )
 
-  await t.test('so has the index of active rides (nammayatri PR#7866)', async (t) => {
+  await t.test('index of active rides violated: likewise (nammayatri PR#7866)', async (t) => {
     const [one, other] = [await shop.calendar('driver'), await shop.calendar('driver')]
     let answer: Promise<unknown> = Promise.resolve()
     let id = ''
@@ -152,7 +158,7 @@ t.test('written past the lease', async (t) => {
   await shop.verified()
 })
 
-t.test('SIGKILL of a worker inside a batch of bookings', async (t) => {
+t.test('worker killed inside a batch of bookings: every booking is settled once', async (t) => {
   const world = await openWorld(t)
   const [api, victim] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
@@ -175,7 +181,7 @@ t.test('SIGKILL of a worker inside a batch of bookings', async (t) => {
   })
   t.equal(ids.length, 100)
   await world.startWorker(TTL)
-  await until(async () => (await shop.queued()) === 0, { what: 'the line to settle', timeout_ms: 20_000 })
+  await until(async () => (await shop.queued()) === 0, { what: 'the queue to settle', timeout_ms: 20_000 })
   const rows = await shop.client<{ status: string; n: number }[]>`
     SELECT status, count(*)::int AS n FROM bookings WHERE id IN ${shop.client(ids)} GROUP BY status`
   const { accepted = 0, rejected = 0, ...others } = Object.fromEntries(rows.map((row) => [row.status, row.n]))

@@ -77,7 +77,7 @@ for (const how of ['stands still', 'is shut down'] as const) {
   })
 }
 
-t.test('Postgres goes away while a buyer waits for the outcome: 202, the purchase is in its line', async (t) => {
+t.test('Postgres stops while a buyer waits for the outcome: 202, and the purchase stays queued', async (t) => {
   const world = await openWorld(t)
   const postgres = await world.ownPostgres()
   const env = { ...TTL, DATABASE_URL: postgres.url }
@@ -94,7 +94,7 @@ t.test('Postgres goes away while a buyer waits for the outcome: 202, the purchas
   await settled(t, shop, ref, [answer.body.id], 1)
 })
 
-t.test('connections that are reset right after their login end no process', async (t) => {
+t.test('connections reset right after login: no process ends', async (t) => {
   const world = await openWorld(t)
   const address = new URL(world.env.DATABASE_URL)
   let cuts = 0
@@ -118,7 +118,7 @@ t.test('connections that are reset right after their login end no process', asyn
   }
 })
 
-t.test('a flush that the network delivers after its callers were told 503 writes nothing', async (t) => {
+t.test('flush delivered after its callers got 503: writes nothing', async (t) => {
   const world = await openWorld(t)
   const address = new URL(world.env.DATABASE_URL)
   const server_port = Number(address.port)

@@ -3,7 +3,7 @@ import t from 'tap'
 import { inTransaction, metric, openShop, rush, settled, TTL } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 
-t.test('SIGKILL of a worker inside a batch', async (t) => {
+t.test('worker killed inside a batch: every purchase is settled once', async (t) => {
   const world = await openWorld(t)
   const [api, victim] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
@@ -21,7 +21,7 @@ t.test('SIGKILL of a worker inside a batch', async (t) => {
   await settled(t, shop, ref, acknowledged, 100)
 })
 
-t.test('SIGKILL of the API right after its 202s', async (t) => {
+t.test('API killed right after its 202s: every acknowledged purchase is settled', async (t) => {
   const world = await openWorld(t)
   const api = await world.startApi(TTL)
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
@@ -34,39 +34,34 @@ t.test('SIGKILL of the API right after its 202s', async (t) => {
   await settled(t, after, ref, acknowledged, 100)
 })
 
-t.test(
-  'SIGSTOP of a worker in mid-transaction past its TTL: it writes nothing, and the refusal is counted',
-  async (t) => {
-    const world = await openWorld(t)
-    const [api, sleeper] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
-    const shop = openShop(t, [api.url], world.env.DATABASE_URL)
-    const ref = await shop.units('product', 10)
-    const rejected = 'holdfast_fencing_token_rejections_total'
-    t.equal(await metric(sleeper.url, rejected), 0)
-    let acknowledged: string[] = []
-    await shop.client.begin(async (tx) => {
-      await tx`SELECT 1 FROM resources WHERE id = ${ref} FOR UPDATE`
-      acknowledged = await rush(shop, ref, 30)
-      await inTransaction(shop)
-      sleeper.kill('SIGSTOP')
-    })
-    // From here on the frozen worker's transaction is open in Postgres, with its fence written and its row locked.
-    await world.startWorker(TTL)
-    await settled(t, shop, ref, acknowledged, 10)
-    const [token] = await shop.client<
-      { fencing_token: string }[]
-    >`SELECT fencing_token FROM resources WHERE id = ${ref}`
-    sleeper.kill('SIGCONT')
-    await until(async () => (await metric(sleeper.url, rejected)) > 0, { what: 'the refusal to be counted' })
-    const fences = await shop.client<{ fencing_token: string }[]>`
+t.test('worker frozen inside a transaction past its TTL: writes nothing, and the refusal is counted', async (t) => {
+  const world = await openWorld(t)
+  const [api, sleeper] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ref = await shop.units('product', 10)
+  const rejected = 'holdfast_fencing_token_rejections_total'
+  t.equal(await metric(sleeper.url, rejected), 0)
+  let acknowledged: string[] = []
+  await shop.client.begin(async (tx) => {
+    await tx`SELECT 1 FROM resources WHERE id = ${ref} FOR UPDATE`
+    acknowledged = await rush(shop, ref, 30)
+    await inTransaction(shop)
+    sleeper.kill('SIGSTOP')
+  })
+  // From here on the frozen worker's transaction is open in Postgres, with its fence written and its row locked.
+  await world.startWorker(TTL)
+  await settled(t, shop, ref, acknowledged, 10)
+  const [token] = await shop.client<{ fencing_token: string }[]>`SELECT fencing_token FROM resources WHERE id = ${ref}`
+  sleeper.kill('SIGCONT')
+  await until(async () => (await metric(sleeper.url, rejected)) > 0, { what: 'the refusal to be counted' })
+  const fences = await shop.client<{ fencing_token: string }[]>`
     SELECT DISTINCT fencing_token FROM purchases WHERE queue = ${ref}
     UNION SELECT DISTINCT fencing_token FROM ledger_entries WHERE resource_id = ${ref} AND fencing_token IS NOT NULL`
-    t.same(fences, [token], '0 rows carry the token of the first')
-    await shop.verified()
-  },
-)
+  t.same(fences, [token], '0 rows carry the token of the first')
+  await shop.verified()
+})
 
-t.test('SIGTERM in the middle of a sale: the worker finishes its batch, lets go and leaves with 0', async (t) => {
+t.test('SIGTERM during a sale: the worker finishes its batch, releases its leases and exits with 0', async (t) => {
   const world = await openWorld(t)
   const [api, leaver] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)

@@ -11,7 +11,7 @@ async function flush(url: string): Promise<void> {
   redis.disconnect()
 }
 
-t.test('FLUSHALL in the middle of a sale', async (t) => {
+t.test('FLUSHALL during a sale: every acknowledged purchase is settled', async (t) => {
   const world = await openWorld(t)
   const redis = await world.ownRedis()
   const env = { ...TTL, REDIS_URL: redis.url }
@@ -26,7 +26,7 @@ t.test('FLUSHALL in the middle of a sale', async (t) => {
 })
 
 t.test(
-  'Redis stands still for 10 s: purchases are taken, readyz says it, the line settles when it is back',
+  'Redis frozen for 10 s: purchases are accepted, /readyz reports it, and the queue settles afterwards',
   async (t) => {
     const world = await openWorld(t)
     const redis = await world.ownRedis()
@@ -57,7 +57,7 @@ t.test(
   },
 )
 
-t.test('Redis is restarted empty: the line goes on', async (t) => {
+t.test('Redis restarted empty: the queue goes on', async (t) => {
   const world = await openWorld(t)
   const redis = await world.ownRedis()
   const env = { ...TTL, REDIS_URL: redis.url }
@@ -69,7 +69,7 @@ t.test('Redis is restarted empty: the line goes on', async (t) => {
   await settled(t, shop, ref, [...(await first), ...(await rush(shop, ref, 100))], 100)
 })
 
-t.test('connections that are reset while they subscribe again end no process', async (t) => {
+t.test('connections reset while they resubscribe: no process ends', async (t) => {
   const world = await openWorld(t)
   const address = new URL(world.env.REDIS_URL)
   let subscribed = 0

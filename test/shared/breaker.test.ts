@@ -1,4 +1,4 @@
-/** What a breaker gives up is cancelled, and what comes all the same is given back. */
+/** A breaker that gives up a call cancels it, and passes a late result to the callback that releases it. */
 import t from 'tap'
 import { createBreaker, UnavailableError } from '../../src/shared/breaker.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
@@ -6,7 +6,7 @@ import { createMetrics } from '../../src/shared/metrics.ts'
 const breaker = createBreaker({ name: 'test', timeout_ms: 100, isAnswer: () => false, metrics: createMetrics() })
 t.teardown(() => breaker.close())
 
-t.test('a call beyond its time limit: its signal aborts, and its late result is given back once', async (t) => {
+t.test('call beyond its time limit: its signal aborts, and its late result is released once', async (t) => {
   let yields: (value: string) => void = () => {}
   let signal: AbortSignal | undefined
   const given: string[] = []
@@ -27,7 +27,7 @@ t.test('a call beyond its time limit: its signal aborts, and its late result is 
   t.same(given, ['a lease'])
 })
 
-t.test('a result that comes in the same turn as the time limit has one owner', async (t) => {
+t.test('result in the same turn as the time limit: returned or released, not both', async (t) => {
   const given: string[] = []
   const late = (value: string) => given.push(value)
   const calls = Array.from({ length: 20 }, (_, n) =>
@@ -35,7 +35,7 @@ t.test('a result that comes in the same turn as the time limit has one owner', a
       .run(
         (signal) =>
           new Promise<string>((resolve) => {
-            // Around the limit: some come before it, some after, some with it.
+            // Delays around the limit: some end before it, some after it, some in the same turn.
             setTimeout(() => resolve(`${n}`), 90 + n)
             signal.addEventListener('abort', () => resolve(`${n}`))
           }),
@@ -53,7 +53,7 @@ t.test('a result that comes in the same turn as the time limit has one owner', a
   )
 })
 
-t.test('a result in time is kept, and its signal does not abort', async (t) => {
+t.test('result in time: returned, and the signal does not abort', async (t) => {
   let signal: AbortSignal | undefined
   const other = createBreaker({ name: 'other', timeout_ms: 5_000, isAnswer: () => false, metrics: createMetrics() })
   t.teardown(() => other.close())

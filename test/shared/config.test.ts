@@ -5,7 +5,7 @@ import t from 'tap'
 import { ROOT } from '../../ops/dev/install.mjs'
 import { isConfiguration } from '../../src/shared/config.ts'
 
-t.test('a variable of .env.example is hidden from tests and benchmarks; one of the shell is not', async (t) => {
+t.test('variable of .env.example: hidden from tests and benchmarks; variable of the shell: not hidden', async (t) => {
   const example = readFileSync(join(ROOT, '.env.example'), 'utf8')
   const names = Array.from(example.matchAll(/^#([A-Z][A-Z_]+)=/gm), ([, name = '']) => name)
   t.ok(names.length > 30, `${names.length} were found`)

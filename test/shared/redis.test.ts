@@ -4,7 +4,7 @@ import type { Redis } from 'ioredis'
 import t from 'tap'
 import { subscribe } from '../../src/shared/redis.ts'
 
-/** A connection that records what is subscribed to; `failure` is the answer to a SUBSCRIBE. */
+/** Returns a connection that records its subscriptions. `failure`: the answer to a SUBSCRIBE. */
 function fakeRedis(status: 'ready' | 'connecting') {
   const channels: string[] = []
   const fake = Object.assign(new EventEmitter(), {

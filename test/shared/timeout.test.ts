@@ -5,7 +5,7 @@ import { createSignal, every, type Interruptible, withTimeout } from '../../src/
 import { until } from '../support/environment.ts'
 
 const never = () => new Promise<never>(() => {})
-/** Fails the test when a wait does not end: longer than any limit here, on a busy machine too. */
+/** Fails the test if a wait does not end within a time longer than any limit here, even on a busy machine. */
 const soon = <T>(work: Promise<T>) => withTimeout(work, 10_000, 'not ended')
 
 t.test('withTimeout', async (t) => {

@@ -1,4 +1,7 @@
-/** A process whose Postgres or Redis does not answer says so: once with the cause, rarely again, and when it is over. */
+/**
+ * A process whose Postgres or Redis does not answer logs a warning with the cause, repeats it rarely, and logs when the
+ * server answers again.
+ */
 import t from 'tap'
 import { watchDependencies } from '../../src/shared/health.ts'
 import { createLog } from '../../src/shared/log.ts'
@@ -14,78 +17,72 @@ const WARN = 40
 const linesOf = (text: string): Line[] =>
   text.split('\n').flatMap((line) => (line.startsWith('{') ? (JSON.parse(line) as Line) : []))
 
-t.test(
-  'Postgres and Redis that are not there: one warning each with the cause, from the API and from a worker',
-  async (t) => {
-    const world = await openWorld(t)
-    const nowhere = { LOG_LEVEL: 'info', DATABASE_URL: 'postgres://u:secret@127.0.0.1:9/d' }
-    const silent = { LOG_LEVEL: 'info', REDIS_URL: 'redis://u:secret@127.0.0.1:9' }
-    const told = async (one: Running, dependency: string) => {
-      // On a busy machine the servers that are there may be late.
-      const isLate = ({ error = '' }: Line) => error.startsWith('no response within')
-      const warnings = () => linesOf(one.logs()).filter((line) => line.level >= WARN && !isLate(line))
-      await until(() => warnings().some((line) => line.dependency === dependency), {
-        what: dependency,
-        timeout_ms: 30_000,
-      })
-      // Time for more of the same: it would come several times a second.
-      const again = await fetch(`${one.url}/readyz`)
-      t.equal(again.status, 503)
-      await until(async () => (await fetch(`${one.url}/livez`)).ok)
-      t.match(warnings(), [{ dependency, error: /ECONNREFUSED 127.0.0.1:9/ }], one.logs())
-      t.equal(warnings().length, 1, one.logs())
-      t.match(await again.json(), { checks: { [dependency]: { status: 'down', detail: /ECONNREFUSED/ } } })
-      t.notMatch(one.logs(), /secret|taking purchases|settling lines/)
-    }
-    await Promise.all([
-      world.startApi(nowhere).then((one) => told(one, 'postgres')),
-      world.startWorker(nowhere).then((one) => told(one, 'postgres')),
-      world.startApi(silent).then((one) => told(one, 'redis')),
-      world.startWorker(silent).then((one) => told(one, 'redis')),
-    ])
-  },
-)
-
-t.test(
-  'a dependency that stays away is said again rarely, also when it hangs, and when it answers again',
-  async (t) => {
-    let text = ''
-    const log = createLog('info', 'test', {
-      write(line) {
-        text += line
-      },
+t.test('Postgres and Redis not running: the API and a worker each log one warning with the cause', async (t) => {
+  const world = await openWorld(t)
+  const nowhere = { LOG_LEVEL: 'info', DATABASE_URL: 'postgres://u:secret@127.0.0.1:9/d' }
+  const silent = { LOG_LEVEL: 'info', REDIS_URL: 'redis://u:secret@127.0.0.1:9' }
+  const told = async (one: Running, dependency: string) => {
+    // On a busy machine the running servers may answer late.
+    const isLate = ({ error = '' }: Line) => error.startsWith('no response within')
+    const warnings = () => linesOf(one.logs()).filter((line) => line.level >= WARN && !isLate(line))
+    await until(() => warnings().some((line) => line.dependency === dependency), {
+      what: dependency,
+      timeout_ms: 30_000,
     })
-    let asked = 0
-    let answer: () => Promise<unknown> = () => Promise.resolve()
-    const question = () => {
-      asked++
-      return answer()
-    }
-    const watch = watchDependencies({ checks: { postgres: question }, log }, { watch_ms: 20, repeat_ms: 1_000 })
-    t.teardown(() => watch.close())
-    const said = () => linesOf(text).map(({ level, msg, error }) => ({ level, msg, error }))
-    await until(() => asked > 3)
-    t.same(said(), [], 'nothing is said of what answers')
+    // Time for repeated warnings, which would come several times a second.
+    const again = await fetch(`${one.url}/readyz`)
+    t.equal(again.status, 503)
+    await until(async () => (await fetch(`${one.url}/livez`)).ok)
+    t.match(warnings(), [{ dependency, error: /ECONNREFUSED 127.0.0.1:9/ }], one.logs())
+    t.equal(warnings().length, 1, one.logs())
+    t.match(await again.json(), { checks: { [dependency]: { status: 'down', detail: /ECONNREFUSED/ } } })
+    t.notMatch(one.logs(), /secret|taking purchases|settling lines/)
+  }
+  await Promise.all([
+    world.startApi(nowhere).then((one) => told(one, 'postgres')),
+    world.startWorker(nowhere).then((one) => told(one, 'postgres')),
+    world.startApi(silent).then((one) => told(one, 'redis')),
+    world.startWorker(silent).then((one) => told(one, 'redis')),
+  ])
+})
 
-    const refused = { level: WARN, msg: 'postgres does not answer', error: 'connect ECONNREFUSED ::1:5432' }
-    // As Node fails where a name has several addresses: the message is empty.
-    answer = () => Promise.reject(new AggregateError([new Error('connect ECONNREFUSED ::1:5432')]))
-    await until(() => said().length > 0)
-    const since = asked
-    t.same(said(), [refused])
-    await until(() => said().length === 2, { what: 'it to be said again' })
-    t.ok(asked - since > 10, `rarely: after ${asked - since} more looks`)
-    t.same(said()[1], refused)
+t.test('dependency that stays away or hangs: the warning is repeated rarely, and its return is logged', async (t) => {
+  let text = ''
+  const log = createLog('info', 'test', {
+    write(line) {
+      text += line
+    },
+  })
+  let asked = 0
+  let answer: () => Promise<unknown> = () => Promise.resolve()
+  const question = () => {
+    asked++
+    return answer()
+  }
+  const watch = watchDependencies({ checks: { postgres: question }, log }, { watch_ms: 20, repeat_ms: 1_000 })
+  t.teardown(() => watch.close())
+  const said = () => linesOf(text).map(({ level, msg, error }) => ({ level, msg, error }))
+  await until(() => asked > 3)
+  t.same(said(), [], 'nothing is said of what answers')
 
-    answer = () => Promise.resolve()
-    await until(() => said().length === 3)
-    t.match(said()[2], { level: 30, msg: 'postgres answers again' })
+  const refused = { level: WARN, msg: 'postgres does not answer', error: 'connect ECONNREFUSED ::1:5432' }
+  // Node's error for a name with several addresses, whose message is empty.
+  answer = () => Promise.reject(new AggregateError([new Error('connect ECONNREFUSED ::1:5432')]))
+  await until(() => said().length > 0)
+  const since = asked
+  t.same(said(), [refused])
+  await until(() => said().length === 2, { what: 'it to be said again' })
+  t.ok(asked - since > 10, `rarely: after ${asked - since} more looks`)
+  t.same(said()[1], refused)
 
-    answer = () => new Promise(() => {})
-    await until(() => said().length === 4, { what: 'a hanging one to be said' })
-    t.match(said()[3], { level: WARN, error: 'no response within 1000 ms' })
-    const hanging = asked
-    await until(() => said().length === 5, { what: 'it to be said again' })
-    t.equal(asked, hanging, 'what is not answered is not asked again')
-  },
-)
+  answer = () => Promise.resolve()
+  await until(() => said().length === 3)
+  t.match(said()[2], { level: 30, msg: 'postgres answers again' })
+
+  answer = () => new Promise(() => {})
+  await until(() => said().length === 4, { what: 'a hanging one to be said' })
+  t.match(said()[3], { level: WARN, error: 'no response within 1000 ms' })
+  const hanging = asked
+  await until(() => said().length === 5, { what: 'it to be said again' })
+  t.equal(asked, hanging, 'what is not answered is not asked again')
+})

@@ -265,7 +265,7 @@ export async function settled(
   units: number,
   buyers?: number,
 ) {
-  await until(async () => (await shop.queued()) === 0, { what: 'the line to settle', timeout_ms: 20_000 })
+  await until(async () => (await shop.queued()) === 0, { what: 'the queue to settle', timeout_ms: 20_000 })
   const rows = await shop.client<{ id: string; status: string }[]>`
     SELECT id, status FROM purchases WHERE queue = ${ref}`
   const status = new Map(rows.map((row) => [row.id, row.status]))

@@ -1,4 +1,7 @@
-/** src/workers/webhooks/streams.ts: a stream advances only under its sender's token and from what the sender read. */
+/**
+ * src/workers/webhooks/streams.ts: a stream advances only under its sender's token and from the number that the sender
+ * read.
+ */
 import t from 'tap'
 import { openDb } from '../../src/shared/db/client.ts'
 import type { Event } from '../../src/shared/outbox.ts'

@@ -1,4 +1,4 @@
-/** Webhooks: whatever fails on either side, each event arrives, signed, and none before the one in front of it. */
+/** Webhooks: whatever fails on either side, each event arrives, signed, and never before the previous one. */
 import t, { type Test } from 'tap'
 import { createPoster } from '../../src/workers/webhooks/http-sender.ts'
 import { openShop } from '../support/api-client.ts'
@@ -9,7 +9,7 @@ import { startReceiver } from '../support/webhook-receiver.ts'
 const WAIT = { prefer: 'wait=10' }
 const ENDPOINTS = '/api/webhook-endpoints'
 
-/** Asserts that what was taken has every number from `first` to `last`, and that none was told before its turn. */
+/** Asserts that the receiver accepted every number from `first` to `last`, and that none was sent before its turn. */
 function inSequence(t: Test, told: { sequence: number; taken: boolean }[], first: number, last: number) {
   let taken = first - 1
   for (const one of told) {
@@ -39,81 +39,81 @@ t.test('with an API and two workers', async (t) => {
   const buy = (resource: string) => shop.buy({ customer: 'ada', lines: [{ resource, units: 1 }] }, WAIT)
   const at = (id: string, ...rest: string[]) => [ENDPOINTS, id, ...rest].join('/')
 
-  await t.test(
-    'a receiver that fails for a while, and a worker that dies meanwhile: all arrive, in order',
-    async (t) => {
-      const endpoint = await register('/outage')
-      receiver.secrets.push(endpoint.secret)
-      const only = await register('/rejected', { events: ['purchase.rejected'] })
-      const refs = [await shop.units('product', 40), await shop.units('product', 20)]
-      await Promise.all(refs.map(buy))
-      await until(() => refs.every((ref) => receiver.numbers('/outage', ref).length === 2), {
-        what: 'the first to arrive',
-      })
-      let n = 0
-      receiver.answers(({ resource }) => (resource === refs[0] ? (++n % 2 ? 500 : 0) : 503))
-      await Promise.all(refs.flatMap((ref) => Array.from({ length: 29 }, () => buy(ref))))
-      doomed.kill()
-      // Of the worker that lives: the one that died may have written none down.
-      const failures = async (ref = '') => {
-        const { data } = (await call('GET', `${at(endpoint.id, 'deliveries')}?limit=100&resource=${ref}`)).body
-        return data.filter((one: { status: number | null }) => one.status !== 204).length
-      }
-      await until(async () => (await failures(refs[0])) >= 3 && (await failures(refs[1])) >= 3, {
-        what: 'failed attempts in the log',
+  await t.test('receiver that fails for a while, worker killed meanwhile: all events arrive, in order', async (t) => {
+    const endpoint = await register('/outage')
+    receiver.secrets.push(endpoint.secret)
+    const only = await register('/rejected', { events: ['purchase.rejected'] })
+    const refs = [await shop.units('product', 40), await shop.units('product', 20)]
+    await Promise.all(refs.map(buy))
+    await until(() => refs.every((ref) => receiver.numbers('/outage', ref).length === 2), {
+      what: 'the first to arrive',
+    })
+    let n = 0
+    receiver.answers(({ resource }) => (resource === refs[0] ? (++n % 2 ? 500 : 0) : 503))
+    await Promise.all(refs.flatMap((ref) => Array.from({ length: 29 }, () => buy(ref))))
+    doomed.kill()
+    // Read the living worker's metrics: the killed one may have counted no failure.
+    const failures = async (ref = '') => {
+      const { data } = (await call('GET', `${at(endpoint.id, 'deliveries')}?limit=100&resource=${ref}`)).body
+      return data.filter((one: { status: number | null }) => one.status !== 204).length
+    }
+    await until(async () => (await failures(refs[0])) >= 3 && (await failures(refs[1])) >= 3, {
+      what: 'failed attempts in the log',
+      timeout_ms: 20_000,
+    })
+    const failing = (await call('GET', at(endpoint.id))).body
+    t.ok(failing.behind > 0 && failing.failing_since !== null, 'it shows how far behind the endpoint is')
+    receiver.answers(() => 204)
+    await until(
+      () => refs.every((ref) => receiver.of('/outage', ref).some((one) => one.sequence === 31 && one.taken)),
+      {
+        what: 'the rest to arrive',
         timeout_ms: 20_000,
-      })
-      const failing = (await call('GET', at(endpoint.id))).body
-      t.ok(failing.behind > 0 && failing.failing_since !== null, 'it shows how far behind the endpoint is')
-      receiver.answers(() => 204)
-      await until(
-        () => refs.every((ref) => receiver.of('/outage', ref).some((one) => one.sequence === 31 && one.taken)),
-        {
-          what: 'the rest to arrive',
-          timeout_ms: 20_000,
-        },
+      },
+    )
+    for (const ref of refs) {
+      const told = receiver.of('/outage', ref)
+      inSequence(t, told, 1, 31)
+      t.ok(
+        told.some((one) => !one.taken),
+        'some were refused',
       )
-      for (const ref of refs) {
-        const told = receiver.of('/outage', ref)
-        inSequence(t, told, 1, 31)
-        t.ok(
-          told.some((one) => !one.taken),
-          'some were refused',
-        )
-        t.ok(
-          told.every((one) => one.good.length === 1),
-          'each is signed',
-        )
-      }
-      await until(() => receiver.numbers('/rejected', refs[1] ?? '').length === 10)
-      t.same(receiver.of('/rejected', refs[0] ?? ''), [], 'an endpoint is told of its types alone')
-      // The last answers are on their way to the database.
-      await until(async () => {
-        const { behind, failing_since } = (await call('GET', at(endpoint.id))).body
-        return behind === 0 && failing_since === null
+      t.ok(
+        told.every((one) => one.good.length === 1),
+        'each is signed',
+      )
+    }
+    await until(() => receiver.numbers('/rejected', refs[1] ?? '').length === 10)
+    t.same(receiver.of('/rejected', refs[0] ?? ''), [], 'an endpoint is told of its types alone')
+    // The worker still has to write the last answers to the database.
+    await until(async () => {
+      const { behind, failing_since } = (await call('GET', at(endpoint.id))).body
+      return behind === 0 && failing_since === null
+    })
+    await call('DELETE', at(only.id))
+    await call('DELETE', at(endpoint.id))
+  })
+
+  await t.test(
+    'cart: an endpoint of its second resource gets its event, an endpoint of all gets one per resource',
+    async (t) => {
+      const [first = '', second = ''] = [await shop.units('product', 10), await shop.units('product', 10)].sort()
+      const [one, all] = [await register('/second', { resource: second }), await register('/all')]
+      const lines = [first, second].map((resource) => ({ resource, units: 1 }))
+      const cart = (await shop.buy({ customer: 'ada', lines }, WAIT)).body.id
+      await until(() => receiver.of('/second', second).length > 0 && receiver.of('/all', second).length > 0, {
+        what: 'the second resource to tell of the cart',
       })
-      await call('DELETE', at(only.id))
-      await call('DELETE', at(endpoint.id))
+      await until(() => receiver.of('/all', first).length > 0)
+      t.match(receiver.of('/second', second)[0], { sequence: 2, type: 'purchase.confirmed', data: { purchase: cart } })
+      const changes = [first, second].map((ref) => receiver.of('/all', ref).at(-1)?.change)
+      t.same(changes, [`${cart}/confirmed`, `${cart}/confirmed`], 'the same change by its name: a receiver acts once')
+      await call('DELETE', at(one.id))
+      await call('DELETE', at(all.id))
     },
   )
 
-  await t.test('a cart: an endpoint of its second resource is told, one of all is told by each, once', async (t) => {
-    const [first = '', second = ''] = [await shop.units('product', 10), await shop.units('product', 10)].sort()
-    const [one, all] = [await register('/second', { resource: second }), await register('/all')]
-    const lines = [first, second].map((resource) => ({ resource, units: 1 }))
-    const cart = (await shop.buy({ customer: 'ada', lines }, WAIT)).body.id
-    await until(() => receiver.of('/second', second).length > 0 && receiver.of('/all', second).length > 0, {
-      what: 'the second resource to tell of the cart',
-    })
-    await until(() => receiver.of('/all', first).length > 0)
-    t.match(receiver.of('/second', second)[0], { sequence: 2, type: 'purchase.confirmed', data: { purchase: cart } })
-    const changes = [first, second].map((ref) => receiver.of('/all', ref).at(-1)?.change)
-    t.same(changes, [`${cart}/confirmed`, `${cart}/confirmed`], 'the same change by its name: a receiver acts once')
-    await call('DELETE', at(one.id))
-    await call('DELETE', at(all.id))
-  })
-
-  await t.test('a secret is rotated: both sign for a while, then the new one alone', async (t) => {
+  await t.test('rotated secret: both secrets sign for a while, then only the new one', async (t) => {
     const ref = await shop.units('product', 10)
     const { id, secret } = await register('/rotated', { resource: ref })
     receiver.secrets.splice(0, 9, secret)
@@ -133,7 +133,7 @@ t.test('with an API and two workers', async (t) => {
     await call('DELETE', at(id))
   })
 
-  await t.test('what was told is told again, from a number or a delivery on, in order', async (t) => {
+  await t.test('replay from a number or a delivery: sends the events again, in order', async (t) => {
     const ref = await shop.units('product', 10)
     const { id } = await register('/replayed', { resource: ref })
     for (let n = 0; n < 4; n++) await buy(ref)
@@ -154,7 +154,7 @@ t.test('with an API and two workers', async (t) => {
     await call('DELETE', at(id))
   })
 
-  await t.test('an endpoint that answers 410 is disabled, and goes on where it was when it is enabled', async (t) => {
+  await t.test('endpoint that answers 410: disabled, and continues where it was when it is enabled', async (t) => {
     const ref = await shop.units('product', 10)
     const { id } = await register('/gone', { resource: ref })
     const other = await register('/here', { resource: ref })
@@ -164,7 +164,7 @@ t.test('with an API and two workers', async (t) => {
     await until(async () => (await state()).disabled !== null)
     const told = receiver.of('/gone', ref).length
     await buy(ref)
-    await until(() => receiver.numbers('/here', ref).length === 2, { what: 'another endpoint to be told' })
+    await until(() => receiver.numbers('/here', ref).length === 2, { what: 'the delivery to another endpoint' })
     t.equal(receiver.of('/gone', ref).length, told, 'it is not told any more')
     receiver.answers(() => 204)
     t.match((await call('POST', at(id, 'enable'))).body, { disabled: null })
@@ -174,7 +174,7 @@ t.test('with an API and two workers', async (t) => {
     await call('DELETE', at(id))
   })
 
-  await t.test('one that has failed for longer than it may is disabled', async (t) => {
+  await t.test('endpoint that fails for longer than the limit: disabled', async (t) => {
     const ref = await shop.units('product', 10)
     const { id } = await register('/days', { resource: ref })
     receiver.answers(() => 500)
@@ -194,7 +194,7 @@ t.test('with an API and two workers', async (t) => {
   })
 })
 
-t.test('nobody is told who is not public, however the address is written', async (t) => {
+t.test('endpoint with a non-public address, in any notation: gets no request', async (t) => {
   const receiver = await startReceiver(t)
   const poster = createPoster({ allow_private: false, timeout_ms: 2_000 })
   t.teardown(() => poster.close())

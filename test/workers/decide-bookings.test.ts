@@ -1,4 +1,4 @@
-/** What is decided about bookings: the state machine move by move, and random lines against a model. */
+/** Decisions about bookings: each move of the state machine, and random queues against a model. */
 import fc from 'fast-check'
 import t from 'tap'
 import {
@@ -14,7 +14,7 @@ import type { ChargeCommand, ChargeStatus } from '../../src/shared/domain/charge
 import { decideBookings } from '../../src/workers/decide/bookings.ts'
 import type { BookingItem, BookingRow, Resource } from '../../src/workers/decide/types.ts'
 
-/** The beginning of the stays here, so that no command is too early or too late. */
+/** Start of the stays, so that no command is too early or too late. */
 const NOW = 0
 const ACCEPT_MS = 30_000
 
@@ -46,7 +46,7 @@ const calendar = (id: string): Resource =>
 const decide = (items: BookingItem[], active: BookingRow[] = [], refs = ['room:1', 'room:2']) =>
   decideBookings(items, active, new Map(refs.map((ref) => [ref, calendar(ref)])), NOW, ACCEPT_MS)
 
-t.test('every command in every status does what the table says, or is told the status', async (t) => {
+t.test('every command in every status: does what the table says, or is rejected with the status', async (t) => {
   for (const status of BOOKING_STATUSES) {
     for (const name of BOOKING_COMMANDS) {
       const booking = row({ status, expires_ms: NOW + 1 })
@@ -67,14 +67,14 @@ t.test('every command in every status does what the table says, or is told the s
   }
 })
 
-/** By walking the table breadth first, as mayStill does not. */
+/** Searches the table breadth first, unlike mayStill, so that the two can be compared. */
 function reaches(from: BookingStatus, name: BookingCommand): boolean {
   const seen = new Set([from])
   for (const status of seen) for (const next of Object.values(MOVES[status])) seen.add(next)
   return [...seen].some((status) => MOVES[status][name] !== undefined)
 }
 
-t.test('the card of a stay: every answer in every status sells, frees, or gives the money back', async (t) => {
+t.test('charge result of a stay in every status: books, frees the time, or refunds the money', async (t) => {
   const stay = (status: BookingStatus, charge: ChargeStatus | null, more: Partial<BookingRow> = {}) =>
     row({ status, charge, amount: 30, payment: { method: 'card', token: 'x' }, expires_ms: NOW + 1, ...more })
   const asked = decide([settle(stay('queued', null))])
@@ -130,7 +130,7 @@ t.test('the card of a stay: every answer in every status sells, frees, or gives 
   t.match([back.replacements, back.chargeRequests], [[], [{ step: 'refund' }]], 'or goes back')
 })
 
-t.test('a stay completes from its beginning on, and is neither accepted nor cancelled once it is over', async (t) => {
+t.test('stay: can be completed from its start on, and neither accepted nor cancelled after its end', async (t) => {
   const cases: [
     name: BookingCommand,
     status: BookingStatus,
@@ -165,7 +165,7 @@ t.test('a stay completes from its beginning on, and is neither accepted nor canc
   t.match([replacements, chargeRequests], [[], [{ step: 'refund' }]], 'late money buys no time that is over')
 })
 
-t.test('a wallet whose currency was changed gets nothing back in another one', async (t) => {
+t.test('wallet whose currency was changed: gets no refund in the new currency', async (t) => {
   const payment = { method: 'wallet' as const, account: 'account:w' }
   const booking = row({ status: 'accepted', amount: 30, currency: 'USD', payment })
   const yen = {
@@ -183,14 +183,14 @@ t.test('a wallet whose currency was changed gets nothing back in another one', a
   t.same(ledger, [])
 })
 
-t.test('who is overdue is told so, and nobody later sees it accepted', async (t) => {
+t.test('overdue request: every command finds it expired, and it is never accepted later', async (t) => {
   const late = row({ status: 'requested', expires_ms: NOW })
   const { bookings, commands } = decide([command(late, 'accept')])
   t.match(bookings, [{ was: 'requested', status: 'expired' }])
   t.match(commands, [{ status: 'rejected', observed_status: 'expired' }])
 })
 
-t.test('an overdue request in the way is expired first; one that is not is named', async (t) => {
+t.test('conflicting request: expired first if overdue, otherwise named in the rejection', async (t) => {
   const [over, held] = [
     row({ status: 'requested', expires_ms: NOW, until_ms: 5 }),
     row({ status: 'requested', expires_ms: NOW + 1, from_ms: 5 }),
@@ -203,7 +203,7 @@ t.test('an overdue request in the way is expired first; one that is not is named
   ])
 })
 
-t.test('a rider of another line who is overdue is expired by the clock alone', async (t) => {
+t.test('overdue request of the rider in another queue: expired by the clock alone', async (t) => {
   const ride = { kind: 'ride' as const, until_ms: null, customer: 'rider' }
   const over = row({ ...ride, queue: 'driver:9', status: 'requested', expires_ms: NOW })
   const { bookings, overdue } = decide([settle(row(ride))], [over])
@@ -211,14 +211,14 @@ t.test('a rider of another line who is overdue is expired by the clock alone', a
   t.match(bookings, [{ status: 'requested', expires_ms: NOW + ACCEPT_MS }])
 })
 
-t.test('a hold whose wallet is not leased stays, and so does who wants its time', async (t) => {
+t.test('overdue request whose wallet is not leased: stays, and so does the booking that wants its time', async (t) => {
   const payment = { method: 'wallet' as const, account: 'account:1' }
   const over = row({ status: 'requested', expires_ms: NOW, payment, amount: 30 })
   const { bookings, skipped } = decide([settle(row())], [over])
   t.same([bookings, skipped.length], [[], 1])
 })
 
-t.test('random lines: nobody who is active overlaps, nobody is refused without somebody in the way', async (t) => {
+t.test('random queues: no active bookings overlap, and no booking is rejected without a conflict', async (t) => {
   const wish = fc.record({
     ride: fc.boolean(),
     queue: fc.constantFrom('room:1', 'room:2'),

@@ -1,4 +1,4 @@
-/** Deciding is pure: whatever stands in a line, the ledger adds up and nothing goes below zero. */
+/** Decisions about purchases: for any queue the ledger adds up and no number falls below zero. */
 import fc from 'fast-check'
 import t from 'tap'
 import { MOVES, PURCHASE_COMMANDS, PURCHASE_STATUSES, type PurchaseCommand } from '../../src/shared/domain/purchase.ts'
@@ -45,7 +45,7 @@ const command = (kind: PurchaseCommand, row: PurchaseRow, id: string = kind): Pu
 const run = (queued: PurchaseItem[], ...resources: Resource[]) =>
   decidePurchases(queued, new Map(resources.map((r) => [r.id, r])), NOW)
 
-t.test('the ledger adds up and nothing goes below zero, whatever stands in the line', async (t) => {
+t.test('random queues: the ledger adds up, and no number falls below zero', async (t) => {
   const rows = fc.array(
     fc.record({
       items: fc.array(
@@ -94,14 +94,14 @@ t.test('the ledger adds up and nothing goes below zero, whatever stands in the l
   t.pass('2,000 generated lines')
 })
 
-t.test('the same item on two lines of one cart is checked as one (medusa#16502)', async (t) => {
+t.test('the same item on two lines of one cart: checked as one (medusa#16502)', async (t) => {
   const items = [1, 2].map(() => ({ resource: 'product:a', units: 3 }))
   const decision = run([{ kind: 'purchase', purchase: purchase({ items }) }], resource('product:a', 5))
   t.match(decision.purchases, [{ status: 'rejected', reason: 'sold_out' }])
   t.same(decision.ledger, [])
 })
 
-t.test('money is not for sale: a line that names an account, also the one that pays, is refused', async (t) => {
+t.test('item that names an account, also the paying one: rejected', async (t) => {
   const [account, product] = [resource('account:w', 100), resource('product:a', 5)]
   for (const payment of [{ method: 'none' }, { method: 'wallet', account: 'account:w' }] as const) {
     for (const refs of [['account:w'], ['product:a', 'account:w']]) {
@@ -114,7 +114,7 @@ t.test('money is not for sale: a line that names an account, also the one that p
   }
 })
 
-t.test('an amount beyond the largest exact integer has a code of its own', async (t) => {
+t.test('amount beyond the largest safe integer: rejected with its own code', async (t) => {
   const price = 1_000_000_000_000
   const cart = (...units: number[]) =>
     purchase({ items: units.map((count, n) => ({ resource: n ? 'product:b' : 'product:a', units: count })) })
@@ -129,7 +129,7 @@ t.test('an amount beyond the largest exact integer has a code of its own', async
   t.match(settled(cart(5_000, 5_000)), [{ status: 'rejected', reason: 'amount_too_large' }], 'a sum of lines too')
 })
 
-t.test('a wallet whose currency was changed pays nothing back in another one', async (t) => {
+t.test('wallet whose currency was changed: gets no refund in the new currency', async (t) => {
   const yen = { ...resource('account:w', 4_000), currency: 'JPY' }
   const payment = { method: 'wallet' as const, account: 'account:w' }
   const row = purchase({ status: 'confirmed', amount: 1_000, currency: 'USD', payment })
@@ -138,7 +138,7 @@ t.test('a wallet whose currency was changed pays nothing back in another one', a
   t.same(ledger, [])
 })
 
-t.test('confirm, cancel and refund from every status', async (t) => {
+t.test('confirm, cancel and refund in every status: as the table says', async (t) => {
   for (const kind of PURCHASE_COMMANDS) {
     for (const status of PURCHASE_STATUSES) {
       const row = purchase({ status, amount: 10, expires_ms: NOW + 1 })
@@ -152,7 +152,7 @@ t.test('confirm, cancel and refund from every status', async (t) => {
   }
 })
 
-t.test('a confirm after the time is over finds the hold expired, and its units are back', async (t) => {
+t.test('confirm after the end of the hold: finds it expired, and its units are back', async (t) => {
   const shop = resource('product:a', 0, 1)
   const row = purchase({ status: 'held', amount: 10, expires_ms: NOW })
   const decision = run([command('confirm', row)], shop)
@@ -160,7 +160,7 @@ t.test('a confirm after the time is over finds the hold expired, and its units a
   t.match([shop.available, shop.held], [1, 0])
 })
 
-t.test('an overdue hold is for sale to the next in line', async (t) => {
+t.test('units of an overdue hold: sold to the next purchase in the queue', async (t) => {
   const held = purchase({ id: 'old', status: 'held', amount: 10, expires_ms: NOW - 1 })
   const decision = run(
     [
@@ -175,7 +175,7 @@ t.test('an overdue hold is for sale to the next in line', async (t) => {
   ])
 })
 
-t.test('a cancel that stands behind its queued purchase wins, once', async (t) => {
+t.test('cancel queued behind its purchase: wins, once', async (t) => {
   const row = purchase({})
   const decision = run(
     [{ kind: 'purchase', purchase: row }, command('cancel', row, 'first'), command('cancel', row, 'second')],
@@ -189,7 +189,7 @@ t.test('a cancel that stands behind its queued purchase wins, once', async (t) =
   t.same(decision.ledger, [])
 })
 
-t.test('two currencies do not add up to one amount', async (t) => {
+t.test('items in two currencies: rejected', async (t) => {
   const row = purchase({ items: ['product:a', 'product:b'].map((ref) => ({ resource: ref, units: 1 })) })
   const decision = run([{ kind: 'purchase', purchase: row }], resource('product:a', 5), {
     ...resource('product:b', 5),

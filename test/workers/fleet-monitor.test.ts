@@ -1,4 +1,7 @@
-/** What workers export of the whole fleet: lines and verdict, seen by one, shown by all, gone when it is old. */
+/**
+ * The fleet figures that workers export: queues and invariants. One worker reads them, all export them, and old figures
+ * disappear.
+ */
 import { Redis } from 'ioredis'
 import t from 'tap'
 import type { Breaker } from '../../src/shared/breaker.ts'
@@ -17,7 +20,7 @@ const api = await world.startApi()
 const log = createLog('silent', 'test')
 const prefix = world.env.REDIS_PREFIX
 
-t.test('a line that stands still is seen by one worker, broken for all, and forgotten with Redis', async (t) => {
+t.test('queue that does not move: read by one worker, exported by all, and gone when Redis is gone', async (t) => {
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const redis = new Redis(world.env.REDIS_URL, {
     maxRetriesPerRequest: 0,
@@ -46,7 +49,7 @@ t.test('a line that stands still is seen by one worker, broken for all, and forg
     log,
   })
   const first = worker()
-  // Whoever asks it of the database fails.
+  // A client without methods: a worker that queried the database would fail.
   const second = worker({} as typeof db.client)
   const shown = async ({ metrics }: typeof first) => {
     const page = await metrics.registry.metrics()
@@ -95,42 +98,39 @@ t.test('a line that stands still is seen by one worker, broken for all, and forg
   t.same(await shown(first), [undefined, undefined, undefined], 'nor is anything shown without Redis')
 })
 
-t.test(
-  'a queue that does not move while its lease is held is named with the holder, and only such a queue',
-  async (t) => {
-    const shop = openShop(t, [api.url], world.env.DATABASE_URL)
-    const redis = new Redis(world.env.REDIS_URL)
-    const locks = createLocks({ redis, prefix, ttl_ms: 60_000, instance: 'host:1' })
-    t.teardown(async () => {
-      await locks.close()
-      redis.disconnect()
-    })
-    const [ref, other] = [await shop.units('product', 5), await shop.units('product', 5)]
-    const buy = async (resource: string) =>
-      (await shop.buy({ customer: 'ada', lines: [{ resource, units: 1 }] })).body.id as string
-    const [first, second] = [await buy(ref), await buy(ref)]
-    await buy(other)
-    const age = (seconds: number) =>
-      shop.client`UPDATE purchases SET created_at = now() - ${seconds} * interval '1 s' WHERE status = 'queued'`
-    const lease = await locks.acquire(ref, { job: 'job 7' })
-    t.same(await blockedQueues(shop.client, locks), [], 'rows that came just now have time')
-    await age(11)
-    t.same(await blockedQueues(shop.client, locks), [`${ref} (held by host:1 job 7)`], 'the other queue has no holder')
-    const findings = await verify(shop.client, { locks })
-    const blocked = findings.find(({ invariant }) => /no queue is blocked/.test(invariant))
-    t.same(blocked?.offenders, [`${ref} (held by host:1 job 7)`])
+t.test('queue that does not move while its lease is held: named with the holder, and no other queue', async (t) => {
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const redis = new Redis(world.env.REDIS_URL)
+  const locks = createLocks({ redis, prefix, ttl_ms: 60_000, instance: 'host:1' })
+  t.teardown(async () => {
+    await locks.close()
+    redis.disconnect()
+  })
+  const [ref, other] = [await shop.units('product', 5), await shop.units('product', 5)]
+  const buy = async (resource: string) =>
+    (await shop.buy({ customer: 'ada', lines: [{ resource, units: 1 }] })).body.id as string
+  const [first, second] = [await buy(ref), await buy(ref)]
+  await buy(other)
+  const age = (seconds: number) =>
+    shop.client`UPDATE purchases SET created_at = now() - ${seconds} * interval '1 s' WHERE status = 'queued'`
+  const lease = await locks.acquire(ref, { job: 'job 7' })
+  t.same(await blockedQueues(shop.client, locks), [], 'rows that came just now have time')
+  await age(11)
+  t.same(await blockedQueues(shop.client, locks), [`${ref} (held by host:1 job 7)`], 'the other queue has no holder')
+  const findings = await verify(shop.client, { locks })
+  const blocked = findings.find(({ invariant }) => /no queue is blocked/.test(invariant))
+  t.same(blocked?.offenders, [`${ref} (held by host:1 job 7)`])
 
-    const metrics = createMetrics()
-    await redis.unlink(...(await redis.keys(`${prefix}watched:*`)))
-    await pollFleetOnce({ client: shop.client, locks, redis, prefix, metrics, breakers: [], log })
-    t.match(await metrics.registry.metrics(), /^holdfast_queues_blocked 1$/m)
+  const metrics = createMetrics()
+  await redis.unlink(...(await redis.keys(`${prefix}watched:*`)))
+  await pollFleetOnce({ client: shop.client, locks, redis, prefix, metrics, breakers: [], log })
+  t.match(await metrics.registry.metrics(), /^holdfast_queues_blocked 1$/m)
 
-    await shop.client`UPDATE purchases SET status = 'rejected', settled_at = now() WHERE id = ${first}`
-    t.same(await blockedQueues(shop.client, locks), [], 'a queue that settles rows is long, not blocked')
-    await shop.client`UPDATE purchases SET settled_at = now() - interval '11 s' WHERE id = ${first}`
-    t.equal((await blockedQueues(shop.client, locks)).length, 1)
-    await lease.release()
-    t.same(await blockedQueues(shop.client, locks), [], 'without a holder it is late, not blocked')
-    await shop.client`UPDATE purchases SET status = 'cancelled', settled_at = now() WHERE id = ${second}`
-  },
-)
+  await shop.client`UPDATE purchases SET status = 'rejected', settled_at = now() WHERE id = ${first}`
+  t.same(await blockedQueues(shop.client, locks), [], 'a queue that settles rows is long, not blocked')
+  await shop.client`UPDATE purchases SET settled_at = now() - interval '11 s' WHERE id = ${first}`
+  t.equal((await blockedQueues(shop.client, locks)).length, 1)
+  await lease.release()
+  t.same(await blockedQueues(shop.client, locks), [], 'without a holder it is late, not blocked')
+  await shop.client`UPDATE purchases SET status = 'cancelled', settled_at = now() WHERE id = ${second}`
+})

@@ -1,4 +1,4 @@
-/** Nudges that are held back while a worker says that it has the line. */
+/** Nudges that APIs hold back while a worker has published the queue as hot. */
 import { Redis } from 'ioredis'
 import t from 'tap'
 import { openQueue, QUEUES } from '../../src/shared/jobs/bullmq.ts'
@@ -7,10 +7,13 @@ import { formatHotQueue, hotQueueChannel } from '../../src/shared/redis.ts'
 import { openShop, rush, settled, TTL } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 
-/** Milliseconds without a word after which a line may be nudged: on a machine that was so late, nothing is to be seen. */
+/**
+ * Milliseconds without a message after which an API may nudge the queue. If the machine was later than this, the test
+ * cannot show anything.
+ */
 const LATE_MS = 300
 
-t.test('buyers of a line that flows make no job until its worker has left it, or is silent', async (t) => {
+t.test('purchases of a hot queue: add no job until its worker leaves or falls silent', async (t) => {
   const world = await openWorld(t)
   const { REDIS_URL, REDIS_PREFIX, DATABASE_URL } = world.env
   const api = await world.startApi()
@@ -53,10 +56,10 @@ t.test('buyers of a line that flows make no job until its worker has left it, or
   await buy(left)
   await said(silent, true)
   await buy(silent)
-  await until(async () => (await nudged()).includes(silent), { what: 'the job of the line whose worker says no more' })
+  await until(async () => (await nudged()).includes(silent), { what: 'the job of the queue whose worker is silent' })
 })
 
-t.test('SIGKILL of the worker that has said that a line flows: its buyers are not forgotten', async (t) => {
+t.test('worker of a hot queue killed: the queued purchases are settled', async (t) => {
   const world = await openWorld(t)
   const [api, second, victim] = await Promise.all([world.startApi(TTL), world.startApi(TTL), world.startWorker(TTL)])
   const shop = openShop(t, [api.url, second.url], world.env.DATABASE_URL)

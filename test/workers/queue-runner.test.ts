@@ -1,4 +1,6 @@
-/** A queue whose settlement does not end: its lease is let go, it is named, and its next job starts it anew. */
+/**
+ * A queue whose settlement does not end: the runner releases its lease, names it, and its next job starts a new run.
+ */
 import { Redis } from 'ioredis'
 import type { Test } from 'tap'
 import t from 'tap'
@@ -14,7 +16,7 @@ const TTL_MS = 1_000
 const PROGRESS_MS = 2_000
 const NOTHING: BatchResult = { missed: [], fetched: 0, full: false, after: 0 }
 
-/** A runner whose settlements are the given ones, then empty ones; with its requests and forced nudges. */
+/** Opens a runner with these settlements, followed by empty ones. Returns it with its requests and forced nudges. */
 async function openRunner(t: Test, settlements: ((ask: BatchRequest) => Promise<BatchResult>)[]) {
   const world = await openWorld(t)
   const redis = new Redis(world.env.REDIS_URL)
@@ -53,14 +55,14 @@ async function openRunner(t: Test, settlements: ((ask: BatchRequest) => Promise<
   return { runner, asked, lost, forced }
 }
 
-t.test('a settlement that does not end', async (t) => {
+t.test('settlement that does not end: the lease is released, and the next job starts a new run', async (t) => {
   const { runner, asked, lost, forced } = await openRunner(t, [() => new Promise(() => {})])
   void runner.process(['product:1'], 'job 1')
   await until(() => asked.length === 1, { what: 'the settlement to begin' })
   t.same(runner.stopStuck(), [], 'it has time')
   t.match(runner.state(), [{ queue: 'product:1' }])
 
-  await until(() => lost.length > 0, { what: 'the lease to be let go' })
+  await until(() => lost.length > 0, { what: 'the release of the lease' })
   t.same(lost, ['stalled'])
   const left = await until(() => [runner.stopStuck()].find((one) => one.length > 0), { what: 'the queue to be left' })
   t.same(left, ['product:1'])
@@ -72,7 +74,7 @@ t.test('a settlement that does not end', async (t) => {
   t.ok((asked[1]?.lease.token ?? 0) > (asked[0]?.lease.token ?? 0), 'under a newer token')
 })
 
-t.test('a queue whose lease was lost before its settlement is entered anew, not left to a failed job', async (t) => {
+t.test('lease lost before the settlement: the queue runs again, and the job does not fail', async (t) => {
   const giveBack = async ({ queue, lease }: BatchRequest): Promise<BatchResult> => {
     throw new LeaseLostError(queue, lease.token, 'expired')
   }

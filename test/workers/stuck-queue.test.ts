@@ -1,10 +1,13 @@
-/** A queue moves again after its worker was frozen, starved or cut off, whatever it was waiting for at that moment. */
+/** A queue moves again after its worker was frozen, starved or cut off, whatever the worker was waiting for. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { openShop, TTL } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 
-/** Longer than a worker of TTL waits for a lease: its time limit is over when it wakes, before any answer is read. */
+/**
+ * Longer than a worker waits for a lease with this TTL: when it wakes, its time limit has passed before it reads any
+ * answer.
+ */
 const FROZEN_MS = 3_300
 
 async function post(url: string, body: object): Promise<{ lease_id: string }> {
@@ -16,7 +19,7 @@ async function post(url: string, body: object): Promise<{ lease_id: string }> {
 const lockOf = async (api: string, ref: string) =>
   (await (await fetch(`${api}/api/locks/${ref}`)).json()) as { waiters: object[]; holders: { owner: string }[] }
 
-t.test('a worker frozen while it waits for a lease, the lease let go meanwhile: the queue moves', async (t) => {
+t.test('worker frozen while it waits for a lease that is released meanwhile: the queue moves', async (t) => {
   const world = await openWorld(t)
   const [api, worker] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)

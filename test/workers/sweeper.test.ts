@@ -1,11 +1,11 @@
-/** src/workers/maintenance/sweeper.ts: what one sweep nudges, on rows that no process settles. */
+/** src/workers/maintenance/sweeper.ts: the queues that one sweep nudges, with rows that no process settles. */
 import t from 'tap'
 import { openDb } from '../../src/shared/db/client.ts'
 import type { Lease, Locks } from '../../src/shared/locks/api.ts'
 import { sweepOnce } from '../../src/workers/maintenance/sweeper.ts'
 import { openWorld } from '../support/environment.ts'
 
-t.test('one sweep: late queues are nudged with force, charges whose time has come get one job', async (t) => {
+t.test('one sweep: nudges late queues with force, and adds one job for each due charge', async (t) => {
   const world = await openWorld(t)
   const { client, close } = openDb(world.env.DATABASE_URL, { max: 2, name: 'test', idle_in_transaction_ms: 10_000 })
   t.teardown(close)

@@ -1,18 +1,19 @@
 /**
- * Locks are not the safety, the database is: a newer token, and rows written past the API. The races without any lock
- * are in test/races.
+ * The database, not the locks, keeps data correct: newer tokens, and rows not written by the API. The races without any
+ * lock are in test/races.
  */
 import { Redis } from 'ioredis'
 import t from 'tap'
 import { inTransaction, metric, openShop, rush, settled, TTL } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 
-t.test('a newer holder has written: the older one is refused, counted, and enters again above it', async (t) => {
+t.test('newer holder has written: the older one is rejected, counted, and gets a higher token', async (t) => {
   const world = await openWorld(t)
   const [api, worker] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const ref = await shop.units('product', 5)
-  // What a clock stepped back after data loss leaves: a fence an hour ahead of what the lock server mints.
+  // The state after the lock server lost its data and its clock was set back: a stored token an hour above its new
+  // tokens.
   await shop.client`UPDATE resources SET fencing_token = ${(Date.now() + 3_600_000) * 1000} WHERE id = ${ref}`
   const answer = await shop.buy({ customer: 'c', lines: [{ resource: ref, units: 1 }] }, { prefer: 'wait=10' })
   t.match(answer, { status: 201 })
@@ -20,7 +21,7 @@ t.test('a newer holder has written: the older one is refused, counted, and enter
   await shop.verified()
 })
 
-t.test('a restock finds the batch of an older token under way: it comes behind it, in the ledger too', async (t) => {
+t.test('restock during a batch with an older token: written after the batch, also in the ledger', async (t) => {
   const world = await openWorld(t)
   const api = await world.startApi(TTL)
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
@@ -31,7 +32,7 @@ t.test('a restock finds the batch of an older token under way: it comes behind i
   const path = `/api/resources/${ref.replace(':', '/')}/restock`
   let restock: Promise<Response> | undefined
   await shop.client.begin(async (tx) => {
-    // As a batch begins and ends, whose lease was over in between.
+    // Write as a batch does whose lease ended in between.
     await tx`UPDATE resources SET fencing_token = ${older} WHERE id = ${ref}`
     restock = fetch(`${api.url}${path}`, { method: 'POST', headers, body })
     await inTransaction(shop, 'holdfast-api')
@@ -44,7 +45,7 @@ t.test('a restock finds the batch of an older token under way: it comes behind i
 })
 
 t.test(
-  'an older batch commits while a newer one waits for its rows: these are taken again, none is set apart',
+  'older batch commits while a newer one waits for its rows: the newer one fetches again, none is quarantined',
   async (t) => {
     const world = await openWorld(t)
     const [api, worker] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
@@ -69,7 +70,7 @@ t.test(
   },
 )
 
-t.test('one bad row does not poison its batch: it is set apart, the rest settles', async (t) => {
+t.test('one bad row in a batch: quarantined, and the other rows settle', async (t) => {
   const world = await openWorld(t)
   const api = await world.startApi(TTL)
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
@@ -80,7 +81,7 @@ t.test('one bad row does not poison its batch: it is set apart, the rest settles
       (${ref}, '[]'), (${ref}, '[{"resource": 7}]'), (${ref}, ${JSON.stringify([{ resource: ref, units: -1 }])}),
       (${ref}, ${JSON.stringify([{ resource: ref, units: 1.5 }])}), (${ref}, '[null]')
     RETURNING id`
-  // A row that Postgres itself refuses to write, whatever is written.
+  // A row to which Postgres refuses every write.
   const [cursed] = await shop.client<{ id: string }[]>`
     INSERT INTO purchases (queue, items) VALUES (${ref}, ${JSON.stringify([{ resource: ref, units: 1 }])}) RETURNING id`
   await shop.client.unsafe(`
@@ -96,7 +97,7 @@ t.test('one bad row does not poison its batch: it is set apart, the rest settles
   for (const row of rows) t.match(row, { status: 'failed', reason: 'unprocessable' })
 })
 
-t.test('a row that cannot be written at all stays where it is, and its line goes on', async (t) => {
+t.test('row that cannot be written at all: stays queued, and its queue goes on', async (t) => {
   const world = await openWorld(t)
   const [api] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
@@ -117,7 +118,7 @@ t.test('a row that cannot be written at all stays where it is, and its line goes
   await shop.verified()
 })
 
-t.test('a resource that is gone by the time its line is settled is an answer, not a failure', async (t) => {
+t.test('purchase of a resource that does not exist: rejected as unknown_resource', async (t) => {
   const world = await openWorld(t)
   const [api] = await Promise.all([world.startApi(TTL), world.startWorker(TTL)])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
@@ -129,7 +130,7 @@ t.test('a resource that is gone by the time its line is settled is an answer, no
   t.match(after, { status: 'rejected', reason: 'unknown_resource' })
 })
 
-t.test('what the schema forbids, however the locks are', async (t) => {
+t.test('writes that the schema forbids: rejected without any lock', async (t) => {
   const world = await openWorld(t)
   const { client } = openShop(t, [''], world.env.DATABASE_URL)
   const refuses = async (what: string, state: string, statement: string) => {

@@ -1,4 +1,4 @@
-/** Connections that are lost at the worst moment: every statement gets its own answer, or an error. */
+/** Connections lost at any moment: every statement gets its own answer or an error. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
 import t from 'tap'
@@ -7,7 +7,7 @@ import { openWorld } from '../../support/environment.ts'
 import { startProxy } from '../../support/tcp-proxy.ts'
 
 t.test(
-  'what is asked while a connection is being reset gets its own answer or an error, never another’s',
+  'statement during a connection reset: gets its own answer or an error, never the answer of another one',
   async (t) => {
     const { env } = await openWorld(t)
     const address = new URL(env.DATABASE_URL)
@@ -32,7 +32,7 @@ t.test(
     t.equal(await answer(1), 1)
     const interrupted = db.client.unsafe('SELECT pg_sleep(30)').then(
       () => 'slept',
-      // At once: the socket has failed and is not closed yet.
+      // Send at once, while the socket has failed and is not closed yet.
       () => answer(2),
     )
     for (const link of proxy.links) link.reset()
@@ -41,7 +41,7 @@ t.test(
   },
 )
 
-t.test('a connection whose server or network has gone silent is closed, and a new one takes its place', async (t) => {
+t.test('connection to a silent server or network: closed and replaced by a new one', async (t) => {
   const world = await openWorld(t)
   const address = new URL(world.env.DATABASE_URL)
   const proxy = await startProxy(Number(address.port))
@@ -51,7 +51,7 @@ t.test('a connection whose server or network has gone silent is closed, and a ne
   t.teardown(() => db.close())
   const one = async () => (await query<{ one: number }>(db.client, sql`SELECT 1 AS one`))[0]?.one
   t.equal(await one(), 1)
-  // Nothing is reset: as behind a firewall that has forgotten the connection.
+  // Pause without a reset, as a firewall does that has forgotten the connection.
   for (const link of proxy.links) link.pause()
   await t.rejects(one(), { code: 'CONNECTION_TIMEOUT' })
   t.equal(await one(), 1)
@@ -64,7 +64,7 @@ t.test('a connection whose server or network has gone silent is closed, and a ne
 })
 
 t.test(
-  'behind a proxy that accepts and closes, each query fails after one connection, until the proxy lets it through',
+  'proxy that accepts and closes: each query fails after one connection, until the proxy passes it on',
   async (t) => {
     const world = await openWorld(t)
     const address = new URL(world.env.DATABASE_URL)
@@ -90,7 +90,7 @@ t.test(
   },
 )
 
-t.test('a statement that takes longer than its limit is ended by the server', async (t) => {
+t.test('statement beyond its time limit: the server ends it', async (t) => {
   const world = await openWorld(t)
   const options = { max: 1, name: 'test', idle_in_transaction_ms: 10_000, statement_ms: 500 }
   const db = openDb(world.env.DATABASE_URL, options)
@@ -98,7 +98,7 @@ t.test('a statement that takes longer than its limit is ended by the server', as
   await t.rejects(query(db.client, sql`SELECT pg_sleep(60)`), { code: '57014' })
 })
 
-t.test('a transaction that is given up writes nothing after that, and is rolled back', async (t) => {
+t.test('transaction that is given up: writes nothing more, and is rolled back', async (t) => {
   const world = await openWorld(t)
   const db = openDb(world.env.DATABASE_URL, { max: 2, name: 'test', idle_in_transaction_ms: 10_000 })
   t.teardown(() => db.close())

@@ -13,14 +13,14 @@ import { openShop } from '../../support/api-client.ts'
 import { openWorld } from '../../support/environment.ts'
 import { differingPairs } from './status-pairs.ts'
 
-t.test('every status can be reached, and none leads back to an earlier one', async (t) => {
+t.test('statuses: each can be reached, and none leads back to an earlier one', async (t) => {
   t.same([...reachableFrom(MOVES, 'queued')].sort(), [...BOOKING_STATUSES].sort())
   for (const from of BOOKING_STATUSES) {
     for (const to of Object.values(MOVES[from])) t.notOk(reachableFrom(MOVES, to).has(from), `${from} → ${to}`)
   }
 })
 
-t.test('a command is possible now or later in these statuses alone', async (t) => {
+t.test('mayStill: true only in the statuses from which the command can become possible', async (t) => {
   const possible: Record<BookingCommand, BookingStatus[]> = {
     accept: ['queued', 'requested'],
     decline: ['queued', 'requested'],
@@ -36,12 +36,12 @@ t.test('a command is possible now or later in these statuses alone', async (t) =
   }
 })
 
-t.test('the database accepts the changes of the table, and no other', async (t) => {
+t.test('trigger of the database: accepts the changes of the table, and no other', async (t) => {
   const world = await openWorld(t)
   const { client } = openShop(t, [''], world.env.DATABASE_URL)
   let rooms = 0
   const differing = await differingPairs(client, 'bookings', MOVES, async (status) => {
-    // A resource of its own: two active bookings of one would overlap.
+    // Use another resource for each booking: two active bookings of one resource would overlap.
     rooms++
     const [row] = await client<{ id: string }[]>`
       INSERT INTO bookings (resource_id, period, status)

@@ -13,14 +13,14 @@ import { openShop } from '../../support/api-client.ts'
 import { openWorld } from '../../support/environment.ts'
 import { differingPairs } from './status-pairs.ts'
 
-t.test('every status can be reached, and none leads back to an earlier one', async (t) => {
+t.test('statuses: each can be reached, and none leads back to an earlier one', async (t) => {
   t.same([...reachableFrom(MOVES, 'queued')].sort(), [...PURCHASE_STATUSES].sort())
   for (const from of PURCHASE_STATUSES) {
     for (const to of Object.values(MOVES[from])) t.notOk(reachableFrom(MOVES, to).has(from), `${from} → ${to}`)
   }
 })
 
-t.test('a command is possible now or later in these statuses alone', async (t) => {
+t.test('mayStill: true only in the statuses from which the command can become possible', async (t) => {
   const possible: Record<PurchaseCommand, PurchaseStatus[]> = {
     confirm: ['queued', 'held'],
     cancel: ['queued', 'held'],
@@ -35,7 +35,7 @@ t.test('a command is possible now or later in these statuses alone', async (t) =
   }
 })
 
-t.test('the database accepts the changes of the table, and no other', async (t) => {
+t.test('trigger of the database: accepts the changes of the table, and no other', async (t) => {
   const world = await openWorld(t)
   const { client } = openShop(t, [''], world.env.DATABASE_URL)
   const differing = await differingPairs(client, 'purchases', MOVES, async (status) => {
