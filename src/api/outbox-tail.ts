@@ -70,7 +70,9 @@ export class Tail {
     this.#horizon = createHorizon(client)
   }
 
-  /** Registers a listener for the events after `from` (undefined: from now on) of `resource` (undefined: of all resources). */
+  /**
+   * Registers a listener for the events after `from` (undefined: from now on) of `resource` (undefined: of all resources).
+   */
   listen(from: Position | undefined, resource: string | undefined): Listener {
     const cursor: Cursor = { position: from, resource }
     this.#listeners++

@@ -7,7 +7,10 @@ import { TYPE_PATTERN } from './domain/resource.ts'
 
 /** The lock server, with the settings of its backend. */
 export type LockConfig =
-  /** servers undefined: the locks are on REDIS_URL; wait_replicas: number of replicas that must have a lock before it is granted */
+  /**
+   * servers undefined: the locks are on REDIS_URL; wait_replicas: number of replicas that must have a lock before it is
+   * granted
+   */
   | { readonly backend: 'redis'; readonly servers?: LockRedis; readonly wait_replicas?: number }
   | { readonly backend: 'redlock'; readonly urls: readonly string[]; readonly max_ttl_ms?: number }
   | { readonly backend: 'etcd'; readonly hosts: readonly string[] }
@@ -52,7 +55,9 @@ export interface Config {
   readonly log_level: string
   readonly payments: Payments
   readonly webhooks: Webhooks
-  /** true if traces are exported. The SDK itself reads its sampler (OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG) and more. */
+  /**
+   * true if traces are exported. The SDK itself reads its sampler (OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG) and more.
+   */
   readonly tracing: boolean
 }
 
@@ -121,7 +126,10 @@ const VARIABLES = [
 ] as const
 type Variable = (typeof VARIABLES)[number]
 
-/** Variables that other code reads: libraries (postgres.js, the OpenTelemetry SDK), the sandbox process, `npm start` and `npm test`. */
+/**
+ * Variables that other code reads: libraries (postgres.js, the OpenTelemetry SDK), the sandbox process, `npm start` and `npm
+ * test`.
+ */
 const OTHER_VARIABLE = /^(PG|OTEL_|SANDBOX_|HOLDFAST_)/
 
 /**
@@ -387,7 +395,7 @@ export const SANDBOX_WEBHOOK_SECRET = 'whsec_sandbox'
 function secret(env: Env, name: Variable, form: RegExp): string {
   const value = text(env, name)
   if (value === undefined) throw new ConfigError(name, 'must be set with PAYMENTS=stripe')
-  if (!form.test(value)) throw new ConfigError(name, 'is not one of its kind')
+  if (!form.test(value)) throw new ConfigError(name, 'does not have the form of this kind of secret')
   return value
 }
 

@@ -62,7 +62,10 @@ const REPORT_TTL_MS = 15_000
 export const breakerStates = (breakers: readonly Breaker[]): WorkerBreakers['breakers'] =>
   Object.fromEntries(breakers.map((breaker) => [breaker.name, breaker.state()]))
 
-/** Returns the time by the clock of Redis: the clocks of workers and readers may differ by more than the lifetime of an entry. */
+/**
+ * Returns the time by the clock of Redis: the clocks of workers and readers may differ by more than the lifetime of an
+ * entry.
+ */
 const serverMs = async (redis: Redis) => Number((await redis.time())[0]) * 1_000
 
 export async function reportBreakers(redis: Redis, prefix: string, report: WorkerBreakers): Promise<void> {

@@ -8,7 +8,9 @@ import { v7 } from 'uuid'
 
 const pool = Buffer.allocUnsafe(16 * 512)
 let next = pool.length
-/** The millisecond of the last id, and the counter within that millisecond: it starts with 31 random bits, then rises by one. */
+/**
+ * The millisecond of the last id, and the counter within that millisecond: it starts with 31 random bits, then rises by one.
+ */
 let msecs = 0
 let seq = 0
 

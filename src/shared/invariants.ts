@@ -313,7 +313,10 @@ const BLOCKED_S = 10
 const NEIGHBOURS = 50
 
 const recent = `settled_at > now() - interval '${BLOCKED_S} s'`
-/** Builds a condition: a row of this table near the first queued row of the queue was settled recently. Ids are in order of time. */
+/**
+ * Builds a condition: a row of this table near the first queued row of the queue was settled recently. Ids are in order of
+ * time.
+ */
 const neighbour = (table: string, queue: string) =>
   [
     ['<', 'DESC'],
@@ -342,7 +345,10 @@ const NOT_MOVING = `
     ) m WHERE created_at > now() - interval '${BLOCKED_S} s')
   ORDER BY since LIMIT ${OFFENDERS}`
 
-/** Returns the queues with a queued row and a held lease in which no row was settled for BLOCKED_S, each with the lock holder. */
+/**
+ * Returns the queues with a queued row and a held lease in which no row was settled for BLOCKED_S, each with the lock
+ * holder.
+ */
 export async function blockedQueues(client: Client, locks: Pick<Locks, 'inspect'>): Promise<string[]> {
   const rows = await query<{ queue: string }>(client, sql.raw(NOT_MOVING))
   const states = await Promise.all(rows.map(({ queue }) => locks.inspect(queue)))

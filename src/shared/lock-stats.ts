@@ -64,7 +64,10 @@ export interface LockStats {
   close(): Promise<void>
 }
 
-/** reason of a failure → its counter. A wait that ends because its process stops counts as aborted, as if its caller had disconnected. */
+/**
+ * reason of a failure → its counter. A wait that ends because its process stops counts as aborted, as if its caller had
+ * disconnected.
+ */
 const FAILURES = { lock_busy: 'timeouts', aborted: 'aborted', closed: 'aborted', unreachable: 'unreachable' } as const
 
 /** Starts to count and to flush. The caller closes `redis`. */

@@ -9,7 +9,10 @@ import { Problem } from './problem.ts'
 /** The router requires a method, so every path is registered under this one, whatever methods the path has. */
 const ANY = 'GET'
 
-/** Collects the paths and methods of routes. Call it before the routes are registered, with the options of the server's router. */
+/**
+ * Collects the paths and methods of routes. Call it before the routes are registered, with the options of the server's
+ * router.
+ */
 export function knowPaths(
   app: FastifyInstance,
   options: { ignoreTrailingSlash?: boolean; maxParamLength?: number } = {},

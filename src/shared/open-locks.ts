@@ -41,15 +41,15 @@ export async function openLocks({ config, redis, log, events }: OpenLocksDeps): 
   const options = { ttl_ms, events, expected_hold_ms }
   switch (lock.backend) {
     case 'redis': {
-      const own = lock.servers && openServers(lock.servers, log)
+      const lockRedis = lock.servers && openServers(lock.servers, log)
       // Wait for replicas for a tenth of the TTL at most: a heartbeat may be that late for other reasons, too.
       const replication = lock.wait_replicas && { replicas: lock.wait_replicas, timeout_ms: Math.floor(ttl_ms / 10) }
-      const locks = createLocks({ redis: own ?? redis, prefix, ...options, ...(replication && { replication }) })
+      const locks = createLocks({ redis: lockRedis ?? redis, prefix, ...options, ...(replication && { replication }) })
       const close = async () => {
         await locks.close()
-        own?.disconnect()
+        lockRedis?.disconnect()
       }
-      return { locks, modes: ALL, checks: own ? { locks: () => locks.inspect('readyz') } : {}, close }
+      return { locks, modes: ALL, checks: lockRedis ? { locks: () => locks.inspect('readyz') } : {}, close }
     }
     case 'redlock': {
       // Log a warning for each server that fails: the others may still be a quorum, and then nothing else reports the failure.
@@ -82,7 +82,7 @@ function openServers(servers: LockRedis, log: Log): Redis | Cluster {
   const { username, password } = new URL(first)
   const login = { ...(username && { username }), ...(password && { password: decodeURIComponent(password) }) }
   const failFast = { enableOfflineQueue: false, connectTimeout: 2_000, autoResubscribe: false, ...login }
-  const own =
+  const lockRedis =
     servers.kind === 'cluster'
       ? new Cluster(at, {
           enableOfflineQueue: false,
@@ -97,6 +97,6 @@ function openServers(servers: LockRedis, log: Log): Redis | Cluster {
           retryStrategy: () => RECONNECT_MS,
           sentinelRetryStrategy: () => RECONNECT_MS,
         })
-  own.on('error', (error) => log.debug({ error: error.message }, 'connection to the Redis of the locks failed'))
-  return own
+  lockRedis.on('error', (error) => log.debug({ error: error.message }, 'connection to the Redis of the locks failed'))
+  return lockRedis
 }

@@ -8,7 +8,10 @@ import type { Log } from './log.ts'
 
 /** Channel on which workers publish JSON arrays of settled ids (purchases, bookings and commands). */
 export const settledChannel = (redis_prefix: string) => `${redis_prefix}settled`
-/** Channel on which a worker publishes whether a queue is hot, that is, whether the worker will poll it again without a nudge. */
+/**
+ * Channel on which a worker publishes whether a queue is hot, that is, whether the worker will poll it again without a
+ * nudge.
+ */
 export const hotQueueChannel = (redis_prefix: string) => `${redis_prefix}flow`
 export const formatHotQueue = (resource: string, flows: boolean) => `${flows ? '+' : '-'}${resource}`
 export const parseHotQueue = (message: string) => ({ resource: message.slice(1), flows: message.startsWith('+') })

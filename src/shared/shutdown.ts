@@ -73,7 +73,10 @@ export interface ConnectionDrain {
   drain(within_ms: number): Promise<void>
 }
 
-/** Adds the hooks. Call it before routes and other hooks are registered. The server answers while it closes (return503OnClosing: false). */
+/**
+ * Adds the hooks. Call it before routes and other hooks are registered. The server answers while it closes
+ * (return503OnClosing: false).
+ */
 export function createConnectionDrain(app: FastifyInstance): ConnectionDrain {
   let leaving = false
   const steps: (() => void)[] = []

@@ -60,7 +60,10 @@ function scheduleCheck(): void {
   setTimeout(afterReplies, CHECK_MS)
 }
 
-/** Runs rejectLate after pending answers: if the event loop was blocked, answers wait in the socket, and setImmediate runs after they are read. */
+/**
+ * Runs rejectLate after pending answers: if the event loop was blocked, answers wait in the socket, and setImmediate runs
+ * after they are read.
+ */
 function afterReplies(): void {
   setImmediate(rejectLate, performance.now())
 }

@@ -1,4 +1,6 @@
-/** Pages of a list. Invariant: a cursor is valid only for the list and filters that it was made for; with others it is a 400. */
+/**
+ * Pages of a list. Invariant: a cursor is valid only for the list and filters that it was made for; with others it is a 400.
+ */
 import { createHash } from 'node:crypto'
 import Type, { type TSchema } from 'typebox'
 import { fieldProblem } from '../../shared/problem.ts'

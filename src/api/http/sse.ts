@@ -33,7 +33,9 @@ export const HELLO = `retry: ${RETRY_MS}\n`
  * the source yields; the source must end soon after its signal aborts.
  */
 export function createStreams(app: Pick<FastifyInstance, 'door'>, most: number) {
-  /** Controllers that end the open streams, one per stream: a shared signal would retain the listeners of every past stream. */
+  /**
+   * Controllers that end the open streams, one per stream: a shared signal would retain the listeners of every past stream.
+   */
   const ends = new Set<AbortController>()
   let stopping = false
   // Streams do not end by themselves, so shutdown must end them.

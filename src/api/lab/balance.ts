@@ -1,4 +1,7 @@
-/** A balance, in the tutorial's shapes. Invariant: the unsafe variant loses updates, so payments succeed without being deducted. */
+/**
+ * A balance, in the tutorial's shapes. Invariant: the unsafe variant loses updates, so payments succeed without being
+ * deducted.
+ */
 import Type from 'typebox'
 import { problemResponses, response } from '../http/responses.ts'
 import type { TypedApp } from '../http/typed-app.ts'

@@ -18,7 +18,10 @@ import { busy, Duration, idParam, KEYED, Message, Success, since, TAGS } from '.
 
 /** TTL of a worker's lease, in milliseconds: short, because the demonstration waits until two leases have expired. */
 const TTL_MS = 250
-/** Milliseconds a worker waits for the lease. Its predecessor never releases it, so this is a TTL plus the delay of a loaded machine. */
+/**
+ * Milliseconds a worker waits for the lease. Its predecessor never releases it, so this is a TTL plus the delay of a loaded
+ * machine.
+ */
 const TURN_MS = 5_000
 /** Milliseconds that a demonstration waits for another demonstration of the same order. */
 const QUEUE_MS = 10_000

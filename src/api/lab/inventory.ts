@@ -1,4 +1,7 @@
-/** Stock, in the tutorial's shapes. Invariant: both variants have the same request and response; only the implementation differs. */
+/**
+ * Stock, in the tutorial's shapes. Invariant: both variants have the same request and response; only the implementation
+ * differs.
+ */
 import Type from 'typebox'
 import { problemResponses, response } from '../http/responses.ts'
 import type { TypedApp } from '../http/typed-app.ts'

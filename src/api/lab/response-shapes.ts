@@ -1,4 +1,6 @@
-/** Schemas of the lab. Invariant: the fields that a tutorial's script reads have the tutorial's shape; errors are problems. */
+/**
+ * Schemas of the lab. Invariant: the fields that a tutorial's script reads have the tutorial's shape; errors are problems.
+ */
 import type { FastifyContextConfig, FastifyRequest } from 'fastify'
 import Type, { type TSchema } from 'typebox'
 import { ID_PATTERN } from '../../shared/domain/resource.ts'
@@ -29,7 +31,10 @@ export const bodyMayBeLeftOut = async (request: FastifyRequest) => {
   if (request.body === undefined) request.body = {}
 }
 
-/** Returns the error responses of a route. 400 has two meanings: the tutorial's `{error}`, or a problem for a malformed request. */
+/**
+ * Returns the error responses of a route. 400 has two meanings: the tutorial's `{error}`, or a problem for a malformed
+ * request.
+ */
 export function refusals<T extends TSchema>(refused: T, example: object, ...wanted: (number | Problem)[]) {
   const all = problemResponses(400, ...wanted) as unknown as Record<number, { content: object }>
   const content = { 'application/json': { schema: refused, example }, ...all[400]?.content }

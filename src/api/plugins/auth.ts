@@ -50,7 +50,8 @@ export function requireAdminPassword({ api_keys: keys, admin_keys: admins }: Key
     const [, password = ''] = /^[^:]*:(.*)$/s.exec(Buffer.from(basic, 'base64').toString()) ?? []
     const given = digestOf(password)
     const [user, admin] = [findKey(keys, given), findKey(admins, given)]
-    // As for routes: without ADMIN_KEYS every API key with full scope is an admin key, and without any keys every caller is admin.
+    // As for routes: without ADMIN_KEYS every API key with full scope is an admin key, and without any keys every caller is an
+    // admin.
     if (!admin && (admins.length > 0 || (keys.length > 0 && !user?.unscoped))) {
       reply.header('www-authenticate', 'Basic realm="Holdfast", charset="UTF-8"')
       throw new Problem(401, 'unauthorized', 'Send one of ADMIN_KEYS as the password, with any user name.')

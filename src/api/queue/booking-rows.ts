@@ -1,4 +1,7 @@
-/** Bookings as the API queues and reads them. Invariant: Postgres' clock decides which requests are overdue, so all processes agree. */
+/**
+ * Bookings as the API queues and reads them. Invariant: Postgres' clock decides which requests are overdue, so all processes
+ * agree.
+ */
 import { and, desc, eq, lt, not, or, sql } from 'drizzle-orm'
 import { alias } from 'drizzle-orm/pg-core'
 import { bookings } from '../../shared/db/schema.ts'

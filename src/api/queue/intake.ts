@@ -26,7 +26,10 @@ interface PendingInsert<Row> {
   reject(error: unknown): void
 }
 
-/** Maximum number of requests that wait for the next INSERT, about a second's worth. Further ones would time out, so they get 503. */
+/**
+ * Maximum number of requests that wait for the next INSERT, about a second's worth. Further ones would time out, so they get
+ * 503.
+ */
 const BUFFER = 10_000
 /** Maximum number of rows in one INSERT. */
 const ROWS_PER_FLUSH = 1_000
@@ -56,7 +59,10 @@ export class Intake<Row extends QueuedRowInput> {
     this.#db = connect(options.database_url)
   }
 
-  /** Queues the row for the next INSERT; resolves after its commit. @throws UnavailableError, or Problem 503 when the buffer is full */
+  /**
+   * Queues the row for the next INSERT; resolves after its commit.
+   * @throws UnavailableError, or Problem 503 when the buffer is full
+   */
   enqueue(row: Row): Promise<EnqueueResult> {
     if (this.#closed) return Promise.reject(stopping())
     if (this.#buffer.length >= BUFFER) {

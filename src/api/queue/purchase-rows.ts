@@ -1,4 +1,7 @@
-/** Purchases as the API queues and reads them. Invariant: Postgres' clock decides which holds are overdue, so all processes agree. */
+/**
+ * Purchases as the API queues and reads them. Invariant: Postgres' clock decides which holds are overdue, so all processes
+ * agree.
+ */
 import { and, desc, eq, gt, lt, lte, or, sql } from 'drizzle-orm'
 import { alias } from 'drizzle-orm/pg-core'
 import { purchases } from '../../shared/db/schema.ts'

@@ -1,4 +1,7 @@
-/** A cache of the kind of each resource: units, calendar or account. Invariant: a resource is never deleted and never changes its kind. */
+/**
+ * A cache of the kind of each resource: units, calendar or account. Invariant: a resource is never deleted and never changes
+ * its kind.
+ */
 
 import { resources } from '../../shared/db/schema.ts'
 import { build, isOneOf, prepare } from '../../shared/db/statements.ts'

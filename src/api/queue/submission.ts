@@ -198,7 +198,8 @@ export class RowQueue<Row extends QueuedRow, Input extends QueuedRowInput> {
       return { status, reason: reason ?? '', observed_status: found, row: await this.readOne(subject.id) }
     }
     const left_ms = Math.max(0, until_ms - performance.now())
-    // Watch the row only now: before the command was executed the row counted as settled, so an earlier watch would end at once.
+    // Watch the row only now: before a worker executed the command the row counted as settled, so an earlier watch would have
+    // ended at once.
     const row = await this.#waitWhile(subject.id, (one) => one.charging, left_ms)
     const failed = pays ? await this.#commands.failedCharge(command, row.id) : undefined
     if (failed !== undefined) {

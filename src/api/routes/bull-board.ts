@@ -50,7 +50,9 @@ export async function bullBoardRoutes(app: FastifyInstance, { open, authorize }:
   }
 }
 
-/** Opens the board in a separate Fastify instance behind the same port, so that its errors, parsers and pages stay separate. */
+/**
+ * Opens the board in a separate Fastify instance behind the same port, so that its errors, parsers and pages stay separate.
+ */
 export async function openBullBoard(redis_url: string, redis_prefix: string, log: Log): Promise<BullBoard> {
   const { createBullBoard } = await import('@bull-board/api')
   const { BullMQAdapter } = await import('@bull-board/api/bullMQAdapter')

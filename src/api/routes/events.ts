@@ -100,7 +100,8 @@ export async function eventRoutes(app: TypedApp, { db, tail }: EventOptions): Pr
     const [header] = [request.headers['last-event-id']].flat()
     const { after } = request.query
     const from = header ? await resume(header, 'Last-Event-ID') : after ? await resume(after, 'after') : undefined
-    // Without a position the stream starts from now. This query makes the answer 503 if Postgres is away, before the stream begins.
+    // Without a position the stream starts from now. This query makes the API answer 503 before the stream begins if Postgres is
+    // away.
     if (from === undefined) await db.read((client) => client`SELECT 1`)
     return streams.open(reply, (gone) => eventFrames(tail, from, request.query, gone)) as never
   })

@@ -21,7 +21,10 @@ import { SAMPLE_LEASES } from '../http/samples.ts'
 import { Identifier, LEASE_ID_PATTERN, Ref, Time } from '../http/schemas.ts'
 import type { TypedApp } from '../http/typed-app.ts'
 
-/** Bounds of a TTL. Below 100 ms, heartbeats over HTTP are unreliable; above a day, a crashed owner blocks the lock for too long. */
+/**
+ * Bounds of a TTL. Below 100 ms, heartbeats over HTTP are unreliable; above a day, a crashed owner blocks the lock for too
+ * long.
+ */
 const [MIN_TTL_MS, MAX_TTL_MS] = [100, 86_400_000]
 /** Longest wait for a lock, in milliseconds: proxies between the API and the client end longer requests. */
 const MAX_WAIT_MS = 60_000
@@ -145,7 +148,10 @@ function acquireRoute(app: TypedApp, locks: Locks, modes: readonly Mode[]): void
     draining = true
     for (const one of waits) one.abort(stopping())
   })
-  /** Releases a lease in the background. Ignores a failure, because no client waits for the result: the TTL ends the lease then. */
+  /**
+   * Releases a lease in the background. Ignores a failure, because no client waits for the result: the TTL ends the lease
+   * then.
+   */
   const releaseUnsent = (lease: RemoteLease) => void locks.remote.release(lease.handle).catch(() => {})
 
   app.post('/api/leases', { schema: Acquire }, async (request, reply) => {

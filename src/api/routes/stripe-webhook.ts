@@ -22,7 +22,9 @@ export interface StripeWebhookOptions {
   enqueueCharges(ids: Iterable<string>): void
 }
 
-/** Makes the check of an intent's charge due: refunds and disputes name their intent, but not always the purchase or booking. */
+/**
+ * Makes the check of an intent's charge due: refunds and disputes name their intent, but not always the purchase or booking.
+ */
 const recheckSql = prepare(
   build
     .update(charges)

@@ -119,7 +119,10 @@ const notFound = (id: string) => new Problem(404, 'not_found', `There is no webh
 const tooMany = () => new Problem(409, 'too_many_endpoints', `The limit of ${ENDPOINTS} endpoints is reached.`)
 const notInLog = () => fieldProblem('sequence', 'is not a stored event of this resource', 409, 'not_kept')
 
-/** Returns the normalized URL. A worker resolves and checks host names when it connects. @throws Problem naming what is wrong */
+/**
+ * Returns the normalized URL. A worker resolves and checks host names when it connects.
+ * @throws Problem naming what is wrong
+ */
 function readUrl(text: string, allow_private: boolean): string {
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (url === undefined || !['https:', 'http:'].includes(url.protocol))

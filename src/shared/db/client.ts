@@ -100,7 +100,10 @@ export function query<Row>(on: Client | Transaction, statement: SQL): Promise<Ro
   return run(on, text, params)
 }
 
-/** Runs one statement as a named prepared statement; inside a transaction, only while the transaction's signal has not aborted. */
+/**
+ * Runs one statement as a named prepared statement; inside a transaction, only while the transaction's signal has not
+ * aborted.
+ */
 export async function run<Row>(on: Client | Transaction, text: string, params: readonly unknown[]): Promise<Row[]> {
   signals.get(on)?.throwIfAborted()
   return (await on.unsafe(text, params as never[], { prepare: true })) as unknown as Row[]

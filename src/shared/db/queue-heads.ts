@@ -1,7 +1,10 @@
 /** The first row of each queue. Invariant: the query costs one index probe for each queue, however long the queues are. */
 import { sql } from 'drizzle-orm'
 
-/** Builds SQL that selects the first row of every queue of a table: an index skip scan, as cheap with a million rows in a queue as with one. */
+/**
+ * Builds SQL that selects the first row of every queue of a table: an index skip scan, as cheap with a million rows in a
+ * queue as with one.
+ */
 export const queueHeads = (table: string, queue = 'queue') => sql.raw(queueHeadsText(table, queue))
 
 /** Returns the same SQL as text, for statements that are written as text. */

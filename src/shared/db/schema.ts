@@ -47,7 +47,10 @@ import {
   type PurchaseStatus,
 } from '../domain/purchase.ts'
 
-/** Column type of a resource reference. It sorts in byte order, as JavaScript does, so that both sides lock in the same order. */
+/**
+ * Column type of a resource reference. It sorts in byte order, as JavaScript does, so that both sides lock in the same
+ * order.
+ */
 const ref = customType<{ data: string }>({ dataType: () => 'text COLLATE "C"' })
 const tstzrange = customType<{ data: string }>({ dataType: () => 'tstzrange' })
 const units = (name: string) => bigint(name, { mode: 'number' })
@@ -300,9 +303,13 @@ export const charges = pgTable(
     purchase_id: uuid('purchase_id').references(() => purchases.id),
     booking_id: uuid('booking_id').references(() => bookings.id),
     kind: text('kind').$type<ChargeKind>().notNull(),
-    /** 1 for our charge and our refund; attempts are numbered separately; refunds made at the provider are numbered from 2. */
+    /**
+     * 1 for our charge and our refund; attempts are numbered separately; refunds made at the provider are numbered from 2.
+     */
     n: smallint('n').notNull().default(1),
-    /** True for a refund that was made at the provider, and for a dispute: we did not request it and never request it again. */
+    /**
+     * True for a refund that was made at the provider, and for a dispute: we did not request it and never request it again.
+     */
     at_provider: boolean('at_provider').notNull().default(false),
     provider_id: text('provider_id'),
     /** In minor units. */
@@ -321,7 +328,10 @@ export const charges = pgTable(
      * for a refund.
      */
     recheck_at: at('recheck_at'),
-    /** The original end of the hold that this charge has extended; it applies again if the card is declined. Null without `hold_seconds`. */
+    /**
+     * The original end of the hold that this charge has extended; it applies again if the card is declined. Null without
+     * `hold_seconds`.
+     */
     hold_until: at('hold_until'),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
     settled_at: at('settled_at'),
@@ -374,7 +384,9 @@ export const outbox = pgTable(
     /** The resource that the events are about: a resource of the purchase, or the booked resource. */
     resource_id: ref('resource_id').notNull(),
     subject_type: text('subject_type').$type<'purchase' | 'booking' | 'payment' | 'resource'>().notNull(),
-    /** The number of the last change in this row. The number of the first change is last_sequence - (number of changes) + 1. */
+    /**
+     * The number of the last change in this row. The number of the first change is last_sequence - (number of changes) + 1.
+     */
     last_sequence: units('last_sequence').notNull(),
     subject_ids: uuid('subject_ids').array().notNull(),
     statuses: text('statuses').array().notNull(),
@@ -408,7 +420,10 @@ export const outboxRetention = pgTable(
   (t) => [check('outbox_retention_one_check', sql`${t.one}`)],
 )
 
-/** Endpoints that receive events. `outbox_position`: the outbox row up to which the endpoint's delivery streams were extended. */
+/**
+ * Endpoints that receive events. `outbox_position`: the outbox row up to which the endpoint's delivery streams were
+ * extended.
+ */
 export const webhookEndpoints = pgTable(
   'webhook_endpoints',
   {
@@ -483,7 +498,9 @@ export const webhookDeliveries = pgTable(
   (t) => [primaryKey({ columns: [t.endpoint_id, t.id] }), index('webhook_deliveries_by_time').on(t.created_at)],
 )
 
-/** Forced releases of locks. Written before the lock is released; completed_at is set once the fencing token is raised too. */
+/**
+ * Forced releases of locks. Written before the lock is released; completed_at is set once the fencing token is raised too.
+ */
 export const forcedReleases = pgTable(
   'forced_releases',
   {
@@ -528,7 +545,10 @@ export const labCounts = pgTable(
 
 export const labOrders = pgTable('lab_orders', {
   id: text('id').primaryKey(),
-  /** The number of the worker that wrote last, with `fencing_token <= token` in the WHERE clause; written_by: without that guard. */
+  /**
+   * The number of the worker that wrote last, with `fencing_token <= token` in the WHERE clause; written_by: without that
+   * guard.
+   */
   guarded_by: smallint('guarded_by'),
   unguarded_by: smallint('unguarded_by'),
   unguarded_writes: integer('unguarded_writes').notNull().default(0),

@@ -12,7 +12,10 @@ export const REF_PATTERN = `^${TYPE_PATTERN}:${ID_PATTERN}$`
 /** Returns the type of a resource: `product` for `product:1`. */
 export const typeOf = (ref: string) => ref.slice(0, ref.indexOf(':'))
 
-/** Returns whether a resource is an account. An account holds money: a wallet pays from it, and it can be neither sold nor booked. */
+/**
+ * Returns whether a resource is an account. An account holds money: a wallet pays from it, and it can be neither sold nor
+ * booked.
+ */
 export const isAccount = (ref: string) => ref.startsWith('account:')
 
 /** Compares two references for the lock order: byte order of the reference, `account:` after everything else. */

@@ -22,7 +22,10 @@ export interface Nudger {
   close(): Promise<void>
 }
 
-/** Maximum number of resources in one job: enough that cold queues share the cost of a job, few enough that workers share the queues. */
+/**
+ * Maximum number of resources in one job: enough that cold queues share the cost of a job, few enough that workers share the
+ * queues.
+ */
 const RESOURCES_PER_JOB = 128
 /** Milliseconds between two jobs of a process: nudges that arrive meanwhile share the next job. */
 const PACE_MS = 10

@@ -116,7 +116,9 @@ async function fetchSnapshot(stripe: Stripe, id: string): Promise<PaymentSnapsho
   return { intent, refunds: refunds.map(readRefund), disputes: disputes.map(readDispute) }
 }
 
-/** Metadata key under which a refund stores the idempotency key of its request. A refund made in Stripe's dashboard has none. */
+/**
+ * Metadata key under which a refund stores the idempotency key of its request. A refund made in Stripe's dashboard has none.
+ */
 const KEY = 'holdfast_refund'
 
 /** Types of events about changes that may have been made at Stripe, not by us. */

@@ -36,7 +36,7 @@ export async function acquireAll(
   return leaseSet(leases)
 }
 
-/** Acquires the whole group in one step of the server. Returns an error naming the first busy resource instead. */
+/** Acquires the whole group in one step of the server; if a resource is busy, returns an error naming the first busy one. */
 async function acquireGroup(
   acquisitions: Acquisitions,
   group: readonly SingleRequest[],
@@ -60,7 +60,7 @@ async function acquireGroup(
       return busyError(resource, answer.busy)
     }
     if (performance.now() >= validUntil(sent_at, ttl_ms)) throw new Error('the grant came too late')
-    // Registered before other code runs, so that close() finds all of them.
+    // Register the leases before other code runs, so that close() finds all of them.
     const leases = leaseRequests.map((one, i) =>
       holdLease(registry, { ...one, token: answer.tokens[i] ?? 0, sent_at, valid_ms: ttl_ms }),
     )
@@ -75,7 +75,7 @@ async function acquireGroup(
   }
 }
 
-/** Does not wait; one round trip for each group. */
+/** Tries to acquire all groups without waiting; needs one round trip for each group. */
 async function tryAcquireGroups(
   acquisitions: Acquisitions,
   requests: readonly SingleRequest[],
@@ -99,7 +99,7 @@ async function tryAcquireGroups(
   return leases
 }
 
-/** Waits for each in turn while holding the earlier ones. */
+/** Waits for each resource in turn while it holds the earlier ones. */
 async function acquireInOrder(
   acquisitions: Acquisitions,
   requests: readonly SingleRequest[],
@@ -123,7 +123,7 @@ async function acquireInOrder(
   }
 }
 
-/** Repeats until all are held at the same time: one may be lost during the wait for another. */
+/** Repeats until all leases are held at the same time: one may be lost during the wait for another. */
 async function waitForAll(
   acquisitions: Acquisitions,
   requests: readonly SingleRequest[],
@@ -139,7 +139,7 @@ async function waitForAll(
   }
 }
 
-/** Sorted by name, each resource once: exclusive covers shared; of two limits the lower one holds. */
+/** Returns the requests sorted by name, each resource once: exclusive covers shared; of two limits the lower one counts. */
 function normalize(requests: readonly LockRequest[]): SingleRequest[] {
   const byName = new Map<string, SingleRequest>()
   for (const entry of requests) {

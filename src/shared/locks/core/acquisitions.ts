@@ -1,7 +1,7 @@
 /**
- * The acquisitions of one createLocks, each from its request to a lease or its clean-up. Invariant: every id that was
- * ever sent to the server ends as a held lease, or is cleaned up after the last request that carried it has been
- * answered; what cannot be cleaned up expires with its TTL.
+ * The acquisitions of one Locks instance, each from its request to a lease or its clean-up. Invariant: every id that was ever
+ * sent to the server ends as a held lease, or is cleaned up after the server has answered the last request with this id. A lock
+ * that cannot be cleaned up expires with its TTL.
  */
 
 import { withTimeout } from '../../timeout.ts'
@@ -12,15 +12,17 @@ import type { Backend, BusyAnswer, Handoff } from './backend.ts'
 import { createLeaseRegistry, type GrantedLock, type LeaseRegistry, type LeaseRequest } from './held-lease.ts'
 import { abort, abortOnSignal, slotTtl, type Waiter, waitForLock, wake } from './wait-queue.ts'
 
-/** A caller whose wait was cancelled waits no longer than this for the clean-up, which continues in the background. */
+/**
+ * Milliseconds that a caller whose wait was cancelled still waits for the clean-up, which then continues in the background.
+ */
 const CLEANUP_WAIT_MS = 100
 
 export interface LocksOptions {
   ttl_ms: number
-  /** The holder's name when an acquire names no owner. */
+  /** The holder's name if an acquire names no owner. */
   instance: string
   events?: LockEvents | undefined
-  /** How long a lease on this resource is expected to be held, in ms; LockEvents.longHold reports longer ones. */
+  /** Returns how long a lease on this resource is expected to be held, in ms; LockEvents.longHold reports longer holds. */
   expected_hold_ms?: ((resource: string) => number | undefined) | undefined
 }
 
@@ -28,7 +30,7 @@ export class Acquisitions {
   readonly backend: Backend
   readonly events: LockEvents
   readonly registry: LeaseRegistry
-  /** For requests without a TTL. */
+  /** The TTL of requests that name none. */
   readonly default_ttl_ms: number
   #instance: string
   #expected_hold_ms: LocksOptions['expected_hold_ms']
@@ -51,7 +53,7 @@ export class Acquisitions {
     if (this.#closed) throw this.#closed
   }
 
-  /** A new request with its own id. @throws the reason why no request may be sent any more */
+  /** Makes a request with a new id. @throws the reason why no request may be sent any more */
   newRequest(resource: string, options: LeaseOptions & LockMode): LeaseRequest {
     this.throwIfClosed()
     options.signal?.throwIfAborted()
@@ -60,13 +62,16 @@ export class Acquisitions {
     const owner = (options.owner ?? this.#instance) + (job === undefined ? '' : ` ${job}`)
     const waiter_id = ++this.#last_waiter_id
     const id = this.backend.newOwnerId({ waiter_id, owner, mode, limit, ttl_ms })
-    // Every acquisition comes through here, so each holder receives revocations and each waiter its turn.
+    // Every acquisition comes through here, so each holder hears of revocations and each waiter hears of its turn.
     this.backend.listen(this.#onMessage)
     const expected_ms = this.#expectedOf(resource)
     return { resource, waiter_id, owner, mode, limit, ttl_ms, above, id, expected_ms, max_hold_ms, progress_ms }
   }
 
-  /** Called before any request is sent, so that an exception of the callback leaves no lock behind. */
+  /**
+   * Asks the callback for the expected hold before any request is sent, so that an exception of the callback leaves no lock
+   * behind.
+   */
   #expectedOf(resource: string): number | undefined {
     const expected = this.#expected_hold_ms?.(resource)
     checkNumber('expected_hold_ms of a resource', expected, { min: 0, integer: false })
@@ -81,13 +86,13 @@ export class Acquisitions {
     } else if (what === 'taken') {
       held.get(waiter_id)?.onRevoked()
     } else {
-      // No such waiter: its wait has ended, and its cancel, which follows, hands the lock over.
+      // If the waiter is unknown, its wait has ended; its cancel request follows and hands the lock over to the next waiter.
       const waiter = this.#waiters.get(waiter_id)
       if (waiter) wake(waiter, what)
     }
   }
 
-  /** Registers a waiter that the signal and close() can end; close() waits until it has ended. */
+  /** Registers a waiter that the signal and close() can abort; close() waits until the wait has ended. */
   startWait(waiter_id: number, signal: AbortSignal | undefined): { waiter: Waiter; endWait: () => void } {
     const waiter: Waiter = { woken: false }
     const aborts = signal && abortOnSignal(signal, waiter)
@@ -101,7 +106,8 @@ export class Acquisitions {
   }
 
   /**
-   * @param makeLease turns the grant into what the caller gets, before other code can run; if it rejects, the lock is
+   * Acquires the lock and makes a lease, or returns the busy answer.
+   * @param makeLease turns the grant into the caller's lease before other code can run; if makeLease rejects, the lock is
    * released
    */
   async acquireGrant<T extends object>(
@@ -139,7 +145,7 @@ export class Acquisitions {
     }
   }
 
-  /** Reports requests that ended without a lease, and cleans up what they may have been granted. */
+  /** Reports requests that ended without a lease, and releases what the server may have granted to them. */
   async reportFailure(requests: readonly LeaseRequest[], waiter: Waiter): Promise<void> {
     const why = this.#closed ? 'closed' : waiter.aborted ? 'aborted' : 'unreachable'
     const cleanUps = requests.map(({ resource, id, ttl_ms }) => {
@@ -150,9 +156,9 @@ export class Acquisitions {
   }
 
   /**
-   * Removes what the id may have on the server. Waits for `pending`, its last request: a cancel that overtook it would
-   * leave a lock behind for a TTL. Some clients never settle requests of a reset connection, so this wait has a limit;
-   * a later answer is cleaned up again.
+   * Removes the lock or slot that the id may have on the server. First it waits for `pending`, the last request with the id: a
+   * cancel that overtook that request would leave a lock behind for a TTL. Some clients never settle requests of a reset
+   * connection, so this wait has a limit; if the answer comes later, the clean-up runs again.
    */
   #cleanUp(resource: string, id: string, ttl_ms: number, pending?: Promise<unknown>): Promise<void> {
     const work = (async () => {
@@ -181,7 +187,7 @@ export class Acquisitions {
     return this.#closing
   }
 
-  /** Releases every lease and cleans up every request: no lease outlives this. */
+  /** Releases every lease and cleans up every request, so that no lease outlives this Locks instance. */
   async #close(): Promise<void> {
     const reason = Object.assign(new Error('the locks are closed'), { code: 'closed' })
     this.#closed = reason
@@ -193,7 +199,7 @@ export class Acquisitions {
       return ended
     })
     await Promise.all([...ends, ...Array.from(this.registry.held.values(), (lease) => lease.abandon())])
-    // Limited: on a server that hangs, what is left expires with its TTL.
+    // Wait only for a limited time: if the server hangs, the remaining locks expire with their TTL.
     await awaitAnswer(Promise.all(this.#runningCleanUps), this.default_ttl_ms).catch(noop)
     await this.backend.close()
   }

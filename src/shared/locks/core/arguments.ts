@@ -1,15 +1,18 @@
 /**
- * Validates the arguments of callers, once, at the public functions. Invariant: an invalid argument is refused before
- * any request to the lock server, by a TypeError (wrong type) or a RangeError (wrong value) that names it.
+ * Validates the arguments of callers, once, at the public functions. Invariant: the functions refuse an invalid argument before
+ * they send a request to the lock server, with a TypeError (wrong type) or a RangeError (wrong value) that names the argument.
  */
 import type { Lease } from '../api.ts'
 
-/** Each acquire looks through the permits of its resource, so their number is limited. */
+/** Maximum number of permits: each acquire looks through all permits of its resource. */
 const MAX_PERMITS = 1000
 
-/** A timer above a day may overflow, and a wait for a crashed holder must not take longer. */
+/**
+ * Longest TTL, in milliseconds: a longer timer may overflow, and a wait for a crashed holder must not take longer than a
+ * day.
+ */
 const MAX_TTL_MS = 86_400_000
-/** Below this the margin for clock drift uses the lease up. */
+/** Shortest TTL, in milliseconds: the margin for clock drift would use up a shorter lease. */
 const MIN_TTL_MS = 20
 
 type Unchecked = Readonly<Record<string, unknown>>
@@ -17,11 +20,11 @@ type Unchecked = Readonly<Record<string, unknown>>
 interface Range {
   min: number
   max?: number
-  /** Default true. */
+  /** Whether the number must be an integer; default true. */
   integer?: boolean
 }
 
-/** undefined passes: the argument has a default. */
+/** Checks a number. undefined passes, because the argument has a default. */
 export function checkNumber(name: string, value: unknown, { min, max, integer = true }: Range): void {
   if (value === undefined) return
   if (typeof value !== 'number') throw new TypeError(`${name} must be a number, not ${described(value)}`)
@@ -37,12 +40,12 @@ export function checkText(name: string, value: unknown): void {
   }
 }
 
-/** Refuses undefined, too: the function is required. */
+/** Checks a required function; it refuses undefined, too. */
 export function checkFunction(name: string, value: unknown): void {
   if (typeof value !== 'function') throw new TypeError(`${name} must be a function, not ${described(value)}`)
 }
 
-/** Names that differ only in a lone surrogate would be one name on the server. */
+/** Checks the name of a resource. Names that differ only in a lone surrogate would be the same name on the server. */
 export function checkResource(resource: unknown): asserts resource is string {
   if (typeof resource !== 'string') throw new TypeError(`resource must be a string, not ${described(resource)}`)
   if (resource === '' || /\p{Surrogate}/u.test(resource)) {
@@ -58,7 +61,7 @@ function checkAbove(above: unknown): void {
   checkNumber('above', above, { min: 0 })
 }
 
-/** Checks the options of every function that acquires a lock, as far as they are present. */
+/** Checks the options of a function that acquires a lock, as far as they are present. */
 export function checkOptions(options: unknown): void {
   if (typeof options !== 'object' || options === null) {
     throw new TypeError(`options must be an object, not ${described(options)}`)
@@ -102,7 +105,7 @@ export function checkResources(resources: unknown): asserts resources is string[
   for (const one of resources as unknown[]) checkResource(one)
 }
 
-/** @returns all of them as an array, because an iterator yields them only once */
+/** Checks leases. @returns the leases as an array, because an iterator yields them only once */
 export function checkedLeases(leases: unknown): Lease[] {
   const iterable = typeof (Object(leases) as Iterable<unknown>)[Symbol.iterator] === 'function'
   if (!iterable || typeof leases === 'string') throw new TypeError(`leases must be iterable, not ${described(leases)}`)
@@ -112,14 +115,17 @@ export function checkedLeases(leases: unknown): Lease[] {
   })
 }
 
-/** @throws RangeError for an option that this function does not support: accepting it would promise what is not kept */
+/**
+ * Refuses options that a function does not support: accepting them would promise what the function does not do.
+ * @throws RangeError
+ */
 export function rejectOptions(options: object, names: readonly string[], where: string): void {
   for (const name of names) {
     if ((options as Unchecked)[name] !== undefined) throw new RangeError(`${name} is not for ${where}`)
   }
 }
 
-/** Checks the options of createLocks and the other factories; a backend checks its own. */
+/** Checks the common options of createLocks and the other factories; a backend checks its specific options. */
 export function checkSetting(setting: unknown): void {
   if (typeof setting !== 'object' || setting === null) {
     throw new TypeError(`options must be an object, not ${described(setting)}`)
@@ -138,7 +144,10 @@ export function checkSetting(setting: unknown): void {
   }
 }
 
-/** The scripts read the channel name as one word, so the prefix must have no white space. */
+/**
+ * Checks a Redis client and the prefix. The scripts read the channel name as one word, so the prefix must have no white
+ * space.
+ */
 export function checkRedis(name: string, redis: unknown, { prefix = '' }: { prefix?: string }): void {
   const { evalsha, duplicate } = Object(redis) as Unchecked
   if (typeof evalsha !== 'function' || typeof duplicate !== 'function') {
@@ -157,7 +166,7 @@ function isLease(value: unknown): value is Lease {
   return typeof resource === 'string' && typeof assertValid === 'function' && typeof release === 'function'
 }
 
-/** For an error message: limits a caller's text to 60 characters, and cannot fail. */
+/** Describes a value for an error message. It limits a caller's text to 60 characters, and cannot fail. */
 function described(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.slice(0, 60))
   if (value === null || (typeof value !== 'object' && typeof value !== 'function')) return String(value)

@@ -1,34 +1,37 @@
 /**
- * The interface between the lease core and a lock server. Invariant: every operation is one atomic step on the server
- * that checks the id, and repeating it with the same id does not change the outcome. Clocks are not compared: the
- * server answers with durations, and the core counts validity on its own monotonic clock from before it sent the
- * request. A lock that is handed over to a waiter lives exactly as long as the waiter's slot would have, so that what
- * the core knows about the slot holds for the lock.
+ * The interface between the lease core and a lock server. Invariant: every operation is one atomic step on the server that
+ * checks the id, and repeating an operation with the same id does not change the outcome. No clocks are compared: the server
+ * answers with durations, and the core counts validity on its process's monotonic clock, from a time before it sent the request.
+ * A lock that is handed over to a waiter lives exactly as long as the waiter's slot would have lived, so what the core knows
+ * about the end of the slot is also true for the lock.
  */
 import type { LockState, Mode } from '../api.ts'
 
-/** A caller that requests a lock: everything that the server may have to know when the waiter's turn comes. */
+/** A caller that requests a lock, with everything that the server may need when the caller's turn comes. */
 export interface Requester {
   /** Waiter id, unique within this Locks instance; names the recipient of hand-off and revocation messages. */
   waiter_id: number
   owner: string
   mode: Mode
-  /** Permits: maximum number of holders; else 0. */
+  /** Maximum number of holders, for permits; otherwise 0. */
   limit: number
   ttl_ms: number
 }
 
 export interface Attempt {
   resource: string
-  /** From newOwnerId, one per acquisition. It is the proof of ownership. */
+  /** Made by newOwnerId, one per acquisition. The id is the proof of ownership. */
   id: string
   mode: Mode
   limit: number
   ttl_ms: number
   above: number
-  /** Join the wait queue when the lock is busy, in a slot that lives this long without another attempt; 0 = do not. */
+  /**
+   * If above 0 and the lock is busy, the request joins the wait queue, in a slot that lives this long without another
+   * attempt.
+   */
   slot_ttl_ms: number
-  /** 0 on the first attempt, then the ticket of the last answer. */
+  /** 0 on the first attempt; later the ticket of the last answer. */
   ticket: number
 }
 
@@ -37,61 +40,62 @@ export interface BusyAnswer {
   ticket: number
   /** Identifies the slot in the wait queue until the next attempt renews it. */
   slot: number
-  /** Number of waiters in front of this one. */
+  /** Number of waiters in front of this waiter. */
   ahead: number
   waiting: number
-  /** When the lock may end by itself; negative when unknown. */
+  /** Milliseconds after which the lock ends unless its holder renews it; negative if unknown. */
   free_in_ms: number
   holder: string | undefined
 }
 
 export type Answer = { granted: true; token: number } | BusyAnswer
 
-/** The lock was granted to the waiter in this slot. */
+/** Message: the lock was granted to the waiter in this slot. */
 export interface Handoff {
   slot: number
   token: number
 }
 
-/** 'all': messages may have been lost. 'taken': a forced release revoked the lock of this waiter_id. */
+/** Receives messages. 'all': messages may have been lost. 'taken': a forced release revoked the lock of this waiter_id. */
 export interface OnLockMessage {
   (waiter_id: 'all'): void
   (waiter_id: number, what?: Handoff | 'taken'): void
 }
 
 export interface Backend {
-  /** Random and unguessable; begins with what a server must know about the requester. */
+  /** Makes an id: random and unguessable; it begins with what a server must know about the requester. */
   newOwnerId(requester: Requester): string
   attempt(attempt: Attempt): Promise<Answer>
   /**
-   * Grants several locks in one step on the server, or none, with the position of the first busy one. Does not wait.
+   * Grants several locks in one step on the server, without waiting; or grants none and returns the position of the first busy
+   * one.
    */
   attemptAll?(
     attempts: readonly Attempt[],
   ): Promise<{ granted: true; tokens: number[] } | { at: number; busy: BusyAnswer }>
-  /** Groups resources so that each group may be passed to attemptAll. Required with it. */
+  /** Groups resources so that each group may be passed to attemptAll. Required if attemptAll exists. */
   groupResources?(resources: readonly string[]): string[][]
-  /** Resolves with the number of waiters, or with why the lock cannot be renewed. */
+  /** Renews the lock. Resolves with the number of waiters, or with the reason why the lock cannot be renewed. */
   extend(resource: string, id: string, ttl_ms: number): Promise<number | 'expired' | 'taken'>
-  /** `indexed`: the lock was shared, handed over or renewed, so the index may contain it. */
+  /** Releases the lock. `indexed`: whether the lock was shared, handed over or renewed, so that the index may contain it. */
   release(resource: string, id: string, indexed: boolean): Promise<'released' | 'expired' | 'taken'>
-  /** Removes the lock or the slot of this id, if it has one, and hands its turn over. */
+  /** Removes the lock or the slot of this id, if there is one, and hands the turn over to the next waiter. */
   cancel(resource: string, id: string): Promise<void>
   /**
-   * Revokes the lock from all holders, notifies their processes, and hands it over to the next waiter with a token
-   * above the returned one.
+   * Revokes the lock from all holders, notifies their processes, and hands the lock over to the next waiter with a token above
+   * the returned token.
    */
   force(resource: string, above: number): Promise<{ token: number; revoked_holders: LockState['holders'] }>
-  /** Holders and waiters: one state for each resource, in the order of the argument. */
+  /** Returns holders and waiters: one state for each resource, in the order of the argument. */
   inspect(resources: readonly string[]): Promise<LockState[]>
   /**
-   * Resources that have waiters, or were held at their last renewal, and maybe some that are no longer in use;
-   * unordered.
+   * Returns, in any order, the resources that have waiters or that were still held when their lock was last renewed, and maybe
+   * some that are no longer in use.
    */
   list(): Promise<string[]>
   /**
-   * Starts to deliver messages to holders and waiters; idempotent. Until it works, waiters depend on their rechecks,
-   * and holders on their heartbeats.
+   * Starts to deliver messages to holders and waiters; idempotent. Until messages arrive, waiters depend on their rechecks, and
+   * holders on their heartbeats.
    */
   listen(onMessage: OnLockMessage): void
   close(): Promise<void>

@@ -1,6 +1,6 @@
 /**
- * A held lease. Invariant: its validity is counted from before the request that granted or renewed it was sent, so it
- * always ends here before it ends on the server, whether or not the server answers.
+ * A held lease. Invariant: validity is counted from a time taken just before the granting or renewing request is sent, so a
+ * lease always ends here before it ends on the server, whether or not the server answers.
  */
 
 import { type Lease, LeaseLostError, type LockEvents, type LostReason, type Mode, type ReleaseResult } from '../api.ts'
@@ -17,7 +17,7 @@ export interface LeaseRequest {
   owner: string
   ttl_ms: number
   above: number
-  /** Expected hold in ms; a longer one is reported. */
+  /** Expected time of the hold, in ms; LockEvents.longHold reports a longer hold. */
   expected_ms: number | undefined
   max_hold_ms: number | undefined
   progress_ms: number | undefined
@@ -26,8 +26,8 @@ export interface LeaseRequest {
 export interface GrantedLock extends LeaseRequest {
   token: number
   /**
-   * From this time of performance.now() on the server keeps the lock for valid_ms: less than a TTL if it was handed
-   * over.
+   * performance.now() when the request was sent. The server keeps the lock for at least valid_ms after it. valid_ms is below the
+   * TTL if the previous holder passed the lock on.
    */
   sent_at: number
   valid_ms: number
@@ -36,29 +36,35 @@ export interface GrantedLock extends LeaseRequest {
 export interface LeaseRegistry {
   backend: Backend
   events: LockEvents
-  /** Cleans up in the background what a request without an answer may have done. */
+  /** Undoes, in the background, what a request without an answer may have done. */
   cleanUp(resource: string, id: string, ttl_ms: number): void
-  /** By waiter_id, which a message from the lock server names. */
+  /** waiter_id, which a message from the lock server names → lease */
   held: Map<number, HeldLease>
-  /** Makes sure that the leases are checked at this time of performance.now(). */
+  /** Makes the registry check the leases at this time of performance.now() at the latest. */
   scheduleCheck(at: number): void
 }
 
-/** Redis rounds TTLs, clocks run at different speeds, a timer is late: 1 % for the clocks, 2 ms for the rest. */
+/**
+ * Returns the time of performance.now() until which a lease is valid. The margin is 1 % because clocks run at different speeds,
+ * and 2 ms because Redis rounds TTLs and timers are late.
+ */
 export function validUntil(sent_at: number, ttl_ms: number): number {
   return sent_at + ttl_ms * 0.99 - 2
 }
 
-/** Retry delay of a failed renewal, doubled each time: the server may be back at once. */
+/**
+ * First retry delay after a failed renewal, in milliseconds. It doubles each time, and starts short because the server may be
+ * back at once.
+ */
 const RETRY_MS = 20
 
-/** A lock that was handed over is renewed to its whole TTL after this, so that very short work needs no renewal. */
+/** Milliseconds after which a lock that was handed over is renewed to its whole TTL; very short work needs no renewal. */
 const SHORT_MS = 10
 
-/** A lock that is held for longer than this is renewed for the first time, and that adds it to the index of locks. */
+/** The first renewal happens after this many milliseconds at the latest; it also adds the lock to the index of locks. */
 const INDEXED_MS = 500
 
-/** A renewal that leaves less than this share of the TTL was nearly too late. */
+/** A renewal that succeeds with less than this share of the TTL left was nearly too late. */
 const LATE_SHARE = 1 / 6
 
 export class HeldLease implements Lease {
@@ -81,7 +87,7 @@ export class HeldLease implements Lease {
   #renewing = false
   #failures = 0
   #over: LostReason | undefined
-  /** It ended in another way than by its holder's release. */
+  /** true if the lease ended in another way than by its holder's release */
   #lost = false
   #controller: AbortController | undefined
   #releasing: Promise<ReleaseResult> | undefined
@@ -107,7 +113,7 @@ export class HeldLease implements Lease {
     this.setDeadlines(grant)
   }
 
-  /** Both deadlines count from now on. */
+  /** Sets both deadlines, counted from now on. */
   setDeadlines(deadlines: { max_hold_ms: number | undefined; progress_ms: number | undefined }): void {
     const { max_hold_ms = Number.POSITIVE_INFINITY, progress_ms = Number.POSITIVE_INFINITY } = deadlines
     const now = performance.now()
@@ -117,7 +123,7 @@ export class HeldLease implements Lease {
     this.#registry.scheduleCheck(this.due_at)
   }
 
-  /** Created on first use: an AbortController costs more than all the rest of a lease. */
+  /** The signal is created on first use: an AbortController costs more than all the rest of a lease. */
   get signal(): AbortSignal {
     if (!this.#controller) {
       this.#controller = new AbortController()
@@ -161,13 +167,16 @@ export class HeldLease implements Lease {
     await this.release()
   }
 
-  /** When this lease next has something to do. */
+  /** Time of performance.now() when this lease must next be checked. */
   get due_at(): number {
     const renew_at = this.#renewing ? this.#valid_until : this.#renew_at
     return Math.min(renew_at, this.#valid_until, this.#long_at, this.#end_at, this.#stall_at)
   }
 
-  /** Does what is due. Leases that were acquired together are renewed together: a renewal may be a tenth early. */
+  /**
+   * Does what is due: reports a long hold, checks the deadlines, renews. A renewal may run early by a tenth of its interval, so
+   * that leases acquired together are renewed together.
+   */
   check(now: number): void {
     if (now >= this.#long_at) {
       this.#long_at = Number.POSITIVE_INFINITY
@@ -182,20 +191,20 @@ export class HeldLease implements Lease {
     if (!this.#over) this.#lose('taken')
   }
 
-  /** Messages may have been lost: renews at once to find out. */
+  /** Renews at once, to find out whether the lock is still held: messages may have been lost. */
   verify(): void {
     if (this.#checkDeadlines(performance.now()) && !this.#renewing) this.#renew()
   }
 
-  /** Ends the lease as lost, because the process stops and no work may continue under it. */
+  /** Ends the lease as lost and releases it, because the process stops and no work may continue under the lease. */
   abandon(): Promise<ReleaseResult> {
     if (!this.#over) this.#lose('released')
     return this.release()
   }
 
   /**
-   * False when the lease is over. Called before each renewal: a process that wakes from a freeze must not renew a lease
-   * whose holder has missed its deadline.
+   * Ends the lease if a deadline has passed, and returns false if the lease is over. Called before each renewal: a process that
+   * wakes from a freeze must not renew a lease whose holder has missed its deadline.
    */
   #checkDeadlines(now: number): boolean {
     if (this.#over) return false
@@ -205,7 +214,10 @@ export class HeldLease implements Lease {
     return !this.#over
   }
 
-  /** This lease still holds the lock on the server: release it, so that waiters need not wait for its TTL. */
+  /**
+   * Ends the lease as lost and releases the lock, which the server still holds for it, so that waiters need not wait for the
+   * TTL.
+   */
   #endAndRelease(why: 'max_hold' | 'stalled'): void {
     this.#lose(why)
     void this.release()
@@ -249,7 +261,7 @@ export class HeldLease implements Lease {
     this.#registry.scheduleCheck(this.due_at)
   }
 
-  /** A failed renewal is not a loss: the old validity still runs. */
+  /** Schedules a retry. A failed renewal is not a loss, because the old validity still runs. */
   #onRenewalFailed(pending: Promise<number | 'expired' | 'taken'>): void {
     this.#renewing = false
     pending.then((answer) => this.#onLateAnswer(answer), noop)
@@ -259,7 +271,10 @@ export class HeldLease implements Lease {
     this.#registry.scheduleCheck(this.due_at)
   }
 
-  /** A renewal that a hanging server executed after the lease had ended must not keep other callers out for a TTL. */
+  /**
+   * Cleans up if the server executed a renewal after the lease had ended: such a renewal must not keep other callers out for a
+   * TTL.
+   */
   #onLateAnswer(answer: number | 'expired' | 'taken'): void {
     if (!this.#over || this.#releasing || typeof answer !== 'number') return
     this.#registry.cleanUp(this.resource, this.#id, this.#ttl_ms)
@@ -311,8 +326,8 @@ export class HeldLease implements Lease {
 }
 
 /**
- * The leases of one createLocks, with one timer for all of them, so that thousands of leases cost little but their
- * renewals.
+ * Creates the registry of the leases of one Locks instance. All leases share one timer, so that thousands of leases cost little
+ * more than their renewals.
  */
 export function createLeaseRegistry(deps: Omit<LeaseRegistry, 'held' | 'scheduleCheck'>): LeaseRegistry {
   const held = new Map<number, HeldLease>()
@@ -323,14 +338,14 @@ export function createLeaseRegistry(deps: Omit<LeaseRegistry, 'held' | 'schedule
     if (at >= check_at) return
     check_at = at
     clearTimeout(timer)
-    // Unref'd: a lease alone must not keep the process alive.
+    // unref() the timer: a lease alone must not keep the process alive.
     timer = setTimeout(check, Math.max(1, Math.ceil(at - performance.now()))).unref()
   }
 
   function check(): void {
     check_at = Number.POSITIVE_INFINITY
     const now = performance.now()
-    // If an event callback throws, the leases behind it are checked in the next round, at once.
+    // If an event callback throws, the remaining leases are checked in the next round, which then runs at once.
     let next = now
     try {
       for (const lease of held.values()) lease.check(now)

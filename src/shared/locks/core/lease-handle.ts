@@ -1,6 +1,7 @@
 /**
- * Remote leases, which live by their owner's heartbeats alone, wherever the owner is. Invariant: the handle contains
- * all that is needed to renew or release the lease, so any process can serve the request, and none renews it by itself.
+ * Remote leases, which only their owner's heartbeats keep, wherever the owner is. Invariant: the handle contains everything
+ * that is needed to renew or release the lease, so any process can serve such a request, and no process renews the lease by
+ * itself.
  */
 
 import { LeaseLostError, type Mode, type RemoteLease, type RemoteLeases } from '../api.ts'
@@ -23,8 +24,8 @@ export function createRemoteLeases(acquisitions: Acquisitions): RemoteLeases {
   const { backend, events } = acquisitions
 
   /**
-   * A lock that was handed over lives for the rest of its waiter's slot: renews it, so that the owner gets a whole TTL
-   * and the index contains the lock.
+   * Renews a lock that was handed over, which would live only for the rest of its waiter's slot, so that the owner gets a whole
+   * TTL and the index contains the lock.
    */
   async function renewToFullTtl(grant: GrantedLock, waiter: Waiter): Promise<RemoteLease> {
     const { resource, mode, id, token, ttl_ms } = grant

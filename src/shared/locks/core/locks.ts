@@ -1,6 +1,6 @@
 /**
- * The public functions of the locks, on any backend. Invariant: each checks its arguments before a request is sent, and
- * one that fails has released what it had acquired.
+ * The public functions of the locks, on any backend. Invariant: each function checks its arguments before it sends a request,
+ * and a function that fails has released what it had acquired.
  */
 
 import { type AcquireOptions, type Lease, LockBusyError, type Locks, type Mode, type TryOptions } from '../api.ts'
@@ -14,7 +14,7 @@ import { createRemoteLeases } from './lease-handle.ts'
 import { nestedLease } from './nested-lease.ts'
 import { busyError } from './wait-queue.ts'
 
-/** @param options already checked by the factory that made the backend (checkSetting) */
+/** Creates the public functions. @param options the factory that made the backend has checked them (checkSetting) */
 export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: LocksOptions): Locks<M> {
   const acquisitions = new Acquisitions(backend, options)
   const { default_ttl_ms } = acquisitions
@@ -57,7 +57,7 @@ export function createLocksOn<M extends Mode = Mode>(backend: Backend, options: 
   return locks as Locks<M>
 }
 
-/** Expects checked arguments. */
+/** Acquires a lease, or nests one in `within`. The caller has checked the arguments. */
 async function acquireOrNest(
   acquisitions: Acquisitions,
   resource: string,
@@ -104,7 +104,7 @@ async function withLease(
     return typeof onBusy === 'function' ? onBusy(error) : onBusy
   }
   try {
-    // Closed since the grant: close() has released the lease.
+    // If close() was called since the grant, it has released the lease.
     acquisitions.throwIfClosed()
     return await body(lease)
   } finally {

@@ -4,7 +4,10 @@
  */
 import { type Lease, LeaseLostError, type Mode } from '../api.ts'
 
-/** @throws LeaseLostError when the parent is lost, RangeError when its mode does not cover the requested one */
+/**
+ * Returns a lease nested in the parent.
+ * @throws LeaseLostError when the parent is lost, RangeError when the parent's mode does not cover the requested mode
+ */
 export function nestedLease(parent: Lease, resource: string, mode: Mode = 'exclusive'): Lease {
   if (parent.resource !== resource) throw new RangeError(`a lease on ${parent.resource} is not a lease on ${resource}`)
   if (parent.mode !== mode && !(parent.mode === 'exclusive' && mode === 'shared')) {

@@ -11,11 +11,11 @@ import { validUntil } from './held-lease.ts'
 
 /** A caller that waits for a lock, as this process sees it. */
 export interface Waiter extends Interruptible {
-  /** A message may have been missed. Also set during an attempt, whose answer may be older than the message. */
+  /** A message has arrived, or may have been lost. Also set during an attempt, whose answer may be older than the message. */
   woken: boolean
-  /** The lock was handed over to this waiter, or to an earlier slot of it. */
+  /** The lock was handed over to this waiter's slot, or to an earlier slot of the same waiter. */
   handoff?: Handoff | undefined
-  /** Ends the current sleep. */
+  /** Ends the waiter's current sleep. */
   wake?: () => void
   /** Settles when every attempt so far has been answered, including abandoned ones. */
   pending?: Promise<unknown>
@@ -23,16 +23,16 @@ export interface Waiter extends Interruptible {
   ended?: () => void
 }
 
-/** While the server is away there is no slot to keep alive: retry this often, or when a message arrives. */
+/** Milliseconds between retries while the server is away: there is no slot to keep alive. A message also causes a retry. */
 const UNREACHABLE_RETRY_MS = 1000
 
-/** Rechecks in the lifetime of a slot: one missed heartbeat must not cost the slot. */
+/** Number of rechecks in the lifetime of a slot: a waiter must not lose its slot by one missed heartbeat. */
 const RECHECKS_PER_SLOT = 3
 
 /**
- * A slot lives half a TTL without a heartbeat: a dead head, with the recheck that finds it, costs the queue 2/3 of a
- * TTL. At most 3 s: with long TTLs there is no reason to wait longer for dead waiters (prelude.lua relies on this
- * bound).
+ * Returns how long a slot lives without a heartbeat, in milliseconds: half a TTL, so a dead head of the queue, with the recheck
+ * that finds it, delays the queue by 2/3 of a TTL. It is at most 3 s, because with long TTLs there is no reason to wait longer
+ * for dead waiters (prelude.lua relies on this bound).
  */
 export function slotTtl(ttl_ms: number): number {
   return Math.min(Math.floor(ttl_ms / 2), 3000)
@@ -42,8 +42,8 @@ export interface Granted {
   granted: true
   token: number
   /**
-   * performance.now() before the attempt was sent that was granted, or that last renewed the slot which became the
-   * lock.
+   * performance.now() just before the granted attempt was sent. After a hand-over: just before the attempt was sent that last
+   * renewed the slot which became the lock.
    */
   sent_at: number
   /** How long the server keeps the lock from then on. */
@@ -51,12 +51,12 @@ export interface Granted {
 }
 
 /**
- * Attempts once, and again until the lock is granted or `until`, a time of performance.now(), has come. A waiter that
- * has been in the queue keeps waiting while the server is away, and joins again when it is back: the ticket restores
- * its position.
- * @returns the grant, or the last busy answer; then the caller cleans up the slot
- * @throws the reason the waiter was aborted with, or the server's error: at once on the first attempt, later only at
- * the end, when the slot must have expired
+ * Attempts once, and again until the lock is granted or `until`, a time of performance.now(), has come. A waiter that has been
+ * in the queue keeps waiting while the server is away, and joins again when the server is back: the ticket restores its
+ * position.
+ * @returns the grant, or the last busy answer; after a busy answer the caller must clean up the slot
+ * @throws the reason with which the waiter was aborted, or the server's error: at once on the first attempt, later only at the
+ * end, when the slot must have expired
  */
 export async function waitForLock(
   backend: Backend,
@@ -68,7 +68,7 @@ export async function waitForLock(
   let busy: BusyAnswer | undefined
   let answered_at = 0
   let missed = false
-  /** Set when the slot must have expired on the server: the error of the last attempt. */
+  /** The error of the last attempt; set once the slot must have expired on the server. */
   let unreachable: { error: unknown } | undefined
   for (;;) {
     waiter.woken = false
@@ -88,10 +88,10 @@ export async function waitForLock(
       unreachable = undefined
       request.ticket = answer.ticket
       answered_at = sent_at
-      // Only the first two waiters recheck when the lock expires: the head to get it, the next to outlive a dead head.
+      // Only the first two waiters recheck when the lock expires: the first to get the lock, the second in case the first is dead.
       if (answer.ahead <= 1 && answer.free_in_ms >= 0) sleep_ms = Math.min(sleep_ms, answer.free_in_ms + 1)
     } catch (error) {
-      // In the queue an answer may be lost while the slot lives on: a reset connection is no reason to leave.
+      // The answer may be lost while the slot lives on: a reset connection is no reason to leave the queue.
       missed = true
       if (waiter.aborted || !busy) throw error
       if (performance.now() - answered_at >= request.slot_ttl_ms) {
@@ -103,7 +103,7 @@ export async function waitForLock(
     if (rest_ms > 0 && !waiter.woken) await sleep(waiter, Math.min(sleep_ms, rest_ms))
     const { handoff } = waiter
     waiter.handoff = undefined
-    // With little of the slot's life left, as after a blocked event loop, another attempt gets a whole TTL.
+    // If little of the slot's life is left, as after a blocked event loop, make another attempt, which gets a whole TTL.
     const fresh = performance.now() < answered_at + request.slot_ttl_ms / 2
     if (handoff && handoff.slot === busy.slot && fresh) {
       return { granted: true, token: handoff.token, sent_at: answered_at, valid_ms: request.slot_ttl_ms }
@@ -129,23 +129,26 @@ function sleep(waiter: Waiter, ms: number): Promise<void> {
   })
 }
 
-/** Ends the current sleep: to recheck, or because the lock was handed over. */
+/** Wakes the waiter, so that it rechecks, or because the lock was handed over to it. */
 export function wake(waiter: Waiter, handoff?: Handoff): void {
   waiter.woken = true
   if (handoff) waiter.handoff = handoff
   waiter.wake?.()
 }
 
-/** Ends the wait with this reason, in any state. */
+/** Ends the wait with this reason, whatever the waiter is doing. */
 export function abort(waiter: Waiter, reason: unknown): void {
   waiter.aborted ??= { reason }
   waiter.abort?.(reason)
 }
 
-/** One listener for all waiters of a signal: a process waits for hundreds of locks under the signal that stops it. */
+/**
+ * signal → its waiters. All waiters of a signal share one listener: a process waits for hundreds of locks under the signal that
+ * stops it.
+ */
 const waitingUnder = new WeakMap<AbortSignal, Set<Waiter>>()
 
-/** Aborts the waiter when the signal aborts, until it is removed from the returned set. */
+/** Aborts the waiter when the signal aborts, until the caller removes the waiter from the returned set. */
 export function abortOnSignal(signal: AbortSignal, waiter: Waiter): Set<Waiter> {
   let waiters = waitingUnder.get(signal)
   if (!waiters) {
@@ -166,7 +169,7 @@ export function abortOnSignal(signal: AbortSignal, waiter: Waiter): Set<Waiter> 
 export function busyError(resource: string, { holder, ticket, waiting, free_in_ms }: BusyAnswer): LockBusyError {
   return new LockBusyError(resource, {
     holder,
-    // A waiter does not count itself.
+    // Do not count the waiter itself.
     waiting: ticket > 0 ? Math.max(0, waiting - 1) : waiting,
     retry_after_ms: Math.max(0, free_in_ms),
   })

@@ -1,6 +1,6 @@
 /**
- * The backend on etcd 3. Invariant: an attempt answers with a lock only when it has renewed the lock's etcd lease
- * itself, and has then found the granted key; so etcd keeps the lock for its TTL, counted from before the attempt.
+ * The backend on etcd 3. Invariant: an attempt answers with a lock only if this attempt has renewed the lock's etcd lease and
+ * has then found the granted key. So etcd keeps the lock for its TTL, counted from before the attempt.
  */
 import { randomBytes, randomUUID } from 'node:crypto'
 import type { LockState } from '../api.ts'
@@ -12,10 +12,12 @@ import { Revocations } from './revocations.ts'
 import { type Entry, idOf, isHolder, isWaiter, leaseOf, type OwnerId, readId, turns } from './wait-queue.ts'
 import { createFollowedQueues, type FollowedQueues, Watches } from './watch.ts'
 
-/** Time limit of operations without a TTL: the longest that the core waits for any. */
+/** Time limit of operations without a TTL, in milliseconds: the longest time that the core waits for any operation. */
 const DEFAULT_LIMIT_MS = 2000
 
-/** Each failed try means that the queue changed in the meantime; after this many failures something is broken. */
+/**
+ * Maximum number of tries. Each failed try means that the queue changed in the meantime; after so many, something is broken.
+ */
 const MAX_TRIES = 50
 
 export class EtcdBackend implements Backend {
@@ -63,7 +65,7 @@ export class EtcdBackend implements Backend {
       )
     }
     if (answer.granted) this.#followed.unfollow(this.#keyspace.queuePrefix(resource), key)
-    // The lease that is no longer needed: of the slot, or of a lock that a try without waiting did not get.
+    // Revoke the etcd lease that is no longer needed: that of the slot, or that of a lock that a try without waiting did not get.
     const slot = leaseOf(named, 'slot')
     const idle = answer.granted ? ticket > 0 && slot !== lease && slot : answer.ticket === 0 && lease
     if (!answer.granted && answer.ticket === 0) this.#unmarkLive(named)
@@ -72,8 +74,8 @@ export class EtcdBackend implements Backend {
   }
 
   /**
-   * Rechecks from a slot: the queue is known from etcd's watch events, so this costs one renewal, and one transaction
-   * more when the turn has come. undefined when a lease has expired in the meantime, whatever was found.
+   * Makes an attempt from a slot. etcd's watch events have kept the queue up to date, so this costs one renewal, and one more
+   * transaction if the waiter has its turn. Returns undefined if an etcd lease has expired in the meantime, whatever else it found.
    */
   async #recheck(request: Attempt, key: string, call: Call): Promise<Answer | undefined> {
     const { resource, id, ttl_ms, slot_ttl_ms } = request
@@ -95,13 +97,13 @@ export class EtcdBackend implements Backend {
 
   async #grantOrRenew(lease: string, ttl_ms: number, call: Call): Promise<void> {
     const client = this.#client
-    // Neither granted nor renewed: it is expiring at this moment.
+    // If the lease can be neither granted nor renewed, it is expiring at this moment: try again.
     while (!(await client.grantLease(lease, serverTtl(ttl_ms), call)) && (await client.keepAlive(lease, call)) === 0);
   }
 
   /**
-   * Repeats until the lock is granted or known to be busy. A wrong assumption costs nothing: the answer contains the
-   * queue.
+   * Repeats until the lock is granted or known to be busy. A wrong assumption about the queue costs no extra read, because the
+   * answer contains the queue.
    */
   async #grantOrEnqueue(request: Attempt, key: string, assumed: View, call: Call): Promise<Answer> {
     const named = readId(request.id)
@@ -111,15 +113,15 @@ export class EtcdBackend implements Backend {
     let view = assumed
     for (let tries = 0; tries < MAX_TRIES; tries++) {
       const at = view.queue.findIndex((entry) => entry.key === key)
-      const own = view.queue[at]
-      if (own?.token !== undefined) return { granted: true, token: own.token }
-      const has_turn = own ? at < turns(view.queue) : turns([...view.queue, request]) > view.queue.length
-      // A newcomer that finds other keys does not race for the end of the queue, if it may wait in it.
-      if (has_turn && (own || tries === 0 || !may_wait)) {
+      const mine = view.queue[at]
+      if (mine?.token !== undefined) return { granted: true, token: mine.token }
+      const has_turn = mine ? at < turns(view.queue) : turns([...view.queue, request]) > view.queue.length
+      // A newcomer that finds other keys, and may wait, joins the queue instead of racing with other newcomers for a grant.
+      if (has_turn && (mine || tries === 0 || !may_wait)) {
         const answer = await this.#keyspace.grant(request, key, view, may_wait && one_lease, call)
         if (typeof answer === 'number') return { granted: true, token: answer }
         view = answer
-      } else if (own || !may_wait) {
+      } else if (mine || !may_wait) {
         return this.#busyAnswer(request, key, view)
       } else {
         if (!one_lease) await this.#grantOrRenew(slot, request.slot_ttl_ms, call)
@@ -143,7 +145,7 @@ export class EtcdBackend implements Backend {
       slot: at >= 0 ? ++this.#last_slot : 0,
       ahead: queue.slice(0, Math.max(at, 0)).filter(isWaiter).length,
       waiting: queue.filter(isWaiter).length,
-      // Upper bound: a live holder renews so often that reading the exact value would add little.
+      // This is an upper bound: a live holder renews so often that reading the exact value would add little.
       free_in_ms: holder ? serverTtl(holder.ttl_ms) * 1000 : -1,
       holder: holder?.owner,
     }
@@ -157,13 +159,13 @@ export class EtcdBackend implements Backend {
       this.#client.keepAlive(lease, call),
       this.#keyspace.read(resource, call),
     ])
-    const own = queue.find((entry) => entry.key === this.#keyspace.queuePrefix(resource) + named.uuid)
-    if (own && isHolder(own) && left_ms >= ttl_ms) {
+    const mine = queue.find((entry) => entry.key === this.#keyspace.queuePrefix(resource) + named.uuid)
+    if (mine && isHolder(mine) && left_ms >= ttl_ms) {
       this.#markLive(named)
       return queue.filter(isWaiter).length
     }
     this.#unmarkLive(named)
-    if (own) return 'expired'
+    if (mine) return 'expired'
     // If the etcd lease outlives its key, the lock was revoked.
     if (left_ms > 0) this.#inBackground(this.#client.revokeLease(lease, within(DEFAULT_LIMIT_MS)))
     return left_ms > 0 || queue.some(isHolder) ? 'taken' : 'expired'
@@ -177,7 +179,7 @@ export class EtcdBackend implements Backend {
     this.#inBackground(revoked)
     if (left === true) return 'released'
     if (left.revoked) return 'taken'
-    // Neither revoked nor expired: an earlier release succeeded, and its answer was lost.
+    // If the lock was neither revoked nor expired, an earlier release succeeded and its answer was lost.
     if (await revoked) return 'released'
     return left.queue.some(isHolder) ? 'taken' : 'expired'
   }
@@ -188,7 +190,7 @@ export class EtcdBackend implements Backend {
     const call = within(DEFAULT_LIMIT_MS)
     const queue_prefix = this.#keyspace.queuePrefix(resource)
     this.#followed.unfollow(queue_prefix, queue_prefix + named.uuid)
-    // Revokes the leases, not the key: without them a request that arrives late cannot write it.
+    // Revoke the leases instead of deleting the key: without its leases, a request that arrives late cannot write the key.
     const leases = new Set([leaseOf(named, 'lock'), leaseOf(named, 'slot')])
     await Promise.all(Array.from(leases, (lease) => this.#client.revokeLease(lease, call)))
   }
@@ -213,7 +215,7 @@ export class EtcdBackend implements Backend {
 
   async #stateOf(queue: readonly Entry[], call: Call): Promise<Omit<LockState, 'resource'>> {
     const holders = queue.filter(isHolder).map(async (entry) => {
-      // etcd rounds down to seconds. The core uses the TTL that it requested, which is within that of etcd.
+      // etcd rounds down to seconds. The core counts with the TTL that it requested, which is not longer than etcd's.
       const left_ms = (await this.#client.timeToLive(entry.lease, call)) + 1000
       return { ...toWaiter(entry), token: entry.token, ttl_left_ms: Math.min(Math.max(left_ms, 0), entry.ttl_ms) }
     })
@@ -245,7 +247,7 @@ export class EtcdBackend implements Backend {
   }
 
   #inBackground(work: Promise<unknown>): void {
-    // What fails here expires with its etcd lease.
+    // Ignore failures: the keys that this work would remove expire with their etcd lease.
     const done = work.then(ignore, ignore).finally(() => this.#background.delete(done))
     this.#background.add(done)
   }
@@ -259,7 +261,7 @@ function toWaiter({ owner, mode, limit, since_ms }: Entry): LockState['waiters']
   return { owner, mode, since_ms, ...(mode === 'permit' ? { limit } : {}) }
 }
 
-/** In seconds; etcd's minimum TTL is two. */
+/** Returns the TTL for etcd in seconds; etcd's minimum TTL is two seconds. */
 function serverTtl(ttl_ms: number): number {
   return Math.max(2, Math.ceil(ttl_ms / 1000))
 }

@@ -1,50 +1,50 @@
 /**
- * The etcd client of the locks. Invariant: a request ends by its deadline, whatever etcd does, and is sent again only
- * after a recoverable failure, to the next server: every operation of the layers above may be repeated. No timer of the
- * package runs in the background: its retries, circuit breakers and renewing leases stay unused, because the core does
- * the timing.
+ * The etcd client of the locks. Invariant: a request ends by its deadline, whatever etcd does. The client sends it again only
+ * after a recoverable failure, to the next server; that is safe because every operation of the layers above may be repeated. No
+ * timer of the etcd3 package runs in the background: the package's retries, circuit breakers and renewing leases stay unused,
+ * because the core does the timing.
  */
 import { noop } from 'cockatiel'
 import { Etcd3, GRPCDeadlineExceededError, type IResponseOp, type ITxnRequest, isRecoverableError } from 'etcd3'
 
-/** What all requests of one operation share. */
+/** Settings that all requests of one operation share. */
 export interface Call {
-  /** By Date.now(): gRPC deadlines are times of day. */
+  /** A time of Date.now(), because gRPC deadlines are times of day. */
   deadline: number
 }
 
 export interface EtcdClient {
   /** Reads and writes in one atomic step. */
   txn(request: ITxnRequest, call: Call): Promise<{ succeeded: boolean; revision: number; responses: IResponseOp[] }>
-  /** False when a lease with this id exists. */
+  /** Creates a lease. Returns false if a lease with this id exists. */
   grantLease(lease: string, ttl_s: number, call: Call): Promise<boolean>
-  /** How long the lease lives from now on, in ms; 0 when it is gone. */
+  /** Renews a lease. Returns how long it lives from now on, in ms; 0 if the lease is gone. */
   keepAlive(lease: string, call: Call): Promise<number>
-  /** False when it was gone already. */
+  /** Revokes a lease. Returns false if the lease was gone already. */
   revokeLease(lease: string, call: Call): Promise<boolean>
-  /** In ms; negative when it is gone. */
+  /** Returns how long the lease still lives, in ms; negative if the lease is gone. */
   timeToLive(lease: string, call: Call): Promise<number>
-  /** A stream of watches on the server currently used. */
+  /** Opens a stream of watches on the server that is currently used. */
   watches(): ReturnType<Etcd3['watchClient']['watch']>
   close(): void
 }
 
 const SETTINGS = {
-  // The default waits up to two minutes before it reconnects to a server that was away.
+  // With the default, gRPC waits up to two minutes before it reconnects to a server that was away.
   'grpc.initial_reconnect_backoff_ms': 50,
   'grpc.max_reconnect_backoff_ms': 1000,
-  // Detects a watch whose connection died silently; etcd refuses pings below 5 s.
+  // Pings detect a watch whose connection died silently; etcd refuses pings more often than every 5 s.
   'grpc.keepalive_time_ms': 10_000,
   'grpc.keepalive_timeout_ms': 3_000,
   'grpc.enable_retries': 0,
 }
 
-/** A failed request, wrapped so that etcd3 does not recognize it. */
+/** Wraps the error of a failed request, so that etcd3 does not recognize it. */
 class HiddenFailure extends Error {}
 
 /**
- * After a network failure etcd3 drops all connections to the server, which delays the following requests, too. gRPC
- * reconnects by itself where that helps, so the failure is hidden from etcd3.
+ * Policy that hides network failures from etcd3. After a failure that it recognizes, etcd3 drops all connections to the server,
+ * which delays the following requests, too. gRPC reconnects by itself where that helps.
  */
 const keepConnections = Object.assign(Object.create(noop) as typeof noop, {
   async execute<T>(work: (context: { signal: AbortSignal }) => PromiseLike<T> | T): Promise<T> {
@@ -64,8 +64,8 @@ export function connectEtcd(hosts: readonly string[]): EtcdClient {
   let current = Math.floor(Math.random() * clients.length)
 
   /**
-   * Stays with one server while it answers, and repeats a call once where a connection was reset. A server that hangs
-   * has used the deadline up: the next call goes to the next server.
+   * Makes a call. It stays with one server while that server answers, and repeats a call once if the connection was reset. If a
+   * server hangs, the call uses up its deadline, and the next call goes to the next server.
    */
   async function callWithFailover<T>(call: (client: Etcd3) => Promise<T>): Promise<T> {
     for (let tries = 1; ; tries++) {
@@ -124,7 +124,10 @@ export function connectEtcd(hosts: readonly string[]): EtcdClient {
   }
 }
 
-/** A stream with one request and one answer: the package's own lease would keep it open and renew by itself. */
+/**
+ * Renews a lease over a stream with one request and one answer: the Lease class of etcd3 would keep the stream open and
+ * renew by itself.
+ */
 async function keepAliveOnce(client: Etcd3, lease: string, { deadline }: Call): Promise<number> {
   const stream = await client.leaseClient.leaseKeepAlive({ deadline })
   return await new Promise((resolve, reject) => {
@@ -136,7 +139,7 @@ async function keepAliveOnce(client: Etcd3, lease: string, { deadline }: Call): 
   })
 }
 
-/** Whether a request failed because its lease does not exist. */
+/** Returns whether a request failed because its lease does not exist. */
 export function isGone(error: unknown): boolean {
   return hasMessage(error, 'requested lease not found')
 }
@@ -145,7 +148,7 @@ function hasMessage(error: unknown, what: string): boolean {
   return error instanceof Error && error.message.includes(what)
 }
 
-/** The range of all keys with this prefix. */
+/** Returns the range of all keys with this prefix. */
 export function startingWith(prefix: string): { key: Buffer; range_end: Buffer } {
   const range_end = Buffer.from(prefix)
   // Prefixes here end with a slash, so the last byte can be incremented.

@@ -1,7 +1,7 @@
 /**
- * The keys of the locks in etcd, and the transactions on them. Invariants: a lock is granted by a transaction that
- * checks that it is the key's turn and that its etcd lease is alive; and the token is a base, which only rises, plus
- * the revision of that transaction, so tokens rise over all resources together, whatever clocks do.
+ * The keys of the locks in etcd, and the transactions on these keys. Invariants: the transaction that grants a lock checks that
+ * the key has its turn and that the key's etcd lease is alive. A token is a base, which only rises, plus the revision of the
+ * granting transaction, so tokens rise over all resources together, whatever clocks do.
  *
  *   <prefix>lock/<resource>/<uuid>     a holder or waiter (wait-queue.ts); expires with its etcd lease
  *   <prefix>base                       the base of tokens: µs since 1970 when it was first written
@@ -12,17 +12,17 @@ import type { Attempt } from '../core/backend.ts'
 import { type Call, type EtcdClient, isGone, startingWith } from './client.ts'
 import { type Entry, entryOf, isHolder, leaseOf, readEntry, readId } from './wait-queue.ts'
 
-/** A wait queue as it was at a revision, and the base of tokens then. */
+/** The state of a wait queue at one revision, and the base of tokens at that revision. */
 export interface View {
   revision: number
   queue: readonly Entry[]
   base: number | undefined
 }
 
-/** A base above this could bring tokens over 2^53 in the life of a cluster. */
+/** Highest allowed base: with a higher base, tokens could exceed 2^53 in the life of a cluster. */
 const HIGHEST_BASE = Number.MAX_SAFE_INTEGER - 2 ** 50
 
-/** etcd accepts 128 operations in one transaction. */
+/** Maximum number of reads in one transaction: etcd accepts 128 operations. */
 const READ_AT_ONCE = 100
 const LIST_PAGE = 1000
 
@@ -39,7 +39,7 @@ export class Keyspace {
   }
 
   queuePrefix(resource: string): string {
-    // A slash in a name would make its queue a part of another's.
+    // Escape slashes: a slash in a name would make the queue of this resource part of another resource's queue.
     return `${this.#prefix}lock/${resource.replace(/[%/]/g, encodeURIComponent)}/`
   }
 
@@ -47,7 +47,9 @@ export class Keyspace {
     return `${this.#prefix}robbed/${channel}/`
   }
 
-  /** Assumes an empty queue before anything was read. A transaction based on it fails if that is wrong. */
+  /**
+   * Returns a view with an empty queue, for a first attempt without a read. If it is wrong, a transaction based on it fails.
+   */
   assumedView(): View {
     return { revision: 0, queue: [], base: this.#known_base }
   }
@@ -57,7 +59,7 @@ export class Keyspace {
     return this.#viewOf(revision, responses)
   }
 
-  /** Without base and revision, for reading only. */
+  /** Reads several queues without base and revision: a transaction cannot be based on the result. */
   async readQueues(resources: readonly string[], call: Call): Promise<Entry[][]> {
     const queues: Entry[][] = []
     for (let from = 0; from < resources.length; from += READ_AT_ONCE) {
@@ -86,8 +88,9 @@ export class Keyspace {
   }
 
   /**
-   * The token, if the queue is unchanged; else the queue as it is, with or_enqueue including a slot for the request.
-   * Rejects with isGone without a lock lease, or, with or_enqueue, without a slot lease.
+   * Grants the lock and returns the token if the queue is unchanged since the view. Otherwise returns the present queue; with
+   * or_enqueue the transaction has then added a slot for the request. Rejects with an error for which isGone is true if the
+   * lock lease does not exist or, with or_enqueue, the slot lease does not.
    */
   async grant(
     { resource, id, above }: Attempt,
@@ -97,11 +100,11 @@ export class Keyspace {
     call: Call,
   ): Promise<number | View> {
     const { base, unchanged, raise } = this.#baseAbove(view, above)
-    const own = view.queue.find((entry) => entry.key === key)
-    // A waiter only requires its own key to be unchanged: its turn, once come, stays. A newcomer must be the last
-    // key.
-    const same: ICompare = own
-      ? { key: Buffer.from(key), target: 'Mod', result: 'Equal', mod_revision: own.mod_revision }
+    const mine = view.queue.find((entry) => entry.key === key)
+    // A waiter only requires that its key is unchanged, because a waiter that has its turn keeps it. For a newcomer, no key may
+    // have been added since the view.
+    const same: ICompare = mine
+      ? { key: Buffer.from(key), target: 'Mod', result: 'Equal', mod_revision: mine.mod_revision }
       : {
           ...startingWith(this.queuePrefix(resource)),
           target: 'Create',
@@ -118,13 +121,19 @@ export class Keyspace {
     return base + revision
   }
 
-  /** Joins the end of the queue, unless the key is in it already. Rejects with isGone without a slot lease. */
+  /**
+   * Adds the key to the end of the queue unless the queue contains it, and returns the queue. Rejects with an error for which
+   * isGone is true if the slot lease does not exist.
+   */
   async enqueue({ resource, id }: Attempt, key: string, call: Call): Promise<View> {
     const { revision, responses } = await this.#client.txn(this.#enqueueTxn(resource, id, key), call)
     return this.#viewOf(revision, responses)
   }
 
-  /** True when the key was there; else the queue, and whether the lock of this id was revoked. */
+  /**
+   * Deletes the key of this id. Returns true if the key existed; otherwise the queue, and whether the lock of this id was
+   * revoked.
+   */
   async remove(
     resource: string,
     id: string,
@@ -147,10 +156,13 @@ export class Keyspace {
     return { revoked: (responses[0]?.response_range.kvs.length ?? 0) > 0, queue }
   }
 
-  /** The raised token, below every later one; undefined when the queue has changed since the view. */
+  /**
+   * Revokes the lock from all holders. Returns the raised token, which is below every later token; undefined if the queue has
+   * changed since the view.
+   */
   async revoke(resource: string, view: View, above: number, call: Call): Promise<number | undefined> {
     const { base, unchanged, raise } = this.#baseAbove(view, above)
-    // No key was added or granted since the view; removed keys make no difference.
+    // Require that no key was added or granted since the view; removed keys make no difference.
     const mod_revision = view.revision + 1
     const same: ICompare = { ...startingWith(this.queuePrefix(resource)), target: 'Mod', result: 'Less', mod_revision }
     const success = view.queue.filter(isHolder).flatMap(({ key, lease, channel, uuid, waiter_id }) => [
@@ -168,7 +180,7 @@ export class Keyspace {
       const { succeeded, revision } = await this.#client.txn(request, call)
       return succeeded ? base + revision : undefined
     } catch (error) {
-      // The lease of a holder expired in the meantime.
+      // The etcd lease of a holder has expired in the meantime.
       if (isGone(error)) return undefined
       throw error
     }
@@ -192,10 +204,11 @@ export class Keyspace {
   }
 
   /**
-   * The base of a grant, and the comparison that protects it: if it was raised in the meantime, the transaction fails.
+   * Returns the base of a grant, and the comparison that protects it: if another process has raised the base in the meantime,
+   * the transaction fails.
    */
   #baseAbove(view: View, above: number): { base: number; unchanged: ICompare; raise: IRequestOp[] } {
-    // The clock is read once in the life of a cluster: from then on only revisions are added.
+    // The clock counts only once in the life of a cluster, when the base is first written: from then on only revisions are added.
     const base = Math.max(view.base ?? Date.now() * 1000, above)
     if (base > HIGHEST_BASE) throw new RangeError(`no token can be above ${above}`)
     const unchanged: ICompare =

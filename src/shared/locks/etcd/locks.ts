@@ -1,4 +1,4 @@
-/** Leases on etcd 3. Invariant: no server is contacted before all options have been checked. */
+/** Leases on etcd 3. Invariant: createEtcdLocks contacts no server before it has checked all options. */
 import { hostname } from 'node:os'
 import type { LockEvents, Locks } from '../api.ts'
 import { checkSetting, checkText } from '../core/arguments.ts'
@@ -10,19 +10,19 @@ import { connectEtcd } from './client.ts'
 export { type Lease, LeaseLostError, LockBusyError, type Locks } from '../api.ts'
 
 export interface EtcdLocksOptions {
-  /** URLs of one cluster's servers, version 3.4 or newer: http://host:port. */
+  /** URLs of the servers of one cluster, version 3.4 or newer: http://host:port. */
   hosts: readonly string[]
   /** Prefix of every key. */
   prefix?: string
-  /** etcd counts in whole seconds, two at least: after a crash of the holder other callers may wait that long. */
+  /** etcd counts TTLs in whole seconds, at least two: after a crash of the holder, other callers may wait that long. */
   ttl_ms: number
-  /** The holder's name when an acquire names no owner. Default host:pid. */
+  /** The holder's name if an acquire names no owner. Default: host:pid. */
   instance?: string
   events?: LockEvents
   expected_hold_ms?: (resource: string) => number | undefined
 }
 
-/** @throws TypeError or RangeError for an invalid option, RangeError when hosts is empty */
+/** Creates locks on etcd. @throws TypeError or RangeError for an invalid option, RangeError when hosts is empty */
 export function createEtcdLocks(all: EtcdLocksOptions): Locks {
   checkSetting(all)
   const { hosts, prefix = '', instance, ...options } = all

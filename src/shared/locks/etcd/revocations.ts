@@ -1,11 +1,11 @@
 /**
- * The revocations of this process's locks, as etcd reports them. Invariant: they are watched while a waiter of this
- * process may have a lock or a slot, and not longer, because the stream keeps the process alive.
+ * The revocations of this process's locks, as etcd reports them. Invariant: the process watches revocations while one of its
+ * waiters may have a lock or a slot, and not longer, because the stream keeps the process alive.
  */
 import type { IEvent } from 'etcd3'
 import type { Watches } from './watch.ts'
 
-/** Revocations are watched for at least this long after the last lock: the next one may be requested soon. */
+/** Milliseconds for which revocations are still watched after the last lock: the next lock may be requested soon. */
 const IDLE_CHECK_MS = 1000
 
 export class Revocations {
@@ -13,7 +13,8 @@ export class Revocations {
   #watch
   #stop: (() => void) | undefined
   /**
-   * By waiter_id: until when, by performance.now(), the waiter may have a lock or a slot. Lost and remote ones expire.
+   * waiter_id → until when, by performance.now(), the waiter may have a lock or a slot. Entries of lost locks and remote leases
+   * end by this time.
    */
   #live_until = new Map<number, number>()
   #check_scheduled = false
@@ -22,7 +23,7 @@ export class Revocations {
     this.#watches = watches
     this.#watch = {
       prefix,
-      // Continues from the last revision seen, so no event is missed in between.
+      // The watch continues from the last revision that it has seen, so it misses no event in between.
       from: 0,
       onEvents(events: readonly IEvent[]) {
         for (const { type, kv } of events) if (type === 'Put') onRevoked(Number(kv.value.toString()))
@@ -35,7 +36,7 @@ export class Revocations {
     }
   }
 
-  /** The waiter may have a lock or a slot for this long from now on. */
+  /** Records that the waiter may have a lock or a slot for this long from now on. */
   markLive(waiter_id: number, ttl_ms: number): void {
     this.#live_until.set(waiter_id, performance.now() + ttl_ms)
     if (this.#stop) return

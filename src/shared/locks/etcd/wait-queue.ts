@@ -1,18 +1,18 @@
 /**
- * The wait queue of a resource in etcd: a key for each holder and waiter, in the order of their creation. Invariant:
- * whose turn it is follows only from the keys in front of one's own. Keys are only removed there, none is ever added in
- * front, so a turn that has come stays until its key is gone; and a holder's key is in front of all waiters.
+ * The wait queue of a resource in etcd: a key for each holder and waiter, in the order of their creation. Invariant: whether a
+ * waiter has its turn depends only on the keys in front of its key. No key is ever added in front of another; keys in front are
+ * only removed. So a waiter that has its turn keeps it until its key is gone. A holder's key is in front of all waiters.
  */
 import type { IKeyValue } from 'etcd3'
 import type { Mode } from '../api.ts'
 
-/** What an id says about its owner. */
+/** The owner and the request, as an id encodes them. */
 export interface OwnerId {
   mode: Mode
-  /** Permits: maximum number of holders; else 0. */
+  /** Maximum number of holders, for permits; otherwise 0. */
   limit: number
   ttl_ms: number
-  /** The channel of the createEtcdLocks that made the id. */
+  /** Channel of the Locks instance that made the id. */
   channel: string
   waiter_id: number
   uuid: string
@@ -25,9 +25,9 @@ export interface Entry extends OwnerId {
   create_revision: number
   mod_revision: number
   lease: string
-  /** By its own clock, when it joined the queue or was granted the lock. */
+  /** When the owner joined the queue or was granted the lock, by the owner's clock. */
   since_ms: number
-  /** Absent while it waits. */
+  /** The fencing token; absent while the owner waits. */
   token?: number
 }
 
@@ -38,7 +38,7 @@ export function idOf({ mode, limit, ttl_ms, channel, waiter_id, uuid, owner }: O
   return `${letter} ${ttl_ms} ${channel}/${waiter_id}-${uuid} ${owner}`
 }
 
-/** @throws RangeError for an id that idOf did not make */
+/** Parses an id. @throws RangeError for an id that idOf did not make */
 export function readId(id: string): OwnerId {
   const [, letter, limit = '0', ttl_ms, channel = '', waiter_id, uuid = '', owner = ''] = ID.exec(id) ?? []
   if (letter === undefined) throw new RangeError('this is not an id of a lock on etcd')
@@ -46,16 +46,19 @@ export function readId(id: string): OwnerId {
   return { mode, limit: Number(limit), ttl_ms: Number(ttl_ms), channel, waiter_id: Number(waiter_id), uuid, owner }
 }
 
-/** The base is present once the lock was granted: the token is the base plus the revision that granted it. */
+/**
+ * Returns the value of a key. The base is present once the lock was granted: the token is the base plus the revision of the
+ * granting transaction.
+ */
 export function entryOf(id: string, base?: number): Buffer {
   return Buffer.from(JSON.stringify({ id, at: Date.now(), base }))
 }
 
-/** Parsed entries by key: a queue is read again and again, and its keys seldom change. */
+/** Cache of parsed entries by key: a queue is read again and again, and its keys seldom change. */
 const cache = new Map<string, Entry>()
 const MAX_CACHED = 5000
 
-/** undefined for a foreign key in the range. */
+/** Parses a key and its value; undefined for a key in the range that the locks did not write. */
 export function readEntry(kv: IKeyValue): Entry | undefined {
   const key = kv.key.toString()
   const before = cache.get(key)
@@ -79,8 +82,8 @@ function parseEntry(key: string, kv: IKeyValue): Entry | undefined {
 }
 
 /**
- * Number of keys at the head of the queue whose turn it is: one, or those that may share the lock, or as many permits
- * as the lowest limit among them allows. None overtakes another, so writers do not starve.
+ * Returns how many keys at the head of the queue have their turn: one, or all that may share the lock, or as many permits as
+ * the lowest limit among them allows. No key overtakes another, so writers do not starve.
  */
 export function turns(queue: Iterable<Pick<Entry, 'mode' | 'limit'>>): number {
   let count = 0
@@ -104,16 +107,16 @@ export function isWaiter(entry: Entry): boolean {
   return entry.token === undefined
 }
 
-/** Up to this TTL one etcd lease serves for the slot and the lock. */
+/** Up to this TTL, in milliseconds, one etcd lease serves both the slot and the lock. */
 const ONE_LEASE_MS = 6000
 
 /**
- * The etcd leases of an id are derived from its uuid, so that any process with the id can renew and revoke them. With a
- * long TTL a slot has its own lease: a dead waiter must not cost the queue an hour.
+ * Returns the etcd lease of an id. It is derived from the uuid of the id, so that any process with the id can renew and revoke
+ * the lease. With a long TTL the slot has a separate, shorter lease, because a dead waiter must not block the queue for an hour.
  */
 export function leaseOf({ uuid, ttl_ms }: OwnerId, of: 'lock' | 'slot'): string {
   const hex = uuid.replaceAll('-', '')
   const half = BigInt(`0x${of === 'lock' || ttl_ms <= ONE_LEASE_MS ? hex.slice(0, 16) : hex.slice(16)}`)
-  // Positive as an int64. 0 would mean no lease.
+  // A lease id must be positive as an int64; 0 would mean no lease.
   return String(BigInt.asUintN(63, half) || 1n)
 }

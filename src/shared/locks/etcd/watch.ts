@@ -1,7 +1,7 @@
 /**
- * The watches on etcd: one stream for all watches of a createEtcdLocks. Invariant: a watch continues from the revision
- * where the stream was cut, so no event is missed while etcd is away; where etcd has compacted the events since, the
- * watch ends and reports it.
+ * The watches on etcd: one stream for all watches of a Locks instance. Invariant: a watch continues from the revision where the
+ * stream was cut, so it misses no event while etcd is away. If etcd has compacted the events since that revision, the watch
+ * ends and calls onEnd.
  */
 import type { IDuplexStream, IEvent, IWatchRequest, IWatchResponse } from 'etcd3'
 import { type EtcdClient, startingWith } from './client.ts'
@@ -9,14 +9,14 @@ import { type Entry, readEntry, turns } from './wait-queue.ts'
 
 interface Watch {
   prefix: string
-  /** The first revision that was not delivered; 0 = from now on. */
+  /** The first revision that was not delivered yet; 0: from now on. */
   from: number
   onEvents(events: IEvent[]): void
-  /** No more events will follow. */
+  /** Called when no more events will follow. */
   onEnd(): void
 }
 
-/** Soon, because until then all waiters of this process depend on their rechecks. */
+/** Pauses before reconnecting. They are short, because until then all waiters of this process depend on their rechecks. */
 const RECONNECT_MS = [50, 100, 200, 500, 1000]
 
 export class Watches {
@@ -32,7 +32,7 @@ export class Watches {
     this.#client = client
   }
 
-  /** @returns a function that ends the watch */
+  /** Starts a watch. @returns a function that ends the watch */
   open(watch: Watch): () => void {
     const id = String(++this.#last_id)
     this.#watches.set(id, watch)
@@ -57,7 +57,7 @@ export class Watches {
   }
 
   #send(id: string, { prefix, from }: Watch): void {
-    // The type of 1.1.2 lacks watch_id, the protocol has it.
+    // The protocol has watch_id, but the types of etcd3 1.1.2 lack it.
     const request = { ...startingWith(prefix), start_revision: from, watch_id: id }
     this.#stream?.write({ create_request: request })
   }
@@ -67,7 +67,7 @@ export class Watches {
     this.#connecting = true
     try {
       const opened = await this.#client.watches()
-      // An error followed by an end is one failure of the stream.
+      // If an error is followed by an end, both are one failure of the stream.
       const onStreamEnd = () => {
         if (this.#stream !== opened) return
         this.#stream = undefined
@@ -89,7 +89,7 @@ export class Watches {
     }
   }
 
-  /** A stream keeps the process alive, so there is none without a watch. */
+  /** Closes the stream when no watch is left, because a stream keeps the process alive. */
   #closeStream(): void {
     const idle = this.#stream
     this.#stream = undefined
@@ -111,7 +111,7 @@ export class Watches {
       return
     }
     const revision = Number(header.revision)
-    // "From now on" has become a revision, from which the watch continues when the stream is cut.
+    // A watch "from now on" gets a revision here, so that it can continue from that revision when the stream is cut.
     if (created && watch.from === 0) watch.from = revision + 1
     if (events.length === 0) return
     watch.from = Number(events.at(-1)?.kv.mod_revision) + 1
@@ -119,7 +119,7 @@ export class Watches {
   }
 }
 
-/** A wait queue as it was at a revision. */
+/** The state of a wait queue at one revision. */
 export interface QueueView {
   queue: readonly Entry[]
   revision: number
@@ -127,24 +127,24 @@ export interface QueueView {
 
 /** The wait queues with waiters of this process, kept up to date by watch events. */
 export interface FollowedQueues {
-  /** Wakes the waiter with this key when its turn has come, according to what was read or delivered since. */
+  /** Follows the queue from `view` on, and wakes the waiter with this key when its turn has come. */
   follow(prefix: string, view: QueueView, key: string, wake: () => void): void
   unfollow(prefix: string, key: string): void
-  /** The queue, unless it is due to be read again or the stream is cut. */
+  /** Returns the queue; undefined if the queue is due to be read again or the stream is cut. */
   current(prefix: string): QueueView | undefined
 }
 
 interface Followed {
-  /** In the order of creation: new keys come last, changed ones keep their position. */
+  /** Entries by key, in order of creation: new keys come last, changed keys keep their position. */
   queue: Map<string, Entry>
   revision: number
   waiters: Map<string, () => void>
-  /** performance.now() */
+  /** performance.now() when the queue was last read */
   read_at: number
   end(): void
 }
 
-/** A queue is read this often by all its waiters together, in case an event is lost. */
+/** Milliseconds after which a queue is read again, once for all its waiters, in case an event was lost. */
 const READ_MS = 1000
 
 export function createFollowedQueues(watches: Watches): FollowedQueues {
@@ -180,7 +180,7 @@ export function createFollowedQueues(watches: Watches): FollowedQueues {
         Object.assign(followed, { queue: byKey(view.queue), revision: view.revision })
       }
       followed.waiters.set(key, wake)
-      // Events between the read and now must not be waited for.
+      // Events that arrived between the read of `view` and now may have given this waiter its turn: check at once.
       wakeEligible(followed, new Map([[key, wake]]))
     },
 
@@ -208,7 +208,10 @@ function byKey(queue: readonly Entry[]): Map<string, Entry> {
   return new Map(queue.map((entry) => [entry.key, entry]))
 }
 
-/** An event may be older than what was read. One revision may change several keys; they arrive together. */
+/**
+ * Applies events to a queue. It skips events that are older than the read of the queue. One revision may change several keys;
+ * their events arrive together.
+ */
 function apply(followed: Followed, events: IEvent[]): void {
   const { queue, revision } = followed
   for (const { type, kv } of events) {

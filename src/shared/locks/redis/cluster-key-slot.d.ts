@@ -1,4 +1,4 @@
 declare module 'cluster-key-slot' {
-  /** The Cluster slot of a key, 0 to 16383. */
+  /** Returns the Cluster slot of a key, 0 to 16383. */
   export default function keySlot(key: string): number
 }

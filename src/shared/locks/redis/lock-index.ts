@@ -1,28 +1,32 @@
 /**
  * The index of resources in use, so that listing the locks does not scan the keyspace. Invariant: a resource that has
- * waiters, or whose lock was handed over, shared or renewed, is in the index of its Cluster slot, written by the script
- * that did so; a single Redis has one index.
+ * waiters, or whose lock was handed over, shared or renewed, is in the index of its Cluster slot. The script that makes such a
+ * change also writes the index. A single Redis has one index.
  */
 
-// Also for programs that compile these files as a part of their own.
+// The reference lets other programs that compile this file as part of their sources find the types of cluster-key-slot.
+/// <reference path="./cluster-key-slot.d.ts" />
 import keySlot from 'cluster-key-slot'
 import type { Cluster, Redis } from 'ioredis'
 
 export interface RedisIndex {
   keyOf(resource: string): string
-  /** The keys of a script for this resource: its lock, and the index unless its name follows from the lock's. */
+  /**
+   * Returns the keys that a script needs for this resource: the lock key, and the key of the index unless the script can derive
+   * it from the lock key.
+   */
   keysOf(resource: string): string[]
-  /** Groups of resources that one script can work on. */
+  /** Groups the resources so that one script can work on each group. */
   groupResources(resources: readonly string[]): string[][]
   list(): Promise<string[]>
 }
 
 /**
- * An entry is dropped this long after the lock's last TTL: its holder has crashed, and no caller has requested it
- * since.
+ * Milliseconds after the end of a lock's last TTL when its entry is dropped: the holder has crashed, and no caller has
+ * requested the lock since.
  */
 const RETENTION_MS = 60_000
-/** A Cluster slot in use is announced again after this: the server may have lost its data. */
+/** Milliseconds after which a Cluster slot in use is announced again, because the server may have lost its data. */
 const REANNOUNCE_MS = 10_000
 const SLOTS = 16_384
 
@@ -35,15 +39,15 @@ export function openIndex(redis: Redis | Cluster, prefix: string): RedisIndex {
 }
 
 /**
- * The prefix of each key on the server: the client adds its own keyPrefix to keys it sends, but does not remove it from
- * keys it reads.
+ * Returns the prefix that each key has on the server: ioredis adds its keyPrefix to keys that it sends, but does not remove it
+ * from keys that it reads.
  */
 function baseOf(redis: Redis | Cluster, prefix: string): string {
   const { keyPrefix = '' } = redis.options
   return String(keyPrefix) + prefix
 }
 
-/** The resources of one index: its lock keys without base and braces. */
+/** Returns the resources in one index: the lock keys in it without base and braces. */
 async function entries(redis: Redis | Cluster, key: string, base: string, now_ms: number): Promise<string[]> {
   await redis.zremrangebyscore(key, '-inf', now_ms - RETENTION_MS)
   const locks = await redis.zrange(key, '0', '-1')
@@ -53,7 +57,7 @@ async function entries(redis: Redis | Cluster, key: string, base: string, now_ms
 function singleServerIndex(redis: Redis | Cluster, prefix: string): RedisIndex {
   const base = baseOf(redis, prefix)
   const key = `${prefix}lock:index`
-  // The scripts derive the index from the first 'lock:{' in the key (prelude.lua). A prefix may contain another one.
+  // The scripts derive the index from the first 'lock:{' in the key (prelude.lua). That fails if the prefix contains 'lock:{' too.
   const implied = `${base}lock:{`.indexOf('lock:{') === base.length
   return {
     keyOf: () => key,
@@ -68,7 +72,10 @@ async function serverMs(redis: Redis | Cluster): Promise<number> {
   return Number(seconds) * 1000
 }
 
-/** One index for each Cluster slot, and a set of the slots that have one, which cannot be written in the same step. */
+/**
+ * Opens the index of a Cluster: one index for each slot, and a set of the slots that have an index. A script cannot write the
+ * set and an index in the same step.
+ */
 function clusterIndex(redis: Redis | Cluster, prefix: string): RedisIndex {
   const base = baseOf(redis, prefix)
   const tag = /\{([^}]*)\}/.exec(`${base}lock:{x}`)?.[1] ?? ''
@@ -116,7 +123,7 @@ function clusterIndex(redis: Redis | Cluster, prefix: string): RedisIndex {
   }
 }
 
-/** For each Cluster slot a text that hashes to it. */
+/** Returns for each Cluster slot a text that hashes to this slot. */
 function tagsBySlot(): string[] {
   const tags = new Array<string>(SLOTS)
   for (let found = 0, n = 0; found < SLOTS; n++) {

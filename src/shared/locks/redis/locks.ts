@@ -36,22 +36,23 @@ export interface Replication {
 
 export interface RedisLocksOptions extends Omit<LocksOptions, 'instance'> {
   /**
-   * For commands; the caller closes it. It is duplicated for the one subscriber. Sentinel and Cluster are handled by
-   * the client.
+   * Client for commands; the caller closes it. The locks duplicate it once, for the subscription. The client handles Sentinel
+   * and Cluster.
    */
   redis: Redis | Cluster
   /** Prefix of every key and channel. */
   prefix?: string
-  /** The holder's name when an acquire names no owner. Default host:pid. */
+  /** The holder's name if an acquire names no owner. Default: host:pid. */
   instance?: string
   /**
-   * Each grant WAITs until this many replicas have it, else it is released: a failover then loses a lock only if all of
-   * them are lost with it. Costs a connection of its own, since WAIT blocks the commands behind it. Not for a Cluster.
+   * After each grant the client WAITs until this many replicas have the lock, and otherwise releases the lock. So a failover
+   * loses a lock only if all of these replicas are lost with the primary. This needs a separate connection, because WAIT blocks
+   * the commands behind it. Not for a Cluster.
    */
   replication?: Replication
 }
 
-/** @throws TypeError or RangeError for an invalid option */
+/** Creates locks on one Redis or a Redis Cluster. @throws TypeError or RangeError for an invalid option */
 export function createLocks(all: RedisLocksOptions): Locks {
   checkSetting(all)
   const { redis, prefix = '', instance, replication, ...options } = all
@@ -61,13 +62,13 @@ export function createLocks(all: RedisLocksOptions): Locks {
   return createLocksOn(backend, { ...options, instance: instance ?? `${hostname()}:${process.pid}` })
 }
 
-/** WAIT with a timeout of 0 would wait for ever. */
+/** Checks the options of replication: WAIT with a timeout of 0 would wait for ever. */
 function checkReplication({ replicas, timeout_ms }: Replication): void {
   checkNumber('replication.replicas', replicas ?? Number.NaN, { min: 1 })
   checkNumber('replication.timeout_ms', timeout_ms ?? Number.NaN, { min: 1 })
 }
 
-/** The backend of one Redis, without the core, which waits and renews. */
+/** Creates only the backend on Redis; the core, which waits and renews, is not included. */
 export function createRedisBackend(
   redis: Redis | Cluster,
   prefix: string,
@@ -75,7 +76,7 @@ export function createRedisBackend(
   events: LockEvents = {},
 ): Backend {
   if (replication && redis.isCluster) throw new RangeError('replication is not for a Redis Cluster')
-  // Each createLocks has its own channel, so that a message reaches only the process it is for.
+  // Each createLocks has a separate channel, so that a message reaches only the process that it is for.
   const channel = `${prefix}lock:wake:${randomUUID().slice(0, 13)}`
   const index: RedisIndex = openIndex(redis, prefix)
   const run = createRun(redis)
@@ -90,7 +91,7 @@ export function createRedisBackend(
 
     attempt({ resource, id, ttl_ms, above, slot_ttl_ms, ticket }) {
       const keys = keysOf(resource)
-      // The usual attempt is short: each argument costs client and server as much as a key.
+      // Send few arguments in the usual case, because each argument costs client and server as much as a key.
       if (above > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, slot_ttl_ms, ticket, above)
       if (ticket > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, slot_ttl_ms, ticket)
       if (slot_ttl_ms > 0) return run(ACQUIRE, readAttempt, keys, id, ttl_ms, slot_ttl_ms)
@@ -131,8 +132,8 @@ export function createRedisBackend(
 }
 
 /**
- * Every grant is confirmed by the replicas before the caller gets it; after a hand-over the waiter attempts again, to
- * have it confirmed.
+ * Wraps a backend so that the replicas confirm every grant before the caller gets it. After a hand-over the waiter attempts
+ * again, so that the replicas confirm that grant too.
  */
 function replicated(redis: Redis, backend: Backend, { replicas, timeout_ms }: Replication): Backend {
   async function confirmed(resource: string, id: string): Promise<void> {

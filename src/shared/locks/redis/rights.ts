@@ -12,7 +12,7 @@ const RIGHTS = script('redis/rights')
 export interface Rights {
   /** Checks once the client is connected. */
   check(): void
-  /** Reports an error of the server if it is for want of a right. */
+  /** Reports an error of the server if its cause is a missing right. */
   onError(error: unknown): void
   close(): void
 }
@@ -23,7 +23,7 @@ export function createRights(
   { prefix, channel, kind, events }: { prefix: string; channel: string; kind: 'quorum' | ''; events: LockEvents },
 ): Rights {
   const reported = new Set<string>()
-  // Not the key of any resource, so its keys never collide with those of a lock.
+  // This is not the key of any resource, so the check never touches the keys of a lock.
   const key = `${lockKey(prefix, 'rights')}:rights`
 
   function report(right: string): void {

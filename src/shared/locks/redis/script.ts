@@ -1,12 +1,11 @@
 /**
- * Runs Lua scripts on a Redis. Invariant: a call is one EVALSHA, and one EVAL more where the server does not know the
- * script.
+ * Runs Lua scripts on a Redis. Invariant: a call is one EVALSHA; if the server does not know the script, one EVAL follows.
  */
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import type { Cluster, Redis } from 'ioredis'
 
-/** One Lua text, and a second one that runs several calls of it in one command. */
+/** One Lua script, and a second script that runs several calls of the first one in one command. */
 export interface Script {
   lua: string
   sha: string
@@ -14,7 +13,7 @@ export interface Script {
 }
 
 /**
- * Concatenates the files into one script: shared code first, the operation last. Its messages are published after all
+ * Concatenates the files into one script: shared code first, the operation last. The script publishes its messages after all
  * its changes.
  */
 export function script(...files: `${'redis' | 'redlock'}/${string}`[]): Script {
@@ -29,7 +28,7 @@ export function script(...files: `${'redis' | 'redlock'}/${string}`[]): Script {
 }
 
 const sha1 = (lua: string) => createHash('sha1').update(lua).digest('hex')
-/** `redis/acquire` is the text of redis/scripts/acquire.lua. */
+/** Reads the text of a script: `redis/acquire` names redis/scripts/acquire.lua. */
 function text(file: string): string {
   return readFileSync(new URL(`../${file.replace('/', '/scripts/')}.lua`, import.meta.url), 'utf8')
 }
@@ -53,8 +52,9 @@ interface Call {
 const MAX_CALLS = 16
 
 /**
- * A single call is one command. Calls of one turn of the event loop, made while an answer is outstanding, are combined
- * into few commands: a command costs client and server half the work of a pair of acquire and release.
+ * Returns a function that runs scripts. A single call is sent as one command. While an answer is outstanding, calls of the same
+ * turn of the event loop are combined into few commands: a command costs client and server half of the work of an acquire and
+ * its release.
  */
 export function createRun(redis: Redis | Cluster): Run {
   let unanswered = 0
@@ -74,7 +74,7 @@ export function createRun(redis: Redis | Cluster): Run {
       },
       (error) => {
         unanswered -= 1
-        // A restarted or failed over server does not know the script; EVAL loads it.
+        // A server does not know the script after a restart or failover; EVAL loads it.
         if (!(error instanceof Error && error.message.startsWith('NOSCRIPT'))) throw error
         return redis.eval(lua, keys.length, ...keys, ...args).then(read)
       },
@@ -117,7 +117,7 @@ export function createRun(redis: Redis | Cluster): Run {
         gathered?.calls.push(call)
         return
       }
-      // Calls are sent in their order: a clean-up must come behind the attempt that it undoes.
+      // Send calls in their order: a clean-up must come behind the attempt that it undoes.
       if (gathered) flush()
       else process.nextTick(flush)
       gathered = { script, calls: [call] }

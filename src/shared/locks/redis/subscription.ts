@@ -1,6 +1,6 @@
 /**
- * The connection that subscribes. Invariants: after each (re)subscription it reports 'all', because messages of the gap
- * are lost and waiters must recheck; and it does not keep the process alive.
+ * The connection that subscribes to the messages of the lock server. Invariants: after each subscription, including the first,
+ * it reports 'all', because messages sent in between are lost and waiters must recheck; it does not keep the process alive.
  */
 import type { Cluster, Redis, RedisOptions } from 'ioredis'
 import type { OnLockMessage } from '../core/backend.ts'
@@ -9,36 +9,42 @@ export interface Subscription {
   disconnect(): void
 }
 
-/** Any node of a Cluster will do: it passes messages on to all nodes. */
+/**
+ * Opens a second connection for the subscription. For a Cluster it uses any node, because nodes pass messages on to all
+ * nodes.
+ */
 function duplicateOf(redis: Redis | Cluster, options: Partial<RedisOptions>): Redis | undefined {
   if (!redis.isCluster) return (redis as Redis).duplicate(options)
   const nodes = (redis as Cluster).nodes()
   return nodes[Math.floor(Math.random() * nodes.length)]?.duplicate(options)
 }
 
-/** @param onError is called with the reason when the server does not let this user subscribe */
+/**
+ * Subscribes, and subscribes again after each reconnection.
+ * @param onError is called with the reason when the server does not let this user subscribe
+ */
 export function subscribe(
   redis: Redis | Cluster,
   channel: string,
   onMessage: OnLockMessage,
   onError: (error: unknown) => void,
 ): Subscription {
-  let own: Redis | undefined
+  let subscriber: Redis | undefined
   let timer: NodeJS.Timeout | undefined
   let failures = 0
   let closed = false
 
   function connect(): void {
-    own = duplicateOf(redis, {
+    subscriber = duplicateOf(redis, {
       autoResubscribe: false,
       enableOfflineQueue: true,
       lazyConnect: false,
       maxRetriesPerRequest: null,
       readOnly: false,
-      // Its timer would keep the process alive: `reconnectLater` has one that does not.
+      // ioredis' retry timer would keep the process alive; the timer of `reconnectLater` does not.
       retryStrategy: () => null,
     })
-    const connection = own
+    const connection = subscriber
     if (!connection) {
       reconnectLater()
       return
@@ -58,16 +64,17 @@ export function subscribe(
     })
   }
 
-  /** Soon, because until then all waiters of this process depend on their rechecks. */
+  /** Reconnects after a short pause: until then all waiters of this process depend on their rechecks. */
   function reconnectLater(): void {
     if (closed) return
     failures += 1
     timer = setTimeout(connect, Math.min(failures * 50, 1000)).unref()
   }
 
-  /** A node that has left the Cluster may keep running, and receives no more messages. */
+  /** Reconnects if our node has left the Cluster: that node may keep running, but it receives no more messages. */
   function onNodeRemoved(node: Redis): void {
-    if (own && node.options.host === own.options.host && node.options.port === own.options.port) own.disconnect()
+    if (subscriber && node.options.host === subscriber.options.host && node.options.port === subscriber.options.port)
+      subscriber.disconnect()
   }
 
   if (redis.isCluster) redis.on('-node', onNodeRemoved)
@@ -77,7 +84,7 @@ export function subscribe(
       closed = true
       clearTimeout(timer)
       redis.off('-node', onNodeRemoved)
-      own?.disconnect()
+      subscriber?.disconnect()
     },
   }
 }

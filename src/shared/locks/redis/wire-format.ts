@@ -1,5 +1,5 @@
 /**
- * Parses what the scripts answer. An id is "<x | s | p and a limit> <ttl_ms> <channel>/<waiter_id>-<uuid> <owner>"
+ * Parses the answers of the scripts. An id is "<x | s | p and a limit> <ttl_ms> <channel>/<waiter_id>-<uuid> <owner>"
  * (prelude.lua).
  */
 import type { LockState, Mode } from '../api.ts'
@@ -14,7 +14,7 @@ export function readId(id: string): { owner: string; mode: Mode; limit?: number 
   return { owner: owner.join(' '), mode, ...(mode === 'permit' && { limit: Number(kind.slice(1)) }) }
 }
 
-/** Splits "id token since_us"; a key that holds anything else does not look like that. */
+/** Splits the value of a lock key, "id token since_us". If the key belongs to other software, its value has another form. */
 export function splitHolder(value: string): { id: string; token: number; since_us: number } {
   const [, id = value, token = 0, since_us = 0] = value.match(/^(.*) (\d+) (\d+)$/s) ?? []
   return { id, token: Number(token), since_us: Number(since_us) }

@@ -1,7 +1,7 @@
 /**
- * The backend on a quorum of independent Redis servers. Invariant: what a quorum has not confirmed is not a lease, and
- * whatever an attempt may have left on a voter is withdrawn from every voter. How a lease is acquired:
- * two-phase-acquire.ts.
+ * The backend on a quorum of independent Redis servers. Invariant: a lock that a quorum has not confirmed is not a lease, and
+ * the client withdraws from every voter whatever an attempt may have left there. two-phase-acquire.ts describes how a lease is
+ * acquired.
  */
 import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
@@ -18,7 +18,7 @@ import { createVoter, type Voter } from './voter.ts'
 
 export interface RedlockBackendOptions {
   prefix: string
-  /** For requests without a TTL. */
+  /** The TTL of requests that name none. */
   ttl_ms: number
   /** The longest TTL of all clients: a voter that has lost its data does not vote for this long. */
   max_ttl_ms: number
@@ -43,10 +43,10 @@ class RedlockBackend implements Backend {
   #tickets = ticketSource()
   #connected: Promise<unknown>
   #subscriptions: Subscription[] = []
-  /** Waiters by waiter_id: min tokens by voter, of the votes handed over since the last attempt. */
+  /** waiter_id → voter → minimum token of the vote that was handed over since the last attempt */
   #handed = new Map<number, Map<number, number>>()
   #renewing = new Set<string>()
-  /** The current attempt by id. An abandoned one must not act once there is a later one, or the id is withdrawn. */
+  /** id → current attempt. An abandoned attempt must do nothing more once there is a later attempt or the id is withdrawn. */
   #attempts = new Map<string, symbol>()
 
   constructor(nodes: readonly Redis[], voters: readonly Voter[], channel: string, options: RedlockBackendOptions) {
@@ -68,7 +68,7 @@ class RedlockBackend implements Backend {
     return `${kindOf(mode, limit)} ${ttl_ms} ${this.#channel}/${waiter_id}-${this.#tickets()}-${randomUUID()} ${owner}`
   }
 
-  /** The waiter_id of an id of this process; -1 for ids of other processes. */
+  /** Returns the waiter_id of an id that this process made; -1 for ids of other processes. */
   #waiterIdOf(id: string): number {
     const at = id.indexOf(` ${this.#channel}/`)
     return at < 0 ? -1 : Number.parseInt(id.slice(at + this.#channel.length + 2), 10)
@@ -139,9 +139,12 @@ class RedlockBackend implements Backend {
     return answers.includes('taken') ? 'taken' : 'expired'
   }
 
-  /** Repairs voters that have lost the lock or never had it: the next voter that fails must not end the lease. */
+  /**
+   * Restores the lock on voters that have lost it or never had it, so that the next failure of a voter does not end the
+   * lease.
+   */
   async #repair(resource: string, id: string, token: number, ttl_ms: number, to: readonly Voter[]) {
-    // Not after a release in the meantime.
+    // Do nothing if the lease was released in the meantime.
     if (!this.#renewing.has(id)) return 0
     const { answers } = await callVoters(to, (voter) => voter.repair(resource, id, token, ttl_ms), ttl_ms)
     return answers.filter((repaired) => repaired).length
@@ -150,13 +153,13 @@ class RedlockBackend implements Backend {
   async release(resource: string, id: string): Promise<'released' | 'expired' | 'taken'> {
     const answers = requireQuorum(resource, await this.#withdraw(resource, id), this.#quorum)
     const released = answers.filter((answer) => answer === 'released').length
-    // A voter that did not answer may have had it.
+    // Count voters that did not answer, because they may have had the lock.
     if (released > 0 && released + this.#voters.length - answers.length >= this.#quorum) return 'released'
     return answers.includes('taken') ? 'taken' : 'expired'
   }
 
   async cancel(resource: string, id: string): Promise<void> {
-    // What a voter cannot receive now is sent when it is reachable: see voter.ts.
+    // If a voter cannot be reached now, voter.ts sends it the withdrawal later.
     const { all } = await this.#withdraw(resource, id)
     await all
   }
@@ -168,7 +171,7 @@ class RedlockBackend implements Backend {
       this.#quorum,
     )
     const token = Math.max(above, ...minTokens)
-    // One token for all voters, since a later quorum may share only one voter with those that answer now.
+    // Use one token for all voters, because a later quorum may share only one voter with those that answer now.
     const revoked = requireQuorum(
       resource,
       await callVoters(this.#voters, (voter) => voter.revoke(resource, token), this.#default_ttl_ms),
@@ -206,7 +209,7 @@ class RedlockBackend implements Backend {
       const votes = this.#handed.get(waiter_id)
       if (!votes || !what) return
       votes.set(voter, what.token)
-      // Fewer than a quorum are useless, and each further one would only wake the waiter again.
+      // Wake the waiter at exactly a quorum: fewer votes are useless, and each further vote would only wake it again.
       if (votes.size === this.#quorum) onMessage(waiter_id)
     }) as OnLockMessage
   }
@@ -217,7 +220,10 @@ class RedlockBackend implements Backend {
   }
 }
 
-/** The wall clock in µs, strictly rising in a process: all voters order their wait queues by it. */
+/**
+ * Returns a source of tickets: wall-clock times in µs, strictly rising in a process. All voters order their wait queues by
+ * ticket.
+ */
 function ticketSource(): () => number {
   let last = 0
   return () => {

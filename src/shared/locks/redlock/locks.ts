@@ -1,7 +1,7 @@
 /**
- * Locks on 3 or 5 independent Redis servers, which survive the loss of a minority of them. Guarantees and limits:
- * docs/decisions/0009-votes-give-way-locks-do-not.md. After Antirez, "Distributed Locks with Redis", and M. Kleppmann's
- * answer to it: a database can rely on the token, not on the lock.
+ * Locks on 3 or 5 independent Redis servers, which survive the loss of a minority of the servers. Guarantees and limits:
+ * docs/decisions/0009-votes-give-way-locks-do-not.md. The design follows Antirez, "Distributed Locks with Redis", and M.
+ * Kleppmann's answer to that article: a database can rely on the token, not on the lock.
  */
 import { hostname } from 'node:os'
 import type { Redis } from 'ioredis'
@@ -16,25 +16,26 @@ export { type Lease, LeaseLostError, LockBusyError, type Locks } from '../api.ts
 
 export interface RedlockOptions extends Omit<LocksOptions, 'instance'> {
   /**
-   * 3 or 5, on separate machines; the caller closes them. With enableOfflineQueue and autoResendUnfulfilledCommands off
-   * and maxRetriesPerRequest 0, so that a server that is away fails at once.
+   * Clients of 3 or 5 servers on separate machines; the caller closes them. They need enableOfflineQueue and
+   * autoResendUnfulfilledCommands off and maxRetriesPerRequest 0, so that requests to a server that is away fail at once.
    */
   nodes: readonly Redis[]
   /** Prefix of every key and channel. */
   prefix?: string
-  /** The holder's name when an acquire names no owner. Default host:pid. */
+  /** The holder's name if an acquire names no owner. Default: host:pid. */
   instance?: string
   events?: LockEvents | undefined
   /**
-   * No lease of any client on these servers may live longer: a server that has lost its data does not vote for this
-   * long. Default: a minute, or ttl_ms if that is longer.
+   * Longest TTL of all clients of these servers, in ms. A server that has lost its data does not vote for this long, because
+   * leases that it has confirmed may still live. Default: a minute, or ttl_ms if that is longer.
    */
   max_ttl_ms?: number
 }
 
 /**
- * @throws TypeError or RangeError for an invalid option, RangeError for other numbers of servers: a second or fourth
- * one makes a quorum larger, and no safer
+ * Creates locks on a quorum.
+ * @throws TypeError or RangeError for an invalid option, RangeError for other numbers of servers: a second or fourth server
+ * makes the quorum larger, but not safer
  */
 export function createRedlock(options: RedlockOptions): Locks<'exclusive' | 'shared'> {
   checkSetting(options)

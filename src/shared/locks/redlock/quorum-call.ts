@@ -1,16 +1,16 @@
 /**
- * Calls all voters at once. Invariant: once a majority has answered, a straggler is waited for no longer than its share
- * of the TTL, and not at all once the outcome is decided; a round ends before the core's own time limit. Later answers
- * are still filled in.
+ * Calls all voters at once. Invariant: once a majority has answered, the round waits for a late voter no longer than
+ * stragglerLimit, and not at all once the outcome is decided; a round ends before the time limit of the core. Later answers are
+ * still filled in.
  */
 import { withTimeout } from '../../timeout.ts'
 import { answerLimit } from '../core/answer-limit.ts'
 import type { Voter } from './voter.ts'
 
 export interface Round<T> {
-  /** By voter; undefined while there is no answer, or none in time. An answer itself is never undefined. */
+  /** The answers by voter; undefined if a voter has not answered, or not in time. An answer itself is never undefined. */
   answers: (T | undefined)[]
-  /** Settles when every voter has answered or failed, or its time is over. */
+  /** Settles when every voter has answered, failed or timed out. */
   all: Promise<unknown>
 }
 
@@ -29,7 +29,7 @@ export function callVoters<T>(
       try {
         answers[i] = await withTimeout(call(voter), end_ms)
       } catch {
-        // A voter without an answer counts for no outcome.
+        // A voter without an answer does not count for any outcome.
       }
       pending -= 1
       checkDone()
@@ -43,7 +43,7 @@ export function callVoters<T>(
       resolve(round)
     }
 
-    // After a blocked event loop, answers that wait in the sockets are read first.
+    // setImmediate: if the event loop was blocked, read the answers that wait in the sockets first.
     const straggling = setTimeout(
       () =>
         setImmediate(() => {
@@ -61,8 +61,8 @@ export function answered<T>(answers: readonly (T | undefined)[]): T[] {
 }
 
 /**
- * A voter that answers this much later than a majority is left out: 4 % of the TTL, since two rounds must leave nearly
- * all of it; at least 50 ms, which a busy event loop can cost.
+ * Returns the milliseconds after which a round no longer waits for late voters if a majority has answered: 4 % of the TTL,
+ * because two rounds must leave nearly all of the TTL; at least 50 ms, which a busy event loop can cost.
  */
 export function stragglerLimit(ttl_ms: number): number {
   return Math.ceil(Math.min(Math.max(ttl_ms * 0.04, 50), answerLimit(ttl_ms) * 0.4))

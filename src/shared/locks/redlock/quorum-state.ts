@@ -1,4 +1,4 @@
-/** Merges what the voters report. Invariant: a holder or a waiter is listed only if a quorum of voters knows it. */
+/** Merges the states that the voters report. Invariant: a holder or waiter is listed only if a quorum of voters knows it. */
 import type { LockState } from '../api.ts'
 import { readId, splitHolder } from '../redis/wire-format.ts'
 import { ticketOf } from './two-phase-acquire.ts'
@@ -11,7 +11,7 @@ interface Seen {
   ttl_left_ms: number
 }
 
-/** Locks, not votes, by id, from pairs of "id token since_us" and ttl_left_ms. */
+/** Returns the locks (not the votes) by id, from pairs of "id token since_us" and ttl_left_ms. */
 function locksIn(pairs: readonly unknown[]): Map<string, Seen> {
   const locks = new Map<string, Seen>()
   for (let i = 0; i + 1 < pairs.length; i += 2) {
@@ -38,7 +38,7 @@ export function quorumState(resource: string, answers: readonly Inspected[], quo
   const locks = groupById(answers.map(([, holders]) => locksIn(holders)))
   const holders = [...locks].filter(([, seen]) => seen.length >= quorum)
   const held = new Set(holders.map(([id]) => id))
-  // A vote counts as a waiter: it is about to become a lock.
+  // Count an id that only has a vote as a waiter: its vote is about to become a lock.
   const queues = answers.map(([, pairs, queue]) => {
     const slots = new Map<string, number>()
     for (let i = 0; i + 1 < queue.length; i += 2) slots.set(queue[i] ?? '', Number(queue[i + 1]))
@@ -60,7 +60,7 @@ export function quorumState(resource: string, answers: readonly Inspected[], quo
   }
 }
 
-/** Every holder of a lock with at least one voter: the forced release has removed them from a quorum. */
+/** Returns every holder that at least one voter had a lock for: the forced release has removed them from a quorum. */
 export function revokedHolders(answers: readonly (readonly unknown[])[]): LockState['holders'] {
   const locks = groupById(answers.map(locksIn))
   return [...locks].map(([id, seen]) => holderOf(id, seen))

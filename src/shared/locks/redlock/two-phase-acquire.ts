@@ -1,11 +1,11 @@
 /**
- * How a lease is acquired from a quorum. Invariant: a lease is granted when a quorum has confirmed it, each voter for a
- * whole TTL; and a voter confirms no other id while a lock lasts. Any two quorums share a voter.
+ * How a lease is acquired from a quorum. Invariant: a lease is granted once a quorum of voters has confirmed it, each voter for
+ * a whole TTL; and a voter confirms no other id while a lock lasts. Any two quorums share a voter, so two ids cannot both be
+ * granted an exclusive lock.
  *
- * First all voters are called for their vote, then they confirm it with one token. Votes of later tickets give way to
- * earlier ones, so a split vote goes to the earliest ticket instead of to none. Where no other id is in the way, a
- * voter confirms at once, with the proposed token; when too few of them did, those locks become slots in the wait
- * queue.
+ * First the client asks all voters for their vote; then it asks them to confirm the vote with one token. Votes for later tickets
+ * give way to earlier tickets, so a split vote goes to the earliest ticket instead of to none. If no other id is in the way, a
+ * voter confirms at once, with the proposed token; if too few voters did, those locks become slots in the wait queue.
  */
 import type { Answer, Attempt, BusyAnswer } from '../core/backend.ts'
 import { readId, splitHolder } from '../redis/wire-format.ts'
@@ -15,13 +15,13 @@ import type { Proposal, Vote, Voter } from './voter.ts'
 class NoQuorumError extends Error {
   override name = 'NoQuorumError'
   readonly code = 'no_quorum'
-  /** @param answered how many voters were reached and may vote */
+  /** @param answered number of voters that were reached and may vote */
   constructor(resource: string, answered: number, of: number) {
     super(`${answered} of ${of} lock servers may vote on ${resource}: no majority`)
   }
 }
 
-/** @throws NoQuorumError when fewer than a quorum have answered */
+/** Returns the answers of a round. @throws NoQuorumError when fewer than a quorum of voters have answered */
 export function requireQuorum<T>(resource: string, { answers }: Pick<Round<T>, 'answers'>, quorum: number): T[] {
   const all = answered(answers)
   if (all.length < quorum) throw new NoQuorumError(resource, all.length, answers.length)
@@ -30,25 +30,29 @@ export function requireQuorum<T>(resource: string, { answers }: Pick<Round<T>, '
 
 interface Outcome {
   answer: Answer | NoQuorumError
-  /** Another try may succeed, and no message will announce when. */
+  /** true if another try may succeed and no message will say when */
   retry: boolean
 }
 
-/** Time for the servers to start one after the other; after it, those that are up count as having lost their data. */
+/**
+ * Milliseconds in which the servers may start one after the other; after that, uninitialized servers that are up count as having
+ * lost their data.
+ */
 const FIRST_START_MS = 5000
 
 /**
- * A proposed token is this far ahead of the servers' clocks: for the network, and for clocks that are not quite equal.
+ * Microseconds by which a proposed token is ahead of the servers' clocks: a margin for the network, and for clocks that differ
+ * slightly.
  */
 const LEAD_US = 50_000
 
 interface Try {
-  /** Min tokens of the votes that were handed over since the last try. */
+  /** Minimum tokens of the votes that other waiters handed over to this one since the last try. */
   handed: readonly number[]
   vote_ms: number
-  /** A token is proposed on the first try only. */
+  /** true on the first try, the only one that proposes a token */
   first: boolean
-  /** False once the attempt was abandoned and the id was used for another request, which nothing may overtake. */
+  /** Returns false once the attempt was abandoned and the id was used for another request, which nothing may overtake. */
   latest(): boolean
 }
 
@@ -56,7 +60,7 @@ export class TwoPhaseAcquire {
   #voters: readonly Voter[]
   #quorum: number
   #uninitialized_since: number | undefined
-  /** How far the clocks of a quorum are ahead of this one, according to the last votes. */
+  /** Microseconds by which the clocks of a quorum are ahead of this process's clock, according to the last votes. */
   #ahead_us = 0
 
   constructor(voters: readonly Voter[], quorum: number) {
@@ -65,9 +69,9 @@ export class TwoPhaseAcquire {
   }
 
   /**
-   * Initializes voters that do not know whether they ever voted. When none knows, and all are there, this is the first
+   * Initializes voters that do not know whether they ever voted. If all voters answer and none of them knows, this is the first
    * vote ever.
-   * @returns whether to vote again
+   * @returns whether the client should ask for votes again
    */
   async #initializeVoters(votes: readonly (Vote | undefined)[], ttl_ms: number): Promise<boolean> {
     const uninitialized = this.#voters.filter((_, i) => isUninitialized(votes[i]))
@@ -113,7 +117,7 @@ export class TwoPhaseAcquire {
     }
   }
 
-  /** Calls all voters, including those whose vote has not arrived: they may have voted. */
+  /** Asks all voters to confirm, including voters whose vote has not arrived, because they may have voted. */
   async #confirm(attempt: Attempt, min_token: number, latest: () => boolean): Promise<number | 'lost'> {
     const { resource, id, ttl_ms } = attempt
     let token = min_token
@@ -147,7 +151,7 @@ export class TwoPhaseAcquire {
     return {
       granted: false,
       ticket: slot_ttl_ms > 0 ? ticketOf(id) : 0,
-      // A hand-over here is a vote and not a lock: the core must attempt again.
+      // Slot 0: a hand-over on a quorum gives a vote and not a lock, so the core must attempt again.
       slot: 0,
       ahead: busy.length > 0 ? Math.min(...busy.map((one) => one.ahead)) : 0,
       waiting: Math.max(0, ...busy.map((one) => one.waiting)),
@@ -156,7 +160,10 @@ export class TwoPhaseAcquire {
     }
   }
 
-  /** Gives up locks that too few voters confirmed at once. Sent immediately: a later try may win these very locks. */
+  /**
+   * Gives up locks that too few voters confirmed at once. It must send this immediately, because a later try may win these
+   * locks.
+   */
   #stepBackFrom({ resource, id, ttl_ms, slot_ttl_ms }: Attempt, votes: readonly (Vote | undefined)[]): void {
     const locked = this.#voters.filter((_, i) => {
       const one = votes[i]
@@ -165,7 +172,7 @@ export class TwoPhaseAcquire {
     if (locked.length > 0) void callVoters(locked, (voter) => voter.stepBack(resource, id, slot_ttl_ms), ttl_ms)
   }
 
-  /** One try to acquire a lease; backend.ts may make several. */
+  /** Tries once to acquire a lease; backend.ts may make several tries. */
   async tryOnce(attempt: Attempt, { handed, vote_ms, first, latest }: Try): Promise<Outcome> {
     const { resource, id, ttl_ms, above, slot_ttl_ms } = attempt
     let votes: (Vote | undefined)[] = []
@@ -183,14 +190,14 @@ export class TwoPhaseAcquire {
     if (minTokens.length >= this.#quorum) {
       const token = await this.#confirm(attempt, Math.max(above + 1, ...minTokens), latest)
       if (token !== 'lost') return { answer: { granted: true, token }, retry: false }
-      // Another waiter with an earlier ticket has taken votes over, or is about to.
+      // Another waiter with an earlier ticket has taken over votes, or is about to: give up the other votes.
       if (slot_ttl_ms > 0 && latest())
         void callVoters(this.#voters, (voter) => voter.stepBack(resource, id, slot_ttl_ms), ttl_ms)
       return { answer: this.#busyAnswer(attempt, votes), retry: slot_ttl_ms === 0 }
     }
     const voting = answered(votes).filter((one) => one.kind !== 'not_eligible')
     if (voting.length < this.#quorum) {
-      // Voters that lost their data stay out for long; unreachable and uninitialized ones do not.
+      // Retry if voters are unreachable or uninitialized, which may end soon; voters that lost their data stay out for long.
       const retry = answered(votes).length < this.#quorum || votes.some(isUninitialized)
       return { answer: new NoQuorumError(resource, voting.length, this.#voters.length), retry }
     }
@@ -199,12 +206,12 @@ export class TwoPhaseAcquire {
   }
 }
 
-/** The ticket that the client has put into the id: see voter.lua. */
+/** Returns the ticket that the client has put into the id (see voter.lua). */
 export function ticketOf(id: string): number {
   return Number(id.match(/^\S+ \S+ \S*\/\d+-(\d+)-/)?.[1] ?? 0)
 }
 
-/** The wall clock in µs; it runs as evenly as the monotonic one. */
+/** Returns the wall-clock time in µs, computed from the monotonic clock, so that it runs evenly. */
 export function wallUs(): number {
   return Math.floor((performance.timeOrigin + performance.now()) * 1000)
 }
@@ -213,7 +220,7 @@ function hasVote(vote: Vote | undefined): boolean {
   return vote?.kind === 'vote' || vote?.kind === 'lock'
 }
 
-/** The highest number of voters on which one owner holds the lock. Readers count together. */
+/** Returns the highest number of voters on which one owner holds the lock. All readers count as one owner. */
 function mostHeld(votes: readonly Vote[]): number {
   const counts = new Map<string, number>()
   for (const one of votes) {

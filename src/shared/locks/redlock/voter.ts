@@ -1,6 +1,6 @@
 /**
- * One server of a quorum. Invariant: a withdrawal is executed as soon as the server can be reached, if that is before
- * the lock expires.
+ * One server of a quorum. Invariant: the server executes a withdrawal as soon as it can be reached, if that is before the lock
+ * expires.
  */
 import type { Redis } from 'ioredis'
 import type { LockEvents } from '../api.ts'
@@ -21,23 +21,23 @@ const REVOKE = verb('revoke')
 const INSPECT = script('redis/prelude', 'redlock/voter', 'redis/inspect')
 
 /**
- * Loaded on every server before use. A script that the server does not know is sent a second time, and would then
- * arrive after the withdrawal that undoes it.
+ * Scripts that are loaded on every server before use. If a server did not know a script, the client would send the call a
+ * second time, and this call could arrive after the withdrawal that undoes it.
  */
 const PRELOADED = [VOTE, CONFIRM, RENEW, WITHDRAW].flatMap(({ lua, multi }) => [lua, multi.lua])
 
 export type Vote =
-  /** Confirmed at once, with the proposed token. */
+  /** the voter confirmed the lock at once, with the proposed token */
   | { kind: 'lock' }
-  /** `locked`: an earlier try was confirmed here. */
+  /** the voter voted for the id; `locked`: this voter has confirmed an earlier try of the id */
   | { kind: 'vote'; min_token: number; server_us: number; locked: boolean }
   | { kind: 'busy'; ahead: number; waiting: number; free_in_ms: number; holder: string | undefined }
-  /** The server has lost its data, or may have; left_ms is negative when it is not initialized. */
+  /** the server has lost its data, or may have lost it; left_ms is negative if the server is not initialized */
   | { kind: 'not_eligible'; left_ms: number }
 
 export type Renewal = { waiting: number; token: number } | 'forgotten' | 'taken'
 
-/** What a voter may confirm without a vote, where no other id is in the way. */
+/** A lock that a voter may confirm without a vote if no other id is in the way. */
 export interface Proposal {
   token: number
   ttl_ms: number
@@ -45,40 +45,40 @@ export interface Proposal {
 
 export interface Voter {
   vote(resource: string, id: string, vote_ms: number, slot_ttl_ms: number, proposal?: Proposal): Promise<Vote>
-  /** Else the reason: the vote is lost, or the last token, which the proposed one is not above. */
+  /** Confirms the vote. If that fails, returns why: the vote is lost, or the last token is not below the proposed one. */
   confirm(
     resource: string,
     id: string,
     token: number,
     ttl_ms: number,
   ): Promise<'confirmed' | 'lost' | { fence: number }>
-  /** Gives up the vote or the lock, before any later request; with 0 the id does not wait for another one. */
+  /** Gives up the vote or the lock, before any later request. With slot_ttl_ms 0 the id leaves the wait queue. */
   stepBack(resource: string, id: string, slot_ttl_ms: number): Promise<void>
   renew(resource: string, id: string, ttl_ms: number): Promise<Renewal>
   repair(resource: string, id: string, token: number, ttl_ms: number): Promise<boolean>
-  /** Executed as soon as the server can be reached, even after this has rejected. */
+  /** Withdraws the id. The server executes this as soon as it can be reached, even after the promise has rejected. */
   withdraw(resource: string, id: string, ttl_ms: number): Promise<'released' | 'expired' | 'taken'>
   initialize(at_once: boolean): Promise<void>
-  /** The lowest token above all that it has confirmed. */
+  /** Returns the lowest token above all tokens that this voter has confirmed. */
   minToken(resource: string): Promise<number>
-  /** Raw answers of the scripts: see revoke.lua and inspect.lua. */
+  /** Returns the raw answer of the script (revoke.lua), as inspect() does (inspect.lua). */
   revoke(resource: string, fence: number): Promise<unknown[]>
   inspect(resource: string): Promise<[fence: unknown, holders: string[], queue: string[]]>
   list(): Promise<string[]>
-  /** Settles when the first connection has been made, or has failed. */
+  /** Settles when the first connection was made or has failed. */
   firstConnection: Promise<void>
-  /** Reports an error of another request if it is for want of a right. */
+  /** Reports an error of another request if its cause is a missing right. */
   onError(error: unknown): void
   close(): void
 }
 
-/** Limits the memory for requests to a server that hangs for hours. */
+/** Maximum number of unanswered requests, which limits the memory for a server that hangs for hours. */
 const MAX_UNANSWERED = 10_000
 
-/** The requests to one server, with a limit on those that it has not answered. */
+/** Creates functions that send requests to one server, with a limit on requests that the server has not answered. */
 function limitedRequests(redis: Redis) {
   const send = createRun(redis)
-  // For the current connection: some clients never settle requests of the previous one.
+  // Count only requests of the current connection: some clients never settle requests of the previous connection.
   let unanswered = { count: 0 }
   async function limited<T>(work: () => Promise<T>): Promise<T> {
     const counted = unanswered
@@ -91,7 +91,10 @@ function limitedRequests(redis: Redis) {
     }
   }
   const run: Run = (...command) => limited(() => send(...command))
-  /** Keeps the order of calls: neither combined with others, nor sent again because the script is unknown. */
+  /**
+   * Sends a call so that the order of calls is kept: it is not combined with others, nor sent again because the script is
+   * unknown.
+   */
   const inOrder = ({ lua }: Script, keys: string[], ...args: (string | number)[]) =>
     limited(() => redis.eval(lua, keys.length, ...keys, ...args))
   const forgetUnanswered = () => {
@@ -100,10 +103,10 @@ function limitedRequests(redis: Redis) {
   return { run, inOrder, forgetUnanswered }
 }
 
-/** Limits the withdrawals kept for a server that does not come back; further locks expire there. */
+/** Maximum number of withdrawals kept for a server that does not come back; locks beyond that number expire there. */
 const MAX_PENDING_WITHDRAWALS = 10_000
 
-/** @param reporting where a missing right is reported, and the channel that it may be missing on */
+/** Creates a voter. @param reporting who receives a missing right, and the channel for which the right may be missing */
 export function createVoter(
   redis: Redis,
   prefix: string,
@@ -126,7 +129,10 @@ export function createVoter(
     })
   }
 
-  /** Requests that were pending when the connection broke may have been executed, and their withdrawals may not. */
+  /**
+   * Sends the pending withdrawals again. The server may have executed requests that were pending when the connection broke, but
+   * not their withdrawals.
+   */
   function onReady(): void {
     forgetUnanswered()
     for (const lua of PRELOADED) redis.script('LOAD', lua).catch(rights.onError)
