@@ -52,7 +52,7 @@ export interface Voter {
     token: number,
     ttl_ms: number,
   ): Promise<'confirmed' | 'lost' | { fence: number }>
-  /** Gives up the vote or the lock, before any later request. With slot_ttl_ms 0 the id leaves the wait queue. */
+  /** Gives up the vote or the lock, before any later request. With slot_ttl_ms 0 the id does not wait in the queue. */
   stepBack(resource: string, id: string, slot_ttl_ms: number): Promise<void>
   renew(resource: string, id: string, ttl_ms: number): Promise<Renewal>
   repair(resource: string, id: string, token: number, ttl_ms: number): Promise<boolean>

@@ -4,7 +4,7 @@
 -- KEYS[1]  the lock
 -- KEYS[2]  the index (see prelude.lua)
 -- ARGV[1]  id of the owner
--- ARGV[2]  ttl_ms. Each further argument only as far as it or a later one is not 0:
+-- ARGV[2]  ttl_ms. The client leaves out trailing arguments that are 0:
 -- ARGV[3]  slot_ttl_ms: wait in the queue, in a slot that lives this long without another attempt
 -- ARGV[4]  ticket that this waiter had before
 -- ARGV[5]  above: the token must exceed it
@@ -36,7 +36,7 @@ if mine then return mine end
 
 local above = ARGV[5]
 if above and above - (last or 0) > 0 then
-  -- Stored, because the process that later hands the lock over to this waiter does not know the floor.
+  -- Store the floor, because the process that later hands the lock over to this waiter does not know it.
   last = above
   call('SET', FENCE, above, 'EX', '604800')
 end
@@ -51,7 +51,7 @@ if held or call('EXISTS', QUEUE, UNTIL) > 0 then
       -- A waiter that was evicted while it was paused returns to its old position: its ticket is its order of arrival.
       ticket = tonumber(ARGV[4] or '0')
       if ticket == 0 then
-        -- Above the last ticket in the queue, so that after a clock was set back a newcomer cannot get in front.
+        -- The ticket is above the last one in the queue, so that a newcomer cannot get in front after a clock was set back.
         ticket = math.max(now_us, (call('ZREVRANGE', QUEUE, 0, 0, 'WITHSCORES')[2] or 0) + 1)
       end
       call('ZADD', QUEUE, text(ticket), id)
@@ -81,7 +81,7 @@ if held or call('EXISTS', QUEUE, UNTIL) > 0 then
     local free_in_ms, holder = -1, held
     if held then
       free_in_ms = call('PTTL', LOCK)
-      -- After the clock was set back, a dead holder costs its TTL and not an hour.
+      -- After the clock was set back, a dead holder blocks the lock for its TTL and not for an hour.
       local longest = tonumber(string.match(held, '^x (%d+) '))
       if longest and free_in_ms > longest then
         free_in_ms = longest

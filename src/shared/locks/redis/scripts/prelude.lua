@@ -1,8 +1,8 @@
--- What the scripts share. It is loaded in front of each, so that a script stays one atomic step.
+-- Code that the scripts share. It is loaded in front of each script, so that a script stays one atomic step.
 -- KEYS[1]  the lock: string "id token since_us" with an expiry; present while there is an exclusive holder
 -- KEYS[2]  the index: sorted set, lock key -> server ms; the locks that have waiters or were handed over, shared or
---          renewed. Passed on a Cluster, where each Cluster slot has one, and where the prefix itself contains
---          'lock:{'; else it is <prefix>lock:index
+--          renewed. The client passes it on a Cluster, where each Cluster slot has an index, and if the prefix
+--          contains 'lock:{'; otherwise the scripts use <prefix>lock:index
 -- Further keys share the Cluster slot of the lock by its braces. The scripts build their names: each key more in a call
 -- costs the client as much as half a command.
 --   :fence   the last token given for this resource
@@ -60,7 +60,7 @@ local function publish()
   for _, one in ipairs(messages) do redis.pcall('PUBLISH', one[1], one[2]) end
 end
 
--- A key whose entries end at different times lives at least until this entry ends.
+-- Makes a key whose entries end at different times live at least until this entry ends.
 local function extend_expiry(key, ttl_ms)
   if call('PTTL', key) < ttl_ms then call('PEXPIRE', key, text(ttl_ms)) end
 end
@@ -71,8 +71,8 @@ local function leave_share(id)
 end
 
 -- Counts the holders that share the lock or have a permit, after removing expired ones. After the clock was set back,
--- an end may be further away than any TTL allows: it is moved back, so that a dead holder costs its TTL and not an
--- hour.
+-- an end may be further away than any TTL allows: this moves it back, so that a dead holder blocks the lock for its TTL
+-- and not for an hour.
 local function count_sharers(now_ms)
   for _, id in ipairs(call('ZRANGEBYSCORE', UNTIL, '-inf', text(now_ms))) do
     leave_share(id)
@@ -180,8 +180,8 @@ local function hand_over(now_us)
   end
 end
 
--- After a holder or waiter has left: hands the lock over, or removes a resource that is no longer in use from the
--- index.
+-- Called after a holder or waiter has left. Hands the lock over, or removes the resource from the index if it is no longer
+-- in use.
 local function advance_queue(now_us)
   if call('EXISTS', QUEUE) == 1 then hand_over(now_us or server_us()) end
   if call('EXISTS', LOCK, UNTIL) == 0 then call('ZREM', INDEX, LOCK) end

@@ -1,5 +1,5 @@
--- Finds the commands that the locks use and this user may not call. Each is tried on keys made for it, which are
--- deleted.
+-- Finds the commands that the locks use and this user may not call. It tries each command on keys made for this purpose,
+-- and deletes these keys.
 -- KEYS[1]  a key that belongs to no resource (see rights.ts)
 -- ARGV[1]  channel
 -- ARGV[2]  'cluster' or 'quorum', which use further commands, or ''
@@ -39,8 +39,8 @@ tries[#tries + 1] = { 'PUBLISH', channel, '' }
 local refused = {}
 for _, one in ipairs(tries) do
   local answer = redis.pcall(unpack(one))
-  -- Redis versions word this differently. An error of another kind, as of a server without memory, is not reported
-  -- here.
+  -- Redis versions word this error differently. This does not report other errors, for example of a server without
+  -- memory.
   local text = type(answer) == 'table' and answer.err or ''
   if string.find(text, 'NOPERM', 1, true) or string.find(text, 'ermission') or string.find(text, 'ACL', 1, true)
     or string.find(text, "can't", 1, true)

@@ -1,6 +1,6 @@
 -- Turns the vote of this id into a lock, with the token that its owner chose from the answers of a quorum. The lease
 -- exists once a quorum has confirmed: any two quorums share a voter, and that voter confirms neither a second lock
--- beside the first nor a token that is not above all that it has seen.
+-- beside the first nor a token that is not above every token that it has seen.
 -- KEYS[1]  the lock (see voter.lua)
 -- ARGV[1]  id of the owner
 -- ARGV[2]  max_ttl_ms

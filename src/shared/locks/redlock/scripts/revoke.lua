@@ -1,5 +1,5 @@
--- Revokes the lock from every holder whose token is not above this one, notifies their processes and hands the lock
--- over above it. A holder with a later token was granted the lock after the forced release was decided, and keeps it.
+-- Revokes the lock from every holder whose token is not above ARGV[1], notifies their processes, and hands the lock over
+-- with a token above ARGV[1]. A holder with a later token was granted the lock after the forced release was decided, and keeps it.
 -- KEYS[1]  the lock (see voter.lua)
 -- ARGV[1]  the raised token
 -- Returns for each revoked holder: "id token since_us", ttl_left_ms.

@@ -1,8 +1,8 @@
--- Gives up the vote or the lock of this id, because it got no quorum. It waits in the queue again, behind earlier
--- tickets.
+-- Gives up the vote or the lock of this id, because it got no quorum. The id waits in the queue again, behind
+-- earlier tickets.
 -- KEYS[1]  the lock (see voter.lua)
 -- ARGV[1]  id of the owner
--- ARGV[2]  slot_ttl_ms; 0 = do not wait
+-- ARGV[2]  slot_ttl_ms; 0: do not wait
 -- Returns 1.
 local id = ARGV[1]
 local now_us = server_us()

@@ -1,9 +1,9 @@
 -- The common case of vote.lua, placed in front of the prelude, which it does not need: an exclusive request with a
 -- proposed token, no holder, no waiters. No earlier ticket can claim the vote then, so vote and confirmation are one
 -- step. It does not write the index, so a lock that is released at once costs nothing there: renew.lua adds the entry.
--- The token must not be behind this server's clock, by which tokens rise even where the last one was forgotten; nor
--- ahead of it by the time for which a server without memory may not vote, or by a second, so that no client's clock
--- makes tokens run away.
+-- The proposed token must not be behind this server's clock: tokens rise with the clock even if a server has forgotten the
+-- last token. Nor may it be ahead of the clock by a second, or by the time for which a server without memory may not vote,
+-- so that no client's clock makes tokens run away.
 -- KEYS and ARGV as in vote.lua.
 local call = redis.call
 if ARGV[6] then

@@ -3,7 +3,7 @@
 -- ARGV[1]  id of the owner
 -- ARGV[2]  max_ttl_ms
 -- ARGV[3]  vote_ms: how long a vote lives without another call or a confirmation
--- ARGV[4]  slot_ttl_ms: wait in the queue when it is not this id's turn; 0 = do not
+-- ARGV[4]  slot_ttl_ms: wait in the queue when it is not this id's turn; 0: do not wait
 -- ARGV[5]  ttl_ms
 -- ARGV[6]  a proposed token: if present, this call may confirm it at once (see vote-fast.lua)
 -- Returns one of

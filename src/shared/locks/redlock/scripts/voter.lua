@@ -1,4 +1,4 @@
--- What the scripts of one voter share. It is loaded behind prelude.lua, whose grant, hand_over and advance_queue are
+-- Code that the scripts of one voter share. It is loaded behind prelude.lua, whose grant, hand_over and advance_queue are
 -- not for voters.
 -- KEYS[1]  the lock, KEYS[2] the index: as in prelude.lua
 -- <prefix>lock:voter  string "run_id since_ms": which run of this server may vote, and when its time without a vote
