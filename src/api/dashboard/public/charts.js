@@ -1,9 +1,9 @@
 /** The two charts. Invariant: time without samples is a gap; a line connects measured samples only. */
 import uPlot from './uplot.js'
 
-/** Seconds shown. */
+/** Number of seconds that a chart shows. */
 const SPAN_S = 300
-/** Seconds between two samples above which the time between them is a gap. */
+/** If two samples are more than this many seconds apart, the chart shows a gap between them. */
 const GAP_S = 7
 const HEIGHT = 160
 
@@ -78,7 +78,7 @@ export function createCharts({ settled, wait }) {
   }
 
   return {
-    /** Samples measured before the page was opened: they replace those that the page has of the same time. */
+    /** Adds samples measured before the page was opened; they replace the page's samples of the same time. */
     set(known) {
       const first = Date.parse(known[0]?.at ?? '9999')
       samples = [...samples.filter((sample) => Date.parse(sample.at) < first), ...known]

@@ -4,7 +4,7 @@
  */
 import { count, make, setText } from './tables.js'
 
-/** Milliseconds of a full bar, until a buyer takes longer. */
+/** Duration that a full bar shows, in milliseconds, until a buyer takes longer. */
 const SCALE_MS = 150
 
 /**
@@ -70,7 +70,7 @@ const RACES = [
     label: (left) => `${count(1 - left)} assigned a ride`,
     async before(request) {
       await expect(request('POST', '/demo/drivers/1/reset'), 200)
-      // 428: it exists already.
+      // 428: the resource exists already.
       await expect(request('PUT', '/api/resources/driver/lab', { name: 'Lab driver', kind: 'calendar' }), 201, 428)
       await releaseDriver(request)
     },
@@ -99,7 +99,7 @@ async function releaseDriver(request) {
 }
 
 const isGot = ({ status }) => status === 200 || status === 201
-/** The tutorials report a refusal by `error`, a booking by its code. */
+/** Returns whether an answer is a refusal: the tutorials report it in `error`, bookings with the code `conflict`. */
 const isRefused = ({ body }) => body.error !== undefined || body.code === 'conflict'
 
 async function expect(response, ...statuses) {
@@ -117,7 +117,7 @@ export function createLab(place, request) {
   }
 }
 
-/** A card with its button; a second run starts only after the first one. */
+/** Creates a card with its button; a second run starts only after the first run has ended. */
 function card(name, summary, label, run) {
   const article = make('article', 'race')
   const title = make('h3', '', name)
@@ -129,7 +129,7 @@ function card(name, summary, label, run) {
   const failed = make('p', 'bad')
   failed.setAttribute('role', 'alert')
   button.addEventListener('click', async () => {
-    // Not `disabled`, which would move the focus away from the pressed button.
+    // Do not set `disabled`: that would move the focus away from the pressed button.
     if (article.getAttribute('aria-busy') === 'true') return
     article.setAttribute('aria-busy', 'true')
     setText(failed, '')
@@ -156,7 +156,7 @@ function drawRace(race, request) {
       outcome.replaceChildren()
     }
     await race.before(request)
-    // One variant after the other: the server returns the number of the variant that was used last.
+    // Run one variant after the other: the server returns the number of the variant that was used last.
     for (const variant of variants) await runVariant(race, variant, request)
   })
   const both = make('div', 'sides')

@@ -1,15 +1,16 @@
 /**
- * The stream of /api/dashboard. Invariant: the page shows live data, or says since when it does not. Read by fetch, because an
- * EventSource cannot send a key.
+ * The stream of /api/dashboard. Invariant: the page shows live data, or says since when it does not. The page reads the stream
+ * with fetch, because an EventSource cannot send a key.
  */
 
 /** Milliseconds without data after which the connection counts as lost; the server sends at least every five seconds. */
 const SILENCE_MS = 9_000
-/** Milliseconds before reconnecting: at first, and at most; doubled each time. */
+/** Milliseconds before reconnecting: the first pause, and the longest; the pause doubles each time. */
 const [RETRY_MS, RETRY_MAX_MS] = [500, 4_000]
 
 /**
- * A hidden tab reads nothing: it would keep the server busy, and six such tabs would use up the browser's connections.
+ * Reads the stream while the tab is visible. A hidden tab reads nothing: it would keep the server busy, and six hidden tabs would
+ * use up the browser's connections.
  * @param {{key: () => string | null, onEvent: (event: string, data: any) => void, onLost: () => void, onHidden: () => void, onRefused: () => void}} page
  */
 export async function follow({ key, onEvent, onLost, onHidden, onRefused }) {
@@ -35,7 +36,7 @@ export async function follow({ key, onEvent, onLost, onHidden, onRefused }) {
         onEvent(event, JSON.parse(data))
       }
     } catch {
-      // Any error: the page reports it below and reconnects.
+      // Ignore the error here: the page reports it below and reconnects.
     } finally {
       clearTimeout(timer)
     }

@@ -3,7 +3,7 @@
 const numbers = new Intl.NumberFormat('en')
 export const count = (n) => numbers.format(n).replace('-', '−')
 
-/** Milliseconds in readable units. */
+/** Returns milliseconds in readable units. */
 export function time(ms) {
   if (ms < 1_000) return `${Math.round(ms)} ms`
   if (ms < 60_000) return `${(ms / 1_000).toFixed(1)} s`
@@ -24,8 +24,8 @@ export function make(tag, className = '', text = '') {
 }
 
 /**
- * One row for each item, in order. `columns` draw into cells that are reused; the first one is the row's header. `none` is
- * shown without items, `missing` when they could not be read.
+ * Draws one row for each item, in order. `columns` draw into cells that are reused; the first cell is the row's header. The table
+ * shows `none` if there are no items, and `missing` if the items could not be read.
  */
 function fill(body, items, keyOf, columns, { none, missing = 'Unknown: it could not be read.' }) {
   const before = new Map(Array.from(body.rows, (row) => [row.dataset.key, row]))
@@ -61,7 +61,7 @@ function newRow(key, columns) {
   return row
 }
 
-/** A first line, and a second one in small print. */
+/** Writes a first line, and a second line in small print. */
 function twoLines(cell, first, second) {
   if (cell.children.length === 0) cell.append(make('span', 'first'), make('span', 'second'))
   setText(cell.children[0], first)

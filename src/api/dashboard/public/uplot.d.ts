@@ -1,2 +1,2 @@
-/** What is served as /dashboard/uplot.js, beside these files: the package's own module. */
+/** Types of /dashboard/uplot.js: the API serves the module of the uplot package beside these files. */
 export { default } from 'uplot'
