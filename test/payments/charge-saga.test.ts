@@ -118,8 +118,8 @@ t.test('the response to the write of a reservation is lost: the reservation stay
   const address = new URL(world.env.DATABASE_URL)
   let lost = 0
   const proxy = await startProxy(Number(address.port), (link, chunk) => {
-    // The statement that writes the outcome of the charge and the command for the queue.
-    if (lost > 0 || !chunk.includes('INSERT INTO commands')) return
+    // The statement that writes the outcome of the charge, with the command for its queue.
+    if (lost > 0 || !chunk.includes('insert into "commands"')) return
     lost += 1
     link.mute()
     // Long enough for Postgres to execute the statement.
