@@ -1,8 +1,8 @@
-/** The types of holdfast/client, from the document: what may be sent, and what comes when it goes well. */
+/** Generates the types of holdfast/client from openapi.json: the requests, and the responses of success. */
 import { register } from 'node:module'
 
-// openapi-typescript writes with TypeScript's compiler API. TypeScript 7 has none; this package is TypeScript 5 by another
-// name, and brings no second `tsc` along.
+// openapi-typescript uses TypeScript's compiler API, which TypeScript 7 does not have. This package is TypeScript 5
+// under another name and installs no second `tsc`.
 const hook = `export const resolve = (name, context, next) => next(name === 'typescript' ? '@tsd/typescript' : name, context)`
 register(`data:text/javascript,${encodeURIComponent(hook)}`)
 const { default: openapiTS, astToString } = await import('openapi-typescript')
@@ -17,7 +17,7 @@ interface Document {
   paths: Record<string, Record<string, Operation>>
 }
 
-/** Without examples, which a schema may have and a type has no use for. */
+/** Returns the value without examples, which a type does not need. */
 function plain(value: Json): Json {
   if (Array.isArray(value)) return value.map(plain)
   if (value === null || typeof value !== 'object') return value
@@ -27,7 +27,10 @@ function plain(value: Json): Json {
   return Object.fromEntries(kept.map(([key, inner]) => [key, plain(inner)]))
 }
 
-/** `document`: openapi.json. Errors are left out: the client throws them, all of one type. So is the lab. */
+/**
+ * Returns the source of the types. `document`: openapi.json. Leaves out errors, which the client throws as one type,
+ * and the lab.
+ */
 export async function renderClientTypes(document: string): Promise<string> {
   const openapi = plain(JSON.parse(document)) as unknown as Document
   const keyed: string[] = []
@@ -42,7 +45,7 @@ export async function renderClientTypes(document: string): Promise<string> {
     }
     if (Object.keys(methods).length === 0) delete openapi.paths[path]
   }
-  // Of what the document does not have it writes an empty type.
+  // It writes an empty type for each part that the document does not have.
   const types = astToString(await openapiTS(openapi as never)).replace(
     /^export type \S+ = Record<string, never>;\n/gm,
     '',
@@ -50,7 +53,7 @@ export async function renderClientTypes(document: string): Promise<string> {
   return `/** Written by \`npm run openapi\` from openapi.json; not by hand. */
 
 ${types}
-/** Operations that take an Idempotency-Key. */
+/** Operations that accept an Idempotency-Key. */
 export const KEYED: ReadonlySet<string> = new Set([
 ${keyed.map((one) => `  '${one}',`).join('\n')}
 ])

@@ -1,6 +1,7 @@
 /**
- * Part of `npm run check`: lists known vulnerabilities of the packages that run in production; exit code 1 from severity
- * `high` on. A registry that cannot be reached, or that has no advisories, fails nothing; a line says so.
+ * Part of `npm run check`: lists known vulnerabilities of the packages that run in production. Exit code 1 from
+ * severity `high` on. If the registry cannot be reached or has no advisories, the check prints a line and does not
+ * fail.
  */
 import { spawnSync } from 'node:child_process'
 

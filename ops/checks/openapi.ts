@@ -1,6 +1,6 @@
 /**
  * `npm run openapi` writes openapi.json from the routes, and from it the types of holdfast/client; `npm run openapi --
- * --check` exits with code 1 when a committed file says something else. Needs neither Postgres nor Redis.
+ * --check` exits with code 1 if a committed file differs. Needs neither Postgres nor Redis.
  */
 import { readFile, writeFile } from 'node:fs/promises'
 import { readCommand } from '../dev/command.mjs'
@@ -24,7 +24,7 @@ async function render(): Promise<string> {
   }
 }
 
-/** The first line that differs, from both sides. */
+/** Returns the first line that differs, from both texts. */
 function firstDifference(committed: string, current: string): string {
   const [before, after] = [committed.split('\n'), current.split('\n')]
   const n = after.findIndex((line, i) => line !== before[i])

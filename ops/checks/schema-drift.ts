@@ -1,4 +1,4 @@
-/** Part of `npm run check`: src/shared/db/schema.ts and drizzle/ say the same. Exit code 1 when a migration is missing. */
+/** Part of `npm run check`: compares src/shared/db/schema.ts with drizzle/. Exit code 1 if a migration is missing. */
 import { execFileSync } from 'node:child_process'
 import { cpSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -7,7 +7,7 @@ import { join, relative } from 'node:path'
 const folder = mkdtempSync(join(tmpdir(), 'holdfast-drift-'))
 try {
   cpSync('drizzle', folder, { recursive: true })
-  // drizzle-kit puts ./ before the path, and exits with 0 whatever happens: what counts is what it says.
+  // drizzle-kit puts ./ before the path, and always exits with 0, so only its output counts.
   const args = [
     'generate',
     '--dialect=postgresql',

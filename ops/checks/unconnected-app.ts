@@ -1,16 +1,16 @@
 /**
- * The API's Fastify instance without any server, for what the routes say rather than do: openapi.json, and requests that a
- * schema refuses. Invariant: a handler that is reached all the same fails.
+ * The API's Fastify instance without Postgres and Redis, for openapi.json and for requests that a schema rejects.
+ * Invariant: a handler that is called fails.
  */
 import type { FastifyInstance } from 'fastify'
 import pino from 'pino'
 import { buildApp, type RouteOptions } from '../../src/api/app.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
 
-/** What Fastify itself reads of a plugin's options. */
+/** Members of a plugin's options that Fastify itself reads. */
 const OF_FASTIFY = new Set<string | symbol>(['prefix', 'logLevel', 'logSerializers'])
 
-/** Options of a route: each is a function that throws. */
+/** Stands for the options of a route: each member is a function that throws. */
 const absent = (route: string | symbol) =>
   new Proxy(
     {},
@@ -24,7 +24,7 @@ const absent = (route: string | symbol) =>
     },
   )
 
-/** With the lab, as outside production. `trace` is called before the routes are registered. */
+/** Builds the app with the lab, as outside production. Calls `trace` before it registers the routes. */
 export const buildUnconnectedApp = (trace = async (_app: FastifyInstance) => {}) =>
   buildApp({
     config: { api_keys: [], admin_keys: [], rate_limit: undefined, cors_origins: [], redis_prefix: '' },

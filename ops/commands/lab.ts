@@ -1,6 +1,6 @@
 /**
- * `npm run lab -- NAME`: runs a race of the lab against a running API, without and with protection, and prints both sides
- * in one table. Exit code 1 when the safe side ever fails, or when a side could not be measured.
+ * `npm run lab -- NAME`: runs a race of the lab against a running API, without and with protection, and prints both
+ * sides in one table. Exit code 1 if the safe side fails in any run or a side could not be measured.
  */
 import { randomBytes } from 'node:crypto'
 import { readCommand, runningHere } from '../dev/command.mjs'
@@ -15,22 +15,22 @@ interface Answer {
 interface Run {
   requests: number
   succeeded: number
-  /** how many should have succeeded */
+  /** number of buyers that should have succeeded */
   expected: number
-  /** what is there in the end */
+  /** what is left at the end */
   left: number | string
-  /** given out beyond what there was, or without being taken away */
+  /** units given out beyond the stock, or without being subtracted from it */
   oversold: number
 }
 
 interface Side {
   name: string
-  /** what must hold in every run: exactly what was expected, and this left */
+  /** condition of every run: exactly `expected` succeeded, and this is left */
   safe?: { left: number | string }
   run(): Promise<Run>
 }
 
-/** What keeps a race from being measured. */
+/** The reason why a race could not be measured. */
 class Unmeasured extends Error {}
 
 const DEFAULT_URL = 'http://127.0.0.1:3000'
@@ -53,7 +53,7 @@ async function call(method: string, path: string, body?: unknown, headers: Recor
   return { status: response.status, body: await response.json().catch(() => undefined) } as Answer
 }
 
-/** An answer of one of these statuses, or the run is not measured. */
+/** Sends a request and returns the answer. Throws Unmeasured if its status is not one of these. */
 async function ask(statuses: number[], ...request: Parameters<typeof call>): Promise<Answer> {
   const answer = await call(...request)
   if (statuses.includes(answer.status)) return answer
@@ -61,7 +61,10 @@ async function ask(statuses: number[], ...request: Parameters<typeof call>): Pro
   throw new Unmeasured(`${request[0]} ${request[1]} was answered ${answer.status}${why}`)
 }
 
-/** `buyers` at once for a number that allows `expected` of them; `unit` is what each takes. */
+/**
+ * Both sides of a race in which `buyers` concurrent buyers want a number that is enough for `expected` of them. `unit`:
+ * what each buyer takes.
+ */
 function scarcity(race: {
   buyers: number
   start: number
@@ -121,7 +124,10 @@ const balance = () =>
     read: () => read('/demo/balance', 'balance'),
   })
 
-/** Three writers of one order, of which only the newest may write. Both sides come from one demonstration. */
+/**
+ * Both sides of the fencing race: three writers of one order, of which only the newest may write. One demonstration
+ * gives both.
+ */
 function fencing(): Side[] {
   const demonstrate = async () => (await ask([200], 'POST', '/demo/fencing/1')).body
   const one = { requests: 3, expected: 1 }
@@ -146,7 +152,7 @@ function fencing(): Side[] {
   ]
 }
 
-/** No unsafe side: a lock that needs no majority is the one that is safe only while nothing fails. */
+/** The Redlock demonstration. It has no unsafe side: a lock without a majority is safe as long as nothing fails. */
 function redlock(): Side[] {
   const side = (stopped: number, expected: number): Side => ({
     name: `${stopped} of 5 Redis stopped`,
@@ -167,7 +173,7 @@ function redlock(): Side[] {
   return [side(2, 1), side(3, 0)]
 }
 
-/** Two riders want one driver; the safe side is the bookings of the API itself. */
+/** Both sides of the race of two riders for one driver. The safe side uses the API's own bookings. */
 function drivers(): Side[] {
   const riders = ['a', 'b'].map((letter) => `lab-${randomBytes(4).toString('hex')}-${letter}`)
   const told = (requests: number, succeeded: number, left: string): Run => {
@@ -195,7 +201,7 @@ function drivers(): Side[] {
       name: 'with lock',
       safe: { left: '1 rides' },
       async run() {
-        // 428: it is there already.
+        // 428: the driver exists already.
         await ask([201, 428], 'PUT', '/api/resources/driver/lab', { name: 'Lab driver', kind: 'calendar' })
         await release()
         const ride = (rider_id: string) => ({ driver_id: 'lab', rider_id, pickup_lat: 52.52, pickup_lng: 13.405 })
@@ -213,7 +219,7 @@ function drivers(): Side[] {
 
 const RACES: Record<string, () => Side[]> = { inventory, tickets, balance, fencing, redlock, drivers }
 
-/** Least and greatest of a figure over the runs: `0`, or `-4 … -2`. */
+/** Returns the least and greatest value of a figure over the runs: `0`, or `-4 … -2`. */
 function range(values: (number | string)[]): string {
   const distinct = [...new Set(values)].sort((a, b) => Number(a) - Number(b))
   if (distinct.length === 1) return String(distinct[0])
@@ -227,7 +233,7 @@ function readArguments() {
 npm run lab -- ${NAMES.join('|')} [OPTIONS]
   --url=URL        the API: HOLDFAST_URL, or that of the npm start that runs here, or ${DEFAULT_URL}
   --runs=1         how often
-  --key=API_KEY    where keys are asked for
+  --key=API_KEY    where the API requires keys
 Exit code 1 when the safe side failed or a side could not be measured. 2: the options make no sense.`
   const { values, words, whole, refuse } = readCommand({
     name: 'lab',

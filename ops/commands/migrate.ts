@@ -1,4 +1,7 @@
-/** `npm run migrate`: brings DATABASE_URL to the newest schema. Exit code 0 or 1; safe from ten processes at once. */
+/**
+ * `npm run migrate`: migrates DATABASE_URL to the newest schema. Exit code 0 or 1. Several processes may run it at
+ * once.
+ */
 import { migrateDb } from '../../src/shared/db/migrate.ts'
 import { readCommand, reasonOf } from '../dev/command.mjs'
 

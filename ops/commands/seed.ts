@@ -1,6 +1,6 @@
 /**
- * Loads the sample resources into DATABASE_URL, once: what exists is left as it is. And takes the leases that the API's
- * examples name on REDIS_URL, where that is given: each start renews them.
+ * Loads the sample resources into DATABASE_URL once, and leaves existing ones unchanged. If REDIS_URL is set, also
+ * acquires the leases that the API's examples name; each start renews them.
  */
 import { randomBytes } from 'node:crypto'
 import { Redis } from 'ioredis'
@@ -61,7 +61,7 @@ try {
     const day_ms = 86_400_000
     const date = (days: number) => new Date(Date.now() + days * day_ms).toISOString().slice(0, 10)
     for (const [id, period, hold] of [
-      // Under way: only what has begun can be completed.
+      // A stay in progress, because only a stay that has begun can be completed.
       [BOOKING_SAMPLES.complete, `[${date(-1)},${date(6)})`, null],
       [BOOKING_SAMPLES.accept, '[2030-02-01,2030-02-08)', a_week_s],
       [BOOKING_SAMPLES.decline, '[2030-03-01,2030-03-08)', a_week_s],
@@ -73,7 +73,7 @@ try {
         ON CONFLICT DO NOTHING`
     }
     for (const id of Object.values(WEBHOOK_SAMPLES)) {
-      // Disabled: no receiver exists, and no one knows the secret.
+      // Disabled, because the endpoint has no receiver and its secret is not known.
       await tx`
         INSERT INTO webhook_endpoints (id, url, resource_id, secret, disabled_reason, outbox_position)
         VALUES (${id}, 'https://shop.example/holdfast', 'sample:1', ${`whsec_${randomBytes(32).toString('base64')}`},

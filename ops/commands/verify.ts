@@ -1,4 +1,7 @@
-/** `npm run verify`: the invariants on DATABASE_URL, each with its figure. Exit code 1 when one does not hold. */
+/**
+ * `npm run verify`: checks the invariants on DATABASE_URL and prints each with its figure. Exit code 1 if one does not
+ * hold.
+ */
 import { readConfig } from '../../src/shared/config.ts'
 import { openDb } from '../../src/shared/db/client.ts'
 import { verify } from '../../src/shared/invariants.ts'
@@ -34,7 +37,7 @@ try {
   await opened?.close()
 }
 
-/** The locks that the environment names, for reading. */
+/** Opens the locks that the environment names, for reading only. */
 async function locksAt(redis_url: string) {
   const log = createLog('silent', 'verify')
   const env = { ...process.env, NODE_ENV: undefined, DATABASE_URL: url, REDIS_URL: redis_url }

@@ -1,7 +1,8 @@
 /**
- * The processes that tests start, each as a few files: a start costs a fifth of the processor time of one that loads every
- * module by itself, through the TypeScript loader, and the suite makes hundreds of them. Same sources, same packages; what
- * the commands of package.json start is tested by test/ops/start.test.ts and test/ops/compose.test.ts.
+ * Bundles each process that tests start into a few files. A start then takes a fifth of the processor time of a start
+ * that loads every module through the TypeScript loader, and the suite makes hundreds of starts. Sources and packages
+ * are the same. test/ops/start.test.ts and test/ops/compose.test.ts test the commands of package.json, which use no
+ * bundle.
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -20,7 +21,10 @@ const ENTRIES = [
   'test/races/unlocked-worker.ts',
 ]
 
-/** Loaded as they are: packages that read files beside themselves, or that must be one instance for all their importers. */
+/**
+ * Packages that are not bundled, because they read files beside themselves or must be one instance for all their
+ * importers.
+ */
 const EXTERNAL = [
   '@bull-board/*',
   '@fastify/otel',
@@ -34,10 +38,10 @@ const EXTERNAL = [
   'request-filtering-agent',
   'uplot',
 ]
-/** What CommonJS packages ask for by `require` is found from the bundle, which lies below ROOT. */
+/** Defines `require` for CommonJS packages. It resolves from the bundle, which is below ROOT. */
 const REQUIRE = "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);"
 
-/** Writes `src/api/main.mjs` and so on into the folder, which must be below ROOT: packages are found from there. */
+/** Writes `src/api/main.mjs` and so on into the folder, which must be below ROOT, so that Node finds the packages. */
 export async function bundle(folder) {
   await build({
     entryPoints: ENTRIES.map((entry) => join(ROOT, entry)),
@@ -45,14 +49,14 @@ export async function bundle(folder) {
     outdir: folder,
     outExtension: { '.js': '.mjs' },
     bundle: true,
-    // What is loaded only when it is needed stays so.
+    // Modules that are loaded on demand stay separate files.
     splitting: true,
     external: EXTERNAL,
     banner: { js: REQUIRE },
     platform: 'node',
     format: 'esm',
     target: 'node20',
-    // A tenth of the start of a worker went to reading comments, white space and a map inside the file.
+    // Without this, a tenth of a worker's start was spent on reading comments, white space and an inline source map.
     minifyWhitespace: true,
     minifySyntax: true,
     sourcemap: 'linked',
@@ -62,7 +66,7 @@ export async function bundle(folder) {
   })
 }
 
-/** Our modules that read a file beside them still find it. */
+/** Keeps the paths of our modules that read a file beside them. */
 function keepPlaces({ onLoad }) {
   onLoad({ filter: /\/(src|ops|test)\/.*\.m?[jt]s$/ }, async ({ path }) => {
     if (path.includes('/node_modules/')) return

@@ -2,11 +2,14 @@ import type { ChildProcess, SpawnOptions } from 'node:child_process'
 
 export interface Child {
   readonly process: ChildProcess
-  /** 0 when it could not be started */
+  /** 0 if the process could not be started */
   readonly pid: number
-  /** resolves with the signal or the `code N` that ended it, or with the reason why it could not be started */
+  /**
+   * resolves when the process has ended, with the signal or `code N` that ended it, or with the reason why it could not
+   * be started
+   */
   readonly exited: Promise<string>
-  /** the same, when all that it wrote has been read */
+  /** the same, once all its output has been read */
   readonly closed: Promise<string>
   running(): boolean
   kill(signal: NodeJS.Signals): void
@@ -14,11 +17,16 @@ export interface Child {
   stop(signal?: NodeJS.Signals, deadline_ms?: number): Promise<void>
 }
 
-/** `lastSignal`: what ends it when this process ends first; SIGKILL by default. */
+/**
+ * Starts a child process. `lastSignal`: the signal that ends the child if this process ends first; SIGKILL by default.
+ */
 export function startChild(words: readonly string[], options: SpawnOptions & { lastSignal?: NodeJS.Signals }): Child
 
-/** Whether the URL answers 2xx within timeout_ms (2 s). */
+/** Resolves with true if the URL answers 2xx within timeout_ms (2 s). */
 export function answers(url: string | URL, timeout_ms?: number): Promise<boolean>
 
-/** Resolves when the URL answers 2xx; rejects, with the child's output, when the child ends before or takes a minute. */
+/**
+ * Resolves when the URL answers 2xx. Rejects with the child's output if the child ends before or does not answer within
+ * a minute.
+ */
 export function untilReady(child: Child, url: string, output?: () => string): Promise<void>

@@ -1,19 +1,22 @@
 /**
- * Child processes: the servers, processes and loads that npm start, npm test, test files and benchmarks start. Invariant: a
- * child is ended with the process that started it, unless that one is killed.
+ * Child processes: the servers, processes and loads that npm start, npm test, test files and benchmarks start.
+ * Invariant: a child ends together with the process that started it, unless SIGKILL ends that process.
  */
 import { spawn } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-/** A process has this long to answer, on a machine that has much else to do. */
+/** Milliseconds that a process has to answer, generous because the machine may be busy. */
 const READY_MS = 60_000
 const POLL_MS = 20
-/** Limit of one request. */
+/** Time limit of one request, in milliseconds. */
 const ANSWER_MS = 2_000
-/** From the signal that asks a process to end to SIGKILL. */
+/** Milliseconds between the signal that asks a process to end and SIGKILL. */
 const STOP_MS = 20_000
 
-/** The children that run, each with the signal that ends it when this process ends; no one waits for them then. */
+/**
+ * The running children, each with the signal that ends it when this process ends. This process does not wait for them
+ * then.
+ */
 const live = new Map()
 process.on('exit', () => {
   for (const [child, signal] of live) child.kill(signal)
@@ -39,7 +42,7 @@ export function startChild([command, ...args], { lastSignal = 'SIGKILL', ...opti
     kill: (signal) => void child.kill(signal),
     async stop(signal = 'SIGTERM', deadline_ms = STOP_MS) {
       if (!live.has(child)) return
-      // A process that a test has frozen notices its signal only when it is awake.
+      // A frozen process handles its signal only after it is woken.
       child.kill('SIGCONT')
       child.kill(signal)
       const timer = setTimeout(() => child.kill('SIGKILL'), deadline_ms)

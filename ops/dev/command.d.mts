@@ -10,37 +10,40 @@ interface Range {
 
 export interface Command<O extends Options> {
   readonly values: ReturnType<typeof parseArgs<{ options: O; allowPositionals: true; strict: true }>>['values']
-  /** what is no option */
+  /** the arguments that are not options */
   readonly words: readonly string[]
-  /** One line on stderr, exit code 2. */
+  /** Prints one line on stderr and ends with exit code 2. */
   refuse(message: string): never
-  /** The option as a whole number, or refuses; `wholes`: several, with commas between them. */
+  /** Returns the option as a whole number, or refuses it. `wholes`: several numbers, separated by commas. */
   whole(flag: keyof O & string, range?: Range): number
   wholes(flag: keyof O & string, range?: Range): number[]
-  /** Those of `known` that the option names, in the order of `known`; refuses another one. */
+  /** Returns the members of `known` that the option names, in the order of `known`. Refuses any other name. */
   some<T extends string>(flag: keyof O & string, known: readonly T[]): T[]
-  /** DATABASE_URL or REDIS_URL: of the environment, else of .env, else of the `npm start` that runs here; else refuses. */
+  /**
+   * Returns DATABASE_URL or REDIS_URL: from the environment, else from .env, else from the running `npm start`;
+   * otherwise refuses.
+   */
   address(variable: 'DATABASE_URL' | 'REDIS_URL'): string
-  /** The same, or undefined where there is none. */
+  /** Returns the same, or undefined if there is none. */
   found(variable: 'DATABASE_URL' | 'REDIS_URL'): string | undefined
-  /** Refuses an address of the environment that is no URL of its kind; one that is not set is none. */
+  /** Refuses an address in the environment that is not a URL of its kind. An unset address is allowed. */
   checkAddresses(): void
 }
 
 export function readCommand<const O extends Options = Record<never, never>>(command: {
-  /** before each line that refuses */
+  /** prefix of each refusal */
   name: string
-  /** what --help prints */
+  /** text that --help prints */
   usage: string
   options?: O
-  /** how many words there may be beside the options; 0 by default */
+  /** most words beside the options; 0 by default */
   words?: number
-  /** instead of those of this process */
+  /** arguments to read instead of those of this process */
   args?: readonly string[]
 }): Command<O>
 
-/** The addresses of the `npm start` that runs here; empty when none does. */
+/** Returns the addresses of the running `npm start`; empty if none runs. */
 export function runningHere(): { DATABASE_URL?: string; REDIS_URL?: string; HOLDFAST_URL?: string }
 
-/** What the system or a server said, in one line; an error of our own with its stack. */
+/** Returns the message of an error of the system or a server in one line, and any other error with its stack. */
 export function reasonOf(error: unknown): string

@@ -1,7 +1,8 @@
 /**
- * The command line and the addresses of every command, read in one way: `--help` prints a short usage and ends with exit
- * code 0; what cannot be read is one line on stderr and exit code 2, before anything is started or downloaded. Needs no
- * package: `npm start` and `npm test` read their options before they install any.
+ * Reads the command line and the addresses of every command in the same way. `--help` prints a short usage and ends
+ * with exit code 0. An argument that cannot be read causes one line on stderr and exit code 2, before anything is
+ * started or downloaded. Needs no package, because `npm start` and `npm test` read their options before they install
+ * any.
  */
 import { readFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
@@ -74,13 +75,13 @@ function parse(options, args, refuse) {
   }
 }
 
-/** Why this is no address of its kind; undefined when it is one. */
+/** Returns the reason why the value is not an address of its kind, or undefined if it is one. */
 function wrongAddress(variable, value) {
   const protocols = PROTOCOLS[variable]
-  // Several hosts with ports, as Postgres' own clients take them, are no URL: the first one stands for all.
+  // Postgres' own clients accept several hosts with ports, which is not a URL: check the first host instead of all.
   const first = variable === 'DATABASE_URL' ? value.replace(/^([^/]+:\/\/(?:[^/@]*@)?[^/?,]*),[^/?]*/, '$1') : value
   if (URL.canParse(first) && protocols.includes(new URL(first).protocol)) return undefined
-  // The value itself stays out of the message: it may hold a password.
+  // The message does not contain the value, which may include a password.
   return `${variable} must be a URL that starts with ${protocols.map((one) => `${one}//`).join(' or ')}`
 }
 
@@ -91,7 +92,7 @@ export function runningHere() {
     process.env.HOLDFAST_DATA_DIR || readEnv(join(ROOT, '.env')).HOLDFAST_DATA_DIR || '.data',
   )
   const holder = read(join(folder, 'lock'))
-  // A start that was killed has left its file behind, and nothing may answer there, or something else.
+  // A killed `npm start` leaves its file behind, and then nothing or another program listens at its addresses.
   if (holder === undefined || identityOf(Number.parseInt(holder, 10)) !== holder) return {}
   return readEnv(join(folder, 'env'))
 }
@@ -99,7 +100,8 @@ export function runningHere() {
 /** @see command.d.mts */
 export function reasonOf(error) {
   if (!(error instanceof Error)) return String(error)
-  // What the system or a server said has a code; of a name with several addresses Node says what failed at each.
+  // Errors of the system or a server have a code. For a name with several addresses, Node's error contains one error
+  // per address.
   const [first] = error.errors ?? [error]
   const of = first.cause?.code ? first.cause : first
   return of.code ? of.message || of.code : error.stack

@@ -1,7 +1,7 @@
 /**
- * What Holdfast runs on: a Postgres and a Redis for one run, databases on them, and addresses for its processes. For npm
- * start, npm test, test files and benchmarks. Invariant: what openServers has started, and its folder, are gone after
- * close(); what a killed run has left is removed by the next one with the same prefix.
+ * Sets up the environment of one run: a Postgres and a Redis, databases on them, and addresses for the processes. npm
+ * start, npm test, test files and benchmarks use it. Invariant: close() ends all servers that openServers has started
+ * and removes its folder; the next run with the same prefix removes the leftovers of a killed one.
  */
 import { chmodSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -12,7 +12,7 @@ import { anyFreePort, lockFolder, reapOrphans, recordPid } from './process-regis
 
 /** A folder younger than this may belong to a run that has not locked it yet. */
 const FRESH_MS = 60_000
-/** Seconds until a connection that has work left is cut. */
+/** Seconds until end() cuts a connection that still has work. */
 const END_S = 5
 
 /** @see environment.d.mts */
@@ -30,7 +30,7 @@ export async function openServers({ prefix, owner, log, settings = {} }) {
   }
   try {
     undo.push(lockFolder(folder, owner))
-    // Postgres runs as another user when we are root, and must get through to its own part.
+    // If we are root, Postgres runs as another user, which must be able to enter its folder.
     chmodSync(folder, 0o711)
     undo.push(() => reapRun(folder, () => {}))
     const servers = {
@@ -81,7 +81,7 @@ async function removeDeadRuns(prefix, owner, log) {
   }
 }
 
-/** Ends what a run, or a start that one of its tests made in a folder below, has left running. */
+/** Ends processes that a run has left running, or an `npm start` of one of its tests in a folder below. */
 async function reapRun(folder, log) {
   await reapOrphans(folder, log)
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
@@ -91,7 +91,7 @@ async function reapRun(folder, log) {
 
 /** @see environment.d.mts */
 export async function runStatement(url, text) {
-  // Loaded here, because the packages may have been missing before.
+  // Import here, because the packages may have been missing when this file was loaded.
   const { default: postgres } = await import('postgres')
   const sql = postgres(url, { max: 1, onnotice() {} })
   try {
@@ -126,7 +126,7 @@ export async function dropKeys(redis_url, prefix) {
   const { Redis } = await import('ioredis')
   const redis = new Redis(redis_url)
   try {
-    // Not only in front: some keys have the prefix behind a name of their own.
+    // Match anywhere in the key: some keys have another name before the prefix.
     for await (const keys of redis.scanStream({ match: `*${prefix}*`, count: 1_000 })) {
       if (keys.length > 0) await redis.unlink(keys)
     }

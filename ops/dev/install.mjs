@@ -1,6 +1,6 @@
 /**
- * Brings a bare checkout to where it can run: npm packages, tap's plugin set, redis-server, etcd. Says what it does and why;
- * does nothing when nothing is missing. `node ops/dev/install.mjs` does the npm part alone.
+ * Installs everything that a bare checkout lacks: npm packages, tap's plugin set, redis-server, etcd. Prints what it
+ * does and why; does nothing if nothing is missing. `node ops/dev/install.mjs` does the npm part alone.
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { accessSync, constants, existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
@@ -9,14 +9,14 @@ import { fileURLToPath } from 'node:url'
 import { Refusal } from './process-registry.mjs'
 
 export const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
-/** Between two lines of progress. */
+/** Milliseconds between two lines of progress. */
 const PROGRESS_MS = 3_000
 const [MAJOR = 0, MINOR = 0] = process.versions.node.split('.').map(Number)
 
-/** What npm ci applies to packages, once it has unpacked them. */
+/** Returns the patches that npm ci applies to packages after it has unpacked them. */
 const patches = () => readdirSync(join(ROOT, 'ops', 'patches')).map((name) => join(ROOT, 'ops', 'patches', name))
 
-/** @returns what resolves once they are there */
+/** Installs the npm packages if they are missing or old. Resolves once they are installed. */
 export async function ensurePackages(log) {
   if (MAJOR < 20 || (MAJOR === 20 && MINOR < 19)) {
     throw new Refusal(`Node ${process.versions.node} is too old: 20.19 or newer is needed`)
@@ -35,7 +35,7 @@ export async function ensurePackages(log) {
   }
 }
 
-/** npm says nothing before it has finished, which takes a minute or more: the packages that are there are counted. */
+/** Runs npm ci. npm prints nothing for a minute or more, so this counts the unpacked packages and logs the number. */
 async function installPackages(log) {
   const { packages } = JSON.parse(readFileSync(join(ROOT, 'package-lock.json'), 'utf8'))
   const here = { os: process.platform, cpu: process.arch, libc: libc() }
@@ -51,7 +51,7 @@ async function installPackages(log) {
   // With NODE_ENV=production npm would leave out the embedded Postgres.
   const args = ['ci', '--include=dev', '--include=optional', '--no-audit', '--no-fund', '--no-progress']
   const npm = spawn('npm', args, { cwd: ROOT, stdio: ['ignore', 'inherit', 'inherit'] })
-  // A start that is stopped takes it along.
+  // End npm together with this process.
   const end = () => npm.kill()
   process.once('exit', end)
   const how = await new Promise((resolve) => {
@@ -64,7 +64,7 @@ async function installPackages(log) {
 }
 
 function libc() {
-  // Else it asks for the names of connected hosts, which may take seconds.
+  // Otherwise the report looks up the names of connected hosts, which may take seconds.
   process.report.excludeNetwork = true
   return process.report.getReport().header.glibcVersionRuntime === undefined ? 'musl' : 'glibc'
 }
@@ -90,8 +90,9 @@ const SERVER_FOLDERS = [
   '/opt/local/bin',
 ]
 
-// Debian starts and enables a freshly installed server. None is wanted on its usual port, so policy-rc.d forbids it
-// while the package is set up, and it is disabled for the next boot. $1 is the package, $2 its service.
+// Debian starts and enables a freshly installed server. Holdfast wants no server on the usual port, so policy-rc.d
+// forbids the start during the installation, and systemctl disables the service for the next boot. $1 is the package,
+// $2 its service.
 const APT_SCRIPT = `
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
@@ -105,8 +106,8 @@ apt-get install -y -q --no-install-recommends "$1" || exit 1
 systemctl disable --now "$2" >/dev/null 2>&1 || true
 `
 
-// A package that needs nothing else can be unpacked by a user who may not install it. Where the machine has no lists of
-// packages yet, or old ones, they are fetched into a place of their own. $1 is the folder, $2 the package.
+// A user who may not install packages can unpack one that has no dependencies. If the machine has no package lists or
+// old ones, the script fetches them into a separate folder. $1 is the folder, $2 the package.
 const UNPACK_SCRIPT = `
 cd "$1" && mkdir -p lists/partial cache/archives/partial || exit 1
 own="-o Dir::State::lists=$PWD/lists -o Dir::Cache=$PWD/cache -o Debug::NoLocking=1"
@@ -117,7 +118,7 @@ const ETCD_FOLDER = join(ROOT, '.cache', 'etcd')
 const PROMETHEUS_FOLDER = join(ROOT, '.cache', 'prometheus')
 const FAKETIME_FOLDER = join(ROOT, '.cache', 'faketime')
 
-/** The path of redis-server, installed from Debian when this user may. */
+/** @see install.d.mts */
 export function ensureRedisServer(log) {
   const found = find('redis-server') ?? installed('redis-server', 'redis-server', 'redis-server', log)
   if (found) return found
@@ -125,7 +126,7 @@ export function ensureRedisServer(log) {
   throw new Refusal(`redis-server is missing: ${command} (or set REDIS_URL to a Redis you have)`)
 }
 
-/** The path of etcd: installed from Debian when this user may, else unpacked into the checkout from Debian's package. */
+/** @see install.d.mts */
 export function ensureEtcdServer(log) {
   const found = find('etcd', [join(ETCD_FOLDER, 'usr', 'bin')]) ?? installed('etcd', 'etcd-server', 'etcd', log)
   if (found) return found
@@ -139,8 +140,8 @@ export function ensureEtcdServer(log) {
 }
 
 /**
- * The path of libfaketime, which gives a process a clock of its own: for tests, so it is only ever unpacked into the
- * checkout, from Debian's package.
+ * libfaketime gives a process a separate clock. Only tests need it, so it is unpacked into the checkout and never
+ * installed. @see install.d.mts
  */
 export function ensureFaketime(log) {
   const found = findFaketime()
@@ -157,8 +158,8 @@ export function ensureFaketime(log) {
 }
 
 /**
- * The paths of prometheus and promtool, which nothing but a test needs: so they are only ever unpacked into the checkout,
- * from Debian's package.
+ * Only a test needs prometheus and promtool, so they are unpacked into the checkout and never installed. @see
+ * install.d.mts
  */
 export function ensurePrometheus(log) {
   const folders = [join(PROMETHEUS_FOLDER, 'usr', 'bin')]
@@ -172,7 +173,7 @@ export function ensurePrometheus(log) {
   throw new Refusal(`prometheus is missing: ${advice('prometheus', 'prometheus')}`)
 }
 
-/** Debian has it in a folder by the name of the architecture, others in /usr/lib64. */
+/** Finds libfaketime. Debian has it in a folder named after the architecture, other systems in /usr/lib64. */
 function findFaketime() {
   for (const root of [join(FAKETIME_FOLDER, 'usr', 'lib'), '/usr/lib', '/usr']) {
     if (!existsSync(root)) continue
@@ -189,14 +190,14 @@ function unpack(folder, name) {
   spawnSync('sh', ['-c', UNPACK_SCRIPT, 'sh', folder, name], { stdio: ['ignore', 2, 2] }) // stdout may be a test's
 }
 
-/** The server's path, if this user may install its package from Debian. */
+/** Installs the server's package from Debian if this user may. Returns the server's path, or undefined. */
 function installed(server, name, service, log) {
   const root = process.getuid?.() === 0
   if (!existsSync('/usr/bin/apt-get')) return undefined
   if (!root && spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status !== 0) return undefined
   log(`${server} is missing: installing it from Debian (apt-get install ${name})`)
   const shell = ['sh', '-c', APT_SCRIPT, 'sh', name, service]
-  // npm's own variables (prefix, configuration) are none of apt's business; a terminal keeps its colours.
+  // apt needs none of npm's variables; its output is inherited, so that a terminal keeps its colours.
   const [command, ...args] = root ? shell : ['sudo', '-n', ...shell]
   spawnSync(command, args, { stdio: ['ignore', 'inherit', 'inherit'] })
   return find(server)

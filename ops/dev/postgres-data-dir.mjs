@@ -1,7 +1,8 @@
 /**
- * Where a private Postgres lives and as whom it runs. Postgres refuses to run as root, so root runs it as the owner of its
- * data, at first the system user `postgres`. That user cannot enter a checkout under /root (mode 700): then the data and a
- * copy of the binaries live in /var/lib/holdfast, and everything else stays where it is.
+ * Chooses the data folder of a private Postgres and the user that runs it. Postgres refuses to run as root, so root
+ * runs it as the owner of its data, at first the system user `postgres`. That user cannot enter a checkout under /root
+ * (mode 700): then the data and a copy of the binaries are in /var/lib/holdfast, and everything else stays in the
+ * checkout.
  */
 import { spawnSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
@@ -25,7 +26,7 @@ import { Refusal } from './process-registry.mjs'
 const SHARED = '/var/lib/holdfast'
 export const IS_ROOT = process.getuid?.() === 0
 
-/** Where the binaries and the data of `folder` are, and as whom they run. */
+/** Returns where the binaries and the data of `folder` are, and the user that runs them. */
 export function placePostgres(folder, log) {
   const native = nativeFolder()
   const near = join(folder, 'postgres')
@@ -45,7 +46,7 @@ export function placePostgres(folder, log) {
   return { binaries, home: far, as }
 }
 
-/** Makes `home` the user's own. False when that user cannot reach it; data that is there already is never removed. */
+/** Gives `home` to the user. Returns false if the user cannot reach it. Never removes existing data. */
 function settle(home, as) {
   const isNew = !existsSync(home)
   if (isNew) mkdirSync(home, { mode: 0o700 })
@@ -57,7 +58,7 @@ function settle(home, as) {
   return false
 }
 
-/** Folders that every user may enter, whatever the umask of root's shell is. */
+/** Creates folders that every user may enter, whatever the umask of root's shell is. */
 function enterable(...folders) {
   for (const folder of folders) {
     mkdirSync(folder, { recursive: true })
@@ -69,7 +70,7 @@ function mayUse(as, test, path) {
   return spawnSync('/bin/sh', ['-c', test, 'sh', path], { ...as, cwd: '/', stdio: 'ignore' }).status === 0
 }
 
-/** The owner of a path as ids to run under; undefined when it is root's or not there. */
+/** Returns the ids of a path's owner, to run under. Returns undefined if root owns the path or it does not exist. */
 export function ownerOf(path) {
   const { uid = 0, gid = 0 } = statSync(path, { throwIfNoEntry: false }) ?? {}
   return uid === 0 ? undefined : { uid, gid }
@@ -95,7 +96,8 @@ function nativeFolder() {
   } catch {
     throw new Refusal(`no Postgres binaries for this machine (${name}): set DATABASE_URL to a Postgres you have`)
   }
-  // The package's install script makes the links that its libraries need; npm may have been told to run none.
+  // Create the links that the libraries need. The package's install script does it too, but npm may be configured to
+  // run no scripts.
   const links = JSON.parse(readFileSync(join(home, 'native', 'pg-symlinks.json'), 'utf8'))
   if (links.some(({ target }) => !existsSync(join(home, target)))) {
     spawnSync(process.execPath, [join(home, 'scripts', 'hydrate-symlinks.js')], { cwd: home })
@@ -103,7 +105,10 @@ function nativeFolder() {
   return { path: join(home, 'native'), version: JSON.parse(readFileSync(join(home, 'package.json'), 'utf8')).version }
 }
 
-/** A copy that every user can read; made under another name first, so that an interrupted copy is never used. */
+/**
+ * Returns a copy of the binaries that every user can read. Makes it under another name first, so that an interrupted
+ * copy is never used.
+ */
 function copyOf({ path, version }, log) {
   const copy = join(SHARED, `postgres-${version}-${process.arch}`)
   if (existsSync(copy)) return copy
@@ -115,20 +120,23 @@ function copyOf({ path, version }, log) {
   try {
     renameSync(part, copy)
   } catch (error) {
-    // Another start was faster: its copy is as good.
+    // Another start was faster: use its copy.
     rmSync(part, { recursive: true })
     if (!existsSync(copy)) throw error
   }
   return copy
 }
 
-/** Makes the cluster unless it is there. Built under another name first: an interrupted initdb leaves no half of one.
- *  @returns the password of the superuser holdfast: on a machine with several users, loopback is not private */
+/**
+ * Creates the cluster unless it exists. Builds it under another name first, so that an interrupted initdb leaves no
+ * partial cluster.
+ * @returns the password of the superuser holdfast: on a machine with several users, loopback is not private
+ */
 export function createCluster(binaries, home, as) {
   const secret = join(home, 'password')
   const part = join(home, 'new')
   if (existsSync(join(home, 'cluster'))) return readFileSync(secret, 'utf8')
-  // A cluster that is made anew keeps its password, so that its address stays the same.
+  // A cluster that is created again keeps its password, so that its address stays the same.
   const password = existsSync(secret) ? readFileSync(secret, 'utf8') : randomBytes(12).toString('hex')
   writeFileSync(secret, password, { mode: 0o600 })
   if (as.uid !== undefined) chownSync(secret, as.uid, as.gid)
@@ -140,7 +148,7 @@ export function createCluster(binaries, home, as) {
     '--encoding=UTF8',
     '--no-instructions',
   ]
-  // The built-in provider sorts alike on every machine, whatever locales that machine has.
+  // The built-in provider sorts in the same way on every machine, whatever its locales.
   flags.push('--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8')
   const env = { PATH: process.env.PATH, LC_ALL: 'C', TZ: 'UTC' }
   const args = [`--pgdata=${part}`, ...flags]

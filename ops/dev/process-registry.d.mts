@@ -1,3 +1,3 @@
 export function anyFreePort(): Promise<number>
-/** "pid start-time" of a running process; undefined when there is none. */
+/** Returns "pid start-time" of a running process, or undefined if none runs. */
 export function identityOf(pid: number): string | undefined

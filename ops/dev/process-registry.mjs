@@ -1,6 +1,7 @@
 /**
- * Which process is which, and how it ends. A pid alone is not enough: after a kill -9 or a reboot the number may belong
- * to another process, so a process is recorded as pid + start time, and only a match is ever signalled.
+ * Identifies recorded processes and ends them. A pid alone is not enough, because after a kill -9 or a reboot the
+ * number may belong to another process. So a process is recorded as pid + start time, and only a process that matches
+ * both gets a signal.
  */
 import { spawnSync } from 'node:child_process'
 import { createSocket } from 'node:dgram'
@@ -9,12 +10,12 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-/** What a person can act on: printed as one line, without a stack. */
+/** An error that the user can act on. It is printed as one line, without a stack. */
 export class Refusal extends Error {}
 
 const POLL_MS = 20
 
-/** "pid start-time" of a running process; undefined when there is none (a zombie runs no more). */
+/** Returns "pid start-time" of a running process, or undefined if none runs (a zombie does not count). */
 export function identityOf(pid) {
   if (process.platform === 'linux') {
     const fields = statOf(pid)
@@ -25,8 +26,10 @@ export function identityOf(pid) {
   return started ? `${pid} ${started}` : undefined
 }
 
-/** Whether anything runs in the group that `pid` led. A zombie keeps its group's number until its parent reaps it,
- *  which in a container may be for ever. */
+/**
+ * Returns true if any process runs in the group that `pid` led. Ignores zombies, which keep the group's number until
+ * their parent reaps them, in a container possibly for ever.
+ */
 function groupRuns(pid) {
   if (!signal(-pid, 0)) return false
   if (process.platform !== 'linux') return true
@@ -36,7 +39,7 @@ function groupRuns(pid) {
   })
 }
 
-/** Linux: the fields of /proc/PID/stat from the state on; none when there is no such process. */
+/** Linux only: returns the fields of /proc/PID/stat from the state on, or none if the process does not exist. */
 function statOf(pid) {
   return (
     read(`/proc/${pid}/stat`)
@@ -45,7 +48,7 @@ function statOf(pid) {
   )
 }
 
-/** The command line of a process, or ''. */
+/** Returns the command line of a process, or ''. */
 export function commandOf(pid) {
   try {
     return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ')
@@ -54,7 +57,7 @@ export function commandOf(pid) {
   }
 }
 
-/** @returns false when the process or group is gone (or not ours) */
+/** Sends a signal. @returns false if the process or group does not exist or is not ours */
 export function signal(pid, name) {
   try {
     process.kill(pid, name)
@@ -65,8 +68,8 @@ export function signal(pid, name) {
 }
 
 /**
- * Ends a process and whatever else runs in its group, when it leads one: asks the leader, then what it left behind, and
- * kills what still runs after deadline_ms. Resolves when all of it is gone.
+ * Ends a process and, if it leads a group, all processes of the group. Signals the leader first, then the processes
+ * that it left behind, and kills those that still run after deadline_ms. Resolves when all have ended.
  */
 export async function killGroup(pid, { ask = 'SIGTERM', deadline_ms = 20_000 } = {}) {
   const runs = () => identityOf(pid) !== undefined
@@ -77,12 +80,12 @@ export async function killGroup(pid, { ask = 'SIGTERM', deadline_ms = 20_000 } =
   while ((runs() || groupRuns(pid)) && Date.now() < until) await sleep(POLL_MS)
   signal(-pid, 'SIGKILL')
   if (runs()) signal(pid, 'SIGKILL')
-  // Five seconds after SIGKILL there is nothing left to wait for but a disk that hangs.
+  // Wait at most five seconds after SIGKILL: only a hanging disk can take longer.
   const last = Date.now() + 5_000
   while ((runs() || groupRuns(pid)) && Date.now() < last) await sleep(POLL_MS)
 }
 
-/** Writes down a process that must not outlive the owner of `folder`, in case the owner is killed. */
+/** Records a process that must not outlive the owner of `folder`, in case the owner is killed. */
 export function recordPid(folder, name, pid) {
   mkdirSync(join(folder, 'run'), { recursive: true })
   writeFileSync(join(folder, 'run', name), identityOf(pid) ?? `${pid} gone`)
@@ -92,7 +95,9 @@ export function forgetPid(folder, name) {
   rmSync(join(folder, 'run', name), { force: true })
 }
 
-/** Ends what a killed owner of `folder` left running: its own processes first, then Redis and Postgres. */
+/**
+ * Ends the processes that a killed owner of `folder` left running: first its own processes, then Redis and Postgres.
+ */
 export async function reapOrphans(folder, log) {
   let names = []
   try {
@@ -114,8 +119,8 @@ export async function reapOrphans(folder, log) {
 }
 
 /**
- * One owner a folder. Linking a file that is already written is atomic, so no process ever reads a half-written lock.
- * @returns the function that unlocks; throws a Refusal that names the holder
+ * Locks a folder for one owner. Linking a file that is already written is atomic, so no process ever reads a
+ * half-written lock. @returns the function that unlocks; throws a Refusal that names the holder
  */
 export function lockFolder(folder, what) {
   const path = join(folder, 'lock')
@@ -137,14 +142,14 @@ export function lockFolder(folder, what) {
       const pid = Number.parseInt(holder, 10)
       if (identityOf(pid) === holder)
         throw new Refusal(`${what} is already running here (pid ${pid}); stop that one first`)
-      // Stale. The process that moves it away reads what it moved: a lock taken in between is put back.
+      // The lock is stale. Move it away and read the moved file: if it is a lock taken in between, put it back.
       const moved = `${mine}.stale`
       try {
         renameSync(path, moved)
         if (read(moved) !== holder) linkSync(moved, path)
         rmSync(moved)
       } catch {
-        // another one was faster; look again
+        // another process was faster: look again
       }
     }
   } finally {
@@ -160,7 +165,7 @@ function read(path) {
   }
 }
 
-/** True when this port can be listened on at every given address of this machine. */
+/** Resolves with true if a server can listen on this port at every given address of this machine. */
 export async function portIsFree(port, hosts = ['127.0.0.1']) {
   for (const host of hosts) {
     const code = await new Promise((resolve) => {
@@ -168,7 +173,7 @@ export async function portIsFree(port, hosts = ['127.0.0.1']) {
       server.once('error', (error) => resolve(error.code))
       server.listen({ port, host, exclusive: true }, () => server.close(() => resolve(undefined)))
     })
-    // An address that this machine does not have (no IPv6) holds no port.
+    // The port is free at an address that this machine does not have (no IPv6).
     if (code !== undefined && code !== 'EADDRNOTAVAIL' && code !== 'EAFNOSUPPORT') return false
   }
   return true
@@ -179,9 +184,11 @@ export async function nextFreePort(from, hosts) {
   throw new Refusal(`no free port from ${from} on`)
 }
 
-/** A free port below the range from which systems take the ports of outgoing connections, so that a server that is
- *  stopped and started again finds its port still free. It is this process's until it ends: another process that drew it
- *  while the server is still starting would take that server's answers for those of its own server. */
+/**
+ * Returns a free port below the range of the ports of outgoing connections, so that a server that is restarted finds
+ * its port still free. The port is reserved until this process ends. Otherwise another process could draw it while the
+ * server is still starting, and would read the server's answers as those of its own server.
+ */
 export async function anyFreePort() {
   for (let tries = 0; tries < 200; tries++) {
     const port = 20_000 + Math.floor(Math.random() * 12_000)
@@ -190,8 +197,10 @@ export async function anyFreePort() {
   throw new Refusal('no free port from 20000 to 32000')
 }
 
-/** Takes the UDP port of that number, which no server here wants, as the sign that the TCP port is taken: the system lets
- *  one process have it and gives it back when that one ends, however it ends. */
+/**
+ * Reserves a TCP port by binding the UDP port of the same number, which no server here uses. The system gives it to one
+ * process only, and frees it when that process ends, however it ends.
+ */
 function claim(port) {
   return new Promise((resolve) => {
     const sign = createSocket('udp4')

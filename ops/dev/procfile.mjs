@@ -1,5 +1,5 @@
 /**
- * The Procfile: which processes there are, how each is run, and how its output is shown.
+ * Reads the Procfile, runs its processes and prints their output.
  */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -8,7 +8,7 @@ import { ROOT } from './install.mjs'
 
 const COLOURS = [36, 33, 32, 35, 34, 96, 93, 92, 95, 94]
 
-/** How many of each Procfile line: one, or what name=N says. */
+/** Returns the number of processes of each Procfile line: one, or N for `name=N`. */
 export function readProcfile({ words, refuse }) {
   const lines = readFileSync(join(ROOT, 'Procfile'), 'utf8').matchAll(/^([\w-]+):\s*(.+)$/gm)
   const counts = new Map(Array.from(lines, ([, name, command]) => [name, { command, count: 1 }]))
@@ -22,8 +22,9 @@ export function readProcfile({ words, refuse }) {
 }
 
 /**
- * `npm run NAME` as npm would run it, less npm and the shell between: the pid shown is the process itself. The scripts that
- * stay up begin with `exec`: npm passes its signals on to the shell, which keeps them unless it has become the process.
+ * Returns the words of `npm run NAME` without npm and the shell, so that the pid is that of the process itself. Scripts
+ * of long-running processes begin with `exec`: npm passes its signals to the shell, which does not pass them on unless
+ * `exec` has replaced it by the process.
  */
 export function wordsOf(command) {
   const [, name] = /^npm run ([\w:-]+)$/.exec(command) ?? []
@@ -35,7 +36,8 @@ export function wordsOf(command) {
 }
 
 /**
- * A child in a group of its own, so that a terminal's Ctrl-C does not reach it; its output goes line by line to `log`.
+ * Starts a child in a separate group, so that a terminal's Ctrl-C does not reach it. Its output goes line by line to
+ * `log`.
  * @see startChild
  */
 export function startLogged(words, env, log) {
@@ -52,7 +54,7 @@ export function startLogged(words, env, log) {
   return child
 }
 
-/** Prints lines under a name, on a terminal in a colour of its own. */
+/** Returns a function that prints lines after a name, on a terminal in the name's colour. */
 export function logger(label, index) {
   const colour = process.stdout.isTTY && !process.env.NO_COLOR
   const prefix = `${label.padEnd(8)} | `

@@ -1,10 +1,11 @@
 /**
- * `npm start [-- worker=4 api=1]`: everything on this machine, from a bare checkout to the address of Swagger UI and of the
- * dashboard, for this machine alone unless HOST says otherwise.
+ * `npm start [-- worker=4 api=1]`: runs everything on this machine, from a bare checkout to the addresses of Swagger UI
+ * and the dashboard. Listens on this machine only unless HOST is set.
  *
  * Installs what is missing, starts a private Postgres and Redis (not those whose URL is given), migrates, loads the
- * sample resources once and runs the Procfile; the sandbox only when it takes the cards. Data stays in .data/
- * (HOLDFAST_DATA_DIR moves it). Ctrl-C stops the processes first and their servers last; a second Ctrl-C does not wait.
+ * sample resources once and runs the Procfile, with the sandbox only if it is the payment provider. Data stays in
+ * .data/ (HOLDFAST_DATA_DIR moves it). Ctrl-C stops the processes first and their servers last; a second Ctrl-C does
+ * not wait.
  */
 import { accessSync, constants, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -29,10 +30,16 @@ import { logger, readProcfile, startLogged, wordsOf } from './procfile.mjs'
 
 const STOP_MS = 20_000
 const RESTART_MS = 1_000
-/** A process that lives shorter than this did not start; three such in a row are given up on. */
+/**
+ * A process that ends within this number of milliseconds did not start. After three such starts in a row `npm start`
+ * gives up.
+ */
 const STARTED_MS = 5_000
 const TRIES = 3
-/** npm passes on the Ctrl-C that the terminal has sent to all of us already: two this close are one. */
+/**
+ * The terminal sends Ctrl-C to all processes, and npm passes it on once more: two within this number of milliseconds
+ * count as one.
+ */
 const SAME_CTRL_C_MS = 500
 
 const USAGE = `
@@ -54,7 +61,7 @@ if (PORT && !(/^\d{1,5}$/.test(PORT) && PORT >= 1 && PORT <= 65_535))
 const data = resolve(ROOT, process.env.HOLDFAST_DATA_DIR || '.data')
 const children = new Map()
 let servers = []
-/** the folder that records what runs; undefined when both servers were given */
+/** the folder that records the running processes; undefined if both servers were given */
 let registry
 let starting = Promise.resolve()
 let stopping = false
@@ -79,7 +86,7 @@ for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
 try {
   await main()
 } catch (error) {
-  // What fails while we stop fails because we stop.
+  // Print no errors while stopping: the stop itself causes them.
   if (!stopping) process.stderr.write(`holdfast: ${error instanceof Refusal ? error.message : error.stack}\n`)
   void stop(1)
 }
@@ -87,7 +94,7 @@ process.exit(await finished)
 
 async function main() {
   const counts = readProcfile(command)
-  // Without keys, with the lab and the metrics: for others only where HOST says so.
+  // Listen on loopback unless HOST is set, because this start has no keys and serves the lab and the metrics.
   const env = { ...process.env, HOST: process.env.HOST || '127.0.0.1' }
   const own = { postgres: !env.DATABASE_URL, redis: !env.REDIS_URL }
   if (own.postgres || own.redis) {
@@ -132,9 +139,9 @@ function makeData() {
   }
 }
 
-/** 3000, or the next free one when PORT is not set. */
+/** Returns PORT, or if it is unset 3000 or the next free port. */
 async function apiPort(env) {
-  // A program that listens on localhost alone is in the way too: browsers try ::1 before 127.0.0.1.
+  // Also check ::1: a program there would get the browsers' requests, because they try ::1 before 127.0.0.1.
   const hosts = [env.HOST, '0.0.0.0', '127.0.0.1', '::1']
   if (!env.PORT) {
     const port = await nextFreePort(3000, hosts)
@@ -146,14 +153,14 @@ async function apiPort(env) {
   return port
 }
 
-/** Starts a server on the port it had last time, and again there when it ends on its own. */
+/** Starts a server on the port that it had last time, and restarts it there if it ends by itself. */
 async function startServer(name, options, start) {
   const file = join(data, `${name}.port`)
   const before = existsSync(file) ? Number(readFileSync(file, 'utf8')) : 0
   const port = before && (await portIsFree(before)) ? { port: before } : {}
   const launch = async (where) => {
     const pending = start({ ...options, ...where, folder: data, detached: true, log })
-    // A Ctrl-C in the middle of this waits for it, so that there is something to stop.
+    // A Ctrl-C during the start waits for it, so that the stop finds the server.
     starting = pending.catch(() => undefined)
     const server = await pending
     recordPid(data, name, server.pid)
@@ -179,7 +186,10 @@ async function runOnce(name, args, env) {
   if (how !== 'code 0' && !stopping) throw new Refusal(`${name} failed; see above`)
 }
 
-/** One sandbox for all processes, its address known before they start; none with Stripe, or with a given SANDBOX_URL. */
+/**
+ * Chooses one sandbox for all processes, whose address is known before they start. Chooses none with Stripe or a given
+ * SANDBOX_URL.
+ */
 async function chooseSandbox(counts, env, port) {
   if (env.PAYMENTS === 'stripe' || env.SANDBOX_URL) counts.delete('sandbox')
   const sandbox = counts.get('sandbox')
@@ -208,7 +218,7 @@ async function runProcfile(counts, env, port) {
   }
 }
 
-/** Runs a process and runs it again when it ends, until that is plainly of no use. */
+/** Runs a process and restarts it when it ends, until three starts in a row have failed. */
 async function watch(label, words, env, extra) {
   const logChild = logger(label, [...children.keys()].length + 2)
   for (let early = 0; !stopping; ) {
@@ -225,13 +235,13 @@ async function watch(label, words, env, extra) {
   }
 }
 
-/** A process that a stop ends, and the next start too when this one is killed. */
+/** Runs a process that a stop ends. If this `npm start` is killed, the next one ends the process. */
 function run(label, words, env, log) {
   const { pid, exited, closed } = startLogged(words, env, log)
   if (pid === 0) return { pid, exited }
   if (registry) recordPid(registry, label, pid)
   const ended = exited.then(async (how) => {
-    // What it started itself must not stay behind; the end of its output must not be lost.
+    // End the processes that it has started, and wait for the end of its output.
     await killGroup(pid, { deadline_ms: STOP_MS })
     await Promise.race([closed, sleep(1_000)])
     children.delete(label)
@@ -242,7 +252,7 @@ function run(label, words, env, log) {
   return { pid, exited: ended }
 }
 
-/** The host by which this machine reaches what listens on HOST. */
+/** Returns the host under which this machine reaches a server that listens on HOST. */
 function reachable(host) {
   if (host === '0.0.0.0' || host === '::') return '127.0.0.1'
   return host.includes(':') ? `[${host}]` : host
@@ -265,7 +275,7 @@ async function printReady(env, port) {
   log(`ready: Swagger UI is at ${url}/docs and the dashboard at ${url} (Ctrl-C stops everything)`)
 }
 
-/** Stops everything in order and then lets the program end with `code`; the first caller decides. */
+/** Stops everything in order, then lets the program end with `code`. Only the first call counts. */
 async function stop(code, why) {
   if (stopping) return
   stopping = true

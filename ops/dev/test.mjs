@@ -1,10 +1,11 @@
 /**
- * `npm test [-- FILES or options of tap]`: installs what is missing, starts a throw-away Postgres and Redis (not those whose
- * URL is given), migrates a template database that every test file clones, runs tap, and removes all of it again, also
- * after Ctrl-C. Closes with tap's own totals as `N passed, N failed`; its exit code is tap's.
+ * `npm test [-- FILES or options of tap]`: installs what is missing, starts a throw-away Postgres and Redis (not those
+ * whose URL is given), migrates a template database that every test file clones, runs tap, and removes all of it again,
+ * also after Ctrl-C. Closes with tap's own totals as `N passed, N failed`; its exit code is tap's.
  *
- * `node ops/dev/test.mjs --run FILE [ARGUMENTS]` runs that file in place of tap, where openWorld of test/support/environment.ts finds the same.
- * FILE-options.mjs beside it reads the arguments first: what is wrong with them is said before anything is installed.
+ * `node ops/dev/test.mjs --run FILE [ARGUMENTS]` runs that file in place of tap, where openWorld of
+ * test/support/environment.ts finds the same. FILE-options.mjs beside it reads the arguments first: a wrong argument is
+ * reported before anything is installed.
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
@@ -26,18 +27,18 @@ npm test [-- FILES OPTIONS]     all tests, or these files, on a throw-away Postg
 Exit code 0 when all tests pass. 2: the options make no sense.`
 const terminal = process.stdout.isTTY
 const [first, ...others] = process.argv.slice(2)
-/** a file and its arguments, to be run in place of tap */
+/** a file and its arguments, which run instead of tap */
 const instead = first === '--run' ? others : undefined
 const log = (line) => process.stdout.write(`test: ${line}\n`)
-/** what to undo, newest first */
+/** steps of the cleanup, newest first */
 const undo = []
-/** the process that runs now: migrate or tap, with all that it starts in one group */
+/** the running process, migrate or tap; it leads a group with all processes that it starts */
 let child
 let interrupted = false
 
 for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   process.on(name, () => {
-    // npm passes a terminal's Ctrl-C on, so it comes twice; the first one does it all.
+    // npm passes a terminal's Ctrl-C on, so it comes twice. The first one does everything.
     if (interrupted) return
     interrupted = true
     if (child) void killGroup(child.pid, { ask: 'SIGINT', deadline_ms: STOP_MS })
@@ -75,7 +76,7 @@ function refuseMissing(args) {
   if (missing !== undefined) command.refuse(`there is no ${missing}`)
 }
 
-/** tap reads its options with a stack trace for a wrong one: it is asked, before anything is started, when there are any. */
+/** Refuses options that tap does not know, before anything is started. tap itself would print a stack trace. */
 function refuseUnknown(args) {
   if (!args.some((arg) => arg.startsWith('-'))) return
   const { status, stderr } = spawnSync(process.execPath, [tapCommand(), 'versions', ...args], { encoding: 'utf8' })
@@ -86,7 +87,7 @@ async function main() {
   await ensurePackages(log)
   if (!instead) refuseUnknown(process.argv.slice(2))
   ensureTapPlugins(log)
-  // Here, before two test files may want to install it at once; they start their own.
+  // Install etcd now, before two test files install it at once. Test files start their own servers.
   ensureEtcdServer(log)
   if (process.platform === 'linux') ensureFaketime(log)
   const servers = await openServers({ prefix: PREFIX, owner: 'npm test', log })
@@ -109,8 +110,8 @@ async function main() {
 }
 
 /**
- * Without what configures Holdfast or tap: a shell's settings must not decide how the tests end. Loaded here, because the
- * loader of TypeScript may have been missing before.
+ * Returns the environment without variables that configure Holdfast or tap, so that a shell's settings do not affect
+ * the tests. Imports the list here, because the TypeScript loader may have been missing before.
  */
 async function neutralEnvironment() {
   const { tsImport } = await import('tsx/esm/api')
@@ -119,7 +120,7 @@ async function neutralEnvironment() {
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => !hidden(name)))
 }
 
-/** Loaded here, because its packages may have been missing before. */
+/** Imports the bundler here, because its packages may have been missing before. */
 async function bundleBelow(cache) {
   const { bundle } = await import('./bundle.mjs')
   mkdirSync(cache, { recursive: true })
@@ -129,7 +130,7 @@ async function bundleBelow(cache) {
   return folder
 }
 
-/** An empty database that is migrated once and cloned by every test file. */
+/** Creates an empty database. The caller migrates it once, and every test file clones it. */
 async function makeTemplate(server_url) {
   const name = `holdfast_template_${randomBytes(6).toString('hex')}`
   const url = await createDatabase(server_url, name)
@@ -140,14 +141,18 @@ async function makeTemplate(server_url) {
 async function runTap(folder, env) {
   const args = [tapCommand(), ...process.argv.slice(2)]
   if (!terminal) return await run(folder, 'pipe', [...args, '--no-color'], env)
-  // On a terminal tap draws; without one its raw output is read as it comes (with --output-file it would print it twice).
+  // On a terminal tap draws its own report. Without one, read its raw output (with --output-file tap would print it
+  // twice).
   const raw = join(folder, 'output.tap')
   const result = await run(folder, 'inherit', [...args, `--output-file=${raw}`], env)
   if (existsSync(raw)) for (const line of readFileSync(raw, 'utf8').split('\n')) readTotals(line)
   return result
 }
 
-/** Runs Node in a group of its own, which is ended as a whole: a test file that was killed may have left processes. */
+/**
+ * Runs Node in a separate group, and ends the whole group afterwards, because a killed test file may have left
+ * processes.
+ */
 async function run(folder, stdout, args, env) {
   if (interrupted) return 1
   child = spawn(process.execPath, args, { cwd: ROOT, env, detached: true, stdio: ['ignore', stdout, 'inherit'] })
@@ -162,7 +167,10 @@ async function run(folder, stdout, args, env) {
   return result
 }
 
-/** Without a terminal: one line for each test file, and all that a file said when it failed. tap's own reporters redraw. */
+/**
+ * Prints one line per test file, and all output of a failed one. Used without a terminal, because tap's own reporters
+ * redraw.
+ */
 function showTerse(stream) {
   let lines = []
   createInterface({ input: stream }).on('line', (line) => {
@@ -175,18 +183,22 @@ function showTerse(stream) {
 }
 
 /**
- * tap closes its raw output with a comment such as `# { total: 9, pass: 5, fail: 1, todo: 1, skip: 2 }`: assertions of all
- * files, counted by its own parser, with a file that crashed or timed out as one more failure.
+ * Reads the totals from the last line of tap's raw output, a comment such as `# { total: 9, pass: 5, fail: 1, todo: 1,
+ * skip: 2 }`: assertions of all files, counted by its own parser, with a file that crashed or timed out as one more
+ * failure.
  */
 function readTotals(line) {
   const [, pairs] = /^# \{ (total: .*) \}$/.exec(line) ?? []
   if (pairs) totals = Object.fromEntries(Array.from(pairs.matchAll(/(\w+): (\d+)/g), ([, key, n]) => [key, Number(n)]))
 }
 
-/** HOLDFAST_FAILED: how many steps before the tests have failed (.ci/run), so that one line tells how it all went. */
+/**
+ * Returns the last line, `N passed, N failed`. HOLDFAST_FAILED (.ci/run) is the number of failed steps before the
+ * tests, which it adds.
+ */
 function closing() {
   const { pass = 0, fail = 0, skip = 0, todo = 0 } = totals ?? {}
-  // A run that failed without one failed assertion (no template, killed, interrupted) has failed all the same.
+  // A run that failed without a failed assertion (no template, killed, interrupted) counts as failed.
   const failed = Math.max(fail, code === 0 ? 0 : 1) + Number(process.env.HOLDFAST_FAILED ?? 0)
   return `${pass} passed, ${failed} failed${skip + todo > 0 ? `, ${skip + todo} skipped` : ''}`
 }
