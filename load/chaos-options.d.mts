@@ -1,4 +1,4 @@
-/** No fault lasts longer, so that a run whose time for faults is this long has one, whatever its seed. */
+/** Most seconds that a fault lasts. A run with this much time for faults has one, whatever its seed. */
 export const LONGEST_FAULT_S: number
 
 /** Of `args`, else of this process. Refuses a run that is too short for a fault. */

@@ -1,25 +1,25 @@
 /** The options of `npm run chaos`: read by ops/dev/test.mjs before it installs or starts anything, and by load/chaos.ts. */
 import { readCommand } from '../ops/dev/command.mjs'
 
-/** Seconds of load before the first fault and after the last: what is compared with each other. */
+/** Seconds of load before the first fault and after the last. The run compares the throughput of both. */
 const CALM_S = [10, 16]
-/** Of a run with a planted fault, which is looked for and not measured. */
+/** The same for a run with a planted fault, which checks only whether the fault is found. */
 const PLANTED_CALM_S = [3, 5]
 const PLANTED_S = 30
 /** @see chaos-options.d.mts */
 export const LONGEST_FAULT_S = 5
 
 const USAGE = `
-npm run chaos [-- OPTIONS]     a fleet is hurt while it sells, and what it told is judged (docs/chaos.md)
-  --seed=N           the faults of that seed; one of its own by default
-  --seconds=60       of load; or --minutes=N
-  --rate=30          buyers who come in a second
+npm run chaos [-- OPTIONS]     injects faults into a fleet while it sells, and checks its answers (docs/chaos.md)
+  --seed=N           seed of the faults; a new one by default
+  --seconds=60       duration of the load; or --minutes=N
+  --rate=30          new clients per second
   --no-kills         freezes, starvation and slow networks only: no process and no connection ends
-  --without=GUARD    a guard is taken out: exit code 1 when that is found
-  --guards           every guard, one after the other: all must be found (npm run chaos:guards)
+  --without=GUARD    removes a guard: exit code 1 if the checker finds it
+  --guards           removes every guard, one after the other: the checker must find all (npm run chaos:guards)
   --out=DIR          records, logs, findings and the picture; .data/chaos/seed-N-TIME by default
-  --picture=FILE     where the picture goes
-Exit code 1: the checker objects, or no fault happened. 2: the options make no sense.`
+  --picture=FILE     path of the picture
+Exit code 1: the checker found an error, or no fault happened. 2: the options make no sense.`
 
 /** @see chaos-options.d.mts */
 export function readOptions(args) {

@@ -1,8 +1,8 @@
 /**
- * `npm run chaos`: a real fleet under a mixed load while processes, servers, network and clocks get faults as the seed says,
- * and a verdict on every answer that clients got. Exit code 1 when the checker objects (--guards: when it misses a
- * planted fault) or when no fault happened. What is done and what is proven is in docs/chaos.md; the options are in
- * chaos-options.mjs.
+ * `npm run chaos`: runs a real fleet under a mixed load, injects faults into processes, servers, network and clocks as
+ * the seed says, and checks every answer that clients got. Exit code 1 if the checker finds an error (--guards: if it
+ * misses a planted fault) or no fault happened. docs/chaos.md describes the faults and the claims; chaos-options.mjs
+ * has the options.
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -16,7 +16,7 @@ import { drawFigure, drawPanel, STYLE, STYLE_DARK } from './lib/chart.ts'
 const log = (line: string) => process.stdout.write(`chaos: ${line}\n`)
 const { seed, guards, without, out = '.data/chaos', picture: picture_file, refuse, ...run } = readOptions()
 
-/** Below this share of what was settled before, the fleet has not come back, however busy the machine. */
+/** Below this share of the throughput before the faults, the fleet has not recovered, however busy the machine is. */
 const BROKEN = 0.5
 
 function plantedNamed(name: string): Planted {
@@ -25,9 +25,9 @@ function plantedNamed(name: string): Planted {
   return refuse(`--without takes ${[...PLANTED, ...CONTROLS].map((one) => one.name).join(', ')}, not ${name}`)
 }
 
-/** Without a terminal: between two lines. */
+/** Milliseconds between two lines of progress without a terminal. */
 const PROGRESS_MS = 5_000
-/** of this run's last line, or of the run before */
+/** time of the last line of progress, of this run or the run before */
 let said_ms = 0
 
 const seconds = (ms: number) => (ms / 1000).toFixed(1)
@@ -56,7 +56,10 @@ async function once(options: Options): Promise<Report> {
 
 const brokenOf = (report: Report) => report.findings.filter((one) => one.offenders.length > 0)
 
-/** Not back after the last fault: half of what it did before, at the end of the load, is no busy machine's doing. */
+/**
+ * Returns true if the fleet has not recovered after the last fault. Less than half of the earlier throughput at the end
+ * of the load cannot be explained by a busy machine.
+ */
 const isDown = ({ recovery }: Report) => recovery.last < BROKEN * recovery.before
 
 function print(report: Report): void {
@@ -98,7 +101,7 @@ ${STYLE_DARK}
   .line { stroke: #4493f8 } .span { fill: #f85149; fill-opacity: .25 }
 }`
 
-/** What was settled in each second, and behind it when something was done to the fleet. */
+/** Draws the rows settled in each second, with the faults in the background. */
 function picture({ settled, faults, load_ms }: Report, seed: number): string {
   const title = `Settled per second while the fleet is hurt, seed ${seed}`
   const lines = [{ name: 'settled', points: settled.map((n, second) => [second + 0.5, n] as const) }]
@@ -130,10 +133,11 @@ async function honest(options: Options): Promise<boolean> {
   return !found
 }
 
-/** True when the checker has found what is missing. */
+/** Runs once with a planted fault. Returns true if the checker has found it. */
 async function found(planted: Planted, options: Options): Promise<boolean> {
   log(`without ${planted.name}: ${planted.what} out`)
-  // A run without faults is no proof that the checker sees this one, nor that it is quiet without it.
+  // Ignore the claim that a fault happened: it says nothing about whether the checker finds the planted one. A control
+  // run needs it, since a run without faults proves nothing.
   const broken = brokenOf(await once({ ...options, planted })).filter(
     (one) => planted.harmless || one.invariant !== HURT,
   )
@@ -157,14 +161,14 @@ if (guards) {
   log(`with the guards in place ${false_alarms === 0 ? 'nothing is found' : `there are ${false_alarms} false alarms`}`)
   process.exitCode = missed + false_alarms === 0 ? 0 : 1
 } else if (without !== undefined) {
-  // A verdict that it is broken is what a planted fault asks for, and an exit code of 1.
+  // With a planted fault the checker is expected to find an error, and then the exit code is 1.
   process.exitCode = (await found(plantedNamed(without), options)) ? 1 : 0
 } else {
   const time = new Date().toISOString().replaceAll(/[-:]|\..*/g, '')
-  // A second run of a seed meets other things: neither takes the other's place.
+  // Add the time to the folder's name: a second run of a seed goes differently, and neither must overwrite the other.
   const folder = join(out, `seed-${seed}-${time}`)
   log(`seed ${seed}, ${run.seconds} s of load, ${run.rate} come in a second; records go to ${folder}`)
   process.exitCode = (await honest({ ...options, folder })) ? 0 : 1
 }
-// What libraries still keep open is of no use any more.
+// End now, although libraries may keep handles open.
 process.exit()

@@ -1,4 +1,4 @@
-/** `npm run histories`: histories of a lock against the model, many more than the tests run. */
+/** `npm run histories`: runs histories of a lock against the model, many more than the tests do. */
 import { readCommand } from '../ops/dev/command.mjs'
 import { openHistoryWorld } from '../test/locks/model/environment.ts'
 import { fencedInMemory, runHistories } from '../test/locks/model/histories.ts'

@@ -1,8 +1,9 @@
 /**
- * `npm run bench -- bookings`: the same random, overlapping ranges booked by Holdfast (HTTP, three workers, the caller
- * waits for the outcome) and by plain INSERTs under the same EXCLUDE constraint, straight to Postgres. The plain ones
- * have no API, no queue, no idempotency and no answer that names the conflict: what they show is the constraint's cost.
- * The systems take turns, a slice of the ranges each, so that what else the machine does meets all of them.
+ * `npm run bench -- bookings`: compares Holdfast (HTTP, three workers, the caller waits for the outcome) with plain
+ * INSERTs directly to Postgres. Both book the same random, overlapping ranges under the same EXCLUDE constraint. The
+ * plain INSERTs have no API, no queue, no idempotency and no answer that names the conflict, so they show only the cost
+ * of the constraint. The systems take turns with slices of the ranges, so that other load on the machine affects all of
+ * them.
  */
 import { loadavg } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -31,14 +32,16 @@ const [bookings, properties, clients, workers] = [
   whole('workers'),
 ]
 
-/** Days in which the stays begin, and their longest: several wishes for every day, so that most of them collide. */
+/**
+ * Days on which stays begin, and the longest stay in days. Several stays want each day, so that most of them collide.
+ */
 const DAYS = 365
 const NIGHTS = 7
-/** Ranges of one turn; and those that go ahead, on calendars of their own, and do not count. */
+/** Ranges of one turn, and warm-up ranges on separate calendars, which do not count. */
 const SLICE = 500
 const WARM_UP = 300
 
-/** The same wishes for every system (mulberry32 from a fixed seed). */
+/** Returns random numbers from a fixed seed (mulberry32), so that every system gets the same ranges. */
 function random(seed: number) {
   let state = seed
   return () => {
@@ -75,7 +78,7 @@ async function withSystems<T>(environment: Environment, body: (systems: System[]
         try {
           return await body([
             { name: 'Holdfast', client, book: overHttp(url) },
-            // Two sets of calendars in one table: neither system sees the other's.
+            // The systems use different calendars in one table, so that they do not conflict with each other.
             { name: 'INSERT, the violation caught', client: db.client, book: plain(db.client, 'caught', '') },
             {
               name: 'INSERT … ON CONFLICT DO NOTHING',
@@ -118,7 +121,7 @@ const plain =
     }
   }
 
-/** As Postgres counted them, once its statistics have come in. */
+/** Returns Postgres' count of deadlocks, once its statistics are up to date. */
 async function deadlocks(client: Client): Promise<number> {
   await sleep(1_500)
   const [row] = await client<{ deadlocks: number }[]>`

@@ -1,6 +1,7 @@
 /**
- * The load: connections that keep posting purchases of one unit of a random product, each waiting for its answer. A
- * process of its own, so that its work is in the event loop of no measured process; the same for every system.
+ * The load generator: each connection posts purchases of one unit of a random product, one after the other. It is a
+ * separate process, so that its work is not in the event loop of a measured process, and it is the same for every
+ * system.
  */
 import autocannon from 'autocannon'
 
@@ -11,9 +12,12 @@ export interface Load {
   /** products are named product:1 … product:N, or from `first` on */
   products: number
   first?: number
-  /** requests a second in all, whether the last ones were answered or not; absent: each after the answer before it */
+  /**
+   * total requests a second, whether the earlier ones were answered or not; absent: each request follows the previous
+   * answer
+   */
   rate?: number
-  /** ask for the settled purchase (Prefer: wait) instead of the 202 */
+  /** true: request the settled purchase (Prefer: wait) instead of the 202 */
   wait: boolean
 }
 
@@ -24,15 +28,15 @@ export interface Loaded {
   until_ms: number
   /** requests answered 2xx */
   accepted: number
-  /** requests answered otherwise, or not at all */
+  /** requests with another answer or none */
   refused: number
-  /** milliseconds from request to answer */
+  /** median time from request to answer, in milliseconds */
   p50_ms: number
   p99_ms: number
   max_ms: number
 }
 
-/** Different requests of one connection; it sends them round and round. */
+/** Number of different requests of one connection, which it sends in a cycle. */
 const REQUESTS = 64
 
 function requestsOf({ products, first = 1, wait }: Load): autocannon.Request[] {
@@ -57,14 +61,14 @@ async function load(asked: Load): Promise<Loaded> {
         url,
         connections,
         duration: seconds,
-        // Also how late it notices that the time is over.
+        // Also the longest delay with which autocannon notices that the time is over.
         sampleInt: 100,
         ...(rate !== undefined && { overallRate: rate }),
         setupClient: (client) => client.setRequests(requestsOf(asked)),
       },
       (error, done) => (error ? reject(error) : resolve(done)),
     )
-    // Emitted when the clients are made and before their connections are open.
+    // autocannon emits this after it has created the clients and before their connections are open.
     instance.on('start', () => {
       from_ms = Date.now()
     })
@@ -92,6 +96,6 @@ process.on('message', (message: { type: string } & Load) => {
     },
   )
 })
-// Without its parent there is no process to report to.
+// End without the parent: there is no other process to report to.
 process.on('disconnect', () => process.exit())
 process.send?.({ type: 'up' })

@@ -23,7 +23,7 @@ const MODULES: Record<string, string> = {
 const WHAT = Object.keys(MODULES)
 const [what = '', ...rest] = process.argv.slice(2)
 const named = WHAT.includes(what)
-// Asked without a name for help, or with a name that is none, this page answers; else the module reads the options.
+// Print this usage if help is requested without a name or the name is unknown. Otherwise the module reads the options.
 const own = !named && (what === '--help' || what === '-h') ? ['--help'] : []
 const command = readCommand({ name: 'bench', usage: USAGE, args: own })
 if (!named && what !== '' && !what.startsWith('-'))

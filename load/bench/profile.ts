@@ -1,4 +1,6 @@
-/** What a run cost: processor seconds by process, Redis by command, Postgres by statement, V8 by function. */
+/**
+ * Measures the cost of a run: processor seconds by process, Redis by command, Postgres by statement, V8 by function.
+ */
 import { readdirSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import postgres from 'postgres'
@@ -8,7 +10,7 @@ import type { Environment } from '../lib/environment.ts'
 type Log = (line: string) => void
 
 export interface Costs {
-  /** Says what was spent since it was opened. */
+  /** Prints the cost since the profile was opened. */
   print(log: Log): Promise<void>
 }
 
@@ -17,7 +19,7 @@ const TICK_S = 0.01
 /** Lines of each list. */
 const TOP = 25
 
-/** Processor seconds of a process and of what it has started; 0 where there is no /proc. */
+/** Returns the processor seconds of a process and its children; 0 without /proc. */
 function spent(pid: number): number {
   const ticks = (of: string) => {
     const fields = readFileSync(`/proc/${of}/stat`, 'utf8')
@@ -38,7 +40,7 @@ function spent(pid: number): number {
         if (Number(entry) === pid) sum += own + ended
         else if (parent === pid) sum += own
       } catch {
-        // It ended while we looked.
+        // The process ended meanwhile.
       }
     }
   } catch {
@@ -110,13 +112,15 @@ interface CpuProfile {
   timeDeltas: number[]
 }
 
-/** V8's flags for a process whose profiles go into a folder of its own; read by printProfiles. */
+/**
+ * Returns V8's flags that write the profiles of a process into a separate folder, from which printProfiles reads them.
+ */
 export const profileFlags = (folder: string, who: string) => ['--cpu-prof', `--cpu-prof-dir=${join(folder, who)}`]
 
 /** CPU.date.time.pid.thread.number: thread 0 is the process itself, the others are tsx's. */
 const MAIN_THREAD = /^CPU\.\d+\.\d+\.\d+\.0\.\d+\.cpuprofile$/
 
-/** The functions with the most time of their own, and the same by package. */
+/** Prints the functions with the most self time, and the same by package. */
 export function printProfiles(folder: string, log: Log): void {
   const files = readdirSync(folder, { recursive: true, encoding: 'utf8' })
   for (const file of files.filter((path) => MAIN_THREAD.test(basename(path)))) {

@@ -1,7 +1,7 @@
 /**
- * `npm run bench`: purchases settled per second, Holdfast beside two peers measured in the same run. Each system in turn,
- * A B C A B C …, on a database and processes of its own, so that a slow minute of the machine meets all of them. A run
- * whose result does not add up is void, and then the exit code is 1.
+ * `npm run bench`: measures purchases settled per second by Holdfast and by peers in the same run. The systems take
+ * turns (A B C A B C …), each on a separate database with separate processes, so that a slow minute of the machine
+ * affects all of them. A run whose counts do not match is void; then the exit code is 1.
  */
 import { mkdirSync } from 'node:fs'
 import { readCommand } from '../../ops/dev/command.mjs'
@@ -14,19 +14,19 @@ import type { Measured } from './samples.ts'
 import { type Running, SYSTEMS, type SystemName, startSystem } from './systems.ts'
 
 /**
- * Jobs at once in the peers' workers: BullMQ's default of one; for `tuned` and redlock the number with which they settled
- * most on two cores, of 1, 4, 16, 64 and 100. With one product every further job of redlock only polls for the lock, so
- * that peer has a setting for it alone: more than an operator could give it.
+ * Concurrent jobs in the peers' workers. `bullmq` has BullMQ's default of one. `tuned` and redlock have the number (of
+ * 1, 4, 16, 64 and 100) with which they settled most on two cores. With one product every further job of redlock only
+ * polls for the lock, so redlock has a separate setting for that case, which an operator could not choose.
  */
 const JOBS = { bullmq: () => 1, tuned: () => 16, redlock: (products: number) => (products === 1 ? 1 : 64) }
-/** After the load, in multiples of its length: how long a peer may go on to settle what it has accepted. */
+/** How long a peer may settle accepted purchases after the load, in multiples of the load's length. */
 const DRAIN = 2
-/** Seconds Holdfast may take for it, after which the run is void. */
+/** Seconds that Holdfast may take for the same; a longer run is void. */
 const DRAIN_MAX_S = 60
 const PROGRESS_MS = 1_000
 /**
- * Milliseconds without anything left after which nothing more comes: the generator hangs up on requests whose answers it
- * has not got, and their purchases are taken and settled all the same.
+ * Milliseconds without pending purchases after which no more come. Until then some may come: the generator closes
+ * connections with unanswered requests, whose purchases are still accepted and settled.
  */
 const QUIET_MS = 1_000
 
@@ -86,7 +86,7 @@ type Options = ReturnType<typeof readOptions>
 
 const nameOf = (products: number) => (products === 1 ? 'one hot product' : `${products.toLocaleString('en')} products`)
 
-/** Seconds since `from_ms`, and settled until now, at most once a PROGRESS_MS. */
+/** Returns a function that prints the seconds since `from_ms` and the number settled, at most once per PROGRESS_MS. */
 function createProgress(what: string, running: Running) {
   let at = Date.now()
   let before = 0
@@ -100,7 +100,7 @@ function createProgress(what: string, running: Running) {
   }
 }
 
-/** One run on a running system: warm up, load, let it settle, count. */
+/** Measures one run on a running system: warm up, load, wait for the settlement, count. */
 async function measure(running: Running, system: SystemName, products: number, what: string, options: Options) {
   const generator = startNode({ name: 'generator', entry: 'load/bench/generator.ts' })
   try {
@@ -172,7 +172,7 @@ const environment = await openEnvironment(log, {
 let interrupted = false
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.on(signal, () => {
-    // The other processes of this terminal get the signal too: the run under way fails, and what it made is removed.
+    // The other processes of this terminal get the signal too, so the current run fails and its data is removed.
     interrupted = true
   })
 }

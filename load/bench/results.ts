@@ -1,4 +1,7 @@
-/** What was measured, as a table and as a page. Invariant: ratios are made within a round, then their median is taken. */
+/**
+ * Renders the measurements as a table and as a page. Invariant: each ratio compares figures of the same round, and the
+ * result is the median of the ratios.
+ */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
 import { join } from 'node:path'
@@ -20,7 +23,7 @@ function spread(values: readonly number[]): string {
   return `${integer(median(values))} (${integer(Math.min(...values))}–${integer(Math.max(...values))})`
 }
 
-/** Median and range of the ratios Holdfast / peer, each within one round. */
+/** Returns median and range of the ratios Holdfast / peer, each within one round. */
 function ratio(results: readonly Measured[], products: number, peer: SystemName): string {
   const of = (system: SystemName) => results.filter((one) => one.products === products && one.system === system)
   const ratios = of('holdfast').flatMap((own) => {
@@ -32,7 +35,7 @@ function ratio(results: readonly Measured[], products: number, peer: SystemName)
   return `${digits(median(ratios))} (${digits(Math.min(...ratios))}–${digits(Math.max(...ratios))})`
 }
 
-/** A Markdown table, legible as plain text too. */
+/** Returns a Markdown table, also readable as plain text. */
 export function table(results: readonly Measured[]): string {
   const products = [...new Set(results.map((one) => one.products))]
   const header = ['products', ...SYSTEMS.map((name) => TITLES[name]), ...PEERS.map((peer) => `Holdfast / ${peer}`)]
@@ -54,7 +57,7 @@ interface Setting {
   seconds: number
   warmup: number
   connections: number
-  /** buyers wait for the settled purchase */
+  /** true if buyers wait for the settled purchase */
   wait: boolean
 }
 
@@ -109,7 +112,7 @@ one after the other; the last columns are the medians of those.
   return files
 }
 
-/** Of every system, the run in the middle: for the smallest number of products and for the largest. */
+/** Returns the median run of every system, for the smallest and for the largest number of products. */
 function middleRuns(results: readonly Measured[]): Measured[][] {
   const products = [...new Set(results.map((one) => one.products))].sort((a, b) => a - b)
   const shown = products.length > 1 ? [products[0], products.at(-1)] : products

@@ -1,18 +1,18 @@
-/** One run's result: what the table and the picture are made of. */
+/** The result of one run, from which the table and the picture are made. */
 import type { Loaded } from './generator.ts'
 import type { Count, SystemName } from './systems.ts'
 
 export interface Measured extends Count {
   system: SystemName
-  /** among which each purchase chose one at random */
+  /** number of products, of which each purchase chose one at random */
   products: number
   round: number
-  /** jobs at once of a peer's worker */
+  /** concurrent jobs of a peer's worker */
   concurrency: number
-  /** accepted and not settled when counting ended */
+  /** purchases accepted but not settled when counting ended */
   left: number
   loaded: Loaded
-  /** from the first request to the last settlement */
+  /** seconds from the first request to the last settlement */
   seconds: number
   per_second: number
 }

@@ -1,4 +1,4 @@
-/** Throughput over time as SVG. */
+/** Draws throughput over time as SVG. */
 import { drawFigure, drawPanel, STYLE, STYLE_DARK } from '../lib/chart.ts'
 import { STEP_MS } from './peers/settled-counter.ts'
 import { type Measured, TITLES } from './samples.ts'
@@ -11,7 +11,9 @@ ${STYLE_DARK}
   .holdfast { stroke: #4493f8 } .bullmq { stroke: #f0883e } .tuned { stroke: #9198a1 } .redlock { stroke: #ab7df8 }
 }`
 
-/** One point a step, zeros included, each in the middle of its step; the last step is partly empty and left out. */
+/**
+ * Returns one point per step, zeros included, in the middle of the step. Leaves out the last step, which is incomplete.
+ */
 function pointsOf({ timeline, loaded }: Measured): [number, number][] {
   const settled = new Map(timeline)
   const first = Math.floor(loaded.from_ms / STEP_MS)
@@ -37,7 +39,7 @@ function panel(runs: readonly Measured[], top: number): string {
   })
 }
 
-/** One panel for each list of runs, one line for each run. */
+/** Draws one panel for each list of runs, with one line for each run. */
 export function drawThroughput(panels: readonly (readonly Measured[])[]): string {
   const systems = [...new Set(panels.flatMap((runs) => runs.map((run) => run.system)))]
   return drawFigure({
@@ -45,7 +47,7 @@ export function drawThroughput(panels: readonly (readonly Measured[])[]): string
     style: COLOURS,
     panels: panels.map((runs) => (top) => panel(runs, top)),
     legend: systems.map((name) => ({ name, title: TITLES[name] })),
-    // The first title is short.
+    // The second title starts earlier, because the first one is short.
     legendAt: (i) => (i === 0 ? 0 : 110 + (i - 1) * 210),
   })
 }

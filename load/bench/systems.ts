@@ -1,6 +1,6 @@
 /**
- * The systems that are measured, behind one interface: Holdfast's real processes, and the two peers. Invariant: what is
- * counted as settled is what is proved afterwards from the database, or the run is void.
+ * The measured systems behind one interface: Holdfast's real processes and the peers. Invariant: a run is void unless
+ * the database afterwards proves the number that was counted as settled.
  */
 
 import { Queue } from 'bullmq'
@@ -20,31 +20,31 @@ export const SYSTEMS = ['holdfast', 'bullmq', 'tuned', 'redlock'] as const
 export type SystemName = (typeof SYSTEMS)[number]
 export const PEERS = ['bullmq', 'tuned', 'redlock'] as const
 
-/** What was counted after the load began. */
+/** Counts since the load began. */
 export interface Count extends Settled {
-  /** why the run is void; empty when it counts */
+  /** reasons why the run is void; empty if it is valid */
   faults: string[]
 }
 
 export interface Running {
-  /** where purchases are posted */
+  /** address for POST of purchases */
   url: string
-  /** its processes, to look at what they cost */
+  /** the processes of the system, for profiles */
   processes: readonly NodeProcess[]
-  /** settled since it was started, or since the last reset: cheap enough to be asked while it is measured */
+  /** returns the number settled since the start or the last reset; cheap enough to be called during a measurement */
   settled(): Promise<number>
-  /** purchases that were accepted and are not settled */
+  /** returns the number of purchases accepted but not settled */
   left(): Promise<number>
-  /** Forgets what was settled so far. What is left is settled first, or thrown away. */
+  /** Resets the counts. Pending purchases are settled first or discarded. */
   reset(): Promise<void>
-  /** Counts and proves what was settled since `from_ms`. */
+  /** Counts the purchases settled since `from_ms`, and checks the count against the database. */
   count(from_ms: number, accepted: number): Promise<Count>
   stop(): Promise<void>
 }
 
 export interface SystemOptions {
   products: number
-  /** jobs at once of a peer's worker */
+  /** concurrent jobs of a peer's worker */
   concurrency: number
   /** folder for V8 profiles of Holdfast's processes */
   profile: string | undefined
@@ -57,7 +57,7 @@ export function startSystem(name: SystemName, store: Store, options: SystemOptio
 const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms))
 
 async function stopAll(processes: readonly NodeProcess[]): Promise<void> {
-  // The API first: nothing comes in any more, the worker finishes what it has.
+  // Stop the API first, so that no purchase comes in while the worker finishes its batch.
   for (const one of processes) await one.stop()
 }
 
@@ -137,7 +137,10 @@ async function startHoldfast(
   }
 }
 
-/** Milliseconds that Postgres' clock is ahead of ours, to half a round trip: not 0 only when it is on another machine. */
+/**
+ * Returns the milliseconds by which Postgres' clock is ahead of ours, to half a round trip. It differs from 0 only if
+ * Postgres is on another machine.
+ */
 async function clockAhead(sql: ReturnType<typeof openDb>['client']): Promise<number> {
   const before = Date.now()
   const [row] = await sql<{ now: number }[]>`SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS now`
@@ -213,7 +216,7 @@ async function startPeer(
         orders = (await ordered()).orders
       },
       async count(_from_ms, accepted) {
-        // In this order: a job that completes in between is counted twice, never not at all.
+        // Read in this order, so that a job that completes in between is counted twice rather than not at all.
         const remaining = await left()
         const count = await worker.ask<Settled>('settled')
         const faults: string[] = []

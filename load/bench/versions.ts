@@ -1,7 +1,7 @@
 /**
- * `npm run bench -- versions`: the two ways of changing a row that several clients may want to change, beside each other, over
- * HTTP: by version (GET, PUT with If-Match, again after 412 with jitter) and under the resource's lease (restock).
- * Every client on a row of its own, then all clients on one row; the ways take turns.
+ * `npm run bench -- versions`: compares, over HTTP, two ways to change a row that several clients want to change: by
+ * version (GET, PUT with If-Match, retry with jitter after 412) and under the resource's lease (restock). First every
+ * client changes a separate row, then all clients change one row. The two ways take turns.
  */
 import { loadavg } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -17,11 +17,11 @@ const { whole } = readCommand({
 const changes = whole('changes')
 const clients = whole('clients')
 
-/** Longest pause before a change by version is tried again; each try draws anew. */
+/** Longest pause before the retry of a change by version, in milliseconds. Each retry draws a new pause. */
 const JITTER_MS = 20
-/** Rows for every client to have one of its own: more than are changed at once. */
+/** Number of rows in the runs without contention: more than are changed at once. */
 const MANY = 1_000
-/** Changes of one turn. */
+/** Changes in one turn. */
 const SLICE = 200
 
 async function byVersion(url: string): Promise<number> {

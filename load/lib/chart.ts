@@ -1,4 +1,7 @@
-/** Lines over time, or over any row of labels, as SVG, by hand. Legible on white and on black: it brings no background of its own. */
+/**
+ * Draws lines over time or over labels as SVG. They are readable on white and on black, because the picture has no
+ * background.
+ */
 
 const WIDTH = 860
 const LEFT = 64
@@ -7,7 +10,7 @@ const RIGHT = 16
 const TOP = 34
 const BOTTOM = 40
 
-/** Of text and grid; the colours of lines are their drawer's. */
+/** Styles of text and grid. The caller defines the colours of the lines. */
 export const STYLE = `
 text { font: 12px system-ui, sans-serif; fill: #57606a }
 .title { font-size: 14px; font-weight: 600; fill: #24292f }
@@ -16,13 +19,13 @@ text { font: 12px system-ui, sans-serif; fill: #57606a }
 export const STYLE_DARK = `  text { fill: #9198a1 } .title { fill: #f0f6fc }`
 
 export interface Line {
-  /** class of the line: its colour */
+  /** CSS class of the line, which sets its colour */
   name: string
-  /** seconds, value */
+  /** points of the line: second and value */
   points: readonly (readonly [at: number, value: number])[]
 }
 
-/** A round number of which four or five steps reach `max`. */
+/** Returns a round step, of which four or five reach `max`. */
 function stepOf(max: number): number {
   const raw = max / 4
   const power = 10 ** Math.floor(Math.log10(raw))
@@ -32,15 +35,15 @@ function stepOf(max: number): number {
 interface Panel {
   title: string
   lines: readonly Line[]
-  /** the upper edge */
+  /** y coordinate of the upper edge */
   top: number
   /** seconds at the right edge */
   end_s: number
-  /** instead of seconds: the texts below 0, 1, 2 … */
+  /** labels below 0, 1, 2 … instead of seconds */
   labels?: readonly string[]
-  /** a dotted line at so many seconds, with a word */
+  /** a dotted line at this second, with a text */
   mark?: { at: number; text: string }
-  /** stretches in the background, from one second to another; what is said of one shows when it is pointed at */
+  /** spans in the background, in seconds; the pointer shows a span's text */
   spans?: readonly { from: number; until: number; text: string }[]
 }
 
@@ -65,7 +68,7 @@ export function drawPanel({ title, lines, top, end_s, labels, mark, spans = [] }
   }
   const tick = labels ? 1 : Math.max(1, Math.ceil(end_s / 12))
   for (let at = 0; at <= end_s; at += tick) {
-    // The last one ends where the panel does.
+    // The last label ends at the edge of the panel.
     const anchor = labels && at > 0 && at === labels.length - 1 ? 'end' : 'middle'
     parts.push(`<text x="${x(at)}" y="${bottom + 18}" text-anchor="${anchor}">${labels?.[at] ?? `${at} s`}</text>`)
   }
@@ -85,13 +88,13 @@ export function drawPanel({ title, lines, top, end_s, labels, mark, spans = [] }
   return parts.join('\n')
 }
 
-/** Panels below each other, and under them what the lines are. */
+/** Draws panels below each other, and the legend below them. */
 export function drawFigure(figure: {
   label: string
   style: string
   panels: readonly ((top: number) => string)[]
   legend: readonly { name: string; title: string }[]
-  /** where the title after `before` ones begins */
+  /** returns the position of the legend's title after `before` titles */
   legendAt(before: number): number
 }): string {
   const legend_height = 30

@@ -1,20 +1,20 @@
-/** Child processes of a benchmark. Invariant: what is started here is ended here, and nothing else is. */
+/** Child processes of a benchmark. Invariant: this module ends every process that it has started, and no other. */
 import { join } from 'node:path'
 import { startChild, untilReady } from '../../ops/dev/child-process.mjs'
 import { ROOT } from '../../ops/dev/install.mjs'
 import { isConfiguration } from '../../src/shared/config.ts'
 
-/** Characters kept of what a process said, for the error message of one that ended by itself. */
+/** Characters of a process's output that are kept for the error message if it ends by itself. */
 const TAIL = 4_000
 
 export interface NodeProcess {
   readonly name: string
   readonly pid: number
-  /** The next message that `wanted` accepts; rejects when the process ends first. */
+  /** Resolves with the next message of the name `wanted`. Rejects if the process ends first. */
   next<T>(wanted: string): Promise<T>
-  /** Sends a question and resolves with the message of the same name. */
+  /** Sends a message and resolves with the answer, which has the same name. */
   ask<T>(question: string, detail?: object): Promise<T>
-  /** Resolves when the URL answers 200; rejects when the process ends before or takes a minute. */
+  /** Resolves when the URL answers 200. Rejects if the process ends before or does not answer within a minute. */
   ready(url: string): Promise<void>
   stop(): Promise<void>
 }
@@ -24,17 +24,20 @@ export interface NodeOptions {
   /** path from the root of the checkout */
   entry: string
   env?: Record<string, string>
-  /** further arguments of node itself */
+  /** further arguments of node */
   flags?: readonly string[]
 }
 
-/** Without what configures Holdfast or Node: a shell's settings must not decide how a benchmark ends. */
+/**
+ * The environment without variables that configure Holdfast or Node, so that a shell's settings do not affect a
+ * benchmark.
+ */
 const inherited = Object.fromEntries(
   Object.entries(process.env).filter(([name]) => !isConfiguration(name) && !name.startsWith('NODE_')),
 )
 
 export function startNode({ name, entry, env = {}, flags = [] }: NodeOptions): NodeProcess {
-  // The young generation as `npm run api` and the rest set it: the same for all that are compared.
+  // The same young generation as in `npm run api` and the other scripts, for all compared systems.
   const words = [process.execPath, ...flags, '--max-semi-space-size=32', '--import=tsx', join(ROOT, entry)]
   const child = startChild(words, { env: { ...inherited, ...env }, stdio: ['ignore', 'pipe', 'pipe', 'ipc'] })
   let tail = ''

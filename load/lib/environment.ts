@@ -1,12 +1,12 @@
 /**
- * Where a benchmark runs: Postgres and Redis, the given ones or a private pair in a temporary folder, and for every run
- * an empty database and a Redis prefix of its own. Invariant: nothing of a run is left when it is over.
+ * The environment of a benchmark: Postgres and Redis, given ones or a private pair in a temporary folder, and for each
+ * run an empty database and a separate Redis prefix. Invariant: a run leaves nothing behind.
  */
 import { Redis } from 'ioredis'
 import { createDatabase, dropDatabase, dropKeys, openServers, runStatement } from '../../ops/dev/environment.mjs'
 
 export interface Environment {
-  /** a database that is there already */
+  /** address of a database that exists already */
   readonly admin_url: string
   readonly redis_url: string
   readonly redis: Redis
@@ -14,14 +14,14 @@ export interface Environment {
   readonly versions: readonly string[]
   /** pids of the servers that were started here */
   readonly pids: Readonly<Record<string, number>>
-  /** true when pg_stat_statements counts what Postgres is asked */
+  /** true if pg_stat_statements counts Postgres' statements */
   readonly statements: boolean
-  /** Runs body with an empty database and a prefix of its own; both are gone afterwards. */
+  /** Runs the body with an empty database and a separate prefix, and removes both afterwards. */
   withStore<T>(body: (store: Store) => Promise<T>): Promise<T>
   close(): Promise<void>
 }
 
-/** What one run stores its data in. */
+/** The database and the Redis prefix of one run. */
 export interface Store {
   readonly database_url: string
   readonly redis_prefix: string
@@ -29,9 +29,9 @@ export interface Store {
 }
 
 interface EnvironmentOptions {
-  /** have Postgres count what it is asked */
+  /** true: let Postgres count its statements */
   statements: boolean
-  /** of a Redis that is started here */
+  /** appendfsync of a Redis that is started here */
   appendfsync: string
 }
 
@@ -49,7 +49,7 @@ export async function openEnvironment(log: Log, options: EnvironmentOptions): Pr
     await servers.close()
   }
   try {
-    // Snapshots would fork in the middle of a run; the append-only file is what keeps the data.
+    // Disable snapshots, which would fork in the middle of a run. The append-only file keeps the data.
     if (pids.redis !== undefined) await redis.config('SET', 'save', '', 'appendfsync', options.appendfsync)
     const [row] = await runStatement(postgres_url, 'SHOW server_version')
     const redis_version = /redis_version:(\S+)/.exec(await redis.info('server'))?.[1]
@@ -66,7 +66,8 @@ export async function openEnvironment(log: Log, options: EnvironmentOptions): Pr
         const redis_prefix = `${name}:`
         const database_url = await createDatabase(postgres_url, name)
         try {
-          // Each run starts with the same debts. A role that may not do it measures without.
+          // Write a checkpoint, so that each run starts with the same amount of pending writes. Ignore the error of a
+          // role that may not.
           await runStatement(postgres_url, 'CHECKPOINT').catch(() => {})
           return await body({ database_url, redis_prefix, environment })
         } finally {

@@ -1,11 +1,11 @@
-/** Holdfast's real processes for a benchmark: one API and some workers on a database and a prefix of their own. */
+/** Starts Holdfast's real processes for a benchmark: one API and some workers, with a separate database and prefix. */
 import { placeProcess } from '../../ops/dev/environment.mjs'
 import { type Client, openDb } from '../../src/shared/db/client.ts'
 import { migrateDb } from '../../src/shared/db/migrate.ts'
 import { type NodeProcess, startNode } from './child-process.ts'
 import type { Store } from './environment.ts'
 
-/** Units in stock of every product: more than any run can sell. */
+/** Stock of every product: more units than any run can sell. */
 export const STOCK = 1_000_000_000
 
 /** Puts product:1 … product:N up for sale. */
@@ -26,7 +26,7 @@ export interface Holdfast {
   addWorker(): Promise<unknown>
 }
 
-/** Runs body on a migrated, empty database; the processes are gone afterwards. */
+/** Runs the body on a migrated, empty database, and ends the processes afterwards. */
 export async function withHoldfast<T>(
   { database_url, redis_prefix, environment }: Store,
   workers: number,

@@ -1,4 +1,4 @@
-/** What the parts of the growth benchmark share: stock, load, and what was settled of it. */
+/** Functions that the parts of the growth benchmark share: stock, load, and the count of settled purchases. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Client } from '../../../src/shared/db/client.ts'
 import { verify } from '../../../src/shared/invariants.ts'
@@ -9,16 +9,16 @@ import type { Load, Loaded } from '../generator.ts'
 
 export type Log = (line: string) => void
 
-/** One thing that there is more and more of, and what it does. */
+/** The result of one part: a quantity that grows, and what is measured for each of its values. */
 export interface Figure {
   title: string
-  /** what the table's first column is */
+  /** heading of the table's first column: the quantity that grows */
   of: string
-  /** of the lines */
+  /** unit of the lines */
   unit: string
   labels: string[]
   lines: { name: string; values: number[] }[]
-  /** what the figures say, in a sentence each */
+  /** conclusions from the figures, one sentence each */
   notes: string[]
 }
 
@@ -37,7 +37,10 @@ export type Part = (environment: Environment, options: Options, log: Log) => Pro
 const CONNECTIONS = 128
 const WARM_UP_S = 2
 
-/** Runs body beside an API and `workers`, with so many products for sale; the invariants hold afterwards. */
+/**
+ * Starts an API and `workers` workers with this number of products, and runs the body. Throws if an invariant is
+ * violated afterwards.
+ */
 export async function shop<T>(
   environment: Environment,
   { workers, products }: { workers: number; products: number },
@@ -54,7 +57,7 @@ export async function shop<T>(
   )
 }
 
-/** One load from a process of its own. */
+/** Runs one load in a separate process. */
 export async function load(
   { url }: Holdfast,
   wanted: Partial<Load> & Pick<Load, 'products' | 'seconds'>,
@@ -79,7 +82,10 @@ export async function drained(client: Client): Promise<void> {
   while ((await left()) > 0) await sleep(50)
 }
 
-/** Settled a second by as many buyers as there are connections, from the first request to the last settlement. */
+/**
+ * Returns the purchases settled per second, from the first request to the last settlement, with one buyer per
+ * connection.
+ */
 export async function throughput(holdfast: Holdfast, products: number, seconds: number): Promise<number> {
   await load(holdfast, { products, seconds: WARM_UP_S })
   await drained(holdfast.client)
@@ -91,7 +97,10 @@ export async function throughput(holdfast: Holdfast, products: number, seconds: 
   return row ? (row.n * 1_000) / (row.last_ms - from_ms) : 0
 }
 
-/** Half of what it answers when every buyer waits for the outcome: a rate that can be kept for ever. */
+/**
+ * Returns half of the rate at which buyers that wait for the outcome are answered: a rate that the system can keep up
+ * for ever.
+ */
 export async function halfRate(holdfast: Holdfast, products: number, seconds: number): Promise<number> {
   await load(holdfast, { products, seconds: WARM_UP_S, wait: true })
   const { accepted, from_ms, until_ms } = await load(holdfast, { products, seconds, wait: true })

@@ -1,4 +1,4 @@
-/** How long buyers wait for the outcome, what a flash sale does to other products, and memory over minutes. */
+/** Measures how long buyers wait for the outcome, how a flash sale affects other products, and memory over minutes. */
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { median } from '../results.ts'
@@ -34,7 +34,7 @@ export const wait: Part = async (environment, { seconds, runs }, log) => {
   }
 }
 
-/** A sale of one product, at half of what is possible, and a hundred others that sell a little all the time. */
+/** Other products, which sell slowly all the time, during a sale of one product at half of the possible rate. */
 const NEIGHBOURS = 100
 const NEIGHBOURS_RATE = 200
 export const neighbours: Part = async (environment, { seconds, runs }, log) => {
@@ -66,7 +66,7 @@ export const neighbours: Part = async (environment, { seconds, runs }, log) => {
   }
 }
 
-/** Megabytes that a process has in memory. */
+/** Returns the resident memory of a process in megabytes. */
 const resident = (pid: number) =>
   Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? Number.NaN) / 1_024
 

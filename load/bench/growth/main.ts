@@ -1,6 +1,6 @@
 /**
- * `npm run bench -- growth`: what happens when there is more of something. Each part is measured on a database and on
- * processes of its own, and keeps its last result in growth.json, so that a page can be made part by part.
+ * `npm run bench -- growth`: measures how Holdfast behaves as one quantity grows. Each part uses a separate database
+ * and separate processes, and stores its last result in growth.json, so that the page can be written part by part.
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'

@@ -1,4 +1,4 @@
-/** Purchases settled a second against the number of workers, of products, of rows in line and of rows that are settled. */
+/** Measures purchases settled per second for growing numbers of workers, products, queued rows and settled rows. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Client } from '../../../src/shared/db/client.ts'
 import type { Environment } from '../../lib/environment.ts'
@@ -7,7 +7,10 @@ import { type Log, load, type Options, type Part, shop, throughput, whole } from
 
 const RATE = 'settled a second'
 
-/** The medians of so many rounds in turn, so that a slow minute of the machine meets every size. */
+/**
+ * Returns the medians over rounds. Each round measures every size once, so that a slow minute of the machine affects
+ * all sizes.
+ */
 async function rounds(
   { runs, seconds }: Options,
   sizes: readonly number[],
@@ -66,7 +69,7 @@ export const products: Part = async (environment, options, log) => {
   }
 }
 
-/** The line is in tenths, each with its own rate. */
+/** Measures the rate of each tenth of a long queue. */
 export const line: Part = async (environment, { queued }, log) => {
   const seconds = await shop(environment, { workers: 0, products: 1 }, async ({ client, addWorker }) => {
     log(`${whole(queued)} rows are put in line`)
@@ -77,7 +80,7 @@ export const line: Part = async (environment, { queued }, log) => {
     await addWorker()
     const at: number[] = []
     for (let tenth = 0; tenth <= 10; tenth++) {
-      // The first batch starts the clock, not the start of the worker.
+      // Start the clock at the first batch, not at the start of the worker.
       while ((await sold(client)) < Math.max(1, (queued * tenth) / 10)) await sleep(10)
       at.push(performance.now())
       log(`in line ${whole(queued * (1 - tenth / 10))}`)
@@ -105,7 +108,7 @@ async function sold(client: Client): Promise<number> {
   return row?.n ?? 0
 }
 
-/** Settled rows of a thousand products that are sold out, in chunks, so that progress is seen. */
+/** Settled rows that one statement inserts, for a thousand sold-out products. Chunks make progress visible. */
 const CHUNK = 250_000
 export const settled: Part = async (environment, { settled: sizes, seconds, runs }, log) => {
   const rates: number[] = []
@@ -137,7 +140,7 @@ export const settled: Part = async (environment, { settled: sizes, seconds, runs
   }
 }
 
-/** Without triggers: what they would write for each row by itself, real settling writes for a batch. */
+/** Inserts settled rows without triggers, which would write once per row what real settlement writes once per batch. */
 async function history(client: Client, after: number, rows: number): Promise<void> {
   await client.begin(async (tx) => {
     await tx`SET LOCAL session_replication_role = replica`

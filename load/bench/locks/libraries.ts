@@ -1,6 +1,6 @@
 /**
- * The lock libraries under one small interface, each as its own README sets it up, and waiting without end: the delays
- * between attempts are their defaults.
+ * The lock libraries behind one small interface. Each is configured as its README says, with its default delays between
+ * attempts, and waits without a time limit.
  */
 import { existsSync } from 'node:fs'
 import { Redis } from 'ioredis'
@@ -8,24 +8,24 @@ import Redlock from 'redlock'
 import { createLocks } from '../../../src/shared/locks/redis/locks.ts'
 import { createRedlock } from '../../../src/shared/locks/redlock/locks.ts'
 
-/** Milliseconds a lock lives: long enough that no renewal falls into a measurement of single pairs. */
+/** TTL of a lock in milliseconds: long enough that no renewal happens while single pairs are measured. */
 const TTL_MS = 10_000
 const FOREVER_MS = 3_600_000
 
 const LIBRARIES = ['holdfast', 'node-redlock', 'redis-semaphore', 'redlock-universal'] as const
 export type Library = (typeof LIBRARIES)[number]
-/** redlock-universal wants Node 22, which Holdfast does not: it is measured where it is installed. */
+/** redlock-universal needs Node 22, which Holdfast does not, so it is measured only where it is installed. */
 export const INSTALLED: readonly Library[] = LIBRARIES.filter(
   (one) => one !== 'redlock-universal' || existsSync(new URL(`../../../node_modules/${one}`, import.meta.url)),
 )
 
 export interface Acquirer {
-  /** Waits as long as it takes; resolves with what releases the lock. */
+  /** Acquires the lock, without a time limit. Resolves with the function that releases it. */
   acquire(key: string): Promise<() => Promise<unknown>>
   close(): Promise<void>
 }
 
-/** On one Redis, or as a quorum of several. */
+/** Opens a library on one Redis, or as a quorum of several. */
 export async function openLibrary(library: Library, urls: readonly string[]): Promise<Acquirer> {
   const nodes = urls.map((url) => new Redis(url))
   await Promise.all(nodes.map((node) => node.ping()))

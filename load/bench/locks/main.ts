@@ -1,6 +1,7 @@
 /**
- * `npm run bench -- locks`: the lock library beside node-redlock, redis-semaphore and, where it is installed, redlock-universal.
- * Each library in turn, A B C D A B C D …, each measurement in a new process on an empty Redis without persistence.
+ * `npm run bench -- locks`: compares the lock library with node-redlock, redis-semaphore and, where it is installed,
+ * redlock-universal. The libraries take turns (A B C D A B C D …). Each measurement runs in a new process on an empty
+ * Redis without persistence.
  */
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,4 +1,7 @@
-/** What the benchmark uses of redlock-universal, which wants a newer Node than Holdfast and is not installed with it. */
+/**
+ * Types of the parts of redlock-universal that the benchmark uses. The package needs a newer Node than Holdfast and is
+ * not installed with it.
+ */
 declare module 'redlock-universal' {
   import type { Redis } from 'ioredis'
 

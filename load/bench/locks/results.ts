@@ -1,4 +1,7 @@
-/** What was measured of the lock libraries, as tables and as a page. Invariant: ratios are made within a round. */
+/**
+ * Renders the measurements of the lock libraries as tables and as a page. Invariant: each ratio compares figures of the
+ * same round.
+ */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { join } from 'node:path'
@@ -30,12 +33,12 @@ const HEADS = {
   line: ['handovers/s', 'of the ideal', 'p50 wait', 'p99 wait', 'inversions', 'handovers/s, Holdfast to it'],
 } as const
 
-/** The median over rounds of what `pick` finds. */
+/** Returns the median over rounds of the number that `pick` returns. */
 function middle<F extends Figure>(results: readonly Measured[], pick: (figure: F) => number): number {
   return median(results.map(({ figure }) => pick(figure as F)))
 }
 
-/** The median over rounds of Holdfast's figure divided by the other one's. */
+/** Returns the median over rounds of Holdfast's figure divided by that of the other library. */
 function ratio<F extends Figure>(own: readonly Measured[], its: readonly Measured[], pick: (f: F) => number): string {
   const ratios = its.flatMap((one) => {
     const mine = own.find(({ round }) => round === one.round)
@@ -70,7 +73,7 @@ function cells(kind: 'pairs' | 'line', own: readonly Measured[], its: readonly M
   ]
 }
 
-/** A Markdown table for each scenario, legible as plain text too. */
+/** Returns a Markdown table for each scenario, also readable as plain text. */
 export function lockTable(results: readonly Measured[]): string {
   const scenarios = [...new Set(results.map(({ scenario }) => scenario))]
   const parts = scenarios.map((scenario) => {

@@ -1,4 +1,4 @@
-/** One measurement in a process of its own: receives over IPC what to measure, sends the result, and ends. */
+/** Runs one measurement in this process: receives the task over IPC, sends the result, and ends. */
 import { once } from 'node:events'
 import { type Library, openLibrary } from './libraries.ts'
 import { line, pairs } from './scenarios.ts'

@@ -1,5 +1,5 @@
 /**
- * What is measured of a lock library. Every scenario runs in a process of its own and checks itself: two holders at
+ * The scenarios in which lock libraries are measured. Each runs in a separate process and checks itself: two holders at
  * once make it void.
  */
 import type { Acquirer } from './libraries.ts'
@@ -10,17 +10,17 @@ export interface Pairs {
   per_second: number
   p50_ms: number
   p99_ms: number
-  /** of the whole process */
+  /** CPU time of the whole process */
   cpu_us_per_pair: number
 }
 
 export interface Line {
   per_second: number
-  /** holds a second without any lock, one after the other, in the same process */
+  /** holds per second without any lock, one after the other, in the same process */
   ideal_per_second: number
   p50_wait_ms: number
   p99_wait_ms: number
-  /** grants while a caller that had come before was still waiting */
+  /** grants to a caller while an earlier one was still waiting */
   inversions: number
 }
 
@@ -30,7 +30,7 @@ function quantile(sorted: readonly number[], share: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN
 }
 
-/** Acquire and release, `loops` at once, each on a key of its own, without contention. */
+/** Measures acquire and release without contention: `loops` concurrent loops, each on a separate key. */
 export async function pairs(locks: Acquirer, loops: number, seconds: number): Promise<Pairs> {
   const took: number[] = []
   const loop = async (key: string, until: number, count: boolean) => {
@@ -59,9 +59,9 @@ export async function pairs(locks: Acquirer, loops: number, seconds: number): Pr
 }
 
 /**
- * One hot key: `count` come at once, each holds it for HOLD_MS when its turn has come and lets go; when all were served,
- * the next ones come. (Were they to come back at once, a library that polls would look well: the caller that releases takes the
- * lock again while the others sleep.)
+ * Measures one hot key: `count` callers arrive at once, and each holds the lock for HOLD_MS and releases it. The next
+ * callers arrive after all were served. (If callers came back at once, a library that polls would look too good: the
+ * caller that releases would acquire the lock again while the others sleep.)
  */
 export async function line(locks: Acquirer, count: number, seconds: number): Promise<Line> {
   const ideal_per_second = await ideal(Math.min(seconds, 2))

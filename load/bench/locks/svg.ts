@@ -1,4 +1,4 @@
-/** Bars as SVG, by hand. Legible on white and on black: it brings no background of its own. */
+/** Draws bars as SVG. They are readable on white and on black, because the picture has no background. */
 const WIDTH = 720
 const LEFT = 150
 const RIGHT = 90

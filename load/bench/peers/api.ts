@@ -1,7 +1,7 @@
 /**
- * The peers' API: the same Fastify, the same body and checks on it, one BullMQ job a purchase. It is what most shops
- * that sell through a queue have: the job is the purchase, and 202 is answered when Redis has it; with
- * Prefer: wait, 201 when BullMQ's own events say that the job is finished.
+ * The API of the peers: the same Fastify, the same body and checks, one BullMQ job per purchase. Most shops that sell
+ * through a queue work like this: the job is the purchase. It answers 202 when Redis has the job, and with Prefer: wait
+ * 201 when BullMQ's events report the job as finished.
  */
 import { Queue, QueueEvents } from 'bullmq'
 import Fastify from 'fastify'
@@ -13,7 +13,7 @@ const connection = new Redis(REDIS_URL, { maxRetriesPerRequest: null })
 const queue = new Queue<Purchase>(PEER_QUEUE, {
   connection,
   prefix: REDIS_PREFIX,
-  // A caller that waits for a job reads it once more: it must not be gone by then.
+  // Keep finished jobs for a while, because a caller that waits for a job reads it once more.
   defaultJobOptions: { removeOnComplete: 1_000 },
 })
 

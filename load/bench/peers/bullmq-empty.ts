@@ -1,5 +1,5 @@
 /**
- * Peer: a job a purchase, and a processor that does nothing. No design with a job for each purchase can settle more,
+ * Peer: one job per purchase and a processor that does nothing. No design with one job per purchase can settle more,
  * whatever its processor does.
  */
 import { Worker } from 'bullmq'

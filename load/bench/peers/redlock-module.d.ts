@@ -1,4 +1,4 @@
-/** redlock's own types are out of reach of its `exports`: what the peer uses of them. */
+/** Types of the parts of redlock that the peer uses, because redlock's `exports` do not include its own types. */
 declare module 'redlock' {
   import type { EventEmitter } from 'node:events'
   import type { Cluster, Redis } from 'ioredis'
@@ -10,7 +10,7 @@ declare module 'redlock' {
     retryDelay: number
     /** milliseconds */
     retryJitter: number
-    /** milliseconds before the end at which it extends */
+    /** milliseconds before its end at which redlock extends a lock */
     automaticExtensionThreshold: number
   }
   export default class Redlock extends EventEmitter {

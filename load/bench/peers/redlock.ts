@@ -1,6 +1,6 @@
 /**
- * Peer: a job a purchase, and in it what the tutorials do: redlock on the product, read the stock, write it back with
- * the order in one transaction, release.
+ * Peer: one job per purchase, which does what tutorials show: redlock on the product, read the stock, write it back
+ * with the order in one transaction, release.
  */
 import { Worker } from 'bullmq'
 import { Redis } from 'ioredis'
@@ -9,15 +9,16 @@ import Redlock from 'redlock'
 import { PEER_QUEUE, type Purchase, reportSettled } from './settled-counter.ts'
 
 const { DATABASE_URL = '', REDIS_URL = '', REDIS_PREFIX = '', PEER_CONCURRENCY = '' } = process.env
-/** Milliseconds a lock lives. */
+/** TTL of a lock in milliseconds. */
 const TTL_MS = 10_000
 const concurrency = Number(PEER_CONCURRENCY)
 const connection = new Redis(REDIS_URL, { maxRetriesPerRequest: null })
 const redis = new Redis(REDIS_URL)
 const sql = postgres(DATABASE_URL, { max: Math.min(concurrency, 20), onnotice: () => {} })
-// The delays of redlock's README; retries without end in sight, so that no purchase fails for being late.
+// Delays as in redlock's README, but practically unlimited retries, so that no purchase fails because it waits too
+// long.
 const redlock = new Redlock([redis], { driftFactor: 0.01, retryCount: 10_000, retryDelay: 200, retryJitter: 200 })
-// Every failed attempt is an event here; the attempts are retried.
+// redlock emits an event for each failed attempt and retries. Ignore the events.
 redlock.on('error', () => {})
 
 const worker = new Worker<Purchase>(

@@ -1,4 +1,7 @@
-/** What the peers' workers share: their job, and the count of what they settled, asked for over IPC. */
+/**
+ * Parts that the peers' workers share: the type of their job, and the count of settled purchases, which the benchmark
+ * requests over IPC.
+ */
 import type { Worker } from 'bullmq'
 
 export const PEER_QUEUE = 'purchases'
@@ -9,20 +12,20 @@ export interface Purchase {
   lines: { resource: string; units: number }[]
 }
 
-/** Milliseconds of one step of the timeline. */
+/** Length of one step of the timeline, in milliseconds. */
 export const STEP_MS = 250
 
-/** What was settled since the last reset. */
+/** Purchases settled since the last reset. */
 export interface Settled {
   settled: number
   failed: number
-  /** milliseconds since 1970; 0 when nothing was settled */
+  /** time of the last settlement, in milliseconds since 1970; 0 if nothing was settled */
   last_ms: number
-  /** [step since 1970, settled in it] */
+  /** [step since 1970, purchases settled in it] */
   timeline: [number, number][]
 }
 
-/** Counts the worker's jobs; answers `settled` and `reset`, and closes it on SIGTERM. */
+/** Counts the worker's jobs, answers the messages `settled` and `reset`, and closes the worker on SIGTERM. */
 export function reportSettled(worker: Worker<Purchase>, close: () => Promise<unknown>): void {
   const none = (): Settled => ({ settled: 0, failed: 0, last_ms: 0, timeline: [] })
   let count = none()
@@ -45,7 +48,7 @@ export function reportSettled(worker: Worker<Purchase>, close: () => Promise<unk
     process.send?.({ type, ...count })
   })
   process.on('SIGTERM', async () => {
-    // Forced: what it is at stays undone, as one transaction.
+    // Close without waiting: the current job is one transaction, so it is rolled back.
     await worker.close(true)
     await close()
     process.exit()
