@@ -1,12 +1,12 @@
-/** The database behind an API that was loaded: whether its invariants hold once every queue is empty. */
+/** Checks the invariants of the database behind a loaded API, once every queue is empty. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { openDb } from '../../src/shared/db/client.ts'
 import { type Finding, verify } from '../../src/shared/invariants.ts'
 
-/** Seconds that the queues have to empty after the load. */
+/** Seconds within which the queues must become empty after the load. */
 const DRAIN_S = 60
 
-/** `left`: rows that are still queued after DRAIN_S. */
+/** Waits until the queues are empty. `left`: rows still queued after DRAIN_S. */
 export async function drained(database_url: string): Promise<{ left: number; verdicts: Finding[] }> {
   const db = openDb(database_url, { max: 1, name: 'holdfast-verify', idle_in_transaction_ms: 60_000 })
   const queued = async () => {

@@ -1,7 +1,7 @@
 /**
- * Runs one k6 script in this process: setup, its scenarios, teardown, thresholds. Invariant: an iteration that is due and
- * finds no free virtual user is dropped and counted, never put off; and every one that began is counted as complete or
- * interrupted.
+ * Runs one k6 script in this process: setup, its scenarios, teardown, thresholds. Invariant: an iteration that is due
+ * but finds no free virtual user is dropped and counted, never postponed; every iteration that began is counted as
+ * complete or interrupted.
  */
 
 import { watch } from './http.ts'
@@ -13,7 +13,7 @@ import { readScenarios, type Scenario, secondsOf } from './scenarios.ts'
 import { InvalidConfig, readThresholds, type Threshold } from './thresholds.ts'
 import { createTimeline, type Second } from './timeline.ts'
 
-/** What the script itself got wrong: while it was loaded, in setup or in teardown. */
+/** An error of the script itself, while it was loaded, in setup or in teardown. */
 export class ScriptError extends Error {}
 
 export interface Progress {
@@ -31,25 +31,25 @@ export interface Result extends Progress {
   readonly checks: typeof checked
   readonly trend_stats: readonly string[]
   readonly timeline: readonly Second[]
-  /** by message: how many iterations ended with it */
+  /** error message → number of iterations that ended with it */
   readonly errors: ReadonlyMap<string, number>
-  /** a threshold with abortOnFail ended it early */
+  /** true if a threshold with abortOnFail ended the run early */
   readonly aborted: boolean
   readonly stopped: boolean
-  /** milliseconds that an iteration began after it was due, at most */
+  /** longest delay between the due time of an iteration and its start, in milliseconds */
   readonly late_ms: number
 }
 
 export interface Audience {
   progress(progress: Progress): void
   error(text: string): void
-  /** when it aborts, nothing begins any more, and what is under way is interrupted */
+  /** when this signal aborts, no iteration begins any more, and running ones are interrupted */
   stop: AbortSignal
 }
 
 export interface Script {
   readonly scenarios: readonly Scenario[]
-  /** Resolves when teardown is over. */
+  /** Runs the script. Resolves when teardown is over. */
   run(audience: Audience): Promise<Result>
 }
 
@@ -63,9 +63,9 @@ const METRICS = {
 const OPTIONS = ['scenarios', 'thresholds', 'setupTimeout', 'teardownTimeout', 'summaryTrendStats']
 const TREND_STATS = ['avg', 'min', 'med', 'max', 'p(90)', 'p(95)']
 const PHASE_TIMEOUT = '60s'
-/** Milliseconds between two counts of the seconds, and between two checks of thresholds that abort. */
+/** Milliseconds between two samples of the timeline, and between two checks of thresholds that abort. */
 const SAMPLE_MS = 1_000
-/** Different errors of iterations that are shown with their stacks. */
+/** Number of different errors of iterations that are printed with their stacks. */
 const TOLD_ERRORS = 5
 
 type Exported = Record<string, unknown> & { options?: Record<string, unknown> }
@@ -83,13 +83,13 @@ export async function loadScript(url: string): Promise<Script> {
     if (typeof exported[exec] !== 'function') throw new InvalidConfig(`${name}: the script exports no function ${exec}`)
   }
   const thresholds = readThresholds(options.thresholds, secondsOf)
-  // k6's summary has it in any case.
+  // k6's summary always contains this metric.
   sinkOf('http_req_duration{expected_response:true}')
   sealMetrics(tagsNow)
   return { scenarios, run: (audience) => run(exported, options, scenarios, thresholds, audience) }
 }
 
-/** setup or teardown. */
+/** Runs setup or teardown. */
 async function phase(
   exported: Exported,
   name: 'setup' | 'teardown',
@@ -121,7 +121,7 @@ async function run(
   tell: Audience,
 ): Promise<Result> {
   const made = await phase(exported, 'setup', options.setupTimeout)
-  // k6 passes it on as JSON; undefined stays what it is.
+  // k6 passes the data on as JSON. undefined stays undefined.
   const data = made === undefined ? undefined : JSON.parse(JSON.stringify(made))
   const errors = new Map<string, number>()
   const timeline = createTimeline()

@@ -1,9 +1,9 @@
-/** `k6/execution`, as far as the scripts use it. */
+/** The parts of `k6/execution` that the scripts use. */
 import { type Iteration, running } from './iteration.ts'
 
 function now(): Iteration {
   const iteration = running.getStore()
-  if (!iteration) throw new Error('k6/execution tells of an iteration, and none runs here')
+  if (!iteration) throw new Error('k6/execution describes an iteration, and none runs here')
   return iteration
 }
 

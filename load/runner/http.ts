@@ -1,6 +1,6 @@
 /**
- * `k6/http`, as far as the scripts use it. Invariant: a request that was sent is counted once, with its answer's status or
- * with 0, and nothing of an iteration whose time is over counts.
+ * The parts of `k6/http` that the scripts use. Invariant: a sent request is counted once, with the status of its answer
+ * or with 0; requests of an iteration whose time is over are not counted.
  */
 import { Agent, type IncomingMessage, type RequestOptions, request as requestHttp } from 'node:http'
 import { request as requestHttps, Agent as SecureAgent } from 'node:https'
@@ -34,18 +34,18 @@ const METRICS = {
   sent: register('data_sent', 'counter'),
   received: register('data_received', 'counter'),
 }
-/** As in k6. */
+/** Time limit of a request in seconds, as in k6. */
 const TIMEOUT_S = 60
-/** k6's number of an error that it has no better one for, and of a timeout. */
+/** k6's error codes: of any error without its own code, and of a timeout. */
 const ERROR = 1000
 const ERROR_TIMEOUT = 1050
 
 const plain = new Agent({ keepAlive: true })
 const secure = new SecureAgent({ keepAlive: true })
-/** bytes of a connection that were counted already: [read, written] */
+/** connection → bytes already counted: [read, written] */
 const counted = new WeakMap<Socket, [number, number]>()
 
-/** Called with every answer, in the second that it came. */
+/** Callback for every answer, called when it arrives. */
 export const watch: { answered(status: number, ms: number, failed: boolean): void } = { answered() {} }
 
 export function expectedStatuses(...wanted: (number | { min: number; max: number })[]): Expected {
@@ -78,7 +78,7 @@ class Response {
     this.error_code = answer.error_code
     this.timings = answer.timings
   }
-  /** `selector`: names and indices, with points between them */
+  /** `selector`: names and indices, separated by dots */
   json(selector?: string): unknown {
     const whole = JSON.parse(this.body ?? '') as unknown
     if (selector === undefined) return whole
@@ -93,7 +93,7 @@ export async function asyncRequest(method: string, url: string, body?: string | 
   if (typeof (body ?? '') !== 'string') throw new TypeError('a body is a string in this runner')
   const iteration = running.getStore()
   const { answer, socket } = await send(method, url, body ?? undefined, said)
-  // Its time is over: it does not go on, and is not counted.
+  // The iteration's time is over: it never continues, and is not counted.
   if (iteration?.interrupted) return await new Promise<never>(() => {})
   const { expects } = said.responseCallback ?? callback
   count(answer, socket, {
@@ -187,7 +187,7 @@ function send(method: string, url: string, body: string | undefined, params: Par
   })
 }
 
-/** With the capitals that k6 gives to names: `Retry-After`. */
+/** Returns the headers with names capitalized as in k6: `Retry-After`. */
 function named(headers: IncomingMessage['headers']): Record<string, string> {
   return Object.fromEntries(
     Object.entries(headers).map(([name, value]) => [

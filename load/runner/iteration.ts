@@ -1,17 +1,20 @@
-/** Whose iteration runs now, across awaits: many run at once in one process, where k6 has a runtime for each. */
+/**
+ * The iteration to which the running code belongs, also after an await. Many iterations run concurrently in one
+ * process, while k6 has a runtime for each virtual user.
+ */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import type { Tags } from './metrics.ts'
 import type { Scenario } from './scenarios.ts'
 
 export interface Iteration {
   readonly scenario: Scenario
-  /** from 1, unique in the run */
+  /** number of the virtual user, from 1, unique in the run */
   readonly vu: number
-  /** from 0, in this scenario; and of this virtual user in it */
+  /** number of the iteration, from 0: in this scenario, and of this virtual user in the scenario */
   readonly number: number
   readonly of_vu: number
   readonly tags: Tags
-  /** its time is over: nothing that it does counts any more */
+  /** true once its time is over; from then on nothing of it counts */
   interrupted: boolean
 }
 

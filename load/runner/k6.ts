@@ -1,9 +1,12 @@
-/** `k6`, as far as the scripts use it. What would block is not here: `sleep` and `http.get` stop a virtual user's own thread in k6. */
+/**
+ * The parts of `k6` that the scripts use. Blocking functions are missing: `sleep` and `http.get` block the thread of a
+ * virtual user in k6.
+ */
 import { record, register, type Tags } from './metrics.ts'
 
 const checks = register('checks', 'rate')
 
-/** by name: how often it held and how often it did not */
+/** name of a check → how often it passed and failed */
 export const checked = new Map<string, { passes: number; fails: number }>()
 
 export function check<T>(value: T, sets: Record<string, (value: T) => boolean>, tags: Tags = {}): boolean {

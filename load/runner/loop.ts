@@ -1,15 +1,18 @@
-/** One scenario under way: starts what is due, on virtual users that are free. */
+/** Runs one scenario: starts due iterations on free virtual users. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Iteration } from './iteration.ts'
 import type { Scenario } from './scenarios.ts'
 
-/** Milliseconds between two looks at the clock: half the time between two iterations, within these. */
+/**
+ * Bounds of the pause between two looks at the clock, in milliseconds. The pause is half the time between two
+ * iterations.
+ */
 const SHORTEST_MS = 1
 const LONGEST_MS = 50
 
 interface LoopOptions {
   scenario: Scenario
-  /** Resolves when the iteration is over, and does not reject. */
+  /** Runs one iteration. Resolves when it is over; never rejects. */
   iterate(iteration: Iteration): Promise<void>
   nextVu(): number
   dropped(count: number): void
@@ -26,14 +29,14 @@ export function createLoop({ scenario, iterate, nextVu, dropped }: LoopOptions) 
   let idle = () => {}
 
   const halt = new AbortController()
-  /** Shorter when the run is stopped, or on this signal. */
+  /** Waits for `ms`, or until the run is stopped or the signal aborts. */
   const pause = (ms: number, until?: AbortSignal) =>
     sleep(ms, undefined, { signal: until ? AbortSignal.any([halt.signal, until]) : halt.signal }).catch(() => {})
 
   function start(): void {
     const vu = free.pop()
     if (!vu) {
-      // As in k6: this one is dropped, and there is one more virtual user for the next.
+      // As in k6: drop this iteration, and add a virtual user for the next one.
       lost++
       dropped(1)
       if (vus < scenario.max_vus) {

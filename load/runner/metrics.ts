@@ -1,6 +1,6 @@
 /**
- * `k6/metrics`, and the numbers behind every metric. Invariant: a sample that is added is in its metric and in every part
- * of it (`http_req_duration{name:buy}`) whose tags the sample has.
+ * `k6/metrics`, and the values of every metric. Invariant: a sample counts in its metric and in every part of the
+ * metric (`http_req_duration{name:buy}`) whose tags the sample has.
  */
 import { createHistogram } from 'node:perf_hooks'
 import type { CounterSink, GaugeSink, RateSink, Sink, TrendSink } from './sinks.ts'
@@ -10,16 +10,16 @@ export type Kind = Sink['kind']
 
 interface Registered {
   readonly name: string
-  /** values are milliseconds */
+  /** true if the values are milliseconds */
   readonly time: boolean
   readonly sink: Sink
-  /** parts of it, by their tags */
+  /** parts of the metric, by their tags */
   readonly parts: { readonly label: string; readonly tags: Tags; readonly sink: Sink }[]
 }
 
-/** A Trend keeps thousandths, up to this: 2.7 hours where values are milliseconds. */
+/** Highest value of a Trend's histogram, in thousandths: 2.7 hours if the values are milliseconds. */
 const HIGHEST = 1e10
-/** Digits of a percentile that are right. k6 keeps every sample instead. */
+/** Significant digits of a percentile. k6 keeps every sample instead. */
 const FIGURES = 3
 
 function trend(): TrendSink {
@@ -42,11 +42,11 @@ function trend(): TrendSink {
     percentile(p) {
       if (count === 0) return 0
       if (p === 0) return min
-      // Kept one higher, because the histogram has no zero.
+      // Samples are stored one higher, because the histogram has no zero.
       return Math.min(max, Math.max(min, (histogram.percentile(p) - 1) / 1_000))
     },
     add(value) {
-      if (!(value >= 0)) throw new RangeError(`a Trend of this runner takes numbers from 0, not ${value}`)
+      if (!(value >= 0)) throw new RangeError(`a Trend of this runner accepts numbers from 0, not ${value}`)
       count++
       sum += value
       min = Math.min(min, value)
@@ -90,7 +90,7 @@ const SINKS: Record<Kind, () => Sink> = { trend, counter, gauge, rate }
 
 const registry = new Map<string, Registered>()
 let sealed = false
-/** the tags of the iteration that runs now, set by the engine */
+/** returns the tags of the running iteration; set by the engine */
 let ambient: () => Tags = () => ({})
 
 export function register(name: string, kind: Kind, time = false): Registered {
@@ -104,7 +104,7 @@ export function register(name: string, kind: Kind, time = false): Registered {
   return made
 }
 
-/** From now on no metric can be made; `tags` returns those of the iteration that adds a sample. */
+/** Forbids new metrics from now on. `tags`: returns the tags of the iteration that adds a sample. */
 export function sealMetrics(tags: () => Tags): void {
   sealed = true
   ambient = tags
@@ -119,7 +119,7 @@ export function record(metric: Registered, value: number, tags: Tags = {}): void
   }
 }
 
-/** The numbers of `name` or `name{tag:value,…}`; the part is made when it is asked for first. */
+/** Returns the values of `name` or `name{tag:value,…}`. Creates the part at its first use. */
 export function sinkOf(label: string): { sink: Sink; time: boolean } | undefined {
   const [, name = '', inner] = /^([^{]+)(?:\{(.*)\})?$/.exec(label) ?? []
   const metric = registry.get(name)
@@ -141,7 +141,7 @@ export function sinkOf(label: string): { sink: Sink; time: boolean } | undefined
 
 export const everyMetric = (): readonly Registered[] => [...registry.values()]
 
-/** k6 says `new Counter(name)`; what it makes is in the registry, as there. */
+/** Base of the metric classes: `new Counter(name)` adds the metric to the registry, as in k6. */
 class Metric {
   readonly name: string
   readonly #registered: Registered

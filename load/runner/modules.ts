@@ -1,4 +1,4 @@
-/** Scripts say `import http from 'k6/http'`: here is what they get. */
+/** Resolves the k6 modules that scripts import, such as `k6/http`, to this folder's modules. */
 import { register } from 'node:module'
 
 const MODULES: Record<string, URL> = {

@@ -1,4 +1,4 @@
-/** The run as one HTML file that needs nothing beside it: what held, and how it went over time. */
+/** Renders a run as one self-contained HTML file: thresholds, checks, invariants, and charts over time. */
 import { drawFigure, drawPanel, type Line, STYLE, STYLE_DARK } from '../lib/chart.ts'
 import type { Result } from './engine.ts'
 import { figureOfThreshold, summary } from './summary.ts'
@@ -35,10 +35,10 @@ export interface Verdict {
 interface Report {
   name: string
   url: string
-  /** what the run was given, `RATE=500` */
+  /** variables of the run, such as `RATE=500` */
   given: readonly string[]
   result: Result
-  /** of the database afterwards; or why it was not asked */
+  /** verdicts about the database after the run, or the reason why it was not checked */
   verdicts: readonly Verdict[] | string
   at: Date
 }
@@ -55,7 +55,7 @@ function figure(
   const named = series.map((one, i) => ({ ...one, name: COLOURS[i % COLOURS.length] ?? 'c6' }))
   const lines: Line[] = named.map(({ name, of }) => ({
     name,
-    // In the middle of its second.
+    // Place each point in the middle of its second.
     points: all.map((one) => [one.at - one.length / 2, of(one)] as const),
   }))
   return drawFigure({

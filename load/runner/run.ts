@@ -1,10 +1,10 @@
 /**
- * `npm run load -- NAME`: runs the k6 script load/scripts/NAME.js by k6 where it is installed, else by the small runner in
- * this folder; checks the invariants afterwards; writes load/reports/NAME.html.
+ * `npm run load -- NAME`: runs the k6 script load/scripts/NAME.js with k6 if it is installed, otherwise with the small
+ * runner in this folder; checks the invariants afterwards; writes load/reports/NAME.html.
  *
- * Exit codes are k6's (99: a threshold does not hold; 104: options that make no sense; 105: Ctrl-C; 107: an error of the
- * script, also one in an iteration, where k6 goes on and exits with 0); 1: an invariant is broken; 2: an option that cannot
- * be read, or no API.
+ * Exit codes are k6's (99: a threshold does not hold; 104: options that make no sense; 105: Ctrl-C; 107: an error of
+ * the script, also one in an iteration, where k6 goes on and exits with 0); 1: an invariant is broken; 2: an option
+ * that cannot be read, or no API.
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -24,13 +24,16 @@ const REPORTS = join(LOAD, 'reports')
 const DEFAULT_URL = 'http://127.0.0.1:3000'
 const OWN = ['url', 'start', 'workers', 'runner', 'help']
 const PROGRESS_MS = 5_000
-/** Limit of the request that finds out whether an API is there. */
+/** Time limit of the request that checks whether an API answers, in milliseconds. */
 const LIVE_MS = 5_000
-/** An iteration that began later than this says more of the machine that ran the script than of the API. */
+/**
+ * If an iteration began later than this, in milliseconds, the run measured the machine of the script rather than the
+ * API.
+ */
 const LATE_MS = 1_000
 const EXIT = { broken: 1, refused: 2, thresholds: 99, config: 104, stopped: 105, script: 107 }
 
-/** What cannot be done, in one line. */
+/** An error that is printed as one line. */
 class Refusal extends Error {}
 
 const usage = (scripts: string) => `
@@ -45,11 +48,14 @@ Exit codes are k6's (99: a threshold does not hold); 1: an invariant is broken; 
 
 const log = (line: string) => process.stdout.write(`load: ${line}\n`)
 const terminal = process.stdout.isTTY
-/** A terminal's Ctrl-C reaches our children too: what is under way ends, and what was started is cleared away. */
+/**
+ * Aborts on Ctrl-C. A terminal's Ctrl-C reaches our children too. The run ends, and its servers and folders are
+ * removed.
+ */
 const stop = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stop.abort())
 
-/** Options that are the script's are taken out, the others are read as every command reads its own. */
+/** Separates the script's options from the others, which it reads as every command does. */
 function readArguments(args: readonly string[]) {
   const own: string[] = []
   const given = new Map<string, string>()
@@ -87,7 +93,7 @@ function readArguments(args: readonly string[]) {
   if (!existsSync(file))
     throw new Refusal(`there is no ${name}; there are ${scripts}, or say a file that ends with .js`)
   if (values.runner !== undefined && !['node', 'k6'].includes(values.runner))
-    throw new Refusal('--runner takes node or k6')
+    throw new Refusal('--runner accepts node or k6')
   const url = values.url ?? (process.env.BASE_URL || undefined)
   if (url !== undefined && !(URL.canParse(url) && /^https?:/.test(url))) throw new Refusal(`${url} is no URL`)
   return {
@@ -102,7 +108,7 @@ function readArguments(args: readonly string[]) {
 }
 type Arguments = ReturnType<typeof readArguments>
 
-/** Runs the script against one API and judges the run: the exit code. */
+/** Runs the script against one API and returns the exit code. */
 async function load(args: Arguments, url: string, database_url: string | undefined): Promise<number> {
   const k6 =
     args.runner === undefined ? spawnSync('k6', ['version'], { stdio: 'ignore' }).status === 0 : args.runner === 'k6'
@@ -124,7 +130,7 @@ async function load(args: Arguments, url: string, database_url: string | undefin
 
 interface Ran {
   code: number
-  /** k6 writes its own report */
+  /** absent for k6, which writes its own report */
   result?: Result
 }
 
@@ -193,7 +199,9 @@ function createProgress() {
   }
 }
 
-/** The invariants of the database, once no row is queued any more; or why they were not checked. */
+/**
+ * Waits until no row is queued and returns the verdicts about the invariants, or the reason why they were not checked.
+ */
 async function verdictsOf(database_url: string | undefined): Promise<readonly Verdict[] | string> {
   if (!database_url) {
     log('the invariants are not checked: DATABASE_URL is not known')

@@ -1,26 +1,27 @@
 /**
- * When iterations are due. Invariant: an open model; the clock alone says when the next one starts, never how long answers
- * take. Executors and their limits are k6's (constant-arrival-rate, ramping-arrival-rate).
+ * Computes when iterations are due. Invariant: an open model, in which only the clock decides when the next iteration
+ * starts, never the duration of answers. Executors and their limits are k6's (constant-arrival-rate,
+ * ramping-arrival-rate).
  */
 import { InvalidConfig } from './thresholds.ts'
 
 export interface Scenario {
   readonly name: string
   readonly executor: string
-  /** the exported function that it runs */
+  /** name of the exported function that the scenario runs */
   readonly exec: string
   readonly start_s: number
   readonly duration_s: number
-  /** seconds after its end in which iterations may finish */
+  /** seconds after the scenario's end in which iterations may finish */
   readonly graceful_s: number
   readonly tags: Readonly<Record<string, string>>
-  /** virtual users there are from the start, and how many there may be */
+  /** number of virtual users at the start, and the most that there may be */
   readonly vus: number
   readonly max_vus: number
-  /** iterations that have been due `at` seconds after its start, and all of them */
+  /** returns the number of iterations due within `at` seconds of the start; `iterations`: all of them */
   due(at: number): number
   readonly iterations: number
-  /** iterations a second that are wanted `at` seconds after its start */
+  /** returns the target rate, in iterations a second, `at` seconds after the start */
   rate(at: number): number
 }
 
@@ -28,7 +29,7 @@ const UNITS_S: Record<string, number> = { h: 3_600, m: 60, s: 1, ms: 0.001, us: 
 const MIN_DURATION_S = 1
 const DUE_EPSILON = 1e-9
 
-/** `1m30s`, `500ms`; a number is milliseconds, as in k6. */
+/** Parses a duration such as `1m30s` or `500ms` to seconds. A number is milliseconds, as in k6. */
 export function secondsOf(text: unknown): number {
   if (typeof text === 'number') return text / 1_000
   if (typeof text !== 'string' || !/^(\d+(\.\d+)?(h|ms|m|us|s))+$/.test(text))
@@ -96,13 +97,16 @@ function constant(per_second: number, duration_s: number) {
   return {
     duration_s,
     iterations,
-    // The first one is due at once.
+    // The first iteration is due at once.
     due: (at: number) => (at < 0 ? 0 : Math.min(iterations, Math.floor(per_second * at + DUE_EPSILON) + 1)),
     rate: () => per_second,
   }
 }
 
-/** The rate goes in a straight line from each target to the next; an iteration is due when the area below is whole. */
+/**
+ * Returns the ramp of the rate, which changes linearly from each target to the next. An iteration is due whenever the
+ * area below the rate reaches a whole number.
+ */
 function ramping(start: number, stages: readonly { target: number; duration_s: number }[]) {
   let from = start
   let since_s = 0

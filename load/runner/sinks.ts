@@ -1,4 +1,4 @@
-/** What the four kinds of metric know of their samples. */
+/** The stored samples of the four kinds of metric. */
 
 export interface CounterSink {
   kind: 'counter'
@@ -8,7 +8,7 @@ export interface CounterSink {
 
 export interface GaugeSink {
   kind: 'gauge'
-  /** the last one */
+  /** the last sample */
   value: number
   min: number
   max: number
@@ -17,7 +17,7 @@ export interface GaugeSink {
 
 export interface RateSink {
   kind: 'rate'
-  /** samples that were not 0 */
+  /** number of samples that were not 0 */
   trues: number
   total: number
   add(value: number): void
@@ -36,15 +36,15 @@ export interface TrendSink {
 
 export type Sink = CounterSink | GaugeSink | RateSink | TrendSink
 
-/** It has no sample, or none that counts. */
+/** Returns true if the sink has no sample that counts. */
 export const isEmpty = (sink: Sink): boolean =>
   (sink.kind === 'counter' && sink.sum === 0) ||
   (sink.kind === 'rate' && sink.total === 0) ||
   (sink.kind === 'trend' && sink.count === 0)
 
 /**
- * One number of a metric, by the name that thresholds and summaries give it: `count`, `rate`, `value`, `avg`, `min`, `med`,
- * `max`, `p(95)`. Undefined where this kind has no such number, as in k6.
+ * Returns one number of a metric by its name in thresholds and summaries: `count`, `rate`, `value`, `avg`, `min`,
+ * `med`, `max`, `p(95)`. Returns undefined if this kind has no such number, as in k6.
  */
 export function figureOf(sink: Sink, name: string, seconds: number): number | undefined {
   switch (sink.kind) {

@@ -1,16 +1,16 @@
-/** The run in k6's kind of summary, and its progress line. */
+/** Prints a run as a summary like that of k6, and its progress line. */
 import type { Progress, Result } from './engine.ts'
 import { everyMetric } from './metrics.ts'
 import { figureOf, isEmpty, type Sink } from './sinks.ts'
 
 const DOTS = 34
-/** How k6 groups what it measures itself; everything else is the script's own. */
+/** The groups of k6's built-in metrics. All other metrics belong to the script. */
 const GROUPS: [title: string, of: (name: string) => boolean][] = [
   ['HTTP', (name) => name.startsWith('http_')],
   ['EXECUTION', (name) => /^(iterations|iteration_duration|dropped_iterations|vus|vus_max)$/.test(name)],
   ['NETWORK', (name) => name.startsWith('data_')],
 ]
-/** Shown in k6's full summary alone. */
+/** Metrics that only k6's full summary shows. */
 const LEFT_OUT = /^http_req_(blocked|connecting|sending|waiting|receiving)$/
 
 function duration(ms: number): string {
@@ -29,7 +29,7 @@ function bytes(count: number): string {
 const plain = (value: number) => (Number.isInteger(value) ? `${value}` : value.toFixed(2))
 const percent = (share: number) => `${(share * 100).toFixed(2)}%`
 
-/** A figure as its metric counts it. */
+/** Formats a figure in the unit of its metric. */
 function shown(sink: Sink, time: boolean, value: number): string {
   if (sink.kind === 'rate') return percent(value)
   return sink.kind === 'trend' && time ? duration(value) : plain(value)
@@ -111,7 +111,10 @@ export function figureOfThreshold(result: Result, one: Result['thresholds'][numb
   return one.figure === 'count' ? plain(value) : shown(found.sink, found.time, value)
 }
 
-/** `running (0m03.0s), 012/200 VUs, 2900 complete and 0 interrupted iterations`, and how far each scenario is. */
+/**
+ * Returns `running (0m03.0s), 012/200 VUs, 2900 complete and 0 interrupted iterations`, and the progress of each
+ * scenario.
+ */
 export function progressLine(progress: Progress): string {
   const clock = (s: number) => `${Math.floor(s / 60)}m${(s % 60).toFixed(1).padStart(4, '0')}s`
   const scenarios = progress.scenarios.map(({ scenario, seconds, vus }) => {

@@ -1,19 +1,25 @@
-/** Thresholds, in k6's words: `p(95)<500`, `rate>0.99`, `count==1000`. What cannot be judged stops the run before it starts. */
+/**
+ * Parses and checks thresholds in k6's syntax: `p(95)<500`, `rate>0.99`, `count==1000`. A threshold that cannot be
+ * evaluated stops the run before it starts.
+ */
 import { sinkOf } from './metrics.ts'
 import { figureOf, isEmpty } from './sinks.ts'
 
-/** Something in a script's options that makes no sense. */
+/** An invalid value in a script's options. */
 export class InvalidConfig extends Error {}
 
 export interface Threshold {
-  /** metric, with its tags where it is a part of one */
+  /** metric, with its tags if it is a part */
   readonly metric: string
   readonly source: string
   readonly figure: string
-  /** what it was compared with */
+  /** returns the measured value that was compared */
   value(seconds: number): number
   holds(seconds: number): boolean
-  /** it does not hold, in the middle of the run; where there is no sample yet it says nothing, as in k6 */
+  /**
+   * returns true if the threshold is violated during the run and aborts it; without a sample it is not violated, as in
+   * k6
+   */
   aborts(seconds: number): boolean
 }
 

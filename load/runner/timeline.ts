@@ -1,22 +1,22 @@
-/** The run second by second, for the report. */
+/** Records the run second by second, for the report. */
 import { createHistogram } from 'node:perf_hooks'
 
 export interface Second {
-  /** seconds since the first iteration, at its end, and how long it was */
+  /** end of the interval, in seconds since the first iteration; and its length */
   at: number
   length: number
-  /** answers, by status; 0 is none */
+  /** answers by status; 0: no answer */
   statuses: Readonly<Record<string, number>>
   failed: number
   p50_ms: number
   p95_ms: number
   p99_ms: number
   vus: number
-  /** iterations dropped in it */
+  /** iterations dropped in the interval */
   dropped: number
 }
 
-/** A last second shorter than this would say much of little. */
+/** A last interval shorter than this many seconds is left out, because its rates would be unreliable. */
 const SHORT_S = 0.2
 
 export function createTimeline() {

@@ -1,11 +1,12 @@
-// What the k6 scripts beside it have in common: where the API is, and how it is asked. It runs in k6, which is not Node.
+// Shared by the k6 scripts in this folder: the address of the API, and requests to it. It runs in k6, which is not
+// Node.
 import http from 'k6/http'
 
 const BASE_URL = __ENV.BASE_URL || 'http://127.0.0.1:3000'
 const API_KEY = __ENV.API_KEY || ''
 
 /**
- * A whole number that the run was given (`-e RATE=500`, in the Node runner also `--rate=500`), or `usual`.
+ * Returns a whole number from the run's variables (`-e RATE=500`, in the Node runner also `--rate=500`), or `usual`.
  * @param {string} name
  * @param {number} usual
  */
@@ -16,11 +17,11 @@ export function intEnv(name, usual) {
   return Number(text)
 }
 
-/** Different in every run, so that no run finds the data of another. */
+/** Returns an id of this run, so that no run finds the data of another. */
 export const runId = () => `${Date.now().toString(36)}-${Math.floor(Math.random() * 1e9).toString(36)}`
 
 /**
- * The name is the tag that groups requests in figures: their addresses have ids in them.
+ * Sends a request. `name`: the tag that groups requests in figures, because their addresses contain ids.
  * @param {string} name
  * @param {string} method
  * @param {string} path
@@ -40,7 +41,7 @@ export async function request(name, method, path, body, headers) {
 }
 
 /**
- * In setup and teardown: anything but this status ends the run.
+ * Sends a request in setup or teardown. Any other status ends the run.
  * @param {number} status
  * @param {Parameters<typeof request>} args
  * @returns {Promise<any>} the answer's body
@@ -70,7 +71,7 @@ export async function createCalendar(ref) {
 export const getResource = (ref) => requestOk(200, 'teardown', 'GET', `/api/resources/${ref.replace(':', '/')}`)
 
 /**
- * What an answer says about itself: `status` of what was made, or the `code` of a problem.
+ * Returns the HTTP status of an answer with the `status` of its purchase or booking, or with the `code` of its problem.
  * @param {{ status: number, body: unknown, json(): any }} answer
  * @returns {string}
  */

@@ -1,6 +1,6 @@
-// Stays and rides. STAYS (100) a second want random, overlapping nights of PROPERTIES (20) houses; riders, RIDES (20) a
-// second at the most, want one of DRIVERS (10), and each ride that is requested is accepted and completed. SECONDS (20) long. An answer is
-// 201, or 409 conflict with the ids of the bookings that were first.
+// Stays and rides. STAYS (100) clients a second request random, overlapping nights of PROPERTIES (20) houses. At most
+// RIDES (20) riders a second request one of DRIVERS (10) drivers, and each requested ride is accepted and completed.
+// Lasts SECONDS (20). An answer is 201, or 409 conflict with the ids of the earlier bookings.
 import { check } from 'k6'
 import exec from 'k6/execution'
 import http from 'k6/http'

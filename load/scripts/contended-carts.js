@@ -1,5 +1,6 @@
-// Carts that want each other's goods: RATE (100) a second, SECONDS (20) long, each two of PRODUCTS (6) products, named in
-// either order, UNITS (300) of each. A cart is sold whole or not at all, and at the end of it no product is oversold.
+// Carts that compete for the same products: RATE (100) carts a second for SECONDS (20), each with two of PRODUCTS (6)
+// products in either order. Each product has UNITS (300). A cart is sold whole or not at all, and no product is
+// oversold at the end.
 import { check } from 'k6'
 import exec from 'k6/execution'
 import http from 'k6/http'
@@ -37,7 +38,7 @@ export const options = {
 }
 
 export async function setup() {
-  if (PRODUCTS < 2) throw new Error('a cart takes two of PRODUCTS: there must be two')
+  if (PRODUCTS < 2) throw new Error('PRODUCTS must be at least 2: a cart has two products')
   const shop = runId()
   const refs = Array.from({ length: PRODUCTS }, (_, n) => `product:cart-${shop}-${n}`)
   for (const ref of refs) await createProduct(ref, UNITS)

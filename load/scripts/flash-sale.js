@@ -1,5 +1,6 @@
-// A flash sale: BUYERS (10000) come at RATE (1000) a second, whatever the answers take, and each wants one of UNITS (1000).
-// Every unit is sold once, every other buyer gets 409 sold_out, and 95 % have their answer within P95_MS (5000).
+// A flash sale: BUYERS (10000) arrive at RATE (1000) a second, however long the answers take, and each requests one of
+// UNITS (1000). Every unit is sold once, every other buyer gets 409 sold_out, and 95 % of the buyers get their answer
+// within P95_MS (5000).
 import { check } from 'k6'
 import exec from 'k6/execution'
 import http from 'k6/http'
@@ -22,7 +23,7 @@ export const options = {
       executor: 'constant-arrival-rate',
       rate: RATE,
       duration: `${Math.round((BUYERS / RATE) * 1000)}ms`,
-      // The buyers that wait for an answer at the same time.
+      // Virtual users: the buyers that wait for an answer at the same time.
       preAllocatedVUs: Math.min(BUYERS, RATE * 4),
       maxVUs: Math.min(BUYERS, RATE * 10),
     },

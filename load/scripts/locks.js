@@ -1,6 +1,6 @@
-// Leases over HTTP, as a client in any language takes them: RATE (100) a second, half of them of one lock that all want,
-// the others of one of LOCKS (50). Each waits for its turn, renews once, checks that no other holder is listed, and releases.
-// SECONDS (20) long.
+// Leases over HTTP, as a client in any language uses them: RATE (100) clients a second, half of them on one hot lock,
+// the others on one of LOCKS (50). Each client waits for its turn, renews once, checks that no other holder is listed,
+// and releases. Lasts SECONDS (20).
 import { check } from 'k6'
 import exec from 'k6/execution'
 import http from 'k6/http'

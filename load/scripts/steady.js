@@ -1,5 +1,5 @@
-// A shop's ordinary day: buyers of PRODUCTS (100) products, RATE (200) a second for SECONDS (30) after a ramp, who do not
-// wait for the outcome (202) and read it later; beside them half as many visitors who only read. Nothing runs out.
+// An ordinary day of a shop: after a ramp, RATE (200) buyers a second buy from PRODUCTS (100) products for SECONDS
+// (30). They do not wait for the outcome (202) and read it later. Half as many visitors only read. No product runs out.
 import { check } from 'k6'
 import exec from 'k6/execution'
 import http from 'k6/http'
@@ -69,7 +69,7 @@ export async function buy(data) {
   const first = await request('look', 'GET', `/api/purchases/${id}`)
   const settled = first.status === 200 && first.json('status') !== 'queued'
   settledAtOnce.add(settled)
-  // The same key again, and now for the outcome: the same purchase.
+  // Send the same key again, now with Prefer: wait. The answer must be the same purchase.
   const again = settled
     ? first
     : await request('wait', 'POST', '/api/purchases', body, {
