@@ -17,14 +17,14 @@ const GOOD = { name: 'Good', kind: 'units', total: 10, price: { amount: 100, cur
 await call('PUT', '/api/resources/good/1', { body: GOOD })
 await call('PUT', '/api/resources/account/1', { body: GOOD })
 await call('PUT', '/api/resources/room/1', { body: { name: 'Room', kind: 'calendar' } })
-// Created when that was allowed.
+// A resource created while such an id was allowed.
 await db.client`INSERT INTO resources (id, kind) VALUES ('account:time', 'calendar')`
 const HELD = '01935f5e-0000-7000-8000-000000000001'
 await db.client`
   INSERT INTO purchases (id, queue, items, hold_seconds)
   VALUES (${HELD}, 'good:1', '[{"resource": "good:1", "units": 1}]', 60)`
 
-/** Every row that a request could have written. */
+/** Returns every row that a request could have written. */
 async function written(): Promise<unknown> {
   const rows = await db.client`
     SELECT (SELECT json_agg(r ORDER BY id) FROM resources r) AS resources,
@@ -43,7 +43,7 @@ interface Case extends Request {
   method?: string
   path?: string
   status?: number
-  /** named in `errors`; null when there is no field to name */
+  /** the field that `errors` must name; null if there is none */
   field: string | null
   code?: string
 }
@@ -54,14 +54,14 @@ async function refused(t: Test, cases: Case[]) {
   for (const { name, method = 'POST', path = '/api/purchases', status = 400, field, code, ...request } of cases) {
     const answer = await call(method, path, request)
     const fields = answer.body.errors?.map((one: { field: string }) => one.field).join() ?? null
-    // Some line separators would end a line of the report.
+    // Escape line separators that would end a line of the report.
     const what = `${name.replace(/[^\x20-\x7e]/gu, (one) => `U+${one.codePointAt(0)?.toString(16)}`)}: ${answer.body.detail?.slice(0, 100)}`
     t.same([answer.status, fields, answer.body.code], [status, field, code ?? answer.body.code], what)
   }
   t.same(await written(), before, 'nothing was written')
 }
 
-/** Refused in identifiers: control characters, invisible characters, white space at either end. */
+/** Invalid identifiers: control characters, invisible characters, white space at either end. */
 const UNCLEAN = [
   'a\u0007',
   'a\nb',
@@ -85,13 +85,13 @@ const stay = (change: object = {}) => ({
   to: '2030-01-02',
   ...change,
 })
-/** From and to, in milliseconds from now. */
+/** Returns a period from and to, in milliseconds from now. */
 const past = (from_ms: number, to_ms: number) => {
   const [from, to] = [from_ms, to_ms].map((ms) => new Date(Date.now() + ms).toISOString())
   return { from, to }
 }
 const ride = (change: object = {}) => ({ driver_id: 1, rider_id: 'ada', pickup_lat: 0, pickup_lng: 0, ...change })
-/** JSON that JSON.stringify cannot write. */
+/** Returns JSON that JSON.stringify cannot write. */
 const withUnits = (literal: string) => `{"customer": "ada", "lines": [{"resource": "good:1", "units": ${literal}}]}`
 
 t.test('units', (t) =>
@@ -231,7 +231,7 @@ t.test('other fields of a purchase', (t) =>
   ]),
 )
 
-/** Each route that takes a body, with one that it would accept. */
+/** Each route with a body, and a body that it accepts. */
 const LEASE = { mode: 'exclusive', resource: 'job:1', ttl_ms: 1_000, owner: 'ada' }
 const TAKES = [
   ['POST', '/api/leases', LEASE],
@@ -273,7 +273,7 @@ t.test('unreadable bodies', (t) =>
         ['json in name only', 'application/jsonx'],
         ['no media type', 'json'],
       ]
-      // The schema selects by `kind`, so an empty body is refused for that first.
+      // The schema selects by `kind`, so an empty body is first rejected for that field.
       const first = method === 'PUT' ? 'kind' : Object.keys(good)[0]
       const on = `${method} ${path}`
       return [
@@ -612,7 +612,7 @@ t.test('paths, queries and cursors', async (t) => {
     return { name: path.slice(0, 90), method: 'GET', path, field, status }
   }
   const lists = ['/api/resources', '/api/purchases', '/api/resources/good/1/movements']
-  // A cursor of each list, as the list writes it.
+  // A valid cursor of each list.
   const of = [
     cursors('resources', {}, /./),
     cursors('purchases', {}, /./),
@@ -709,7 +709,7 @@ t.test('headers', (t) =>
       field: 'Last-Event-ID',
     })),
     ...['a'.repeat(256), ' ', 'ключ', 'a\tb', 'clé'].flatMap((key) => {
-      // A header carries bytes: these are the UTF-8 bytes of the key, as fetch lets them through.
+      // A header contains bytes: send the UTF-8 bytes of the key in the form that fetch accepts.
       const headers = { 'idempotency-key': Buffer.from(key).toString('latin1') }
       const name = `Idempotency-Key ${JSON.stringify(key).slice(0, 20)}`
       return [
@@ -795,7 +795,7 @@ t.test('the lab, both variants', (t) => {
   ])
 })
 
-/** What fetch refuses to send, as bytes. */
+/** Sends a request that fetch refuses to send, as bytes. */
 async function send(text: string): Promise<Answer> {
   const socket = connect(Number(new URL(api.url).port), '127.0.0.1')
   let got = ''

@@ -25,7 +25,7 @@ const one = (resource: string) => ({ customer: 'ada', lines: [{ resource, units:
 const bought = async (resource: string) =>
   (await holdfast.get('/api/purchases', { params: { query: { resource } } })).data.length
 
-/** A client whose responses go through `meddle`, and the keys that it sent. */
+/** Returns a client whose responses pass through `meddle`, and the keys that it has sent. */
 function meddled(meddle: (n: number, answer: () => Promise<Response>) => Promise<Response>) {
   const keys: (string | null)[] = []
   const client = createClient({
@@ -110,7 +110,7 @@ t.test('waitFor: polls until settled or timeout; a refusal is a typed error', as
   await t.rejects(holdfast.delete('/api/leases/{lease_id}', path), { status: 410, code: 'lease_lost' })
 })
 
-/** Runs a program against this API. */
+/** Runs a program with the address of this API. */
 async function run(command: string, args: string[], stdin = '') {
   const child = spawn(command, args, {
     cwd: ROOT,

@@ -1,4 +1,7 @@
-/** docs/commands.md, cell by cell: each command, in each status, before, during and after; against an API and a worker. */
+/**
+ * Checks docs/commands.md cell by cell, with an API and a worker: each command in each status before, during and after
+ * the stay.
+ */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
@@ -20,7 +23,7 @@ interface Row {
   cells: [command: string, expected: string][]
 }
 
-/** The rows of the table under this heading. */
+/** Returns the rows of the table under this heading. */
 function table(heading: string): Row[] {
   const [, section = ''] = page.split(`\n## ${heading}\n`)
   const lines = (section.split('\n## ')[0] ?? '').split('\n').filter((line) => line.startsWith('|'))
@@ -43,18 +46,18 @@ function table(heading: string): Row[] {
   })
 }
 
-/** A response in the notation of a cell. */
+/** Returns a response in the notation of a cell. */
 const cellOf = ({ status, body }: Answer) => (status === 200 ? body.status : `${status} ${body.code}`)
 
 const HOUR = "interval '1 hour'"
-/** time of a stay → its beginning and end, from now on */
+/** time of a stay → its start and end, relative to now */
 const TIMES: Record<string, [from: string, until: string]> = {
   before: [`now() + ${HOUR}`, `now() + 25 * ${HOUR}`],
   during: [`now() - ${HOUR}`, `now() + 23 * ${HOUR}`],
   after: [`now() - 25 * ${HOUR}`, `now() - ${HOUR}`],
 }
 
-t.test('every command in every status at every time does what docs/commands.md says', async (t) => {
+t.test('every command in every status at every time: as docs/commands.md says', async (t) => {
   const world = await openWorld(t)
   const [api] = await Promise.all([world.startApi(), world.startWorker()])
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)

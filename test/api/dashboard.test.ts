@@ -14,11 +14,11 @@ import { contract } from '../support/openapi-contract.ts'
 
 const world = await openWorld(t)
 const log = createLog('silent', 'test')
-// Longer than a busy machine needs to send five requests.
+// The pause is longer than a busy machine needs to send five requests.
 const [api, worker] = await Promise.all([world.startApi({ LAB_PAUSE_MS: '300' }), world.startWorker()])
 const call = contract(api.url)
 
-/** Events of /api/dashboard until `enough` of them have arrived. */
+/** Returns events of /api/dashboard, read until `enough` returns true. */
 async function listen(url: string, enough: (events: string[]) => boolean, headers: Record<string, string> = {}) {
   const stop = new AbortController()
   const response = await fetch(`${url}/api/dashboard`, {
@@ -34,7 +34,7 @@ async function listen(url: string, enough: (events: string[]) => boolean, header
   return { response, events: text.split('\n\n').slice(0, -1) }
 }
 
-/** An API in this process that requires keys. */
+/** Starts an API in this process that requires keys. */
 async function keyed(t: Test) {
   const config = readConfig({ ...world.env, API_KEYS: 'user-key', ADMIN_KEYS: 'admin-key', LAB: '0' })
   const one = await startApi({ config, metrics: createMetrics(), log })
@@ -42,7 +42,7 @@ async function keyed(t: Test) {
   return { url: await one.app.listen({ host: '127.0.0.1', port: 0 }), app: one.app }
 }
 
-/** A shop where units are sold, held and left, and a lock that is held and waited for. */
+/** Creates a shop with sold, held and available units, and a lock with a holder and a waiter. */
 async function stocked(t: Test) {
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
   const ref = await shop.units('product', 10)
@@ -180,7 +180,7 @@ t.test('page in a browser: live data, a race, the key, and a notice when the API
   const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, reducedMotion: 'reduce' })
   const complaints: string[] = []
   page.on('pageerror', (error) => complaints.push(error.message))
-  // Chromium calls a refused buyer an error, and a server that is gone.
+  // Chromium logs a refused request and a missing server as errors.
   const expected = /status of 40[01]|ERR_(CONNECTION|EMPTY|INCOMPLETE|NETWORK)/
   page.on('console', (one) => one.type() === 'error' && !expected.test(one.text()) && complaints.push(one.text()))
   const state = (name: string) => page.waitForSelector(`body[data-state=${name}]`)

@@ -63,7 +63,7 @@ t.test('with an API and a worker', async (t) => {
     await until(
       async () => (await shop.client`SELECT 1 FROM outbox WHERE resource_id = ${`${ref}-quick`}`).length === 1,
     )
-    // Several polls of the reader: an event that it has not sent by then is held back.
+    // Long enough for several polls of the reader, so that an unsent event is held back on purpose.
     await sleep(300)
     t.same(heard.events, [], 'the later id waits for the earlier one')
     gate.open()

@@ -20,7 +20,7 @@ interface Schema {
 }
 type Change = (schema: Schema, at: string) => unknown
 
-/** A value that fits: of each choice the first, of each object the required members and those that are named. */
+/** Returns a valid value: the first of each choice, and of each object the required and the named members. */
 function sample(schema: Schema, at = '', change: Change = () => undefined): unknown {
   const changed = change(schema, at)
   if (changed !== undefined) return changed
@@ -39,7 +39,7 @@ function sample(schema: Schema, at = '', change: Change = () => undefined): unkn
   return 'a'
 }
 
-/** Every choice of the schema's as a schema without choices. */
+/** Returns a schema without choices for every choice of the schema. */
 function alternatives(schema: Schema): Schema[] {
   const choices = schema.oneOf ?? schema.anyOf
   if (choices) return choices.flatMap(alternatives)
@@ -52,9 +52,9 @@ function alternatives(schema: Schema): Schema[] {
   return all
 }
 
-/** No pattern and no format takes this. */
+/** A value that no pattern and no format accepts. */
 const WRONG = 'é'
-/** Formats that are refused in words of their own. */
+/** Formats with their own messages. */
 const OWN = new Set(['plain-text', 'identifier'])
 
 interface Case {
@@ -103,7 +103,7 @@ function* wrongBodies(): Generator<Case> {
   }
 }
 
-t.test('value that a pattern refuses: the problem names the field and an example, not the pattern', async (t) => {
+t.test('value that violates a pattern: the problem names the field and an example, not the pattern', async (t) => {
   const world = await openWorld(t)
   const { url } = await world.startApi()
   const call = contract(url)

@@ -10,7 +10,7 @@ import { openWorld, until } from '../support/environment.ts'
 
 const BUYERS = Number(process.env.TEST_BUYERS ?? 150)
 const UNITS = BUYERS / 5
-/** Concurrent buyers. */
+/** Number of concurrent buyers. */
 const AT_ONCE = 32
 const INSTANTS = Number(process.env.TEST_INSTANTS ?? 60)
 const INSTANTS_AT_ONCE = 60
@@ -19,7 +19,7 @@ const WAIT = { prefer: 'wait=30' }
 /** Share of the buyers with such a card; all other cards succeed. */
 const CARDS = { tok_chargeDeclined: 0.2, tok_error: 0.1, tok_slow: 0.1, tok_timeout: 0.05 }
 
-/** Every buyer's card, in an order that is mixed and always the same. */
+/** Returns every buyer's card, in a mixed but fixed order. */
 function cards(): string[] {
   const all = Object.entries(CARDS).flatMap(([token, share]) => Array<string>(Math.round(BUYERS * share)).fill(token))
   while (all.length < BUYERS) all.push('tok_visa')
@@ -68,7 +68,7 @@ t.test('two workers', async (t) => {
         what: 'first sales',
       })
       sandbox.kill('SIGSTOP')
-      // The errors before may have opened it too, and it closed again; now it stays open.
+      // Earlier errors may have opened the breaker too, and it closed again. Now it stays open.
       const open = async () => {
         const ready = await Promise.all(urls.map(async (url) => await (await fetch(`${url}/readyz`)).text()))
         return /"payments":"(half_)?open"/.test(ready.join())
@@ -117,7 +117,8 @@ t.test('two workers', async (t) => {
   await t.test('confirm at the instant of expiry: exactly one of them wins (eventyay#1359)', async (t) => {
     const once = async (n: number, ref: string) => {
       const held = await shop.buy({ customer: 'slow', lines: one(ref), hold_seconds: 2 }, WAIT)
-      // A confirm is settled some time after it was sent, the longer the busier: from well before the end to just after it.
+      // A busy machine settles a confirm long after it was sent, so send them from well before the end to just after
+      // it.
       const late_ms = ((n * 37) % 1_500) - 1_400
       await sleep(Math.max(0, new Date(held.body.expires_at).getTime() - Date.now() + late_ms))
       const [confirmed, rival] = await Promise.all([
@@ -173,7 +174,7 @@ t.test('two workers', async (t) => {
         (row) => row.status,
       )
     t.same(await statuses(), ['held', 'held'], 'nobody has touched the rows')
-    // The second resource of the cart, in whose queue it is not.
+    // Start with a resource of the cart other than the one whose queue contains it.
     for (const ref of [c, b, a]) {
       t.match(await shop.buy({ customer: 'next', lines: one(ref) }, WAIT), { status: 201 }, `${ref} is bought`)
     }

@@ -18,7 +18,7 @@ const USD = (amount: number) => ({ amount, currency: 'USD' })
 const units = (total: number, price = 100) => ({ name: 'For sale', kind: 'units', total, price: USD(price) })
 const lines = (resource: string, count = 1) => [{ resource, units: count }]
 
-/** Creates `type:id` for sale and returns its reference. */
+/** Creates a product `type:id` and returns its reference. */
 async function sell(call: Call, ref: string, total: number, price?: number): Promise<string> {
   const { status } = await call('PUT', at(ref), { body: units(total, price) })
   if (status !== 201) throw new Error(`${ref} was not created: ${status}`)
@@ -27,7 +27,7 @@ async function sell(call: Call, ref: string, total: number, price?: number): Pro
 const at = (ref: string) => `/api/resources/${ref.replace(':', '/')}`
 const codes = ({ status, body }: Answer) => [status, body.code]
 
-/** Every page of a list, one after the other. */
+/** Reads every page of a list, one after the other. */
 async function walk(call: Call, path: string, limit: number): Promise<Answer['body'][]> {
   const data = []
   let cursor = ''
@@ -121,7 +121,7 @@ t.test('with an API and a worker', async (t) => {
     const past = () => db.client`UPDATE resources SET currency = 'JPY' WHERE id = ${account}`
     await t.rejects(past(), /resources_currency_fixed/, 'nor past the API')
 
-    // What was changed before that was refused is found.
+    // A currency changed before the database refused such changes is found by verify.
     await db.client`ALTER TABLE resources DISABLE TRIGGER resources_currency_fixed`
     await past()
     const found = await verify(db.client)
@@ -492,7 +492,7 @@ t.test('with an API and a worker', async (t) => {
         )
       })
     for (const path of [...documented, ...hidden]) {
-      // A stream is asked for one event that never comes: its headers are there at once.
+      // Request one event that never comes from the stream: the headers arrive at once.
       const ask = async (method: string) => {
         const abort = new AbortController()
         const answer = await fetch(`${api.url}${path}`, { method, redirect: 'manual', signal: abort.signal })
@@ -522,7 +522,7 @@ t.test('with an API and a worker', async (t) => {
       ['PUT', '/openapi.json', 'GET, HEAD'],
     ]
     for (const [method, path, allow] of cases) {
-      // With a body that could not be read: the method is what is wrong.
+      // Send an unreadable body: the answer must still be about the method.
       const body = ['GET', 'HEAD'].includes(method) ? {} : { body: 'a=1', headers: { 'content-type': 'text/plain' } }
       const answer = await fetch(`${api.url}${path}`, { method, ...body })
       t.match([answer.status, answer.headers.get('allow')], [405, allow], `${method} ${path}`)

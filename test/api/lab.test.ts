@@ -15,7 +15,7 @@ import { type Answer, contract, operations } from '../support/openapi-contract.t
 const world = await openWorld(t)
 const [api] = await Promise.all([world.startApi(), world.startWorker()])
 const call = contract(api.url)
-/** Another API, in this process. */
+/** Starts another API in this process. */
 async function inProcess(env: Record<string, string>) {
   const config = readConfig({ ...world.env, ...env })
   const one = await startApi({ config, metrics: createMetrics(), log: createLog('silent', 'test') })
@@ -28,7 +28,7 @@ const parallel = (n: number, path: string, body?: object) => Promise.all(upTo(n)
 const won = (answers: Answer[]) => answers.filter(({ status, body }) => status === 200 && body.success === true).length
 
 t.teardown(async () => {
-  // The only worker of this file: a test that ends early leaves no unfinished work.
+  // Wait until the only worker of this file has no queued rows, so that a test that ends early leaves no work.
   await until(async () => (await call('GET', '/api/purchases?status=queued')).body.data.length === 0).catch(() => {})
 })
 
@@ -155,7 +155,7 @@ t.test('five Redis: locks with two stopped, refuses with three; no server remain
   })
   const tokens = one.body.steps.map((step: { fencing_token: number | null }) => step.fencing_token)
   t.ok(tokens[0] < tokens[1] && tokens[2] === null, `tokens ${tokens}`)
-  t.same(other.body.steps, one.body.steps, 'who asks meanwhile is told the same')
+  t.same(other.body.steps, one.body.steps, 'a concurrent request gets the same result')
   t.equal(leftovers(), before)
 })
 

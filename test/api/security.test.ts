@@ -40,9 +40,9 @@ t.test('key: accepted for its scopes only, on every route of the document', asyn
   })
   const ask = async (method: 'get' | 'put' | 'post' | 'delete', path: string, key?: string) => {
     const headers = key === undefined ? {} : { authorization: `Bearer ${key}` }
-    // A stream would not end by itself; an invalid request is refused after the key check.
+    // A stream would not end by itself, so send an invalid request, which is rejected after the key check.
     const url = path.replace(/\{\w+\}/g, '!') + (path === '/api/events' ? '?limit=0' : '')
-    // A body that every route refuses: an accepted key gets 400, and nothing changes.
+    // Send a body that every route rejects: an accepted key gets 400, and nothing changes.
     const payload =
       method === 'get' ? {} : { payload: '[]', headers: { ...headers, 'content-type': 'application/json' } }
     const { statusCode, body } = await app.inject({ method, url, headers, ...payload })
@@ -54,7 +54,7 @@ t.test('key: accepted for its scopes only, on every route of the document', asyn
     bookings: [book],
     leases: [lock],
     locks: [lock],
-    // It shows data of every scope.
+    // The dashboard shows data of every scope.
     dashboard: [any],
   }
   const under = operations.filter(({ path }) => path.startsWith('/api/'))
@@ -101,7 +101,8 @@ t.test('RATE_LIMIT: counted by key, health is never limited', async (t) => {
   const app = await inProcess(t, { API_KEYS: 'one,two', RATE_LIMIT: '5' })
   const ask = (key: string) => app.inject({ url: '/api/purchases?limit=1', headers: { 'x-api-key': key } })
   await until(async () => (await ask('two')).headers['ratelimit-remaining'] === '4', { what: 'Redis to count' })
-  // A second may end between two of them, but not twice; on a busy machine Redis may be late, and then requests are not counted.
+  // A second may end once between the requests, but not twice. On a busy machine Redis may answer late, and then
+  // requests are not counted.
   const refused = await until(
     async () => {
       const all = await Promise.all(Array.from({ length: 20 }, () => ask('one')))
@@ -117,7 +118,7 @@ t.test('RATE_LIMIT: counted by key, health is never limited', async (t) => {
   t.ok(health.every(({ statusCode }) => statusCode === 200))
 })
 
-t.test('RATE_LIMIT with a Redis that hangs: nobody is counted, purchases are taken', async (t) => {
+t.test('RATE_LIMIT with a Redis that hangs: requests are not counted, purchases are accepted', async (t) => {
   const redis = await world.ownRedis()
   const app = await inProcess(t, { RATE_LIMIT: '1' }, redis.url)
   const put = (url: string, payload: object) => app.inject({ method: 'PUT', url, payload })
@@ -131,7 +132,7 @@ t.test('RATE_LIMIT with a Redis that hangs: nobody is counted, purchases are tak
   }
 })
 
-t.test('browsers: other origins read nothing unless they are named, and nobody frames a page', async (t) => {
+t.test('browsers: other origins read nothing unless they are configured, and no site can frame a page', async (t) => {
   const origin = 'https://shop.example'
   const [closed, open] = [
     await inProcess(t, {}),
@@ -157,7 +158,7 @@ t.test('browsers: other origins read nothing unless they are named, and nobody f
   }
 })
 
-t.test('logs: what an error knows of a customer or a card is left out', async (t) => {
+t.test('logs: contain no data of a customer or card from errors', async (t) => {
   const redis = new Redis(world.env.REDIS_URL)
   const db = openDb(world.env.DATABASE_URL, { max: 1, name: 'log', idle_in_transaction_ms: 5_000 })
   t.teardown(async () => {

@@ -26,7 +26,7 @@ const documented = new Map(operations.map((one) => [`${one.method.toUpperCase()}
 const operationOf = ({ method, url }: { method: string; url: string }) =>
   documented.get(`${method} ${url.replace(/:(\w+)/g, '{$1}')}`)
 
-/** The path with the example values of its parameters. */
+/** Returns the path with the example values of its parameters. */
 const filled = (url: string, { parameters = [] }: Operation) =>
   parameters.reduce(
     (path, one) =>
@@ -45,7 +45,7 @@ async function refused(method: string, url: string, payload: object | undefined,
   }
 }
 
-/** Each object of a body with an unknown field added, and the name of that field. */
+/** Yields the body with an unknown field added to each of its objects in turn, and the name of that field. */
 function* meddled(body: unknown, path = ''): Generator<[body: unknown, field: string]> {
   if (typeof body !== 'object' || body === null) return
   if (Array.isArray(body)) {
@@ -61,7 +61,7 @@ function* meddled(body: unknown, path = ''): Generator<[body: unknown, field: st
   }
 }
 
-t.test('an unknown field is a 400 that names it, on every route that changes something', async (t) => {
+t.test('unknown field, on every route that changes something: 400 that names it', async (t) => {
   t.ok(writing.length > 25, `${writing.length} routes`)
   for (const route of writing) {
     const operation = operationOf(route)
@@ -78,7 +78,7 @@ t.test('an unknown field is a 400 that names it, on every route that changes som
   }
 })
 
-t.test('an unknown query parameter is a 400 too', async (t) => {
+t.test('unknown query parameter: 400', async (t) => {
   for (const route of writing) {
     const operation = operationOf(route)
     if (!operation) continue
@@ -88,7 +88,7 @@ t.test('an unknown query parameter is a 400 too', async (t) => {
   }
 })
 
-t.test('every object of every body says that it has no other fields', async (t) => {
+t.test('objects in bodies: each schema forbids other fields', async (t) => {
   for (const { path, method, operation } of operations) {
     const schema = operation.requestBody?.content['application/json'].schema
     const open = openObjects(schema, `${method} ${path}`)
@@ -96,7 +96,7 @@ t.test('every object of every body says that it has no other fields', async (t) 
   }
 })
 
-/** Paths at which a schema describes an object that allows additional properties. */
+/** Returns the paths at which a schema describes an object that allows additional properties. */
 function openObjects(schema: unknown, at: string): string[] {
   if (typeof schema !== 'object' || schema === null) return []
   const here = schema as Record<string, unknown>
@@ -116,7 +116,7 @@ const CASES: [command: string, body: object, field: string][] = [
   ['bookings/01935f5e-0000-7000-8000-000000000012/complete', { at: '2030-01-01' }, 'at'],
   ['bookings/01935f5e-0000-7000-8000-000000000012/decline', { note: 'x' }, 'note'],
 ]
-t.test('the commands that ignored their bodies', async (t) => {
+t.test('commands that once ignored their bodies: 400 for an unknown field', async (t) => {
   for (const [path, body, field] of CASES) {
     t.match(await refused('POST', `/api/${path}`, body), { status: 400, fields: [field] }, `${path} ${field}`)
   }
@@ -125,7 +125,7 @@ t.test('the commands that ignored their bodies', async (t) => {
   }
 })
 
-t.test('no body, an empty one and `{}` are the same', async (t) => {
+t.test('no body, an empty body and `{}`: treated alike', async (t) => {
   const url = '/api/purchases/01935f5e-0000-7000-8000-000000000002/cancel'
   const json = { 'content-type': 'application/json' }
   for (const request of [{}, { headers: json, payload: '' }, { payload: {} }]) {

@@ -1,4 +1,7 @@
-/** One purchase is one trace, from the client's request through API and queue to the settled row; without OTEL_* none. */
+/**
+ * One purchase is one trace, from the client's request through API and queue to the settled row. Without OTEL_* there
+ * are no traces.
+ */
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { gunzipSync } from 'node:zlib'
@@ -28,7 +31,7 @@ type Attribute = { key: string; value: Record<string, unknown> }
 const plain = (attributes: Attribute[]) =>
   Object.fromEntries(attributes.map(({ key, value }) => [key, Object.values(value)[0]]))
 
-/** What OpenTelemetry's collector does with OTLP over HTTP, less the rest. */
+/** Starts a minimal OpenTelemetry collector that receives OTLP over HTTP. */
 async function collector(t: Test) {
   const spans: Span[] = []
   const server = createServer(async (request, response) => {
@@ -53,7 +56,7 @@ const TRACE = '4bf92f3577b34da6a3ce929d0e0e4736'
 const CALLER = '00f067aa0ba902b7'
 const traceparent = (trace: string, flags = '01') => ({ traceparent: `00-${trace}-${CALLER}-${flags}` })
 
-t.test('a purchase by card is one trace from the request to the settled row', async (t) => {
+t.test('purchase by card: one trace from the request to the settled row', async (t) => {
   const world = await openWorld(t)
   const { spans, url } = await collector(t)
   const sandbox = await world.startSandbox()
@@ -105,7 +108,7 @@ t.test('a purchase by card is one trace from the request to the settled row', as
   await shop.verified()
 })
 
-t.test('a collector that is gone keeps nobody waiting', async (t) => {
+t.test('collector that does not answer: delays no request', async (t) => {
   const world = await openWorld(t)
   const api = await world.startApi({ OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:9' })
   const shop = openShop(t, [api.url], world.env.DATABASE_URL)
@@ -116,7 +119,7 @@ t.test('a collector that is gone keeps nobody waiting', async (t) => {
   t.teardown(() => redis.disconnect())
   const key = `${world.env.REDIS_PREFIX}trace:${body.id}`
   await until(async () => (await redis.ttl(key)) > 0, { what: 'a trace that ends by itself' })
-  t.ok((await redis.ttl(key)) <= 600, 'ten minutes, if nobody asks for it')
+  t.ok((await redis.ttl(key)) <= 600, 'kept for at most ten minutes')
   api.kill('SIGTERM')
   t.equal(await api.exited, 'code 0', 'nor does stopping wait for it')
 })

@@ -224,7 +224,7 @@ const LIES: [string, RegExp, (story: Story) => unknown][] = [
   ],
 ]
 
-t.test('the checker has nothing against an honest history, and finds each lie', async (t) => {
+t.test('checker: finds nothing in a correct history, and each falsification', async (t) => {
   t.same(broken(honest()), [])
   for (const [lie, claim, tell] of LIES) {
     const story = honest()
@@ -236,7 +236,7 @@ t.test('the checker has nothing against an honest history, and finds each lie', 
   }
 })
 
-t.test('the same seed plans the same faults, another seed others; all kinds have their turn', async (t) => {
+t.test('plan: the same faults for the same seed, others for another seed, and every kind occurs', async (t) => {
   const texts = (seed: number) => plan(seed, 1_000, 120_000).map((fault) => `${fault.at_ms} ${describe(fault)}`)
   t.same(texts(1), texts(1))
   t.notSame(texts(1), texts(2))
@@ -244,7 +244,7 @@ t.test('the same seed plans the same faults, another seed others; all kinds have
   for (const { at_ms, for_ms } of plan(3, 1_000, 30_000)) t.ok(at_ms >= 1_000 && at_ms + for_ms <= 30_000)
 })
 
-t.test('without the guard of a planted fault the sources still load', async (t) => {
+t.test('planted faults: the sources still load without the guard', async (t) => {
   const hook = new URL('../races/without.mjs', import.meta.url).pathname
   for (const { name, code } of PLANTED) {
     const files = [...new Set(code.map(({ file }) => join(ROOT, file)))]
@@ -256,7 +256,7 @@ t.test('without the guard of a planted fault the sources still load', async (t) 
   }
 })
 
-t.test('a drain names what it waits for', async (t) => {
+t.test('drain: names the rows for which it waits', async (t) => {
   const world = await openWorld(t)
   const { url } = await world.startApi()
   const shop = openShop(t, [url], world.env.DATABASE_URL)
@@ -270,27 +270,24 @@ t.test('a drain names what it waits for', async (t) => {
   t.same(await unsettled(shop.client), ['2 purchases queued'])
 })
 
-t.test('recovery is counted from the last fault', async (t) => {
+t.test('recovery: counted from the last fault', async (t) => {
   const calm = [30, 20, 10, 10, 10, 10]
   const times = { first_ms: 6_000, last_ms: 8_000 }
   t.same(recoveryOf([...calm, 0, 0, 0, 0, 10, 10, 10, 10], times, 14_000), { before: 10, after_s: 2, last: 10 })
   t.match(recoveryOf([...calm, 0, 0, 5, 5, 5, 5, 5, 5], times, 14_000), { before: 10, after_s: undefined, last: 5 })
 })
 
-t.test(
-  'a few seconds of it: processes, servers and network are hurt, and nothing that was told is broken',
-  async (t) => {
-    const { findings, faults, entries, load_ms, drain_ms } = await runChaos(t, {
-      seed: 22,
-      seconds: 7,
-      rate: 12,
-      calm_s: [0.5, 0.5],
-    })
-    t.comment(
-      `${entries.length} requests, ${load_ms} ms of load, ${drain_ms} ms until all was over; ${faults.map(describe).join('; ')}`,
-    )
-    for (const { invariant, looked_at, offenders } of findings) t.same(offenders, [], `${invariant} (${looked_at})`)
-    t.ok(faults.length >= 2)
-    t.ok(entries.filter((one) => one.status === 201).length > 10)
-  },
-)
+t.test('a few seconds of chaos: faults in processes, servers and network, and every claim holds', async (t) => {
+  const { findings, faults, entries, load_ms, drain_ms } = await runChaos(t, {
+    seed: 22,
+    seconds: 7,
+    rate: 12,
+    calm_s: [0.5, 0.5],
+  })
+  t.comment(
+    `${entries.length} requests, ${load_ms} ms of load, ${drain_ms} ms until all was over; ${faults.map(describe).join('; ')}`,
+  )
+  for (const { invariant, looked_at, offenders } of findings) t.same(offenders, [], `${invariant} (${looked_at})`)
+  t.ok(faults.length >= 2)
+  t.ok(entries.filter((one) => one.status === 201).length > 10)
+})

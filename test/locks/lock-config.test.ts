@@ -23,7 +23,7 @@ async function redisOf(t: Scope, args: string[] = []) {
   return server
 }
 
-/** As a process opens them whose REDIS_URL leads nowhere: the locks cannot use it. */
+/** Opens the locks as a process with an unreachable REDIS_URL does, so that they cannot use it. */
 async function opened(t: Scope, env: Record<string, string>) {
   const config = readConfig({ DATABASE_URL: 'postgres://nowhere', REDIS_URL: 'redis://127.0.0.1:1', ...TTL, ...env })
   const redis = new Redis(config.redis_url, { lazyConnect: true })

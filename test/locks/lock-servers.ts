@@ -57,7 +57,10 @@ interface Kind {
 
 const ALL: readonly Mode[] = ['exclusive', 'shared', 'permit']
 
-/** While it is disconnected a request fails; one that was on its way when the connection was cut is sent again. */
+/**
+ * Options of the clients. While a client is disconnected, requests fail. A request that was in flight when the
+ * connection was cut is sent again.
+ */
 const CLIENT = { host: '127.0.0.1', enableOfflineQueue: false, retryStrategy: () => 20 }
 
 async function ready(client: Redis | Cluster): Promise<void> {

@@ -1,4 +1,4 @@
-/** How the processes end that npm start, tests and benchmarks start. */
+/** Tests how the child processes of npm start, tests and benchmarks end. */
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import t from 'tap'
@@ -9,7 +9,7 @@ import { until } from '../support/environment.ts'
 
 const node = (code: string) => [process.execPath, '--input-type=module', '-e', code]
 
-t.test('an exception in the process that started a child ends the child too', async (t) => {
+t.test('exception in the process that started a child: ends the child too', async (t) => {
   const module = JSON.stringify(join(ROOT, 'ops/dev/child-process.mjs'))
   const [command = '', ...args] = node(`
     import { startChild } from ${module}
@@ -23,7 +23,7 @@ t.test('an exception in the process that started a child ends the child too', as
   await until(() => identityOf(pid) === undefined, { what: 'the child to end' })
 })
 
-t.test('a process that ends before it answers is reported with its exit code and its output', async (t) => {
+t.test('process that ends before it answers: reported with its exit code and output', async (t) => {
   const child = startChild(node(`console.log('no such database'); process.exit(3)`), {
     stdio: ['ignore', 'pipe', 'pipe'],
   })
@@ -38,7 +38,7 @@ t.test('a process that ends before it answers is reported with its exit code and
   )
 })
 
-t.test('a frozen process that ignores SIGTERM is ended by SIGKILL after the deadline', async (t) => {
+t.test('frozen process that ignores SIGTERM: ended by SIGKILL after the deadline', async (t) => {
   const child = startChild(node(`process.on('SIGTERM', () => {}); console.log('up'); setInterval(() => {}, 1000)`), {
     stdio: ['ignore', 'pipe', 'ignore'],
   })
@@ -49,7 +49,7 @@ t.test('a frozen process that ignores SIGTERM is ended by SIGKILL after the dead
   t.notOk(child.running())
 })
 
-t.test('a program that does not exist: exited says so', async (t) => {
+t.test('program that does not exist: `exited` resolves with the reason', async (t) => {
   const child = startChild([join(ROOT, 'no-such-program')], { stdio: 'ignore' })
   t.match(await child.exited, /ENOENT/)
   t.equal(child.pid, 0)

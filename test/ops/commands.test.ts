@@ -1,5 +1,5 @@
 /**
- * What a person types and gets wrong: every command has a short usage, refuses what it cannot read in one line with exit
+ * Wrong command lines: every command has a short usage, refuses an argument that it cannot read with one line and exit
  * code 2 before it starts or downloads anything, and says where it looked for an address.
  */
 import { spawn } from 'node:child_process'
@@ -13,16 +13,16 @@ import { plan, WITHOUT_KILLS } from '../chaos/nemesis.ts'
 import { fromBundle } from '../support/environment.ts'
 
 const scripts: Record<string, string> = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')).scripts
-/** Processes that read the environment alone, and lines that are made of other commands. */
+/** Scripts that read only the environment, and scripts that consist of other commands. */
 const OTHERS = ['api', 'worker', 'check', 'postinstall', 'races:guards', 'chaos:guards']
 const commands = Object.keys(scripts).filter((name) => !OTHERS.includes(name))
 
-/** `npm run NAME -- ARGS`, less npm, with nothing set and no `npm start` to be found. */
+/** Runs `npm run NAME -- ARGS` without npm, with an empty environment and no running `npm start`. */
 async function run(t: Test, name: string, args: readonly string[] = [], env: Record<string, string> = {}, cwd = ROOT) {
   const { PATH = '', HOME = '' } = process.env
   const line = name.startsWith('node ') ? name : (scripts[name]?.replace(/^exec /, '') ?? '')
   const [option, file = '', ...rest] = line.split(' ').slice(1)
-  // What --help prints, each command prints from its sources; refusals of the same sources are read from the bundle.
+  // Run --help from the sources, and refusals from the bundle of the same sources, which starts faster.
   const bundled = option === '--import=tsx' && file.startsWith('ops/commands/') && args[0] !== '--help' && cwd === ROOT
   const words = bundled ? [...fromBundle(file), ...rest] : line.split(' ').slice(1)
   const child = spawn(process.execPath, [...words, ...args], {
@@ -42,10 +42,10 @@ async function run(t: Test, name: string, args: readonly string[] = [], env: Rec
   return { code, ...said }
 }
 
-// Some sixty commands, many of which load TypeScript for their one line.
+// The file runs about sixty commands, and many load TypeScript to print one line.
 t.setTimeout(400_000)
 
-/** Many at a time would measure the machine. */
+/** Most commands at a time: more would only be slower. */
 const AT_ONCE = 4
 
 async function each<T>(all: readonly T[], body: (one: T) => Promise<void>) {
@@ -67,14 +67,14 @@ async function refused(t: Test, [name, args, says, env]: Case, cwd?: string) {
   t.equal(out, '', `${what}: nothing was begun`)
 }
 
-t.test('--help is a short usage, a wrong option is one line and exit code 2', async (t) => {
+t.test('--help: a short usage; wrong option: one line and exit code 2', async (t) => {
   await each(commands, async (name) => {
     const { code, out, err } = await run(t, name, ['--help'])
     t.equal(code, 0, `${name} --help`)
     t.match(out, /^npm (run )?\S+/, `${name} --help says how it is called`)
     t.ok(out.split('\n').length < 20, `${name} --help is short`)
     t.equal(err, '')
-    // What `npm run load` does not know is for the script, which it asks for first.
+    // `npm run load` leaves unknown options to the script, so it first refuses the missing script.
     await refused(t, [name, ['--nonsense'], /nonsense|say which/])
   })
   const cases: Case[] = [
@@ -96,7 +96,7 @@ t.test('--help is a short usage, a wrong option is one line and exit code 2', as
   await each(cases, (one) => refused(t, one))
 })
 
-t.test('an address that is none is one line and exit code 2, and so is none at all', async (t) => {
+t.test('invalid or missing address: one line and exit code 2', async (t) => {
   const seed = 'node --import=tsx ops/commands/seed.ts'
   const postgres = /DATABASE_URL must be a URL that starts with postgres:\/\/ or postgresql:\/\/$/m
   const redis = /REDIS_URL must be a URL that starts with redis:\/\/ or rediss:\/\/$/m
@@ -124,7 +124,7 @@ t.test('an address that is none is one line and exit code 2, and so is none at a
   await each(cases, (one) => refused(t, one))
 })
 
-t.test('when no server answers, the cause is one line', async (t) => {
+t.test('no server answers: the cause in one line', async (t) => {
   await each(['verify', 'migrate', 'bench'], async (name) => {
     const { code, err } = await run(t, name, [], { DATABASE_URL: 'postgres://u:p@localhost:9/holdfast' })
     t.equal(code, 1, name)
@@ -132,21 +132,18 @@ t.test('when no server answers, the cause is one line', async (t) => {
   })
 })
 
-t.test(
-  'chaos that is too short for a fault is refused with the shortest length; every seed has one in that',
-  async (t) => {
-    await refused(t, ['chaos', ['--seconds=20'], /too short for a fault: .* the shortest run is --seconds=31$/m])
-    await refused(t, ['chaos:guards', ['--seconds=12'], /the shortest run is --seconds=13$/m])
-    await refused(t, ['chaos:guards', ['--without=leak'], /for one alone npm run chaos -- --without=leak$/m])
-    for (let seed = 0; seed < 2_000; seed++) {
-      for (const kinds of [undefined, WITHOUT_KILLS]) {
-        if (plan(seed, 10_000, 10_000 + LONGEST_FAULT_S * 1000, kinds).length === 0) t.fail(`seed ${seed} has no fault`)
-      }
+t.test('chaos too short for a fault: refused with the shortest length, in which every seed has a fault', async (t) => {
+  await refused(t, ['chaos', ['--seconds=20'], /too short for a fault: .* the shortest run is --seconds=31$/m])
+  await refused(t, ['chaos:guards', ['--seconds=12'], /the shortest run is --seconds=13$/m])
+  await refused(t, ['chaos:guards', ['--without=leak'], /for one alone npm run chaos -- --without=leak$/m])
+  for (let seed = 0; seed < 2_000; seed++) {
+    for (const kinds of [undefined, WITHOUT_KILLS]) {
+      if (plan(seed, 10_000, 10_000 + LONGEST_FAULT_S * 1000, kinds).length === 0) t.fail(`seed ${seed} has no fault`)
     }
-  },
-)
+  }
+})
 
-/** A checkout as git gives it: no packages, and only what is read before there are any. */
+/** Makes a checkout without packages, with only the files that are read before packages are installed. */
 function bare(t: Test) {
   const folder = t.testdir({ bin: {} })
   for (const name of ['ops', 'package.json', 'package-lock.json', 'Procfile', 'load/chaos-options.mjs']) {
@@ -156,7 +153,7 @@ function bare(t: Test) {
   return folder
 }
 
-t.test('help and a wrong option install nothing', async (t) => {
+t.test('--help and a wrong option in a bare checkout: install nothing', async (t) => {
   const folder = bare(t)
   const env = { PATH: join(folder, 'bin') }
   for (const name of ['start', 'test', 'chaos']) {
@@ -167,10 +164,10 @@ t.test('help and a wrong option install nothing', async (t) => {
   t.notOk(existsSync(join(folder, 'node_modules')))
 })
 
-t.test('while npm ci is silent the install says every few seconds how far it is', async (t) => {
+t.test('silent npm ci: the install logs its progress every few seconds', async (t) => {
   const folder = bare(t)
   const npm = join(folder, 'bin', 'npm')
-  // Ends when it has been told of twice, however slow this machine is.
+  // Ends after two lines of progress, however slow this machine is.
   writeFileSync(
     npm,
     '#!/bin/sh\nmkdir -p node_modules/fastify && echo {} >node_modules/fastify/package.json\nsleep 10\n',
@@ -184,13 +181,13 @@ t.test('while npm ci is silent the install says every few seconds how far it is'
   t.ok(told.length >= 2 && told.length <= 4, out)
 })
 
-t.test('every package runs on the oldest Node that is promised, so npm warns of none', async (t) => {
+t.test('packages: each runs on the oldest supported Node, so npm prints no warning', async (t) => {
   const { packages } = JSON.parse(readFileSync(join(ROOT, 'package-lock.json'), 'utf8'))
   const require = createRequire(import.meta.url)
   const { satisfies } = require('semver')
   for (const node of ['20.19.0', '20.20.2', '22.12.0', '24.0.0']) {
     const unfit = Object.entries<{ optional?: true; engines?: { node?: string } }>(packages)
-      // npm leaves out what is optional and does not fit.
+      // npm leaves out optional packages that do not fit.
       .filter(([, { optional, engines }]) => !optional && engines?.node && !satisfies(node, engines.node))
       .map(([path, { engines }]) => `${path} wants ${engines?.node}`)
     t.same(unfit, [], `Node ${node}`)

@@ -1,7 +1,7 @@
 /**
- * docker-compose.yml, Dockerfile and Procfile against the code. There may be no Docker here, so what a container would do is
- * done by hand: the files that the image holds, the packages of a production install, the commands and health checks as
- * they are written.
+ * Compares docker-compose.yml, Dockerfile and Procfile with the code. Docker may be missing, so the test itself does
+ * what a container would do: it takes the files of the image and the packages of a production install, and runs the
+ * commands and health checks as they are written.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync } from 'node:fs'
@@ -15,7 +15,7 @@ import { CONNECTIONS } from '../../src/shared/db/client.ts'
 import { card } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 
-// The image's processes load TypeScript as they do in a container, which a busy machine takes a minute for.
+// The image's processes load TypeScript as in a container, which may take a minute on a busy machine.
 t.setTimeout(400_000)
 
 interface Service {
@@ -43,7 +43,7 @@ const service = (name: string): Service => services[name] ?? t.bailout(`there is
 const scripts: Record<string, string> = JSON.parse(read('package.json')).scripts
 const profiles = new Set(Object.values(services).flatMap((one) => one.profiles ?? []))
 
-/** What compose makes of `${NAME:-default}` and `$$` when nothing is set. */
+/** Returns what Compose makes of `${NAME:-default}` and `$$` if no variable is set. */
 const settled = (value: string | number) =>
   String(value)
     .replaceAll(/\$\{\w+(?::-([^}]*))?\}/g, (_, fallback = '') => fallback)
@@ -51,7 +51,7 @@ const settled = (value: string | number) =>
 const environment = (name: string) =>
   Object.fromEntries(Object.entries(service(name).environment ?? {}).map(([key, value]) => [key, settled(value)]))
 
-t.test('each of our services runs a script of package.json, with variables that the code reads', async (t) => {
+t.test('our services: each runs a script of package.json, with variables that the code reads', async (t) => {
   t.same(
     ours.map(([name]) => name),
     ['api', 'worker', 'migrate', 'sandbox'],
@@ -80,7 +80,7 @@ t.test('each of our services runs a script of package.json, with variables that 
   for (const line of procfile) t.match(line, /^(\w+): npm run \1$/)
 })
 
-t.test('the connections that documents name are those that the code opens', async (t) => {
+t.test('numbers of connections in the documents: equal to those that the code opens', async (t) => {
   const sum = (pools: Record<string, number>) => Object.values(pools).reduce((all, one) => all + one, 0)
   const [api, worker] = [sum(CONNECTIONS.api), sum(CONNECTIONS.worker)]
   const always = api - CONNECTIONS.api.dashboard
@@ -93,7 +93,8 @@ t.test('the connections that documents name are those that the code opens', asyn
   t.match(text, `# ${worker} connections a worker, ${api} an API.`)
   const limit = Number(/max_connections=(\d+)/.exec(text)?.[1])
   t.ok(api + 8 * worker < limit, `eight workers and an API fit into ${limit}`)
-  // Each pool of a process is in the table. An intake has one a table, and one more while it withdraws what it gave up.
+  // Each pool of a process is in the table. An intake has one connection per table, and one more while it withdraws
+  // rows that it gave up.
   const sources = ['src/api', 'src/workers'].flatMap((folder) =>
     readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })
       .filter((file) => file.endsWith('.ts') && file !== 'queue/intake.ts')
@@ -104,7 +105,7 @@ t.test('the connections that documents name are those that the code opens', asyn
   }
 })
 
-t.test('a worker has neither a host port nor a name, so there may be eight of them', async (t) => {
+t.test('worker: has neither a host port nor a name, so that eight can run', async (t) => {
   const worker = service('worker')
   t.equal(worker.ports, undefined)
   t.equal(worker.container_name, undefined)
@@ -112,7 +113,7 @@ t.test('a worker has neither a host port nor a name, so there may be eight of th
   for (const [name, { container_name }] of Object.entries(services)) t.equal(container_name, undefined, name)
 })
 
-t.test('a container is stopped later than its process gives up, and starts when what it needs is there', async (t) => {
+t.test('containers: stopped only after their process has given up, and started after their dependencies', async (t) => {
   for (const [name, { stop_grace_period = '10s' }] of ours.filter(([name]) => name === 'api' || name === 'worker')) {
     const grace_ms = Number.parseInt(stop_grace_period, 10) * 1000
     t.ok(readConfig(environment(name)).shutdown_ms < grace_ms, `${name}: as it is set`)
@@ -135,26 +136,29 @@ t.test('a container is stopped later than its process gives up, and starts when 
   t.match(service('migrate').depends_on, { postgres: { condition: 'service_healthy' } })
 })
 
-t.test('Redis keeps what it has, nothing runs as root or writes to its image, ports are on loopback', async (t) => {
-  t.match(service('redis').command?.join(' '), /--appendonly yes .*--maxmemory-policy noeviction/)
-  const quorum = Object.entries(services).filter(([, one]) => one.profiles?.includes('redlock'))
-  t.equal(quorum.length, 5)
-  for (const [name, { command }] of quorum) t.match(command?.join(' '), /--maxmemory-policy noeviction/, name)
-  const LOCK_REDIS_URLS = quorum.map(([name]) => `redis://${name}:6379`).join(',')
-  t.match(readConfig({ ...environment('worker'), LOCK_REDIS_URLS }).lock, { backend: 'redlock' })
-  for (const [name, one] of Object.entries(services)) {
-    t.equal(one.read_only, true, `${name} is read-only`)
-    // The others' images set a user of their own.
-    if (!/^(prom|grafana)\//.test(one.image)) t.match(one.user, /^(node|redis|postgres)$/, `${name} is not root`)
-    for (const port of one.ports ?? []) t.match(settled(port), /^127\.0\.0\.1:/, `${name} is on loopback`)
-    for (const volume of one.volumes ?? []) {
-      const [from = ''] = volume.split(':')
-      if (from.startsWith('../')) t.ok(existsSync(join(ROOT, from)), `${name}: ${from} is there`)
+t.test(
+  'containers: Redis persists its data, none runs as root or writes to its image, ports are on loopback',
+  async (t) => {
+    t.match(service('redis').command?.join(' '), /--appendonly yes .*--maxmemory-policy noeviction/)
+    const quorum = Object.entries(services).filter(([, one]) => one.profiles?.includes('redlock'))
+    t.equal(quorum.length, 5)
+    for (const [name, { command }] of quorum) t.match(command?.join(' '), /--maxmemory-policy noeviction/, name)
+    const LOCK_REDIS_URLS = quorum.map(([name]) => `redis://${name}:6379`).join(',')
+    t.match(readConfig({ ...environment('worker'), LOCK_REDIS_URLS }).lock, { backend: 'redlock' })
+    for (const [name, one] of Object.entries(services)) {
+      t.equal(one.read_only, true, `${name} is read-only`)
+      // The images of the other services set a user themselves.
+      if (!/^(prom|grafana)\//.test(one.image)) t.match(one.user, /^(node|redis|postgres)$/, `${name} is not root`)
+      for (const port of one.ports ?? []) t.match(settled(port), /^127\.0\.0\.1:/, `${name} is on loopback`)
+      for (const volume of one.volumes ?? []) {
+        const [from = ''] = volume.split(':')
+        if (from.startsWith('../')) t.ok(existsSync(join(ROOT, from)), `${name}: ${from} is there`)
+      }
     }
-  }
-})
+  },
+)
 
-t.test('Prometheus and Grafana find what they are told of', async (t) => {
+t.test('Prometheus and Grafana: every configured target and file exists', async (t) => {
   const { scrape_configs, rule_files } = parse(read('ops/deploy/prometheus/prometheus.yml'))
   const ports: Record<string, string | undefined> = {
     api: environment('api').PORT,
@@ -173,7 +177,7 @@ t.test('Prometheus and Grafana find what they are told of', async (t) => {
   t.ok(existsSync(join(ROOT, mounted(providers[0].options.path), 'holdfast.json')))
 })
 
-t.test('k6 runs a script that is mounted, against the API, with its types of the same version', async (t) => {
+t.test('k6: runs a mounted script against the API, and its types have the same version', async (t) => {
   const { command = [], volumes = [], depends_on, image, user, profiles } = service('k6')
   t.same(profiles, ['load'], 'it runs when it is asked for')
   const [from = '', to = '', mode] = (volumes[0] ?? '').split(':')
@@ -190,7 +194,7 @@ t.test('k6 runs a script that is mounted, against the API, with its types of the
   t.equal(version(image.split(':')[1]), version(JSON.parse(read('package.json')).devDependencies['@types/k6']))
 })
 
-t.test('what the documents tell to type is there', async (t) => {
+t.test('commands in the documents: each exists', async (t) => {
   const pages = readdirSync(join(ROOT, 'docs')).filter((file) => file.endsWith('.md'))
   for (const file of ['README.md', 'CONTRIBUTING.md', 'docker-compose.yml', ...pages.map((page) => `docs/${page}`)]) {
     for (const [, command = ''] of read(file).matchAll(/(docker compose [^`#\n]+)/g)) {
@@ -207,7 +211,7 @@ t.test('what the documents tell to type is there', async (t) => {
   }
 })
 
-t.test('Compose itself takes the file', async (t) => {
+t.test('docker-compose.yml: Compose itself accepts it', async (t) => {
   const compose = [['docker', 'compose'], ['docker-compose']].find(
     ([command = '', ...args]) => spawnSync(command, [...args, 'version'], { stdio: 'ignore' }).status === 0,
   )
@@ -218,7 +222,9 @@ t.test('Compose itself takes the file', async (t) => {
   t.equal(status, 0, stderr)
 })
 
-/** The folder that the Dockerfile makes: its COPY lines, and of node_modules what `npm ci --omit=dev` installs. */
+/**
+ * Makes the folder that the Dockerfile makes: its COPY lines, and the node_modules that `npm ci --omit=dev` installs.
+ */
 function image(t: Test): string {
   const folder = join(process.env.HOLDFAST_TEST_FOLDER ?? t.testdir({}), `image-${process.pid}`)
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
@@ -253,7 +259,7 @@ function image(t: Test): string {
   return folder
 }
 
-/** Every file below, less node_modules, with when it was written. */
+/** Returns every file below the folder except node_modules, with its modification time. */
 const written = (folder: string) =>
   readdirSync(folder, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
@@ -261,7 +267,7 @@ const written = (folder: string) =>
     .map((path) => `${path} ${statSync(path).mtimeMs}`)
     .sort()
 
-t.test('the image has all that it takes to sell by card, and its processes write nothing into it', async (t) => {
+t.test('image: sells by card, and its processes write nothing into it', async (t) => {
   const folder = image(t)
   const before = written(folder)
   const world = await openWorld(t)
@@ -270,7 +276,7 @@ t.test('the image has all that it takes to sell by card, and its processes write
   const started: Record<string, { child: ChildProcess; ended: Promise<number | null>; said: () => string }> = {}
   t.teardown(() => Object.values(started).forEach(({ child }) => void child.kill('SIGKILL')))
 
-  /** The service's command, with its environment less what is elsewhere here. */
+  /** Starts the service's command with its environment, except the variables whose servers are elsewhere here. */
   function start(name: string, more: Record<string, string> = {}) {
     const { PATH = '', HOME = '' } = process.env
     const [, ...args] = service(name).command ?? []
@@ -288,7 +294,7 @@ t.test('the image has all that it takes to sell by card, and its processes write
     started[name] = { child, ended, said: () => text }
     return started[name]
   }
-  /** Asks the service's health check, at the port that it has here, once it is up. */
+  /** Runs the service's health check at its port here, once the service is up. */
   async function healthy(name: 'api' | 'worker' | 'sandbox', its_port: string) {
     await until(async () => (await fetch(`http://127.0.0.1:${ports[name]}/livez`)).ok, {
       timeout_ms: 180_000,

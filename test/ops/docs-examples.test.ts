@@ -1,4 +1,4 @@
-/** docs/locks.md: what it shows is what is run here. */
+/** Runs the examples of docs/locks.md. */
 import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -26,7 +26,7 @@ function run(command: string, args: string[], env: Record<string, string>) {
   return { child, exited, closed, out: () => out, err: () => err }
 }
 
-t.test('the examples in the guide are the files that run here', async (t) => {
+t.test('examples in the guide: equal to the files that run here', async (t) => {
   const text = (name: string) => readFileSync(join(ROOT, 'docs', name), 'utf8')
   const guide = text('locks.md')
   for (const [name, language] of [
@@ -37,14 +37,14 @@ t.test('the examples in the guide are the files that run here', async (t) => {
   }
 })
 
-t.test("holdfast/locks in another program: the late writer is refused by that program's own SQL", async (t) => {
+t.test("holdfast/locks in another program: that program's own SQL refuses the late writer", async (t) => {
   const example = run(process.execPath, ['--import=tsx', 'docs/examples/lease.ts'], world.env)
   await example.closed
   t.equal(await example.exited, 'code 0', example.err())
   t.equal(example.out(), 'busy: slow has it\nsuperseded: nothing is written\n3 of 5 seats are left\n')
 })
 
-t.test('a dozen lines of shell hold, renew and lose a lock; what they started ends with it', async (t) => {
+t.test('shell script that holds, renews and loses a lock: its command ends with the lock', async (t) => {
   const { url } = await world.startApi({ API_KEYS: 'of-a-service', ADMIN_KEYS: 'of-an-admin' })
   const call = contract(url)
   const as = (key: string) => ({ headers: { 'x-api-key': key } })

@@ -1,6 +1,6 @@
 /**
- * The API document and its page: openapi.json is what the routes say, lints clean, and every example works when pressed.
- * And the pages that list codes and variables are complete, and the requests that they print work.
+ * The API document and its page: openapi.json matches the routes, passes the linter, and every example works when it is
+ * executed. The pages that list codes and variables are complete, and the requests that they print work.
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
@@ -26,12 +26,12 @@ async function run(args: string[], env: Record<string, string> = {}) {
   return { code, output }
 }
 
-t.test('openapi.json is what the routes say', async (t) => {
+t.test('openapi.json: matches the routes', async (t) => {
   const { code, output } = await run(['--import=tsx', 'ops/checks/openapi.ts', '--check'])
   t.equal(code, 0, output)
 })
 
-t.test('it lints clean, warnings included', async (t) => {
+t.test('openapi.json: no errors or warnings of the linter', async (t) => {
   const args = [
     fileURLToPath(import.meta.resolve('@redocly/cli/bin/cli.js')),
     'lint',
@@ -43,7 +43,7 @@ t.test('it lints clean, warnings included', async (t) => {
   t.notMatch(output, /\d+ (warning|error)/, output)
 })
 
-t.test('every operation is named, tagged, and says how it refuses', async (t) => {
+t.test('operations: each has a name, a tag and its error responses', async (t) => {
   const ids = operations.map((one) => one.operation.operationId)
   t.equal(new Set(ids).size, ids.length)
   for (const { path, method, operation } of operations) {
@@ -86,7 +86,7 @@ t.test('every operation is named, tagged, and says how it refuses', async (t) =>
   }
 })
 
-t.test('docs/errors.md has every code that the source answers with, and its status', (t) => {
+t.test('docs/errors.md: has every code of the source, with its status', (t) => {
   const rows = readFileSync(join(ROOT, 'docs/errors.md'), 'utf8')
     .split('\n')
     .filter((line) => line.startsWith('| `'))
@@ -105,7 +105,7 @@ t.test('docs/errors.md has every code that the source answers with, and its stat
   t.end()
 })
 
-t.test('docs/operations.md has a runbook of every alert, with its severity', async (t) => {
+t.test('docs/operations.md: has a runbook for every alert, with its severity', async (t) => {
   const page = readFileSync(join(ROOT, 'docs/operations.md'), 'utf8')
   const rules = readFileSync(join(ROOT, 'ops/deploy/prometheus/alerts.yml'), 'utf8')
   const alerts = Array.from(rules.matchAll(/- alert: (\w+)[\s\S]*?severity: (\w+)/g))
@@ -115,7 +115,7 @@ t.test('docs/operations.md has a runbook of every alert, with its severity', asy
   }
 })
 
-t.test('links between documents lead to a file and a heading', async (t) => {
+t.test('links between documents: each leads to a file and a heading', async (t) => {
   const pages = readdirSync(join(ROOT, 'docs'), { recursive: true, encoding: 'utf8' }).map((file) => `docs/${file}`)
   for (const page of ['README.md', 'CONTRIBUTING.md', ...pages].filter((file) => file.endsWith('.md'))) {
     const text = readFileSync(join(ROOT, page), 'utf8')
@@ -134,7 +134,7 @@ t.test('links between documents lead to a file and a heading', async (t) => {
   }
 })
 
-/** The rows of docs/configuration.md: variable, default, meaning. */
+/** The rows of docs/configuration.md: variable, default and meaning. */
 const settings = readFileSync(join(ROOT, 'docs/configuration.md'), 'utf8')
   .split('\n')
   .filter((line) => line.startsWith('| `'))
@@ -144,19 +144,19 @@ const settings = readFileSync(join(ROOT, 'docs/configuration.md'), 'utf8')
   )
 
 const ADDRESSES = { DATABASE_URL: 'postgres://localhost/holdfast', REDIS_URL: 'redis://localhost' }
-/** What a variable needs beside it before it may be set. */
+/** Variables that another variable requires. */
 const NEEDS: Record<string, Record<string, string>> = {
   ETCD_HOSTS: { LOCK_BACKEND: 'etcd', ETCD_HOSTS: 'http://localhost:2379' },
   LOCK_MAX_TTL_MS: { LOCK_REDIS_URLS: 'redis://localhost:1,redis://localhost:2,redis://localhost:3' },
 }
-/** Defaults that the configuration does not have: they are in the code that uses them. */
+/** Defaults that are not in the configuration but in the code that uses them. */
 const ELSEWHERE: Record<string, readonly [file: string, text: string]> = {
   METRICS_PORT: ['src/workers/main.ts', 'METRICS_PORT = 9464'],
   LOCK_MAX_TTL_MS: ['src/shared/locks/redlock/locks.ts', 'Math.max(60_000, '],
   SANDBOX_SLOW_MS: ['ops/commands/sandbox.ts', "SANDBOX_SLOW_MS = '1500'"],
 }
 
-t.test('docs/configuration.md has every variable that a process reads', async (t) => {
+t.test('docs/configuration.md: has every variable that a process reads', async (t) => {
   const page = readFileSync(join(ROOT, 'docs/configuration.md'), 'utf8')
   const config = readFileSync(join(ROOT, 'src/shared/config.ts'), 'utf8')
   const [, list = ''] = /VARIABLES = \[([^\]]+)\] as const/.exec(config) ?? []
@@ -167,11 +167,11 @@ t.test('docs/configuration.md has every variable that a process reads', async (t
   }
 })
 
-t.test('the defaults and limits of docs/configuration.md are those of the code', async (t) => {
+t.test('docs/configuration.md: defaults and limits are those of the code', async (t) => {
   const at = (name: string, value?: string) =>
     readConfig({ ...ADDRESSES, ...NEEDS[name], ...(value !== undefined && { [name]: value }) })
   for (const { name, otherwise, meaning } of settings.filter(({ name }) => isConfiguration(name))) {
-    // A default is the first word of its cell, as it would be set: 5000 or `info`.
+    // A default is the first word of its cell, as the variable would be set: 5000 or `info`.
     const [, code, number] = /^(?:`([^`]+)`|(\d+)(?=$|[,;]))/.exec(otherwise) ?? []
     const value = code ?? number
     const elsewhere = ELSEWHERE[name]
@@ -185,7 +185,7 @@ t.test('the defaults and limits of docs/configuration.md are those of the code',
     const [, least, most] = /(?:^|: )(\d+) to (\d+)\b/.exec(meaning) ?? []
     if (least === undefined || most === undefined) continue
     for (const limit of [least, most]) {
-      // Two limits depend on another variable as well, which the page names.
+      // Two limits depend on a second variable, which the page names.
       if (!/RETENTION|DISABLE/.test(name)) t.doesNotThrow(() => at(name, limit), `${name}=${limit}`)
     }
     for (const beyond of [Number(least) - 1, Number(most) + 1]) {
@@ -208,7 +208,7 @@ async function samples(t: Test) {
   return { url: api.url, call }
 }
 
-/** An operation's request as Swagger UI fills it in: examples, else defaults. */
+/** Returns an operation's request as Swagger UI fills it in: with examples, otherwise defaults. */
 function prefilled(path: string, { parameters = [], requestBody }: Operation) {
   const values = parameters.flatMap((parameter) => {
     const value = parameter.example ?? parameter.schema.default
@@ -225,14 +225,14 @@ function prefilled(path: string, { parameters = [], requestBody }: Operation) {
   }
 }
 
-/** Members that differ from run to run. */
+/** Members that differ between runs. */
 const OWN = new Set(['id', 'seq', 'fencing_token'])
 
-t.test('the requests of README.md and docs/getting-started.md have the answers that are printed there', async (t) => {
+t.test('requests of README.md and docs/getting-started.md: get the printed answers', async (t) => {
   const { url } = await samples(t)
   for (const file of ['README.md', 'docs/getting-started.md']) {
     const blocks = readFileSync(join(ROOT, file), 'utf8').matchAll(/```(sh|json)\n([\s\S]*?)```/g)
-    // One shell for all requests of a page, so that a variable is kept; each answer is after a mark.
+    // Use one shell for all requests of a page, so that variables are kept. A mark precedes each answer.
     const mark = '-- request --'
     const [script, answers]: [string[], string[]] = [[], []]
     for (const [, language, text = ''] of blocks) {
@@ -240,7 +240,7 @@ t.test('the requests of README.md and docs/getting-started.md have the answers t
       else if (text.includes('curl ')) script.push(`printf '\\n${mark}\\n'\n${text}`)
     }
     t.equal(script.length, answers.length, `${file}: each request has an answer`)
-    // A busy machine takes longer than a reader's.
+    // Allow a longer wait than the page, because this machine may be busy.
     const body = script.join('\n').replaceAll('http://localhost:3000', url).replaceAll('wait=10', 'wait=30')
     const { status, stdout, stderr } = spawnSync('sh', ['-euc', body], { encoding: 'utf8' })
     t.equal(status, 0, `${file}: ${stderr}`)
@@ -256,9 +256,9 @@ t.test('the requests of README.md and docs/getting-started.md have the answers t
   }
 })
 
-// A browser that draws in software takes half a second of two cores for each example, so it presses the first of each tag
-// and of each method, and the others are sent as Swagger UI fills them in. TEST_PRESS_ALL=1 presses every one; without a
-// browser all are sent.
+// A browser that draws in software needs half a second of two cores for each example. So the test executes only the
+// first of each tag and of each method in the browser, and sends the others as Swagger UI fills them in.
+// TEST_PRESS_ALL=1 executes all in the browser; without a browser the test sends all.
 t.setTimeout(300_000)
 const seen = new Set<string | undefined>()
 const pressed = new Set(
@@ -269,11 +269,11 @@ const pressed = new Set(
   }),
 )
 
-t.test(`every example is answered with 2xx when Execute is pressed, ${pressed.size} in Swagger UI`, async (t) => {
+t.test(`every example: answered with 2xx when it is executed, ${pressed.size} in Swagger UI`, async (t) => {
   const { url, call } = await samples(t)
   t.same(await (await fetch(`${url}/openapi.json`)).json(), document, 'the committed document is served')
   const page = hasBrowser ? await openPage(t, url) : undefined
-  // One tag at a time: Swagger UI reads the whole document anew for each operation that is opened.
+  // Show one tag at a time: Swagger UI reads the whole document again for each operation that is opened.
   for (const tag of new Set(operations.map(({ operation }) => operation.tags[0]))) {
     const own = operations.filter(({ operation }) => operation.tags[0] === tag)
     await page?.show(own)
@@ -303,7 +303,7 @@ async function openPage(t: Test, url: string) {
   t.equal(await page.locator('.opblock').count(), operations.length)
   return {
     complaints,
-    /** The page with these operations alone. */
+    /** Shows the page with these operations only. */
     async show(own: typeof operations) {
       const paths = Object.fromEntries(own.map(({ path }) => [path, document.paths[path]]))
       await page.unrouteAll()

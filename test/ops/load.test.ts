@@ -1,4 +1,4 @@
-/** The k6 scripts and the runner that stands in for k6: what they promise, and that neither can fail in silence. */
+/** The k6 scripts and the runner that replaces k6: they do what they document, and neither fails silently. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -11,7 +11,7 @@ import { ROOT } from '../../ops/dev/install.mjs'
 import { openShop } from '../support/api-client.ts'
 import { openWorld, until } from '../support/environment.ts'
 
-/** `npm run load`, less npm. `stop`: Ctrl-C, when it resolves. */
+/** Runs `npm run load` without npm. `stop`: sends Ctrl-C when it resolves. */
 async function load(t: Test, args: string[], env: Record<string, string> = {}, stop?: Promise<unknown>) {
   const { PATH = '', HOME = '' } = process.env
   const child = spawn(process.execPath, ['--import=tsx', 'load/runner/run.ts', '--runner=node', ...args], {
@@ -31,7 +31,7 @@ async function load(t: Test, args: string[], env: Record<string, string> = {}, s
   return { code, text }
 }
 
-/** A server that answers nobody before `answer` is called. */
+/** Starts a server that sends no answer before `answer` is called. */
 async function slowServer(t: Test) {
   const waiting: (() => void)[] = []
   const server = createServer((request, response) => {
@@ -51,7 +51,7 @@ async function slowServer(t: Test) {
   }
 }
 
-/** Each in a file of its own. */
+/** Writes each script to a separate file. */
 function scripts(t: Test) {
   const folder = t.testdir({})
   let count = 0
@@ -65,7 +65,7 @@ function scripts(t: Test) {
 
 const SCENARIO = `{ executor: 'constant-arrival-rate', rate: 20, duration: '1s', preAllocatedVUs: 5, maxVUs: 8 }`
 
-t.test('every script in short: each threshold and every invariant holds, and a report is there', async (t) => {
+t.test('every script, shortened: each threshold and invariant holds, and a report is written', async (t) => {
   const world = await openWorld(t)
   const [{ url }] = await Promise.all([world.startApi({ API_KEYS: 'key', ADMIN_KEYS: 'admin' }), world.startWorker()])
   const env = { DATABASE_URL: world.env.DATABASE_URL, API_KEY: 'admin' }
@@ -104,10 +104,12 @@ t.test('every script in short: each threshold and every invariant holds, and a r
   t.match(row, { sold: 30, buyers: 300 }, 'the summary says what the database says')
 })
 
-t.test('who answers slowly does not slow the arrivals: what finds no free user is dropped; exit code 99', async (t) => {
-  const server = await slowServer(t)
-  const file = scripts(t)(
-    `import http from 'k6/http'
+t.test(
+  'slow answers: arrivals keep their rate, iterations without a free user are dropped, exit code 99',
+  async (t) => {
+    const server = await slowServer(t)
+    const file = scripts(t)(
+      `import http from 'k6/http'
     import { check } from 'k6'
     export const options = {
       scenarios: { buyers: ${SCENARIO} },
@@ -118,23 +120,25 @@ t.test('who answers slowly does not slow the arrivals: what finds no free user i
       check(answer, { answered: (one) => one.status === 200 })
     }
     export async function teardown() { await http.asyncRequest('GET', __ENV.BASE_URL + '/livez') }`,
-  )
-  const run = load(t, [file, `--url=${server.url}`])
-  // The last arrival is due after 950 ms; whoever waits is answered after the second is over.
-  const timer = setInterval(() => {
-    if (server.waiting.length === 8) setTimeout(server.answer, 1_000)
-  }, 200)
-  const { code, text } = await run
-  clearInterval(timer)
-  t.equal(code, 99, text)
-  // 20 are due. Five find a user, and then of every two one is dropped and makes a user for the next, up to eight.
-  t.match(text, /dropped_iterations\.+: 12 /)
-  t.match(text, /✗ 'count==0' count=12/)
-  t.match(text, /✓ 'count==8' count=8/)
-  t.match(text, /thresholds on dropped_iterations do not hold/)
-})
+    )
+    const run = load(t, [file, `--url=${server.url}`])
+    // The last iteration is due after 950 ms. Waiting requests are answered after the second is over.
+    const timer = setInterval(() => {
+      if (server.waiting.length === 8) setTimeout(server.answer, 1_000)
+    }, 200)
+    const { code, text } = await run
+    clearInterval(timer)
+    t.equal(code, 99, text)
+    // 20 iterations are due. Five find a user. Then one of every two is dropped and adds a user for the next one, up to
+    // eight users.
+    t.match(text, /dropped_iterations\.+: 12 /)
+    t.match(text, /✗ 'count==0' count=12/)
+    t.match(text, /✓ 'count==8' count=8/)
+    t.match(text, /thresholds on dropped_iterations do not hold/)
+  },
+)
 
-t.test('Ctrl-C ends a run: what is under way is interrupted, teardown runs, exit code 105', async (t) => {
+t.test('Ctrl-C: running iterations are interrupted, teardown runs, exit code 105', async (t) => {
   const server = await slowServer(t)
   const file = scripts(t)(
     `import http from 'k6/http'
@@ -153,7 +157,7 @@ t.test('Ctrl-C ends a run: what is under way is interrupted, teardown runs, exit
   t.match(text, /http_reqs\.+: 1 /, 'the five are interrupted, and teardown has asked')
 })
 
-t.test('what is wrong with a script or with what it is given is said, with an exit code of its own', async (t) => {
+t.test('wrong script or variable: the cause in one line, with its own exit code', async (t) => {
   const { url } = await slowServer(t)
   const options = (thresholds: string, more = '') =>
     `export const options = { scenarios: { buyers: ${SCENARIO} }, thresholds: ${thresholds}${more} }\n`
@@ -191,7 +195,7 @@ t.test('what is wrong with a script or with what it is given is said, with an ex
   )
 })
 
-t.test('k6, where it is installed, is given the script, its variables and the place for its report', async (t) => {
+t.test('installed k6: gets the script, its variables and the path of its report', async (t) => {
   const { url } = await slowServer(t)
   const folder = t.testdir({})
   const fake = join(folder, 'k6')
@@ -206,7 +210,7 @@ t.test('k6, where it is installed, is given the script, its variables and the pl
   )
 })
 
-t.test('iterations are due by the clock, at a constant and at a ramping rate', async (t) => {
+t.test('constant and ramping rate: iterations are due by the clock', async (t) => {
   const vus = { preAllocatedVUs: 1 }
   const [constant, ramp] = readScenarios({
     constant: { executor: 'constant-arrival-rate', rate: 90, timeUnit: '1m', duration: '4s', ...vus },
@@ -226,7 +230,7 @@ t.test('iterations are due by the clock, at a constant and at a ramping rate', a
     [1, 1, 2, 6, 6, 6],
   )
   t.equal(constant?.iterations, 6)
-  // 10 to 30 in two seconds is 40, at once down to 5, for a second.
+  // 10 to 30 a second in two seconds gives 40 iterations; then the rate drops to 5 for a second.
   t.same(
     [0, 1, 2, 2.5, 3, 9].map((at) => ramp?.due(at)),
     [0, 15, 40, 42, 45, 45],

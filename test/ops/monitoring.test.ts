@@ -1,6 +1,7 @@
 /**
- * Alerts and dashboard against what the processes export: every rule fires and is quiet (promtool), every name and label
- * exists, and every query of the dashboard has data while things are sold (a real Prometheus).
+ * Compares alerts and dashboard with the metrics that the processes export: every rule fires in one case and not in
+ * another (promtool), every name and label exists, and every query of the dashboard has data during a sale (real
+ * Prometheus).
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -41,7 +42,7 @@ const found = (() => {
   }
 })()
 
-t.test('every rule has a case in which it fires and one in which it is quiet', async (t) => {
+t.test('rules: each has a case in which it fires and one in which it does not', async (t) => {
   const asked = parse(read('prometheus/alerts.test.yml')).tests.flatMap((one: Case) => one.alert_rule_test)
   for (const { alert, annotations } of rules) {
     const cases = asked.filter((one: { alertname: string }) => one.alertname === alert)
@@ -73,7 +74,7 @@ t.test('every rule has a case in which it fires and one in which it is quiet', a
   }
 })
 
-t.test('every panel stands in its place and asks the provisioned Prometheus', async (t) => {
+t.test('panels: none overlaps another, and each queries the provisioned Prometheus', async (t) => {
   const { datasources } = parse(read('grafana/datasources/prometheus.yml'))
   const taken = new Set<string>()
   for (const { title, gridPos, datasource } of dashboard.panels) {
@@ -98,7 +99,7 @@ function names(page: string): Map<string, Set<string>> {
   return all
 }
 
-/** What a query names: metrics, and the labels it selects or groups by. */
+/** Returns the metrics that a query names, and the labels by which it selects or groups. */
 function namedBy(expr: string) {
   const bare = expr.replaceAll(/"[^"]*"/g, '""')
   const grouped = Array.from(bare.matchAll(/\bby \(([^)]*)\)/g), ([, list = '']) => list.split(/,\s*/)).flat()
@@ -114,7 +115,7 @@ function namedBy(expr: string) {
   }
 }
 
-t.test('a running fleet exports every name and label, and every query has data while it sells', async (t) => {
+t.test('running fleet: exports every name and label, and every query has data during a sale', async (t) => {
   const world = await openWorld(t)
   const [api, ...workers] = await Promise.all([world.startApi(), world.startWorker()])
   const processes = [api, ...workers]
@@ -136,7 +137,7 @@ t.test('a running fleet exports every name and label, and every query has data w
     await Promise.all(buyers)
   })
 
-  // Statuses come with the first sale, and what a worker has seen of the fleet with its first look.
+  // Statuses appear with the first sale, and the fleet figures of a worker with its first poll.
   const first = [
     /^holdfast_purchases_total\{.*status="confirmed"/m,
     /^holdfast_bookings_total\{/m,
@@ -171,7 +172,7 @@ t.test('a running fleet exports every name and label, and every query has data w
   const config = parse(read('prometheus/prometheus.yml'))
   config.global = { scrape_interval: '500ms', evaluation_interval: '500ms' }
   config.rule_files = [join(ROOT, 'ops/deploy/prometheus/alerts.yml')]
-  // Only where the names of containers lead is different here.
+  // Replace only the names of containers by the addresses here.
   for (const job of config.scrape_configs) {
     t.match(job.dns_sd_configs, [{ names: [job.job_name], type: 'A' }])
     delete job.dns_sd_configs

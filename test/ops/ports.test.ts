@@ -1,8 +1,8 @@
-/** Many test files start servers at the same time, each on a port that it draws. */
+/** Test files start servers at the same time, each on a port that anyFreePort draws. */
 import t from 'tap'
 import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 
-t.test('two who draw the same port before either has a server on it: each gets its own', async (t) => {
+t.test('port drawn twice before a server listens on it: the second draw gives another one', async (t) => {
   const { random } = Math
   t.teardown(() => {
     Math.random = random

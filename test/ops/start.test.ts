@@ -15,7 +15,7 @@ t.setTimeout(300_000)
 
 type Scope = { teardown(step: () => void): void }
 
-/** `npm start` less npm, on a folder of its own and with none of this machine's servers. */
+/** Runs `npm start` without npm, in a separate folder and without this machine's servers. */
 const start = (t: Scope, extra: Record<string, string> = {}, ...args: string[]) =>
   launch(t, [process.execPath, 'ops/dev/start.mjs', ...args], extra)
 
@@ -38,7 +38,7 @@ function launch(t: Scope, [command = '', ...args]: string[], extra: Record<strin
   })
   t.teardown(() => {
     child.kill('SIGTERM')
-    // Should it live on without npm: it stops when its log has no reader.
+    // If it outlives npm, it stops when its log has no reader.
     for (const stream of [child.stdout, child.stderr]) stream.destroy()
   })
   const says = (what: RegExp) =>
@@ -48,7 +48,7 @@ function launch(t: Scope, [command = '', ...args]: string[], extra: Record<strin
   return { child, exited, says, text: () => text, ready: () => says(/ready: Swagger UI is at (\S+)/) }
 }
 
-/** `npm run NAME`, less npm, in another terminal: it knows where the data is and nothing else. */
+/** Runs `npm run NAME` without npm as in another terminal, where only the data folder is known. */
 async function beside(entry: string, args: string[] = [], extra: Record<string, string> = {}) {
   const { PATH = '', HOME = '' } = process.env
   const child = spawn(process.execPath, ['--import=tsx', entry, ...args], {
@@ -73,7 +73,7 @@ const listens = (host: string, port: number) =>
     socket.once('connect', () => socket.destroy())
   })
 
-/** pid + start time of everything that runs for this folder */
+/** returns pid + start time of every process that runs for this folder */
 const running = () => readdirSync(join(folder, 'run')).map((name) => readFileSync(join(folder, 'run', name), 'utf8'))
 const stillRuns = (identity: string) => identityOf(Number.parseInt(identity, 10)) === identity
 
@@ -90,80 +90,77 @@ const available = async () => {
   return (await holdfast.get('/api/resources/{type}/{id}', { params: { path } })).available
 }
 
-t.test(
-  'from nothing to a confirmed purchase; a start after a kill -9 finds the data and ends the orphans',
-  async (t) => {
-    const first = start(t, {}, 'worker=2')
-    await first.ready()
-    t.equal(await available(), 10, 'the samples are loaded')
-    t.equal((await buy()).status, 'confirmed')
-    const paid = await buy({ payment: { method: 'card', token: 'tok_visa' } })
-    t.equal(paid.status, 'confirmed', 'a card is charged at the sandbox')
-    t.match(first.text(), /migrate: \d+ migrations applied, the schema is up to date/)
-    await first.says(/"settled":\{"confirmed":1\}.*"msg":"settled"/)
-    t.notMatch(first.text(), /"confirmed":\[/, 'ids are for debug')
+t.test('first start: a confirmed purchase; start after a kill -9: finds the data and ends the orphans', async (t) => {
+  const first = start(t, {}, 'worker=2')
+  await first.ready()
+  t.equal(await available(), 10, 'the samples are loaded')
+  t.equal((await buy()).status, 'confirmed')
+  const paid = await buy({ payment: { method: 'card', token: 'tok_visa' } })
+  t.equal(paid.status, 'confirmed', 'a card is charged at the sandbox')
+  t.match(first.text(), /migrate: \d+ migrations applied, the schema is up to date/)
+  await first.says(/"settled":\{"confirmed":1\}.*"msg":"settled"/)
+  t.notMatch(first.text(), /"confirmed":\[/, 'ids are for debug')
 
-    t.match(
-      await beside('ops/commands/verify.ts'),
-      { code: 0, text: /ok +no queue is blocked[\s\S]*invariants hold, 0 broken/ },
-      'it is found',
-    )
-    t.match(await beside('ops/commands/migrate.ts'), { code: 0, text: /nothing to apply, the schema is up to date/ })
-    t.match(await beside('ops/commands/lab.ts', ['inventory']), { code: 0, text: /with lock/ })
-    const nowhere = { DATABASE_URL: 'postgres://u:p@127.0.0.1:9/none' }
-    t.match(
-      await beside('ops/commands/verify.ts', [], nowhere),
-      { code: 1, text: /127\.0\.0\.1:9/ },
-      'the environment wins',
-    )
+  t.match(
+    await beside('ops/commands/verify.ts'),
+    { code: 0, text: /ok +no queue is blocked[\s\S]*invariants hold, 0 broken/ },
+    'it is found',
+  )
+  t.match(await beside('ops/commands/migrate.ts'), { code: 0, text: /nothing to apply, the schema is up to date/ })
+  t.match(await beside('ops/commands/lab.ts', ['inventory']), { code: 0, text: /with lock/ })
+  const nowhere = { DATABASE_URL: 'postgres://u:p@127.0.0.1:9/none' }
+  t.match(
+    await beside('ops/commands/verify.ts', [], nowhere),
+    { code: 1, text: /127\.0\.0\.1:9/ },
+    'the environment wins',
+  )
 
-    t.match(first.text(), /it listens on 127\.0\.0\.1, for this machine alone/)
-    const ports = Array.from(first.text().matchAll(/(?:METRICS_PORT=|sandbox:.*127\.0\.0\.1:)(\d+)/g), ([, one]) =>
-      Number(one),
-    )
-    t.equal(ports.length, 3, 'two workers and the payment sandbox')
-    for (const one of [port, ...ports]) {
-      t.ok(await listens('127.0.0.1', one), `${one} is listened on`)
-      // Linux answers at all of 127.0.0.0/8 what listens on every address.
-      t.notOk(await listens('127.0.0.2', one), `${one} is on no other address`)
-    }
+  t.match(first.text(), /it listens on 127\.0\.0\.1, for this machine alone/)
+  const ports = Array.from(first.text().matchAll(/(?:METRICS_PORT=|sandbox:.*127\.0\.0\.1:)(\d+)/g), ([, one]) =>
+    Number(one),
+  )
+  t.equal(ports.length, 3, 'two workers and the payment sandbox')
+  for (const one of [port, ...ports]) {
+    t.ok(await listens('127.0.0.1', one), `${one} is listened on`)
+    // On Linux a server that listens on every address also answers at all of 127.0.0.0/8.
+    t.notOk(await listens('127.0.0.2', one), `${one} is on no other address`)
+  }
 
-    const orphans = running()
-    t.equal(orphans.length, 6, 'Postgres, Redis, the API, two workers and the payment sandbox')
+  const orphans = running()
+  t.equal(orphans.length, 6, 'Postgres, Redis, the API, two workers and the payment sandbox')
 
-    const another = start(t)
-    t.equal(await another.exited, 'code 1', 'one start at a time')
-    t.match(another.text(), /already running here \(pid \d+\)/)
+  const another = start(t)
+  t.equal(await another.exited, 'code 1', 'one start at a time')
+  t.match(another.text(), /already running here \(pid \d+\)/)
 
-    first.child.kill('SIGKILL')
-    await first.exited
-    t.ok(orphans.every(stillRuns), 'a killed start cannot take its processes along')
-    const without = await beside('ops/commands/verify.ts')
-    t.match(without, { code: 2, text: /no npm start is running here/ }, 'what it has written down is not believed')
+  first.child.kill('SIGKILL')
+  await first.exited
+  t.ok(orphans.every(stillRuns), 'a killed start cannot take its processes along')
+  const without = await beside('ops/commands/verify.ts')
+  t.match(without, { code: 2, text: /no npm start is running here/ }, 'what it has written down is not believed')
 
-    const second = start(t)
-    await second.ready()
-    t.notOk(orphans.some(stillRuns), 'so the next one does')
-    t.equal(await available(), 8, 'the units that were sold are still sold')
-    t.equal((await buy()).status, 'confirmed')
-    const processes = running()
+  const second = start(t)
+  await second.ready()
+  t.notOk(orphans.some(stillRuns), 'so the next one does')
+  t.equal(await available(), 8, 'the units that were sold are still sold')
+  t.equal((await buy()).status, 'confirmed')
+  const processes = running()
 
-    // A terminal's Ctrl-C comes twice when npm is in between.
-    second.child.kill('SIGINT')
-    second.child.kill('SIGINT')
-    t.equal(await second.exited, 'code 0', second.text())
-    t.notOk(processes.some(stillRuns), 'nothing is left running')
-    t.same(running(), [])
-  },
-)
+  // A terminal's Ctrl-C comes twice if npm is in between.
+  second.child.kill('SIGINT')
+  second.child.kill('SIGINT')
+  t.equal(await second.exited, 'code 0', second.text())
+  t.notOk(processes.some(stillRuns), 'nothing is left running')
+  t.same(running(), [])
+})
 
-t.test('what cannot be read is one line and exit code 2', async (t) => {
+t.test('unreadable argument: one line and exit code 2', async (t) => {
   const unknown = start(t, {}, 'wroker=2')
   t.equal(await unknown.exited, 'code 2')
   t.equal(unknown.text(), 'holdfast: cannot read "wroker=2": say NAME=COUNT, where NAME is api or worker or sandbox\n')
 })
 
-t.test('SIGTERM to the process of npm alone stops everything, and npm ends last', async (t) => {
+t.test('SIGTERM to npm alone: everything stops, and npm ends last', async (t) => {
   const npm = launch(t, ['npm', 'start', '--', 'worker=1'])
   await npm.ready()
   const processes = running()

@@ -1,4 +1,4 @@
-/** SIGTERM under load: nothing is cut off, and every answer until the last one is the contract's. */
+/** SIGTERM under load: no connection is cut, and every answer follows the contract. */
 import { Agent, type IncomingMessage, request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -6,13 +6,16 @@ import { openShop } from '../support/api-client.ts'
 import { openWorld, type Running, until } from '../support/environment.ts'
 import { faultOf, faultOfProblem } from '../support/openapi-contract.ts'
 
-/** Long enough that the balancer below sees it on a busy machine. */
+/** Long enough for the balancer below to notice it on a busy machine. */
 const DRAIN = { DRAIN_MS: '1500' }
 
 const AT_ONCE = 4
-/** Each stop is one more sample of the same race, and costs 4 s of a processor. TEST_STOPS=20 is the long mode. */
+/**
+ * Number of stops. Each is another sample of the same race, and costs 4 s of a processor. TEST_STOPS=20 is the long
+ * mode.
+ */
 const STOPS = Number(process.env.TEST_STOPS ?? AT_ONCE)
-// Each has a start, a pause and a drain.
+// Each stop includes a start, a pause and a drain.
 t.setTimeout(900_000)
 
 interface Ask {
@@ -27,7 +30,7 @@ interface Got {
   text: string
 }
 
-/** One request on the agent's connection. @throws when the connection is cut before the whole answer is there */
+/** Sends one request on the agent's connection. @throws if the connection is cut before the answer is complete */
 function send(base: string, agent: Agent, { method, path, body, headers = {} }: Ask): Promise<Got> {
   const { promise, resolve, reject } = deferred<Got>()
   const outgoing = request(new URL(path, base), {
@@ -64,7 +67,7 @@ function deferred<T>() {
 const keptAlive = () => new Agent({ keepAlive: true, maxSockets: 1 })
 const hasConnection = (agent: Agent) => Object.values(agent.freeSockets).flat().length > 0
 
-/** What is wrong with an answer by the contract; '' when nothing is. */
+/** Returns the fault of an answer by the contract, or '' if it has none. */
 function faultIn({ method, path }: Ask, { status, headers, text }: Got): string {
   const json = /json/.test(headers.get('content-type') ?? '')
   const fault = faultOf(method, path, { status, headers, body: json ? JSON.parse(text) : text })
@@ -73,7 +76,10 @@ function faultIn({ method, path }: Ask, { status, headers, text }: Got): string 
   return retryable && !headers.has('retry-after') ? `${method} ${path} → ${text}: no Retry-After` : ''
 }
 
-/** A balancer's view: whether it still opens connections to this process. It asks /readyz on connections of their own. */
+/**
+ * Simulates a balancer, which opens connections to this process as long as it is ready. It requests /readyz, each time
+ * on a new connection.
+ */
 function balancer({ url }: Running) {
   const view = { ready: true, seen: [] as number[], over: false }
   const look = async () => {
@@ -90,8 +96,8 @@ function balancer({ url }: Running) {
 }
 
 /**
- * Clients that send one request after the other, each on a connection that is kept alive. When the balancer takes the
- * process out they open no new one, and use theirs until they are told to close it.
+ * Runs clients that send one request after the other, each client on a kept-alive connection. After the balancer has
+ * removed the process, they open no new connections and use theirs until an answer tells them to close.
  */
 async function load(url: string, clients: number, view: { ready: boolean }, asks: (n: number) => Ask) {
   const counts = { answers: 0, closed: 0, faults: [] as string[] }
@@ -109,7 +115,7 @@ async function load(url: string, clients: number, view: { ready: boolean }, asks
         counts.faults.push(`${ask.method} ${ask.path}: ${(error as Error).message}`)
         if (!view.ready) break
       }
-      // The connection is free for the next one in the next turn.
+      // The connection is free for the next request in the next turn.
       await sleep(i % 3)
     }
     agent.destroy()
@@ -118,7 +124,7 @@ async function load(url: string, clients: number, view: { ready: boolean }, asks
   return counts
 }
 
-t.test(`${STOPS} stops of an API under load: no connection is reset, no answer is outside the contract`, async (t) => {
+t.test(`${STOPS} stops of an API under load: no connection is reset, every answer follows the contract`, async (t) => {
   const world = await openWorld(t)
   await world.startWorker()
   const first = await world.startApi()
@@ -159,7 +165,7 @@ async function stopUnderLoad(t: Test, api: Running, asks: (n: number) => Ask) {
   t.equal(how, 'code 0', api.logs().slice(-2_000))
 }
 
-t.test('what would keep a stop waiting is answered early, and streams end', async (t) => {
+t.test('stop during long waits and streams: waits are answered early, streams end', async (t) => {
   const world = await openWorld(t)
   const [api, other] = await Promise.all([
     world.startApi({ ...DRAIN, SHUTDOWN_MS: '20000' }),
@@ -220,7 +226,7 @@ t.test('what would keep a stop waiting is answered early, and streams end', asyn
   t.notMatch(api.logs(), /"level":(40|50)/, 'no step was slow')
 })
 
-t.test('a step that hangs does not keep the later ones from their turn', async (t) => {
+t.test('stop with a hanging step: the later steps still run', async (t) => {
   const world = await openWorld(t)
   const postgres = await world.ownPostgres()
   const env = { DATABASE_URL: postgres.url, SHUTDOWN_MS: '6000', LOG_LEVEL: 'info', LEASE_TTL_MS: '60000' }
@@ -231,7 +237,7 @@ t.test('a step that hangs does not keep the later ones from their turn', async (
   ])
   const shop = openShop(t, [other.url], postgres.url)
   const ref = await shop.units('product', 5)
-  // The row lock keeps the worker inside its batch for longer than it has for its stop.
+  // The row lock keeps the worker inside its batch for longer than the time limit of its stop.
   await shop.client.begin(async (tx) => {
     await tx`SELECT 1 FROM resources WHERE id = ${ref} FOR UPDATE`
     await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 1 }] })
@@ -249,7 +255,7 @@ t.test('a step that hangs does not keep the later ones from their turn', async (
   t.equal(await api.exited, 'code 0')
 })
 
-t.test('the health of a worker is answered until it is gone, and a balancer sees it stop', async (t) => {
+t.test('stop of a worker: its health server answers until the end, and /readyz reports the stop', async (t) => {
   const world = await openWorld(t)
   const workers = await Promise.all(Array.from({ length: AT_ONCE }, () => world.startWorker(DRAIN)))
   const paths = ['/livez', '/readyz', '/metrics']

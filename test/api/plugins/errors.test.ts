@@ -9,7 +9,7 @@ import { UnavailableError } from '../../../src/shared/breaker.ts'
 import { LeaseLostError, LockBusyError } from '../../../src/shared/locks/api.ts'
 import { Problem } from '../../../src/shared/problem.ts'
 
-/** A server whose only route accepts `{ units: integer }`, and throws `thrown` when it is given. */
+/** Returns a server whose only route accepts `{ units: integer }`, and throws `thrown` if it is given. */
 async function serve(t: Tap, thrown?: unknown) {
   const app = Fastify({ clientErrorHandler: refuseConnection })
   t.teardown(() => app.close())
@@ -44,7 +44,7 @@ for (const [name, error, status, code, retryable] of SERVER_ERRORS) {
   })
 }
 
-t.test('an internal error does not say what happened', async (t) => {
+t.test('internal error: the answer does not contain the cause', async (t) => {
   t.notMatch(toProblem(new Error('password=secret')).message, /secret/)
 })
 
@@ -67,7 +67,7 @@ for (const [name, payload, headers, status, field] of REFUSED) {
   })
 }
 
-t.test('what is no HTTP is answered on the socket, and the connection is closed', async (t) => {
+t.test('bytes that are not HTTP: answered on the socket, and the connection is closed', async (t) => {
   const app = await serve(t)
   await app.listen({ host: '127.0.0.1', port: 0 })
   const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')

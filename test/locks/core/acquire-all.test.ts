@@ -8,7 +8,7 @@ import { busy, recordingBackend } from './recording-backend.ts'
 
 const acquisitionsOn = (backend: Backend) => new Acquisitions(backend, { ttl_ms: 3000, instance: 'host:1' })
 
-t.test('one lock at a time: by name, each once, in the stronger of the modes asked for', async (t) => {
+t.test('one lock at a time: by name, each once, in the stronger of the requested modes', async (t) => {
   const modes: string[] = []
   const attempt = async ({ resource, mode, limit }: Attempt) => {
     modes.push(`${resource} ${mode} ${limit}`)

@@ -1,11 +1,11 @@
-/** What was sent to the lock server and ended without a lease is cleaned up, after its last answer and not before. */
+/** Requests to the lock server that end without a lease are cleaned up, after their last answer and not before. */
 import t from 'tap'
 import { Acquisitions } from '../../../src/shared/locks/core/acquisitions.ts'
 import type { Answer, Backend } from '../../../src/shared/locks/core/backend.ts'
 import { type GrantedLock, holdLease } from '../../../src/shared/locks/core/held-lease.ts'
 import { queued, type RecordingBackend, recordingBackend } from './recording-backend.ts'
 
-/** An answer may take a third of it, which the tests never wait for. */
+/** TTL of the locks. An answer may take a third of it, for which the tests never wait. */
 const TTL_MS = 6000
 
 function acquisitionsOn(backend: Backend, failed: string[] = []): Acquisitions {
@@ -13,7 +13,7 @@ function acquisitionsOn(backend: Backend, failed: string[] = []): Acquisitions {
   return new Acquisitions(backend, { ttl_ms: TTL_MS, instance: 'host:1', events })
 }
 
-/** Settles when the server was asked for this. */
+/** Resolves when the server has received this request. */
 async function wasAsked({ asked }: RecordingBackend, what: string): Promise<void> {
   while (!asked.includes(what)) await new Promise((resolve) => setImmediate(resolve))
 }

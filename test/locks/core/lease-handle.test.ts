@@ -1,4 +1,4 @@
-/** Remote leases: the handle alone is enough to renew and to release, and no other text is taken for one. */
+/** Remote leases: the handle alone is enough to renew and to release, and no other text is accepted as a handle. */
 import t from 'tap'
 import { Acquisitions } from '../../../src/shared/locks/core/acquisitions.ts'
 import type { Backend } from '../../../src/shared/locks/core/backend.ts'
@@ -54,7 +54,7 @@ t.test('a lost lease: reported with the owner that its id names', async (t) => {
   t.same(await remoteOn(backend).release(handle), { released: false, reason: 'expired' })
 })
 
-t.test('what is no handle: refused before any request', async (t) => {
+t.test('invalid handle: refused before any request', async (t) => {
   const backend = recordingBackend()
   const parts = ['a', 'exclusive', 'id-1', 5, 6000, 1]
   const encoded = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url')

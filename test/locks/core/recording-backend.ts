@@ -1,16 +1,16 @@
-/** A lock server within the test process: it records what it was asked, and answers what the test gives it. */
+/** A lock server within the test process. It records its requests and returns the answers of the test. */
 import type { Backend, BusyAnswer, OnLockMessage } from '../../../src/shared/locks/core/backend.ts'
 
 const BUSY: BusyAnswer = { granted: false, ticket: 0, slot: 0, ahead: 0, waiting: 0, free_in_ms: -1, holder: 'other' }
 
 export interface RecordingBackend extends Backend {
-  /** In order: `attempt RESOURCE`, `extend RESOURCE`, `release RESOURCE`, `cancel RESOURCE`. */
+  /** the requests in order: `attempt RESOURCE`, `extend RESOURCE`, `release RESOURCE`, `cancel RESOURCE` */
   readonly asked: string[]
-  /** Delivers a message, as the subscription to a lock server does. */
+  /** delivers a message, as the subscription to a lock server does */
   deliver: OnLockMessage
 }
 
-/** @param answers in place of those of a server where every lock is free */
+/** @param answers override those of a server on which every lock is free */
 export function recordingBackend(answers: Partial<Backend> = {}): RecordingBackend {
   const asked: string[] = []
   let token = 0
@@ -54,7 +54,7 @@ export function recordingBackend(answers: Partial<Backend> = {}): RecordingBacke
   }
 }
 
-/** The answer to a request that joins the queue: a slot, behind a holder whose lock lasts. */
+/** Returns the answer to a request that joins the queue: a slot behind a holder that keeps its lock. */
 export function queued(): BusyAnswer {
   return { ...BUSY, ticket: 1, slot: 1, waiting: 1, free_in_ms: 60_000 }
 }

@@ -1,4 +1,4 @@
-/** A wait for one lock: which answer or message ends it, and what becomes of it while the server is away. */
+/** A wait for one lock: the answers and messages that end it, and its behaviour while the server is away. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { Answer, Attempt } from '../../../src/shared/locks/core/backend.ts'
@@ -6,7 +6,7 @@ import { abort, abortOnSignal, type Waiter, waitForLock, wake } from '../../../s
 import { queued, recordingBackend } from './recording-backend.ts'
 
 const TTL_MS = 60_000
-/** A waiter rechecks after a third of it: longer than any test that wakes it needs. */
+/** Life of a slot. A waiter rechecks after a third of it, which is longer than any test here takes. */
 const SLOT_MS = 30_000
 const request = (slot_ttl_ms = SLOT_MS): Attempt => ({
   resource: 'a',
@@ -20,7 +20,7 @@ const request = (slot_ttl_ms = SLOT_MS): Attempt => ({
 })
 const inMs = (ms: number) => performance.now() + ms
 
-/** A server that gives these answers, then the last one again and again; an Error is thrown. */
+/** Returns a server that gives these answers in order and then repeats the last one. It throws an Error. */
 function answering(...answers: (Answer | Error)[]) {
   const tickets: number[] = []
   const backend = recordingBackend({
@@ -34,7 +34,7 @@ function answering(...answers: (Answer | Error)[]) {
   return { backend, tickets }
 }
 
-/** Settles when the waiter sleeps after its attempt. */
+/** Resolves when the waiter sleeps after its attempt. */
 async function asleep(waiter: Waiter): Promise<void> {
   while (!waiter.wake) await sleep(1)
 }

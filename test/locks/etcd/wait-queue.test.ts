@@ -1,4 +1,4 @@
-/** The wait queue in etcd: whose turn it is, and what an id and a key say. */
+/** The wait queue in etcd: the order of turns, and the parts of ids and keys. */
 import t from 'tap'
 import {
   entryOf,

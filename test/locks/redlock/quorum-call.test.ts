@@ -1,4 +1,4 @@
-/** A round of calls to all voters: how long it waits for whom. */
+/** A round of calls to all voters: for which voters it waits, and how long. */
 import t from 'tap'
 import { callVoters, stragglerLimit } from '../../../src/shared/locks/redlock/quorum-call.ts'
 import type { Voter } from '../../../src/shared/locks/redlock/voter.ts'

@@ -1,4 +1,4 @@
-/** What a quorum knows of a lock: a holder on one voter of three is none. */
+/** The state of a lock on a quorum: a holder on one voter of three does not count. */
 import t from 'tap'
 import { quorumState, revokedHolders } from '../../../src/shared/locks/redlock/quorum-state.ts'
 

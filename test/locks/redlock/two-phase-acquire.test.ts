@@ -1,4 +1,4 @@
-/** One try to acquire from a quorum: what is granted, what is given up, and when another try may succeed. */
+/** One try to acquire from a quorum: which votes are granted or given up, and when another try may succeed. */
 import t from 'tap'
 import type { Attempt } from '../../../src/shared/locks/core/backend.ts'
 import { TwoPhaseAcquire, ticketOf } from '../../../src/shared/locks/redlock/two-phase-acquire.ts'
@@ -27,8 +27,8 @@ const uninitialized: Vote = { kind: 'not_eligible', left_ms: -1 }
 type Confirmation = Awaited<ReturnType<Voter['confirm']>>
 
 /**
- * Voters that answer so, and what each of them was asked, in order. An Error is thrown.
- * @param confirmations by round, then by voter; 'confirmed' where there is none
+ * Returns voters with these votes, and the requests that each of them got, in order. A voter throws an Error.
+ * @param confirmations by round, then by voter; 'confirmed' if absent
  */
 function votersOf(votes: (Vote | Error)[], confirmations: Confirmation[][] = []) {
   const asked: string[][] = votes.map(() => [])
