@@ -2512,7 +2512,7 @@ export interface operations {
     };
 }
 
-/** Operations that take an Idempotency-Key. */
+/** Operations that accept an Idempotency-Key. */
 export const KEYED: ReadonlySet<string> = new Set([
   'POST /api/resources/{type}/{id}/restock',
   'POST /api/purchases',
