@@ -4,6 +4,7 @@
  * between the guard markers (test/races, test/chaos).
  */
 import { and, eq, sql } from 'drizzle-orm'
+import type { PgTable } from 'drizzle-orm/pg-core'
 import type { Client } from '../../shared/db/client.ts'
 import { bookings, purchases } from '../../shared/db/schema.ts'
 import { build, isOneOf, listOf, prepare, value } from '../../shared/db/statements.ts'
@@ -49,18 +50,25 @@ interface IntakeTable {
   columns: Readonly<Record<string, string>>
 }
 type ListColumns = Parameters<typeof listOf>[1]
+type ColumnsOf<Table extends PgTable> = Partial<Record<keyof Table['$inferInsert'], string>>
 
 // A queue has purchases or bookings, never both, so each table can have a separate lock and a separate connection.
 const PURCHASES: IntakeTable = {
   table: purchases,
   lock: 4_077_002,
-  members: { items: 'jsonb' },
-  columns: { queue: 'queue', items: 'items' },
+  members: { items: purchases.items },
+  columns: { queue: 'queue', items: 'items' } satisfies ColumnsOf<typeof purchases>,
 }
 const BOOKINGS: IntakeTable = {
   table: bookings,
   lock: 4_077_003,
-  members: { kind: 'text', from_at: 'timestamptz', until_at: 'timestamptz', days: 'int', pickup: 'jsonb' },
+  members: {
+    kind: bookings.kind,
+    from_at: 'timestamptz',
+    until_at: 'timestamptz',
+    days: bookings.days,
+    pickup: bookings.pickup,
+  },
   columns: {
     resource_id: 'queue',
     kind: 'kind',
@@ -68,20 +76,20 @@ const BOOKINGS: IntakeTable = {
     created_at: 'now',
     days: 'days',
     pickup: 'pickup',
-  },
+  } satisfies ColumnsOf<typeof bookings>,
 }
 
-/** Members of every row, with their types; `n` is the position of the row in the batch. */
+/** Members of every row, with the types of the columns that they are inserted into; `n` is the position of the row in the batch. */
 const MEMBERS = {
   n: 'int',
-  id: 'uuid',
-  queue: 'text',
-  customer: 'text',
-  payment: 'jsonb',
-  hold_seconds: 'int',
-  idempotency_key: 'text',
-  idempotency_scope: 'text',
-  request_hash: 'text',
+  id: purchases.id,
+  queue: purchases.queue,
+  customer: purchases.customer,
+  payment: purchases.payment,
+  hold_seconds: purchases.hold_seconds,
+  idempotency_key: purchases.idempotency_key,
+  idempotency_scope: purchases.idempotency_scope,
+  request_hash: purchases.request_hash,
 } as const
 
 /**
