@@ -47,7 +47,7 @@ const IN_CODE: readonly Guard[] = [
     lost: /3 of 16 have it/,
   },
   {
-    name: 'the condition on the status that was decided on, and UNIQUE ledger_entries_effect',
+    name: 'the condition on the status that was decided on, the trigger on statuses, and UNIQUE ledger_entries_effect',
     race: 21,
     on: 'stock',
     ...STATUS,

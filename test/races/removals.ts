@@ -45,9 +45,9 @@ export const ROW_LOCKS = {
   ],
 } satisfies Removal
 
-/** Removes the condition on the status that was decided on, and the unique index on the effects of the ledger. */
+/** Removes the condition on the status that was decided on, the trigger on statuses, and the unique index on ledger effects. */
 export const STATUS = {
-  sql: 'DROP INDEX ledger_entries_effect',
+  sql: 'DROP INDEX ledger_entries_effect; DROP TRIGGER purchases_terminal ON purchases',
   code: [{ file: PURCHASES, guard: 'status', instead: '' }],
 } satisfies Removal
 
