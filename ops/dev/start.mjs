@@ -2,10 +2,10 @@
  * `npm start [-- worker=4 api=1]`: runs everything on this machine, from a bare checkout to the addresses of Swagger UI
  * and the dashboard. Listens on this machine only unless HOST is set.
  *
- * Installs what is missing, starts a private Postgres and Redis (not those whose URL is given), migrates, loads the
- * sample resources once and runs the Procfile, with the sandbox only if it is the payment provider. Data stays in
- * .data/ (HOLDFAST_DATA_DIR moves it). Ctrl-C stops the processes first and their servers last; a second Ctrl-C does
- * not wait.
+ * Installs what is missing, starts a private Postgres unless DATABASE_URL is set, and a private Redis unless REDIS_URL is
+ * set, migrates, loads the sample resources once and runs the Procfile, with the sandbox only if it is the payment
+ * provider. Data stays in .data/ (HOLDFAST_DATA_DIR names another folder). Ctrl-C stops the processes first and their
+ * servers last; a second Ctrl-C kills them without waiting.
  */
 import { accessSync, constants, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -37,19 +37,19 @@ const RESTART_MS = 1_000
 const STARTED_MS = 5_000
 const TRIES = 3
 /**
- * The terminal sends Ctrl-C to all processes, and npm passes it on once more: two within this number of milliseconds
- * count as one.
+ * The terminal sends SIGINT to all processes, and npm sends it once more: two signals within this number of milliseconds
+ * count as one Ctrl-C.
  */
 const SAME_CTRL_C_MS = 500
 
 const USAGE = `
-npm start [-- NAME=COUNT …]     everything on this machine: Postgres, Redis, and of api, worker and sandbox one each
-  worker=4                      or so many of them
-The environment, or a file .env (.env.example has all of it):
-  PORT=3000                     of the API; the next free one when it is taken and PORT is not set
-  HOST=127.0.0.1                0.0.0.0 lets other machines in: then set API_KEYS and ADMIN_KEYS
+npm start [-- NAME=COUNT …]     runs everything on this machine: Postgres, Redis, one api, one worker and one sandbox
+  worker=4                      runs four workers instead of one (likewise api=2)
+Settings, in the environment or in a file .env (.env.example lists all of them):
+  PORT=3000                     port of the API; if PORT is not set, 3000 or the next free port
+  HOST=127.0.0.1                address to listen on; 0.0.0.0 admits other machines: then set API_KEYS and ADMIN_KEYS
   DATABASE_URL, REDIS_URL       servers to use instead of a private Postgres and Redis in .data/
-Exit code 1 when it cannot run. 2: the options or an address make no sense.`
+Exit code 1: it cannot run. 2: an option or an address is invalid.`
 
 const log = logger('holdfast', 1)
 const command = readCommand({ name: 'holdfast', usage: USAGE, words: 99 })
@@ -61,7 +61,7 @@ if (PORT && !(/^\d{1,5}$/.test(PORT) && PORT >= 1 && PORT <= 65_535))
 const data = resolve(ROOT, process.env.HOLDFAST_DATA_DIR || '.data')
 const children = new Map()
 let servers = []
-/** the folder that records the running processes; undefined if both servers were given */
+/** the folder that records the running processes; undefined if both DATABASE_URL and REDIS_URL were set */
 let registry
 let starting = Promise.resolve()
 let stopping = false
@@ -79,7 +79,7 @@ for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
     const again = last_signal_ms !== undefined && now - last_signal_ms > SAME_CTRL_C_MS
     last_signal_ms = now
     if (again) endNow()
-    else void stop(0, `${name}: stopping (again: at once)`)
+    else void stop(0, `${name}: stopping; press Ctrl-C again to end at once`)
   })
 }
 
@@ -118,7 +118,7 @@ async function main() {
     const api = counts.get('api')?.count ? `HOLDFAST_URL=http://${reachable(env.HOST)}:${port}\n` : ''
     const lines = `DATABASE_URL=${env.DATABASE_URL}\nREDIS_URL=${env.REDIS_URL}\n${api}`
     writeFileSync(join(data, 'env'), lines, { mode: 0o600 })
-    log(`npm run verify and the other commands find this by ${join(data, 'env')}`)
+    log(`npm run verify and the other commands read these addresses from ${join(data, 'env')}`)
   }
   await runOnce('migrate', ['--import=tsx', 'ops/commands/migrate.ts'], env)
   await runOnce('seed', ['--import=tsx', 'ops/commands/seed.ts'], env)
@@ -134,7 +134,7 @@ function makeData() {
     accessSync(data, constants.W_OK)
   } catch (error) {
     throw new Refusal(
-      `cannot write to ${data} (${error.code}): it belongs to another user; run as that one or remove it`,
+      `cannot write to ${data} (${error.code}): it belongs to another user; run as that user or remove it`,
     )
   }
 }
@@ -160,7 +160,7 @@ async function startServer(name, options, start) {
   const port = before && (await portIsFree(before)) ? { port: before } : {}
   const launch = async (where) => {
     const pending = start({ ...options, ...where, folder: data, detached: true, log })
-    // A Ctrl-C during the start waits for it, so that the stop finds the server.
+    // stop() waits for a start that is still under way, so that it finds the server.
     starting = pending.catch(() => undefined)
     const server = await pending
     recordPid(data, name, server.pid)
@@ -187,8 +187,8 @@ async function runOnce(name, args, env) {
 }
 
 /**
- * Chooses one sandbox for all processes, whose address is known before they start. Chooses none with Stripe or a given
- * SANDBOX_URL.
+ * Lets one sandbox run for all processes, and chooses its address before they start. No sandbox runs if PAYMENTS is
+ * `stripe` or SANDBOX_URL is set.
  */
 async function chooseSandbox(counts, env, port) {
   if (env.PAYMENTS === 'stripe' || env.SANDBOX_URL) counts.delete('sandbox')
@@ -235,13 +235,13 @@ async function watch(label, words, env, extra) {
   }
 }
 
-/** Runs a process that a stop ends. If this `npm start` is killed, the next one ends the process. */
+/** Runs a process until stop() ends it. If this `npm start` is killed, the next `npm start` ends the process. */
 function run(label, words, env, log) {
   const { pid, exited, closed } = startLogged(words, env, log)
   if (pid === 0) return { pid, exited }
   if (registry) recordPid(registry, label, pid)
   const ended = exited.then(async (how) => {
-    // End the processes that it has started, and wait for the end of its output.
+    // End the processes that this process has started, and wait for the end of its output.
     await killGroup(pid, { deadline_ms: STOP_MS })
     await Promise.race([closed, sleep(1_000)])
     children.delete(label)
@@ -300,7 +300,7 @@ function endNow() {
     signal(-pid, 'SIGKILL')
     if (registry) forgetPid(registry, label)
   }
-  // Postgres leaves no children behind on SIGQUIT, and replays its log at the next start.
+  // On SIGQUIT Postgres also ends its child processes; it replays its log at the next start.
   for (const { name, server } of servers) server.kill(name === 'postgres' ? 'SIGQUIT' : 'SIGKILL')
   unlock()
   process.exit(1)
