@@ -1,5 +1,6 @@
 /**
- * A queue whose settlement does not end: the runner releases its lease, names it, and its next job starts a new run.
+ * A queue whose settlement does not end: its lease is released, the runner reports the queue as stuck, and the next job
+ * for the queue starts a new run.
  */
 import { Redis } from 'ioredis'
 import type { Test } from 'tap'
@@ -16,7 +17,10 @@ const TTL_MS = 1_000
 const PROGRESS_MS = 2_000
 const NOTHING: BatchResult = { missed: [], fetched: 0, full: false, after: 0 }
 
-/** Opens a runner with these settlements, followed by empty ones. Returns it with its requests and forced nudges. */
+/**
+ * Opens a runner whose batch requests get these settlements, then empty ones. Returns it with its batch requests, the
+ * reasons of lost leases, and the forced nudges.
+ */
 async function openRunner(t: Test, settlements: ((ask: BatchRequest) => Promise<BatchResult>)[]) {
   const world = await openWorld(t)
   const redis = new Redis(world.env.REDIS_URL)
@@ -59,19 +63,25 @@ t.test('settlement that does not end: the lease is released, and the next job st
   const { runner, asked, lost, forced } = await openRunner(t, [() => new Promise(() => {})])
   void runner.process(['product:1'], 'job 1')
   await until(() => asked.length === 1, { what: 'the settlement to begin' })
-  t.same(runner.stopStuck(), [], 'it has time')
+  t.same(runner.stopStuck(), [], 'the queue is not stuck before progress_ms is over')
   t.match(runner.state(), [{ queue: 'product:1' }])
 
   await until(() => lost.length > 0, { what: 'the release of the lease' })
   t.same(lost, ['stalled'])
-  const left = await until(() => [runner.stopStuck()].find((one) => one.length > 0), { what: 'the queue to be left' })
+  const left = await until(() => [runner.stopStuck()].find((one) => one.length > 0), {
+    what: 'the runner to report the queue as stuck',
+  })
   t.same(left, ['product:1'])
   t.same(forced, ['product:1'], 'a new job is added')
-  t.match(runner.state(), [{ queue: 'product:1' }], 'the step that does not end is still named')
+  t.match(
+    runner.state(),
+    [{ queue: 'product:1' }],
+    'the runner still reports the queue, because its step has not ended',
+  )
 
   await runner.process(['product:1'], 'job 2')
-  t.equal(asked.length, 2, 'the next job works the queue')
-  t.ok((asked[1]?.lease.token ?? 0) > (asked[0]?.lease.token ?? 0), 'under a newer token')
+  t.equal(asked.length, 2, 'the next job requests a batch of the queue')
+  t.ok((asked[1]?.lease.token ?? 0) > (asked[0]?.lease.token ?? 0), 'with a newer token')
 })
 
 t.test('lease lost before the settlement: the queue runs again, and the job does not fail', async (t) => {
@@ -81,5 +91,5 @@ t.test('lease lost before the settlement: the queue runs again, and the job does
   const { runner, asked } = await openRunner(t, [giveBack])
   await runner.process(['product:1'], 'job 1')
   t.equal(asked.length, 2)
-  t.ok((asked[1]?.lease.token ?? 0) > (asked[0]?.lease.token ?? 0), 'under a newer token')
+  t.ok((asked[1]?.lease.token ?? 0) > (asked[0]?.lease.token ?? 0), 'with a newer token')
 })
