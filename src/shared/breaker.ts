@@ -8,7 +8,7 @@ import type { Metrics } from './metrics.ts'
 export class UnavailableError extends Error {
   readonly code = 'unavailable'
   readonly dependency: string
-  /** false if the breaker sent nothing, because it was open or its capacity was used up */
+  /** false if the breaker did not make the call, because it was open or its capacity was used up */
   readonly attempted: boolean
   constructor(dependency: string, cause: unknown) {
     super(`${dependency} is unavailable: ${cause instanceof Error ? cause.message : cause}`, { cause })
@@ -24,7 +24,7 @@ export interface BreakerOptions {
   timeout_ms: number
   /** returns true for errors that are answers of the dependency, not failures */
   isAnswer: (error: unknown) => boolean
-  /** maximum number of concurrent calls; the breaker refuses more without sending them (a bulkhead); default: no limit */
+  /** maximum number of concurrent calls; the breaker refuses further calls without making them (a bulkhead); default: no limit */
   capacity?: number
   metrics: Metrics
 }
@@ -34,8 +34,8 @@ export interface Breaker {
   readonly name: string
   /**
    * Runs the body and rejects with UnavailableError when the body fails, times out, or is not run at all. The body's signal
-   * aborts at the timeout, and the body must stop then. If the body still returns a result after the timeout, `releaseLate`
-   * gets the result, so that nothing is kept without an owner.
+   * aborts at the timeout, and the body must stop then. If the body still resolves after the timeout, run() has already
+   * rejected: it calls `releaseLate` with the late result, for example to release a lease that was granted too late.
    */
   run<T>(body: (signal: AbortSignal) => Promise<T>, releaseLate?: (late: T) => unknown): Promise<T>
   state(): BreakerState
@@ -80,7 +80,7 @@ export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }:
       } catch (error) {
         const failure = isAnswer(error) ? error : new UnavailableError(name, error)
         controller.abort(failure)
-        // At the timeout opossum only stops waiting: nothing else takes a result that comes later.
+        // At the timeout opossum only stops waiting for the body. If the body resolves later, no caller gets its result.
         work?.then(releaseLate, () => {})
         throw failure
       }

@@ -15,7 +15,10 @@ import { readQueues, readResources } from './queries.ts'
 import type { Sample, Snapshot } from './snapshot-schema.ts'
 import { createThroughputMeter, type ThroughputMeter } from './throughput.ts'
 
-/** Milliseconds between two collections; more, up to SLOWEST_MS, when a collection takes more than a tenth of that time. */
+/**
+ * Milliseconds between the starts of two collections. If a collection takes longer than a tenth of this (1 / SHARE), the next
+ * one starts after SHARE times its duration, but after SLOWEST_MS at most.
+ */
 const EVERY_MS = 1_000
 const SHARE = 10
 const SLOWEST_MS = 5_000
@@ -23,7 +26,7 @@ const SLOWEST_MS = 5_000
 const PART_MS = 1_500
 /** Number of samples that a new subscriber gets: five minutes of them. */
 const SAMPLES = 300
-/** Milliseconds for which a resource is still shown after it had a queue or a lease; maximum number of such resources. */
+/** Milliseconds for which a resource is still shown after it last had a queue or a lease; most resources shown. */
 const [BUSY_MS, BUSY] = [60_000, 24]
 const LOCKS = 40
 
@@ -166,7 +169,7 @@ export class Collector {
 
   /**
    * Reads one part; null if that fails. It does not query a part whose last query is still pending: if Postgres hangs, queries
-   * would pile up.
+   * would accumulate.
    */
   async #part<T>(name: string, query: () => Promise<T>): Promise<T | null> {
     if (this.#pending.has(name)) return null
@@ -180,7 +183,10 @@ export class Collector {
     }
   }
 
-  /** Keeps resources that had a queue or a lease for BUSY_MS, so that table rows do not flicker with every batch. */
+  /**
+   * Remembers each resource for BUSY_MS after it last had a queue or a lease. Otherwise its row of the table would appear and
+   * disappear with every batch.
+   */
   #rememberBusy(refs: string[]): void {
     const now = performance.now()
     for (const ref of refs) {

@@ -69,7 +69,7 @@ export const resources = pgTable(
     name: text('name').notNull().default(''),
     total: units('total').notNull().default(0),
     available: units('available').notNull().default(0),
-    /** Units that holds reserve. The sold units are total - available - held, so these numbers can never disagree. */
+    /** Units reserved by holds. The number of sold units is not stored: it is total - available - held. */
     held: units('held').notNull().default(0),
     /** In the currency's minor unit (cents). */
     price: units('price').notNull().default(0),
@@ -130,8 +130,8 @@ export const purchases = pgTable(
       .where(sql`idempotency_key IS NOT NULL`),
     uniqueIndex('purchases_replaces_id').on(t.replaces_id).where(sql`replaces_id IS NOT NULL`),
     index('purchases_queued').on(t.queue, t.seq).where(sql`status = 'queued'`),
-    // Lists are ordered by id, which is the order of time (UUIDv7). An index on (queue, seq) would tempt the planner away from
-    // the partial index.
+    // Lists are ordered by id, which is the order of time (UUIDv7). With an index on (queue, seq) instead, the planner might
+    // not use the partial index.
     index('purchases_by_queue').on(t.queue, t.id),
     index('purchases_by_customer').on(t.customer, t.id),
     index('purchases_held_items').using('gin', sql`items jsonb_path_ops`).where(sql`status = 'held'`),
@@ -247,7 +247,7 @@ export const bookings = pgTable(
     // Lists are ordered by id, as lists of purchases are.
     index('bookings_by_resource').on(t.resource_id, t.id),
     index('bookings_by_customer').on(t.customer, t.id),
-    // The first index serves the requests of one resource, the second the sweeper, which reads the requests of all resources.
+    // The first index serves reads of one resource's requested bookings, the second the sweeper, which reads those of all.
     index('bookings_requested').on(t.resource_id, t.expires_at).where(sql`status = 'requested'`),
     index('bookings_requested_until').on(t.expires_at).where(sql`status = 'requested'`),
     check('bookings_kind_check', sql`${t.kind} IN ${oneOf(BOOKING_KINDS)}`),
@@ -320,17 +320,16 @@ export const charges = pgTable(
     status: text('status').$type<ChargeStatus>().notNull().default('pending'),
     /** The provider's code for why it declined or ended the charge. */
     reason: text('reason'),
-    /** When the sweeper may consider the row abandoned, and queues a job for it. */
+    /** From this time on the sweeper adds a job for the row: its job was lost, or has postponed the next step. */
     next_attempt_at: at('next_attempt_at').notNull().default(sql`clock_timestamp() + interval '2 seconds'`),
     /**
-     * When the next check at the provider is due. For a captured charge, the check looks for refunds and disputes made outside
-     * Holdfast. For our refund, it requests the refund again or reads what has become of it. Null: never for a charge, at once
-     * for a refund.
+     * When a job next calls the provider about this row. For a captured charge the job looks for refunds and disputes made
+     * outside Holdfast; null: never. For our refund it requests the refund again, or reads the refund's state; null: now.
      */
     recheck_at: at('recheck_at'),
     /**
-     * The original end of the hold that this charge has extended; it applies again if the card is declined. Null without
-     * `hold_seconds`.
+     * The end that the hold had before this charge extended it; the hold ends then if the card is declined. Null if there is
+     * no `hold_seconds`.
      */
     hold_until: at('hold_until'),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
@@ -373,9 +372,9 @@ export const payable = pgView('payable', {
 
 /**
  * Everything that became visible to buyers, in order: every committed change of status, and stock that came in or went out.
- * Triggers write the outbox (drizzle/0001_guards.sql), so that no writer can forget it. One row contains all changes that one
- * statement made to one resource, in arrays; a change of a cart is in a row of each of its resources. Each change gets the
- * resource's next number; the numbers of a resource have no gap.
+ * Triggers write the outbox (drizzle/0001_guards.sql), so that no writer can forget it. There is one row per statement and
+ * resource; its arrays contain all changes that the statement made to the resource. So a change of a cart is in several rows,
+ * one for each of the cart's resources. Each change gets the resource's next number; the numbers of a resource have no gap.
  */
 export const outbox = pgTable(
   'outbox',
@@ -421,8 +420,8 @@ export const outboxRetention = pgTable(
 )
 
 /**
- * Endpoints that receive events. `outbox_position`: the outbox row up to which the endpoint's delivery streams were
- * extended.
+ * Endpoints that receive events. `outbox_position`: the id of the last outbox row whose events the endpoint's delivery
+ * streams include.
  */
 export const webhookEndpoints = pgTable(
   'webhook_endpoints',
@@ -458,10 +457,13 @@ export const webhookStreams = pgTable(
       .notNull()
       .references(() => webhookEndpoints.id, { onDelete: 'cascade' }),
     resource_id: ref('resource_id').notNull(),
-    /** The sequence that was delivered last; outbox_id: the outbox row that contains or precedes the next one. */
+    /**
+     * `delivered_sequence`: the sequence of the last delivered event. `outbox_id`: the outbox row in which a sender begins to
+     * look for the next event: the row with that event, or an earlier one.
+     */
     delivered_sequence: units('delivered_sequence').notNull(),
     outbox_id: units('outbox_id').notNull(),
-    /** The last sequence of the resource that the stream must deliver. */
+    /** The sequence of the last event that the stream must deliver. */
     last_sequence: units('last_sequence').notNull(),
     /** Number of attempts to deliver the next event so far. */
     attempts: integer('attempts').notNull().default(0),
@@ -499,14 +501,15 @@ export const webhookDeliveries = pgTable(
 )
 
 /**
- * Forced releases of locks. Written before the lock is released; completed_at is set once the fencing token is raised too.
+ * Forced releases of locks. The API inserts the row before it releases the lock, and sets completed_at in the statement that
+ * raises the fencing token of the resource.
  */
 export const forcedReleases = pgTable(
   'forced_releases',
   {
     id: bigint('id', { mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
     resource_id: ref('resource_id').notNull(),
-    /** The caller's digest of its API key, or `open`. */
+    /** Digest of the API key in the request; `open` if the API accepts requests without a key. */
     requested_by: text('requested_by').notNull(),
     reason: text('reason'),
     /** The revoked holders, as the response to the caller names them. */
@@ -546,8 +549,8 @@ export const labCounts = pgTable(
 export const labOrders = pgTable('lab_orders', {
   id: text('id').primaryKey(),
   /**
-   * The number of the worker that wrote last, with `fencing_token <= token` in the WHERE clause; written_by: without that
-   * guard.
+   * `guarded_by`: the number of the worker that wrote last with `fencing_token <= token` in the WHERE clause. `unguarded_by`:
+   * the number of the worker that wrote last without this condition.
    */
   guarded_by: smallint('guarded_by'),
   unguarded_by: smallint('unguarded_by'),

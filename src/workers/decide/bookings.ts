@@ -1,7 +1,7 @@
 /**
  * Decides the bookings of a batch, in memory and without I/O. Invariants: a booking gets its time only when no other
- * active booking overlaps it, and a ride only when its rider has no other; a request that is overdue by the database
- * clock is expired first and never conflicts; every change of a wallet's units has a ledger entry.
+ * active booking overlaps it, and a ride only when its rider has no other; a requested booking that is overdue by the
+ * database clock is expired first and never conflicts; every change of a wallet's units has a ledger entry.
  * Tests remove the code between the guard markers (test/races, test/chaos).
  */
 import {
@@ -44,14 +44,14 @@ const DAY_MS = 86_400_000
 /** Most ids of conflicting bookings that one rejection names. */
 const NAMED = 20
 
-/** Returns every resource that the settlement of this item may write. */
+/** Returns every resource that the settlement of this pending row may write. */
 export function resourcesOfBooking({ booking: { queue, payment }, command }: BookingItem): string[] {
   const wallets = [payment, command?.payment].flatMap((one) => (one?.method === 'wallet' ? [one.account] : []))
   return [...new Set([queue, ...wallets])]
 }
 
 /**
- * Decides the items in order. `active`: the active bookings of these queues and riders, read under the row locks.
+ * Decides the pending rows in order. `active`: the active bookings of these queues and riders, read under the row locks.
  * `now_ms`: the database clock, read after the locks were acquired. `accept_ms`: how long a driver has to accept a
  * ride.
  * @throws UnprocessableError
@@ -65,8 +65,8 @@ export function decideBookings(
 ): BookingDecision {
   const own = new Map(items.map(({ booking }) => [booking.id, booking]))
   const bookings = new ActiveBookings()
-  // Use one object for a row that is both pending and active, so that a decision about the row counts for the other
-  // items.
+  // A booking may be both pending and active. Use one object for both, so that the decision about its row is visible when
+  // later rows are decided.
   for (const row of active) bookings.update(own.get(row.id) ?? row)
   return new BookingBatch(bookings, resources, now_ms, accept_ms).decide(items)
 }
@@ -109,7 +109,7 @@ function updateIndex(index: Map<string, Set<BookingRow>>, key: string, booking: 
   else index.get(key)?.delete(booking)
 }
 
-/** Decides one batch. The decision about an item is visible to the items after it. */
+/** Decides one batch. The decision about a row is visible when later rows are decided. */
 class BookingBatch {
   readonly #active: ActiveBookings
   readonly #resources: ReadonlyMap<string, Resource>
@@ -225,7 +225,7 @@ class BookingBatch {
     this.#decision.chargeRequests.push(chargeRequest('booking', step, booking))
   }
 
-  /** Requests the charge and extends the request, so that it does not expire before the charge has had time to end. */
+  /** Requests the charge and extends the hold, so that the booking does not expire before the charge has had time to end. */
   #startCharge(booking: BookingRow): void {
     extendHold(booking, this.#now_ms)
     this.#requestCharge('charge', booking)
@@ -254,8 +254,8 @@ class BookingBatch {
   }
 
   /**
-   * Decides a queued booking. Returns false if this batch cannot expire an overdue request that conflicts with the
-   * booking: the next round decides it.
+   * Decides a queued booking. Returns false if this batch cannot expire an overdue booking that conflicts with it: the
+   * next round decides the queued booking.
    */
   #decideNew(booking: BookingRow): boolean {
     const resource = this.#resources.get(booking.queue)
@@ -265,7 +265,7 @@ class BookingBatch {
     }
     if (booking.kind === 'stay') price(booking, resource)
     const rivals = this.#active.conflicting(booking)
-    // Expire overdue requests first. If one of them needs a wallet whose lease another worker holds, retry in the next
+    // Expire overdue bookings first. If one of them needs a wallet whose lease another worker holds, retry in the next
     // round.
     if (!rivals.filter((row) => this.#isOverdue(row)).every((row) => this.#expire(row))) return false
     const conflicting_ids = rivals.filter((row) => isActive(row.status)).map((row) => row.id)
@@ -340,13 +340,13 @@ class BookingBatch {
       if (booking.kind === 'ride') return 'payment_unavailable'
       // One charge at a time: a second card is charged only after the first charge has failed.
       if (booking.charge !== null) return 'payment_in_progress'
-      // A hold already covers the wallet's money and the time together.
+      // The wallet's money is already held for this booking, so no other payment can replace it.
       if (booking.payment.method === 'wallet') return 'payment_conflict'
       if (given.method === 'wallet') return this.#payFromWallet(booking, given.account)
       this.#setPayment(booking, given)
     }
-    // The booking becomes accepted when its charge is paid. A second accept joins the first, whose charge is already in
-    // progress.
+    // The booking becomes accepted when its charge is paid. A second accept waits for the charge that the first accept has
+    // started.
     if (booking.charge !== null) return undefined
     if (isCharged(booking)) {
       this.#startCharge(booking)
@@ -380,7 +380,7 @@ class BookingBatch {
     this.#decision.payments.push({ of: 'booking', id: booking.id, payment })
   }
 
-  /** Restores the original end of the request after a failed charge. Returns false if that end is past. */
+  /** Restores the original end of the hold after a failed charge. Returns false if that end is past. */
   #resumeHold(booking: BookingRow): boolean {
     this.#decision.attempts.push(booking.id)
     restoreHold(booking)
@@ -399,7 +399,7 @@ class BookingBatch {
   #applyChargeResult(booking: BookingRow, result: ChargeCommand): boolean {
     const { status, charge } = booking
     if (result === 'unpaid') {
-      // This result belongs to an earlier charge and has already been applied; the current charge may be another one.
+      // The current charge has not failed, so this result is about an earlier charge; an accept has already applied it.
       if (!chargeFailed(booking)) return true
       if (status !== 'requested') return status === 'expired' || status === 'cancelled' || status === 'declined'
       if (booking.hold_seconds !== null) {

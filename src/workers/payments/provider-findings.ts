@@ -1,7 +1,7 @@
 /**
  * Records the state of a charge at the provider. Invariants: each refund at the provider has one row, identified by the
- * provider's id; the status of a row only advances, so the older of two snapshots changes nothing; we still owe the
- * captured amount minus everything that went back by refund or dispute.
+ * provider's id; the status of a row only advances, so the older of two snapshots changes nothing; our own refund
+ * requests at most the captured amount minus all other refunds and lost disputes.
  */
 import { and, eq, gt, inArray, lte, notExists, or, sql } from 'drizzle-orm'
 import { alias, unionAll } from 'drizzle-orm/pg-core'
@@ -16,7 +16,8 @@ import { belongsTo, type ChargeState, type OwnRefund, RESERVED } from './charge-
 const AGAIN_S = 2
 const AGAIN_MAX_S = 6 * 3_600
 /**
- * Days after its capture during which a charge is checked: most cardholders have 120 days for a dispute, some have 540.
+ * Days after its capture during which a charge is checked at the provider: most cardholders have 120 days for a dispute,
+ * some have 540.
  */
 const CHECKED_DAYS = 540
 
@@ -183,7 +184,7 @@ function ownRefundChange(
     const reason = lostOf(disputes).length > 0 ? 'dispute_lost' : 'refunded_at_provider'
     return { ...change, status: 'released', amount, attempts, reason, recheck_s: null }
   }
-  // The charge was never captured.
+  // Our refund has cancelled the reservation before it was captured, so there is no money to refund.
   if (own.status === 'released' && own.reason === null) return undefined
   const over = own.reason === 'charge_disputed' && !disputes.some((one) => one.status === 'open')
   if (own.status === 'failed' && !own.due && !over) {
@@ -198,7 +199,10 @@ function ownRefundChange(
   return { ...change, ...next, status: 'pending', recheck_s: 0 }
 }
 
-/** Allowed transitions of a status. They keep a snapshot that is older than the row from changing it. */
+/**
+ * The statuses that may follow each status. A snapshot that is older than the row shows an earlier status, which may not
+ * follow, so the row does not change.
+ */
 const AFTER: Partial<Record<ChargeStatus, readonly ChargeStatus[]>> = {
   pending: ['refunded', 'failed'],
   refunded: ['failed'],
@@ -275,8 +279,8 @@ async function write(tx: Transaction, charge: ChargeState, change: Change): Prom
 }
 
 /**
- * Selects the purchases and bookings that this charge pays or may still pay: its own one, and the replacement bought
- * with late money.
+ * Selects what this charge pays or may still pay: its own purchase or booking, and the replacement that late money has
+ * paid for.
  */
 const bought = unionAll(
   build
@@ -322,7 +326,10 @@ const insertOwedSql = prepare(
   )} ON CONFLICT DO NOTHING`,
 )
 
-/** Inserts a refund that we owe because a bank has returned a refund made at the provider after its sale was undone. */
+/**
+ * Inserts our refund of the amount `left`, if no purchase or booking remains that the charge pays for. This happens when a
+ * refund made at the provider has undone the sale, and the bank has then sent the money of that refund back.
+ */
 async function insertOwedRefund(tx: Transaction, charge: ChargeState, left: number): Promise<void> {
   await insertOwedSql(tx, { id: charge.id, charge_id: charge.charge_id, left })
 }
@@ -367,9 +374,10 @@ function nextCheckStatement() {
 const nextCheckSql = nextCheckStatement()
 
 /**
- * Schedules the next check of this charge: after an hour, then whenever the charge's age has doubled, after 30 days at
- * most, or after 6 hours at most while a refund or dispute is undecided. If a webhook has come since the row was read,
- * the check stays due now.
+ * Schedules the next check of this charge at the provider: an hour after the capture, then each time the charge's age has
+ * doubled since the last check. Checks are never more than 30 days apart, or 6 hours while a refund is pending or a
+ * dispute is open, and end after CHECKED_DAYS. If a webhook has changed `recheck_at` since the row was read, this changes
+ * nothing, and the check stays due.
  */
 export async function scheduleNextCheck(
   on: Client | Transaction,
@@ -397,7 +405,7 @@ const pendingRefundSql = prepare(
     ),
 )
 
-/** Reads our refund if its attempt is due and has no known outcome. A job may have requested it already. */
+/** Reads our refund if its attempt is due and its outcome is unknown. An earlier job may have requested it already. */
 async function refundToRequest(tx: Transaction, of: string): Promise<OwnRefund | undefined> {
   const [row] = await pendingRefundSql(tx, { id: of })
   return row

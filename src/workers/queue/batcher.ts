@@ -1,7 +1,7 @@
 /**
- * Settles several queues in one transaction, so that cold queues share commits. Invariants: the batcher settles a queue
- * only under the lease of its request; one bad row or one stale lease costs the other requests a round, never their
- * result.
+ * Settles several queues in one transaction, so that queues with few rows share commits. Invariants: the batcher settles
+ * a queue only under the lease of its batch request; a row that cannot be decided, or a lease that a newer one has
+ * superseded, may delay the other queues of the transaction, but never changes what is decided there.
  */
 import type { Breaker } from '../../shared/breaker.ts'
 import type { Client } from '../../shared/db/client.ts'
@@ -38,7 +38,10 @@ export interface BatchRequest {
   lease: Lease
   /** only purchases and bookings of this queue with a higher seq are fetched */
   after: number
-  /** the last batch of this queue was full: the queue gets more rows of the transaction than a queue with one or two */
+  /**
+   * true if the last batch of this queue was full: then the queue may add more rows to the transaction than a queue whose
+   * last batch was not full
+   */
   last_full: boolean
   /** leases on other resources that the caller has waited for */
   extras: ReadonlyMap<string, Lease>
@@ -47,11 +50,11 @@ export interface BatchRequest {
 }
 
 export interface BatchResult {
-  /** items of this queue that were not decided because another holder has one of their leases */
+  /** pending rows of this queue that were not decided because another holder has one of their leases */
   missed: QueueItem[]
   /** rows of this queue in the batch */
   fetched: number
-  /** the batch was full and at least one row was decided: more rows may be pending */
+  /** true if the batch was full and at least one row was decided: more rows may be pending */
   full: boolean
   /** `after` of the next request */
   after: number
@@ -76,15 +79,15 @@ export const isDatabaseAnswer = (error: unknown) =>
 /** Most concurrent transactions. */
 const ROUNDS_AT_ONCE = 4
 /**
- * Milliseconds that the next transaction waits for the running ones, so that new requests share it. It does not wait
- * longer, because a running transaction may be stuck.
+ * Milliseconds that the next transaction waits for the running ones, so that new batch requests share it. It does not
+ * wait longer, because a running transaction may be stuck.
  */
 const SLOW_MS = 50
 /** Most queues in one transaction. */
 const QUEUES_PER_ROUND = 256
 /**
- * Rounds in which the batcher tries a request whose transaction fails because of other requests; then it rejects the
- * request.
+ * Most rounds for one batch request whose transactions fail because of the other requests in them; then the batcher
+ * rejects it.
  */
 const TRIES = 4
 
@@ -94,8 +97,8 @@ export class Batcher {
   readonly #bookings: ReturnType<typeof createBookingFetcher>
   readonly #waiting: PendingRequest[] = []
   /**
-   * Stored tokens that exceed a lease's token, because the lock server has lost its data. The token of the next lease
-   * must exceed them.
+   * Resource → the fencing token in the database, if it is higher than the token of the lease: the lock server has lost its
+   * data. The token of the next lease must be higher.
    */
   readonly #minTokens = new Map<string, number>()
   /**
@@ -113,7 +116,7 @@ export class Batcher {
     this.#bookings = createBookingFetcher(deps.client)
   }
 
-  /** Settles one batch of the queue, together with the other requests that wait for a transaction. */
+  /** Settles one batch of the queue, together with the other batch requests that wait for a transaction. */
   requestBatch(request: BatchRequest): Promise<BatchResult> {
     return new Promise((resolve, reject) => this.#enqueue({ ...request, tries: 0, resolve, reject }))
   }
@@ -152,7 +155,7 @@ export class Batcher {
   }
 
   /**
-   * Returns the requests of the next transaction: one per queue, with leases that are still valid. Rejects requests
+   * Returns the batch requests of the next transaction: one per queue, with leases that are still valid. Rejects those
    * whose lease was lost while they waited here, because they would make the transaction fail for the other queues.
    */
   #nextRound(): PendingRequest[] {
@@ -183,7 +186,7 @@ export class Batcher {
         await this.#deps.locks.releaseMany(round.extras.values())
       }
       for (const item of bad) {
-        await this.#quarantine(item, new UnprocessableError('its items cannot be read'))
+        await this.#quarantine(item, new UnprocessableError('the items or the payment of the row cannot be read'))
         round.progress()
       }
       const staying = new Set([...missed, ...left])
@@ -213,7 +216,7 @@ export class Batcher {
     return { limits, fetched }
   }
 
-  /** Returns the resources of every item, in order, and the items whose resources cannot be read. */
+  /** Returns the resources of every pending row, in order, and the rows whose resources cannot be read. */
   #resourcesByItem(items: readonly QueueItem[]) {
     const resources = new Map<QueueItem, string[]>()
     const bad: QueueItem[] = []
@@ -242,8 +245,8 @@ export class Batcher {
   }
 
   /**
-   * Commits the items, and bisects the batch if a bad row makes it fail. Returns the items that could not be decided
-   * yet.
+   * Commits the pending rows, and bisects the batch if a bad row makes it fail. Returns the rows that could not be
+   * decided yet.
    */
   async #commitOrBisect(
     items: readonly QueueItem[],
@@ -269,7 +272,7 @@ export class Batcher {
     }
   }
 
-  /** Commits the items under these tokens and publishes the decision. Returns the items that could not be decided yet. */
+  /** Commits the rows under these tokens and publishes the decision. Returns the rows that could not be decided yet. */
   async #commit(
     items: readonly QueueItem[],
     tokens: ReadonlyMap<string, number>,
@@ -322,7 +325,7 @@ export class Batcher {
   }
 }
 
-/** The leases of one round: the leases of its requests, and the extra leases that the round itself has acquired. */
+/** The leases of one round: the leases of its batch requests, and the extra leases that the round itself has acquired. */
 class Round {
   extras: ReadonlyMap<string, Lease> = new Map()
   readonly #requests: readonly PendingRequest[]
@@ -347,7 +350,7 @@ class Round {
     return new Set([...needs].flat().filter((ref) => !this.#leases.has(ref)))
   }
 
-  /** Returns in `able`, in order, the items whose leases are all held, and in `missed` the other items. */
+  /** Returns in `able`, in order, the pending rows whose leases are all held, and in `missed` the other rows. */
   sort(resources: ReadonlyMap<QueueItem, string[]>) {
     const able: QueueItem[] = []
     const missed = new Set<QueueItem>()
@@ -358,7 +361,7 @@ class Round {
     return { able, missed }
   }
 
-  /** Returns the fencing tokens of the resources that these items may write. */
+  /** Returns the fencing tokens of the resources that the settlement of these rows may write. */
   tokens(items: readonly QueueItem[], resources: ReadonlyMap<QueueItem, string[]>): Map<string, number> {
     const tokens = new Map<string, number>()
     for (const item of items) {

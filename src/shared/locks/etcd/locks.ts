@@ -6,7 +6,7 @@ import { createLocksOn } from '../core/locks.ts'
 import { EtcdBackend } from './backend.ts'
 import { connectEtcd } from './client.ts'
 
-// biome-ignore lint/performance/noBarrelFile: an entry of the package; callers branch on the errors of what they open here
+// biome-ignore lint/performance/noBarrelFile: an entry point of the package: its callers branch on these errors
 export { type Lease, LeaseLostError, LockBusyError, type Locks } from '../api.ts'
 
 export interface EtcdLocksOptions {

@@ -1,7 +1,7 @@
 /**
- * Leases on one Redis, or on a Redis Cluster, where every resource has its node. Invariant: every operation is one Lua
- * script over the keys of one resource, which share a Cluster slot by their braces; `lock:{type:id}` itself exists
- * exactly while there is an exclusive holder.
+ * Leases on one Redis, or on a Redis Cluster, where every resource has its node. Invariant: every operation on a resource
+ * is one Lua script over its keys; the hash tag `{type:id}` in these keys puts them into one Cluster slot. The key
+ * `lock:{type:id}` itself exists exactly while there is an exclusive holder.
  */
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
@@ -17,7 +17,7 @@ import { createRun, script } from './script.ts'
 import { type Subscription, subscribe } from './subscription.ts'
 import { kindOf, readHolder, readId } from './wire-format.ts'
 
-// biome-ignore lint/performance/noBarrelFile: an entry of the package; callers branch on the errors of what they open here
+// biome-ignore lint/performance/noBarrelFile: an entry point of the package: its callers branch on these errors
 export { type Lease, LeaseLostError, LockBusyError, type Locks } from '../api.ts'
 
 const ACQUIRE = script('redis/acquire-fast', 'redis/prelude', 'redis/acquire')
@@ -45,9 +45,9 @@ export interface RedisLocksOptions extends Omit<LocksOptions, 'instance'> {
   /** The holder's name if an acquire names no owner. Default: host:pid. */
   instance?: string
   /**
-   * After each grant the client WAITs until this many replicas have the lock, and otherwise releases the lock. So a failover
-   * loses a lock only if all of these replicas are lost with the primary. This needs a separate connection, because WAIT blocks
-   * the commands behind it. Not for a Cluster.
+   * After each grant the client WAITs for this many replicas; if too few have the lock at the timeout, it releases the lock.
+   * So a failover loses a lock only if all of these replicas are lost with the primary. This needs a separate connection,
+   * because WAIT blocks the commands behind it. Not for a Cluster.
    */
   replication?: Replication
 }
@@ -132,8 +132,8 @@ export function createRedisBackend(
 }
 
 /**
- * Wraps a backend so that the replicas confirm every grant before the caller gets it. After a hand-over the waiter attempts
- * again, so that the replicas confirm that grant too.
+ * Wraps a backend so that the replicas acknowledge every grant before the caller gets it. A waiter to which the lock was
+ * handed off does not take the grant from the message: it attempts again, so that the replicas acknowledge that grant too.
  */
 function replicated(redis: Redis, backend: Backend, { replicas, timeout_ms }: Replication): Backend {
   async function confirmed(resource: string, id: string): Promise<void> {

@@ -11,7 +11,7 @@ import { checkRedis, checkSetting, checkTtl } from '../core/arguments.ts'
 import { createLocksOn } from '../core/locks.ts'
 import { createRedlockBackend } from './backend.ts'
 
-// biome-ignore lint/performance/noBarrelFile: an entry of the package; callers branch on the errors of what they open here
+// biome-ignore lint/performance/noBarrelFile: an entry point of the package: its callers branch on these errors
 export { type Lease, LeaseLostError, LockBusyError, type Locks } from '../api.ts'
 
 export interface RedlockOptions extends Omit<LocksOptions, 'instance'> {
