@@ -4,7 +4,7 @@
  */
 import { STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
-import type { FastifyError, FastifyInstance } from 'fastify'
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { UnavailableError } from '../../shared/breaker.ts'
 import { LeaseLostError, LockBusyError } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
@@ -19,8 +19,18 @@ export function answerErrors(app: FastifyInstance, log: Log): void {
     const { url = request.url } = request.routeOptions
     if (problem.status === 500) log.error({ error, method: request.method, url }, 'request failed')
     else log.debug({ error, method: request.method, url }, 'request refused')
+    if (problem.status === 413) readRest(request, reply)
     return sendProblem(problem, request, reply)
   })
+}
+
+/**
+ * Reads and drops the rest of a body that is too large, for requestTimeout at most. Fastify would close the connection; a
+ * client that is still sending would then get a reset and lose the answer.
+ */
+function readRest({ raw }: FastifyRequest, reply: FastifyReply): void {
+  reply.removeHeader('connection')
+  raw.resume()
 }
 
 /** Returns the problem for an error. This is the only place that maps errors to problems. */

@@ -1,4 +1,5 @@
 /** src/api/plugins/errors.ts: every error becomes a problem, and an error of the client is never a 5xx. */
+import { Agent, request } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
 import Fastify from 'fastify'
 import pino from 'pino'
@@ -78,3 +79,30 @@ t.test('bytes that are not HTTP: answered on the socket, and the connection is c
   t.match(answer, /^HTTP\/1\.1 400 Bad Request\r\n/)
   t.match(JSON.parse(answer.split('\r\n\r\n')[1] ?? ''), { code: 'invalid_request', detail: 'Malformed HTTP request.' })
 })
+
+t.test(
+  'a client that sends a body that is too large to its end: it gets the 413, and may use the connection again',
+  async (t) => {
+    const app = await serve(t)
+    await app.listen({ host: '127.0.0.1', port: 0 })
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+    t.teardown(() => agent.destroy())
+    const post = (body: string) =>
+      new Promise<{ status: number | undefined; port: number | undefined }>((resolve, reject) => {
+        const { port } = app.server.address() as AddressInfo
+        const headers = { 'content-type': 'application/json', 'content-length': body.length }
+        const sent = request({ agent, port, host: '127.0.0.1', path: '/units', method: 'POST', headers }, (answer) => {
+          const { statusCode: status, socket } = answer
+          answer.resume().on('end', () => resolve({ status, port: socket.localPort }))
+        })
+        sent.on('error', reject)
+        // The server answers before the rest is sent.
+        sent.write(body.slice(0, 100_000))
+        setTimeout(() => sent.end(body.slice(100_000)), 100)
+      })
+    const first = await post(`"${'x'.repeat(2 ** 21)}"`)
+    const second = await post('{"units": 1}')
+    t.match([first, second], [{ status: 413 }, { status: 200 }])
+    t.equal(second.port, first.port, 'on the same connection')
+  },
+)
