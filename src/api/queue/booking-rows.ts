@@ -8,7 +8,7 @@ import { bookings } from '../../shared/db/schema.ts'
 import { build, isOneOf, prepare, type Statement, value } from '../../shared/db/statements.ts'
 import type { BookingStatus, Pickup } from '../../shared/domain/booking.ts'
 import { chargeState, charging } from './charge-columns.ts'
-import type { Enqueued, QueuedRowInput } from './intake-rows.ts'
+import { type Enqueued, type QueuedRowInput, UNSETTLED } from './intake-rows.ts'
 
 /** A booking before it is queued. A ride has neither from_at nor until_at: it begins when its row is inserted. */
 export interface NewBooking extends QueuedRowInput {
@@ -62,26 +62,12 @@ export type BookingRow = Awaited<ReturnType<typeof select>>[number]
 /** Returns a new booking as it was queued, before any worker has settled it. */
 const asQueued = (input: NewBooking, { seq, created_at }: Enqueued): BookingRow => ({
   ...input,
-  ...QUEUED,
+  ...UNSETTLED,
+  conflicting_ids: null,
   from_at: input.from_at ?? created_at,
   seq,
   created_at,
 })
-const QUEUED = {
-  status: 'queued' as const,
-  reason: null,
-  conflicting_ids: null,
-  amount: null,
-  currency: null,
-  expires_at: null,
-  replaces_id: null,
-  replaced_by: null,
-  fencing_token: null,
-  settled_at: null,
-  overdue: false,
-  charging: false,
-  charge_state: null,
-}
 
 const byIds = isOneOf(bookings.id, 'ids')
 export const BOOKING_ROWS = {

@@ -39,6 +39,22 @@ export interface Replayed {
 }
 export type EnqueueResult = Enqueued | Replayed
 
+/** Members of a row that no worker has settled yet: the same for purchases and bookings. */
+export const UNSETTLED = {
+  status: 'queued' as const,
+  reason: null,
+  amount: null,
+  currency: null,
+  expires_at: null,
+  replaces_id: null,
+  replaced_by: null,
+  fencing_token: null,
+  settled_at: null,
+  overdue: false,
+  charging: false,
+  charge_state: null,
+}
+
 /** The columns that one table adds to QueuedRowInput. */
 interface IntakeTable {
   table: typeof purchases | typeof bookings

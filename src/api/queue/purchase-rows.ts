@@ -8,7 +8,7 @@ import { purchases } from '../../shared/db/schema.ts'
 import { build, isOneOf, prepare, type Statement, value } from '../../shared/db/statements.ts'
 import type { LineItem, PurchaseStatus } from '../../shared/domain/purchase.ts'
 import { chargeState, charging } from './charge-columns.ts'
-import type { Enqueued, QueuedRowInput } from './intake-rows.ts'
+import { type Enqueued, type QueuedRowInput, UNSETTLED } from './intake-rows.ts'
 
 /** A purchase before it is queued. */
 export interface NewPurchase extends QueuedRowInput {
@@ -55,25 +55,11 @@ export type PurchaseRow = Awaited<ReturnType<typeof select>>[number]
 /** Returns a new purchase as it was queued, before any worker has settled it. */
 const asQueued = (input: NewPurchase, { seq, created_at }: Enqueued): PurchaseRow => ({
   ...input,
-  ...QUEUED,
+  ...UNSETTLED,
+  observed: null,
   seq,
   created_at,
 })
-const QUEUED = {
-  status: 'queued' as const,
-  reason: null,
-  observed: null,
-  amount: null,
-  currency: null,
-  expires_at: null,
-  replaces_id: null,
-  replaced_by: null,
-  fencing_token: null,
-  settled_at: null,
-  overdue: false,
-  charging: false,
-  charge_state: null,
-}
 
 const byIds = isOneOf(purchases.id, 'ids')
 export const PURCHASE_ROWS = {

@@ -116,7 +116,7 @@ function refusal(row: PurchaseRow): Problem {
   const code = row.reason ?? row.status
   if (row.status === 'failed')
     return new Problem(402, code, `The purchase failed: ${code}.`, { ...declineOf(purchase.payment), purchase })
-  // Rows that were settled before the column `observed` existed have no details.
+  // Only `sold_out` and `limit` have details.
   const { resource, available, max_per_customer } = row.observed ?? {}
   if (code === 'sold_out') {
     return soldOut(row.items.find((item) => item.resource === resource) ?? row.items[0], available, purchase)
