@@ -5,7 +5,7 @@
 
 import { Queue } from 'bullmq'
 import { Redis } from 'ioredis'
-import { placeProcess } from '../../ops/dev/environment.mjs'
+import { processSpec } from '../../ops/dev/environment.mjs'
 import { anyFreePort } from '../../ops/dev/process-registry.mjs'
 import { openDb } from '../../src/shared/db/client.ts'
 import { migrateDb } from '../../src/shared/db/migrate.ts'
@@ -75,22 +75,22 @@ async function startHoldfast(
   }
   try {
     await stock(sql, options.products)
-    const [api_place, worker_place] = [await placeProcess('api'), await placeProcess('worker')]
+    const [api_spec, worker_spec] = [await processSpec('api'), await processSpec('worker')]
     const env = {
       DATABASE_URL: database_url,
       REDIS_URL: environment.redis_url,
       REDIS_PREFIX: redis_prefix,
       HOST: '127.0.0.1',
       LOG_LEVEL: 'warn',
-      ...api_place.env,
-      ...worker_place.env,
+      ...api_spec.env,
+      ...worker_spec.env,
     }
     const profiled = (who: string) => (options.profile ? profileFlags(options.profile, who) : [])
-    const api = startNode({ name: 'api', entry: api_place.entry, env, flags: profiled('api') })
-    const worker = startNode({ name: 'worker', entry: worker_place.entry, env, flags: profiled('worker') })
+    const api = startNode({ name: 'api', entry: api_spec.entry, env, flags: profiled('api') })
+    const worker = startNode({ name: 'worker', entry: worker_spec.entry, env, flags: profiled('worker') })
     processes.push(api, worker)
-    await api.ready(`${api_place.url}/readyz`)
-    await worker.ready(`${worker_place.url}/readyz`)
+    await api.ready(`${api_spec.url}/readyz`)
+    await worker.ready(`${worker_spec.url}/readyz`)
     const total = async () => {
       const [row] = await sql<{ sold: number }[]>`SELECT sum(total - available)::bigint AS sold FROM resources`
       return row?.sold ?? 0
@@ -101,7 +101,7 @@ async function startHoldfast(
     }
     let base = 0
     return {
-      url: `${api_place.url}/api/purchases`,
+      url: `${api_spec.url}/api/purchases`,
       processes,
       settled: async () => (await total()) - base,
       left,

@@ -1,5 +1,5 @@
 /** Starts Holdfast's real processes for a benchmark: one API and some workers, with a separate database and prefix. */
-import { placeProcess } from '../../ops/dev/environment.mjs'
+import { processSpec } from '../../ops/dev/environment.mjs'
 import { type Client, openDb } from '../../src/shared/db/client.ts'
 import { migrateDb } from '../../src/shared/db/migrate.ts'
 import { type NodeProcess, startNode } from './child-process.ts'
@@ -37,13 +37,13 @@ export async function withHoldfast<T>(
   const processes: NodeProcess[] = []
   try {
     const start = async (role: 'api' | 'worker') => {
-      const place = await placeProcess(role)
+      const spec = await processSpec(role)
       const where = { DATABASE_URL: database_url, REDIS_URL: environment.redis_url, REDIS_PREFIX: redis_prefix }
-      const env = { ...where, HOST: '127.0.0.1', LOG_LEVEL: 'error', ...place.env }
-      const one = startNode({ name: role, entry: place.entry, env })
+      const env = { ...where, HOST: '127.0.0.1', LOG_LEVEL: 'error', ...spec.env }
+      const one = startNode({ name: role, entry: spec.entry, env })
       processes.push(one)
-      await one.ready(`${place.url}/readyz`)
-      return place.url
+      await one.ready(`${spec.url}/readyz`)
+      return spec.url
     }
     const addWorker = () => start('worker')
     const [url] = await Promise.all([start('api'), ...Array.from({ length: workers }, addWorker)])

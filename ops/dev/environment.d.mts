@@ -43,7 +43,7 @@ export type Role = 'api' | 'worker' | 'sandbox'
  * Returns the entry file of a process, the address at which it will answer, and the variable that sets this address.
  * The port is that of `env` (PORT, METRICS_PORT; for the sandbox SANDBOX_URL), otherwise a free one.
  */
-export function placeProcess(
+export function processSpec(
   role: Role,
   env?: Readonly<Record<string, string>>,
 ): Promise<{ entry: string; url: string; env: Record<string, string> }>

@@ -30,7 +30,7 @@ export async function openServers({ prefix, owner, log, settings = {} }) {
   }
   try {
     undo.push(lockFolder(folder, owner))
-    // If we are root, Postgres runs as another user, which must be able to enter its folder.
+    // If this process runs as root, Postgres runs as another user, and must be able to enter this folder.
     chmodSync(folder, 0o711)
     undo.push(() => reapRun(folder, () => {}))
     const servers = {
@@ -81,7 +81,7 @@ async function removeDeadRuns(prefix, owner, log) {
   }
 }
 
-/** Ends processes that a run has left running, or an `npm start` of one of its tests in a folder below. */
+/** Ends the processes that a run has left running, also those of an `npm start` that used a subfolder. */
 async function reapRun(folder, log) {
   await reapOrphans(folder, log)
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
@@ -126,7 +126,7 @@ export async function dropKeys(redis_url, prefix) {
   const { Redis } = await import('ioredis')
   const redis = new Redis(redis_url)
   try {
-    // Match anywhere in the key: some keys have another name before the prefix.
+    // Match the prefix anywhere in a key, because a library may put its own name before it.
     for await (const keys of redis.scanStream({ match: `*${prefix}*`, count: 1_000 })) {
       if (keys.length > 0) await redis.unlink(keys)
     }
@@ -142,7 +142,7 @@ const PROCESSES = {
 }
 
 /** @see environment.d.mts */
-export async function placeProcess(role, env = {}) {
+export async function processSpec(role, env = {}) {
   const { entry, variable } = PROCESSES[role]
   const value = env[variable] ?? String(await anyFreePort())
   const url = value.startsWith('http') ? value : `http://127.0.0.1:${value}`

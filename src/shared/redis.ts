@@ -12,9 +12,9 @@ export const settledChannel = (redis_prefix: string) => `${redis_prefix}settled`
  * Channel on which a worker publishes whether a queue is hot, that is, whether the worker will poll it again without a
  * nudge.
  */
-export const hotQueueChannel = (redis_prefix: string) => `${redis_prefix}flow`
-export const formatHotQueue = (resource: string, flows: boolean) => `${flows ? '+' : '-'}${resource}`
-export const parseHotQueue = (message: string) => ({ resource: message.slice(1), flows: message.startsWith('+') })
+export const hotQueueChannel = (redis_prefix: string) => `${redis_prefix}hot`
+export const formatHotQueue = (resource: string, hot: boolean) => `${hot ? '+' : '-'}${resource}`
+export const parseHotQueue = (message: string) => ({ resource: message.slice(1), hot: message.startsWith('+') })
 
 /** Milliseconds between attempts to reach Redis again: constant, so that recovery is not delayed by a long outage. */
 const RECONNECT_MS = 200

@@ -14,7 +14,7 @@ import {
   dropDatabase,
   dropKeys,
   ensureDatabase,
-  placeProcess,
+  processSpec,
   type Role,
 } from '../../ops/dev/environment.mjs'
 import { ensureRedisServer, ROOT } from '../../ops/dev/install.mjs'
@@ -130,11 +130,11 @@ export async function openWorld(t: Scope): Promise<World> {
   })
 
   const start = async (role: Role, extra: Env, entry?: string) => {
-    const place = await placeProcess(role, extra)
-    const one = spawnNode(entry ?? place.entry, { ...env, ...extra, ...place.env }, place.url)
+    const spec = await processSpec(role, extra)
+    const one = spawnNode(entry ?? spec.entry, { ...env, ...extra, ...spec.env }, spec.url)
     running.push(one)
     await one.ready()
-    sayIfItEnds(one, entry ?? place.entry)
+    sayIfItEnds(one, entry ?? spec.entry)
     return one
   }
 

@@ -24,8 +24,8 @@ t.test('purchases of a hot queue: add no job until its worker leaves or falls si
     await queue.close()
     redis.disconnect()
   })
-  const said = (resource: string, flows: boolean) =>
-    redis.publish(hotQueueChannel(REDIS_PREFIX), formatHotQueue(resource, flows))
+  const said = (resource: string, hot: boolean) =>
+    redis.publish(hotQueueChannel(REDIS_PREFIX), formatHotQueue(resource, hot))
   const nudged = async () => (await queue.getWaiting()).flatMap((job) => job.data.resources).sort()
   const buy = async (resource: string) => {
     t.equal((await shop.buy({ customer: 'c', lines: [{ resource, units: 1 }] })).status, 202)
@@ -67,13 +67,13 @@ t.test('worker of a hot queue killed: the queued purchases are settled', async (
   const redis = new Redis(world.env.REDIS_URL)
   t.teardown(async () => redis.disconnect())
   await redis.subscribe(hotQueueChannel(world.env.REDIS_PREFIX))
-  const flows = new Promise<void>((resolve) => {
+  const hot = new Promise<void>((resolve) => {
     redis.on('message', (_channel, message) => {
       if (message === formatHotQueue(ref, true)) resolve()
     })
   })
   const acknowledged = rush(shop, ref, 400)
-  await flows
+  await hot
   victim.kill('SIGKILL')
   await victim.exited
   await world.startWorker(TTL)

@@ -1,13 +1,16 @@
 /**
- * Holds back nudges of hot queues. The worker of a hot queue has announced that it will poll the queue again, so a job would
- * cost three processes work and change nothing. Invariant: a nudge that is held back is sent as soon as the worker announces
+ * Holds back nudges of hot queues. The worker of a hot queue has announced that it will poll the queue again, so a nudge would
+ * be a job that costs API, Redis and worker time and finds no further row. Invariant: a nudge that is held back is sent as soon as the worker announces
  * that it has left the queue, or has announced nothing for SILENT_MS.
  */
 import type { Redis } from 'ioredis'
 import type { Log } from '../../shared/log.ts'
 import { hotQueueChannel, parseHotQueue, subscribe } from '../../shared/redis.ts'
 
-/** Milliseconds without a message after which the worker may have died: many batches, and less than the sweeper's period. */
+/**
+ * Milliseconds without a message after which the worker may have died: many batches, and less than the second after which the
+ * sweeper nudges.
+ */
 const SILENT_MS = 500
 
 export interface NudgeGateDeps {
@@ -32,10 +35,10 @@ export function createNudgeGate({ subscriber, redis_prefix, nudge, log }: NudgeG
   let closed = false
   const onMessage = (message: string) => {
     if (closed) return
-    const { resource, flows } = parseHotQueue(message)
-    if (!flows) return onCooled(resource)
-    const hot = hotQueues.get(resource)
-    if (hot) hot.silence.refresh()
+    const { resource, hot } = parseHotQueue(message)
+    if (!hot) return onCooled(resource)
+    const known = hotQueues.get(resource)
+    if (known) known.silence.refresh()
     else hotQueues.set(resource, { silence: setTimeout(onCooled, SILENT_MS, resource), held_back: false })
   }
   subscribe(subscriber, hotQueueChannel(redis_prefix), onMessage, (error) =>
@@ -43,7 +46,7 @@ export function createNudgeGate({ subscriber, redis_prefix, nudge, log }: NudgeG
   )
 
   return {
-    /** Nudges the workers as the nudger does, but holds nudges of hot queues back. */
+    /** Passes nudges on to the workers, except those of hot queues, which it holds back. */
     nudge(resources: Iterable<string>): void {
       const now: string[] = []
       for (const resource of resources) {

@@ -17,8 +17,8 @@ function openGate() {
     nudge: (resources) => void sent.push(...resources),
     log: pino({ enabled: false }),
   })
-  const announce = (resource: string, flows: boolean) =>
-    subscriber.emit('message', hotQueueChannel('test:'), formatHotQueue(resource, flows))
+  const announce = (resource: string, hot: boolean) =>
+    subscriber.emit('message', hotQueueChannel('test:'), formatHotQueue(resource, hot))
   return { gate, sent, announce }
 }
 
