@@ -1,6 +1,6 @@
 /**
  * Settles several queues in one transaction, so that queues with few rows share commits. Invariants: the batcher settles
- * a queue only under the lease of its batch request; a row that cannot be decided, or a lease that a newer one has
+ * a queue only under the lease that the batch request brings; a row that cannot be decided, or a lease that a newer one has
  * superseded, may delay the other queues of the transaction, but never changes what is decided there.
  */
 import type { Breaker } from '../../shared/breaker.ts'
@@ -54,7 +54,7 @@ export interface BatchResult {
   missed: QueueItem[]
   /** rows of this queue in the batch */
   fetched: number
-  /** true if the batch was full and at least one row was decided: more rows may be pending */
+  /** true if the batch was full and its round decided at least one row: more rows may be pending */
   full: boolean
   /** `after` of the next request */
   after: number
@@ -66,10 +66,7 @@ interface PendingRequest extends BatchRequest {
   reject(error: unknown): void
 }
 
-/**
- * Returns true for errors by which the database answers. They are not failures of the database and never open its
- * breaker.
- */
+/** Returns true for errors that concern leases or rows: the database works, so they never open its breaker. */
 export const isDatabaseAnswer = (error: unknown) =>
   error instanceof StaleLeaseError ||
   error instanceof ChangedRowError ||
@@ -79,15 +76,15 @@ export const isDatabaseAnswer = (error: unknown) =>
 /** Most concurrent transactions. */
 const ROUNDS_AT_ONCE = 4
 /**
- * Milliseconds that the next transaction waits for the running ones, so that new batch requests share it. It does not
- * wait longer, because a running transaction may be stuck.
+ * Milliseconds in which a new transaction runs alone: meanwhile batch requests collect, and share the next transaction.
+ * Then the next one starts beside it, because it may be stuck.
  */
 const SLOW_MS = 50
 /** Most queues in one transaction. */
 const QUEUES_PER_ROUND = 256
 /**
- * Most rounds for one batch request whose transactions fail because of the other requests in them; then the batcher
- * rejects it.
+ * Most rounds for one batch request, if each fails because a row has changed or the lease on another queue is superseded;
+ * then the batcher rejects the request.
  */
 const TRIES = 4
 
@@ -97,8 +94,8 @@ export class Batcher {
   readonly #bookings: ReturnType<typeof createBookingFetcher>
   readonly #waiting: PendingRequest[] = []
   /**
-   * Resource → the fencing token in the database, if it is higher than the token of the lease: the lock server has lost its
-   * data. The token of the next lease must be higher.
+   * Resource → its fencing token in the database, if that was higher than the token of our lease: a newer holder has
+   * written, or the lock server has lost its data. The token of the next lease must be higher.
    */
   readonly #minTokens = new Map<string, number>()
   /**
@@ -150,7 +147,7 @@ export class Batcher {
       this.#rounds--
       this.#startRounds()
     })
-    // Schedule the remaining requests now, in case this round gets stuck too.
+    // Start or schedule a round for the remaining requests now, because this round may get stuck.
     this.#startRounds()
   }
 
@@ -178,10 +175,10 @@ export class Batcher {
       round.progress()
       const { resources, bad } = this.#resourcesByItem([...fetched.values()].flat())
       round.extras = await this.#tryExtraLeases(round.missing(resources.values()))
-      const { able, missed } = round.sort(resources)
-      let left: QueueItem[]
+      const { able, missed } = round.partition(resources)
+      let undecided: QueueItem[]
       try {
-        left = able.length > 0 ? await this.#commitOrBisect(able, resources, round) : []
+        undecided = able.length > 0 ? await this.#commitOrBisect(able, resources, round) : []
       } finally {
         await this.#deps.locks.releaseMany(round.extras.values())
       }
@@ -189,8 +186,8 @@ export class Batcher {
         await this.#quarantine(item, new UnprocessableError('the items or the payment of the row cannot be read'))
         round.progress()
       }
-      const staying = new Set([...missed, ...left])
-      const progress = able.length > left.length
+      const staying = new Set([...missed, ...undecided])
+      const progress = able.length > undecided.length
       for (const request of requests) {
         const { queue } = request
         const limit = limits.get(queue) ?? 0
@@ -260,7 +257,7 @@ export class Batcher {
       if (!(error instanceof UnprocessableError || isDataError(error))) throw error
       const [first] = items
       if (items.length === 1 && first) {
-        // Decide once more: the conflicting row is committed by now, so the decision can name it.
+        // Decide once more: the row that conflicts was committed by another writer, so now the decision reads and names it.
         if (isConstraintConflict(error) && !collided) return await this.#commitOrBisect(items, resources, round, true)
         await this.#quarantine(first, error)
         return []
@@ -298,15 +295,17 @@ export class Batcher {
   async #quarantine(item: QueueItem, error: unknown): Promise<void> {
     const { client, log, notify } = this.#deps
     const id = idOf(item)
-    log.error({ row: rowOf(item).id, resource: rowOf(item).queue, error }, 'row quarantined as unprocessable')
+    const about = { row: rowOf(item).id, resource: rowOf(item).queue, error }
     try {
       await quarantine(client, item, error)
-      notify([id])
     } catch (failure) {
       if (!isDataError(failure)) throw failure
       this.#unwritable.add(id)
-      log.error({ row: rowOf(item).id, error: failure }, 'row cannot be quarantined: it stays queued')
+      log.error({ ...about, quarantine_error: failure }, 'row cannot be quarantined: it stays queued')
+      return
     }
+    log.error(about, 'row quarantined as unprocessable')
+    notify([id])
   }
 
   #rejectOrRetry(requests: readonly PendingRequest[], error: unknown): void {
@@ -351,7 +350,7 @@ class Round {
   }
 
   /** Returns in `able`, in order, the pending rows whose leases are all held, and in `missed` the other rows. */
-  sort(resources: ReadonlyMap<QueueItem, string[]>) {
+  partition(resources: ReadonlyMap<QueueItem, string[]>) {
     const able: QueueItem[] = []
     const missed = new Set<QueueItem>()
     for (const [item, needs] of resources) {
