@@ -1,5 +1,5 @@
 /**
- * The only module that reads the environment. Invariant: a running process has a valid configuration; an invalid variable
+ * The only module of src that reads the environment. Invariant: a running process has a valid configuration; an invalid variable
  * stops it at start, with the name of the variable.
  */
 import { type ApiKey, readKey } from './api-keys.ts'
@@ -8,8 +8,8 @@ import { TYPE_PATTERN } from './domain/resource.ts'
 /** The lock server, with the settings of its backend. */
 export type LockConfig =
   /**
-   * servers undefined: the locks are on REDIS_URL; wait_replicas: number of replicas that must have a lock before it is
-   * granted
+   * servers undefined: the locks are on REDIS_URL; wait_replicas: number of replicas that must acknowledge a lock before its
+   * holder gets it
    */
   | { readonly backend: 'redis'; readonly servers?: LockRedis; readonly wait_replicas?: number }
   | { readonly backend: 'redlock'; readonly urls: readonly string[]; readonly max_ttl_ms?: number }
@@ -83,7 +83,7 @@ export interface Payments {
   readonly timeout_ms: number
 }
 
-/** Every variable that a process reads. The types below allow only these names, so the list is complete. */
+/** Every variable that this module reads. The types below allow only these names, so the list is complete. */
 const VARIABLES = [
   'ADMIN_KEYS',
   'API_KEYS',
@@ -208,7 +208,10 @@ function origins(env: Env, name: Variable): readonly string[] {
   return list
 }
 
-/** Reads the etcd hosts. The port is required, because gRPC reads it only from the address; a password would not be used. */
+/**
+ * Reads the etcd hosts. The port is required, because gRPC reads it only from the address. A URL with a password is refused,
+ * because the client would not send the password.
+ */
 function etcdHosts(env: Env): readonly string[] {
   const hosts = (text(env, 'ETCD_HOSTS') ?? '').split(',').map((host) => host.trim().replace(/\/$/, ''))
   if (hosts.every((host) => /^https?:\/\/[^/?#@,\s]+:\d+$/.test(host) && URL.canParse(host))) return hosts
@@ -235,7 +238,7 @@ function lockRedis(env: Env): LockRedis | undefined {
   if (scheme !== 'redis+sentinel:') return { kind: 'single', urls }
   const [master, ...others] = new Set(parsed.map((one) => one?.pathname.slice(1)))
   if (!master || others.length > 0) {
-    throw new ConfigError(name, 'must name one master in every Sentinel: redis+sentinel://host:port/master-name')
+    throw new ConfigError(name, 'must name the same master in every URL: redis+sentinel://host:port/master-name')
   }
   return { kind: 'sentinel', urls, master }
 }
@@ -288,7 +291,8 @@ const TYPE_AND_MS = new RegExp(`^(${TYPE_PATTERN}|\\*)=(\\d{1,8})$`)
 
 /**
  * Milliseconds after which an operator should look into any lease that is still held: the time of three batches at their time
- * limit. A worker may keep the lease of a hot queue for seconds while no other worker waits for it, so the limit must be longer.
+ * limit. A worker that drains a long queue may keep its lease even longer, if no other worker waits for it: docs/operations.md
+ * says so.
  */
 const EXPECTED_HOLD_MS = 30_000
 
@@ -369,15 +373,18 @@ function payments(env: Env): Payments {
   const timeout_ms = integer(env, 'PAYMENT_TIMEOUT_MS', 100, 80_000) ?? PAYMENT_TIMEOUT_MS
   if (provider === 'stripe') {
     return {
-      secret_key: secret(env, 'STRIPE_SECRET_KEY', /^(sk|rk)_/),
-      webhook_secret: secret(env, 'STRIPE_WEBHOOK_SECRET', /^whsec_/),
+      secret_key: secret(env, 'STRIPE_SECRET_KEY', 'sk_', 'rk_'),
+      webhook_secret: secret(env, 'STRIPE_WEBHOOK_SECRET', 'whsec_'),
       url: undefined,
       timeout_ms,
     }
   }
   // A Stripe key (real money) together with the sandbox is a mistake, whichever of the two the operator intended.
   if (text(env, 'STRIPE_SECRET_KEY') !== undefined) {
-    throw new ConfigError('STRIPE_SECRET_KEY', 'is set, but PAYMENTS is not stripe; unset one or set the other')
+    throw new ConfigError(
+      'STRIPE_SECRET_KEY',
+      'is set, but PAYMENTS is not stripe: set PAYMENTS=stripe or unset the key',
+    )
   }
   return {
     secret_key: SANDBOX_KEY,
@@ -392,10 +399,12 @@ export const SANDBOX_URL = 'http://127.0.0.1:12111'
 export const SANDBOX_KEY = 'sk_test_sandbox'
 export const SANDBOX_WEBHOOK_SECRET = 'whsec_sandbox'
 
-function secret(env: Env, name: Variable, form: RegExp): string {
+function secret(env: Env, name: Variable, ...prefixes: string[]): string {
   const value = text(env, name)
   if (value === undefined) throw new ConfigError(name, 'must be set with PAYMENTS=stripe')
-  if (!form.test(value)) throw new ConfigError(name, 'does not have the form of this kind of secret')
+  if (!prefixes.some((prefix) => value.startsWith(prefix))) {
+    throw new ConfigError(name, `must begin with ${prefixes.join(' or ')}`)
+  }
   return value
 }
 

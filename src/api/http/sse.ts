@@ -1,6 +1,6 @@
 /**
  * Server-sent events as text (HTML Living Standard §9.2). Invariant: a stream is pulled, never pushed: it reads its source
- * when the client has received the previous chunk, so a slow client costs one chunk of memory and delays no other client.
+ * when the connection has taken the earlier chunks, so a slow client costs a few chunks of memory and delays no other client.
  * Written here because @fastify/sse requires a newer Node than this project.
  */
 import { Readable } from 'node:stream'
@@ -29,8 +29,8 @@ const RETRY_MS = 1_000
 export const HELLO = `retry: ${RETRY_MS}\n`
 
 /**
- * Manages the streams of one route, at most `most` at once; no stream outlives its client or this process. `open` sends what
- * the source yields; the source must end soon after its signal aborts.
+ * Manages the streams of one route, at most `most` at once. A stream ends when its client disconnects or this process begins
+ * to drain. `open` sends what the source yields; the source must end soon after its signal aborts.
  */
 export function createStreams(app: Pick<FastifyInstance, 'door'>, most: number) {
   /**

@@ -1,7 +1,8 @@
 /**
  * SQL statements that insert new purchases and bookings. Invariant: the order of seq is also the order of commits, because
- * the only statement that inserts rows into a table holds the table's advisory lock until it commits. Tests remove the code
- * between the guard markers (test/races, test/chaos).
+ * the only statement that inserts queued rows into a table holds the table's advisory lock until it commits. (Workers insert
+ * replacements without this lock: they are settled, so no queue has them.) Tests remove the code between the guard markers
+ * (test/races, test/chaos).
  */
 import { and, eq, sql } from 'drizzle-orm'
 import type { PgTable } from 'drizzle-orm/pg-core'

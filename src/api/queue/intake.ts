@@ -35,7 +35,10 @@ const BUFFER = 10_000
 const ROWS_PER_FLUSH = 1_000
 /** Time limit of one flush, in milliseconds, so that a caller gets 503 within two seconds when the database is away. */
 export const FLUSH_MS = 1_500
-/** Milliseconds after which Postgres ends an idle transaction whose API process has stopped. */
+/**
+ * Limit for idle transactions, in milliseconds; openDb requires one. Each statement of the intake is a transaction of its own,
+ * which is never idle.
+ */
 const IDLE_MS = 1_000
 
 export interface IntakeOptions {
@@ -88,7 +91,8 @@ export class Intake<Row extends QueuedRowInput> {
       try {
         await this.#insert(batch)
       } catch (error) {
-        // Requests behind this flush have waited as long as its own: reject them now, instead of after one timeout each.
+        // The requests that are still in the buffer would most likely time out too: reject them now, instead of after one
+        // more timeout per flush.
         const behind = this.#buffer
         this.#buffer = []
         for (const waiting of [...batch, ...behind]) waiting.reject(error)
@@ -111,7 +115,7 @@ export class Intake<Row extends QueuedRowInput> {
       batch.forEach((waiting, i) => {
         const result = results[i]
         if (result) waiting.resolve(result)
-        else waiting.reject(new Error('an INSERT returned fewer rows than it was given'))
+        else waiting.reject(new Error('insertRows returned no result for this row'))
       })
       nudge(new Set(batch.flatMap(({ row }, i) => (results[i]?.replayed === false ? [row.queue] : []))))
     } catch (error) {
@@ -145,8 +149,9 @@ export class Intake<Row extends QueuedRowInput> {
   /**
    * Cancels the rows of a flush whose response was lost. The flush may have committed, or may hang at its lock, its fsync or
    * in the network, and its callers got 503. This first terminates the session of the flush, so that it cannot commit later.
-   * Then it cancels the rows, usually before a worker sees them: the API has not nudged a worker, so only the sweeper would
-   * find them, after a second. Rows with an idempotency key stay, because a retry after the 503 finds them.
+   * Then it cancels the rows that are still queued, usually before a worker sees them: the API has not nudged their queues, so
+   * only the sweeper would find them, after a second, or the worker of a hot queue, at its next poll. Rows with an idempotency
+   * key stay, because a retry after the 503 finds them.
    */
   async #cancelUnacknowledged(ids: string[], session: string): Promise<void> {
     const { database_url, log } = this.#options

@@ -1,7 +1,7 @@
 /**
  * Holds back nudges of hot queues. The worker of a hot queue has announced that it will poll the queue again, so a nudge would
- * be a job that costs API, Redis and worker time and finds no further row. Invariant: a nudge that is held back is sent as soon as the worker announces
- * that it has left the queue, or has announced nothing for SILENT_MS.
+ * be a job that costs API, Redis and worker time and finds no further row. Invariant: a nudge that is held back is sent as soon
+ * as the worker announces that it has left the queue, or has announced nothing for SILENT_MS.
  */
 import type { Redis } from 'ioredis'
 import type { Log } from '../../shared/log.ts'

@@ -1,6 +1,6 @@
 /**
  * The HTTP side of a queue, for purchases and bookings alike: Prefer, Idempotency-Key and the headers of 202. Invariant:
- * errors before the row is committed become problem responses; after the commit the worst answer is 202.
+ * errors before the row is committed become problem responses; once it is committed, an outage is answered with 202.
  */
 import { createHash } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
@@ -34,8 +34,9 @@ export const accepted = (reply: FastifyReply, body: object) =>
   reply.code(202).header('retry-after', RETRY_AFTER_S).send(body)
 
 /**
- * Queues the row of a request. Returns the row as it was queued; with `Prefer: wait`, returns the row as it is once a worker
- * has settled it or the wait has ended. If `settled` is true, the caller answers with the outcome, otherwise with 202.
+ * Queues the row of a request. Returns the row as it was queued, or the present row of an earlier request with the same key.
+ * With `Prefer: wait`, returns the row as it is once it is settled or the wait has ended. If `settled` is true, the caller
+ * answers with the outcome, otherwise with 202.
  */
 export async function enqueueRow<Row extends QueuedRow, Input extends QueuedRowInput>(
   queue: RowQueue<Row, Input>,

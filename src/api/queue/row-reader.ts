@@ -11,14 +11,14 @@ import type { Database } from '../database.ts'
 export interface RowReader<Row> {
   /** Reads one row by id. Reads of one event-loop turn share a query, because a notice wakes a batch of waiters. */
   findById(id: string): Promise<Row | undefined>
-  /** Runs a statement that has the columns of `RowStatements`, and returns its rows. */
+  /** Runs a statement that selects rows of the reader's table, and returns the rows. */
   findAll(statement: Statement<Row>, values: Readonly<Record<string, unknown>>): Promise<Row[]>
 }
 
 /** Statements that read the rows of one table by the parameter `ids`. */
 export interface RowStatements<Row> {
   read: Statement<Row>
-  /** the same, under their row locks, in one order */
+  /** the same, under row locks that it takes in the order of the ids */
   lock: Statement<Row>
 }
 

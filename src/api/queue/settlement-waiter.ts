@@ -1,6 +1,7 @@
 /**
- * Waits until purchases, bookings and commands are settled (Prefer: wait). Invariant: the API reads the outcome from Postgres
- * after the commit; a notice on Redis only says when to read, and a slow poll covers lost notices.
+ * Waits until purchases, bookings and commands are settled (Prefer: wait); a purchase or booking only counts as settled here
+ * once its card charge has ended. Invariant: the API reads the outcome from Postgres after the commit; a notice on Redis only
+ * says when to read, and a slow poll covers lost notices.
  */
 import { and, ne, not } from 'drizzle-orm'
 import type { Redis } from 'ioredis'
@@ -48,7 +49,7 @@ export interface SettlementWaiter {
   watch(id: string): Watch
   /** Calls the listener with the ids of each batch that the fleet settles; the returned function unsubscribes. */
   subscribe(listener: (ids: string[]) => void): () => void
-  /** Ends every wait as if it had timed out, and later waits at once, because the process is shutting down. */
+  /** Ends all waits now, as if they had timed out, and later waits at once, because the process is shutting down. */
   stop(): void
   close(): void
 }

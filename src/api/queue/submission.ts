@@ -1,6 +1,7 @@
 /**
  * The queue of one table, purchases or bookings: enqueues a row or a command, and waits until it is settled. Invariant: the
- * API only inserts queued rows; workers decide their outcome, and the API reads every settled row after its commit.
+ * API inserts queued rows, and cancels those whose insert it could not acknowledge (intake.ts); workers decide every other
+ * outcome, and the API reads a settled row after its commit.
  */
 import { UnavailableError } from '../../shared/breaker.ts'
 import type { Statement } from '../../shared/db/statements.ts'
@@ -18,12 +19,13 @@ export interface QueuedRow {
   /** the resource in whose queue the row is */
   queue: string
   status: string
-  /** the hold or request has expired, but its status does not say so yet */
+  /** its hold is over by the database's clock, but its status does not say so yet */
   overdue: boolean
-  /** the card charge of the row is in progress: the row has left the queue, but is not settled yet */
+  /** a worker has decided the row, and the charge of its card is in progress */
   charging: boolean
 }
 
+/** Returns true if the row is not settled for a caller, who waits for the charge of the card too. */
 export const isPending = ({ status, charging }: QueuedRow) => status === 'queued' || charging
 
 /** Returns the status that a client sees. */
@@ -52,11 +54,11 @@ export type CommandResult<Row> = {
   | { status: 'done' }
   | { status: 'pending' }
   /**
-   * The worker rejected the command because of this status of the row; or the API did not queue it, because neither this
-   * status nor a later one can allow it.
+   * The worker rejected the command because of the row's status, `observed_status`, or for another `reason`; or the API did
+   * not queue it, because neither this status nor a later one can allow it.
    */
   | { status: 'rejected'; reason: string; observed_status: string }
-  /** the card charge of the command failed; the row still holds the units or the time, or did until the hold expired */
+  /** the card charge of the command failed; the row keeps its units or its time until its hold expires */
   | { status: 'unpaid'; reason: 'payment_declined' | 'payment_unavailable' }
 )
 export type CommandFailure<Row> = Extract<CommandResult<Row>, { status: 'rejected' | 'unpaid' }>
@@ -95,7 +97,7 @@ export class RowQueue<Row extends QueuedRow, Input extends QueuedRowInput> {
     return row
   }
 
-  /** Runs a statement that has the columns of this table's rows, and returns its rows. */
+  /** Runs a statement that selects rows of this table, such as a page of a list, and returns the rows. */
   findAll(statement: Statement<Row>, values: Readonly<Record<string, unknown>>): Promise<Row[]> {
     return this.#reader.findAll(statement, values)
   }
@@ -154,9 +156,9 @@ export class RowQueue<Row extends QueuedRow, Input extends QueuedRowInput> {
   }
 
   /**
-   * Queues a command behind the earlier rows in the queue of its subject. Waits until the command and the charge that it
-   * begins are settled. `mayStill`: whether the present status of the row, or a later one, can allow the command; if not, the
-   * command is not queued.
+   * Queues a command behind the earlier rows in the queue of its subject. Waits, for at most its wait_ms, until the command
+   * and the charge that it begins have ended. `mayStill`: whether the present status of the row, or a later one, can allow the
+   * command; if not, the command is not queued.
    */
   async submitCommand(subject: Row, command: Command, mayStill: boolean): Promise<CommandResult<Row>> {
     const { idempotency_key: key, idempotency_scope: scope, payment, wait_ms } = command
@@ -198,8 +200,8 @@ export class RowQueue<Row extends QueuedRow, Input extends QueuedRowInput> {
       return { status, reason: reason ?? '', observed_status: found, row: await this.readOne(subject.id) }
     }
     const left_ms = Math.max(0, until_ms - performance.now())
-    // Watch the row only now: before a worker executed the command the row counted as settled, so an earlier watch would have
-    // ended at once.
+    // Watch the row only now. Until a worker had executed the command, no charge was in progress and the row counted as
+    // settled, so the waiter would have ended an earlier watch at its next poll.
     const row = await this.#waitWhile(subject.id, (one) => one.charging, left_ms)
     const failed = pays ? await this.#commands.failedCharge(command, row.id) : undefined
     if (failed !== undefined) {

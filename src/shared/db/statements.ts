@@ -16,7 +16,7 @@ const dialect = new PgDialect()
 
 type RowOf<Query> = Query extends { _: { result: (infer Row)[] } } ? Row : never
 
-/** Runs the statement with these values of its placeholders; rejects as `query` does. */
+/** Runs the statement with these values of its placeholders; in a transaction, it rejects once the signal has aborted. */
 export type Statement<Row> = (on: Client | Transaction, values?: Readonly<Record<string, unknown>>) => Promise<Row[]>
 
 /** Prepares a statement of drizzle's builder; the type of its rows follows from the statement. */

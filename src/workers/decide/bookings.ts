@@ -1,7 +1,8 @@
 /**
  * Decides the bookings of a batch, in memory and without I/O. Invariants: a booking gets its time only when no other
- * active booking overlaps it, and a ride only when its rider has no other; a requested booking that is overdue by the
- * database clock is expired first and never conflicts; every change of a wallet's units has a ledger entry.
+ * active booking overlaps it, and a ride only when its rider has no other active ride; a requested booking that is
+ * overdue by the database clock is expired first and never conflicts; every change of a wallet's units has a ledger
+ * entry.
  * Tests remove the code between the guard markers (test/races, test/chaos).
  */
 import {
@@ -199,8 +200,8 @@ class BookingBatch {
   }
 
   /**
-   * Moves the booking's price within the wallet. For each unit of the price, adds `available` (−1, 0 or 1) to the
-   * wallet's available units and `held` likewise to its held units; adds one ledger entry per reason.
+   * Moves the booking's price in the wallet that pays, if there is one: adds `available` (−1, 0 or 1) times the price to
+   * the wallet's available units and `held` likewise to its held units; adds one ledger entry per reason.
    */
   #moveUnits(booking: BookingRow, available: number, held: number, ...reasons: LedgerEntry['reason'][]): void {
     const { payment, amount } = booking
@@ -345,8 +346,8 @@ class BookingBatch {
       if (given.method === 'wallet') return this.#payFromWallet(booking, given.account)
       this.#setPayment(booking, given)
     }
-    // The booking becomes accepted when its charge is paid. A second accept waits for the charge that the first accept has
-    // started.
+    // The booking becomes accepted when its charge is paid. A second accept starts no second charge: its caller waits for
+    // the outcome of the first.
     if (booking.charge !== null) return undefined
     if (isCharged(booking)) {
       this.#startCharge(booking)
@@ -413,7 +414,7 @@ class BookingBatch {
     } else if (status === 'expired' && this.#replaceExpired(booking)) {
       this.#requestCharge('capture', booking)
     } else {
-      // The time is no longer free, or the booking was cancelled: refund the money, once.
+      // The time is no longer free, or the booking was cancelled: request the refund. A second request adds no refund.
       this.#requestCharge('refund', booking)
     }
     return true

@@ -196,8 +196,8 @@ class PurchaseBatch {
   }
 
   /**
-   * Moves the purchase's units. For each unit, adds `available` (−1, 0 or 1) to the resource's available units and
-   * `held` likewise to its held units; adds one ledger entry per resource and reason.
+   * Moves the purchase's units in each of its resources: adds `available` (−1, 0 or 1) times the units to the available
+   * units and `held` likewise to the held units; adds one ledger entry per resource and reason.
    */
   #moveUnits(purchase: PurchaseRow, available: number, held: number, ...reasons: LedgerEntry['reason'][]): void {
     for (const [ref, units] of unitsByResource(purchase, purchase.amount ?? 0)) {
@@ -359,7 +359,7 @@ class PurchaseBatch {
       if (given.method === 'wallet') return this.#payFromWallet(purchase, given.account)
       this.#setPayment(purchase, given)
     }
-    // A second confirm joins the first: the charge is already in progress.
+    // A second confirm starts no second charge: its caller waits for the outcome of the first.
     if (purchase.charge !== null) return undefined
     if (isCharged(purchase)) {
       this.#startCharge(purchase)
@@ -438,7 +438,7 @@ class PurchaseBatch {
     } else if (status === 'expired' && this.#replaceExpired(purchase)) {
       this.#requestCharge('capture', purchase)
     } else {
-      // The units are no longer in stock, or the buyer has cancelled: refund the money, once.
+      // The units are no longer in stock, or the buyer has cancelled: request the refund. A second request adds no refund.
       this.#requestCharge('refund', purchase)
     }
     return true

@@ -10,7 +10,7 @@ import type { LineItem, Observed, PurchaseCommand, PurchaseStatus } from '../../
 interface SubjectRow<Status> {
   id: string
   seq: number
-  /** the resource whose queue contains the row: the first resource of a purchase, the booked resource of a booking */
+  /** the resource whose queue contains the row: of a purchase, its first in lock order; of a booking, the booked one */
   queue: string
   customer: string
   amount: number | null

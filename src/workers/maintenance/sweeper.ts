@@ -1,6 +1,6 @@
 /**
  * Adds jobs in place of lost ones. Invariant: a queue whose first row has waited for a second, a queue with an overdue
- * hold or request, and a charge that has not ended in time each get a new job, whatever happened to the earlier job.
+ * hold, and a charge that has not ended in time each get a new job, whatever happened to the earlier job.
  */
 import { and, eq, inArray, lte, not, type SQL, sql } from 'drizzle-orm'
 import type { PgColumn } from 'drizzle-orm/pg-core'
@@ -39,7 +39,7 @@ const AGAIN_S = 2
 /** Seconds until the sweeper adds another job for a check, in case the new job does not make it. */
 const CHECK_S = 10
 
-/** Written as raw SQL, because recursive skip scans find the heads of the queues. */
+/** Written as raw SQL, because drizzle cannot express the recursive skip scans of queueHeads. */
 const lateQueuesSql = prepare<{ queue: string }>(sql`
   SELECT queue FROM (
     SELECT queue FROM ${queueHeads('purchases')} a WHERE created_at < clock_timestamp() - ${LATE}
@@ -75,14 +75,14 @@ const dueCharges = (due: SQL | undefined, order: PgColumn, limit: number, pause_
       )
       .returning({ subject_id: sql<string>`coalesce(${charges.purchase_id}, ${charges.booking_id})`.as('subject_id') }),
   )
-/** Selects charges whose job was lost, or has postponed the charge's next step. */
+/** Returns unfinished charges whose next attempt is due: their job was lost, or has postponed the attempt until now. */
 const unfinishedSql = dueCharges(
   and(inArray(charges.status, UNFINISHED), not(charges.at_provider)),
   charges.next_attempt_at,
   CHARGES,
   AGAIN_S,
 )
-/** Selects captured charges whose check is due: the provider's webhook about a refund or dispute may have been lost. */
+/** Returns captured charges whose check is due: the provider's webhook about a refund or dispute may have been lost. */
 const checksSql = dueCharges(
   and(eq(charges.status, 'captured'), lte(charges.recheck_at, sql`clock_timestamp()`)),
   charges.recheck_at,

@@ -1,6 +1,6 @@
 /**
  * The path of a job: acquire the lease → batch → fenced commit → notice → next batch, or release. Invariant: one lease
- * holder at a time drains a queue. If it stops while rows are pending, it nudges the queue again.
+ * holder at a time drains a queue. If it stops while rows may be pending, it nudges the queue, or its job is retried.
  * Tests remove the code between the guard markers (test/races, test/chaos).
  */
 import type { Breaker } from '../../shared/breaker.ts'
@@ -68,7 +68,7 @@ type ReleaseDedupId = () => Promise<unknown>
 interface DrainCursor {
   after: number
   last_full: boolean
-  /** leases on further resources, which its first batch uses and releases */
+  /** leases on further resources; the next batch uses them, and the runner releases them after it */
   extras: Map<string, Lease>
 }
 
@@ -86,8 +86,8 @@ export class QueueRunner {
   }
 
   /**
-   * Settles these queues until they are empty; polls a queue that already runs here once more. Rejects if a queue could
-   * not be settled; its rows stay queued. Calls `releaseDedupId`, possibly more than once, while it holds the lease and
+   * Settles these queues until they are empty; a queue that already runs here is polled once more. Rejects if a queue
+   * could not be settled; its rows stay queued. Calls `releaseDedupId`, possibly more than once, while it holds the lease and
    * before it fetches rows.
    */
   async process(resources: readonly string[], job: string, releaseDedupId?: ReleaseDedupId): Promise<void> {
@@ -103,7 +103,7 @@ export class QueueRunner {
   }
 
   /**
-   * Stops each queue without progress for `progress_ms`, so that the queue's next job starts a new run here or in
+   * Stops each queue that has made no progress for `progress_ms`, so that its next job starts a new run here or in
    * another process. The same limit has already ended the queue's lease. Returns the stopped queues.
    */
   stopStuck(): string[] {
@@ -130,7 +130,8 @@ export class QueueRunner {
   /** Joins the run of this queue in this process, or starts one. */
   async #joinOrStart(queue: string, job: string, releaseDedupId: ReleaseDedupId | undefined): Promise<void> {
     for (let run = this.#running.get(queue); run; run = this.#running.get(queue)) {
-      // A job for many queues does not wait for one of them. If this process dies, the sweeper nudges the queue.
+      // A job without a deduplication id may be for many queues, so it does not wait for one of them. If this process
+      // dies, the sweeper nudges the queue.
       if (!releaseDedupId) {
         run.rerun = true
         return run.bell.fire()
@@ -163,13 +164,14 @@ export class QueueRunner {
             this.#stopRunning(queue, run)
             return this.#deps.nudge([queue], { force: true })
           }
-          // The lease was superseded or lost, so nothing was written under it and the rows are still pending: drain
-          // them under a newer token.
+          // The lease was superseded or lost. Earlier batches are committed; drain the rows that are still pending under
+          // a newer token.
           const over = error instanceof StaleLeaseError || error instanceof LeaseLostError
           if (!over || attempt === ATTEMPTS) {
             const { rerun } = run
             this.#stopRunning(queue, run)
-            // Another job set the flag and has already finished, so no retry will fetch its rows: nudge again.
+            // A job that joined without waiting set `rerun` and has finished, so its own retry will not fetch its rows:
+            // nudge again.
             if (rerun) this.#deps.nudge([queue], { force: true })
             throw error
           }
@@ -197,7 +199,7 @@ export class QueueRunner {
       for (;;) {
         const result = await this.#settleBatch(queue, run, lease, cursor, onProgress)
         const more = result.full || result.missed.length > 0 || run.rerun || run.joinedJobs.length > 0
-        if (await this.#ended(queue, run, lease, result, more, since)) return
+        if (await this.#endIfDone(queue, run, lease, result, more, since)) return
         if (!more) {
           // Keep a hot queue here: passing it from worker to worker takes a job for every few rows, and a job costs
           // more than settling them.
@@ -237,7 +239,7 @@ export class QueueRunner {
    * Decides after a batch whether the drain ends. If so, deregisters the queue and returns true; the caller then
    * releases the lease. `more`: further rows may be pending.
    */
-  async #ended(
+  async #endIfDone(
     queue: string,
     run: RunningQueue,
     lease: Lease,
@@ -252,14 +254,16 @@ export class QueueRunner {
       else this.#stopRunning(queue, run)
       return true
     }
-    // After HOLD_MS, pass the lease to a waiting worker. If the queue is empty, also free this job slot.
+    // After HOLD_MS, end the drain if another worker waits for the lease, or if the queue is empty and the drain only
+    // occupies a job slot.
     const stopping = this.#stop.signal.aborted || lease.signal.aborted
     const long_held = !stopping && performance.now() - since > HOLD_MS
     if (stopping || (long_held && (!more || (await lease.extend()).waiting > 0))) {
       this.#requeue(queue, run)
       return true
     }
-    // Publish after the fetch, so that one more poll always finds the rows whose nudges APIs hold back from now on.
+    // Publish only after the fetch of a batch: one more poll follows, and it finds the rows whose nudges the APIs hold
+    // back from now on.
     if (fetched >= HOT_ROWS) {
       run.hot = true
       this.#deps.publishHot(queue, true)
@@ -268,8 +272,7 @@ export class QueueRunner {
   }
 
   /**
-   * Waits for the leases of the first row that has missed MISSES times, in lock order and while it holds the queue's
-   * lease.
+   * Waits, in lock order and under the queue's lease, for the other leases of the first row that has missed MISSES times.
    */
   async #acquireMissing(
     queue: string,
@@ -309,8 +312,8 @@ export class QueueRunner {
     const request = () =>
       locks.acquire(resource, {
         job,
-        // A living holder releases after HOLD_MS, and the lease of a dead one expires after its TTL. A longer wait is a
-        // fault, so that the job is retried.
+        // A living worker releases after HOLD_MS, and the lease of a dead one expires after its TTL. A wait that lasts
+        // longer fails, and the job is retried.
         wait_ms: 2 * ttl_ms,
         above: batcher.minToken(resource),
         signal,

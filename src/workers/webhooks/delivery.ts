@@ -125,7 +125,7 @@ export class Deliveries {
     if (known) return known
     const made = new CircuitBreaker((body: () => Promise<Attempt>) => body(), {
       timeout: false,
-      // If every request fails, the endpoint gets no request from any of its streams for this time.
+      // If more than half of at least five requests fail, no stream sends the endpoint a request for this time.
       resetTimeout: this.#config.retry_ms,
       errorThresholdPercentage: 50,
       volumeThreshold: 5,

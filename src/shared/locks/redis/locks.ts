@@ -28,9 +28,10 @@ const CANCEL = script('redis/prelude', 'redis/cancel')
 const FORCE = script('redis/prelude', 'redis/force')
 const INSPECT = script('redis/prelude', 'redis/inspect')
 
-/** The number of replicas that must have a lock before it is granted. */
 export interface Replication {
+  /** number of replicas that must acknowledge a lock before the caller gets it */
   replicas: number
+  /** milliseconds that the client waits for them */
   timeout_ms: number
 }
 
@@ -46,8 +47,8 @@ export interface RedisLocksOptions extends Omit<LocksOptions, 'instance'> {
   instance?: string
   /**
    * After each grant the client WAITs for this many replicas; if too few have the lock at the timeout, it releases the lock.
-   * So a failover loses a lock only if all of these replicas are lost with the primary. This needs a separate connection,
-   * because WAIT blocks the commands behind it. Not for a Cluster.
+   * A failover keeps the lock if it promotes one of the replicas that have acknowledged it. Renewals do not wait. WAIT blocks
+   * the commands behind it on `redis`, so use `redis` for nothing but these locks. Not for a Cluster.
    */
   replication?: Replication
 }
@@ -144,7 +145,8 @@ function replicated(redis: Redis, backend: Backend, { replicas, timeout_ms }: Re
     throw Object.assign(error, { code: 'not_replicated' })
   }
 
-  const { attemptAll: _none, groupResources: _neither, ...others } = backend
+  // Without these two the core acquires several locks one after the other, so that each grant is confirmed.
+  const { attemptAll: _attemptAll, groupResources: _groupResources, ...others } = backend
   return {
     ...others,
     async attempt(attempt) {
