@@ -56,3 +56,22 @@ t.test('one sweep: nudges late queues with force, and adds one job for each due 
   lease = undefined
   t.same(await sweep(), [], 'another worker sweeps')
 })
+
+t.test('more late queues than one sweep nudges, all of them staying late: later sweeps nudge the rest', async (t) => {
+  const world = await openWorld(t)
+  const { client, close } = openDb(world.env.DATABASE_URL, { max: 2, name: 'test', idle_in_transaction_ms: 10_000 })
+  t.teardown(close)
+  const late = 10_100
+  await client`
+    INSERT INTO purchases (queue, items, status, created_at)
+    SELECT 'product:' || n, jsonb_build_array(jsonb_build_object('resource', 'product:' || n, 'units', 1)), 'queued',
+           now() - interval '2 s'
+    FROM generate_series(1, ${late}::int) n`
+  const lease = { progress() {}, release: async () => {} } as unknown as Lease
+  const locks = { tryAcquire: async () => lease } as unknown as Locks
+  const nudged = new Set<string>()
+  const sweep = () => sweepOnce({ client, locks, nudge() {}, enqueueCharges() {} })
+  // A sweep misses a queue with a probability of 1 in 101.
+  for (let sweeps = 0; sweeps < 50 && nudged.size < late; sweeps++) for (const one of await sweep()) nudged.add(one)
+  t.equal(nudged.size, late)
+})

@@ -18,7 +18,10 @@ import { UNFINISHED } from '../payments/charge-store.ts'
  */
 export const SWEEP_MS = 400
 const LATE = sql.raw("interval '1 second'")
-/** Most queues that one sweep nudges; the next sweep nudges the rest. */
+/**
+ * Most queues that one sweep nudges. It draws them at random, so that every late queue gets its turn, also while as many
+ * others stay late because their lease is held elsewhere.
+ */
 const QUEUES = 10_000
 
 /**
@@ -51,7 +54,7 @@ const lateQueuesSql = prepare<{ queue: string }>(sql`
     SELECT resource_id FROM bookings WHERE status = 'requested' AND expires_at <= clock_timestamp()
     UNION
     SELECT queue FROM purchases WHERE status = 'held' AND expires_at <= clock_timestamp()
-  ) late LIMIT ${QUEUES}`)
+  ) late ORDER BY random() LIMIT ${QUEUES}`)
 
 /**
  * Builds the statement that returns the purchases and bookings whose charges match `due`. It postpones the next attempt
