@@ -13,7 +13,10 @@ import { openRedis } from './redis.ts'
 
 interface OpenLocksDeps {
   config: Pick<Config, 'lock' | 'redis_prefix' | 'lease_ttl_ms' | 'expected_hold_ms'>
-  /** Client of REDIS_URL: the locks use it unless LOCK_REDIS_URLS or etcd is configured. The caller closes it. */
+  /**
+   * Client of REDIS_URL. The locks use it unless LOCK_REDIS_URLS or etcd is configured, or they WAIT for replicas. The caller
+   * closes it.
+   */
   redis: Redis
   log: Log
   events: LockEvents
@@ -23,7 +26,7 @@ export interface OpenedLocks {
   locks: Locks
   /** The modes that these lock servers support: a quorum has no permits. */
   modes: readonly Mode[]
-  /** Checks for /readyz that reject when the locks are unavailable. Empty when the locks are on `redis`. */
+  /** Checks for /readyz that reject when the locks are unavailable. Empty when the locks are on REDIS_URL. */
   checks: Readonly<Record<string, () => Promise<unknown>>>
   /** Releases held leases and closes the connections that openLocks opened. */
   close(): Promise<void>
@@ -41,7 +44,9 @@ export async function openLocks({ config, redis, log, events }: OpenLocksDeps): 
   const options = { ttl_ms, events, expected_hold_ms }
   switch (lock.backend) {
     case 'redis': {
-      const lockRedis = lock.servers && openServers(lock.servers, log)
+      // Locks that WAIT for replicas do not share `redis`, because WAIT delays the commands behind it on its connection.
+      const second = () => redis.duplicate().on('error', onError(log))
+      const lockRedis = lock.servers ? openServers(lock.servers, log) : lock.wait_replicas ? second() : undefined
       // Wait for replicas for a tenth of the TTL at most: a heartbeat may be that late for other reasons, too.
       const replication = lock.wait_replicas && { replicas: lock.wait_replicas, timeout_ms: Math.floor(ttl_ms / 10) }
       const locks = createLocks({ redis: lockRedis ?? redis, prefix, ...options, ...(replication && { replication }) })
@@ -49,7 +54,7 @@ export async function openLocks({ config, redis, log, events }: OpenLocksDeps): 
         await locks.close()
         lockRedis?.disconnect()
       }
-      return { locks, modes: ALL, checks: lockRedis ? { locks: () => locks.inspect('readyz') } : {}, close }
+      return { locks, modes: ALL, checks: lock.servers ? { locks: () => locks.inspect('readyz') } : {}, close }
     }
     case 'redlock': {
       // Log a warning for each server that fails: the others may still be a quorum, and then nothing else reports the failure.
@@ -97,6 +102,8 @@ function openServers(servers: LockRedis, log: Log): Redis | Cluster {
           retryStrategy: () => RECONNECT_MS,
           sentinelRetryStrategy: () => RECONNECT_MS,
         })
-  lockRedis.on('error', (error) => log.debug({ error: error.message }, 'connection to the Redis of the locks failed'))
-  return lockRedis
+  return lockRedis.on('error', onError(log))
 }
+
+const onError = (log: Log) => (error: Error) =>
+  log.debug({ error: error.message }, 'connection to the Redis of the locks failed')

@@ -109,3 +109,21 @@ t.test('LOCK_BACKEND=redis by Sentinel, LOCK_MIN_REPLICAS=1: without the replica
   await t.rejects(locks.acquire('sentinel:2'), { code: 'not_replicated' })
   t.equal(await main.client().exists('lock:{sentinel:2}'), 0)
 })
+
+t.test('LOCK_MIN_REPLICAS on REDIS_URL, no replica: WAIT delays no other command of REDIS_URL', async (t) => {
+  const server = await redisOf(t)
+  const redis_url = `redis://127.0.0.1:${server.port}`
+  const replicas = { LOCK_MIN_REPLICAS: '1', LEASE_TTL_MS: '10000' }
+  const config = readConfig({ DATABASE_URL: 'postgres://nowhere', REDIS_URL: redis_url, ...replicas })
+  const redis = server.client()
+  const { locks, checks, close } = await openLocks({ config, redis, log: createLog('silent', 'test'), events: {} })
+  t.teardown(close)
+  t.same(checks, {}, 'the check of REDIS_URL covers the locks')
+  const refused = t.rejects(locks.acquire('wait:1'), { code: 'not_replicated' })
+  const observer = server.client()
+  const waiting = async () => /blocked_clients:1\b/.test(await observer.info('clients'))
+  await until(waiting, { what: 'WAIT to be under way' })
+  await redis.ping()
+  t.ok(await waiting(), 'the answer came before WAIT ended')
+  await refused
+})
