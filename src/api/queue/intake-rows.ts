@@ -118,8 +118,8 @@ function insertStatement({ table, lock, members, columns }: IntakeTable) {
   const list = listOf('d', { ...MEMBERS, ...members })
   const names = sql.raw(Object.keys(columns).join(', '))
   const values = sql.raw(Object.values(columns).join(', '))
-  // The cross join makes Postgres take the lock before the first nextval(). The INSERT writes the rows in order of their
-  // keys, so that two processes with the same keys cannot deadlock.
+  // The cross join makes Postgres take the lock before the first nextval(). The INSERT writes the rows in order of arrival, so
+  // that the first of several rows with one key is the one that stays.
   const insert = prepare<{ id: string; seq: number; created_at: string }>(sql`
     WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock(${lock}::bigint)), d AS MATERIALIZED (
       SELECT t.*, nextval('queue_seq') AS seq, clock_timestamp() AS now FROM locked CROSS JOIN (
@@ -129,7 +129,7 @@ function insertStatement({ table, lock, members, columns }: IntakeTable) {
     INSERT INTO ${table} (id, seq, ${names}, customer, payment, hold_seconds,
                          idempotency_key, idempotency_scope, request_hash)
     SELECT id, seq, ${values}, customer, payment, hold_seconds, idempotency_key, idempotency_scope, request_hash
-    FROM d ORDER BY idempotency_key, idempotency_scope, n
+    FROM d ORDER BY n
     /* guard:idempotency */ ON CONFLICT (idempotency_key, idempotency_scope) WHERE idempotency_key IS NOT NULL DO NOTHING /* end:idempotency */
     RETURNING id, seq, created_at`)
   return { list, insert }
