@@ -295,17 +295,15 @@ export class Batcher {
   async #quarantine(item: QueueItem, error: unknown): Promise<void> {
     const { client, log, notify } = this.#deps
     const id = idOf(item)
-    const about = { row: rowOf(item).id, resource: rowOf(item).queue, error }
+    log.error({ row: rowOf(item).id, resource: rowOf(item).queue, error }, 'row is unprocessable: quarantining it')
     try {
       await quarantine(client, item, error)
+      notify([id])
     } catch (failure) {
       if (!isDataError(failure)) throw failure
       this.#unwritable.add(id)
-      log.error({ ...about, quarantine_error: failure }, 'row cannot be quarantined: it stays queued')
-      return
+      log.error({ row: rowOf(item).id, error: failure }, 'row cannot be quarantined: it stays queued')
     }
-    log.error(about, 'row quarantined as unprocessable')
-    notify([id])
   }
 
   #rejectOrRetry(requests: readonly PendingRequest[], error: unknown): void {
