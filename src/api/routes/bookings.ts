@@ -1,6 +1,7 @@
 /**
  * Bookings over HTTP: stays, which have a beginning and an end, and rides, which last from now until they end. Invariant: as
- * for purchases, the API only inserts queued rows, and every answer about a settled booking is read from its committed row.
+ * for purchases, workers decide the outcome of the rows that the API queues, and every answer about a settled booking is read
+ * from its committed row.
  */
 import Type from 'typebox'
 import { BOOKING_COMMANDS, BOOKING_STATUSES, type BookingCommand, mayStill } from '../../shared/domain/booking.ts'

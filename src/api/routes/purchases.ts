@@ -1,6 +1,6 @@
 /**
- * Purchases over HTTP. Invariant: the API only inserts queued rows; workers decide their outcome, and every answer about a
- * settled purchase is read from its committed row.
+ * Purchases over HTTP. Invariant: the API queues rows; workers decide their outcome, and every answer about a settled purchase
+ * is read from its committed row.
  */
 import Type from 'typebox'
 import { mayStill, PURCHASE_COMMANDS, PURCHASE_STATUSES, type PurchaseCommand } from '../../shared/domain/purchase.ts'
