@@ -13,12 +13,12 @@ npm run bench [-- WHAT OPTIONS]     WHAT OPTIONS is one of these; npm run bench 
   growth        more workers, products, buyers, rows
   DATABASE_URL, REDIS_URL     servers to use instead of a private pair`
 
-const MODULES: Record<string, string> = {
-  purchases: './purchases.ts',
-  locks: './locks/main.ts',
-  bookings: './bookings.ts',
-  versions: './versions.ts',
-  growth: './growth/main.ts',
+const MODULES: Record<string, () => Promise<unknown>> = {
+  purchases: () => import('./purchases.ts'),
+  locks: () => import('./locks/main.ts'),
+  bookings: () => import('./bookings.ts'),
+  versions: () => import('./versions.ts'),
+  growth: () => import('./growth/main.ts'),
 }
 const WHAT = Object.keys(MODULES)
 const [what = '', ...rest] = process.argv.slice(2)
@@ -31,7 +31,7 @@ if (!named && what !== '' && !what.startsWith('-'))
 command.checkAddresses()
 if (named) process.argv.splice(2, process.argv.length, ...rest)
 try {
-  await import(MODULES[named ? what : 'purchases'] as string)
+  await MODULES[named ? what : 'purchases']?.()
 } catch (error) {
   process.stderr.write(`bench: ${reasonOf(error)}\n`)
   process.exit(1)

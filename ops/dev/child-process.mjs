@@ -7,7 +7,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 /** Milliseconds that a process has to answer, generous because the machine may be busy. */
 const READY_MS = 60_000
-const POLL_MS = 20
+/**
+ * Milliseconds between two requests to a process that starts. Each request costs a millisecond or two of processor time,
+ * which the processes that start need.
+ */
+const POLL_MS = 100
 /** Time limit of one request, in milliseconds. */
 const ANSWER_MS = 2_000
 /** Milliseconds between the signal that asks a process to end and SIGKILL. */

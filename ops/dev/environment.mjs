@@ -123,7 +123,7 @@ export async function dropDatabase(server_url, name) {
 
 /** @see environment.d.mts */
 export async function dropKeys(redis_url, prefix) {
-  const { Redis } = await import('ioredis')
+  const { default: Redis } = await import('ioredis')
   const redis = new Redis(redis_url)
   try {
     // Match the prefix anywhere in a key, because a library may put its own name before it.

@@ -177,13 +177,13 @@ export interface LockServer {
 /** A separate process that waits for a lock: see waiting-process.ts. */
 export function forkWaiter(address: Address, ttl_ms: number, progress_ms?: number): ChildProcess {
   const args = [JSON.stringify(address), String(ttl_ms), ...(progress_ms === undefined ? [] : [String(progress_ms)])]
-  return fork(new URL('./waiting-process.ts', import.meta.url), args, { execArgv: ['--import=tsx'] })
+  return fork(new URL('./waiting-process.ts', import.meta.url), args)
 }
 
 /** A separate process that uses the locks and exits: see leaving-process.ts. */
 export function spawnLeaver(address: Address, ttl_ms: number): ChildProcessByStdio<null, Readable, null> {
   const file = fileURLToPath(new URL('./leaving-process.ts', import.meta.url))
-  const args = ['--import=tsx', file, JSON.stringify(address), String(ttl_ms)]
+  const args = [...process.execArgv, file, JSON.stringify(address), String(ttl_ms)]
   return spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
 }
 

@@ -26,7 +26,7 @@ t.teardown(() => Promise.all([proxy.stop(), server.stop(), store.stop()]))
 const kept = store.client()
 const contenders = ['a', 'b', 'c', 'd'].map(() => {
   const args = [proxy.port, store.port, TTL_MS].map(String)
-  const child = fork(new URL('./nemesis-contender.ts', import.meta.url), args, { execArgv: ['--import=tsx'] })
+  const child = fork(new URL('./nemesis-contender.ts', import.meta.url), args)
   t.teardown(() => child.kill('SIGKILL'))
   return child
 }) as [ChildProcess, ChildProcess, ChildProcess, ChildProcess]

@@ -22,8 +22,7 @@ async function run(t: Test, name: string, args: readonly string[] = [], env: Rec
   const { PATH = '', HOME = '' } = process.env
   const line = name.startsWith('node ') ? name : (scripts[name]?.replace(/^exec /, '') ?? '')
   const [option, file = '', ...rest] = line.split(' ').slice(1)
-  // Run --help from the sources, and refusals from the bundle of the same sources, which starts faster.
-  const bundled = option === '--import=tsx' && file.startsWith('ops/commands/') && args[0] !== '--help' && cwd === ROOT
+  const bundled = option === '--import=tsx' && cwd === ROOT
   const words = bundled ? [...fromBundle(file), ...rest] : line.split(' ').slice(1)
   const child = spawn(process.execPath, [...words, ...args], {
     cwd,

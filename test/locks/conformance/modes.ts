@@ -237,7 +237,7 @@ function permitsUnderKills(server: LockServer): void {
     const resource = 'permits:1'
     const spells = new Map<number, Spell>()
     const children = upTo(3).map((n) => {
-      const child = fork(new URL('../lock-contender.ts', import.meta.url), { execArgv: ['--import=tsx'] })
+      const child = fork(new URL('../lock-contender.ts', import.meta.url))
       t.teardown(() => child.kill('SIGKILL'))
       const mine: Spell[] = []
       child.on('message', (notified: { token: number; from_ms?: number; to_ms?: number }) => {
