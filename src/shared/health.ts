@@ -151,7 +151,7 @@ function readyzRoute(app: FastifyInstance, { breakers, checks, stopping }: Healt
       schema: {
         operationId: 'readyz',
         tags: ['operating'],
-        summary: 'Readiness: Postgres, Redis, breaker states',
+        summary: 'Readiness: Postgres, Redis, a separate lock server, breaker states',
         security: [],
         response: {
           200: { ...Readyz, description: 'Ready' },

@@ -1,6 +1,6 @@
 /**
- * OpenTelemetry traces from the request to the settled row. Invariant: without OTEL_EXPORTER_OTLP_ENDPOINT the SDK is not
- * loaded, and no purchase ever waits for a collector or for a trace in Redis.
+ * OpenTelemetry traces from the request to the settled row. Invariant: without OTEL_EXPORTER_OTLP_ENDPOINT and
+ * OTEL_EXPORTER_OTLP_TRACES_ENDPOINT the SDK is not loaded, and no purchase ever waits for a collector or for a trace in Redis.
  *
  * The trace context of a row is kept in Redis until a worker settles the row: a job is for a queue, not for a row, so it
  * could carry the context of only one of many requests.

@@ -193,7 +193,7 @@ function watchLingering(client: Client): { seen(): number; stop(): Promise<Evide
   const watching = (async () => {
     let since: string | undefined
     while (!stopped) {
-      // Ignore a look that fails: the next one finds a lingering row too.
+      // Ignore a poll that fails: the next one finds a lingering row too.
       since ??= await readClock(client).catch(() => undefined)
       const found = since === undefined ? undefined : await readLingering(client, since).catch(() => undefined)
       for (const row of found ?? []) rows.add(row)

@@ -60,7 +60,7 @@ t.test('queue that does not move: read by one worker, exported by all, and gone 
       value('holdfast_invariant_violations'),
     ]
   }
-  t.same(await shown(first), [undefined, undefined, undefined], 'nothing is said before anybody has looked')
+  t.same(await shown(first), [undefined, undefined, undefined], 'no figure is exported before the first poll')
 
   const ref = await shop.units('product', 5)
   const bought = await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 1 }] })
@@ -76,13 +76,13 @@ t.test('queue that does not move: read by one worker, exported by all, and gone 
   t.match(verdict?.broken, [{ invariant: /no queue with a queued row/, offenders: [bought.body.id] }])
 
   await pollFleetOnce(second)
-  t.same(await shown(second), [rows, oldest, broken], 'the other one shows the same, without asking')
+  t.same(await shown(second), [rows, oldest, broken], 'the other worker exports the same figures, without a query')
 
   const keys = await redis.keys(`${prefix}watched:*`)
   for (const key of keys) t.ok((await redis.pttl(key)) > 0, `${key} ends by itself`)
   await redis.unlink(...keys)
   await pollFleetOnce(second)
-  t.same(await shown(second), [undefined, undefined, undefined], 'a look that fails shows nothing')
+  t.same(await shown(second), [undefined, undefined, undefined], 'a poll that fails exports no figure')
 
   await shop.client`UPDATE purchases SET created_at = now() WHERE id = ${bought.body.id}`
   await redis.unlink(...(await redis.keys(`${prefix}watched:*`)))
@@ -90,12 +90,12 @@ t.test('queue that does not move: read by one worker, exported by all, and gone 
   t.same(
     (await shown(first)).filter((_, i) => i !== 1),
     ['1', '0'],
-    'a line that is young breaks nothing',
+    'a queue whose row is new breaks no invariant',
   )
 
   redis.disconnect()
   await pollFleetOnce(first)
-  t.same(await shown(first), [undefined, undefined, undefined], 'nor is anything shown without Redis')
+  t.same(await shown(first), [undefined, undefined, undefined], 'without Redis no figure is exported')
 })
 
 t.test('queue that does not move while its lease is held: named with the holder, and no other queue', async (t) => {
@@ -114,7 +114,7 @@ t.test('queue that does not move while its lease is held: named with the holder,
   const age = (seconds: number) =>
     shop.client`UPDATE purchases SET created_at = now() - ${seconds} * interval '1 s' WHERE status = 'queued'`
   const lease = await locks.acquire(ref, { job: 'job 7' })
-  t.same(await blockedQueues(shop.client, locks), [], 'rows that came just now have time')
+  t.same(await blockedQueues(shop.client, locks), [], 'a queue whose rows are new is not blocked')
   await age(11)
   t.same(await blockedQueues(shop.client, locks), [`${ref} (held by host:1 job 7)`], 'the other queue has no holder')
   const findings = await verify(shop.client, { locks })
@@ -131,6 +131,6 @@ t.test('queue that does not move while its lease is held: named with the holder,
   await shop.client`UPDATE purchases SET settled_at = now() - interval '11 s' WHERE id = ${first}`
   t.equal((await blockedQueues(shop.client, locks)).length, 1)
   await lease.release()
-  t.same(await blockedQueues(shop.client, locks), [], 'without a holder it is late, not blocked')
+  t.same(await blockedQueues(shop.client, locks), [], 'a queue whose lease has no holder is late, not blocked')
   await shop.client`UPDATE purchases SET status = 'cancelled', settled_at = now() WHERE id = ${second}`
 })

@@ -21,7 +21,7 @@ const UNITS = { errors: [{ field: 'lines[0].units', detail: 'must be >= 1' }] }
 /** status → its meaning, and the problem that the OpenAPI document shows as an example. */
 const PROBLEMS: Record<number, [description: string, example: Problem]> = {
   400: [
-    'The request is malformed; `errors` names the fields',
+    'The request is malformed; `errors` names the first wrong field',
     new Problem(400, 'invalid_request', 'lines[0].units must be >= 1', UNITS),
   ],
   401: ['No valid API key', new Problem(401, 'unauthorized', 'Send an API key.')],

@@ -13,8 +13,9 @@ export const isPlainText = (text: string) => !text.includes('\0') && !/\p{Surrog
 
 /**
  * Format of text that is compared or counted: a customer, a rider, a lock's owner. Two identifiers that look the same could
- * differ in invisible characters, so the format refuses them: control characters, every character without a visible glyph
- * (zero width, bidirectional controls, variation selectors), and white space at either end.
+ * differ in invisible characters, so the format refuses the classes Cc (control), Cf (format, such as bidirectional controls),
+ * Zl, Zp (line and paragraph separators) and Default_Ignorable_Code_Point (such as variation selectors), and white space at
+ * either end. Spaces between other characters are allowed.
  */
 export const IDENTIFIER = 'identifier'
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]|^\p{White_Space}|\p{White_Space}$/u
@@ -45,7 +46,7 @@ export const ResourceParams = Type.Object({
 
 export const refOf = ({ type, id }: Type.Static<typeof ResourceParams>) => `${type}:${id}`
 
-/** Largest stock: with the most units of a purchase and the highest price, every amount stays an exact number. */
+/** Largest stock: every count of units is an exact number. A worker refuses an amount above 2^53 - 1 when it decides. */
 export const MAX_TOTAL = 1_000_000_000_000
 
 // A pattern besides the format: Ajv's format also accepts `urn:uuid:…`, which Postgres refuses.
@@ -57,8 +58,9 @@ const A_UUID = 'a UUID, for example 01935f5e-0000-7000-8000-000000000001'
 /** pattern or format of a schema → the text with which an error describes it: an example is clearer than the pattern */
 export const WORDS: Readonly<Record<string, string>> = {
   [REF_PATTERN]: 'type:id, for example product:1',
-  [`^${TYPE_PATTERN}$`]: 'lower-case letters, digits, _ and -, 32 at most, a letter first, for example product',
-  [`^${ID_PATTERN}$`]: 'letters, digits, and . _ ~ - after the first, 128 at most, for example 42 or summer-2027',
+  [`^${TYPE_PATTERN}$`]: 'at most 32 lower-case letters, digits, _ and -, beginning with a letter, for example product',
+  [`^${ID_PATTERN}$`]:
+    'at most 128 letters, digits and . _ ~ -, beginning with a letter or digit, for example 42 or summer-2027',
   [ACCOUNT_PATTERN]: 'an account as account:id, for example account:7',
   [CURRENCY_PATTERN]: 'a currency of three letters, for example USD',
   [LEASE_ID_PATTERN]: 'a lease_id: letters, digits, _ and -, for example bGVhc2U_MQ-',

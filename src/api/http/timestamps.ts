@@ -1,4 +1,7 @@
-/** Timestamps as clients write them. Invariant: a parsed timestamp is whole milliseconds and lies between 2000 and 2100. */
+/**
+ * Timestamps as clients write them. Invariant: a parsed timestamp is whole milliseconds, and lies in the years 2000 to 2099 or is
+ * the first instant of 2100.
+ */
 import Type from 'typebox'
 import { fieldProblem } from '../../shared/problem.ts'
 
@@ -24,7 +27,7 @@ interface Timestamp {
   offset_ms: number
 }
 
-/** Parses a timestamp. @throws Problem 400 naming the field */
+/** Parses a timestamp. @throws Problem 400 that names the field */
 function readMoment(text: string, field: string): Timestamp {
   const match = PATTERN.exec(text)
   const at_ms = match ? Date.parse(text) : Number.NaN
@@ -37,15 +40,15 @@ function readMoment(text: string, field: string): Timestamp {
       'must be a date, or a time with its offset, as in 2030-06-01 or 2030-06-01T15:00:00+02:00',
     )
   }
-  if (at_ms < EARLIEST_MS || at_ms > LATEST_MS) throw fieldProblem(field, 'must lie between the years 2000 and 2100')
+  if (at_ms < EARLIEST_MS || at_ms > LATEST_MS) throw fieldProblem(field, 'must lie in the years 2000 to 2099')
   const [sign, hours = 0, minutes = 0] = match?.slice(4) ?? []
   const offset_ms = (Number(hours) * 60 + Number(minutes)) * 60_000 * (sign === '-' ? -1 : 1)
   return { at_ms, offset_ms }
 }
 
 /**
- * Returns how many days have begun by the local clock: from 15:00+02:00 to 15:00+01:00 on the next day is one day, although
- * it lasts 25 hours.
+ * Returns how many periods of 24 hours have begun by the local clock, at least one: from 15:00+02:00 to 15:00+01:00 on the
+ * next day is one, although it lasts 25 hours.
  */
 function daysBetween(from: Timestamp, to: Timestamp): number {
   const step_ms = to.offset_ms - from.offset_ms
@@ -54,7 +57,10 @@ function daysBetween(from: Timestamp, to: Timestamp): number {
   return Math.max(1, Math.ceil((to.at_ms - from.at_ms + local_ms) / DAY_MS))
 }
 
-/** Parses a range and counts the days to charge for it. @throws Problem 400 when it is empty, or longer than max_days */
+/**
+ * Parses a range and counts the days to charge for it.
+ * @throws Problem 400 when an end is malformed, or the range is empty or longer than max_days
+ */
 export function readRange(from: string, to: string, max_days: number) {
   const [first, last] = [readMoment(from, 'from'), readMoment(to, 'to')]
   const [from_ms, to_ms] = [first.at_ms, last.at_ms]

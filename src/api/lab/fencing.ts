@@ -1,8 +1,8 @@
 /**
  * The stale writer (M. Kleppmann, "How to do distributed locking"). Three workers acquire the lease of one order in turn. The
  * first two are paused until their leases have expired. The third worker writes; then the first two resume and write too.
- * Invariant: the order's fencing token only rises, so the newest holder's write stays; the column without the guard shows
- * the lost write.
+ * Invariant: the order's fencing token only rises, so the newest holder's write stays. Each worker also writes the column
+ * `unguarded_by` without comparing tokens; there the newest holder's write is lost.
  */
 import { and, eq, lte, sql } from 'drizzle-orm'
 import Type from 'typebox'
@@ -131,7 +131,9 @@ const schema = {
   operationId: 'labFencing',
   tags: TAGS,
   summary: 'The stale writer: three workers, two with an expired lease',
-  description: 'Only the newest holder may write. `without_guard` is a column that all three can write.',
+  description:
+    'Only the newest holder may write `order`. `without_guard` has the last writer and the number of writes of a column that ' +
+    'each worker writes without comparing tokens.',
   params: idParam('order_id'),
   response: {
     200: response(

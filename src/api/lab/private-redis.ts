@@ -1,7 +1,8 @@
 /**
  * Private Redis servers for a demonstration. Invariant: the servers end with the demonstration and with this process, unless
- * SIGKILL ends this process; they store nothing on disk and listen on no port. This file does not use
- * ops/dev/local-servers.mjs, because that is not in the image and its servers listen on ports.
+ * this process ends without the event 'exit': by SIGKILL, by a signal that it does not handle (such as SIGHUP), or by an abort.
+ * They store nothing on disk and listen on no port. This file does not use ops/dev/local-servers.mjs, because that is not in
+ * the image and its servers listen on ports.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'

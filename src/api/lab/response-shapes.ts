@@ -1,5 +1,6 @@
 /**
- * Schemas of the lab. Invariant: the fields that a tutorial's script reads have the tutorial's shape; errors are problems.
+ * Schemas of the lab. Each race comes from a tutorial with a script. Invariant: the fields that this script reads have the
+ * names and types that it expects, also in the 400 of a refusal; every other error is a problem.
  */
 import type { FastifyContextConfig, FastifyRequest } from 'fastify'
 import Type, { type TSchema } from 'typebox'
@@ -12,7 +13,7 @@ export const TAGS = ['lab']
 /** Routes outside /api that require the same keys. */
 export const KEYED: FastifyContextConfig = { keyed: true }
 
-/** Returns the schema of an id in the path, for example `product_id`. */
+/** Returns the schema of path parameters with one id, for example `product_id`. */
 export const idParam = <Name extends string>(name: Name) =>
   Type.Object({ [name]: Type.String({ pattern: `^${ID_PATTERN}$`, examples: ['1'] }) } as Record<
     Name,
@@ -39,14 +40,21 @@ export function refusals<T extends TSchema>(refused: T, example: object, ...want
   const all = problemResponses(400, ...wanted) as unknown as Record<number, { content: object }>
   const content = { 'application/json': { schema: refused, example }, ...all[400]?.content }
   const both = { description: 'Not enough left, or the request is malformed', content }
-  // The type has only the tutorial's 400, which a handler sends; handlers throw problems.
+  // The type has only the tutorial's 400, because a handler sends this answer itself, but throws problems.
   return { ...all, 400: both } as unknown as { 400: T }
 }
 
-export const notInTime = new Problem(503, 'not_settled', 'No worker has settled the purchase yet.', { retry_after: 1 })
+/** Example for the OpenAPI document; scarce-counter.ts throws the real one. */
+export const notInTime = new Problem(
+  503,
+  'not_settled',
+  'No worker has settled purchase 01935f5e-0000-7000-8000-000000000001 yet; it stays queued.',
+  { retry_after: 1 },
+)
+/** Example for the OpenAPI document. */
 export const busy = new Problem(409, 'lock_busy', 'lab-product:1 is locked, 3 waiting', { retry_after: 1 })
 
-/** The two variants of each route. */
+/** The two variants of each route that buys, books or pays. */
 export const VARIANTS = [
   {
     lock: 'without',
@@ -66,7 +74,7 @@ export const VARIANTS = [
 export const operationId = (prefix: string, { lock }: (typeof VARIANTS)[number]) =>
   `${prefix}${lock === 'with' ? 'With' : 'Without'}Lock`
 
-/** A refusal in the tutorials of tickets and of the balance, which mark it by `success`. */
+/** A refusal in the tutorials of tickets, the balance and the drivers, which mark it by `success`. */
 export const Refused = Type.Object({ success: Type.Boolean(), message: Message, error: Type.String() })
 export const refused = (message: string) => ({ success: false, message, error: message })
 export const refusalText = (result: BuyResult & { bought: false }, sold_out: string) =>

@@ -1,6 +1,6 @@
 /**
  * Bodies and their validation. Invariant: a request that reaches a handler matches the schemas of its route; a refused request
- * gets an error that names the wrong fields.
+ * gets an error that names the first wrong field.
  */
 import { Ajv, type ErrorObject } from 'ajv'
 import type { DataValidationCxt } from 'ajv/dist/types/index.js'

@@ -25,7 +25,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Readiness: Postgres, Redis, breaker states */
+        /** Readiness: Postgres, Redis, a separate lock server, breaker states */
         get: operations["readyz"];
         put?: never;
         post?: never;

@@ -1,6 +1,6 @@
 /**
- * The backend on etcd 3. Invariant: an attempt answers with a lock only if this attempt has renewed the lock's etcd lease and
- * has then found the granted key. So etcd keeps the lock for its TTL, counted from before the attempt.
+ * The backend on etcd 3. Invariant: an attempt answers with a lock only if this attempt has created or renewed the lock's etcd
+ * lease and has found or written the granted key. So etcd keeps the lock for its TTL, counted from before the attempt.
  */
 import { randomBytes, randomUUID } from 'node:crypto'
 import type { LockState } from '../api.ts'
@@ -29,7 +29,7 @@ export class EtcdBackend implements Backend {
   #revocations: Revocations
   #last_slot = 0
   #listener: OnLockMessage | undefined
-  /** Work that continues after its answer was returned. */
+  /** Revocations of etcd leases that continue after the operation that began them has returned. */
   #background = new Set<Promise<unknown>>()
 
   constructor(client: EtcdClient, prefix: string) {
@@ -65,7 +65,8 @@ export class EtcdBackend implements Backend {
       )
     }
     if (answer.granted) this.#followed.unfollow(this.#keyspace.queuePrefix(resource), key)
-    // Revoke the etcd lease that is no longer needed: that of the slot, or that of a lock that a try without waiting did not get.
+    // Revoke the etcd lease that is no longer needed: that of a lock that a try without waiting did not get, or that of the slot.
+    // The slot lease of a first attempt that joins the queue and is granted in the same attempt expires by itself.
     const slot = leaseOf(named, 'slot')
     const idle = answer.granted ? ticket > 0 && slot !== lease && slot : answer.ticket === 0 && lease
     if (!answer.granted && answer.ticket === 0) this.#unmarkLive(named)
@@ -74,8 +75,9 @@ export class EtcdBackend implements Backend {
   }
 
   /**
-   * Makes an attempt from a slot. etcd's watch events have kept the queue up to date, so this costs one renewal, and one more
-   * transaction if the waiter has its turn. Returns undefined if an etcd lease has expired in the meantime, whatever else it found.
+   * Makes an attempt from a slot. Watch events keep a copy of the queue up to date, so this costs one renewal, and one more
+   * transaction if the waiter has its turn; it reads the queue only if the copy is stale. Returns undefined if the waiter's key
+   * or an etcd lease has expired, or if the waiter has its turn and is not granted the lock: the caller then begins anew.
    */
   async #recheck(request: Attempt, key: string, call: Call): Promise<Answer | undefined> {
     const { resource, id, ttl_ms, slot_ttl_ms } = request
@@ -145,7 +147,8 @@ export class EtcdBackend implements Backend {
       slot: at >= 0 ? ++this.#last_slot : 0,
       ahead: queue.slice(0, Math.max(at, 0)).filter(isWaiter).length,
       waiting: queue.filter(isWaiter).length,
-      // This is an upper bound: a live holder renews so often that reading the exact value would add little.
+      // This is an upper bound for the first holder, who may be one of several: a live holder renews so often that reading the
+      // exact value would add little.
       free_in_ms: holder ? serverTtl(holder.ttl_ms) * 1000 : -1,
       holder: holder?.owner,
     }
