@@ -5,6 +5,7 @@
 import type { FastifyInstance } from 'fastify'
 import pino from 'pino'
 import { buildApp, type RouteOptions } from '../../src/api/app.ts'
+import { createDependencies } from '../../src/shared/dependencies.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
 
 /** Members of a plugin's options that Fastify itself reads. */
@@ -30,7 +31,13 @@ export const buildUnconnectedApp = (trace = async (_app: FastifyInstance) => {})
     config: { api_keys: [], admin_keys: [], rate_limit: undefined, cors_origins: [], redis_prefix: '' },
     rates: undefined,
     log: pino({ enabled: false }),
-    health: { metrics: createMetrics(), breakers: [], checks: {}, stuckReason: () => undefined, stopping: () => false },
+    health: {
+      metrics: createMetrics(),
+      breakers: [],
+      dependencies: createDependencies({}),
+      stuckReason: () => undefined,
+      stopping: () => false,
+    },
     routes: new Proxy({} as RouteOptions, { get: (_routes, name) => absent(name) }),
     trace,
   })

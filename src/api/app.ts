@@ -74,7 +74,7 @@ export async function buildApp({ config, rates, log, health, routes, trace }: Ap
   app.decorate('door', createConnectionDrain(app))
   await trace?.(app)
   compileValidators(app)
-  answerErrors(app, log)
+  answerErrors(app, log, () => health.metrics.errors.inc({ kind: 'response' }))
   const paths = knowPaths(app, ROUTER)
   await protect(app, { config, rates })
   paths.refuseUnknown()

@@ -7,8 +7,9 @@ import { onStop } from '../shared/shutdown.ts'
 import { startApi } from './server.ts'
 
 const config = configOrExit()
-const log = createLog(config.log_level, 'api')
-const api = await startApi({ config, metrics: createMetrics(), log })
+const metrics = createMetrics()
+const log = createLog(config.log_level, 'api', { onError: () => metrics.errors.inc({ kind: 'log' }) })
+const api = await startApi({ config, metrics, log })
 
 onStop(log, config.shutdown_ms, [
   ['readiness off', () => api.stopping()],

@@ -5,7 +5,8 @@ import { createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
 import { CONNECTIONS, openDb } from '../shared/db/client.ts'
 import { isDataError } from '../shared/db/errors.ts'
-import { watchDependencies } from '../shared/health.ts'
+import { createDependencies, watchDependencies } from '../shared/dependencies.ts'
+import { startReporting } from '../shared/fleet-reports.ts'
 import { createChargeQueue } from '../shared/jobs/charge-queue.ts'
 import { createNudger } from '../shared/jobs/nudges.ts'
 import { createLockStats } from '../shared/lock-stats.ts'
@@ -65,15 +66,20 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   // If Redis hangs, the rate limit does not count requests, and delays each of them by at most 100 ms.
   const rates = config.rate_limit === undefined ? undefined : openRedis(redis_url, log, { commandTimeout: 100 })
   const tail = new Tail(client, log)
-  const dashboard = new Collector({ client: postgres.dashboard, locks, redis, prefix, waiter, breakers, lab, log })
-  const checks = { postgres: () => client`SELECT 1`, redis: () => pingRedis(redis), ...leases.checks }
+  const reporter = startReporting({ role: 'api', redis, prefix, metrics, breakers, drained: () => [] })
+  const dependencies = createDependencies({
+    postgres: () => client`SELECT 1`,
+    redis: () => pingRedis(redis),
+    ...leases.checks,
+  })
+  const dashboard = new Collector({ client: postgres.dashboard, locks, redis, prefix, waiter, dependencies, lab, log })
   const resourceKinds = createResourceKinds(db)
   let stopping = false
   const app = await buildApp({
     config,
     rates,
     log,
-    health: { metrics, breakers, checks, stuckReason: () => undefined, stopping: () => stopping },
+    health: { metrics, breakers, dependencies, stuckReason: () => undefined, stopping: () => stopping },
     ...(traces && { trace: traceRequests }),
     routes: {
       resources: { db },
@@ -92,13 +98,13 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     },
   })
   app.door.onDrain(() => waiter.stop())
-  const watch = watchDependencies({ checks, log })
+  const watch = watchDependencies({ dependencies, log })
   const closing: Step[] = [
     ['finish requests', (within_ms) => app.door.drain(within_ms)],
     ['finish flushes', queues.finishFlushes],
     ['hand jobs over', queues.handOver],
     ['release leases', leases.close],
-    ['flush statistics and traces', () => Promise.all([stats.close(), traces?.close()])],
+    ['flush statistics and traces', () => Promise.all([reporter.close(), stats.close(), traces?.close()])],
     [
       'close connections',
       async () => {

@@ -30,6 +30,11 @@ export interface BreakerOptions {
 }
 
 export type BreakerState = 'closed' | 'half_open' | 'open'
+/** Calls that failed in a row, the last one of them the newest call; times in milliseconds since 1970. */
+export interface Failing {
+  since_ms: number
+  last_ms: number
+}
 export interface Breaker {
   readonly name: string
   /**
@@ -39,6 +44,8 @@ export interface Breaker {
    */
   run<T>(body: (signal: AbortSignal) => Promise<T>, releaseLate?: (late: T) => unknown): Promise<T>
   state(): BreakerState
+  /** undefined if the newest call that was made has succeeded */
+  failing(): Failing | undefined
   close(): void
 }
 
@@ -67,18 +74,24 @@ export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }:
   }
   breaker.on('open', gauge).on('close', gauge).on('halfOpen', gauge)
   gauge()
+  let failing: Failing | undefined
   return {
     name,
     async run<T>(body: (signal: AbortSignal) => Promise<T>, releaseLate?: (late: T) => unknown) {
       const controller = new AbortController()
       let work: Promise<T> | undefined
       try {
-        return (await breaker.fire(() => {
+        const result = (await breaker.fire(() => {
           work = body(controller.signal)
           return work
         })) as T
+        failing = undefined
+        return result
       } catch (error) {
         const failure = isAnswer(error) ? error : new UnavailableError(name, error)
+        const now_ms = Date.now()
+        if (!(failure instanceof UnavailableError)) failing = undefined
+        else if (failure.attempted) failing = { since_ms: failing?.since_ms ?? now_ms, last_ms: now_ms }
         controller.abort(failure)
         // At the timeout opossum only stops waiting for the body. If the body resolves later, no caller gets its result.
         work?.then(releaseLate, () => {})
@@ -86,6 +99,7 @@ export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }:
       }
     },
     state,
+    failing: () => failing,
     close: () => breaker.shutdown(),
   }
 }

@@ -1,9 +1,8 @@
 /**
- * State of the whole fleet and of each worker. Workers write it to Redis, and every process can read it. Invariant: an entry
- * expires before it is too old to be true, so no process shows an outdated result.
+ * State of the queues and of the invariants of the whole fleet. One worker writes it to Redis, and every process can read it.
+ * Invariant: an entry expires before it is too old to be true, so no process shows an outdated result.
  */
 import type { Redis } from 'ioredis'
-import type { Breaker, BreakerState } from './breaker.ts'
 
 /** Figures about the queues of the whole fleet. */
 export interface QueueFigures {
@@ -25,11 +24,11 @@ export interface VerificationResult {
 }
 
 export interface FleetStatus {
-  lines?: QueueFigures
-  verdict?: VerificationResult
+  queues?: QueueFigures
+  verification?: VerificationResult
 }
 
-const KEYS = ['lines', 'verdict'] as const
+const KEYS = ['queues', 'verification'] as const
 const keyOf = (prefix: string, name: (typeof KEYS)[number]) => `${prefix}watched:${name}`
 
 export async function readFleetStatus(redis: Redis, prefix: string): Promise<FleetStatus> {
@@ -46,44 +45,4 @@ export async function saveFleetStatus(
   for (const name of KEYS) {
     if (status[name]) await redis.set(keyOf(prefix, name), JSON.stringify(status[name]), 'PX', ttl_ms)
   }
-}
-
-/** States of the circuit breakers of one worker. */
-export interface WorkerBreakers {
-  /** host:pid */
-  process: string
-  breakers: Record<string, BreakerState>
-}
-
-const breakersKey = (prefix: string) => `${prefix}watched:breakers`
-/** Milliseconds after which the report of a worker expires: the time of three reports; a worker that misses three is gone. */
-const REPORT_TTL_MS = 15_000
-
-export const breakerStates = (breakers: readonly Breaker[]): WorkerBreakers['breakers'] =>
-  Object.fromEntries(breakers.map((breaker) => [breaker.name, breaker.state()]))
-
-/**
- * Returns the time by the clock of Redis: the clocks of workers and readers may differ by more than the lifetime of an
- * entry.
- */
-const serverMs = async (redis: Redis) => Number((await redis.time())[0]) * 1_000
-
-export async function reportBreakers(redis: Redis, prefix: string, report: WorkerBreakers): Promise<void> {
-  const { process, breakers } = report
-  const key = breakersKey(prefix)
-  await redis.hset(key, process, JSON.stringify({ at_ms: await serverMs(redis), breakers }))
-  await redis.pexpire(key, REPORT_TTL_MS)
-}
-
-/** Returns the breaker states of each worker process. Also removes the entries of workers that are gone. */
-export async function readBreakers(redis: Redis, prefix: string): Promise<WorkerBreakers[]> {
-  const key = breakersKey(prefix)
-  const [now_ms, all] = await Promise.all([serverMs(redis), redis.hgetall(key)])
-  const report = Object.entries(all).map(([process, text]) => {
-    const { at_ms, breakers } = JSON.parse(text) as { at_ms: number } & Pick<WorkerBreakers, 'breakers'>
-    return { process, breakers, old: now_ms - at_ms > REPORT_TTL_MS }
-  })
-  const gone = report.filter(({ old }) => old).map(({ process }) => process)
-  if (gone.length > 0) await redis.hdel(key, ...gone)
-  return report.filter(({ old }) => !old).map(({ process, breakers }) => ({ process, breakers }))
 }

@@ -6,96 +6,21 @@ import { monitorEventLoopDelay } from 'node:perf_hooks'
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from './breaker.ts'
-import type { Log } from './log.ts'
+import type { Dependencies } from './dependencies.ts'
 import type { Metrics } from './metrics.ts'
-import { every, withTimeout } from './timeout.ts'
 
 export interface Health {
   metrics: Metrics
   breakers: readonly Breaker[]
-  /** name → a check that rejects when the dependency is down */
-  checks: Readonly<Record<string, () => Promise<unknown>>>
+  dependencies: Pick<Dependencies, 'check'>
   /** returns why this process makes no progress; undefined if it makes progress */
   stuckReason: () => string | undefined
   /** returns true once the process has received a stop signal */
   stopping: () => boolean
 }
 
-/** Milliseconds within which a dependency must answer a check of /readyz. */
-const CHECK_MS = 1_000
 /** Limit of event-loop delay, in milliseconds (p99 since the last check): a process above it counts as not alive. */
 const LOOP_MS = 10_000
-
-interface Answer {
-  status: 'up' | 'down'
-  detail?: string
-}
-
-/** Returns a check that shares a pending run instead of starting another: if a server hangs, runs would pile up. */
-function shareRunning(check: () => Promise<unknown>): () => Promise<unknown> {
-  let pending: Promise<unknown> | undefined
-  return () => {
-    pending ??= check().finally(() => {
-      pending = undefined
-    })
-    return pending
-  }
-}
-
-async function runCheck(check: () => Promise<unknown>): Promise<Answer> {
-  try {
-    await withTimeout(check(), CHECK_MS)
-    return { status: 'up' }
-  } catch (error) {
-    return { status: 'down', detail: causeOf(error as Error) }
-  }
-}
-
-/**
- * Returns the text of a connection error. If a host has several addresses, the error has no message, but contains one error
- * for each address.
- */
-function causeOf({ message, code, errors = [] }: Error & { code?: string; errors?: Error[] }): string {
-  return message || [...new Set(errors.map((one) => one.message))].join(', ') || code || 'no response'
-}
-
-/** Milliseconds between checks. Only two failures in a row are logged, because the first check may precede the connection. */
-const WATCH_MS = 2_000
-/** Milliseconds after which a dependency that is still down is logged again. */
-const REPEAT_MS = 60_000
-
-/** Logs which dependencies do not answer and why: when an outage begins, every REPEAT_MS while it lasts, and when it ends. */
-export function watchDependencies(
-  { checks, log }: Pick<Health, 'checks'> & { log: Log },
-  { watch_ms = WATCH_MS, repeat_ms = REPEAT_MS } = {},
-) {
-  const watched = Object.entries(checks).map(([name, check]) => {
-    const shared = shareRunning(check)
-    let failed = 0
-    let since_ms = 0
-    let logged_ms: number | undefined
-    return async () => {
-      const { status, detail } = await runCheck(shared)
-      const now_ms = performance.now()
-      const down_s = Math.round((now_ms - since_ms) / 1000)
-      if (status === 'up') {
-        if (logged_ms !== undefined) log.info({ dependency: name, down_s }, `${name} answers again`)
-        failed = 0
-        logged_ms = undefined
-        return
-      }
-      if (failed++ === 0) since_ms = now_ms
-      if (failed < 2 || (logged_ms !== undefined && now_ms - logged_ms < repeat_ms)) return
-      logged_ms = now_ms
-      log.warn({ dependency: name, error: detail, down_s }, `${name} does not answer`)
-    }
-  })
-  const checkAll = () => Promise.all(watched.map((one) => one()))
-  const onError = (error: unknown) => log.error({ error }, 'the dependencies could not be checked')
-  checkAll().catch(onError)
-  const stop = every(watch_ms, checkAll, onError)
-  return { close: () => void stop() }
-}
 
 const Livez = Type.Object({
   status: Type.Enum(['ok', 'stuck']),
@@ -143,8 +68,7 @@ function livezRoute(app: FastifyInstance, { stuckReason }: Health): void {
   )
 }
 
-function readyzRoute(app: FastifyInstance, { breakers, checks, stopping }: Health): void {
-  const sharedChecks = Object.entries(checks).map(([name, check]) => [name, shareRunning(check)] as const)
+function readyzRoute(app: FastifyInstance, { breakers, dependencies, stopping }: Health): void {
   app.get(
     '/readyz',
     {
@@ -160,14 +84,12 @@ function readyzRoute(app: FastifyInstance, { breakers, checks, stopping }: Healt
       },
     },
     async (_request, reply) => {
-      const answers = await Promise.all(
-        sharedChecks.map(async ([name, check]) => [name, await runCheck(check)] as const),
-      )
-      const down = answers.some(([, answer]) => answer.status === 'down')
+      const answers = await dependencies.check()
+      const down = Object.values(answers).some(({ status }) => status === 'down')
       const status = stopping() ? 'stopping' : down ? 'not_ready' : 'ready'
       return reply.code(status === 'ready' ? 200 : 503).send({
         status,
-        checks: Object.fromEntries(answers),
+        checks: answers,
         breakers: Object.fromEntries(breakers.map((breaker) => [breaker.name, breaker.state()])),
       })
     },

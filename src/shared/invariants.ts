@@ -308,7 +308,7 @@ const CHECKS: readonly Check[] = [
 /** Time limit of a quick check, in milliseconds. */
 export const QUICK_MS = 10_000
 /** Seconds within which workers must settle a row of a queue that has rows and whose lease is held. */
-const BLOCKED_S = 10
+export const BLOCKED_S = 10
 /** How many rows before and after the first queued row are searched for a recent settlement of the queue. */
 const NEIGHBOURS = 50
 

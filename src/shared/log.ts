@@ -14,14 +14,31 @@ const SECRET = [
   'row.payment',
 ]
 
-/** Creates a logger. `to`: where it writes, for tests; default: stdout. */
-export function createLog(level: string, name: string, to?: pino.DestinationStream): Log {
+/** pino's number of the level error. */
+const ERROR = 50
+
+export interface LogOptions {
+  /** where it writes, for tests; default: stdout */
+  to?: pino.DestinationStream
+  /** called for each line of level error or above */
+  onError?(): void
+}
+
+export function createLog(level: string, name: string, { to, onError }: LogOptions = {}): Log {
   const options: pino.LoggerOptions = {
     level,
     base: { name, pid: process.pid },
     timestamp: pino.stdTimeFunctions.isoTime,
     redact: SECRET,
     serializers: { error: pino.stdSerializers.errWithCause },
+    ...(onError && {
+      hooks: {
+        logMethod(args, method, level) {
+          if (level >= ERROR) onError()
+          method.apply(this, args)
+        },
+      },
+    }),
   }
   return to ? pino(options, to) : pino(options)
 }

@@ -5,6 +5,7 @@ import type { LockStats } from './lock-stats.ts'
 import type { LockEvents, LostReason } from './locks/api.ts'
 import type { Log } from './log.ts'
 
+/** Ends of the buckets of all durations, in seconds. */
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 
 const LOST = [
@@ -29,7 +30,7 @@ export function createMetrics() {
     ...settlementMetrics(define),
     ...queueMetrics(define),
     ...outboundMetrics(define),
-    ...breakerMetrics(define),
+    ...processMetrics(define),
   }
   // These gauges have no value before the first poll of the fleet (fleet-monitor.ts): a 0 would claim that all is well.
   const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
@@ -42,6 +43,8 @@ export function createMetrics() {
   metrics.charges.inc({ kind: 'charge', status: 'authorization_lost' }, 0)
   metrics.charges.inc({ kind: 'refund', status: 'failed' }, 0)
   metrics.charges.inc({ kind: 'dispute', status: 'open' }, 0)
+  metrics.errors.inc({ kind: 'log' }, 0)
+  metrics.errors.inc({ kind: 'response' }, 0)
   metrics.lock_contentions.inc(0)
   metrics.lock_late_renewals.inc(0)
   metrics.fencing_rejections.inc(0)
@@ -153,8 +156,13 @@ function outboundMetrics({ counter, histogram, gauge }: Definers) {
   }
 }
 
-function breakerMetrics({ counter, gauge }: Definers) {
+function processMetrics({ counter, gauge }: Definers) {
   return {
+    errors: counter(
+      'errors_total',
+      'Errors of this process: log lines of level error, and responses with a status above 500.',
+      ['kind'],
+    ),
     circuit_breaker_transitions: counter(
       'circuit_breaker_transitions_total',
       'State changes of the circuit breakers of this process.',

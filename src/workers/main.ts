@@ -14,8 +14,8 @@ import { startWorker } from './worker.ts'
 const METRICS_PORT = 9464
 
 const config = configOrExit()
-const log = createLog(config.log_level, 'worker')
 const metrics = createMetrics()
+const log = createLog(config.log_level, 'worker', { onError: () => metrics.errors.inc({ kind: 'log' }) })
 const worker = await startWorker({ config, metrics, log })
 let stopping = false
 

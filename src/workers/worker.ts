@@ -6,7 +6,8 @@ import type { Job } from 'bullmq'
 import { type Breaker, createBreaker } from '../shared/breaker.ts'
 import type { Config } from '../shared/config.ts'
 import { CONNECTIONS, openDb } from '../shared/db/client.ts'
-import { watchDependencies } from '../shared/health.ts'
+import { createDependencies, type Dependencies, watchDependencies } from '../shared/dependencies.ts'
+import { startReporting } from '../shared/fleet-reports.ts'
 import { openWorker, QUEUES } from '../shared/jobs/bullmq.ts'
 import { createChargeQueue } from '../shared/jobs/charge-queue.ts'
 import { createNudger, type NudgeJob } from '../shared/jobs/nudges.ts'
@@ -43,7 +44,7 @@ const STATEMENT_MS = 8_000
 
 export interface RunningWorker {
   breakers: readonly Breaker[]
-  checks: Record<string, () => Promise<unknown>>
+  dependencies: Dependencies
   stuckReason(): string | undefined
   /** steps that stop the worker, in order: accept no more jobs, finish the current batches, release the leases */
   closing: readonly Step[]
@@ -211,7 +212,7 @@ function stuckReason({ progress_ms }: Connections, runner: QueueRunner): string 
  * Starts the maintenance loops: sweeps, the check of progress, the fleet monitor. Each `stop…` member of the result
  * stops one loop.
  */
-function startMaintenance(shared: Connections, runner: QueueRunner, breakers: readonly Breaker[]) {
+function startMaintenance(shared: Connections, runner: QueueRunner) {
   const { config, metrics, log, db, redis, locks, nudger, chargeQueue } = shared
   const watched = openDb(config.database_url, {
     max: CONNECTIONS.worker.watch,
@@ -220,7 +221,7 @@ function startMaintenance(shared: Connections, runner: QueueRunner, breakers: re
     statement_ms: FLEET_STATEMENT_MS,
   })
   const sweep = { client: db.client, locks, nudge: nudger.nudge, enqueueCharges: chargeQueue.enqueue }
-  const poll = { client: watched.client, locks, redis, prefix: config.redis_prefix, metrics, breakers, log }
+  const poll = { client: watched.client, locks, redis, prefix: config.redis_prefix, metrics, log }
   return {
     watched,
     stopSweeping: every(
@@ -250,9 +251,21 @@ export async function startWorker(deps: WorkerDeps): Promise<RunningWorker> {
   const jobs = openNudgeJobs(shared, runner)
   const webhooks = startWebhookJobs({ config, locks, metrics, log })
   const breakers = [database, leases, charges.breaker]
-  const maintenance = startMaintenance(shared, runner, breakers)
-  const checks = { postgres: () => db.client`SELECT 1`, redis: () => pingRedis(redis), ...opened.checks }
-  const watch = watchDependencies({ checks, log })
+  const maintenance = startMaintenance(shared, runner)
+  const reporter = startReporting({
+    role: 'worker',
+    redis,
+    prefix: config.redis_prefix,
+    metrics,
+    breakers,
+    drained: () => runner.state().map(({ queue }) => queue),
+  })
+  const dependencies = createDependencies({
+    postgres: () => db.client`SELECT 1`,
+    redis: () => pingRedis(redis),
+    ...opened.checks,
+  })
+  const watch = watchDependencies({ dependencies, log })
   const closing: Step[] = [
     [
       'finish batches',
@@ -267,7 +280,7 @@ export async function startWorker(deps: WorkerDeps): Promise<RunningWorker> {
     ],
     ['hand jobs over', () => Promise.all([nudger.close(), chargeQueue.close()])],
     ['release leases', () => opened.close()],
-    ['send statistics', () => Promise.all([stats.close(), traces?.close()])],
+    ['send statistics', () => Promise.all([reporter.close(), stats.close(), traces?.close()])],
     [
       'close connections',
       () => {
@@ -281,7 +294,7 @@ export async function startWorker(deps: WorkerDeps): Promise<RunningWorker> {
   ]
   return {
     breakers,
-    checks,
+    dependencies,
     stuckReason: () => stuckReason(shared, runner),
     closing,
     close: () => runSteps(log, closing, config.shutdown_ms),

@@ -172,7 +172,7 @@ t.test('logs: contain no data of a customer or card from errors', async (t) => {
       done()
     },
   })
-  const log = createLog('info', 'api', sink)
+  const log = createLog('info', 'api', { to: sink })
   const caught = async (body: Promise<unknown>) =>
     body.then(
       () => t.fail('did not fail'),

@@ -14,6 +14,7 @@ import { openWorld } from '../support/environment.ts'
 const breaker: Breaker = {
   name: 'payments',
   state: () => 'closed',
+  failing: () => undefined,
   run: (body) => body(new AbortController().signal),
   close() {},
 }

@@ -3,7 +3,7 @@
  * server answers again.
  */
 import t from 'tap'
-import { watchDependencies } from '../../src/shared/health.ts'
+import { createDependencies, watchDependencies } from '../../src/shared/dependencies.ts'
 import { createLog } from '../../src/shared/log.ts'
 import { openWorld, type Running, until } from '../support/environment.ts'
 
@@ -48,18 +48,22 @@ t.test('Postgres and Redis not running: the API and a worker each log one warnin
 
 t.test('dependency that stays away or hangs: the warning is repeated rarely, and its return is logged', async (t) => {
   let text = ''
-  const log = createLog('info', 'test', {
-    write(line) {
+  const to = {
+    write(line: string) {
       text += line
     },
-  })
+  }
+  const log = createLog('info', 'test', { to })
   let asked = 0
   let answer: () => Promise<unknown> = () => Promise.resolve()
   const question = () => {
     asked++
     return answer()
   }
-  const watch = watchDependencies({ checks: { postgres: question }, log }, { watch_ms: 20, repeat_ms: 1_000 })
+  const watch = watchDependencies(
+    { dependencies: createDependencies({ postgres: question }), log },
+    { watch_ms: 20, repeat_ms: 1_000 },
+  )
   t.teardown(() => watch.close())
   const said = () => linesOf(text).map(({ level, msg, error }) => ({ level, msg, error }))
   await until(() => asked > 3)

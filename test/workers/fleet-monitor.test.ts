@@ -4,9 +4,8 @@
  */
 import { Redis } from 'ioredis'
 import t from 'tap'
-import type { Breaker } from '../../src/shared/breaker.ts'
 import { openDb } from '../../src/shared/db/client.ts'
-import { readBreakers, readFleetStatus } from '../../src/shared/fleet-status.ts'
+import { readFleetStatus } from '../../src/shared/fleet-status.ts'
 import { blockedQueues, verify } from '../../src/shared/invariants.ts'
 import { createLocks } from '../../src/shared/locks/redis/locks.ts'
 import { createLog } from '../../src/shared/log.ts'
@@ -31,12 +30,6 @@ t.test('queue that does not move: read by one worker, exported by all, and gone 
   const db = openDb(world.env.DATABASE_URL, { max: 1, name: 'test-watch', idle_in_transaction_ms: 60_000 })
   t.teardown(() => db.close())
   await new Promise((resolve) => redis.once('ready', resolve))
-  const database: Breaker = {
-    name: 'database',
-    state: () => 'open',
-    run: (body) => body(new AbortController().signal),
-    close() {},
-  }
   const locks = createLocks({ redis, prefix, ttl_ms: 60_000 })
   t.teardown(() => locks.close())
   const worker = (client = db.client) => ({
@@ -45,7 +38,6 @@ t.test('queue that does not move: read by one worker, exported by all, and gone 
     redis,
     prefix,
     metrics: createMetrics(),
-    breakers: [database],
     log,
   })
   const first = worker()
@@ -71,9 +63,8 @@ t.test('queue that does not move: read by one worker, exported by all, and gone 
   t.equal(rows, '1')
   t.ok(Number(oldest) >= 120 && Number(oldest) < 180, `${oldest} s`)
   t.equal(broken, '1')
-  t.match(await readBreakers(redis, prefix), [{ process: /:\d+$/, breakers: { database: 'open' } }])
-  const { verdict } = await readFleetStatus(redis, prefix)
-  t.match(verdict?.broken, [{ invariant: /no queue with a queued row/, offenders: [bought.body.id] }])
+  const { verification } = await readFleetStatus(redis, prefix)
+  t.match(verification?.broken, [{ invariant: /no queue with a queued row/, offenders: [bought.body.id] }])
 
   await pollFleetOnce(second)
   t.same(await shown(second), [rows, oldest, broken], 'the other worker exports the same figures, without a query')
@@ -123,7 +114,7 @@ t.test('queue that does not move while its lease is held: named with the holder,
 
   const metrics = createMetrics()
   await redis.unlink(...(await redis.keys(`${prefix}watched:*`)))
-  await pollFleetOnce({ client: shop.client, locks, redis, prefix, metrics, breakers: [], log })
+  await pollFleetOnce({ client: shop.client, locks, redis, prefix, metrics, log })
   t.match(await metrics.registry.metrics(), /^holdfast_queues_blocked 1$/m)
 
   await shop.client`UPDATE purchases SET status = 'rejected', settled_at = now() WHERE id = ${first}`

@@ -3,27 +3,25 @@
  * none without subscribers or requests; a part that cannot be read is null, and the other parts are still shown.
  */
 import type { Redis } from 'ioredis'
-import type { Breaker } from '../../shared/breaker.ts'
 import type { Client } from '../../shared/db/client.ts'
-import { breakerStates, readBreakers, readFleetStatus } from '../../shared/fleet-status.ts'
-import type { Locks } from '../../shared/locks/api.ts'
+import type { Dependencies } from '../../shared/dependencies.ts'
+import { readReports, removeReports } from '../../shared/fleet-reports.ts'
+import { readFleetStatus } from '../../shared/fleet-status.ts'
+import { readFailedJobs } from '../../shared/jobs/failed-jobs.ts'
+import type { LockState, Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
-import { withTimeout } from '../../shared/timeout.ts'
 import type { SettlementWaiter } from '../queue/settlement-waiter.ts'
 import { lockToResponse } from '../routes/locks.ts'
-import { readQueues, readResources } from './queries.ts'
+import { areReportsTrusted, type Facts, type FleetProcess, type Reports, splitReports } from './facts.ts'
+import { createParts, type Parts } from './parts.ts'
+import { readCharges, readEndpoints, readQueues, readResources } from './queries.ts'
+import { assess } from './rules.ts'
 import type { Sample, Snapshot } from './snapshot-schema.ts'
 import { createThroughputMeter, type ThroughputMeter } from './throughput.ts'
 
-/**
- * Milliseconds between the starts of two collections. If a collection takes longer than a tenth of this (1 / SHARE), the next
- * one starts after SHARE times its duration, but after SLOWEST_MS at most.
- */
+/** Milliseconds between the starts of two collections, and at least between the end of one and the start of the next. */
 const EVERY_MS = 1_000
-const SHARE = 10
-const SLOWEST_MS = 5_000
-/** Time limit for reading one part of the snapshot, in milliseconds. */
-const PART_MS = 1_500
+const PAUSE_MS = 50
 /** Number of samples that a new subscriber gets: five minutes of them. */
 const SAMPLES = 300
 /** Milliseconds for which a resource is still shown after it last had a queue or a lease; most resources shown. */
@@ -33,11 +31,11 @@ const LOCKS = 40
 export interface CollectorOptions {
   /** a connection for the dashboard alone, so that no buyer waits for the dashboard's queries */
   client: Client
-  locks: Locks
+  locks: Pick<Locks, 'list'>
   redis: Redis
   prefix: string
   waiter: Pick<SettlementWaiter, 'subscribe'>
-  breakers: readonly Breaker[]
+  dependencies: Dependencies
   lab: boolean
   log: Log
 }
@@ -45,22 +43,20 @@ export interface CollectorOptions {
 export class Collector {
   readonly #options: CollectorOptions
   readonly #throughput: ThroughputMeter
+  readonly #parts: Parts
   readonly #listeners = new Set<(json: string) => void>()
   readonly #samples: Sample[] = []
-  /** parts whose last query is still pending */
-  readonly #pending = new Set<string>()
   /** resource → when it had a queue or a lease, oldest first */
   readonly #busy = new Map<string, number>()
   #newest: { snapshot: Snapshot; json: string; at_ms: number } | undefined
   #underWay: Promise<Snapshot> | undefined
   #ticking = false
-  /** true if Redis answered last time. Otherwise no notice can arrive, and zero notices do not mean zero throughput. */
-  #noticesArrive = true
   #timer: NodeJS.Timeout | undefined
 
   constructor(options: CollectorOptions) {
     this.#options = options
     this.#throughput = createThroughputMeter(options.waiter)
+    this.#parts = createParts(options.log)
   }
 
   /** Returns the newest snapshot; collects a new one unless the last one is recent. */
@@ -110,19 +106,15 @@ export class Collector {
     this.#ticking = true
     const began = performance.now()
     try {
-      const sample = this.#throughput.sample()
-      this.#samples.push({ at: new Date().toISOString(), ...sample, ...(!this.#noticesArrive && { per_second: null }) })
+      const { throughput } = await this.#collectOnce()
+      this.#samples.push(throughput)
       if (this.#samples.length > SAMPLES) this.#samples.shift()
-      await this.#collectOnce()
       for (const listener of this.#listeners) if (this.#newest) listener(this.#newest.json)
     } catch (error) {
       this.#options.log.warn({ error }, 'dashboard snapshot could not be collected')
     } finally {
       this.#ticking = false
-      const took_ms = performance.now() - began
-      if (this.#listeners.size > 0) {
-        this.#schedule(Math.min(Math.max(EVERY_MS, took_ms * SHARE), SLOWEST_MS) - took_ms)
-      }
+      if (this.#listeners.size > 0) this.#schedule(Math.max(PAUSE_MS, EVERY_MS - (performance.now() - began)))
     }
   }
 
@@ -139,48 +131,76 @@ export class Collector {
   }
 
   async #collect(): Promise<Snapshot> {
-    const { client, locks, redis, prefix, breakers, lab } = this.#options
-    const [queues, states, watched, workers] = await Promise.all([
-      this.#part('lines', () => readQueues(client)),
-      this.#part('locks', () => locks.list()),
-      this.#part('verdict', () => readFleetStatus(redis, prefix)),
-      this.#part('breakers', () => readBreakers(redis, prefix)),
-    ])
-    this.#noticesArrive = watched !== null
-    const sample = this.#samples.at(-1)
-    if (sample && !this.#noticesArrive) sample.per_second = null
-    this.#rememberBusy([...(queues?.shown ?? []), ...(states ?? [])].map((one) => one.resource))
+    const { client, locks, lab } = this.#options
+    const measured = this.#listeners.size > 0 ? this.#throughput.sample() : undefined
+    const states = this.#parts.read('locks', () => locks.list())
+    const { facts, status, queues } = await this.#gather(states)
+    const held = await states
+    this.#rememberBusy([...(queues?.shown ?? []), ...(held ?? [])].map((one) => one.resource))
     // If Postgres has just failed to answer, do not wait for it a second time.
-    const resources = queues && (await this.#part('resources', () => readResources(client, [...this.#busy.keys()])))
-    const at = new Date().toISOString()
+    const resources =
+      queues && (await this.#parts.read('resources', () => readResources(client, [...this.#busy.keys()])))
+    const at = new Date(facts.now_ms).toISOString()
+    const errors = facts.processes?.map((one) => one.errors_per_minute)
     return {
       at,
       lab,
+      condition: assess(facts),
+      processes: facts.processes?.map(toProcess) ?? null,
       resources,
-      lines: queues?.shown ?? null,
-      more_lines: queues?.more ?? 0,
-      locks: states?.slice(0, LOCKS).map(lockToResponse) ?? null,
-      more_locks: Math.max(0, (states?.length ?? 0) - LOCKS),
-      pace: (this.#listeners.size > 0 && sample) || { at, per_second: null, wait_p50_ms: null, wait_p95_ms: null },
-      breakers: [{ process: 'api', breakers: breakerStates(breakers) }, ...(workers ?? [])],
-      verdict: watched?.verdict ?? null,
+      queues: facts.queues,
+      more_queues: queues?.more ?? 0,
+      locks: held?.slice(0, LOCKS).map(lockToResponse) ?? null,
+      more_locks: Math.max(0, (held?.length ?? 0) - LOCKS),
+      throughput: {
+        at,
+        // Without Redis no notice arrives, and no notice does not mean no throughput.
+        per_second: (status && measured?.per_second) ?? null,
+        wait_p50_ms: measured?.wait_p50_ms ?? null,
+        wait_p95_ms: measured?.wait_p95_ms ?? null,
+        errors_per_minute: errors?.reduce((sum, n) => sum + n, 0) ?? null,
+      },
+      failed_jobs: facts.failed_jobs?.map(({ queue, count }) => ({ queue, count })) ?? null,
+      verification: status?.verification ?? null,
     }
   }
 
-  /**
-   * Reads one part; null if that fails. It does not query a part whose last query is still pending: if Postgres hangs, queries
-   * would accumulate.
-   */
-  async #part<T>(name: string, query: () => Promise<T>): Promise<T | null> {
-    if (this.#pending.has(name)) return null
-    this.#pending.add(name)
-    const result = query().finally(() => this.#pending.delete(name))
-    try {
-      return await withTimeout(result, PART_MS)
-    } catch (error) {
-      this.#options.log.debug({ error, part: name }, 'dashboard part could not be read')
-      return null
+  /** Reads what the rules look at. `states`: the locks, which the snapshot shows, too. */
+  async #gather(states: Promise<LockState[] | null>) {
+    const { client, redis, prefix, dependencies } = this.#options
+    const [queues, charges, endpoints, status, reports, failed_jobs, held] = await Promise.all([
+      this.#parts.read('queues', () => readQueues(client)),
+      this.#parts.read('charges', () => readCharges(client)),
+      this.#parts.read('endpoints', () => readEndpoints(client)),
+      this.#parts.read('status', () => readFleetStatus(redis, prefix)),
+      this.#parts.read('reports', () => readReports(redis, prefix)),
+      this.#parts.read('failed jobs', () => readFailedJobs(redis, prefix)),
+      states,
+      dependencies.check(),
+    ])
+    const now_ms = Date.now()
+    const facts: Facts = {
+      now_ms,
+      dependencies: dependencies.states(),
+      processes: this.#toProcesses(reports, now_ms),
+      queues: queues?.shown.map((queue) => ({ ...queue, holder: holderOf(held, queue.resource) })) ?? null,
+      figures: status?.queues,
+      verification: status?.verification ?? null,
+      charges,
+      endpoints,
+      failed_jobs,
     }
+    return { facts, status, queues }
+  }
+
+  #toProcesses(reports: Reports | null, now_ms: number): FleetProcess[] | null {
+    const { redis, prefix, dependencies } = this.#options
+    const state = dependencies.states().find(({ name }) => name === 'redis')
+    if (!reports || !areReportsTrusted(reports, state, now_ms)) return null
+    const { present, gone } = splitReports(reports)
+    // If this fails, the next collection finds them again.
+    removeReports(redis, prefix, gone).catch(() => {})
+    return present
   }
 
   /**
@@ -197,4 +217,15 @@ export class Collector {
       if (now - at > BUSY_MS || this.#busy.size > BUSY) this.#busy.delete(ref)
     }
   }
+}
+
+function holderOf(states: LockState[] | null, resource: string) {
+  const holder = states?.find((one) => one.resource === resource)?.holders[0]
+  return holder ? { owner: holder.owner, fencing_token: holder.token } : null
+}
+
+function toProcess(one: FleetProcess): NonNullable<Snapshot['processes']>[number] {
+  const { id, role, host, version, started_at, seen_ms, event_loop_p99_ms, queues, breakers } = one
+  const seen_at = new Date(seen_ms).toISOString()
+  return { id, role, host, version, started_at, seen_at, event_loop_p99_ms, queues, breakers }
 }

@@ -67,3 +67,40 @@ export async function readQueues(client: Client) {
     more: Math.max(0, (found[0]?.lines ?? 0) - COUNTED),
   }
 }
+
+// Written as raw SQL: the predicate must be that of the index charges_due, and the count stops at a limit.
+const chargesSql = prepare<{ waiting: number; oldest_ms: number }>(sql`
+  SELECT count(*) AS waiting,
+         coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(created_at)) * 1000), 0)::bigint AS oldest_ms
+  FROM (
+    SELECT created_at, status FROM charges
+    WHERE status IN ('pending', 'confirming', 'cancelling', 'authorized', 'capturing', 'failed') AND NOT at_provider
+    ORDER BY next_attempt_at LIMIT ${COUNT_TO + 1}::int
+  ) c WHERE status <> 'authorized'`)
+
+/** Counts charges and refunds that wait for the provider. An authorized charge waits for its queue. */
+export async function readCharges(client: Client) {
+  const [{ waiting, oldest_ms } = { waiting: 0, oldest_ms: 0 }] = await chargesSql(client)
+  return { waiting: Math.min(waiting, COUNT_TO), more: waiting > COUNT_TO, oldest_ms }
+}
+
+/** Most delivery streams that are read for the number of undelivered events. */
+const STREAMS = 2_000
+// Written as raw SQL: the limit is on the index of the streams that have undelivered events, before they are added up.
+const endpointsSql = prepare<{
+  id: string
+  url: string
+  behind: number
+  failing_since: string | null
+  more: boolean
+}>(sql`
+  SELECT e.id, e.url, b.behind, b.failing_since, b.streams >= ${STREAMS}::int AS more FROM (
+    SELECT endpoint_id, sum(events)::bigint AS behind, min(failing_since) AS failing_since, count(*) AS streams FROM (
+      SELECT endpoint_id, last_sequence - delivered_sequence AS events, failing_since FROM webhook_streams
+      WHERE delivered_sequence < last_sequence ORDER BY next_attempt_at LIMIT ${STREAMS}::int
+    ) s GROUP BY endpoint_id
+  ) b JOIN webhook_endpoints e ON e.id = b.endpoint_id WHERE e.disabled_reason IS NULL
+  ORDER BY b.behind DESC LIMIT 20`)
+
+/** Returns the enabled endpoints with the most undelivered events. */
+export const readEndpoints = (client: Client) => endpointsSql(client)

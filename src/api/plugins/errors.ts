@@ -12,13 +12,15 @@ import { fieldProblem, Problem, problemBody, sendProblem } from '../../shared/pr
 import { lockBusy } from '../http/lock-problems.ts'
 import { BODY_LIMIT, fieldErrors } from './validation.ts'
 
-export function answerErrors(app: FastifyInstance, log: Log): void {
+/** `onUnavailable`: called for each response with a status above 500; a 500 is logged as an error instead. */
+export function answerErrors(app: FastifyInstance, log: Log, onUnavailable: () => void): void {
   app.setErrorHandler((error, request, reply) => {
     const problem = toProblem(error)
     // Log the route without its query: a query may name a customer.
     const { url = request.url } = request.routeOptions
     if (problem.status === 500) log.error({ error, method: request.method, url }, 'request failed')
     else log.debug({ error, method: request.method, url }, 'request refused')
+    if (problem.status > 500) onUnavailable()
     if (problem.status === 413) readRest(request, reply)
     return sendProblem(problem, request, reply)
   })

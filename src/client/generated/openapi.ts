@@ -2436,10 +2436,53 @@ export interface operations {
                         at: string;
                         /** @description The lab is enabled */
                         lab: boolean;
-                        /** @description The first resources of each type, and those with a queue or a lease; null when it could not be read */
+                        condition: {
+                            /** @enum {unknown} */
+                            level: "green" | "amber" | "red";
+                            /** @description The worst finding, or that all systems work */
+                            sentence: string;
+                            /** Format: date-time */
+                            since: string | null;
+                            /** @description The worst first; at most 50 */
+                            findings: {
+                                /** @description Name of the rule; docs/dashboard.md lists the rules */
+                                rule: string;
+                                /** @enum {unknown} */
+                                level: "amber" | "red";
+                                sentence: string;
+                                /** Format: date-time */
+                                since: string | null;
+                                /** @description The resource, process, endpoint, or server that it is about */
+                                subject: string | null;
+                            }[];
+                        };
+                        /** @description API and worker processes, with those that are missed; null when it could not be read */
+                        processes: {
+                            /** @description host:pid, as the owner of a lease begins */
+                            id: string;
+                            /** @enum {unknown} */
+                            role: "api" | "worker";
+                            host: string;
+                            version: string;
+                            /** Format: date-time */
+                            started_at: string;
+                            /**
+                             * Format: date-time
+                             * @description Time of its last report; it reports once a second
+                             */
+                            seen_at: string;
+                            /** @description Delay of the event loop in the last second, 99th percentile */
+                            event_loop_p99_ms: number;
+                            /** @description Queues that it drains now; at most 20 */
+                            queues: string[];
+                            breakers: {
+                                [key: string]: "closed" | "half_open" | "open";
+                            };
+                        }[] | null;
+                        /** @description The first resources of each type, and those with a queue or a lease; null when they could not be read */
                         resources: components["schemas"]["Resource"][] | null;
                         /** @description The queues with the oldest rows; null when it could not be read */
-                        lines: {
+                        queues: {
                             resource: string;
                             /** @description Queued purchases, bookings and commands, counted up to 10000 */
                             length: number;
@@ -2447,9 +2490,14 @@ export interface operations {
                             more: boolean;
                             /** @description Age of the oldest row in the queue */
                             oldest_ms: number;
+                            /** @description Holder of the lease of the queue; null when it is free, or held for less than 500 ms */
+                            holder: {
+                                owner: string;
+                                fencing_token: number;
+                            } | null;
                         }[] | null;
                         /** @description Number of further queues; at most 500 are read */
-                        more_lines: number;
+                        more_queues: number;
                         /** @description Locks with their holders and waiters; null when it could not be read */
                         locks: {
                             resource: string;
@@ -2479,7 +2527,7 @@ export interface operations {
                         }[] | null;
                         /** @description Number of further locks */
                         more_locks: number;
-                        pace: {
+                        throughput: {
                             /** Format: date-time */
                             at: string;
                             /** @description Rows settled per second by the whole fleet since the previous sample; null while no stream is open */
@@ -2487,16 +2535,16 @@ export interface operations {
                             /** @description Time from request to settlement; null when no row was settled */
                             wait_p50_ms: number | null;
                             wait_p95_ms: number | null;
+                            /** @description Log lines of level error, and responses with a 5xx status, of the whole fleet */
+                            errors_per_minute: number | null;
                         };
-                        breakers: {
-                            /** @description `api` is the responding process; workers are host:pid */
-                            process: string;
-                            breakers: {
-                                [key: string]: "closed" | "half_open" | "open";
-                            };
-                        }[];
+                        /** @description Failed BullMQ jobs that are kept; null when it could not be read */
+                        failed_jobs: {
+                            queue: string;
+                            count: number;
+                        }[] | null;
                         /** @description The verifier's latest result for the quick invariants; null when it is missing or too old */
-                        verdict: {
+                        verification: {
                             /** Format: date-time */
                             at: string;
                             broken: {

@@ -18,7 +18,7 @@ export const QUEUES = {
 } as const
 type QueueName = (typeof QUEUES)[keyof typeof QUEUES]
 
-const bullPrefix = (redis_prefix: string) => `${redis_prefix}bull`
+export const bullPrefix = (redis_prefix: string) => `${redis_prefix}bull`
 
 /** Time limit of one producer command, in milliseconds: a Redis that hangs must not block the one request in flight. */
 const COMMAND_MS = 2_000

@@ -2,19 +2,11 @@
  * Polls the state of the whole fleet: the depth of its queues, and whether the invariants hold. One worker polls at a
  * time, and every worker exports the last result. Invariant: a failed poll shows as a gap, never as a good value.
  */
-import { hostname } from 'node:os'
 import { sql } from 'drizzle-orm'
 import type { Redis } from 'ioredis'
-import type { Breaker } from '../../shared/breaker.ts'
 import { type Client, query } from '../../shared/db/client.ts'
 import { queueHeads } from '../../shared/db/queue-heads.ts'
-import {
-  breakerStates,
-  type QueueFigures,
-  readFleetStatus,
-  reportBreakers,
-  saveFleetStatus,
-} from '../../shared/fleet-status.ts'
+import { type QueueFigures, readFleetStatus, saveFleetStatus } from '../../shared/fleet-status.ts'
 import { blockedQueues, QUICK_MS, STANDING_STILL, verify } from '../../shared/invariants.ts'
 import type { Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
@@ -42,8 +34,6 @@ export interface FleetMonitorDeps {
     Metrics,
     'queue_depth' | 'queue_oldest_age_seconds' | 'queues_blocked' | 'payments_stuck' | 'invariant_violations'
   >
-  /** breakers of this worker */
-  breakers: readonly Breaker[]
   log: Log
 }
 
@@ -77,41 +67,37 @@ function clearGauges(metrics: FleetMonitorDeps['metrics']): void {
     gauge.remove()
 }
 
-/**
- * Polls once: reports this worker's breakers, polls the figures whose turn this worker gets, and exports the last
- * results, whichever worker polled them.
- */
+/** Polls the figures whose turn this worker gets, and exports the last results, whichever worker polled them. */
 export async function pollFleetOnce(deps: FleetMonitorDeps): Promise<void> {
-  const { client, locks, redis, prefix, metrics, breakers, log } = deps
+  const { client, locks, redis, prefix, metrics, log } = deps
   const { queue_depth, queue_oldest_age_seconds, queues_blocked, payments_stuck, invariant_violations } = metrics
   // A Redis that hangs may answer late or never. Do not export the last values meanwhile.
   const late = setTimeout(() => clearGauges(metrics), FLEET_POLL_MS)
   try {
-    await reportBreakers(redis, prefix, { process: `${hostname()}:${process.pid}`, breakers: breakerStates(breakers) })
-    if (await takeTurn(redis, prefix, 'lines', FLEET_POLL_MS)) {
+    if (await takeTurn(redis, prefix, 'queues', FLEET_POLL_MS)) {
       const seen = await readQueueFigures(client, locks)
       for (const queue of seen.blocked ?? []) log.error({ queue }, 'a queue makes no progress while its lease is held')
-      await saveFleetStatus(redis, prefix, { lines: seen }, FLEET_POLL_MS * MISSED_POLLS)
+      await saveFleetStatus(redis, prefix, { queues: seen }, FLEET_POLL_MS * MISSED_POLLS)
     }
-    if (await takeTurn(redis, prefix, 'verdict', VERIFY_INTERVAL_MS)) {
+    if (await takeTurn(redis, prefix, 'verification', VERIFY_INTERVAL_MS)) {
       const findings = await verify(client, { quick: true })
       const broken = findings.filter(({ offenders }) => offenders.length > 0)
       for (const { invariant, offenders } of broken) log.error({ invariant, offenders }, 'an invariant is violated')
       await saveFleetStatus(
         redis,
         prefix,
-        { verdict: { at: new Date().toISOString(), broken } },
+        { verification: { at: new Date().toISOString(), broken } },
         VERIFY_INTERVAL_MS * MISSED_POLLS,
       )
     }
     const seen = await readFleetStatus(redis, prefix)
     const show = (gauge: Metrics['queue_depth'], value: number | undefined) =>
       value === undefined ? gauge.remove() : gauge.set(value)
-    show(queue_depth, seen.lines?.rows)
-    show(queue_oldest_age_seconds, seen.lines?.oldest_s)
-    show(queues_blocked, seen.lines?.blocked?.length)
-    show(payments_stuck, seen.lines?.stuck_charges)
-    show(invariant_violations, seen.verdict?.broken.length)
+    show(queue_depth, seen.queues?.rows)
+    show(queue_oldest_age_seconds, seen.queues?.oldest_s)
+    show(queues_blocked, seen.queues?.blocked?.length)
+    show(payments_stuck, seen.queues?.stuck_charges)
+    show(invariant_violations, seen.verification?.broken.length)
   } catch (error) {
     clearGauges(metrics)
     log.debug({ error }, 'fleet status poll failed; will retry')

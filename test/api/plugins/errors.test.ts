@@ -15,7 +15,7 @@ async function serve(t: Tap, thrown?: unknown) {
   const app = Fastify({ clientErrorHandler: refuseConnection })
   t.teardown(() => app.close())
   compileValidators(app)
-  answerErrors(app, pino({ enabled: false }))
+  answerErrors(app, pino({ enabled: false }), () => {})
   parseBodies(app)
   const body = { type: 'object', required: ['units'], properties: { units: { type: 'integer' } } }
   app.post('/units', { schema: { body } }, async () => {

@@ -26,40 +26,40 @@ let newest
 function show(snapshot) {
   newest = snapshot
   const now_ms = Date.parse(snapshot.at)
-  const { resources, lines, locks, pace, breakers, verdict } = snapshot
+  const { resources, queues, locks, throughput, processes, verification } = snapshot
   const orDash = (value, how) => (value === null ? '–' : how(value))
   setText(
     at('per-second'),
-    orDash(pace.per_second, (n) => count(n < 10 ? n : Math.round(n))),
+    orDash(throughput.per_second, (n) => count(n < 10 ? n : Math.round(n))),
   )
-  setText(at('wait-p50'), orDash(pace.wait_p50_ms, time))
-  setText(at('wait-p95'), orDash(pace.wait_p95_ms, time))
+  setText(at('wait-p50'), orDash(throughput.wait_p50_ms, time))
+  setText(at('wait-p95'), orDash(throughput.wait_p95_ms, time))
   const length = (all) => all.reduce((sum, queue) => sum + queue.length, 0)
-  const partly = snapshot.more_lines > 0 || lines?.some((queue) => queue.more)
+  const partly = snapshot.more_queues > 0 || queues?.some((queue) => queue.more)
   setText(
     at('in-line'),
-    orDash(lines, (all) => count(length(all)) + (partly ? '+' : '')),
+    orDash(queues, (all) => count(length(all)) + (partly ? '+' : '')),
   )
   const holders = (all) => all.reduce((sum, lock) => sum + lock.holders.length, 0)
   setText(
     at('held'),
     orDash(locks, (all) => count(holders(all)) + (snapshot.more_locks > 0 ? '+' : '')),
   )
-  const states = breakers.flatMap((one) => Object.values(one.breakers))
+  const states = (processes ?? []).flatMap((one) => Object.values(one.breakers))
   const notClosed = states.filter((state) => state !== 'closed').length
   setText(at('breaker-sum'), notClosed === 0 ? 'all closed' : `${notClosed} of ${states.length} not closed`)
   at('breaker-sum').classList.toggle('bad', notClosed > 0)
-  showVerdict(verdict, now_ms)
+  showVerification(verification, now_ms)
   showResources(at('resources'), resources)
-  showQueues(at('lines'), lines)
+  showQueues(at('lines'), queues)
   setText(
     at('more-lines'),
-    snapshot.more_lines > 0 ? `${count(snapshot.more_lines)} more queues, with younger rows.` : '',
+    snapshot.more_queues > 0 ? `${count(snapshot.more_queues)} more queues, with younger rows.` : '',
   )
   showLocks(at('locks'), locks, now_ms)
   setText(at('more-locks'), snapshot.more_locks > 0 ? `${count(snapshot.more_locks)} more locks.` : '')
-  showBreakers(at('breakers'), breakers)
-  charts.add(pace)
+  showBreakers(at('breakers'), processes)
+  charts.add(throughput)
   setText(at('settled-says'), `Now ${at('per-second').textContent}.`)
   setText(at('wait-says'), `Now ${at('wait-p50').textContent} and ${at('wait-p95').textContent}.`)
   at('lab').hidden = !snapshot.lab
@@ -67,16 +67,16 @@ function show(snapshot) {
 }
 
 /** The age is outside the live region, so that a screen reader announces only a changed result. */
-function showVerdict(verdict, now_ms) {
-  const broken = verdict?.broken ?? []
-  at('verdict').className = `verdict ${verdict === null ? 'unknown' : broken.length > 0 ? 'broken' : 'holds'}`
+function showVerification(verification, now_ms) {
+  const broken = verification?.broken ?? []
+  at('verdict').className = `verdict ${verification === null ? 'unknown' : broken.length > 0 ? 'broken' : 'holds'}`
   setText(
     at('verdict-at'),
-    verdict === null ? '' : `The verifier ran ${time(Math.max(0, now_ms - Date.parse(verdict.at)))} ago.`,
+    verification === null ? '' : `The verifier ran ${time(Math.max(0, now_ms - Date.parse(verification.at)))} ago.`,
   )
   setText(
     at('verdict-text'),
-    verdict === null
+    verification === null
       ? 'No recent verifier result.'
       : broken.length > 0
         ? `${broken.length} ${broken.length === 1 ? 'invariant is' : 'invariants are'} broken.`

@@ -139,11 +139,11 @@ export function showLocks(body, locks, now_ms) {
 
 const STATES = { closed: 'closed', half_open: 'half open', open: 'open' }
 
-export function showBreakers(body, breakers) {
+export function showBreakers(body, processes) {
   const columns = [
     {
       tag: 'th',
-      draw: (cell, one) => setText(cell, one.process === 'api' ? 'api (this one)' : `worker ${one.process}`),
+      draw: (cell, one) => setText(cell, `${one.role} ${one.id}`),
     },
     {
       draw(cell, one) {
@@ -156,5 +156,5 @@ export function showBreakers(body, breakers) {
       },
     },
   ]
-  fill(body, breakers, (one) => one.process, columns, { none: 'No process has reported its breakers.' })
+  fill(body, processes, (one) => one.id, columns, { none: 'No process has reported its breakers.' })
 }
