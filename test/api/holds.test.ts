@@ -173,7 +173,7 @@ t.test('two workers', async (t) => {
       (await shop.client<{ status: string }[]>`SELECT status FROM purchases WHERE id IN ${shop.client(ids)}`).map(
         (row) => row.status,
       )
-    t.same(await statuses(), ['held', 'held'], 'nobody has touched the rows')
+    t.same(await statuses(), ['held', 'held'], 'no process has changed the rows')
     // Start with a resource of the cart other than the one whose queue contains it.
     for (const ref of [c, b, a]) {
       t.match(await shop.buy({ customer: 'next', lines: one(ref) }, WAIT), { status: 201 }, `${ref} is bought`)

@@ -180,11 +180,7 @@ const LIES: [string, RegExp, (story: Story) => unknown][] = [
   ['sold to one who came after a sold_out', /first come, first served/, (s) => rewrite(s, 3, { seq: 0 })],
   ['one unit too many', /as many are sold/, (s) => s.lines instanceof Map && s.lines.set(HOT, 1)],
   ['one unit left, and a buyer refused', /as many are sold/, (s) => s.lines instanceof Map && s.lines.set(HOT, 3)],
-  [
-    'cancelled, and nobody asked for it',
-    /commanded so/,
-    (s) => change(s, 7, { path: `/api/bookings/${id(5)}/complete` }),
-  ],
+  ['cancelled without a request', /commanded so/, (s) => change(s, 7, { path: `/api/bookings/${id(5)}/complete` })],
   [
     'told done, and the command was refused',
     /commanded so/,

@@ -73,7 +73,7 @@ export const KEPT: Record<string, Claim> = {
     const unasked = [...byId.values()].flatMap(({ id, status, reason }) => {
       const verb = verbs[status]
       if (verb === undefined || reason === 'not_acknowledged' || asked.has(`${id} ${verb}`)) return []
-      return `${id} is ${status}, and nobody asked for it`
+      return `${id} is ${status}, and no caller requested it`
     })
     const state = new Map(commands.map((one) => [one.key, one.status]))
     const told = entries.filter((one) => COMMAND.test(one.path) && one.status === 200)

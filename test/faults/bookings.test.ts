@@ -96,7 +96,7 @@ t.test('requests at their expiry', async (t) => {
     await until(async () => (await shop.booking(asked.body.id)).status === 'expired')
     const rows = await shop.client`SELECT 1 FROM bookings WHERE id IN ${shop.client([held.body.id, asked.body.id])}
       AND status = 'requested'`
-    t.equal(rows.length, 2, 'nobody has touched the rows')
+    t.equal(rows.length, 2, 'no process has changed the rows')
 
     t.match(await shop.book({ ...dates, customer: 'next', ...wallet }, WAIT), { status: 201 }, 'the dates are booked')
     t.match(await shop.resource(account), { available: 50, held: 0, sold: 200 }, 'with the money that went back')

@@ -310,7 +310,7 @@ t.test('image: sells by card, and its processes write nothing into it', async (t
       return spawnSync(process.execPath, here, { stdio: 'ignore' }).status
     }
     t.equal(check(ports[name]), 0, `${name} is healthy`)
-    if (name === 'api') t.not(check(9), 0, 'nobody there is not healthy')
+    if (name === 'api') t.not(check(9), 0, 'a port where no API listens is not healthy')
   }
 
   const migrate = start('migrate')

@@ -89,7 +89,7 @@ export const LAST_ONE: readonly Race[] = [
       check.same(
         lost.filter((id) => captured.includes(id) || open.includes(id)),
         [],
-        'and of nobody else',
+        'and has no money of the other buyers',
       )
     },
   },

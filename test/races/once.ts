@@ -27,7 +27,7 @@ export const ONCE: readonly Race[] = [
             ),
           )
           const bad = said.filter(({ status, body }) => status !== 200 && body.code !== 'wrong_status')
-          check.same(bad, [], `${order.join(', ')}: nobody is told of a failure`)
+          check.same(bad, [], `${order.join(', ')}: no answer reports a failure`)
           await webhook(environment.api, 'payment_intent.amount_capturable_updated', body.id)
           await environment.shop.charged()
           check.equal((await environment.bank.of(body.id)).length, 1, 'one charge')

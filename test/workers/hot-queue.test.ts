@@ -48,7 +48,7 @@ t.test('purchases of a hot queue: add no job until its worker leaves or falls si
   for (let n = 0; n < 20; n++) await buy(left)
   await buy(cold)
   await until(async () => (await nudged()).length > 0, { what: 'the first job' })
-  if (late_ms < LATE_MS) t.same(await nudged(), [cold], 'which is of the line that nobody has')
+  if (late_ms < LATE_MS) t.same(await nudged(), [cold], 'the job names the queue that no worker has reported as hot')
   clearInterval(flowing)
   await said(left, false)
   await until(async () => (await nudged()).length > 1, { what: 'the job of the line that was left' })
