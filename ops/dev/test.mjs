@@ -13,6 +13,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:f
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { pathToFileURL } from 'node:url'
+import { ensureChromium } from './chromium.mjs'
 import { readCommand } from './command.mjs'
 import { createDatabase, dropDatabase, openServers } from './environment.mjs'
 import { ensureEtcdServer, ensureFaketime, ensurePackages, ensureTapPlugins, ROOT, tapCommand } from './install.mjs'
@@ -76,6 +77,16 @@ function refuseMissing(args) {
   if (missing !== undefined) command.refuse(`there is no ${missing}`)
 }
 
+/** Installs the browser that tests of pages need; without it they are skipped. */
+function tryChromium() {
+  try {
+    ensureChromium(log)
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error
+    log(`tests of pages are skipped: ${error.message}`)
+  }
+}
+
 /** Refuses options that tap does not know, before anything is started. tap itself would print a stack trace. */
 function refuseUnknown(args) {
   if (!args.some((arg) => arg.startsWith('-'))) return
@@ -90,6 +101,7 @@ async function main() {
   // Install etcd now, before two test files install it at once. Test files start their own servers.
   ensureEtcdServer(log)
   if (process.platform === 'linux') ensureFaketime(log)
+  tryChromium()
   const servers = await openServers({ prefix: PREFIX, owner: 'npm test', log })
   undo.push(() => servers.close())
   const { folder } = servers
