@@ -51,6 +51,12 @@ export interface Event {
   data: object
 }
 
+/** Returns the id of the purchase or booking that the event is about; null if the stock of a resource changed. */
+export function subjectOf({ data }: Event): string | null {
+  const { purchase, booking } = data as { purchase?: string; booking?: string }
+  return purchase ?? booking ?? null
+}
+
 export const formatEventId = ({ id, n }: Position) => `${id}-${n}`
 export const ID_PATTERN = '^(0|[1-9]\\d{0,14})-(0|[1-9]\\d{0,5})$'
 

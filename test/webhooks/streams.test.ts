@@ -34,7 +34,7 @@ t.test('streams', async (t) => {
   const [last] = await client<{ id: number }[]>`SELECT max(id) AS id FROM outbox`
   const final = last?.id ?? 0
   const event = (sequence: number) =>
-    ({ id: `${final - 3 + sequence}-1`, type: 'resource.restocked', sequence }) as unknown as Event
+    ({ id: `${final - 3 + sequence}-1`, type: 'resource.restocked', sequence, data: {} }) as unknown as Event
   const accepted = { status: 200, duration_ms: 1 }
   const refused = { status: 500, duration_ms: 1 }
 

@@ -11,6 +11,7 @@ import { bookings, purchases } from '../../shared/db/schema.ts'
 import { build, isOneOf, listOf, prepare, value } from '../../shared/db/statements.ts'
 import { arrayText } from '../../shared/db/unnest.ts'
 import type { Payment } from '../../shared/domain/charge.ts'
+import { PROCESS_ID } from '../../shared/fleet-reports.ts'
 
 /** The columns that every queued row has. */
 export interface QueuedRowInput {
@@ -153,7 +154,12 @@ function statementsOf(intake: IntakeTable) {
     cancel: prepare(
       build
         .update(table)
-        .set({ status: 'cancelled', reason: 'not_acknowledged', settled_at: sql`clock_timestamp()` })
+        .set({
+          status: 'cancelled',
+          reason: 'not_acknowledged',
+          settled_at: sql`clock_timestamp()`,
+          settled_by: sql`${value('settled_by')}::text`,
+        })
         .where(and(isOneOf(table.id, 'ids'), eq(table.status, 'queued')))
         .returning({ id: table.id }),
     ),
@@ -194,7 +200,7 @@ export async function insertRows(
 
 /** Cancels those of the rows that are still queued, and returns their ids. */
 export const cancelRows = (client: Client, table: IntakeName, ids: readonly string[]) =>
-  STATEMENTS[table].cancel(client, { ids: arrayText(ids) })
+  STATEMENTS[table].cancel(client, { ids: arrayText(ids), settled_by: PROCESS_ID })
 
 /** Milliseconds that a terminated session has to end: an fsync cannot be interrupted. */
 export const TERMINATE_MS = 5_000

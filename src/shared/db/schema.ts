@@ -58,6 +58,24 @@ const units = (name: string) => bigint(name, { mode: 'number' })
 const oneOf = (values: readonly string[]) => sql.raw(`(${values.map((value) => `'${value}'`).join(', ')})`)
 const at = (name: string) => timestamp(name, { withTimezone: true, mode: 'string' })
 
+/** A settlement of a purchase or booking that a later one has replaced. Times are as Postgres writes them into JSON. */
+interface EarlierSettlement {
+  status: PurchaseStatus | BookingStatus
+  settled_at: string
+  settled_by: string | null
+  fencing_token: number | null
+  expires_at: string | null
+}
+
+/**
+ * Who settled a purchase or booking, and what it was before. `settled_by`: host:pid of the process that wrote `settled_at`.
+ * `earlier_settlements`: the settlements before that, oldest first; null until a settled row is settled again.
+ */
+const settlement = () => ({
+  settled_by: text('settled_by'),
+  earlier_settlements: jsonb('earlier_settlements').$type<EarlierSettlement[]>(),
+})
+
 /** The order of all queued rows: purchases, bookings and commands take their seq from this one sequence. */
 export const queueSeq = pgSequence('queue_seq')
 
@@ -123,6 +141,7 @@ export const purchases = pgTable(
     request_hash: text('request_hash'),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
     settled_at: at('settled_at'),
+    ...settlement(),
   },
   (t) => [
     uniqueIndex('purchases_idempotency_key')
@@ -186,6 +205,8 @@ export const commands = pgTable(
     idempotency_scope: text('idempotency_scope').notNull().default(''),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
     settled_at: at('settled_at'),
+    /** host:pid of the worker that executed the command */
+    settled_by: text('settled_by'),
   },
   (t) => [
     uniqueIndex('commands_idempotency_key')
@@ -193,6 +214,7 @@ export const commands = pgTable(
       .where(sql`idempotency_key IS NOT NULL`),
     index('commands_queued').on(t.queue, t.seq).where(sql`status = 'queued'`),
     index('commands_by_purchase').on(t.purchase_id),
+    index('commands_by_booking').on(t.booking_id).where(sql`booking_id IS NOT NULL`),
     check('commands_subject_check', sql`num_nonnulls(${t.purchase_id}, ${t.booking_id}) = 1`),
     check(
       'commands_action_check',
@@ -234,6 +256,7 @@ export const bookings = pgTable(
     request_hash: text('request_hash'),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
     settled_at: at('settled_at'),
+    ...settlement(),
   },
   (t) => [
     uniqueIndex('bookings_idempotency_key')
@@ -488,6 +511,8 @@ export const webhookDeliveries = pgTable(
       .references(() => webhookEndpoints.id, { onDelete: 'cascade' }),
     event: text('event').notNull(),
     type: text('type').notNull(),
+    /** the purchase or booking that the event is about, also if its payment changed; null: the stock of a resource changed */
+    subject_id: uuid('subject_id'),
     resource_id: ref('resource_id').notNull(),
     sequence: units('sequence').notNull(),
     attempt: integer('attempt').notNull(),
@@ -497,7 +522,11 @@ export const webhookDeliveries = pgTable(
     duration_ms: integer('duration_ms').notNull(),
     created_at: at('created_at').notNull().default(sql`clock_timestamp()`),
   },
-  (t) => [primaryKey({ columns: [t.endpoint_id, t.id] }), index('webhook_deliveries_by_time').on(t.created_at)],
+  (t) => [
+    primaryKey({ columns: [t.endpoint_id, t.id] }),
+    index('webhook_deliveries_by_time').on(t.created_at),
+    index('webhook_deliveries_by_subject').on(t.subject_id, t.created_at).where(sql`subject_id IS NOT NULL`),
+  ],
 )
 
 /**

@@ -272,7 +272,7 @@ const insertSql = insertStatement()
 
 async function write(tx: Transaction, charge: ChargeState, change: Change): Promise<void> {
   const { row, kind, provider_id, status, amount, reason, attempts, recheck_s } = change
-  const over = status !== 'pending' && status !== 'failed' && status !== 'open'
+  const over = status !== 'pending' && status !== 'open'
   const written = { status, amount, reason, provider_id, over }
   if (row) await updateSql(tx, { ...written, id: row.id, attempts, recheck_s })
   else await insertSql(tx, { ...written, id: charge.id, charge_id: charge.charge_id, kind })
@@ -420,7 +420,7 @@ const refundResultSql = prepare(
       status: sql`${value('status')}`,
       provider_id: sql`${value('provider_id')}`,
       reason: sql`${value('reason')}`,
-      settled_at: sql`CASE WHEN ${value('status')}::text = 'refunded' THEN clock_timestamp() END`,
+      settled_at: sql`CASE WHEN ${value('status')}::text <> 'pending' THEN clock_timestamp() END`,
       recheck_at: inSeconds('recheck_s'),
       next_attempt_at: sql`coalesce(${inSeconds('recheck_s')}, clock_timestamp())`,
     })
@@ -444,6 +444,7 @@ const refundRefusalSql = prepare(
     .set({
       status: 'failed',
       reason: sql`${value('reason')}`,
+      settled_at: now,
       recheck_at: inSeconds('wait_s'),
       next_attempt_at: inSeconds('wait_s'),
     })

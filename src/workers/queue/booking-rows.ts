@@ -11,8 +11,10 @@ import { build, epochMs, insertFrom, isOneOf, listOf, prepare, toTime } from '..
 import { arrayText } from '../../shared/db/unnest.ts'
 import { type BookingCommand, isActive } from '../../shared/domain/booking.ts'
 import type { ChargeCommand, Payment } from '../../shared/domain/charge.ts'
+import { PROCESS_ID } from '../../shared/fleet-reports.ts'
 import type { BookingDecision, BookingItem, BookingRow, Replacement } from '../decide/types.ts'
 import type { QueueCursor } from './queue-item.ts'
+import { settledBy, settlementColumns } from './settlement-columns.ts'
 
 /** The columns of a booking (alias `b`) that the decision needs. */
 const COLUMNS = [
@@ -173,7 +175,11 @@ const endedPeriod = sql`CASE WHEN upper_inf(${bookings.period}) THEN tstzrange(l
 const expireSql = prepare(
   build
     .update(bookings)
-    .set({ status: 'expired', period: endedPeriod, settled_at: sql`clock_timestamp()` })
+    .set({
+      status: 'expired',
+      period: endedPeriod,
+      ...settlementColumns(bookings, sql`'requested'`, sql`'expired'`),
+    })
     .where(
       and(
         isOneOf(bookings.id, 'ids'),
@@ -200,7 +206,7 @@ function writeStatement() {
         amount: d.amount,
         currency: d.currency,
         fencing_token: d.fencing_token,
-        settled_at: sql`clock_timestamp()`,
+        ...settlementColumns(bookings, was, status),
         expires_at: sql`CASE WHEN ${status} = 'requested' THEN ${toTime(expires_ms)} ELSE ${bookings.expires_at} END`,
         period: sql`CASE WHEN ${status} IN ('requested', 'accepted', 'rejected') THEN ${bookings.period} ELSE ${endedPeriod} END`,
       })
@@ -234,10 +240,11 @@ export async function writeBookings(tx: Transaction, decision: BookingDecision):
   const ended = changed.filter((change) => !isActive(change.status))
   // Write in the order of riders, so that the batches of two drivers cannot deadlock on their riders.
   active.sort((a, b) => (a.customer < b.customer ? -1 : 1))
+  const by = { settled_by: PROCESS_ID }
   const parts = await Promise.all([
-    overdue.length > 0 ? expireSql(tx, { ids: arrayText(overdue) }) : [],
-    ended.length > 0 ? writeSql(tx, changeList.values(ended)) : [],
-    active.length > 0 ? writeSql(tx, changeList.values(active)) : [],
+    overdue.length > 0 ? expireSql(tx, { ids: arrayText(overdue), ...by }) : [],
+    ended.length > 0 ? writeSql(tx, { ...changeList.values(ended), ...by }) : [],
+    active.length > 0 ? writeSql(tx, { ...changeList.values(active), ...by }) : [],
   ])
   return parts.reduce((sum, rows) => sum + rows.length, 0) === changed.length + overdue.length
 }
@@ -264,6 +271,7 @@ const insertReplacementsSql = prepare(
         replaces_id: replacementList.columns.replaces_id,
         fencing_token: replacementList.columns.fencing_token,
         settled_at: sql`clock_timestamp()`,
+        settled_by: settledBy,
       })
       .from(replacementList.rows)
       .innerJoin(bookings, eq(bookings.id, replacementList.columns.replaces_id)),
@@ -274,5 +282,6 @@ const insertReplacementsSql = prepare(
  * Inserts accepted bookings that replace expired ones. A unique index lets each expired booking be replaced only once.
  */
 export async function insertBookingReplacements(tx: Transaction, replacements: readonly Replacement[]): Promise<void> {
-  if (replacements.length > 0) await insertReplacementsSql(tx, replacementList.values(replacements))
+  if (replacements.length === 0) return
+  await insertReplacementsSql(tx, { ...replacementList.values(replacements), settled_by: PROCESS_ID })
 }

@@ -11,8 +11,10 @@ import { commands, ledgerEntries, purchases, resources } from '../../shared/db/s
 import { build, epochMs, insertFrom, listOf, prepare, toTime, value } from '../../shared/db/statements.ts'
 import type { ChargeCommand, Payment } from '../../shared/domain/charge.ts'
 import type { PurchaseCommand } from '../../shared/domain/purchase.ts'
+import { PROCESS_ID } from '../../shared/fleet-reports.ts'
 import type { PurchaseDecision, PurchaseItem, PurchaseRow, Replacement } from '../decide/types.ts'
 import type { QueueCursor } from './queue-item.ts'
+import { settledBy, settlementColumns } from './settlement-columns.ts'
 
 type FetchedRow = PurchaseRow & {
   fetched_queue: string
@@ -188,6 +190,7 @@ const insertReplacementsSql = prepare(
         replaces_id: replacementList.columns.replaces_id,
         fencing_token: replacementList.columns.fencing_token,
         settled_at: sql`clock_timestamp()`,
+        settled_by: settledBy,
       })
       .from(replacementList.rows)
       .innerJoin(purchases, eq(purchases.id, replacementList.columns.replaces_id)),
@@ -199,7 +202,8 @@ const insertReplacementsSql = prepare(
  * once.
  */
 export async function insertReplacements(tx: Transaction, replacements: readonly Replacement[]): Promise<void> {
-  if (replacements.length > 0) await insertReplacementsSql(tx, replacementList.values(replacements))
+  if (replacements.length === 0) return
+  await insertReplacementsSql(tx, { ...replacementList.values(replacements), settled_by: PROCESS_ID })
 }
 
 const ONE = { one: sql<number>`1`.as('one') }
@@ -218,7 +222,7 @@ function persistStatement() {
         currency: p.currency,
         fencing_token: p.fencing_token,
         expires_at: sql`CASE WHEN ${p.status} = 'held' THEN ${toTime(p.expires_ms)} ELSE ${purchases.expires_at} END`,
-        settled_at: sql`clock_timestamp()`,
+        ...settlementColumns(purchases, p.was, p.status),
       })
       .from(purchaseList.rows)
       .where(
@@ -246,6 +250,7 @@ function persistStatement() {
         observed_status: c.observed_status,
         fencing_token: c.fencing_token,
         settled_at: sql`clock_timestamp()`,
+        settled_by: settledBy,
       })
       .from(commandList.rows)
       .where(and(eq(commands.id, c.id), eq(commands.status, 'queued')))
@@ -300,6 +305,7 @@ export async function persist(tx: Transaction, decision: Written): Promise<strin
     ...stockList.values(decision.resources),
     purchases: decision.purchases.length,
     commands: decision.commands.length,
+    settled_by: PROCESS_ID,
   })
   for (const part of ['purchases', 'commands', 'ledger', 'resources'] as const) {
     if (row?.[part] !== decision[part].length) {

@@ -10,6 +10,7 @@ import { sqlState } from '../../shared/db/errors.ts'
 import { bookings, commands, purchases, resources } from '../../shared/db/schema.ts'
 import { build, epochMs, isOneOf, listOf, prepare, value } from '../../shared/db/statements.ts'
 import { arrayText } from '../../shared/db/unnest.ts'
+import { PROCESS_ID } from '../../shared/fleet-reports.ts'
 import { decideBookings } from '../decide/bookings.ts'
 import { decidePurchases } from '../decide/purchases.ts'
 import type { BookingDecision, PurchaseDecision, Replacement, Resource } from '../decide/types.ts'
@@ -18,6 +19,7 @@ import { writeAttempts, writeChargeRequests, writePayments } from './charge-rows
 import { readHoldings, writeHoldings } from './limit-rows.ts'
 import { insertReplacements, persist } from './purchase-rows.ts'
 import type { QueueItem } from './queue-item.ts'
+import { settledBy } from './settlement-columns.ts'
 
 /**
  * The decision about a whole batch: the lists of resources, commands and ledger entries cover purchases and bookings.
@@ -211,7 +213,7 @@ export async function settle(
   })
 }
 
-const ended = { reason: sql`${value('reason')}`, settled_at: sql`clock_timestamp()` }
+const ended = { reason: sql`${value('reason')}`, settled_at: sql`clock_timestamp()`, settled_by: settledBy }
 const rejectCommandSql = prepare(
   build
     .update(commands)
@@ -236,12 +238,12 @@ const rejectBookingSql = prepare(
  * is rejected. A booking that violates a constraint of the calendar is rejected with the reason `conflict`.
  */
 export async function quarantine(client: Client, item: QueueItem, error: unknown): Promise<void> {
-  const reason = 'unprocessable'
-  if (item.kind === 'command') await rejectCommandSql(client, { id: item.command.id, reason })
-  else if (item.purchase) await failPurchaseSql(client, { id: item.purchase.id, reason })
+  const end = { reason: 'unprocessable', settled_by: PROCESS_ID }
+  if (item.kind === 'command') await rejectCommandSql(client, { ...end, id: item.command.id })
+  else if (item.purchase) await failPurchaseSql(client, { ...end, id: item.purchase.id })
   else {
     const conflict = isConstraintConflict(error)
-    await rejectBookingSql(client, { id: item.booking.id, reason: conflict ? 'conflict' : reason })
+    await rejectBookingSql(client, { ...end, id: item.booking.id, ...(conflict && { reason: 'conflict' }) })
   }
 }
 

@@ -7,7 +7,7 @@ import { and, asc, eq, gt, inArray, isNull, lt, lte, max, min, or, type SQLWrapp
 import type { Client } from '../../shared/db/client.ts'
 import { outbox, outboxRetention, webhookDeliveries, webhookEndpoints, webhookStreams } from '../../shared/db/schema.ts'
 import { build, insertFrom, prepare, value } from '../../shared/db/statements.ts'
-import { type Event, parseEventId } from '../../shared/outbox.ts'
+import { type Event, parseEventId, subjectOf } from '../../shared/outbox.ts'
 import type { Attempt } from './http-sender.ts'
 
 /** Most outbox rows that one statement adds to the streams of an endpoint. */
@@ -176,6 +176,7 @@ const loggedAttempt = (moved: SQLWrapper) =>
         endpoint_id: sql`${value('endpoint')}::uuid`,
         event: sql`${value('event')}::text`,
         type: sql`${value('type')}::text`,
+        subject_id: sql`${value('subject_id')}::uuid`,
         resource_id: sql`${value('resource')}::text`,
         sequence: sql`${value('sequence')}::bigint`,
         attempt: sql`${value('attempt')}::int`,
@@ -185,10 +186,11 @@ const loggedAttempt = (moved: SQLWrapper) =>
       })
       .from(sql`${moved}`),
   )
-const attemptValues = ({ attempts }: ClaimedStream, { id, type, sequence }: Event, attempt: Attempt) => ({
-  event: id,
-  type,
-  sequence,
+const attemptValues = ({ attempts }: ClaimedStream, event: Event, attempt: Attempt) => ({
+  event: event.id,
+  type: event.type,
+  subject_id: subjectOf(event),
+  sequence: event.sequence,
   attempt: attempts + 1,
   status: attempt.status ?? null,
   error: attempt.error ?? null,
