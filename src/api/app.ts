@@ -22,6 +22,8 @@ import { BookingSchema } from './routes/booking-view.ts'
 import { type BookingOptions, bookingRoutes } from './routes/bookings.ts'
 import { type BullBoard, bullBoardRoutes } from './routes/bull-board.ts'
 import { type EventOptions, eventRoutes } from './routes/events.ts'
+import { type HistoryOptions, historyRoutes } from './routes/history.ts'
+import { HistorySchema } from './routes/history-schema.ts'
 import { type LeaseOptions, leaseRoutes } from './routes/leases.ts'
 import { type LockOptions, lockRoutes } from './routes/locks.ts'
 import { PurchaseSchema } from './routes/purchase-view.ts'
@@ -49,6 +51,7 @@ export interface RouteOptions {
   stock: StockOptions
   purchases: PurchaseOptions
   bookings: BookingOptions
+  history: HistoryOptions
   availability: AvailabilityOptions
   stripeWebhook: StripeWebhookOptions
   events: EventOptions
@@ -79,7 +82,7 @@ export async function buildApp({ config, rates, log, health, routes, trace }: Ap
   await protect(app, { config, rates })
   paths.refuseUnknown()
   parseBodies(app)
-  for (const schema of [ProblemSchema, ResourceSchema, PurchaseSchema, BookingSchema, EndpointSchema]) {
+  for (const schema of [ProblemSchema, ResourceSchema, PurchaseSchema, BookingSchema, HistorySchema, EndpointSchema]) {
     app.addSchema(schema)
   }
   compileSerializers(app)
@@ -90,6 +93,7 @@ export async function buildApp({ config, rates, log, health, routes, trace }: Ap
   await app.register(stockRoutes, routes.stock)
   await app.register(purchaseRoutes, routes.purchases)
   await app.register(bookingRoutes, routes.bookings)
+  await app.register(historyRoutes, routes.history)
   await app.register(availabilityRoutes, routes.availability)
   await app.register(stripeWebhookRoutes, routes.stripeWebhook)
   await app.register(eventRoutes, routes.events)

@@ -86,6 +86,13 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       stock: { db, locks, onStaleWrite },
       purchases: { queue: queues.purchases, resourceKinds },
       bookings: { queue: queues.bookings, resourceKinds, db },
+      history: {
+        db,
+        locks,
+        purchases: queues.purchases,
+        bookings: queues.bookings,
+        provider: config.payments.url === undefined ? 'stripe' : 'sandbox',
+      },
       availability: { db },
       stripeWebhook: { db, gateway: createStripe(config.payments), enqueueCharges },
       events: { db, tail },

@@ -8,6 +8,8 @@ import { type components, KEYED, type paths } from './generated/openapi.ts'
 
 export type Purchase = components['schemas']['Purchase']
 export type Booking = components['schemas']['Booking']
+/** what has happened to a purchase or booking, and what it waits for */
+export type History = components['schemas']['History']
 /** RFC 9457 */
 export type Problem = components['schemas']['Problem']
 

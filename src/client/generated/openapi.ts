@@ -340,6 +340,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/purchases/{id}/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get the history of a purchase
+         * @description What has happened to the purchase, in order, and what it waits for. `by` and `fencing_token` name the process that settled it and the lease under which it did; rows that an older version settled have no `by`. Deliveries to webhook endpoints are kept as long as events.
+         */
+        get: operations["getPurchaseHistory"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/bookings/{id}/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get the history of a booking
+         * @description What has happened to the booking, in order, and what it waits for. `by` and `fencing_token` name the process that settled it and the lease under which it did; rows that an older version settled have no `by`. Deliveries to webhook endpoints are kept as long as events.
+         */
+        get: operations["getBookingHistory"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/resources/{type}/{id}/availability": {
         parameters: {
             query?: never;
@@ -827,6 +867,127 @@ export interface components {
             created_at: string;
             /** Format: date-time */
             settled_at: string | null;
+        };
+        History: {
+            /** @description In order; at most the newest 500 commands, charges and deliveries */
+            history: {
+                /** Format: date-time */
+                at: string;
+                /** @enum {unknown} */
+                what: "queued" | "held" | "confirmed" | "rejected" | "failed" | "cancelled" | "expired" | "refunded" | "requested" | "accepted" | "completed" | "declined" | "replaced" | "command_received" | "command_done" | "command_rejected" | "charge_started" | "charge_authorized" | "charge_captured" | "charge_declined" | "charge_unavailable" | "charge_released" | "authorization_lost" | "refund_requested" | "refund_succeeded" | "refund_failed" | "refund_canceled" | "dispute_opened" | "dispute_won" | "dispute_lost" | "event_delivered" | "event_delivery_failed";
+                /** @description host:pid of the process that settled it */
+                by?: string;
+                /** @description Fencing token of the lease under which it was settled */
+                fencing_token?: number;
+                detail?: {
+                    /** @description The resource in whose queue it waited */
+                    queue?: string;
+                    seq?: number;
+                    /** @description Entries before it in its queue, at most 10000 */
+                    ahead?: number;
+                    /**
+                     * @description There are more than 10000
+                     * @enum {boolean}
+                     */
+                    ahead_capped?: true;
+                    /**
+                     * Format: date-time
+                     * @description When the hold ends
+                     */
+                    until?: string;
+                    /** @description Why; for a charge or refund, the provider’s code */
+                    reason?: string;
+                    resource?: string;
+                    /** @description Units that there were when it was rejected */
+                    available?: number;
+                    max_per_customer?: number;
+                    conflicting_ids?: string[];
+                    /** @description Its entries in the ledger */
+                    movements?: {
+                        resource: string;
+                        /** @enum {unknown} */
+                        reason: "hold" | "release" | "sale" | "refund";
+                        /** @description Change of the available units */
+                        delta: number;
+                        fencing_token: number | null;
+                    }[];
+                    /** Format: uuid */
+                    replaces?: string;
+                    /** Format: uuid */
+                    replaced_by?: string;
+                    /** @description `confirm`, `cancel`, `refund`, `accept` … */
+                    command?: string;
+                    /** Format: uuid */
+                    command_id?: string;
+                    /** @description The status in which the command found the row */
+                    status?: string;
+                    /** @description Minor units */
+                    amount?: number;
+                    currency?: string;
+                    /** @description The refund was made at the provider, not by a command */
+                    at_provider?: boolean;
+                    /** @description Id of the event */
+                    event?: string;
+                    /** @description Type of the event */
+                    type?: string;
+                    /**
+                     * Format: uuid
+                     * @description The webhook endpoint
+                     */
+                    endpoint?: string;
+                    attempts?: number;
+                    /** @description Answer of the endpoint; null: none */
+                    http_status?: number | null;
+                };
+            }[];
+            waiting_for: {
+                /**
+                 * @description `settlement`: a worker decides the queued row. `command`: a worker executes the command. `charge`, `refund`: the provider answers. `hold`: the hold is confirmed or accepted, or ends.
+                 * @enum {unknown}
+                 */
+                what: "settlement" | "command" | "charge" | "refund" | "hold";
+                /** @description With settlement and command: the resource in whose queue it waits */
+                queue?: string;
+                /** @description Entries before it in its queue, at most 10000 */
+                ahead?: number;
+                /**
+                 * @description There are more than 10000
+                 * @enum {boolean}
+                 */
+                ahead_capped?: true;
+                head?: {
+                    /** @enum {unknown} */
+                    kind: "purchase" | "booking";
+                    /** Format: uuid */
+                    id: string;
+                    /** @description A command on that purchase or booking; null: the row itself */
+                    command: string | null;
+                    /** Format: date-time */
+                    since: string;
+                } | null;
+                /** @description Holder of the lease of the queue; null: the lock is free; absent: the lock server did not answer */
+                holder?: {
+                    /** @description host:pid and job, or the owner of a lease over HTTP */
+                    owner: string;
+                    fencing_token: number;
+                } | null;
+                command?: {
+                    /** Format: uuid */
+                    id: string;
+                    action: string;
+                    /** Format: date-time */
+                    since: string;
+                };
+                /** @enum {unknown} */
+                provider?: "sandbox" | "stripe";
+                /** Format: date-time */
+                next_attempt_at?: string;
+                /**
+                 * Format: date-time
+                 * @description When the hold ends
+                 */
+                until?: string;
+            } | null;
         };
         WebhookEndpoint: {
             /** Format: uuid */
@@ -1752,6 +1913,50 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Booking"];
+                };
+            };
+        };
+    };
+    getPurchaseHistory: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The history */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["History"];
+                };
+            };
+        };
+    };
+    getBookingHistory: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The history */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["History"];
                 };
             };
         };
