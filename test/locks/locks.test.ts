@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { type Lease, LeaseLostError, type LockEvents, type Locks } from '../../src/shared/locks/api.ts'
 import { createLocks } from '../../src/shared/locks/redis/locks.ts'
+import { blockEventLoop } from '../support/block.ts'
 import { startRedis } from '../support/redis-server.ts'
 
 const server = await startRedis()
@@ -253,7 +254,7 @@ t.test('grant read after its TTL: not returned as a lease', async (t) => {
   const tried = used(locks.acquire('late:1'))
   const waited = used(locks.acquire('late:2', { wait_ms: 2000 }))
   const ends = Promise.allSettled([tried, waited])
-  block(300)
+  blockEventLoop(300)
   const [late] = await ends
   if (late.status === 'rejected') t.equal(late.reason.message, 'the grant came too late')
   await sleep(150)
@@ -310,8 +311,3 @@ t.test('close: ends waits and leases, and leaves nothing behind', async (t) => {
   await locks.close()
   while (await redis.call('CLIENT', 'LIST', 'TYPE', 'pubsub')) await sleep(2)
 })
-
-function block(ms: number): void {
-  const until = performance.now() + ms
-  while (performance.now() < until);
-}

@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
 import type { Lease } from '../../src/shared/locks/api.ts'
 import { createLocks } from '../../src/shared/locks/redis/locks.ts'
+import { blockEventLoop } from '../support/block.ts'
 
 const [port, store_port, ttl_ms] = process.argv.slice(2).map(Number) as [number, number, number]
 const redis = new Redis({ port, retryStrategy: () => 20 })
@@ -50,9 +51,6 @@ async function contend(): Promise<void> {
 }
 
 process.once('disconnect', () => process.exit())
-process.on('message', (block_ms: number) => {
-  const until = performance.now() + block_ms
-  while (performance.now() < until);
-})
+process.on('message', blockEventLoop)
 process.send?.('ready')
 await Promise.all([contend(), contend(), contend()])

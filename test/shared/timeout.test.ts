@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { createSignal, every, type Interruptible, withTimeout } from '../../src/shared/timeout.ts'
+import { blockEventLoop } from '../support/block.ts'
 import { until } from '../support/environment.ts'
 
 const never = () => new Promise<never>(() => {})
@@ -36,8 +37,7 @@ t.test('withTimeout', async (t) => {
     const limited = withTimeout(work, 50)
     // Runs after the timers of this turn and before the setImmediate in which late requests are rejected.
     setImmediate(() => {
-      const end = performance.now() + 100
-      while (performance.now() < end);
+      blockEventLoop(100)
       setImmediate(answer)
     })
     t.equal(await limited, 'answered')

@@ -77,8 +77,3 @@ export function lateness(ms: number): Promise<number> {
 }
 
 export const upTo = (count: number) => Array.from({ length: count }, (_, n) => n)
-
-export function blockEventLoop(ms: number): void {
-  const until = performance.now() + ms
-  while (performance.now() < until);
-}

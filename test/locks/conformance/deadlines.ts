@@ -3,8 +3,9 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { Lease, LockEvents } from '../../../src/shared/locks/api.ts'
+import { blockEventLoop } from '../../support/block.ts'
 import { forkWaiter, type LockServer } from '../lock-servers.ts'
-import { blockEventLoop, inEachMode, locksOf, lossOf, unused, waitersReach } from './contract.ts'
+import { inEachMode, locksOf, lossOf, unused, waitersReach } from './contract.ts'
 
 /** A TTL so long that a lock which becomes free before its end was released. */
 const LONG_MS = 30_000

@@ -2,8 +2,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { LeaseLostError, LockBusyError } from '../../../src/shared/locks/api.ts'
+import { blockEventLoop } from '../../support/block.ts'
 import type { LockServer } from '../lock-servers.ts'
-import { blockEventLoop, casesOf, inEachMode, locksOf, lossOf, unused } from './contract.ts'
+import { casesOf, inEachMode, locksOf, lossOf, unused } from './contract.ts'
 
 export function conformLeases(server: LockServer): void {
   for (const { mode, ask } of casesOf(server)) {
