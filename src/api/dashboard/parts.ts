@@ -5,8 +5,8 @@
 import type { Log } from '../../shared/log.ts'
 import { withTimeout } from '../../shared/timeout.ts'
 
-/** Time limit for reading one part, in milliseconds. Less than two seconds, so that the page says within three what is down. */
-const PART_MS = 1_500
+/** Time limit for reading one part, in milliseconds: that of a check, so that a server that hangs delays no other part. */
+const PART_MS = 1_000
 /** A part that took n ms is read again after SHARE * n ms, but after SLOWEST_MS at most. */
 const SHARE = 10
 const SLOWEST_MS = 5_000

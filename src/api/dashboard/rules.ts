@@ -1,7 +1,7 @@
 /**
  * The rules of the condition: each finds one kind of fault in the facts and says it in a sentence with its numbers. Invariants: a
  * rule is written here once; a rule that has an alert shares its threshold with ops/deploy/prometheus/alerts.yml, which
- * test/ops/monitoring.test.ts compares; a fact that is unknown breaks no rule but `unread`.
+ * test/api/rules.test.ts compares; a fact that is unknown breaks no rule but `unread`.
  */
 import { BLOCKED_S } from '../../shared/invariants.ts'
 import { type Facts, type FleetProcess, SILENT_MS, type WaitingQueue } from './facts.ts'
@@ -38,8 +38,10 @@ const FAILING_MS = 60_000
  * Milliseconds for which a failed call counts without another one: if no charge waits, none shows whether the provider is back.
  */
 const FAILED_RECENTLY_MS = 10_000
-/** Milliseconds after the start of the last worker in which the first verification ends. */
+/** Milliseconds after the start of the workers, or after an outage, in which the next verification ends. */
 const FIRST_VERIFICATION_MS = 180_000
+/** Milliseconds after an outage in which failed jobs are no news: BullMQ gives up a job within seconds. */
+const AFTERMATH_MS = 60_000
 
 const at = (ms: number) => new Date(ms).toISOString()
 const count = (n: number, more = false) => `${n.toLocaleString('en-US')}${more ? '+' : ''}`
@@ -71,6 +73,9 @@ const dependencies: Rule = {
     }),
 }
 
+/** Returns the milliseconds since the end of the last outage that this process has seen. */
+const sinceOutage = ({ dependencies: all, now_ms }: Facts) =>
+  now_ms - Math.max(0, ...all.map(({ back_ms }) => back_ms ?? 0))
 const isSilent = ({ silent_ms }: FleetProcess) => silent_ms > SILENT_MS
 const liveWorkers = ({ processes }: Facts) =>
   processes?.filter((one) => one.role === 'worker' && !isSilent(one)) ?? null
@@ -119,7 +124,7 @@ function causeOf(facts: Facts, { holder, length, more }: WaitingQueue): string {
   )
   if (open.length > 0) return `open breakers: ${open.join(', ')}`
   if (process) return `${process.id} is settling its ${plural(length, 'row', more)}`
-  return lease ?? `no process holds its lease, and ${plural(length, 'row', more)} wait`
+  return lease ?? `no process holds its lease; ${plural(length, 'row', more)} in it`
 }
 
 const queueWaits: Rule = {
@@ -190,9 +195,7 @@ const verifierSilent: Rule = {
   finds(facts) {
     const workers = liveWorkers(facts) ?? []
     const oldest_ms = Math.max(0, ...workers.map(({ uptime_ms }) => uptime_ms))
-    const back_ms = Math.max(0, ...facts.dependencies.map((one) => one.back_ms ?? 0))
-    if (facts.verification !== null || oldest_ms < FIRST_VERIFICATION_MS) return []
-    if (facts.now_ms - back_ms < FIRST_VERIFICATION_MS) return []
+    if (facts.verification !== null || Math.min(oldest_ms, sinceOutage(facts)) < FIRST_VERIFICATION_MS) return []
     const sentence = `No worker has verified the invariants for ${duration(FIRST_VERIFICATION_MS)}`
     return [{ level: 'amber', sentence, since: null, subject: null }]
   },
@@ -210,7 +213,8 @@ const providerDown: Rule = {
     if (!first || !charges) return []
     const last_ms = Math.max(...failing.map((one) => one.last_ms))
     if (charges.waiting === 0 && now_ms - last_ms > FAILED_RECENTLY_MS) return []
-    const wait = charges.waiting === 0 ? 'no charge waits' : `${plural(charges.waiting, 'charge', charges.more)} wait`
+    const { waiting, more } = charges
+    const wait = waiting === 1 ? '1 charge waits' : `${waiting === 0 ? 'no' : count(waiting, more)} charges wait`
     const sentence = `Payments: the provider has not answered for ${duration(now_ms - first.since_ms)}, ${wait}`
     return [{ level: 'red', sentence, since: at(first.since_ms), subject: 'payments' }]
   },
@@ -223,7 +227,8 @@ const paymentsStuck: Rule = {
   finds({ figures }) {
     const stuck = figures?.stuck_charges ?? 0
     if (stuck === 0) return []
-    const sentence = `Payments: ${plural(stuck, 'charge')} or refunds have not moved for an hour`
+    const moved = stuck === 1 ? 'charge or refund has' : 'charges or refunds have'
+    const sentence = `Payments: ${count(stuck)} ${moved} not moved for an hour`
     return [{ level: 'red', sentence, since: null, subject: 'payments' }]
   },
 }
@@ -246,19 +251,14 @@ const jobsFailed: Rule = {
   name: 'jobs_failed',
   level: 'amber',
   alert: { none: 'a job is a hint: the sweeper adds another one, and QueueWaitsTooLong pages if that does not help' },
-  finds: ({ failed_jobs }) =>
-    (failed_jobs ?? []).flatMap(({ queue, recent }) =>
-      recent === 0
-        ? []
-        : [
-            {
-              level: 'amber',
-              sentence: `${plural(recent, 'job')} of the queue ${queue} failed within the last minute`,
-              since: null,
-              subject: queue,
-            },
-          ],
-    ),
+  finds(facts) {
+    if (sinceOutage(facts) < AFTERMATH_MS) return []
+    return (facts.failed_jobs ?? []).flatMap(({ queue, recent }) => {
+      if (recent === 0) return []
+      const sentence = `${plural(recent, 'job')} in BullMQ's queue ${queue} failed within the last minute`
+      return [{ level: 'amber', sentence, since: null, subject: queue }]
+    })
+  },
 }
 
 const unread: Rule = {
@@ -277,7 +277,7 @@ const unread: Rule = {
 }
 
 /** The worst first: of two findings of one level the earlier rule is the cause, or matters more. */
-const RULES: readonly Rule[] = [
+export const RULES: readonly Rule[] = [
   dependencies,
   invariantBroken,
   noWorker,
