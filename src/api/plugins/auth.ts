@@ -30,7 +30,7 @@ const NEEDS: Readonly<Record<string, readonly Scope[]>> = {
   leases: ['lock'],
   locks: ['lock'],
 }
-/** The path that shows data of every scope, so a key needs all scopes. */
+/** The path that, with the paths below it, shows data of every scope, so a key needs all scopes. */
 const WHOLE = '/api/dashboard'
 
 type Keys = Pick<Config, 'api_keys' | 'admin_keys'>
@@ -82,7 +82,7 @@ export function requireKeys(app: FastifyInstance, config: Keys): void {
     else if (keys.length > 0) throw unauthorized()
     if (admin) return
     if (route.admin && admins.length > 0) throw key === '' ? unauthorized() : adminRequired()
-    const whole = url === WHOLE
+    const whole = url === WHOLE || url.startsWith(`${WHOLE}/`)
     const needs = whole || route.keyed || route.admin ? SCOPES : (NEEDS[url.split('/')[2] ?? ''] ?? [])
     const has = (scope: Scope) => user?.scopes.includes(scope)
     if (user && !(whole ? needs.every(has) : needs.some(has))) throw outOfScope(needs, whole ? ' and ' : ' or ')
