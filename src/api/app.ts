@@ -16,6 +16,7 @@ import { answerErrors, refuseConnection, toProblem } from './plugins/errors.ts'
 import { documentRoutes } from './plugins/openapi.ts'
 import { protect, type SecurityOptions } from './plugins/security.ts'
 import { refuseUnknown } from './plugins/strict-fields.ts'
+import { serveSwaggerUi } from './plugins/swagger-ui.ts'
 import { BODY_LIMIT, compileValidators, parseBodies } from './plugins/validation.ts'
 import { type AvailabilityOptions, availabilityRoutes } from './routes/availability.ts'
 import { BookingSchema } from './routes/booking-view.ts'
@@ -87,6 +88,7 @@ export async function buildApp({ config, rates, log, health, routes, trace }: Ap
   }
   compileSerializers(app)
   await documentRoutes(app)
+  await serveSwaggerUi(app)
   refuseUnknown(app)
   healthRoutes(app, health)
   await app.register(resourceRoutes, routes.resources)

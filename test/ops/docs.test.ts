@@ -298,8 +298,8 @@ async function openPage(t: Test, url: string) {
   const complaints: string[] = []
   page.on('pageerror', (error) => complaints.push(error.message))
   page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()))
-  await page.goto(`${url}/docs/`)
-  await page.waitForSelector('.opblock')
+  await page.goto(`${url}/docs/#/lab`)
+  await page.waitForSelector('#operations-tag-lab[data-is-open=true]')
   t.equal(await page.locator('.opblock').count(), operations.length)
   return {
     complaints,
@@ -308,7 +308,9 @@ async function openPage(t: Test, url: string) {
       const paths = Object.fromEntries(own.map(({ path }) => [path, document.paths[path]]))
       await page.unrouteAll()
       await page.route('**/docs/json', (route) => route.fulfill({ json: { ...document, paths } }))
-      await page.goto(`${url}/docs/`)
+      // The address opens the tag also if it is closed at first.
+      await page.goto(`${url}/docs/#/${own[0]?.operation.tags[0]}`)
+      await page.reload()
     },
     async press({ path, operation }: (typeof operations)[number]) {
       const asked = new RegExp(`^${path.replace(/\{\w+\}/g, '[^/]+')}$`)

@@ -1,9 +1,5 @@
-/**
- * Builds openapi.json from the schemas of the routes, and serves Swagger UI at /docs. Invariant: the document shows only what
- * a client may send.
- */
+/** Builds openapi.json from the schemas of the routes. Invariant: the document shows only what a client may send. */
 import swagger from '@fastify/swagger'
-import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
 import { declared } from './strict-fields.ts'
 
@@ -75,5 +71,4 @@ export async function documentRoutes(app: FastifyInstance): Promise<void> {
     transformObject: (document) => withoutDiscriminators('openapiObject' in document ? document.openapiObject : {}),
     refResolver: { buildLocalReference: (json, _base, _fragment, i) => String(json.$id ?? `def-${i}`) },
   })
-  await app.register(swaggerUi, { routePrefix: '/docs', uiConfig: { tryItOutEnabled: true, docExpansion: 'list' } })
 }
