@@ -84,6 +84,23 @@ t.test('ten payments of 100 from 1,000: with a lock 0 is left, without it spent 
   t.match(await post('/demo/race-condition/with-lock'), { status: 400, body: { error: 'Insufficient funds' } })
 })
 
+t.test('whole race: 200 with the response of every buyer, refusals too, and what is left', async (t) => {
+  for (const [race, buyers, expected, left] of [
+    ['inventory', 5, 1, 0],
+    ['tickets', 10, 1, 0],
+    ['balance', 10, 10, 0],
+    ['drivers', 2, 1, 0],
+  ] as const) {
+    const { status, body } = await post(`/demo/races/${race}/with-lock`)
+    t.match({ status, left: body.left }, { status: 200, left }, race)
+    const got = body.responses.filter((one: Answer) => one.status < 300)
+    t.same([body.responses.length, got.length], [buyers, expected], race)
+  }
+  const unsafe = (await post('/demo/races/inventory/without-lock')).body
+  const won = unsafe.responses.filter((one: Answer) => one.status === 200).length
+  t.equal(unsafe.left, 1 - won)
+})
+
 t.test('read: the variant that was used last since the reset', async (t) => {
   const stock = async () => (await call('GET', '/stock/sides')).body.stock
   t.equal(await stock(), 10, 'a product that was never reset has 10')

@@ -8,6 +8,7 @@ import { balanceRoutes } from './balance.ts'
 import { driverRoutes } from './drivers.ts'
 import { fencingRoutes } from './fencing.ts'
 import { inventoryRoutes } from './inventory.ts'
+import { raceRoutes } from './races.ts'
 import { redlockRoutes } from './redlock.ts'
 import { type CounterOptions, createCounters } from './scarce-counter.ts'
 import { ticketRoutes } from './tickets.ts'
@@ -26,4 +27,5 @@ export async function labRoutes(app: TypedApp, options: LabOptions): Promise<voi
   driverRoutes(app, db, pause_ms)
   fencingRoutes(app, db, locks)
   redlockRoutes(app)
+  raceRoutes(app)
 }
