@@ -100,7 +100,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       leases: { locks, modes },
       locks: { db, locks, stats, log },
       lab: lab ? { db, locks, purchases: queues.purchases, onStaleWrite, pause_ms } : undefined,
-      dashboard: { dashboard },
+      dashboard: { dashboard, keys: config.api_keys.length > 0 },
       openBullBoard: () => openBullBoard(redis_url, prefix, log),
     },
   })

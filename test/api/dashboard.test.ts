@@ -1,6 +1,4 @@
-/** The dashboard: its numbers equal the API's, unsafe races lose, and it says when its data is not live. */
-import { readFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
+/** The dashboard's data: equal to the API's, collected once for all viewers; and who may read it. */
 import t, { type Test } from 'tap'
 import { Collector } from '../../src/api/dashboard/collector.ts'
 import { startApi } from '../../src/api/server.ts'
@@ -9,14 +7,12 @@ import { createDependencies } from '../../src/shared/dependencies.ts'
 import { createLog } from '../../src/shared/log.ts'
 import { createMetrics } from '../../src/shared/metrics.ts'
 import { openShop, rush } from '../support/api-client.ts'
-import { hasBrowser, openBrowser } from '../support/browser.ts'
 import { openWorld, until } from '../support/environment.ts'
 import { contract } from '../support/openapi-contract.ts'
 
 const world = await openWorld(t)
 const log = createLog('silent', 'test')
-// The pause is longer than a busy machine needs to send five requests.
-const [api, worker] = await Promise.all([world.startApi({ LAB_PAUSE_MS: '300' }), world.startWorker()])
+const [api, worker] = await Promise.all([world.startApi(), world.startWorker()])
 const call = contract(api.url)
 
 /** Returns events of /api/dashboard, read until `enough` returns true. */
@@ -181,95 +177,3 @@ t.test(
     dashboard.close()
   },
 )
-
-const within = { skip: !hasBrowser && 'no Chromium here' }
-t.test('page in a browser: live data, a race, the key, and a notice when the API is away', within, async (t) => {
-  const { shop, ref, lock, token } = await stocked(t)
-  const browser = await openBrowser(t)
-  const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, reducedMotion: 'reduce' })
-  const complaints: string[] = []
-  page.on('pageerror', (error) => complaints.push(error.message))
-  // Chromium logs a refused request and a missing server as errors.
-  const expected = /status of 40[01]|ERR_(CONNECTION|EMPTY|INCOMPLETE|NETWORK)/
-  page.on('console', (one) => one.type() === 'error' && !expected.test(one.text()) && complaints.push(one.text()))
-  const state = (name: string) => page.waitForSelector(`body[data-state=${name}]`)
-  await page.goto(api.url)
-  await state('live')
-
-  const cells = (key: string) => page.locator(`tr[data-key="${key}"]`).locator('th, td').allInnerTexts()
-  await until(async () => (await cells(ref)).length > 0)
-  const { available, held, sold, name } = await shop.resource(ref)
-  t.same(await cells(ref), [`${ref}\n${name}`, '', `${available}`, `${held}`, `${sold}`])
-  const [holder = '', since = '', waiters] = await cells(`${lock} 0`)
-  t.equal(holder, `${lock}\nexclusive: ada`)
-  t.equal(since.split('\n')[1], String(token))
-  t.equal(waiters, '1\nbob')
-  await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 3 }] }, { prefer: 'wait=10' })
-  await until(async () => (await cells(ref))[4] === `${sold + 3}`, { what: 'the sale to be shown' })
-
-  const title = page.getByRole('heading', { name: 'Stock', exact: true })
-  const race = page.locator('article', { has: title })
-  const outcome = race.locator('.outcome')
-  // A busy machine may answer 503: the page then says that it was not measured.
-  const measured = async () => {
-    await race.getByRole('button', { name: 'Race' }).press('Enter')
-    await page.locator('article:not([aria-busy])', { has: title }).waitFor()
-    return (await outcome.nth(1).locator('strong').count()) === 1
-  }
-  await until(measured, { timeout_ms: 30_000 })
-  const [without = '', with_lock] = await outcome.allTextContents()
-  const [, got, left, oversold] = /^(\d) of 5 got it, −(\d) in stock, (\d) oversold$/.exec(without) ?? []
-  t.ok(Number(got) > 1 && Number(left) === Number(got) - 1 && oversold === left, without)
-  t.equal(with_lock, '1 of 5 got it, 0 in stock, 0 oversold')
-  t.equal(await race.locator('.outcome strong.bad').textContent(), `${oversold} oversold`)
-  t.same((await call('GET', '/stock/1')).body.stock, 0)
-
-  const axe = readFileSync(fileURLToPath(import.meta.resolve('axe-core/axe.min.js')), 'utf8')
-  await page.evaluate(axe)
-  // All rules once, and the colours of the other scheme: the slowest part of this test.
-  for (const [width, colorScheme, run] of [
-    [390, 'dark', 'axe.run()'],
-    [1280, 'light', "axe.run({ runOnly: ['color-contrast'] })"],
-  ] as const) {
-    await page.setViewportSize({ width, height: 800 })
-    await page.emulateMedia({ colorScheme })
-    const wide = await page.evaluate('document.documentElement.scrollWidth - innerWidth')
-    t.equal(wide, 0, `nothing sticks out at ${width}`)
-    const { violations } = (await page.evaluate(run)) as { violations: { id: string }[] }
-    t.same(
-      violations.map(({ id }) => id),
-      [],
-      `axe at ${width}, ${colorScheme}`,
-    )
-  }
-
-  const turn = (hidden: boolean) =>
-    page.evaluate(`Object.defineProperty(document, 'hidden', { value: ${hidden}, configurable: true })
-      document.dispatchEvent(new Event('visibilitychange'))`)
-  await turn(true)
-  await page.getByText('Paused while this tab is hidden').waitFor()
-  await turn(false)
-  await state('live')
-
-  const { port } = new URL(api.url)
-  api.kill('SIGKILL')
-  await state('lost')
-  t.match(
-    await page.locator('#connection').textContent(),
-    /^No connection\. The figures below are from \d\d:\d\d:\d\d\./,
-  )
-  await world.startApi({ PORT: port })
-  await state('live')
-
-  const { url } = await keyed(t)
-  await page.goto(url)
-  await state('asking')
-  await page.getByLabel(/requires a key/).fill('wrong')
-  await page.getByRole('button', { name: 'Open' }).click()
-  await page.getByText('This key was refused.').waitFor()
-  await page.getByLabel(/requires a key/).fill('user-key')
-  await page.keyboard.press('Enter')
-  await state('live')
-  t.equal(await page.locator('#lab').isVisible(), false, 'without the lab there are no buttons of it')
-  t.same(complaints, [], 'and the page has nothing to complain about')
-})

@@ -2,49 +2,26 @@
  * The dashboard: a page at `/`, and its data at /api/dashboard, once or as a stream. Invariant: the page is public and
  * contains no data; all data comes from /api/dashboard, which requires a key as every route of /api does.
  */
-import { createHash } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
-import { fileURLToPath } from 'node:url'
 import Type from 'typebox'
 import { createSignal } from '../../shared/timeout.ts'
 import { problemResponses } from '../http/responses.ts'
 import { createStreams, frame, HELLO } from '../http/sse.ts'
 import type { TypedApp } from '../http/typed-app.ts'
 import type { Collector } from './collector.ts'
+import { servePage } from './page.ts'
 import { SnapshotSchema } from './snapshot-schema.ts'
 
 export interface DashboardOptions {
   dashboard: Collector
+  /** the API requires a key */
+  keys: boolean
 }
 
 /** Maximum number of open streams per process. */
 const MAX_STREAMS = 200
 
-const page = (name: string) => new URL(`./public/${name}`, import.meta.url).href
-const SCRIPT = 'text/javascript'
-/** path → file and media type. The dashboard serves nothing else, so path traversal is impossible. */
-const FILES = [
-  ['/', page('index.html'), 'text/html'],
-  ['/dashboard/dashboard.css', page('dashboard.css'), 'text/css'],
-  ...['dashboard', 'stream', 'tables', 'charts', 'lab'].map(
-    (name) => [`/dashboard/${name}.js`, page(`${name}.js`), SCRIPT] as const,
-  ),
-  ['/dashboard/icon.svg', page('icon.svg'), 'image/svg+xml'],
-  ['/dashboard/uplot.js', import.meta.resolve('uplot/dist/uPlot.esm.js'), SCRIPT],
-  ['/dashboard/uplot.css', import.meta.resolve('uplot/dist/uPlot.min.css'), 'text/css'],
-] as const
-
-/** Content security policy of the page: it loads everything from this origin, and has nothing inline. */
-const POLICY = [
-  "default-src 'none'",
-  "script-src 'self'",
-  "style-src 'self'",
-  "img-src 'self'",
-  "connect-src 'self'",
-  "base-uri 'none'",
-  "form-action 'none'",
-  "frame-ancestors 'none'",
-].join('; ')
+/** Milliseconds after which a stream without news sends a sign of life: the page calls a server lost that is silent for 3 s. */
+const ALIVE_MS = 1_000
 
 const schema = {
   operationId: 'getDashboard',
@@ -66,16 +43,8 @@ const schema = {
   },
 }
 
-export async function dashboardRoutes(app: TypedApp, { dashboard }: DashboardOptions): Promise<void> {
-  for (const [path, address, media] of FILES) {
-    const content = await readFile(fileURLToPath(address))
-    const etag = `"${createHash('sha256').update(content).digest('base64url').slice(0, 22)}"`
-    app.get(path, { schema: { hide: true } }, async (request, reply) => {
-      reply.headers({ etag, 'cache-control': 'no-cache', 'content-security-policy': POLICY })
-      if (request.headers['if-none-match'] === etag) return reply.code(304).send()
-      return reply.type(`${media}; charset=utf-8`).send(content)
-    })
-  }
+export async function dashboardRoutes(app: TypedApp, { dashboard, keys }: DashboardOptions): Promise<void> {
+  await servePage(app, { keys })
 
   const streams = createStreams(app, MAX_STREAMS)
   app.get('/api/dashboard', { schema }, async (request, reply) => {
@@ -102,7 +71,8 @@ async function* snapshotFrames(dashboard: Collector, signal: AbortSignal): Async
       if (data !== undefined) yield frame({ event: 'snapshot', data })
       else {
         news = createSignal()
-        await news.wait({ signal })
+        await news.wait({ signal, within_ms: ALIVE_MS })
+        if (newest === undefined) yield frame({})
       }
     }
   } finally {

@@ -1,148 +1,119 @@
-/** The dashboard. Invariant: every number comes from the server; the page computes sums only. */
-import { createCharts } from './charts.js'
-import { createLab } from './lab.js'
-import { follow, keyHeader } from './stream.js'
-import { count, make, setText, showBreakers, showLocks, showQueues, showResources, time } from './tables.js'
+/** The page at `/`. Invariant: every number comes from the server; the page computes sums and shares only. */
+import { useEffect, useRef, useState } from './hooks.js'
+import { CustomerPage } from './pages/customer.js'
+import { HistoryPage } from './pages/history.js'
+import { LabPage } from './pages/lab.js'
+import { Overview } from './pages/overview.js'
+import { ResourcePage } from './pages/resource.js'
+import { RowPage } from './pages/row.js'
+import { Condition, levelWord } from './parts/condition.js'
+import { Search } from './parts/search.js'
+import { render } from './preact.js'
+import { dropKey, keepKey, readKey } from './request.js'
+import { routeOf } from './routes.js'
+import { useStream } from './stream.js'
+import { html } from './view.js'
 
-const KEY = 'holdfast-key'
-const at = (id) => document.getElementById(id)
-const field = /** @type {HTMLInputElement} */ (at('key'))
-const clock = (when) => new Date(when).toLocaleTimeString('en-GB')
-const key = () => sessionStorage.getItem(KEY)
-
-const charts = createCharts({ settled: at('settled-chart'), wait: at('wait-chart') })
-const lab = createLab(at('races'), async (method, path, body, headers = {}) => {
-  const json = body === undefined ? {} : { 'content-type': 'application/json' }
-  const response = await fetch(path, {
-    method,
-    headers: { ...json, ...keyHeader(key()), ...headers },
-    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-  })
-  return { status: response.status, body: await response.json() }
-})
-
-let newest
-
-function show(snapshot) {
-  newest = snapshot
-  const now_ms = Date.parse(snapshot.at)
-  const { resources, queues, locks, throughput, processes, verification } = snapshot
-  const orDash = (value, how) => (value === null ? '–' : how(value))
-  setText(
-    at('per-second'),
-    orDash(throughput.per_second, (n) => count(n < 10 ? n : Math.round(n))),
-  )
-  setText(at('wait-p50'), orDash(throughput.wait_p50_ms, time))
-  setText(at('wait-p95'), orDash(throughput.wait_p95_ms, time))
-  const length = (all) => all.reduce((sum, queue) => sum + queue.length, 0)
-  const partly = snapshot.more_queues > 0 || queues?.some((queue) => queue.more)
-  setText(
-    at('in-line'),
-    orDash(queues, (all) => count(length(all)) + (partly ? '+' : '')),
-  )
-  const holders = (all) => all.reduce((sum, lock) => sum + lock.holders.length, 0)
-  setText(
-    at('held'),
-    orDash(locks, (all) => count(holders(all)) + (snapshot.more_locks > 0 ? '+' : '')),
-  )
-  const states = (processes ?? []).flatMap((one) => Object.values(one.breakers))
-  const notClosed = states.filter((state) => state !== 'closed').length
-  setText(at('breaker-sum'), notClosed === 0 ? 'all closed' : `${notClosed} of ${states.length} not closed`)
-  at('breaker-sum').classList.toggle('bad', notClosed > 0)
-  showVerification(verification, now_ms)
-  showResources(at('resources'), resources)
-  showQueues(at('lines'), queues)
-  setText(
-    at('more-lines'),
-    snapshot.more_queues > 0 ? `${count(snapshot.more_queues)} more queues, with younger rows.` : '',
-  )
-  showLocks(at('locks'), locks, now_ms)
-  setText(at('more-locks'), snapshot.more_locks > 0 ? `${count(snapshot.more_locks)} more locks.` : '')
-  showBreakers(at('breakers'), processes)
-  charts.add(throughput)
-  setText(at('settled-says'), `Now ${at('per-second').textContent}.`)
-  setText(at('wait-says'), `Now ${at('wait-p50').textContent} and ${at('wait-p95').textContent}.`)
-  at('lab').hidden = !snapshot.lab
-  setText(at('as-of'), `As of ${clock(snapshot.at)}, by the server's clock.`)
+const NAMES = { overview: 'Overview', history: 'History', lab: 'Lab', missing: 'Not found' }
+const STATES = {
+  connecting: 'Connecting',
+  live: 'Live',
+  lost: 'No connection',
+  hidden: 'Paused',
+  refused: 'Key required',
 }
 
-/** The age is outside the live region, so that a screen reader announces only a changed result. */
-function showVerification(verification, now_ms) {
-  const broken = verification?.broken ?? []
-  at('verdict').className = `verdict ${verification === null ? 'unknown' : broken.length > 0 ? 'broken' : 'holds'}`
-  setText(
-    at('verdict-at'),
-    verification === null ? '' : `The verifier ran ${time(Math.max(0, now_ms - Date.parse(verification.at)))} ago.`,
-  )
-  setText(
-    at('verdict-text'),
-    verification === null
-      ? 'No recent verifier result.'
-      : broken.length > 0
-        ? `${broken.length} ${broken.length === 1 ? 'invariant is' : 'invariants are'} broken.`
-        : 'All invariants hold.',
-  )
-  const texts = broken.map(({ invariant, offenders }) => `${invariant} (${offenders.join(', ')})`)
-  if (texts.join('\n') === Array.from(at('broken').children, (item) => item.textContent).join('\n')) return
-  at('broken').replaceChildren(...texts.map((text) => make('li', '', text)))
-}
-
-function setState(name, text) {
-  document.body.dataset.state = name
-  setText(at('connection'), text)
-}
-
-function begin() {
-  void follow({
-    key,
-    onEvent(event, data) {
-      at('ask').hidden = true
-      if (event === 'samples') charts.set(data)
-      else {
-        setState('live', 'Live')
-        show(data)
-      }
-    },
-    onLost() {
-      const since = newest ? ` The figures below are from ${clock(newest.at)}.` : ''
-      setState('lost', `No connection.${since} Reconnecting.`)
-    },
-    onHidden() {
-      setState('connecting', 'Paused while this tab is hidden')
-    },
-    onRefused() {
-      setText(at('refused'), key() ? 'This key was refused.' : '')
-      sessionStorage.removeItem(KEY)
-      setState('asking', 'API key required')
-      at('ask').hidden = false
-      field.focus()
-    },
-  })
-}
-
-at('ask').addEventListener('submit', (event) => {
-  event.preventDefault()
-  sessionStorage.setItem(KEY, field.value.trim())
-  field.value = ''
-  setState('connecting', 'Connecting')
-  begin()
-})
-// A table wider than its container is focusable, so that it can be scrolled by keyboard; others are no tab stop.
-const sizes = new ResizeObserver((entries) => {
-  for (const { target } of entries) {
-    const container = /** @type {HTMLElement} */ (target.closest('.scroll'))
-    const wider = container.scrollWidth > container.clientWidth
-    const attributes = { tabindex: '0', role: 'region', 'aria-label': `${at(container.dataset.of).textContent}, table` }
-    for (const [name, value] of Object.entries(attributes)) {
-      if (wider) container.setAttribute(name, value)
-      else container.removeAttribute(name)
+/** Returns the view that the address names; a new view gets the focus, so that a keyboard continues there. */
+function useRoute(main) {
+  const [hash, setHash] = useState(location.hash)
+  useEffect(() => {
+    const change = () => {
+      setHash(location.hash)
+      main.current?.focus({ preventScroll: true })
+      scrollTo(0, 0)
     }
-  }
-})
-for (const container of document.querySelectorAll('.scroll')) {
-  sizes.observe(container)
-  sizes.observe(container.firstElementChild)
+    addEventListener('hashchange', change)
+    return () => removeEventListener('hashchange', change)
+  }, [])
+  return routeOf(hash)
 }
 
-lab.draw()
-begin()
+function App() {
+  const main = useRef(null)
+  const route = useRoute(main)
+  // With keys the page asks first: a request without a key would only be refused.
+  const [hasKey, setHasKey] = useState(document.body.dataset.keys !== 'true' || readKey() !== null)
+  const [wasRefused, setRefused] = useState(false)
+  const stream = useStream(hasKey, () => {
+    setRefused(readKey() !== null)
+    dropKey()
+    setHasKey(false)
+  })
+  useTitle(route, stream)
+  document.body.dataset.state = hasKey ? stream.state : 'asking'
+  const skip = (event) => {
+    event.preventDefault()
+    main.current.focus()
+  }
+  return html`
+    <header>
+      <a class="skip" href="#/" onClick=${skip}>Skip to the figures</a>
+      <a class="brand" href="#/"><img src="/dashboard/icon.svg" alt="" width="28" height="28" />Holdfast</a>
+      <nav aria-label="Views">
+        ${['overview', 'history', stream.snapshot?.lab && 'lab'].filter(Boolean).map(
+          (name) => html`
+          <a key=${name} href=${name === 'overview' ? '#/' : `#/${name}`} aria-current=${route.page === name ? 'page' : undefined}>${NAMES[name]}</a>`,
+        )}
+      </nav>
+      ${hasKey && html`<${Search} />`}
+      <p class="connection">${hasKey ? STATES[stream.state] : 'Key required'}</p>
+    </header>
+    ${hasKey && html`<${Condition} stream=${stream} />`}
+    <main ref=${main} tabindex="-1">
+      ${hasKey ? html`<${View} route=${route} stream=${stream} />` : html`<${AskKey} refused=${wasRefused} onKey=${() => setHasKey(true)} />`}
+    </main>
+    <footer>
+      <nav aria-label="Elsewhere"><a href="/docs">API</a> <a href="/admin/queues">Bull Board</a> <a href="/metrics">Metrics</a></nav>
+    </footer>`
+}
+
+function View({ route, stream }) {
+  const { page } = route
+  if (page === 'overview') return html`<${Overview} stream=${stream} />`
+  if (page === 'history') return html`<${HistoryPage} range=${route.range} />`
+  if (page === 'lab') return html`<${LabPage} />`
+  if (page === 'resource')
+    return html`<${ResourcePage} key=${`${route.type}:${route.id}`} type=${route.type} id=${route.id} />`
+  if (page === 'customer') return html`<${CustomerPage} key=${route.id} id=${route.id} />`
+  if (page === 'missing')
+    return html`<div class="title"><h1>Nothing is here</h1></div><p>This address names no view. <a href="#/">Overview</a></p>`
+  return html`<${RowPage} key=${route.id} kind=${page} id=${route.id} />`
+}
+
+/** The tab's title begins with the level unless all is well, so that a tab in the background shows it. */
+function useTitle(route, { state, snapshot }) {
+  const level = state === 'lost' ? 'red' : (snapshot?.condition.level ?? 'green')
+  const what =
+    NAMES[route.page] ?? (route.page === 'resource' ? `${route.type}:${route.id}` : `${route.page} ${route.id}`)
+  document.title = `${level === 'green' ? '' : `${levelWord(level)}: `}${what} · Holdfast`
+}
+
+function AskKey({ refused, onKey }) {
+  const field = useRef(null)
+  useEffect(() => field.current.focus(), [])
+  const submit = (event) => {
+    event.preventDefault()
+    keepKey(field.current.value.trim())
+    onKey()
+  }
+  return html`
+    <h1 class="unseen">API key</h1>
+    <form class="panel ask" onSubmit=${submit}>
+      <label for="key">This API requires a key. It is stored until this tab is closed.</label>
+      <input ref=${field} id="key" name="key" type="password" autocomplete="off" required />
+      <button type="submit">Open</button>
+      <p class="bad" role="alert">${refused ? 'This key was refused.' : ''}</p>
+    </form>`
+}
+
+render(html`<${App} />`, document.getElementById('page'))

@@ -1,0 +1,143 @@
+/**
+ * A calendar drawn as one: stays as booked days of months, rides as booked hours of days. Invariant: a day or hour is booked as
+ * far as its bookings cover it; half a day shows as half. Days are those of UTC, as the bookings' own times are.
+ */
+import { count, words } from '../format.js'
+import { useState } from '../hooks.js'
+import { rowHref } from '../routes.js'
+import { html } from '../view.js'
+import { Second, Status, Table } from './table.js'
+
+const [HOUR_MS, DAY_MS] = [3_600_000, 86_400_000]
+/** Months and days that are shown at once. */
+const [MONTHS, DAYS] = [3, 7]
+/** Weekdays, Monday first. */
+const WEEKDAYS = ['Mo', 'Tu', 'We', 'Th', 'Fr', 'Sa', 'Su']
+const OCCUPIES = new Set(['requested', 'accepted', 'completed', 'blocked'])
+
+const utc = (at, options) => new Date(at).toLocaleString('en-GB', { timeZone: 'UTC', ...options })
+const dayText = (at) => utc(at, { weekday: 'short', day: 'numeric', month: 'short' })
+const startOfMonth = (at, more = 0) => {
+  const date = new Date(at)
+  return Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + more, 1)
+}
+
+/** Returns the bookings that occupy time, with their range in milliseconds. A ride without an end lasts until now at least. */
+const occupied = (bookings, now) =>
+  bookings
+    .filter(({ status }) => status === undefined || OCCUPIES.has(status))
+    .map((one) => ({
+      ...one,
+      from_ms: Date.parse(one.from),
+      to_ms: one.to ? Date.parse(one.to) : Math.max(now, Date.parse(one.from)) + HOUR_MS,
+    }))
+
+/** Returns how much of [from, to) is booked, 0 to 1, and by what. */
+function cover(bookings, from, to) {
+  const within = bookings.filter((one) => one.from_ms < to && one.to_ms > from)
+  const covered = within.reduce((sum, one) => sum + Math.min(one.to_ms, to) - Math.max(one.from_ms, from), 0)
+  return { share: Math.min(1, covered / (to - from)), within }
+}
+
+/** @param {{ resource: { type: string }, bookings: any[] }} props */
+export function Calendar({ resource, bookings }) {
+  const now = Date.now()
+  const all = occupied(bookings, now)
+  // A driver's rides last minutes: months would show nothing of them.
+  const rides =
+    resource.type === 'driver' || (all.length > 0 && all.every((one) => one.to_ms - one.from_ms < DAY_MS / 2))
+  const first = Math.min(...all.filter((one) => one.to_ms > now).map((one) => one.from_ms))
+  const begin = Number.isFinite(first) ? Math.max(first, now) : now
+  const [moved, move] = useState(0)
+  const start = rides
+    ? Math.floor(begin / DAY_MS) * DAY_MS + moved * DAYS * DAY_MS
+    : startOfMonth(begin, moved * MONTHS)
+  const step = rides ? 'week' : 'months'
+  return html`
+    <div class="calendar-head">
+      <button type="button" onClick=${() => move(moved - 1)} aria-label=${`Earlier ${step}`}>‹</button>
+      <button type="button" onClick=${() => move(0)} disabled=${moved === 0}>First booking</button>
+      <button type="button" onClick=${() => move(moved + 1)} aria-label=${`Later ${step}`}>›</button>
+      <span class="legend"><span class="key accepted">accepted</span> <span class="key requested">requested</span> <span class="key completed">completed</span></span>
+    </div>
+    ${rides ? html`<${Week} start=${start} bookings=${all} />` : html`<div class="months">${[0, 1, 2].map((n) => html`<${Month} key=${startOfMonth(start, n)} start=${startOfMonth(start, n)} bookings=${all} />`)}</div>`}
+    <p class="note">Days and hours of UTC.</p>`
+}
+
+/** Text of a cell for people who do not see it. */
+const says = ({ share, within }) =>
+  within.length === 0
+    ? 'free'
+    : `${share < 1 ? 'partly ' : ''}${words(within[0].status ?? 'booked')}${within.length > 1 ? `, ${count(within.length)} bookings` : ''}`
+
+function Cell({ children, label, from, to, bookings }) {
+  const covered = cover(bookings, from, to)
+  const [one] = covered.within
+  const status = one ? (one.status ?? 'accepted') : 'free'
+  // Where a booking ends and another begins on the same day, the cell shows which half each has.
+  const edge = !one || covered.share === 1 ? '' : one.from_ms > from ? ' begins' : ' ends'
+  const past = to < Date.now() ? ' past' : ''
+  const content = html`${children}<span class="unseen">, ${says(covered)}</span>`
+  return html`
+    <td class=${`slot ${status}${edge}${past}`} title=${`${label}: ${says(covered)}`}>
+      ${one?.id ? html`<a href=${rowHref('booking', one.id)}>${content}</a>` : html`<span>${content}</span>`}
+    </td>`
+}
+
+function Month({ start, bookings }) {
+  const name = utc(start, { month: 'long', year: 'numeric' })
+  const days = (startOfMonth(start, 1) - start) / DAY_MS
+  const before = (new Date(start).getUTCDay() + 6) % 7
+  const cells = [...Array(before).fill(undefined), ...Array.from({ length: days }, (_, day) => start + day * DAY_MS)]
+  const weeks = Array.from({ length: Math.ceil(cells.length / 7) }, (_, week) => cells.slice(week * 7, week * 7 + 7))
+  return html`
+    <table class="month">
+      <caption>${name}</caption>
+      <thead><tr>${WEEKDAYS.map((day) => html`<th scope="col">${day}</th>`)}</tr></thead>
+      <tbody>
+        ${weeks.map(
+          (week) =>
+            html`<tr>${week.map((at) =>
+              at === undefined
+                ? html`<td></td>`
+                : html`<${Cell} key=${at} label=${dayText(at)} from=${at} to=${at + DAY_MS} bookings=${bookings}>${new Date(at).getUTCDate()}<//>`,
+            )}</tr>`,
+        )}
+      </tbody>
+    </table>`
+}
+
+function Week({ start, bookings }) {
+  const hours = Array.from({ length: 24 }, (_, hour) => hour)
+  return html`
+    <table class="week">
+      <caption class="unseen">Booked hours</caption>
+      <thead><tr><th scope="col">Day</th>${hours.map((hour) => html`<th scope="col">${hour % 3 === 0 ? hour : html`<span class="unseen">${hour}</span>`}</th>`)}</tr></thead>
+      <tbody>
+        ${Array.from({ length: DAYS }, (_, n) => start + n * DAY_MS).map(
+          (day) => html`
+            <tr key=${day}><th scope="row">${dayText(day)}</th>
+              ${hours.map((hour) => {
+                const from = day + hour * HOUR_MS
+                return html`<${Cell} key=${hour} label=${`${dayText(day)}, ${hour} h`} from=${from} to=${from + HOUR_MS} bookings=${bookings} />`
+              })}
+            </tr>`,
+        )}
+      </tbody>
+    </table>`
+}
+
+/** The bookings as rows, for their ids and customers. */
+export function Bookings({ bookings }) {
+  const time = (at) => utc(at, { day: 'numeric', month: 'short', year: 'numeric', hour: '2-digit', minute: '2-digit' })
+  const columns = [
+    { title: 'Booking', cell: ({ id }) => html`<a href=${rowHref('booking', id)} class="id">${id}</a>` },
+    { title: 'Customer', cell: ({ customer }) => customer ?? '' },
+    {
+      title: 'From, to (UTC)',
+      cell: ({ from, to }) => html`${time(from)}<${Second}>${to ? time(to) : 'no end yet'}<//>`,
+    },
+    { title: 'Status', cell: ({ status }) => html`<${Status} status=${status} />` },
+  ]
+  return html`<${Table} label="Bookings" items=${bookings} keyOf=${({ id }) => id} columns=${columns} none="Nothing is booked." />`
+}
