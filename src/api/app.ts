@@ -8,7 +8,9 @@ import type { Log } from '../shared/log.ts'
 import { knowPaths } from '../shared/methods.ts'
 import { ProblemSchema, sendProblem } from '../shared/problem.ts'
 import { type ConnectionDrain, createConnectionDrain } from '../shared/shutdown.ts'
+import { type ResourceDetailOptions, resourceDetailRoutes } from './dashboard/resource-detail.ts'
 import { type DashboardOptions, dashboardRoutes } from './dashboard/routes.ts'
+import { type SearchOptions, searchRoutes } from './dashboard/search.ts'
 import { type LabOptions, labRoutes } from './lab/routes.ts'
 import { requireAdminPassword } from './plugins/auth.ts'
 import { compileSerializers } from './plugins/compile-once.ts'
@@ -62,6 +64,8 @@ export interface RouteOptions {
   /** undefined: the lab is disabled */
   lab: LabOptions | undefined
   dashboard: DashboardOptions
+  search: SearchOptions
+  resourceDetail: ResourceDetailOptions
   openBullBoard(): Promise<BullBoard>
 }
 
@@ -104,6 +108,8 @@ export async function buildApp({ config, rates, log, health, routes, trace }: Ap
   await app.register(lockRoutes, routes.locks)
   if (routes.lab) await app.register(labRoutes, routes.lab)
   await app.register(dashboardRoutes, routes.dashboard)
+  await app.register(searchRoutes, routes.search)
+  await app.register(resourceDetailRoutes, routes.resourceDetail)
   await app.register(bullBoardRoutes, { open: routes.openBullBoard, authorize: requireAdminPassword(config) })
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger())
   await app.ready()

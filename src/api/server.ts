@@ -20,6 +20,7 @@ import { runSteps, type Step } from '../shared/shutdown.ts'
 import { openTraces, type Traces } from '../shared/tracing.ts'
 import { buildApp } from './app.ts'
 import { Collector } from './dashboard/collector.ts'
+import { createReads } from './dashboard/reads.ts'
 import { createDatabase } from './database.ts'
 import { Tail } from './outbox-tail.ts'
 import { traceRequests } from './plugins/tracing.ts'
@@ -73,6 +74,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     ...leases.checks,
   })
   const dashboard = new Collector({ client: postgres.dashboard, locks, redis, prefix, waiter, dependencies, lab, log })
+  const read = createReads(postgres.dashboard)
   const resourceKinds = createResourceKinds(db)
   let stopping = false
   const app = await buildApp({
@@ -101,6 +103,8 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       locks: { db, locks, stats, log },
       lab: lab ? { db, locks, purchases: queues.purchases, onStaleWrite, pause_ms } : undefined,
       dashboard: { dashboard, keys: config.api_keys.length > 0 },
+      search: { read },
+      resourceDetail: { read, locks, log },
       openBullBoard: () => openBullBoard(redis_url, prefix, log),
     },
   })
@@ -142,13 +146,14 @@ function openPostgres({ database_url, lease_ttl_ms: ttl_ms }: Config, metrics: M
     idle_in_transaction_ms: ttl_ms,
     statement_ms: FLUSH_MS,
   })
-  // The dashboard's queries use indexes even when Postgres planned them on small tables, and they time out early.
+  // The dashboard's queries use indexes even when Postgres planned them on small tables, and they time out early. Generic
+  // plans do not depend on the statistics of one resource, which are old during a sale.
   const dashboard = openDb(database_url, {
     max: CONNECTIONS.api.dashboard,
     name: 'holdfast-dashboard',
     idle_in_transaction_ms: ttl_ms,
     statement_ms: 2_000,
-    settings: { enable_seqscan: 'off', jit: 'off' },
+    settings: { enable_seqscan: 'off', jit: 'off', plan_cache_mode: 'force_generic_plan' },
   })
   const breaker = createBreaker({ name: 'postgres', timeout_ms: FLUSH_MS, isAnswer, metrics })
   const intakeBreaker = createBreaker({ name: 'intake', timeout_ms: FLUSH_MS, isAnswer, metrics })

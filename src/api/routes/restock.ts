@@ -4,7 +4,7 @@
  */
 import { and, desc, eq, lt, lte, sql } from 'drizzle-orm'
 import Type from 'typebox'
-import type { Transaction } from '../../shared/db/client.ts'
+import type { Client, Transaction } from '../../shared/db/client.ts'
 import { sqlState } from '../../shared/db/errors.ts'
 import { ledgerEntries, resources } from '../../shared/db/schema.ts'
 import { build, insertFrom, prepare, value } from '../../shared/db/statements.ts'
@@ -24,7 +24,7 @@ const TAGS = ['resources']
 /** Milliseconds a restock waits for the resource's lease: a worker releases a queue's lease after a quarter of a second. */
 const RESTOCK_WAIT_MS = 5_000
 
-const MovementSchema = Type.Object({
+export const MovementSchema = Type.Object({
   id: Type.Integer(),
   resource: Type.String(),
   purchase: Nullable(Type.String()),
@@ -207,6 +207,16 @@ const movementsSql = prepare(
     .limit(value('limit')),
 )
 
+const movementView = (row: Awaited<ReturnType<typeof movementsSql>>[number]) => ({
+  ...row,
+  created_at: iso(row.created_at),
+})
+
+/** Reads the newest entries of the ledger of a resource, newest first. */
+export async function readMovements(client: Client, id: string, limit: number) {
+  return (await movementsSql(client, { id, before: Number.MAX_SAFE_INTEGER, limit })).map(movementView)
+}
+
 function movementsRoute(app: TypedApp, db: Database): void {
   const schema = {
     operationId: 'listMovements',
@@ -223,7 +233,6 @@ function movementsRoute(app: TypedApp, db: Database): void {
     const before = Number(pageCursors.read(cursor) ?? Number.MAX_SAFE_INTEGER)
     const rows = await db.query(movementsSql, { id, before, limit: limit + 1 })
     if (rows.length === 0 && (await db.query(resourceById, { id })).length === 0) throw resourceNotFound(id)
-    const view = (row: (typeof rows)[number]) => ({ ...row, created_at: iso(row.created_at) })
-    return pageOf(rows, limit, view, (row) => pageCursors.write(String(row.id)))
+    return pageOf(rows, limit, movementView, (row) => pageCursors.write(String(row.id)))
   })
 }

@@ -661,6 +661,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/dashboard/search": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Find a purchase, a booking, a customer or a resource
+         * @description By the whole id of a purchase or booking, by the whole id of a charge (ours or the provider’s), by the whole name of a customer, or by the beginning of a resource’s `type:id` or of its id. Exact matches come first.
+         */
+        get: operations["searchDashboard"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/dashboard/resources/{type}/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get a resource with its queue, lock, stock over time, ledger, purchases and bookings
+         * @description A part that cannot be read within its time limit is null; 503 when the resource itself cannot be read.
+         */
+        get: operations["getDashboardResource"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export interface components {
     schemas: {
@@ -2759,6 +2799,172 @@ export interface operations {
                         } | null;
                     };
                     "text/event-stream": string;
+                };
+            };
+        };
+    };
+    searchDashboard: {
+        parameters: {
+            query: {
+                /** @description The text to find; white space at either end is ignored, and no character is a wildcard */
+                q: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What was found; empty when nothing was */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        /** @description At most 20, best first */
+                        results: {
+                            /** @enum {unknown} */
+                            kind: "purchase" | "booking" | "customer" | "resource";
+                            /** @description The id of a purchase or booking, the `type:id` of a resource, or the customer */
+                            id: string;
+                            /** @description One line for people */
+                            title: string;
+                            /** @description The status of a purchase or booking */
+                            status: string | null;
+                            /**
+                             * Format: date-time
+                             * @description When it was created; for a customer, the newest row; else null
+                             */
+                            at: string | null;
+                        }[];
+                    };
+                };
+            };
+        };
+    };
+    getDashboardResource: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                type: string;
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The resource */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        resource: components["schemas"]["Resource"];
+                        /** @description The queue of the resource; null when it could not be read */
+                        queue: {
+                            /** @description Queued purchases, bookings and commands, counted up to 10000 */
+                            length: number;
+                            /** @description The queue is longer than `length` */
+                            more: boolean;
+                            /** @description Age of the oldest row in the queue; 0 when the queue is empty */
+                            oldest_ms: number;
+                            /** @description The row at the head of the queue; null when the queue is empty */
+                            head: {
+                                /**
+                                 * Format: uuid
+                                 * @description The purchase or booking that is settled next
+                                 */
+                                id: string;
+                                /** @enum {unknown} */
+                                kind: "purchase" | "booking";
+                                /** @description The command on it that waits; null when the row itself waits */
+                                command: string | null;
+                                /** Format: date-time */
+                                since: string;
+                            } | null;
+                        } | null;
+                        /** @description The lock of the resource with its holders and waiters; null when it could not be read */
+                        lock: {
+                            resource: string;
+                            /** @description The last token that was granted, or that a forced release set; 0 when none is stored */
+                            fencing_token: number;
+                            holders: {
+                                /** @description host:pid and job, or the owner of a lease over HTTP */
+                                owner: string;
+                                /** @enum {unknown} */
+                                mode: "exclusive" | "shared" | "permit";
+                                limit?: number;
+                                fencing_token: number;
+                                /** Format: date-time */
+                                since: string;
+                                /** @description Milliseconds until the lease expires, unless it is renewed */
+                                ttl_left_ms: number;
+                            }[];
+                            /** @description The wait queue, in order */
+                            waiters: {
+                                owner: string;
+                                /** @enum {unknown} */
+                                mode: "exclusive" | "shared" | "permit";
+                                limit?: number;
+                                /** Format: date-time */
+                                since: string;
+                            }[];
+                        } | null;
+                        /** @description Stock over time, oldest first: at most 200 points over the newest entries of the ledger, the last one as it is now; null when it could not be read */
+                        stock: {
+                            /** Format: date-time */
+                            at: string;
+                            available: number;
+                            /** @description Overdue holds count as held until a worker has ended them */
+                            held: number;
+                            sold: number;
+                        }[] | null;
+                        /** @description The newest 20 entries of the ledger, newest first; null when it could not be read */
+                        movements: {
+                            id: number;
+                            resource: string;
+                            purchase: string | null;
+                            booking: string | null;
+                            delta: number;
+                            reason: string;
+                            fencing_token: number | null;
+                            /** Format: date-time */
+                            created_at: string;
+                        }[] | null;
+                        /** @description The newest 20 purchases in its queue, or that have moved its units, newest first; null when it could not be read */
+                        purchases: {
+                            /** Format: uuid */
+                            id: string;
+                            customer: string;
+                            /** @description Units of this resource; of an account, the amount that it pays */
+                            units: number;
+                            /** @enum {unknown} */
+                            status: "queued" | "held" | "confirmed" | "rejected" | "failed" | "cancelled" | "expired" | "refunded";
+                            /**
+                             * Format: date-time
+                             * @description When it was created
+                             */
+                            at: string;
+                        }[] | null;
+                        /** @description Of a calendar: requested, accepted and completed bookings from 7 days ago to 60 days ahead, at most 500, in the order of their beginning; null when it could not be read */
+                        bookings: {
+                            /** Format: uuid */
+                            id: string;
+                            customer: string;
+                            /** Format: date-time */
+                            from: string;
+                            /**
+                             * Format: date-time
+                             * @description Exclusive; null while a ride has no end
+                             */
+                            to: string | null;
+                            /** @enum {unknown} */
+                            status: "requested" | "accepted" | "completed";
+                        }[] | null;
+                    };
                 };
             };
         };
