@@ -99,6 +99,35 @@ t.test('worker frozen: red within seconds with the queue that waits, and green a
   await until(async () => (await shop.queued()) === 0)
 })
 
+t.test('purchase: the timeline of the API, and why it waits while it does', { skip }, async (t) => {
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ref = await shop.units('product', 10)
+  worker.kill('SIGSTOP')
+  const [first = ''] = await rush(shop, ref, 1)
+  const { body } = await shop.buy({ customer: 'ada', lines: [{ resource: ref, units: 1 }], hold_seconds: 600 })
+  const page = await open(t, `${api.url}/#/purchases/${body.id}`)
+  const why = page.getByRole('region', { name: 'Why is it waiting?' })
+  await why.getByText(`It waits in the queue of ${ref}: 1 entry is before it.`).waitFor()
+  t.equal(await why.getByRole('link', { name: first }).getAttribute('href'), `#/purchases/${first}`)
+  await accessible(t, page)
+  worker.kill('SIGCONT')
+  await why.getByText('It is held until').waitFor()
+  t.equal((await shop.command(body.id, 'confirm', { prefer: 'wait=10' })).status, 200)
+  await page.locator('.title .status.confirmed').waitFor()
+  const { history } = (await call('GET', `/api/purchases/${body.id}/history`)).body
+  const entries = page.locator('.timeline li')
+  const shown = () => entries.evaluateAll((all) => all.map(({ dataset }) => ({ at: dataset.at, what: dataset.what })))
+  await until(async () => (await entries.count()) === history.length, { what: 'the whole timeline' })
+  t.same(
+    await shown(),
+    history.map(({ at, what }: { at: string; what: string }) => ({ at, what })),
+  )
+  const { by, fencing_token } = history.find(({ what }: { what: string }) => what === 'confirmed')
+  const last = await page.locator('[data-what=confirmed]').textContent()
+  for (const text of [by, String(fencing_token), ref]) t.match(last, text)
+  t.equal(await why.count(), 0, 'and nothing is waited for')
+})
+
 t.test('lab: a race in the browser, without an error line for the buyers that are refused', { skip }, async (t) => {
   const page = await open(t, `${api.url}/#/lab`)
   const title = page.getByRole('heading', { name: 'Stock', exact: true })

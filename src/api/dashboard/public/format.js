@@ -44,6 +44,10 @@ export function moment(at) {
   return `${date.toLocaleDateString('en-GB', { day: 'numeric', month: 'short', year: 'numeric' })}, ${clock(at)}`
 }
 
+/** Returns a time of a booking: bookings of whole days begin at midnight UTC, whatever the zone of the viewer. */
+export const utcMoment = (at) =>
+  `${new Date(at).toLocaleString('en-GB', { timeZone: 'UTC', day: 'numeric', month: 'short', year: 'numeric', hour: '2-digit', minute: '2-digit' })} UTC`
+
 /** @param {number} amount in minor units @param {string} currency */
 export function money(amount, currency) {
   const format = new Intl.NumberFormat('en', { style: 'currency', currency })

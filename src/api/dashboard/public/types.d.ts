@@ -8,3 +8,4 @@ type Answer<Name extends keyof operations> = operations[Name] extends {
   : never
 
 export type Snapshot = Answer<'getDashboard'>
+export type History = Answer<'getPurchaseHistory'>

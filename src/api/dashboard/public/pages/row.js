@@ -1,5 +1,5 @@
 /** A purchase or a booking: what it is, why it waits, and what has happened to it. */
-import { moment, money, words } from '../format.js'
+import { moment, money, utcMoment, words } from '../format.js'
 import { Section, Status } from '../parts/table.js'
 import { Timeline } from '../parts/timeline.js'
 import { Waiting } from '../parts/waiting.js'
@@ -43,7 +43,7 @@ function Facts({ row, kind }) {
       kind === 'purchase' ? 'Items' : 'Resource',
       kind === 'purchase' ? items : html`<a href=${resourceHref(row.resource)}>${row.resource}</a>`,
     ],
-    ['From, to', row.from && `${moment(row.from)} – ${row.to ? moment(row.to) : 'no end yet'}`],
+    ['From, to', row.from && `${utcMoment(row.from)} – ${row.to ? utcMoment(row.to) : 'no end yet'}`],
     ['Amount', row.amount !== null && row.currency && money(row.amount, row.currency)],
     ['Payment', paymentText(row.payment)],
     ['Received', moment(row.created_at)],

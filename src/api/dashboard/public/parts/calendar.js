@@ -2,7 +2,7 @@
  * A calendar drawn as one: stays as booked days of months, rides as booked hours of days. Invariant: a day or hour is booked as
  * far as its bookings cover it; half a day shows as half. Days are those of UTC, as the bookings' own times are.
  */
-import { count, words } from '../format.js'
+import { count, utcMoment, words } from '../format.js'
 import { useState } from '../hooks.js'
 import { rowHref } from '../routes.js'
 import { html } from '../view.js'
@@ -129,13 +129,12 @@ function Week({ start, bookings }) {
 
 /** The bookings as rows, for their ids and customers. */
 export function Bookings({ bookings }) {
-  const time = (at) => utc(at, { day: 'numeric', month: 'short', year: 'numeric', hour: '2-digit', minute: '2-digit' })
   const columns = [
     { title: 'Booking', cell: ({ id }) => html`<a href=${rowHref('booking', id)} class="id">${id}</a>` },
     { title: 'Customer', cell: ({ customer }) => customer ?? '' },
     {
-      title: 'From, to (UTC)',
-      cell: ({ from, to }) => html`${time(from)}<${Second}>${to ? time(to) : 'no end yet'}<//>`,
+      title: 'From, to',
+      cell: ({ from, to }) => html`${utcMoment(from)}<${Second}>${to ? utcMoment(to) : 'no end yet'}<//>`,
     },
     { title: 'Status', cell: ({ status }) => html`<${Status} status=${status} />` },
   ]

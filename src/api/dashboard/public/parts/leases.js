@@ -44,7 +44,7 @@ export function Leases({ snapshot: { at, locks, more_locks } }) {
   const more = more_locks > 0 ? `${count(more_locks)} more locks. ` : ''
   return html`
     <${Section} id="leases" title="Leases"
-      note=${`${more}Leases that are held for less than half a second may be missing: a worker takes and releases one for each batch.`}>
+      note=${`${more}Leases that are held for less than half a second may be missing: a worker takes and releases one for each batch. Those of the samples are left out.`}>
       <${Table} label="Leases" items=${entries ?? null} keyOf=${({ key }) => key} columns=${columns} none="No lease is held." />
     <//>`
 }

@@ -1,5 +1,5 @@
 /** The figures of this moment, and the last five minutes as lines. */
-import { ago, count, orDash, rate, time } from '../format.js'
+import { ago, count, isExample, orDash, rate, time } from '../format.js'
 import { useMemo } from '../hooks.js'
 import { html } from '../view.js'
 import { Chart, columnsOf } from './chart.js'
@@ -29,7 +29,19 @@ export function Now({ snapshot }) {
       ),
     ],
     ['Oldest in a queue', orDash(oldest, time)],
-    ['Leases held', orDash(locks, (all) => count(sum(all, ({ holders }) => holders.length)) + plus(more_locks > 0))],
+    [
+      'Leases held',
+      orDash(
+        locks,
+        (all) =>
+          count(
+            sum(
+              all.filter(({ resource }) => !isExample(resource)),
+              ({ holders }) => holders.length,
+            ),
+          ) + plus(more_locks > 0),
+      ),
+    ],
     ['Failed jobs', orDash(failed_jobs, (all) => count(sum(all, (one) => one.count)))],
     ['Errors a minute', orDash(throughput.errors_per_minute, rate)],
   ]

@@ -6,7 +6,7 @@ import { html } from '../view.js'
 /** Milliseconds from which the time between two entries has no decimals. */
 const LONG_MS = 60_000
 
-/** @param {{ history: any[], kind: 'purchase' | 'booking' }} props */
+/** @param {{ history: import('../types.d.ts').History['history'], kind: 'purchase' | 'booking' }} props */
 export function Timeline({ history, kind }) {
   const after = (at, i) => {
     const ms = Date.parse(at) - Date.parse(history[i - 1]?.at ?? at)

@@ -4,7 +4,7 @@ import { resourceHref, rowHref } from '../routes.js'
 import { html } from '../view.js'
 import { Section } from './table.js'
 
-/** @param {{ waiting_for: any, kind: 'purchase' | 'booking' }} props */
+/** @param {{ waiting_for: NonNullable<import('../types.d.ts').History['waiting_for']>, kind: 'purchase' | 'booking' }} props */
 export function Waiting({ waiting_for, kind }) {
   return html`
     <${Section} id="waiting" title="Why is it waiting?" className="waiting"><${Sentence} ...${waiting_for} kind=${kind} /><//>`
