@@ -257,7 +257,7 @@ t.test('one worker killed: `by` names the other; rows of older versions have no 
 })
 
 t.test('no such row, and no id: 404 and 400, as for the row itself', async (t) => {
-  const [ref] = [await shop.units('product', 5)]
+  const ref = await shop.units('product', 5)
   const { id } = (await shop.buy({ customer: 'ada', lines: lines(ref) }, NOW)).body
   t.match(await call('GET', `/api/bookings/${id}/history`), { status: 404, body: { code: 'not_found' } })
   t.match(await call('GET', '/api/purchases/7/history'), { status: 400, body: { errors: [{ field: 'id' }] } })
