@@ -20,6 +20,7 @@ import { runSteps, type Step } from '../shared/shutdown.ts'
 import { openTraces, type Traces } from '../shared/tracing.ts'
 import { buildApp } from './app.ts'
 import { Collector } from './dashboard/collector.ts'
+import { startSampling } from './dashboard/fleet-samples.ts'
 import { createReads } from './dashboard/reads.ts'
 import { createDatabase } from './database.ts'
 import { Tail } from './outbox-tail.ts'
@@ -75,6 +76,8 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
   })
   const dashboard = new Collector({ client: postgres.dashboard, locks, redis, prefix, waiter, dependencies, lab, log })
   const read = createReads(postgres.dashboard)
+  const collect = () => dashboard.collect()
+  const sampler = startSampling({ client: postgres.dashboard, redis, prefix, collect, log })
   const resourceKinds = createResourceKinds(db)
   let stopping = false
   const app = await buildApp({
@@ -102,7 +105,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
       leases: { locks, modes },
       locks: { db, locks, stats, log },
       lab: lab ? { db, locks, purchases: queues.purchases, onStaleWrite, pause_ms } : undefined,
-      dashboard: { dashboard, keys: config.api_keys.length > 0 },
+      dashboard: { dashboard, db, keys: config.api_keys.length > 0 },
       search: { read },
       resourceDetail: { read, locks, log },
       openBullBoard: () => openBullBoard(redis_url, prefix, log),
@@ -119,7 +122,7 @@ export async function startApi({ config, metrics, log }: ApiDeps): Promise<Runni
     [
       'close connections',
       async () => {
-        for (const one of [watch, tail, dashboard, queues]) one.close()
+        for (const one of [watch, tail, sampler, dashboard, queues]) one.close()
         redis.disconnect()
         rates?.disconnect()
         await postgres.close()

@@ -46,3 +46,7 @@ export async function saveFleetStatus(
     if (status[name]) await redis.set(keyOf(prefix, name), JSON.stringify(status[name]), 'PX', ttl_ms)
   }
 }
+
+/** Returns true to one process per `ms`. It takes no lease, because two processes that work at once only waste work. */
+export const takeTurn = async (redis: Redis, prefix: string, name: string, ms: number): Promise<boolean> =>
+  (await redis.set(`${prefix}watched:turn:${name}`, '1', 'PX', Math.floor(ms * 0.9), 'NX')) === 'OK'

@@ -6,7 +6,7 @@ import type { LockEvents, LostReason } from './locks/api.ts'
 import type { Log } from './log.ts'
 
 /** Ends of the buckets of all durations, in seconds. */
-const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+export const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 
 const LOST = [
   'expired',

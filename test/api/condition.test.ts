@@ -7,6 +7,7 @@ import t, { type Test } from 'tap'
 import type { Snapshot } from '../../src/api/dashboard/snapshot-schema.ts'
 import { card, openShop } from '../support/api-client.ts'
 import { type Owned, openWorld, type Running, signalAll, until } from '../support/environment.ts'
+import { contract } from '../support/openapi-contract.ts'
 
 const FAULT_MS = 3_000
 const RETURN_MS = 5_000
@@ -25,12 +26,12 @@ const env = {
 }
 const [api, only] = await Promise.all([world.startApi(env), world.startWorker(env)])
 const shop = openShop(t, [api.url], postgres.url)
-const newest = follow(t, api.url)
+const { newest, closePage } = follow(api.url)
+t.teardown(async () => closePage())
 
-/** Follows the stream of the dashboard; returns a function that returns the newest snapshot. */
-function follow(t: Test, url: string): () => Snapshot | undefined {
+/** Follows the stream of the dashboard, as a page does; `newest` returns the newest snapshot. */
+function follow(url: string): { newest(): Snapshot | undefined; closePage(): void } {
   const stop = new AbortController()
-  t.teardown(async () => stop.abort())
   let snapshot: Snapshot | undefined
   async function read(): Promise<void> {
     const response = await fetch(`${url}/api/dashboard`, {
@@ -49,7 +50,7 @@ function follow(t: Test, url: string): () => Snapshot | undefined {
     }
   }
   void read().catch(() => {})
-  return () => snapshot
+  return { newest: () => snapshot, closePage: () => stop.abort() }
 }
 
 /** Waits until the sentence matches; fails if that takes longer than limit_ms from the call. */
@@ -177,4 +178,23 @@ t.test('invariant broken, charge that does not move: said until the next verific
   await shop.client`DELETE FROM charges WHERE purchase_id = ${body.id}`
   await look()
   await says(t, 'green', /./, 3 * RETURN_MS)
+})
+
+t.test('history: sampled while no page is open, and there after a restart of the API', async (t) => {
+  const samples = async (url: string) => {
+    const { status, body } = await contract(url)('GET', '/api/dashboard/history?range=5m')
+    t.equal(status, 200)
+    return body.samples as { at: string; level: string; sentence: string }[]
+  }
+  closePage()
+  const closed_at = new Date().toISOString()
+  const since = async () => (await samples(api.url)).filter(({ at }) => at > closed_at)
+  const first = await until(async () => (await since())[0], { timeout_ms: 15_000 })
+  t.equal(first.level, 'green', first.sentence)
+  const before = await samples(api.url)
+  t.ok(before.length > 1)
+  api.kill('SIGTERM')
+  await api.exited
+  const next = await world.startApi(env)
+  t.same((await samples(next.url)).slice(0, before.length), before)
 })

@@ -173,7 +173,7 @@ t.test(
     t.equal(subscribed, 1)
     for (const end of unsubscribe) end()
     t.equal(subscribed, 0)
-    t.match(await dashboard.snapshot(), { queues: null })
+    t.match((await dashboard.collect()).snapshot, { queues: null })
     dashboard.close()
   },
 )

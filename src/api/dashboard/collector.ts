@@ -40,6 +40,12 @@ export interface CollectorOptions {
   log: Log
 }
 
+/** A snapshot with the facts that it was made from. */
+export interface Collected {
+  facts: Facts
+  snapshot: Snapshot
+}
+
 export class Collector {
   readonly #options: CollectorOptions
   readonly #throughput: ThroughputMeter
@@ -48,8 +54,8 @@ export class Collector {
   readonly #samples: Sample[] = []
   /** resource → when it had a queue or a lease, oldest first */
   readonly #busy = new Map<string, number>()
-  #newest: { snapshot: Snapshot; json: string; at_ms: number } | undefined
-  #underWay: Promise<Snapshot> | undefined
+  #newest: (Collected & { json: string; at_ms: number }) | undefined
+  #underWay: Promise<Collected> | undefined
   #ticking = false
   #timer: NodeJS.Timeout | undefined
 
@@ -60,8 +66,8 @@ export class Collector {
   }
 
   /** Returns the newest snapshot; collects a new one unless the last one is recent. */
-  async snapshot(): Promise<Snapshot> {
-    return this.#recent()?.snapshot ?? (await this.#collectOnce())
+  async collect(): Promise<Collected> {
+    return this.#recent() ?? (await this.#collectOnce())
   }
 
   /** Calls the listener with each snapshot as JSON; the returned function unsubscribes. */
@@ -106,8 +112,8 @@ export class Collector {
     this.#ticking = true
     const began = performance.now()
     try {
-      const { throughput } = await this.#collectOnce()
-      this.#samples.push(throughput)
+      const { snapshot } = await this.#collectOnce()
+      this.#samples.push(snapshot.throughput)
       if (this.#samples.length > SAMPLES) this.#samples.shift()
       for (const listener of this.#listeners) if (this.#newest) listener(this.#newest.json)
     } catch (error) {
@@ -118,11 +124,11 @@ export class Collector {
     }
   }
 
-  #collectOnce(): Promise<Snapshot> {
+  #collectOnce(): Promise<Collected> {
     this.#underWay ??= this.#collect()
-      .then((snapshot) => {
-        this.#newest = { snapshot, json: JSON.stringify(snapshot), at_ms: performance.now() }
-        return snapshot
+      .then((collected) => {
+        this.#newest = { ...collected, json: JSON.stringify(collected.snapshot), at_ms: performance.now() }
+        return collected
       })
       .finally(() => {
         this.#underWay = undefined
@@ -130,7 +136,7 @@ export class Collector {
     return this.#underWay
   }
 
-  async #collect(): Promise<Snapshot> {
+  async #collect(): Promise<Collected> {
     const { client, locks, lab } = this.#options
     const measured = this.#listeners.size > 0 ? this.#throughput.sample() : undefined
     const states = this.#parts.read('locks', () => locks.list())
@@ -142,7 +148,7 @@ export class Collector {
       queues && (await this.#parts.read('resources', () => readResources(client, [...this.#busy.keys()])))
     const at = new Date(facts.now_ms).toISOString()
     const errors = facts.processes?.map((one) => one.errors_per_minute)
-    return {
+    const snapshot: Snapshot = {
       at,
       lab,
       condition: assess(facts),
@@ -163,6 +169,7 @@ export class Collector {
       failed_jobs: facts.failed_jobs?.map(({ queue, count }) => ({ queue, count })) ?? null,
       verification: status?.verification ?? null,
     }
+    return { facts, snapshot }
   }
 
   /** Reads what the rules look at. `states`: the locks, which the snapshot shows, too. */

@@ -4,15 +4,18 @@
  */
 import Type from 'typebox'
 import { createSignal } from '../../shared/timeout.ts'
-import { problemResponses } from '../http/responses.ts'
+import type { Database } from '../database.ts'
+import { problemResponses, response } from '../http/responses.ts'
 import { createStreams, frame, HELLO } from '../http/sse.ts'
 import type { TypedApp } from '../http/typed-app.ts'
 import type { Collector } from './collector.ts'
+import { RANGES, type Range, readSamples } from './fleet-samples.ts'
 import { servePage } from './page.ts'
-import { SnapshotSchema } from './snapshot-schema.ts'
+import { HistorySchema, SnapshotSchema } from './snapshot-schema.ts'
 
 export interface DashboardOptions {
   dashboard: Collector
+  db: Pick<Database, 'read'>
   /** the API requires a key */
   keys: boolean
 }
@@ -26,11 +29,11 @@ const ALIVE_MS = 1_000
 const schema = {
   operationId: 'getDashboard',
   tags: ['operating'],
-  summary: 'Get the dashboard: stock, queues, locks, throughput, breakers, invariants',
+  summary: 'Get the dashboard: what is wrong, processes, stock, queues, locks, throughput, invariants',
   description:
-    'As JSON, at most a second old. With `Accept: text/event-stream` a stream: first the event `samples` with the ' +
-    'throughput of the last minutes, then about once a second the event `snapshot` with this JSON. A slow client ' +
-    'gets fewer snapshots.',
+    'As JSON, at most a second old; `condition` says the worst that is wrong in one sentence. With `Accept: ' +
+    'text/event-stream` a stream: first the event `samples` with the throughput of the last minutes, then about once a ' +
+    'second the event `snapshot` with this JSON. A slow client gets fewer snapshots.',
   response: {
     200: {
       description: 'Current snapshot',
@@ -43,15 +46,38 @@ const schema = {
   },
 }
 
-export async function dashboardRoutes(app: TypedApp, { dashboard, keys }: DashboardOptions): Promise<void> {
+export async function dashboardRoutes(app: TypedApp, { dashboard, db, keys }: DashboardOptions): Promise<void> {
   await servePage(app, { keys })
 
   const streams = createStreams(app, MAX_STREAMS)
   app.get('/api/dashboard', { schema }, async (request, reply) => {
     reply.header('vary', 'accept')
-    if (!/\btext\/event-stream\b/.test(request.headers.accept ?? '')) return await dashboard.snapshot()
+    if (!/\btext\/event-stream\b/.test(request.headers.accept ?? '')) return (await dashboard.collect()).snapshot
     streams.assertCapacity()
     return streams.open(reply, (gone) => snapshotFrames(dashboard, gone)) as never
+  })
+  historyRoute(app, db)
+}
+
+const historySchema = {
+  operationId: 'getDashboardHistory',
+  tags: ['operating'],
+  summary: "Get the fleet's figures of the last day",
+  description:
+    'Sampled every ten seconds, whether a dashboard is open or not, and kept for a day. Longer ranges have longer steps: a ' +
+    'step has the average throughput and median wait, and the highest of the other figures, and is as bad as its worst sample.',
+  querystring: Type.Object(
+    { range: Type.Optional(Type.Enum(Object.keys(RANGES) as Range[], { default: '1h' })) },
+    { additionalProperties: false },
+  ),
+  response: { 200: response(HistorySchema, 'The samples, oldest first'), ...problemResponses(400) },
+}
+
+function historyRoute(app: TypedApp, db: DashboardOptions['db']): void {
+  app.get('/api/dashboard/history', { schema: historySchema }, async (request) => {
+    const { range = '1h' } = request.query
+    const samples = await db.read((client) => readSamples(client, range))
+    return { range, step_s: RANGES[range].step_s, samples }
   })
 }
 

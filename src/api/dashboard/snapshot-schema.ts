@@ -92,3 +92,23 @@ export const SnapshotSchema = Type.Object({
 })
 export type Snapshot = Type.Static<typeof SnapshotSchema>
 export type Sample = Type.Static<typeof Throughput>
+
+export const HistorySchema = Type.Object({
+  range: Type.String(),
+  step_s: Type.Integer({ description: 'Seconds between two samples; a step without a sample is missing' }),
+  samples: Type.Array(
+    Type.Object({
+      at: Type.String({ format: 'date-time', description: 'Begin of the step' }),
+      per_second: Nullable(Type.Number({ description: 'Rows settled per second by the whole fleet' })),
+      wait_p50_ms: Nullable(
+        Type.Integer({ description: 'Time from insert to settlement; null when no row was settled' }),
+      ),
+      wait_p95_ms: Nullable(Type.Integer()),
+      queued: Nullable(Type.Integer({ description: 'Queued purchases, bookings and commands' })),
+      oldest_s: Nullable(Type.Number({ description: 'Age of the oldest queued row in seconds; 0 when there is none' })),
+      errors_per_minute: Nullable(Type.Integer()),
+      level: Type.Enum(['green', 'amber', 'red']),
+      sentence: Type.String({ description: "The condition's sentence" }),
+    }),
+  ),
+})

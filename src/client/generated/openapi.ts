@@ -649,10 +649,30 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Get the dashboard: stock, queues, locks, throughput, breakers, invariants
-         * @description As JSON, at most a second old. With `Accept: text/event-stream` a stream: first the event `samples` with the throughput of the last minutes, then about once a second the event `snapshot` with this JSON. A slow client gets fewer snapshots.
+         * Get the dashboard: what is wrong, processes, stock, queues, locks, throughput, invariants
+         * @description As JSON, at most a second old; `condition` says the worst that is wrong in one sentence. With `Accept: text/event-stream` a stream: first the event `samples` with the throughput of the last minutes, then about once a second the event `snapshot` with this JSON. A slow client gets fewer snapshots.
          */
         get: operations["getDashboard"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/dashboard/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get the fleet's figures of the last day
+         * @description Sampled every ten seconds, whether a dashboard is open or not, and kept for a day. Longer ranges have longer steps: a step has the average throughput and median wait, and the highest of the other figures, and is as bad as its worst sample.
+         */
+        get: operations["getDashboardHistory"];
         put?: never;
         post?: never;
         delete?: never;
@@ -2799,6 +2819,53 @@ export interface operations {
                         } | null;
                     };
                     "text/event-stream": string;
+                };
+            };
+        };
+    };
+    getDashboardHistory: {
+        parameters: {
+            query?: {
+                range?: "5m" | "1h" | "6h" | "24h";
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The samples, oldest first */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        range: string;
+                        /** @description Seconds between two samples; a step without a sample is missing */
+                        step_s: number;
+                        samples: {
+                            /**
+                             * Format: date-time
+                             * @description Begin of the step
+                             */
+                            at: string;
+                            /** @description Rows settled per second by the whole fleet */
+                            per_second: number | null;
+                            /** @description Time from insert to settlement; null when no row was settled */
+                            wait_p50_ms: number | null;
+                            wait_p95_ms: number | null;
+                            /** @description Queued purchases, bookings and commands */
+                            queued: number | null;
+                            /** @description Age of the oldest queued row in seconds; 0 when there is none */
+                            oldest_s: number | null;
+                            errors_per_minute: number | null;
+                            /** @enum {unknown} */
+                            level: "green" | "amber" | "red";
+                            /** @description The condition's sentence */
+                            sentence: string;
+                        }[];
+                    };
                 };
             };
         };

@@ -16,6 +16,7 @@ import {
   pgTable,
   pgView,
   primaryKey,
+  real,
   smallint,
   text,
   timestamp,
@@ -554,6 +555,27 @@ export const forcedReleases = pgTable(
       sql`${t.completed_at} IS NULL OR (${t.fencing_token} IS NOT NULL AND ${t.revoked_holders} IS NOT NULL)`,
     ),
   ],
+)
+
+/**
+ * The figures of the fleet every ten seconds, for the dashboard's history: at most a day of them. A figure is null if it could
+ * not be read. In Postgres and not in Redis, because a Redis that restarts may be empty, and its outage must be in the history.
+ */
+export const fleetSamples = pgTable(
+  'fleet_samples',
+  {
+    /** A multiple of ten seconds, so that two processes that sample at once write one row. */
+    at: at('at').primaryKey(),
+    per_second: real('per_second'),
+    wait_p50_ms: integer('wait_p50_ms'),
+    wait_p95_ms: integer('wait_p95_ms'),
+    queued: integer('queued'),
+    oldest_s: real('oldest_s'),
+    errors_per_minute: integer('errors_per_minute'),
+    level: text('level').$type<'green' | 'amber' | 'red'>().notNull(),
+    sentence: text('sentence').notNull(),
+  },
+  (t) => [check('fleet_samples_level_check', sql`${t.level} IN ('green', 'amber', 'red')`)],
 )
 
 /**

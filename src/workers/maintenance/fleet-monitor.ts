@@ -6,7 +6,7 @@ import { sql } from 'drizzle-orm'
 import type { Redis } from 'ioredis'
 import { type Client, query } from '../../shared/db/client.ts'
 import { queueHeads } from '../../shared/db/queue-heads.ts'
-import { type QueueFigures, readFleetStatus, saveFleetStatus } from '../../shared/fleet-status.ts'
+import { type QueueFigures, readFleetStatus, saveFleetStatus, takeTurn } from '../../shared/fleet-status.ts'
 import { blockedQueues, QUICK_MS, STANDING_STILL, verify } from '../../shared/invariants.ts'
 import type { Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
@@ -36,10 +36,6 @@ export interface FleetMonitorDeps {
   >
   log: Log
 }
-
-/** Returns true to one worker per `ms`. It takes no lease, because two workers that poll at once only waste work. */
-const takeTurn = async (redis: Redis, prefix: string, name: string, ms: number) =>
-  (await redis.set(`${prefix}watched:turn:${name}`, '1', 'PX', Math.floor(ms * 0.9), 'NX')) === 'OK'
 
 async function readQueueFigures(client: Client, locks: FleetMonitorDeps['locks']): Promise<QueueFigures> {
   const [row] = await query<Omit<QueueFigures, 'blocked'>>(
