@@ -128,6 +128,63 @@ t.test('purchase: the timeline of the API, and why it waits while it does', { sk
   t.equal(await why.count(), 0, 'and nothing is waited for')
 })
 
+t.test('search: "/" focuses it, and each kind leads to its view', { skip }, async (t) => {
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const [ref, calendar] = [await shop.units('book', 10), await shop.calendar('cabin')]
+  const buy = { customer: 'zora', lines: [{ resource: ref, units: 2 }] }
+  const { id } = (await shop.insist(buy, { prefer: 'wait=10' })).body
+  const stay = { resource: calendar, customer: 'zora', from: '2030-06-01', to: '2030-06-05' }
+  const booking = (await shop.book(stay, { prefer: 'wait=10' })).body
+  const page = await open(t, api.url)
+  await isState(page, 'live')
+  const find = async (text: string, kind: string) => {
+    await page.keyboard.press('/')
+    await page.keyboard.type(text)
+    const options = page.getByRole('option')
+    await options.first().waitFor()
+    const kinds = await options.locator('.kind').allTextContents()
+    for (let i = 0; i < kinds.indexOf(kind); i++) await page.keyboard.press('ArrowDown')
+    t.equal(await page.getByRole('option', { selected: true }).locator('.kind').textContent(), kind)
+    await page.keyboard.press('Enter')
+  }
+  const views = async (text: string, kind: string, hash: string, title: RegExp) => {
+    await find(text, kind)
+    await page.getByRole('heading', { level: 1, name: title }).waitFor()
+    t.equal(new URL(page.url()).hash, hash, kind)
+  }
+  await views(id, 'purchase', `#/purchases/${id}`, /^Purchase/)
+  await views(booking.id, 'booking', `#/bookings/${booking.id}`, /^Booking/)
+  await views('zora', 'customer', '#/customers/zora', /^zora$/)
+  t.match(await cells(page, id), [id, `2 × ${ref}`, 'confirmed'])
+  await views(ref.slice(0, -1), 'resource', `#/resources/${ref.replace(':', '/')}`, /^book:/)
+  await page.locator(`tr[data-key="${id}"]`).waitFor()
+  t.match((await cells(page, id)).slice(1), ['zora', '2', 'confirmed'])
+  const { movements } = (await call('GET', `/api/dashboard/resources/${ref.replace(':', '/')}`)).body
+  t.equal(await page.getByRole('table', { name: 'Ledger' }).locator('tbody tr').count(), movements.length)
+  await accessible(t, page)
+  await page.keyboard.press('/')
+  await page.keyboard.type('nothing has this name')
+  await page.getByText('Nothing is called “nothing has this name”.').waitFor()
+})
+
+t.test('calendar: the days of a stay are booked, those before and after it free', { skip }, async (t) => {
+  const shop = openShop(t, [api.url], world.env.DATABASE_URL)
+  const ref = await shop.calendar('cabin')
+  const day_ms = 86_400_000
+  const date = (days: number) => new Date(Date.now() + days * day_ms).toISOString().slice(0, 10)
+  const stay = { resource: ref, customer: 'ada', from: date(10), to: date(13) }
+  const { body } = await shop.book(stay, { prefer: 'wait=10' })
+  const page = await open(t, `${api.url}/#/resources/${ref.replace(':', '/')}`)
+  const booked = page.locator('.slot.accepted a')
+  await booked.first().waitFor()
+  const days = [10, 11, 12].map((days) => String(Number(date(days).slice(8))))
+  const shown = (await booked.allTextContents()).map((text) => text.split(',')[0])
+  t.same(shown, days)
+  t.equal(await booked.first().getAttribute('href'), `#/bookings/${body.id}`)
+  t.match((await cells(page, body.id)).slice(1), ['ada', /UTC/, 'accepted'])
+  await accessible(t, page)
+})
+
 t.test('lab: a race in the browser, without an error line for the buyers that are refused', { skip }, async (t) => {
   const page = await open(t, `${api.url}/#/lab`)
   const title = page.getByRole('heading', { name: 'Stock', exact: true })

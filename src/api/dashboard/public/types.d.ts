@@ -9,3 +9,5 @@ type Answer<Name extends keyof operations> = operations[Name] extends {
 
 export type Snapshot = Answer<'getDashboard'>
 export type History = Answer<'getPurchaseHistory'>
+export type ResourceView = Answer<'getDashboardResource'>
+export type Found = Answer<'searchDashboard'>['results'][number]

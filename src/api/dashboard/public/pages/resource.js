@@ -19,6 +19,7 @@ export function ResourcePage({ type, id }) {
   const path = `/api/dashboard/resources/${encodeURIComponent(type)}/${encodeURIComponent(id)}`
   const { body, problem } = useAnswer(path, EVERY_MS)
   if (!body) return html`<${Missing} what=${ref} problem=${problem} />`
+  /** @type {import('../types.d.ts').ResourceView} */
   const { resource, queue, lock, stock, movements, purchases, bookings } = body
   const isCalendar = resource.kind === 'calendar'
   return html`
@@ -124,6 +125,7 @@ function Purchases({ purchases }) {
       cell: ({ id, at }) => html`<a class="id" href=${rowHref('purchase', id)}>${id}</a><${Second}>${moment(at)}<//>`,
     },
     { title: 'Customer', cell: ({ customer }) => customer },
+    { title: 'Units', number: true, cell: ({ units }) => count(units) },
     {
       title: 'Status',
       cell: ({ status, reason }) =>

@@ -12,6 +12,7 @@ import { Status } from './table.js'
 /** Milliseconds without a key press before the text is sent. */
 const PAUSE_MS = 150
 
+/** @param {import('../types.d.ts').Found} found */
 const hrefOf = ({ kind, id }) =>
   kind === 'resource' ? resourceHref(id) : kind === 'customer' ? customerHref(id) : rowHref(kind, id)
 
