@@ -11,3 +11,4 @@ export type Snapshot = Answer<'getDashboard'>
 export type History = Answer<'getPurchaseHistory'>
 export type ResourceView = Answer<'getDashboardResource'>
 export type Found = Answer<'searchDashboard'>['results'][number]
+export type Figures = Answer<'getDashboardHistory'>

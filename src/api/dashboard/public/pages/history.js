@@ -36,6 +36,7 @@ const seconds = (ms) => (ms === null ? null : ms / 1000)
 const inSeconds = (s) => (s === 0 ? '0' : time(s * 1000))
 const whole = (n) => count(Math.round(n))
 
+/** @param {{ history: import('../types.d.ts').Figures, span_s: number }} props */
 function Charts({ history: { samples, step_s }, span_s }) {
   const of = (...series) => columnsOf(samples, series, step_s * GAP_STEPS)
   const [settled, waits, depth, oldest, errors] = useMemo(

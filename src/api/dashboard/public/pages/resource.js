@@ -74,7 +74,11 @@ const STOCK = [
 
 function StockOverTime({ stock }) {
   const columns = useMemo(() => {
-    const rows = (stock ?? []).map((one) => [Date.parse(one.at) / 1000, one.available, one.held, one.sold])
+    const row = (at_ms, { available, held, sold }) => [at_ms / 1000, available, held, sold]
+    const last = stock?.at(-1)
+    const rows = (stock ?? []).map((one) => row(Date.parse(one.at), one))
+    // The last point is the stock as it is now: its lines go on to the present.
+    if (last) rows.push(row(Math.max(Date.now(), Date.parse(last.at)), last))
     return [0, 1, 2, 3].map((i) => rows.map((row) => row[i]))
   }, [JSON.stringify(stock)])
   if (!stock || stock.length === 0) {

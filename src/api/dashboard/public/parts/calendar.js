@@ -11,12 +11,20 @@ import { Second, Status, Table } from './table.js'
 const [HOUR_MS, DAY_MS] = [3_600_000, 86_400_000]
 /** Months and days that are shown at once. */
 const [MONTHS, DAYS] = [3, 7]
+/** The API returns bookings from this many days ago to this many days ahead, at most so many. */
+const [DAYS_BEFORE, DAYS_AFTER, BOOKINGS] = [7, 60, 500]
 /** Weekdays, Monday first. */
 const WEEKDAYS = ['Mo', 'Tu', 'We', 'Th', 'Fr', 'Sa', 'Su']
-const OCCUPIES = new Set(['requested', 'accepted', 'completed', 'blocked'])
+const OCCUPIES = new Set(['requested', 'accepted', 'completed'])
 
 const utc = (at, options) => new Date(at).toLocaleString('en-GB', { timeZone: 'UTC', ...options })
 const dayText = (at) => utc(at, { weekday: 'short', day: 'numeric', month: 'short' })
+
+/** Returns the range in which a time without a booking is free. Outside, the API has not told what is booked. */
+const knownRange = (bookings, now) => ({
+  from_ms: Math.floor(now / DAY_MS) * DAY_MS - DAYS_BEFORE * DAY_MS,
+  to_ms: bookings.length < BOOKINGS ? now + DAYS_AFTER * DAY_MS : Date.parse(bookings.at(-1).from),
+})
 const startOfMonth = (at, more = 0) => {
   const date = new Date(at)
   return Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + more, 1)
@@ -25,7 +33,7 @@ const startOfMonth = (at, more = 0) => {
 /** Returns the bookings that occupy time, with their range in milliseconds. A ride without an end lasts until now at least. */
 const occupied = (bookings, now) =>
   bookings
-    .filter(({ status }) => status === undefined || OCCUPIES.has(status))
+    .filter(({ status }) => OCCUPIES.has(status))
     .map((one) => ({
       ...one,
       from_ms: Date.parse(one.from),
@@ -43,6 +51,7 @@ function cover(bookings, from, to) {
 export function Calendar({ resource, bookings }) {
   const now = Date.now()
   const all = occupied(bookings, now)
+  const known = knownRange(bookings, now)
   // A driver's rides last minutes: months would show nothing of them.
   const rides =
     resource.type === 'driver' || (all.length > 0 && all.every((one) => one.to_ms - one.from_ms < DAY_MS / 2))
@@ -56,35 +65,35 @@ export function Calendar({ resource, bookings }) {
   return html`
     <div class="calendar-head">
       <button type="button" onClick=${() => move(moved - 1)} aria-label=${`Earlier ${step}`}>‹</button>
-      <button type="button" onClick=${() => move(0)} disabled=${moved === 0}>First booking</button>
+      <button type="button" onClick=${() => move(0)} disabled=${moved === 0}>${Number.isFinite(first) ? 'Next booking' : 'Now'}</button>
       <button type="button" onClick=${() => move(moved + 1)} aria-label=${`Later ${step}`}>›</button>
       <span class="legend"><span class="key accepted">accepted</span> <span class="key requested">requested</span> <span class="key completed">completed</span></span>
     </div>
-    ${rides ? html`<${Week} start=${start} bookings=${all} />` : html`<div class="months">${[0, 1, 2].map((n) => html`<${Month} key=${startOfMonth(start, n)} start=${startOfMonth(start, n)} bookings=${all} />`)}</div>`}
-    <p class="note">Days and hours of UTC.</p>`
+    ${rides ? html`<${Week} start=${start} bookings=${all} known=${known} />` : html`<div class="months">${[0, 1, 2].map((n) => html`<${Month} key=${startOfMonth(start, n)} start=${startOfMonth(start, n)} bookings=${all} known=${known} />`)}</div>`}
+    <p class="note">Days and hours of UTC. Bookings are read from ${DAYS_BEFORE} days ago to ${DAYS_AFTER} days ahead; other days are pale.</p>`
 }
 
-/** Text of a cell for people who do not see it. */
+/** Text of a booked cell for people who do not see its colour. */
 const says = ({ share, within }) =>
-  within.length === 0
-    ? 'free'
-    : `${share < 1 ? 'partly ' : ''}${words(within[0].status ?? 'booked')}${within.length > 1 ? `, ${count(within.length)} bookings` : ''}`
+  `${share < 1 ? 'partly ' : ''}${words(within[0].status ?? 'booked')}${within.length > 1 ? `, ${count(within.length)} bookings` : ''}`
 
-function Cell({ children, label, from, to, bookings }) {
+function Cell({ children, label, from, to, bookings, known }) {
   const covered = cover(bookings, from, to)
   const [one] = covered.within
-  const status = one ? (one.status ?? 'accepted') : 'free'
+  const unknown = from < known.from_ms || to > known.to_ms
+  const status = one ? one.status : unknown ? 'unknown' : 'free'
+  const text = one ? says(covered) : status
   // Where a booking ends and another begins on the same day, the cell shows which half each has.
   const edge = !one || covered.share === 1 ? '' : one.from_ms > from ? ' begins' : ' ends'
   const past = to < Date.now() ? ' past' : ''
-  const content = html`${children}<span class="unseen">, ${says(covered)}</span>`
+  const content = html`${children}<span class="unseen">, ${text}</span>`
   return html`
-    <td class=${`slot ${status}${edge}${past}`} title=${`${label}: ${says(covered)}`}>
+    <td class=${`slot ${status}${edge}${past}`} title=${`${label}: ${text}`}>
       ${one?.id ? html`<a href=${rowHref('booking', one.id)}>${content}</a>` : html`<span>${content}</span>`}
     </td>`
 }
 
-function Month({ start, bookings }) {
+function Month({ start, bookings, known }) {
   const name = utc(start, { month: 'long', year: 'numeric' })
   const days = (startOfMonth(start, 1) - start) / DAY_MS
   const before = (new Date(start).getUTCDay() + 6) % 7
@@ -100,14 +109,14 @@ function Month({ start, bookings }) {
             html`<tr>${week.map((at) =>
               at === undefined
                 ? html`<td></td>`
-                : html`<${Cell} key=${at} label=${dayText(at)} from=${at} to=${at + DAY_MS} bookings=${bookings}>${new Date(at).getUTCDate()}<//>`,
+                : html`<${Cell} key=${at} label=${dayText(at)} from=${at} to=${at + DAY_MS} bookings=${bookings} known=${known}>${new Date(at).getUTCDate()}<//>`,
             )}</tr>`,
         )}
       </tbody>
     </table>`
 }
 
-function Week({ start, bookings }) {
+function Week({ start, bookings, known }) {
   const hours = Array.from({ length: 24 }, (_, hour) => hour)
   return html`
     <table class="week">
@@ -116,10 +125,10 @@ function Week({ start, bookings }) {
       <tbody>
         ${Array.from({ length: DAYS }, (_, n) => start + n * DAY_MS).map(
           (day) => html`
-            <tr key=${day}><th scope="row">${dayText(day)}</th>
+            <tr key=${day}><th scope="row"><span class="weekday">${utc(day, { weekday: 'short' })} </span>${utc(day, { day: 'numeric', month: 'short' })}</th>
               ${hours.map((hour) => {
                 const from = day + hour * HOUR_MS
-                return html`<${Cell} key=${hour} label=${`${dayText(day)}, ${hour} h`} from=${from} to=${from + HOUR_MS} bookings=${bookings} />`
+                return html`<${Cell} key=${hour} label=${`${dayText(day)}, ${hour} h`} from=${from} to=${from + HOUR_MS} bookings=${bookings} known=${known} />`
               })}
             </tr>`,
         )}

@@ -1,14 +1,17 @@
-/** The figures of this moment, and the last five minutes as lines. */
+/** The figures of this moment, and the last five minutes as lines: those before the page was opened come from the history. */
 import { ago, count, isExample, orDash, rate, time } from '../format.js'
 import { useMemo } from '../hooks.js'
+import { useAnswer } from '../request.js'
 import { html } from '../view.js'
 import { Chart, columnsOf } from './chart.js'
 import { Section } from './table.js'
 
 /** Seconds that the charts show. */
 const SPAN_S = 300
-/** If two samples are more than this many seconds apart, the chart shows a gap between them. */
-const GAP_S = 7
+/** If two samples are more than this many seconds apart, the chart shows a gap: the history has one every ten seconds. */
+const GAP_S = 25
+/** Milliseconds between two reads of the history: the stream has the newer samples. */
+const HISTORY_MS = 120_000
 
 const sum = (all, of) => all.reduce((total, one) => total + of(one), 0)
 
@@ -76,7 +79,12 @@ const WAITS = [
 const range = () => /** @type {[number, number]} */ ([Date.now() / 1000 - SPAN_S, Date.now() / 1000])
 
 /** @param {{ samples: import('../types.d.ts').Snapshot['throughput'][] }} props */
-export function LastMinutes({ samples }) {
+export function LastMinutes({ samples: streamed }) {
+  const { body } = useAnswer('/api/dashboard/history?range=5m', HISTORY_MS)
+  const samples = useMemo(() => {
+    const first = Date.parse(streamed[0]?.at ?? '9999')
+    return [...(body?.samples ?? []).filter(({ at }) => Date.parse(at) < first), ...streamed]
+  }, [body, streamed])
   const [settled, waits] = useMemo(
     () => [
       columnsOf(samples, [({ per_second }) => per_second], GAP_S),
