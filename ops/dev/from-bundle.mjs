@@ -9,8 +9,8 @@ import { pathToFileURL } from 'node:url'
 import { ROOT } from './install.mjs'
 
 /**
- * Processes that this one starts run without tap's recorder of loaded files, which tap adds to each of them through
- * these two. It serves coverage alone, which is off, and takes a third of the processor time of a start.
+ * Keeps tap's recorder of loaded files out of the processes that this one starts. tap adds it by a listener on each spawn
+ * and by NODE_OPTIONS. It serves coverage alone, which is off, and takes a third of the processor time of a start.
  */
 globalThis[Symbol.for('process-on-spawn@*:singletonId')]?.listeners.splice(0)
 process.env.NODE_OPTIONS = process.env.NODE_OPTIONS?.replace(/\S*@tapjs\/processinfo\S*/, '').trim() ?? ''

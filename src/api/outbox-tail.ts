@@ -1,6 +1,6 @@
 /**
  * Reads the end of the outbox once for all SSE (server-sent events) clients of this process. Invariants: without listeners it
- * reads nothing; for any number of listeners one reader polls Postgres. Listeners that are behind read their own pages; at
+ * stops reading after the poll that is due; for any number of listeners one reader polls Postgres. Listeners that are behind read their own pages; at
  * most PAGES_AT_ONCE such reads run per process.
  */
 import type { Client } from '../shared/db/client.ts'
@@ -23,7 +23,10 @@ const POLL_MS = 100
 const SOON_MS = 20
 /** Number of events kept in memory for listeners that are slightly behind. */
 const KEPT = 5_000
-/** Maximum number of events that next() returns at once. */
+/**
+ * Maximum number of events in memory that next() returns at once. A listener that is further behind gets all events of one
+ * page of the outbox.
+ */
 const AT_ONCE = 500
 /** Maximum number of pages that this process reads at the same time for listeners that are further behind. */
 const PAGES_AT_ONCE = 2
@@ -112,7 +115,10 @@ export class Tail {
       })
   }
 
-  /** Reads the events that have become final since the last poll. The first poll only finds the end of the outbox. */
+  /**
+   * Reads the events after those of the last poll up to the horizon, the id below which no further row can become visible.
+   * The first poll only finds the end of the outbox.
+   */
   async #poll(): Promise<void> {
     const final = await this.#horizon.poll()
     if (final === undefined) return

@@ -1,6 +1,7 @@
 /**
- * Stock, in the tutorial's shapes. Invariant: both variants have the same request and response; only the implementation
- * differs.
+ * Lab routes that sell units of a product. Their paths and JSON bodies are those of the tutorial that this race comes from
+ * (docs/lab.md). Invariant: the purchase route without a lock and the one with a lock take the same request and answer in
+ * the same form.
  */
 import Type from 'typebox'
 import { problemResponses, response } from '../http/responses.ts'
@@ -73,7 +74,7 @@ function readRoute(app: TypedApp, counters: DemoCounters): void {
     operationId: 'labGetStock',
     tags: TAGS,
     summary: 'Get what is left in the variant that was used last',
-    description: `A product that has never been reset has ${START}.`,
+    description: `Before its first reset or purchase a product has ${START}.`,
     params: Id,
     response: {
       200: response(Type.Object({ productId: Type.String(), stock: Left }), 'The stock'),

@@ -96,7 +96,7 @@ function readRoute(app: TypedApp, counters: DemoCounters): void {
     operationId: 'labGetEvent',
     tags: TAGS,
     summary: 'Get what is left in the variant that was used last',
-    description: 'An event that has never been reset has one ticket.',
+    description: 'Before its first reset or purchase an event has one ticket.',
     params: Id,
     response: { 200: response(Event, 'The event'), ...problemResponses(400) },
   }

@@ -1,4 +1,7 @@
-/** Builds openapi.json from the schemas of the routes. Invariant: the document shows only what a client may send. */
+/**
+ * Builds openapi.json from the schemas of the routes. Invariant: the document shows a request body or query only where the
+ * route declares one, not the empty ones that refuseUnknown adds.
+ */
 import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
 import { declared } from './strict-fields.ts'

@@ -13,7 +13,7 @@ const NO_QUERY = { type: 'object', properties: {}, additionalProperties: false }
 /** Makes routes that declare no body, or no query, refuse one. Call it before the routes are registered. */
 export function refuseUnknown(app: FastifyInstance): void {
   app.addHook('onRoute', (route) => {
-    // Routes that the document hides are exempt: the payment provider's webhook has a raw body, and Bull Board reads its
+    // Routes that the OpenAPI document omits (`hide`) are exempt: the payment provider's webhook has a raw body, and Bull Board reads its
     // requests itself.
     if (route.schema?.hide || ![route.method].flat().some((method) => WRITES.has(method))) return
     route.schema = { body: NO_BODY, querystring: NO_QUERY, ...route.schema }

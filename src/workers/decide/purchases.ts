@@ -1,7 +1,7 @@
 /**
- * Decides the purchases of a batch, in memory and without I/O. Invariant: items are decided in the given order, and
- * every change of units has a ledger entry, so that for each resource, summed over the ledger, total = available + held
- * + sold.
+ * Decides the purchases of a batch, in memory and without I/O. Invariant: items are decided in the given order
+ * (but a cancel takes effect before its queued purchase), and every change of units has a ledger entry, so that the
+ * total, available, held and sold units of a resource can each be computed from its entries.
  * Tests remove the code between the guard markers (test/races, test/chaos).
  */
 import type { ChargeCommand, Payment } from '../../shared/domain/charge.ts'
@@ -89,7 +89,7 @@ function cancelsOfQueued(items: readonly PurchaseItem[]): ReadonlyMap<string, Pu
   return cancels
 }
 
-/** A function, because a guard's comments survive transpiling only among arguments. */
+/** The comparison is a call, because the transpiler keeps the guard markers only among arguments. */
 const isLess = (a: number, b: number) => a < b
 
 /** Decides one batch. The decision about an item is visible to the items after it. */
@@ -162,8 +162,8 @@ class PurchaseBatch {
   }
 
   /**
-   * Returns the fencing token of the row's own queue. If that queue is not in this batch (an expired cart), returns the
-   * token of any of the row's resources.
+   * Returns the fencing token of the row's own queue. An overdue hold of several resources can be fetched through the
+   * queue of any of them: if the row's own queue is not in this batch, returns the token of one that is.
    */
   #tokenFor(purchase: PurchaseRow): number {
     const own =

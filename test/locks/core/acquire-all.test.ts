@@ -43,15 +43,18 @@ t.test('the last is busy: the earlier ones are released, and the error names the
   t.same(backend.asked, ['attempt a', 'attempt b', 'attempt c', 'release a', 'release b'])
 })
 
-t.test('groups in one step each: a busy group releases the groups before it', async (t) => {
-  const groups: string[][] = []
-  const backend = recordingBackend({
-    groupResources: (resources) => resources.map((one) => [one]),
-    async attemptAll(attempts) {
-      groups.push(attempts.map(({ resource }) => resource))
-      return groups.length === 2 ? { at: 0, busy: busy() } : { granted: true, tokens: [7] }
-    },
-  })
-  await t.rejects(acquireAll(acquisitionsOn(backend), ['b', 'a']), LockBusyError)
-  t.same([groups, backend.asked], [[['a'], ['b']], ['release a']])
-})
+t.test(
+  'server that grants a group of resources in one step, second group busy: the first group is released',
+  async (t) => {
+    const groups: string[][] = []
+    const backend = recordingBackend({
+      groupResources: (resources) => resources.map((one) => [one]),
+      async attemptAll(attempts) {
+        groups.push(attempts.map(({ resource }) => resource))
+        return groups.length === 2 ? { at: 0, busy: busy() } : { granted: true, tokens: [7] }
+      },
+    })
+    await t.rejects(acquireAll(acquisitionsOn(backend), ['b', 'a']), LockBusyError)
+    t.same([groups, backend.asked], [[['a'], ['b']], ['release a']])
+  },
+)

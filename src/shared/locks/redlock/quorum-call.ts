@@ -1,7 +1,7 @@
 /**
- * Calls all voters at once. Invariant: once a majority has answered, the round waits for a late voter no longer than
- * stragglerLimit, and not at all once the outcome is decided; a round ends before the time limit of the core. Later answers are
- * still filled in.
+ * Calls all voters at once; such a call is a round. Invariant: once a majority has answered, the round waits for a late voter
+ * no longer than stragglerLimit, and not at all once the outcome is decided; it ends before answerLimit, the time limit that
+ * core/ gives the whole request. An answer that comes after the end of the round is still written into `answers`.
  */
 import { withTimeout } from '../../timeout.ts'
 import { answerLimit } from '../core/answer-limit.ts'
@@ -62,7 +62,8 @@ export function answered<T>(answers: readonly (T | undefined)[]): T[] {
 
 /**
  * Returns the milliseconds after which a round no longer waits for late voters if a majority has answered: 4 % of the TTL,
- * because two rounds must leave nearly all of the TTL; at least 50 ms, which a busy event loop can cost.
+ * because two rounds must leave nearly all of the TTL; at least 50 ms, which a busy event loop can cost; at most two
+ * fifths of answerLimit.
  */
 export function stragglerLimit(ttl_ms: number): number {
   return Math.ceil(Math.min(Math.max(ttl_ms * 0.04, 50), answerLimit(ttl_ms) * 0.4))
