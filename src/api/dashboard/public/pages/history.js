@@ -99,7 +99,7 @@ function Periods({ periods }) {
     },
     { title: 'What', cell: ({ sentence }) => sentence },
     { title: 'From', cell: ({ from }) => moment(from) },
-    { title: 'For', number: true, cell: ({ from, to }) => time(to - from) },
+    { title: 'For', number: true, cell: ({ from, to }) => longTime(to - from) },
   ]
   return html`
     <${Section} id="periods" title="When it was not OK">

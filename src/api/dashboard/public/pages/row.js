@@ -1,5 +1,6 @@
 /** A purchase or a booking: what it is, why it waits, and what has happened to it. */
 import { moment, money, utcMoment, words } from '../format.js'
+import { useEffect, useState } from '../hooks.js'
 import { Section, Status } from '../parts/table.js'
 import { Timeline } from '../parts/timeline.js'
 import { Waiting } from '../parts/waiting.js'
@@ -8,15 +9,18 @@ import { customerHref, resourceHref } from '../routes.js'
 import { html } from '../view.js'
 import { Missing } from './missing.js'
 
-/** Milliseconds between two reads: a row that waits is watched until it is settled. */
-const EVERY_MS = 1_500
+/** Milliseconds between two reads: of a row that waits for something, and of one that does not. */
+const [EVERY_MS, SETTLED_MS] = [1_500, 10_000]
 
 /** @param {{ kind: 'purchase' | 'booking', id: string }} props */
 export function RowPage({ kind, id }) {
   const path = `/api/${kind}s/${encodeURIComponent(id)}`
-  const row = useAnswer(path, EVERY_MS)
+  const [every_ms, setEvery] = useState(EVERY_MS)
+  const row = useAnswer(path, every_ms)
   // The history is asked for only when the row exists: otherwise the second answer would be a 404 as well.
-  const history = useAnswer(row.body && `${path}/history`, EVERY_MS)
+  const history = useAnswer(row.body && `${path}/history`, every_ms)
+  const waits = history.body?.waiting_for !== null
+  useEffect(() => setEvery(waits ? EVERY_MS : SETTLED_MS), [waits])
   if (!row.body) return html`<${Missing} what=${`${kind} ${id}`} problem=${row.problem} />`
   return html`
     <div class="title">

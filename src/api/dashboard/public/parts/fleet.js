@@ -12,7 +12,9 @@ const LATE_MS = 250
 const NAMED = 3
 
 /** @param {{ snapshot: import('../types.d.ts').Snapshot }} props */
-export function Fleet({ snapshot: { at, processes } }) {
+export function Fleet({ snapshot: { at, processes: all } }) {
+  // APIs first, and each at its place, so that no row moves while it is read.
+  const processes = all && [...all].sort((a, b) => `${a.role} ${a.id}`.localeCompare(`${b.role} ${b.id}`))
   const now_ms = Date.parse(at)
   const silent = (one) => now_ms - Date.parse(one.seen_at) > SILENT_MS
   const columns = [

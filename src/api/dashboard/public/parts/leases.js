@@ -7,7 +7,9 @@ import { Second, Section, Table } from './table.js'
 const modeOf = ({ mode, limit }) => (mode === 'permit' ? `permit of ${limit}` : mode)
 
 /** @param {{ snapshot: import('../types.d.ts').Snapshot }} props */
-export function Leases({ snapshot: { at, locks, more_locks } }) {
+export function Leases({ snapshot: { at, locks, more_locks, resources } }) {
+  // A lease may be of anything: only what is for sale has a view.
+  const known = new Set(resources?.map(({ resource }) => resource))
   const now_ms = Date.parse(at)
   const entries = locks
     ?.filter(({ resource }) => !isExample(resource))
@@ -24,7 +26,7 @@ export function Leases({ snapshot: { at, locks, more_locks } }) {
     {
       title: 'Resource, holder',
       cell: ({ lock, holder }) => html`
-        <a href=${resourceHref(lock.resource)}>${lock.resource}</a>
+        ${known.has(lock.resource) ? html`<a href=${resourceHref(lock.resource)}>${lock.resource}</a>` : lock.resource}
         <${Second}>${holder ? `${modeOf(holder)}: ${holder.owner}` : 'free, being handed to a waiter'}<//>`,
     },
     {

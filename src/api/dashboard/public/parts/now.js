@@ -10,8 +10,10 @@ import { Section } from './table.js'
 const SPAN_S = 300
 /** If two samples are more than this many seconds apart, the chart shows a gap: the history has one every ten seconds. */
 const GAP_S = 25
+/** Milliseconds within which a stream has another sample; it has one every second. */
+const STREAM_MS = 5_000
 /** Milliseconds between two reads of the history: the stream has the newer samples. */
-const HISTORY_MS = 120_000
+const HISTORY_MS = 30_000
 
 const sum = (all, of) => all.reduce((total, one) => total + of(one), 0)
 
@@ -78,13 +80,21 @@ const WAITS = [
 ]
 const range = () => /** @type {[number, number]} */ ([Date.now() / 1000 - SPAN_S, Date.now() / 1000])
 
+/**
+ * Joins the samples of the history and of the stream. Where both have one, that of the stream counts. The first sample of a stream
+ * covers no time, so its throughput is unknown: it is left out.
+ */
+function joined(history, streamed) {
+  const times = streamed.map(({ at }) => Date.parse(at))
+  const measured = streamed.filter(({ per_second }, i) => per_second !== null || times[i] - times[i - 1] < STREAM_MS)
+  const earlier = history.filter(({ at }) => !times.some((time) => Math.abs(time - Date.parse(at)) < STREAM_MS))
+  return [...earlier, ...measured].sort((a, b) => Date.parse(a.at) - Date.parse(b.at))
+}
+
 /** @param {{ samples: import('../types.d.ts').Snapshot['throughput'][] }} props */
 export function LastMinutes({ samples: streamed }) {
   const { body } = useAnswer('/api/dashboard/history?range=5m', HISTORY_MS)
-  const samples = useMemo(() => {
-    const first = Date.parse(streamed[0]?.at ?? '9999')
-    return [...(body?.samples ?? []).filter(({ at }) => Date.parse(at) < first), ...streamed]
-  }, [body, streamed])
+  const samples = useMemo(() => joined(body?.samples ?? [], streamed), [body, streamed])
   const [settled, waits] = useMemo(
     () => [
       columnsOf(samples, [({ per_second }) => per_second], GAP_S),
