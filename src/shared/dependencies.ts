@@ -20,6 +20,8 @@ export interface DependencyState {
   down?: string
   /** when it last answered, or when the process started; milliseconds since 1970 by the clock of this process */
   answered_ms: number
+  /** it has not answered this process yet */
+  never?: true
   /** when it answered again after an outage; undefined if there was no outage */
   back_ms?: number
 }
@@ -35,11 +37,12 @@ export interface Dependencies {
 export function createDependencies(checks: Readonly<Record<string, () => Promise<unknown>>>): Dependencies {
   const all = Object.entries(checks).map(([name, check]) => {
     const shared = shareRunning(check)
-    const state: DependencyState = { name, answered_ms: Date.now() }
+    const state: DependencyState = { name, answered_ms: Date.now(), never: true }
     async function run(): Promise<Answer> {
       const answer = await runCheck(shared)
       if (answer.status === 'up') {
         state.answered_ms = Date.now()
+        delete state.never
         if (state.down !== undefined) state.back_ms = state.answered_ms
         delete state.down
       } else state.down = answer.detail ?? 'no response'

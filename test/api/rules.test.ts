@@ -79,6 +79,12 @@ const CASES: [rule: string, level: 'amber' | 'red', facts: Partial<Facts>, sente
     { dependencies: [{ name: 'redis', down: 'no response', answered_ms: now_ms - 6_000 }], processes: null },
     'Redis has not answered for 6 s: no response',
   ],
+  [
+    'dependency_silent',
+    'red',
+    { dependencies: [{ name: 'postgres', down: 'refused', answered_ms: now_ms - 6_000, never: true }] },
+    'Postgres has not answered for 6 s: refused',
+  ],
   ['no_worker', 'red', { processes: [api] }, 'No worker answers'],
   ['no_worker', 'red', { processes: [api, frozen] }, 'No worker answers; shop:3 was seen 4 s ago'],
   [
@@ -215,6 +221,8 @@ t.test('what ends, or is not yet a fault: no finding', async (t) => {
     },
     { endpoints: [{ id: 'e1', url: 'https://example.com', behind: 20, more: false, failing_since: null }] },
     { processes: null },
+    // A process that has just started is too busy to read the answer.
+    { dependencies: [{ name: 'postgres', down: 'no response', answered_ms: now_ms - 2_000, never: true }] },
   ]
   for (const facts of quiet) t.match(assess({ ...calm, ...facts }), { level: 'green' }, JSON.stringify(facts))
 })

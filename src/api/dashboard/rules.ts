@@ -38,6 +38,8 @@ const FAILING_MS = 60_000
  * Milliseconds for which a failed call counts without another one: if no charge waits, none shows whether the provider is back.
  */
 const FAILED_RECENTLY_MS = 10_000
+/** Milliseconds after the start of this process in which it may be too busy to read the answers to its first checks. */
+const STARTING_MS = 5_000
 /** Milliseconds after the start of the workers, or after an outage, in which the next verification ends. */
 const FIRST_VERIFICATION_MS = 180_000
 /** Milliseconds after an outage in which failed jobs are no news: BullMQ gives up a job within seconds. */
@@ -66,8 +68,8 @@ const dependencies: Rule = {
   level: 'red',
   alert: { none: '/readyz takes the process out of the load balancer, and BreakerOpen pages' },
   finds: ({ dependencies: all, now_ms }) =>
-    all.flatMap(({ name, down, answered_ms }) => {
-      if (down === undefined) return []
+    all.flatMap(({ name, down, answered_ms, never }) => {
+      if (down === undefined || (never && now_ms - answered_ms < STARTING_MS)) return []
       const sentence = `${LABELS[name] ?? name} has not answered for ${duration(now_ms - answered_ms)}`
       return [{ level: 'red', sentence: `${sentence}: ${down}`, since: at(answered_ms), subject: name }]
     }),
