@@ -30,10 +30,12 @@ export interface BreakerOptions {
 }
 
 export type BreakerState = 'closed' | 'half_open' | 'open'
-/** Calls that failed in a row, the last one of them the newest call; times in milliseconds since 1970. */
+/** Calls that failed in a row, up to the newest call. Durations, because the clocks of processes differ. */
 export interface Failing {
-  since_ms: number
-  last_ms: number
+  /** milliseconds since the first of them */
+  for_ms: number
+  /** milliseconds since the last of them */
+  ago_ms: number
 }
 export interface Breaker {
   readonly name: string
@@ -74,7 +76,8 @@ export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }:
   }
   breaker.on('open', gauge).on('close', gauge).on('halfOpen', gauge)
   gauge()
-  let failing: Failing | undefined
+  /** times of the first and the last of the calls that failed in a row, by performance.now() */
+  let failed: { first_ms: number; last_ms: number } | undefined
   return {
     name,
     async run<T>(body: (signal: AbortSignal) => Promise<T>, releaseLate?: (late: T) => unknown) {
@@ -85,13 +88,13 @@ export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }:
           work = body(controller.signal)
           return work
         })) as T
-        failing = undefined
+        failed = undefined
         return result
       } catch (error) {
         const failure = isAnswer(error) ? error : new UnavailableError(name, error)
-        const now_ms = Date.now()
-        if (!(failure instanceof UnavailableError)) failing = undefined
-        else if (failure.attempted) failing = { since_ms: failing?.since_ms ?? now_ms, last_ms: now_ms }
+        const now_ms = performance.now()
+        if (!(failure instanceof UnavailableError)) failed = undefined
+        else if (failure.attempted) failed = { first_ms: failed?.first_ms ?? now_ms, last_ms: now_ms }
         controller.abort(failure)
         // At the timeout opossum only stops waiting for the body. If the body resolves later, no caller gets its result.
         work?.then(releaseLate, () => {})
@@ -99,7 +102,10 @@ export function createBreaker({ name, timeout_ms, isAnswer, capacity, metrics }:
       }
     },
     state,
-    failing: () => failing,
+    failing() {
+      const now_ms = performance.now()
+      return failed && { for_ms: Math.round(now_ms - failed.first_ms), ago_ms: Math.round(now_ms - failed.last_ms) }
+    },
     close: () => breaker.shutdown(),
   }
 }

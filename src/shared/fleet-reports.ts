@@ -36,7 +36,7 @@ export interface ProcessReport {
   /** the queues that it drains now */
   queues: string[]
   breakers: Record<string, BreakerState>
-  /** breaker → when the calls began to fail and when the last one failed, in milliseconds since 1970 */
+  /** breaker → for how long its calls have failed; without those whose newest call has succeeded */
   failing: Record<string, Failing>
   errors_per_minute: number
   /** rows that it has settled since its start */

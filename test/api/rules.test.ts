@@ -60,7 +60,7 @@ const queue = (oldest_ms: number, owner?: string) => ({
   oldest_ms,
   holder: owner === undefined ? null : { owner, fencing_token: 77 },
 })
-const failing = { failing: { payments: { since_ms: now_ms - 30_000, last_ms: now_ms - 500 } } }
+const failing = { failing: { payments: { for_ms: 30_000, ago_ms: 500 } } }
 
 t.test('green: how many processes work, and how long the oldest row waits', async (t) => {
   t.match(assess(calm), { level: 'green', sentence: 'All systems work: 2 processes, nothing waits', since: null })
@@ -70,6 +70,12 @@ t.test('green: how many processes work, and how long the oldest row waits', asyn
     sentence: 'All systems work: 2 processes, nothing waits longer than 2 s',
     findings: [],
   })
+})
+
+/** A worker whose breaker is half open since its last call failed. */
+const tried = (ago_ms: number) => ({
+  breakers: { database: 'half_open' as const },
+  failing: { database: { for_ms: ago_ms + 5_000, ago_ms } },
 })
 
 const CASES: [rule: string, level: 'amber' | 'red', facts: Partial<Facts>, sentence: string][] = [
@@ -142,6 +148,12 @@ const CASES: [rule: string, level: 'amber' | 'red', facts: Partial<Facts>, sente
     'The breaker database of worker shop:2 is open',
   ],
   [
+    'breaker_open',
+    'red',
+    { processes: [api, fleetProcess('worker', 2, tried(400))] },
+    'The breaker database of worker shop:2 is open',
+  ],
+  [
     'invariant_broken',
     'red',
     {
@@ -209,6 +221,7 @@ t.test('each rule: its fault is said with its numbers', async (t) => {
 t.test('what ends, or is not yet a fault: no finding', async (t) => {
   const quiet: Partial<Facts>[] = [
     { queues: [queue(2_000)] },
+    { processes: [api, fleetProcess('worker', 2, tried(60_000))] },
     { processes: [api, fleetProcess('worker', 2, { uptime_ms: 60_000 })], verification: null },
     // The job failed because Redis was away.
     {
@@ -217,7 +230,7 @@ t.test('what ends, or is not yet a fault: no finding', async (t) => {
     },
     // The last call failed long ago, and no charge waits.
     {
-      processes: [api, fleetProcess('worker', 2, { failing: { payments: { since_ms: 0, last_ms: now_ms - 60_000 } } })],
+      processes: [api, fleetProcess('worker', 2, { failing: { payments: { for_ms: 90_000, ago_ms: 60_000 } } })],
     },
     { endpoints: [{ id: 'e1', url: 'https://example.com', behind: 20, more: false, failing_since: null }] },
     { processes: null },

@@ -40,6 +40,11 @@ const FAILING_MS = 60_000
 const FAILED_RECENTLY_MS = 10_000
 /** Milliseconds after the start of this process in which it may be too busy to read the answers to its first checks. */
 const STARTING_MS = 5_000
+/**
+ * Milliseconds after a failed call in which a half-open breaker counts as open: it is half open most of the time while calls fail,
+ * and for ever when calls end.
+ */
+const HALF_OPEN_MS = 3_000
 /** Milliseconds after the start of the workers, or after an outage, in which the next verification ends. */
 const FIRST_VERIFICATION_MS = 180_000
 /** Milliseconds after an outage in which failed jobs are no news: BullMQ gives up a job within seconds. */
@@ -114,16 +119,18 @@ const processSilent: Rule = {
     }),
 }
 
+/** Returns the names of the breakers that let no call through. */
+const openBreakers = ({ breakers, failing }: FleetProcess) =>
+  Object.entries(breakers).flatMap(([name, state]) =>
+    state === 'open' || (state === 'half_open' && (failing[name]?.ago_ms ?? Infinity) < HALF_OPEN_MS) ? [name] : [],
+  )
+
 /** Returns why the queue waits, as far as the facts name it. */
 function causeOf(facts: Facts, { holder, length, more }: WaitingQueue): string {
   const process = holder && facts.processes?.find(({ id }) => holder.owner.startsWith(id))
   const lease = holder && `its lease is held by ${holder.owner} with token ${holder.fencing_token}`
   if (process && isSilent(process)) return `${lease}, which has not answered for ${duration(process.silent_ms)}`
-  const open = (facts.processes ?? []).flatMap(({ id, role, breakers }) =>
-    role === 'worker'
-      ? Object.entries(breakers).flatMap(([name, state]) => (state === 'open' ? `${name} of ${id}` : []))
-      : [],
-  )
+  const open = (liveWorkers(facts) ?? []).flatMap((one) => openBreakers(one).map((name) => `${name} of ${one.id}`))
   if (open.length > 0) return `open breakers: ${open.join(', ')}`
   if (process) return `${process.id} is settling its ${plural(length, 'row', more)}`
   return lease ?? `no process holds its lease; ${plural(length, 'row', more)} in it`
@@ -166,13 +173,14 @@ const breakerOpen: Rule = {
   finds: ({ processes }) =>
     (processes ?? [])
       .filter((one) => !isSilent(one))
-      .flatMap(({ id, role, breakers, failing }) =>
-        Object.entries(breakers).flatMap(([name, state]) => {
+      .flatMap((one) =>
+        openBreakers(one).flatMap((name) => {
           // `provider_down` speaks about payments.
-          if (state !== 'open' || name === 'payments') return []
-          const since_ms = failing[name]?.since_ms
-          const sentence = `The breaker ${name} of ${role} ${id} is open`
-          return [{ level: 'red' as const, sentence, since: since_ms ? at(since_ms) : null, subject: id }]
+          if (name === 'payments') return []
+          const for_ms = one.failing[name]?.for_ms
+          const since = for_ms === undefined ? null : at(one.seen_ms - for_ms)
+          const sentence = `The breaker ${name} of ${one.role} ${one.id} is open`
+          return [{ level: 'red' as const, sentence, since, subject: one.id }]
         }),
       ),
 }
@@ -211,14 +219,14 @@ const providerDown: Rule = {
   },
   finds({ processes, charges, now_ms }) {
     const failing = (processes ?? []).flatMap((one) => (isSilent(one) ? [] : (one.failing.payments ?? [])))
-    const [first] = failing.sort((a, b) => a.since_ms - b.since_ms)
-    if (!first || !charges) return []
-    const last_ms = Math.max(...failing.map((one) => one.last_ms))
-    if (charges.waiting === 0 && now_ms - last_ms > FAILED_RECENTLY_MS) return []
+    if (failing.length === 0 || !charges) return []
+    const for_ms = Math.max(...failing.map((one) => one.for_ms))
+    const ago_ms = Math.min(...failing.map((one) => one.ago_ms))
+    if (charges.waiting === 0 && ago_ms > FAILED_RECENTLY_MS) return []
     const { waiting, more } = charges
     const wait = waiting === 1 ? '1 charge waits' : `${waiting === 0 ? 'no' : count(waiting, more)} charges wait`
-    const sentence = `Payments: the provider has not answered for ${duration(now_ms - first.since_ms)}, ${wait}`
-    return [{ level: 'red', sentence, since: at(first.since_ms), subject: 'payments' }]
+    const sentence = `Payments: the provider has not answered for ${duration(for_ms)}, ${wait}`
+    return [{ level: 'red', sentence, since: at(now_ms - for_ms), subject: 'payments' }]
   },
 }
 
