@@ -22,9 +22,16 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--fg); background: var(-
   padding: 0 1rem }
 h1 { font-size: 1.5rem; margin-bottom: .25rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .3rem .6rem;
-  border-bottom: 1px solid var(--line) } td { overflow-wrap: anywhere } td:first-child { white-space: nowrap } .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
+  border-bottom: 1px solid var(--line) } td { overflow-wrap: anywhere } td:first-child { white-space: nowrap }
+.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 .good { color: var(--good) } .bad { color: var(--bad); font-weight: 600 }
-.charts { overflow-x: auto } svg { width: 100%; min-width: 560px; height: auto; display: block } pre { overflow-x: auto; font-size: 12px; line-height: 1.4 }`
+svg { width: 100%; height: auto; display: block; overflow: visible }
+pre { overflow-x: auto; font-size: 12px; line-height: 1.4 }
+@media (max-width: 640px) {
+  body { margin: 1rem auto; padding: 0 .75rem } th, td { padding: .3rem .25rem } td:first-child span span { display: none }
+  /* A chart shrinks to less than half its size: its text and lines grow by as much. */
+  svg { margin-bottom: 1rem } svg text, svg .title { font-size: 22px } svg .line { stroke-width: 4 }
+}`
 
 export interface Verdict {
   invariant: string
@@ -44,7 +51,8 @@ interface Report {
 }
 
 const escaped = (text: string) => text.replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`)
-const mark = (good: boolean) => (good ? '<span class="good">✓ holds</span>' : '<span class="bad">✗ broken</span>')
+const mark = (good: boolean) =>
+  good ? '<span class="good">✓<span> holds</span></span>' : '<span class="bad">✗<span> broken</span></span>'
 
 function figure(
   label: string,
@@ -143,7 +151,7 @@ ${Math.round(result.late_ms)} ms after it was due.</p>
 <h2>Thresholds</h2>
 <table><tr><th></th><th>Metric</th><th>Threshold</th><th class="number">Was</th></tr>${thresholds.join('')}</table>
 <h2>Over time</h2>
-<div class="charts">${charts(result.timeline)}</div>
+${charts(result.timeline)}
 <h2>Checks</h2>
 <table><tr><th></th><th>Check</th><th class="number">Passes</th><th class="number">Fails</th></tr>${checks.join('')}</table>
 <h2>Invariants in the database</h2>
