@@ -77,6 +77,7 @@ async function take({ api, browser }: Studio, name: string, { path = '/', size =
   if (!only.has(name)) return
   const page = await browser.newPage({
     viewport: size,
+    deviceScaleFactor: size === PHONE ? 2 : 1,
     colorScheme: dark ? 'dark' : 'light',
     reducedMotion: 'reduce',
   })
