@@ -3,7 +3,7 @@
  * answer yet is not sent again, because checks would pile up while a server hangs.
  */
 import type { Log } from './log.ts'
-import { every, withTimeout } from './timeout.ts'
+import { every, shareRunning, withTimeout } from './timeout.ts'
 
 /** Milliseconds within which a dependency must answer a check. */
 const CHECK_MS = 1_000
@@ -54,17 +54,6 @@ export function createDependencies(checks: Readonly<Record<string, () => Promise
     check: async () =>
       Object.fromEntries(await Promise.all(all.map(async ({ state, run }) => [state.name, await run()] as const))),
     states: () => all.map(({ state }) => ({ ...state })),
-  }
-}
-
-/** Returns a check that shares a pending run instead of starting another. */
-function shareRunning(check: () => Promise<unknown>): () => Promise<unknown> {
-  let pending: Promise<unknown> | undefined
-  return () => {
-    pending ??= check().finally(() => {
-      pending = undefined
-    })
-    return pending
   }
 }
 

@@ -1,6 +1,6 @@
 /**
- * Timers: a time limit for a promise, a loop with a fixed interval, and a wake-up signal. Invariant: a timer that is no longer
- * needed is cleared, and no loop runs its body twice at once.
+ * Timers: a time limit for a promise, a loop with a fixed interval, a run that its callers share, and a wake-up signal.
+ * Invariant: a timer that is no longer needed is cleared, and neither a loop nor a shared run runs its body twice at once.
  */
 
 /** A wait that other code can end. */
@@ -101,6 +101,17 @@ export function every(interval_ms: number, run: () => unknown, onError: (error: 
   return async () => {
     clearInterval(timer)
     await running
+  }
+}
+
+/** Returns a function that starts `run` unless it is already running: calls that come meanwhile get the result of that run. */
+export function shareRunning<T>(run: () => Promise<T>): () => Promise<T> {
+  let running: Promise<T> | undefined
+  return () => {
+    running ??= run().finally(() => {
+      running = undefined
+    })
+    return running
   }
 }
 

@@ -10,6 +10,7 @@ import { readFleetStatus } from '../../shared/fleet-status.ts'
 import { readFailedJobs } from '../../shared/jobs/failed-jobs.ts'
 import type { LockState, Locks } from '../../shared/locks/api.ts'
 import type { Log } from '../../shared/log.ts'
+import { shareRunning } from '../../shared/timeout.ts'
 import type { SettlementWaiter } from '../queue/settlement-waiter.ts'
 import { lockToResponse } from '../routes/locks.ts'
 import { areReportsTrusted, type Facts, type FleetProcess, type Reports, splitReports } from './facts.ts'
@@ -55,7 +56,6 @@ export class Collector {
   /** resource → when it had a queue or a lease, oldest first */
   readonly #busy = new Map<string, number>()
   #newest: (Collected & { json: string; at_ms: number }) | undefined
-  #underWay: Promise<Collected> | undefined
   #ticking = false
   #timer: NodeJS.Timeout | undefined
 
@@ -124,17 +124,11 @@ export class Collector {
     }
   }
 
-  #collectOnce(): Promise<Collected> {
-    this.#underWay ??= this.#collect()
-      .then((collected) => {
-        this.#newest = { ...collected, json: JSON.stringify(collected.snapshot), at_ms: performance.now() }
-        return collected
-      })
-      .finally(() => {
-        this.#underWay = undefined
-      })
-    return this.#underWay
-  }
+  readonly #collectOnce = shareRunning(async () => {
+    const collected = await this.#collect()
+    this.#newest = { ...collected, json: JSON.stringify(collected.snapshot), at_ms: performance.now() }
+    return collected
+  })
 
   async #collect(): Promise<Collected> {
     const { client, locks, lab } = this.#options

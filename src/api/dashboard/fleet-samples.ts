@@ -11,7 +11,7 @@ import { build, listOf, prepare, type Statement, value } from '../../shared/db/s
 import { takeTurn } from '../../shared/fleet-status.ts'
 import type { Log } from '../../shared/log.ts'
 import { SECONDS } from '../../shared/metrics.ts'
-import { withTimeout } from '../../shared/timeout.ts'
+import { shareRunning, withTimeout } from '../../shared/timeout.ts'
 import type { Collected } from './collector.ts'
 import type { FleetProcess } from './facts.ts'
 
@@ -78,14 +78,9 @@ export function startSampling(options: SamplerOptions): { close(): void } {
 
 /** The function returns true to one process per sample, and to each of them while Redis does not answer. */
 function createTurns({ redis, prefix }: SamplerOptions): () => Promise<boolean> {
-  let pending: Promise<boolean> | undefined
-  return async () => {
-    // A Redis that hangs gets no further command.
-    pending ??= takeTurn(redis, prefix, 'sample', STEP_MS).finally(() => {
-      pending = undefined
-    })
-    return await withTimeout(pending, REDIS_MS).catch(() => true)
-  }
+  // A Redis that hangs gets no further command.
+  const takesTurn = shareRunning(() => takeTurn(redis, prefix, 'sample', STEP_MS))
+  return () => withTimeout(takesTurn(), REDIS_MS).catch(() => true)
 }
 
 /** Collects a sample, and stores it with those that still wait. Rejects if Postgres does not answer; then they go on waiting. */

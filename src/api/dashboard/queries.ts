@@ -7,24 +7,30 @@ import type { Client } from '../../shared/db/client.ts'
 import { queueHeads } from '../../shared/db/queue-heads.ts'
 import { prepare, value } from '../../shared/db/statements.ts'
 import { arrayText } from '../../shared/db/unnest.ts'
+import { COUNT_TO, entryCount } from '../queue/queue-entries.ts'
 import { resourceView, selectResources } from '../routes/resource-view.ts'
 
 /** Maximum number of resources shown for each type, and maximum number of types. */
 const [EACH_TYPE, TYPES] = [6, 12]
 /** Maximum number of queues that are read, and of the queues (those with the oldest rows) whose rows are counted. */
 const [QUEUES, COUNTED] = [500, 16]
-export const COUNT_TO = 10_000
 
-// Written as raw SQL: a skip scan is a recursive query, which drizzle cannot express. ';' is the character after ':'.
+/**
+ * A query `type` with the name of each type of resources, for WITH RECURSIVE: an index skip scan, whose cost does not grow with
+ * the number of resources. ';' is the character after ':'.
+ */
+export const resourceTypes = sql`
+  type AS (
+    (SELECT split_part(id, ':', 1) AS name FROM resources ORDER BY id LIMIT 1)
+    UNION ALL
+    SELECT n.name FROM type t CROSS JOIN LATERAL (
+      SELECT split_part(id, ':', 1) AS name FROM resources WHERE id >= t.name || ';' ORDER BY id LIMIT 1) n
+  )`
+// Written as raw SQL: a skip scan is a recursive query, which drizzle cannot express.
 const shownSql = selectResources(sql`
   WHERE r.id IN (
     SELECT unnest(${value('busy')}::text::text[]) UNION (
-    WITH RECURSIVE type AS (
-      (SELECT split_part(id, ':', 1) AS name FROM resources ORDER BY id LIMIT 1)
-      UNION ALL
-      SELECT n.name FROM type t CROSS JOIN LATERAL (
-        SELECT split_part(id, ':', 1) AS name FROM resources WHERE id >= t.name || ';' ORDER BY id LIMIT 1) n
-    )
+    WITH RECURSIVE ${resourceTypes}
     SELECT first.id FROM (SELECT name FROM type WHERE name <> 'account' LIMIT ${TYPES}::int) t CROSS JOIN LATERAL (
       SELECT id FROM resources WHERE id >= t.name || ':' AND id < t.name || ';' ORDER BY id LIMIT ${EACH_TYPE}::int
     ) first))
@@ -37,10 +43,6 @@ const shownSql = selectResources(sql`
 export const readResources = async (client: Client, busy: readonly string[]) =>
   (await shownSql(client, { busy: arrayText(busy) })).map(resourceView)
 
-const count = (table: string, queue = 'queue') =>
-  sql.raw(`(SELECT count(*) FROM (
-    SELECT 1 FROM ${table} WHERE ${queue} = l.queue AND status = 'queued' LIMIT ${COUNT_TO + 1}) q)`)
-
 // Written as raw SQL: the heads of the queues are recursive queries, and the rest of the statement joins them.
 const queuesSql = prepare<{ resource: string; length: number; oldest_ms: number; lines: number }>(sql`
   WITH found AS (
@@ -51,7 +53,7 @@ const queuesSql = prepare<{ resource: string; length: number; oldest_ms: number;
     ) head GROUP BY queue
   ), l AS (SELECT * FROM found ORDER BY oldest LIMIT ${COUNTED}::int)
   SELECT l.queue AS resource, (SELECT count(*) FROM found) AS lines,
-         ${count('purchases')} + ${count('commands')} + ${count('bookings', 'resource_id')} AS length,
+         ${entryCount(sql.raw('l.queue'))} AS length,
          greatest(0, extract(epoch FROM clock_timestamp() - l.oldest) * 1000)::bigint AS oldest_ms
   FROM l ORDER BY l.oldest`)
 

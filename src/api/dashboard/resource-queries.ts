@@ -7,7 +7,8 @@ import { desc, eq, sql } from 'drizzle-orm'
 import type { Client } from '../../shared/db/client.ts'
 import { ledgerEntries, purchases } from '../../shared/db/schema.ts'
 import { build, prepare, value } from '../../shared/db/statements.ts'
-import { COUNT_TO } from './queries.ts'
+import { COUNT_TO, entryCount, firstEntries } from '../queue/queue-entries.ts'
+import { statusNow } from '../queue/submission.ts'
 
 /** Maximum number of ledger entries that the stock over time covers: 5 ms of Postgres. */
 const ENTRIES = 1_000
@@ -22,10 +23,6 @@ export const [DAYS_BEFORE, DAYS_AFTER, BOOKINGS] = [7, 60, 500]
 
 const id = sql`${value('id')}::text`
 
-const count = (table: string, queue = 'queue') =>
-  sql`(SELECT count(*) FROM (
-    SELECT 1 FROM ${sql.raw(table)} WHERE ${sql.raw(queue)} = ${id} AND status = 'queued' LIMIT ${COUNT_TO + 1}::int) q)`
-
 interface QueueRow {
   length: number
   oldest_ms: number
@@ -36,18 +33,8 @@ interface QueueRow {
 }
 // Written as raw SQL: it joins the heads of three tables, and counts up to a limit.
 const queueSql = prepare<QueueRow>(sql`
-  WITH heads AS (
-    (SELECT seq, id, 'purchase' AS kind, NULL AS command, created_at FROM purchases
-     WHERE queue = ${id} AND status = 'queued' ORDER BY seq LIMIT 1)
-    UNION ALL
-    (SELECT seq, id, 'booking', NULL, created_at FROM bookings
-     WHERE resource_id = ${id} AND status = 'queued' ORDER BY seq LIMIT 1)
-    UNION ALL
-    (SELECT seq, coalesce(purchase_id, booking_id), CASE WHEN booking_id IS NULL THEN 'purchase' ELSE 'booking' END, action,
-            created_at FROM commands
-     WHERE queue = ${id} AND status = 'queued' ORDER BY seq LIMIT 1)
-  )
-  SELECT ${count('purchases')} + ${count('commands')} + ${count('bookings', 'resource_id')} AS length,
+  WITH heads AS (${firstEntries(id)})
+  SELECT ${entryCount(id)} AS length,
          greatest(0, extract(epoch FROM clock_timestamp() - min(created_at) OVER ()) * 1000)::bigint AS oldest_ms,
          id, kind, command, created_at AS since
   FROM heads ORDER BY seq LIMIT 1`)
@@ -131,7 +118,7 @@ export async function readPurchases(client: Client, ref: string) {
   return rows.map(({ id, customer, items, amount, payment, status, overdue, created_at }) => {
     const paid = payment.method === 'wallet' && payment.account === ref ? (amount ?? 0) : 0
     const units = items.reduce((sum, item) => sum + (item.resource === ref ? item.units : 0), paid)
-    return { id, customer, units, status: overdue ? ('expired' as const) : status, created_at }
+    return { id, customer, units, status: statusNow({ status, overdue }), created_at }
   })
 }
 

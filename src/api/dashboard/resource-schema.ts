@@ -2,10 +2,10 @@
 import Type, { type TSchema } from 'typebox'
 import { PURCHASE_STATUSES } from '../../shared/domain/purchase.ts'
 import { Nullable, Time } from '../http/schemas.ts'
+import { COUNT_TO } from '../queue/queue-entries.ts'
 import { LockSchema } from '../routes/locks.ts'
 import { ResourceRef } from '../routes/resource-view.ts'
 import { MovementSchema } from '../routes/restock.ts'
-import { COUNT_TO } from './queries.ts'
 import { BOOKINGS, DAYS_AFTER, DAYS_BEFORE, POINTS, PURCHASES } from './resource-queries.ts'
 
 /** Number of movements shown; GET …/movements lists all. */

@@ -10,6 +10,7 @@ import { arrayText } from '../../shared/db/unnest.ts'
 import { UUID } from '../http/schemas.ts'
 import { BOOKING_ROWS, type BookingRow, bookingPage } from '../queue/booking-rows.ts'
 import { PURCHASE_ROWS, type PurchaseRow, purchasePage } from '../queue/purchase-rows.ts'
+import { resourceTypes } from './queries.ts'
 
 /** Maximum number of purchases, and of bookings, that are read for a customer: the lists of the API show all of them. */
 export const CUSTOMER_ROWS = 10
@@ -31,14 +32,9 @@ const chargesSql = prepare(
     .where(or(eq(charges.id, sql`${value('uuid')}::uuid`), eq(charges.provider_id, value('text'))))
     .limit(RESOURCES),
 )
-// Written as raw SQL: the types are found by a skip scan, a recursive query. ';' is the character after ':'.
+// Written as raw SQL: the types are found by a skip scan, a recursive query.
 const resourcesSql = prepare<{ id: string; name: string }>(sql`
-  WITH RECURSIVE type AS (
-    (SELECT split_part(id, ':', 1) AS name FROM resources ORDER BY id LIMIT 1)
-    UNION ALL
-    SELECT n.name FROM type t CROSS JOIN LATERAL (
-      SELECT split_part(id, ':', 1) AS name FROM resources WHERE id >= t.name || ';' ORDER BY id LIMIT 1) n
-  ), found AS (
+  WITH RECURSIVE ${resourceTypes}, found AS (
     (SELECT id, name FROM resources WHERE id >= ${value('text')}::text AND id < ${value('text')}::text || ${LAST}
      ORDER BY id LIMIT ${RESOURCES}::int)
     UNION ALL

@@ -1,9 +1,9 @@
 /** The schema of the dashboard's snapshot. Invariant: a part that could not be read is null, never empty. */
 import Type, { type TSchema } from 'typebox'
 import { Nullable, Time } from '../http/schemas.ts'
+import { COUNT_TO } from '../queue/queue-entries.ts'
 import { LockSchema } from '../routes/locks.ts'
 import type { ResourceSchema } from '../routes/resource-view.ts'
-import { COUNT_TO } from './queries.ts'
 
 const Breakers = Type.Record(Type.String(), Type.Enum(['closed', 'half_open', 'open']))
 const nullable = <T extends TSchema>(schema: T, type: 'array' | 'object', description: string) =>

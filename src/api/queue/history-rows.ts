@@ -7,9 +7,8 @@ import { prepare, type Statement, value } from '../../shared/db/statements.ts'
 import type { BookingCommand, BookingStatus } from '../../shared/domain/booking.ts'
 import type { ChargeCommand, ChargeKind, ChargeStatus } from '../../shared/domain/charge.ts'
 import type { Observed, PurchaseCommand, PurchaseStatus } from '../../shared/domain/purchase.ts'
+import { COUNT_TO, entryCount, firstEntries } from './queue-entries.ts'
 
-/** Largest number of rows before a row that is counted; one more means that there are more. */
-export const COUNT_TO = 10_000
 /** Rows before a row that one step of the count reads: the count ends at a step that finds none that waited. */
 const PAGE = 500
 /** Largest number of commands, of charges and of deliveries that are read, newest first. */
@@ -283,33 +282,13 @@ export interface QueuePosition {
   head: { kind: 'purchase' | 'booking'; id: string; command: string | null; since_us: number } | null
 }
 
-const QUEUES: { kind: string; table: string; queue: string; id: string; command: string }[] = [
-  { kind: `'purchase'`, table: 'purchases', queue: 'queue', id: 'id', command: 'NULL' },
-  { kind: `'booking'`, table: 'bookings', queue: 'resource_id', id: 'id', command: 'NULL' },
-  {
-    kind: `CASE WHEN purchase_id IS NULL THEN 'booking' ELSE 'purchase' END`,
-    table: 'commands',
-    queue: 'queue',
-    id: 'coalesce(purchase_id, booking_id)',
-    command: 'action',
-  },
-]
-const queued = (column: string) => sql`${sql.raw(column)} = ${value('queue')} AND status = 'queued'`
-const aheadIn = QUEUES.map(
-  ({ table, queue }) => sql`(SELECT count(*) FROM (
-    SELECT 1 FROM ${sql.raw(table)} WHERE ${queued(queue)} AND seq < ${value('seq')} LIMIT ${COUNT_TO + 1}::int) q)`,
-)
-const heads = QUEUES.map(
-  ({ kind, table, queue, id, command }) => sql`(
-    SELECT ${sql.raw(`${kind} AS kind, ${id} AS id, ${command}::text AS command, seq, created_at FROM ${table}`)}
-    WHERE ${queued(queue)} ORDER BY seq LIMIT 1)`,
-)
+const queue = sql`${value('queue')}`
 
 /**
  * Reads the position of an entry in its queue. Parameters: `queue` and `seq`. Written as raw SQL: a queue is a union of three
  * tables, each with its own index and limit.
  */
 export const queuePosition = prepare<QueuePosition>(sql`
-  SELECT least(${sql.join(aheadIn, sql` + `)}, ${COUNT_TO + 1}::int) AS ahead,
+  SELECT least(${entryCount(queue, sql`${value('seq')}`)}, ${COUNT_TO + 1}::int) AS ahead,
          (SELECT ${sql.raw(object({ kind: 'h.kind', id: 'h.id', command: 'h.command', since_us: us('h.created_at') }))}
-          FROM (${sql.join(heads, sql` UNION ALL `)}) h ORDER BY h.seq LIMIT 1) AS head`)
+          FROM (${firstEntries(queue)}) h ORDER BY h.seq LIMIT 1) AS head`)

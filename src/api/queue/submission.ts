@@ -29,8 +29,10 @@ export interface QueuedRow {
 export const isPending = ({ status, charging }: QueuedRow) => status === 'queued' || charging
 
 /** Returns the status that a client sees. */
-export const statusNow = <Row extends QueuedRow>({ status, overdue }: Row): Row['status'] | 'expired' =>
-  overdue ? 'expired' : status
+export const statusNow = <Row extends Pick<QueuedRow, 'status' | 'overdue'>>({
+  status,
+  overdue,
+}: Row): Row['status'] | 'expired' => (overdue ? 'expired' : status)
 
 /** The row that a request queued, or the row of an earlier request with its key. waitUntilSettled ends the `watch`. */
 export type Submitted = (Enqueued & { watch: Watch | undefined }) | Replayed

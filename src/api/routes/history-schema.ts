@@ -6,7 +6,7 @@ import Type from 'typebox'
 import { BOOKING_STATUSES } from '../../shared/domain/booking.ts'
 import { PURCHASE_STATUSES } from '../../shared/domain/purchase.ts'
 import { Nullable, Time } from '../http/schemas.ts'
-import { COUNT_TO } from '../queue/history-rows.ts'
+import { COUNT_TO } from '../queue/queue-entries.ts'
 
 /** Everything that can have happened: the statuses of the row, then its commands, its money and its events. */
 export const HISTORY_WORDS = [

@@ -6,16 +6,16 @@ import { BOOKING_STATUSES } from '../../shared/domain/booking.ts'
 import { CHARGE_COMMANDS } from '../../shared/domain/charge.ts'
 import { PURCHASE_STATUSES } from '../../shared/domain/purchase.ts'
 import type { LockState } from '../../shared/locks/api.ts'
-import {
-  COUNT_TO,
-  type HistoryCharge,
-  type HistoryCommand,
-  type HistoryDelivery,
-  type HistoryMovement,
-  type HistoryRow,
-  type QueuePosition,
-  type Settlement,
+import type {
+  HistoryCharge,
+  HistoryCommand,
+  HistoryDelivery,
+  HistoryMovement,
+  HistoryRow,
+  QueuePosition,
+  Settlement,
 } from '../queue/history-rows.ts'
+import { COUNT_TO } from '../queue/queue-entries.ts'
 import type { History, HistoryDetail, HistoryWord, Waiting } from './history-schema.ts'
 
 /** An entry with its exact time. */
